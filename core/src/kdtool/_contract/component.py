@@ -1,0 +1,98 @@
+"""The base of every plugin class: a light class with a nested `Config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pydantic
+
+if TYPE_CHECKING:
+    from kdtool._contract.models import ModelFacts
+    from kdtool._contract.training import Estimate, RunInfo, Terms
+
+__all__ = ["CONTRACT", "Component", "Config", "does_not_affect_results"]
+
+CONTRACT = 1
+"""The contract's number. It grows when plugins written for an older one would no longer work."""
+
+
+class Config(pydantic.BaseModel):
+    """Base of a component's `Config`: frozen, unknown keys refused, fields described by the string below each.
+
+    A field marked with `does_not_affect_results()` is left out of fingerprints: changing it redoes nothing.
+    """
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+def does_not_affect_results() -> dict[str, Any]:
+    """Mark a field (`json_schema_extra=does_not_affect_results()`) that changes speed or display, never a result."""
+    return {"affects_results": False}
+
+
+class Component:
+    """Base of all kinds.
+
+    The class lives in a light module: torch and other heavy libraries are imported inside methods. It is built with its
+    validated config and nothing else; whatever takes time or can fail waits until a hook is called. A component must not
+    override equality, and only plain methods named `kdtool_…` are hooks.
+
+    Hooks of all kinds are declared here; each kind's own hooks are in its base class.
+    """
+
+    kind: ClassVar[str] = ""
+    config: Any
+    """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
+
+    class Config(Config):
+        """No settings."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
+        """Say what the config does not: hashes of files, of weights, an interpreter's version.
+
+        Called by the engine on every component before any stage, once a run, on rank 0. Cheap: no weights are loaded.
+        The result enters the fingerprint of all that the component takes part in. An exception stops the run.
+        Since 0.1.
+        """
+        return None
+
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
+        """Tell a model's shapes from its configuration alone (teachers and students).
+
+        Called by `kdtool check` and before training, on rank 0, no weights loaded. None where the component is no model.
+        Since 0.1.
+        """
+        return None
+
+    def kdtool_estimate(self, run: RunInfo, models: Mapping[str, ModelFacts]) -> Estimate | None:
+        """Predict peak memory, disk, downloads, time and money of this component's part.
+
+        Called by `kdtool check` and before a run, on rank 0; `models` holds the described models by component name.
+        Nothing is loaded or fetched. Since 0.1.
+        """
+        return None
+
+    def kdtool_acknowledge(self) -> Terms | None:
+        """Give the licence or terms of use of what the component brings (weights, data, a service).
+
+        Called once before a run, on rank 0; shown to the user and recorded in the results. Since 0.1.
+        """
+        return None
+
+    def kdtool_close(self) -> None:
+        """Let go of memory, processes and files. Called once at the end of the component's life, also after errors.
+
+        Every component is closed, on every rank, in reverse order; an exception is reported and does not stop the others.
+        Since 0.1.
+        """
+        return None

@@ -1,0 +1,222 @@
+"""How hooks are declared and called.
+
+A hook is declared once, as a method of its kind's base class. `Hooks` lists it with a style: `every`, `one` or `tell`.
+`HooksBase` binds that list to the components registered in one pluggy manager. Answers are paired with component names
+by a loop over pluggy's `get_hookimpls`, which costs about a microsecond a component, keeps the order of registration, and
+tells who answered.
+
+Whoever raises is named: the exception gets a note and, for the command line, an `Owner`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
+
+import pluggy
+
+__all__ = ["Call", "HooksBase", "Named", "Owner", "Spec", "blame", "every", "one", "owner_of", "tell"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+N = TypeVar("N")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who stands behind a component: for messages."""
+
+    name: str
+    kind: str
+    use: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        origin = f"{self.use}, {self.distribution} {self.version}".rstrip(", ") if self.distribution else self.use
+        return f"{self.kind} '{self.name}' ({origin})"
+
+
+class Named(NamedTuple, Generic[N]):
+    """An answer and the name of the component that gave it."""
+
+    name: str
+    value: N
+
+
+@contextmanager
+def blame(owner: Owner | None, hook: str) -> Iterator[None]:
+    """Note on any exception from the block that `owner` raised it in `hook`. Innermost owner wins; Ctrl-C is nobody's."""
+    try:
+        yield
+    except Exception as error:
+        if owner is not None and owner_of(error) is None:
+            error.add_note(f"raised by {owner} in {hook}")
+            error.__kdtool_owner__ = owner  # type: ignore[attr-defined]
+        raise
+
+
+def owner_of(error: BaseException) -> Owner | None:
+    """Return the component that raised `error`, if one did."""
+    owner = getattr(error, "__kdtool_owner__", None)
+    return owner if isinstance(owner, Owner) else None
+
+
+class Spec(Generic[P, R, T]):
+    """A hook's declaration with its calling style; found on a bound `Hooks` it is a `Call`."""
+
+    def __init__(self, declared: Callable[..., Any], style: str) -> None:
+        self.declared = declared
+        self.style = style
+        self.name = declared.__name__
+        self.arguments = tuple(inspect.signature(declared).parameters)[1:]
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if name != self.name:
+            raise TypeError(f"hook {self.name} is listed under another name: {name}")
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Spec[P, R, T]: ...
+    @overload
+    def __get__(self, instance: HooksBase, owner: type) -> Call[P, R, T]: ...
+    def __get__(self, instance: HooksBase | None, owner: type) -> Spec[P, R, T] | Call[P, R, T]:
+        return self if instance is None else Call(self, instance)
+
+
+def every(declared: Callable[Concatenate[Any, P], R | None]) -> Spec[P, R, dict[str, R]]:
+    """Declare a hook that all components are asked; answers come by name, in recipe order, None left out."""
+    return Spec(declared, "every")
+
+
+def one(declared: Callable[Concatenate[Any, P], R | None]) -> Spec[P, R, Named[R] | None]:
+    """Declare a hook whose first answer that is not None counts."""
+    return Spec(declared, "one")
+
+
+def tell(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
+    """Declare a hook that informs all components. One that raises does not keep it from the others."""
+    return Spec(declared, "tell")
+
+
+class HooksBase:
+    """The hooks of the components registered in one manager."""
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        owners: Mapping[str, Owner],
+        *,
+        required: frozenset[str] = frozenset(),
+        trace: Callable[[str], None] | None = None,
+        complain: Callable[[str], None] = print,
+    ) -> None:
+        self._manager = manager
+        self._owners = owners
+        self._required = required
+        self._trace = trace
+        self._complain = complain
+        self._muted: set[str] = set()
+
+    def owner(self, name: str) -> Owner | None:
+        """Return who stands behind the component of that name."""
+        return self._owners.get(name)
+
+
+class Call(Generic[P, R, T]):
+    """A hook, ready to be called on the components of one scope."""
+
+    def __init__(self, spec: Spec[P, R, T], hooks: HooksBase) -> None:
+        self._spec = spec
+        self._hooks = hooks
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the hook in its style; see `every`, `one` and `tell`."""
+        values = self._values(args, kwargs)
+        if self._spec.style == "tell":
+            return cast(T, self._tell(values))
+        answers: dict[str, Any] = {}
+        for name, implementation in self._implementations():
+            answer = self._ask(name, implementation, values)
+            if answer is None:
+                continue
+            if self._spec.style == "one":
+                return cast(T, Named(name, answer))
+            answers[name] = answer
+        return cast(T, None if self._spec.style == "one" else answers)
+
+    def of(self, name: str) -> Callable[P, R]:
+        """Return the hook of one named component.
+
+        Raises:
+            LookupError: there is no such component, or it does not implement the hook.
+        """
+        for candidate, implementation in self._implementations():
+            if candidate == name:
+                return cast("Callable[P, R]", partial(self._call_one, name, implementation))
+        raise LookupError(f"{self._hooks.owner(name) or name} does not implement {self._spec.name}")
+
+    def bound(self) -> dict[str, Callable[P, R]]:
+        """Return each component's plain callable, for loops that are hot or compiled: no blame, no tracing."""
+        return {name: self._plain(implementation) for name, implementation in self._implementations()}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the components that implement the hook, in recipe order."""
+        return tuple(name for name, _ in self._implementations())
+
+    def _implementations(self) -> list[tuple[str, pluggy.HookImpl]]:
+        caller = getattr(self._hooks._manager.hook, self._spec.name)
+        return [(found.plugin_name, found) for found in caller.get_hookimpls()]
+
+    def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        values = {**dict(zip(self._spec.arguments, args, strict=False)), **kwargs}
+        if len(args) > len(self._spec.arguments) or set(values) != set(self._spec.arguments):
+            raise TypeError(f"{self._spec.name} takes exactly ({', '.join(self._spec.arguments)})")
+        return values
+
+    def _call_one(self, name: str, implementation: pluggy.HookImpl, *args: Any, **kwargs: Any) -> Any:
+        return self._ask(name, implementation, self._values(args, kwargs))
+
+    def _ask(self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any]) -> Any:
+        owner = self._hooks.owner(name)
+        if self._hooks._trace is not None:
+            self._hooks._trace(f"{self._spec.name} -> {name}")
+        with blame(owner, self._spec.name):
+            answer = implementation.function(*(values[argument] for argument in implementation.argnames))
+        if inspect.isgenerator(answer):
+            return _blamed_generator(answer, owner, self._spec.name)
+        return answer
+
+    def _tell(self, values: Mapping[str, Any]) -> None:
+        for name, implementation in self._implementations():
+            if name in self._hooks._muted:
+                continue
+            try:
+                self._ask(name, implementation, values)
+            except Exception as error:
+                if name in self._hooks._required:
+                    raise
+                self._hooks._muted.add(name)
+                who = self._hooks.owner(name) or name
+                self._hooks._complain(f"{who} failed in {self._spec.name} and is not told anything more: {error!r}")
+
+    def _plain(self, implementation: pluggy.HookImpl) -> Callable[P, R]:
+        function, wanted = implementation.function, implementation.argnames
+        if tuple(wanted) == self._spec.arguments:
+            return cast("Callable[P, R]", function)
+
+        @wraps(function)
+        def fewer(*args: Any, **kwargs: Any) -> Any:
+            values = self._values(args, kwargs)
+            return function(*(values[argument] for argument in wanted))
+
+        return cast("Callable[P, R]", fewer)
+
+
+def _blamed_generator(generator: Iterator[Any], owner: Owner | None, hook: str) -> Iterator[Any]:
+    with blame(owner, hook):
+        yield from generator

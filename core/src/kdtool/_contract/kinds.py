@@ -1,0 +1,383 @@
+"""The kinds of plugin: one base class each, whose methods declare the kind's hooks, and `Hooks`, the list of them all.
+
+A hook's docstring is its contract: when it is called, by whom and how often, on which rank, shapes and units, whether
+gradients flow, what the result means, and what an exception does. Unless it says otherwise, an exception stops the stage
+with a note that names the component; finished artefacts are kept. A method may take fewer arguments than declared,
+never others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kdtool._contract.component import Component
+from kdtool._contract.hooks import HooksBase, every, one, tell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from kdtool._contract.models import Artifact, LanguageModel, ModelFacts, Runtime, Subject, Tokenizer
+    from kdtool._contract.models import Request, TextAnswer
+    from kdtool._contract.results import Measurement, Results
+    from kdtool._contract.signals import Offer, PerSequence, PerToken, Signal, StepView, TokenChunk, Want
+    from kdtool._contract.text import Batch, Example, Rejection, Row, RowSource
+    from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, TermStats, Trained
+
+__all__ = [
+    "KINDS",
+    "Cache",
+    "Corpus",
+    "Evaluator",
+    "Exporter",
+    "Hooks",
+    "Loss",
+    "Packer",
+    "Reporter",
+    "Screen",
+    "Student",
+    "Teacher",
+    "Tracker",
+    "Trainer",
+    "Transform",
+    "Weighting",
+]
+
+
+class Corpus(Component):
+    """Examples: text, prompt with completion, or messages, each with its split, language, licence and source."""
+
+    kind = "corpus"
+
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example] | None:
+        """Yield the corpus's examples, the same ones in the same order for the same config and identity.
+
+        Called once when the text artefact is made, on rank 0. Ids are unique; the split of an example never depends on
+        the others that are there. Since 0.1.
+        """
+        return None
+
+
+class Screen(Component):
+    """Keeps or rejects examples."""
+
+    kind = "screen"
+
+    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
+        """Judge a batch of examples: one entry each, None to keep it.
+
+        Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen.
+        Since 0.1.
+        """
+        return None
+
+
+class Packer(Component):
+    """Turns examples into rows of tokens for one tokenizer."""
+
+    kind = "packer"
+
+    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
+        """Yield rows of equal length.
+
+        Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split. Row keys
+        are unique and depend on the content, not on the machine. Since 0.1.
+        """
+        return None
+
+
+class Teacher(Component):
+    """A model to learn from."""
+
+    kind = "teacher"
+    offers: frozenset[Offer] = frozenset()
+    """What `kdtool_signal` and `kdtool_answer` can give; may depend on the config."""
+
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+        """Return the tokenizer, without loading weights. Called often: keep it. Since 0.1."""
+        return None
+
+    def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
+        """Tell what is wanted about a batch, without gradient, on the batch's device.
+
+        Called for every micro-batch while signals are taken or, without a cache, while training; every rank calls its
+        own. Weights load at the first call and stay until `kdtool_close`. Since 0.1.
+        """
+        return None
+
+    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
+        """Answer prompts in any order; answers carry the request's id. On rank 0. Since 0.1."""
+        return None
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
+
+        On rank 0; the caller closes the runtime. Since 0.1.
+        """
+        return None
+
+
+class Cache(Component):
+    """Records a teacher's signals and recalls them row by row."""
+
+    kind = "cache"
+    offers: frozenset[Offer] = frozenset()
+    """What `kdtool_recall` gives; may depend on the config."""
+
+    def kdtool_wanted(self, want: Want) -> Want | None:
+        """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
+        return None
+
+    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> None:
+        """Take the teacher's signals of all rows and write them below `folder`.
+
+        Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
+        and goes on from them. Report progress by `run.hook.kdtool_progress`. Since 0.1.
+        """
+        return None
+
+    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
+        """Return the signal of a batch from `folder`, found by row key, on the batch's device.
+
+        Called for every micro-batch, on every rank, read-only. A row that is not there is an error. Since 0.1.
+        """
+        return None
+
+
+class Student(Component):
+    """The model that learns, as it is before training."""
+
+    kind = "student"
+    uses_seed: bool = True
+    """Whether `kdtool_build_student` depends on `run.seed`; if not, all seeds share one build."""
+
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+        """Return the tokenizer, without loading weights. Since 0.1."""
+        return None
+
+    def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
+        """Build the untrained student. Called once a seed (or once, see `uses_seed`), on rank 0, and saved. Since 0.1."""
+        return None
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        """Open a saved student (its folder in `subject.path`) for training or measurement; None for what it is not.
+
+        On every rank; the caller closes the runtime. Since 0.1.
+        """
+        return None
+
+
+class Transform(Component):
+    """Changes a student at a phase's start and finishes at its end: adapters, quantisation-aware training, compile."""
+
+    kind = "transform"
+
+    def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
+
+        None leaves it as it is. Since 0.1.
+        """
+        return None
+
+    def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is. Since 0.1."""
+        return None
+
+
+class Loss(Component):
+    """One term of the training objective. Implement `kdtool_token_loss` or `kdtool_sequence_loss`, not both."""
+
+    kind = "loss"
+    needs: tuple[frozenset[Offer], ...] = ()
+    """What it needs of a teacher: alternatives, best first; () for a loss that needs none. May depend on the config."""
+    softened: bool = False
+    """Whether it compares softened distributions, so that the engine multiplies by temperature squared."""
+    temperature: float = 1.0
+    """The temperature it works at, handed back in `TokenChunk.temperature`. May depend on the config."""
+    divergence: bool = False
+    """Whether it is zero, with zero gradient, when student and teacher agree; tested before training."""
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
+        """Return one value for each of the chunk's C positions, shape [C], float32.
+
+        Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
+        chunk's logits alone: no parameters, no state, nothing changed in place. The engine weighs, masks, sums and
+        divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
+        """
+        return None
+
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
+        """Return one value a labelled position or one a row, with gradient through `view.student`.
+
+        Called once a micro-batch, on every rank. Since 0.1.
+        """
+        return None
+
+    def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
+        """Pair (student layer, teacher layer) whose hidden states are compared; layers count from 0.
+
+        Called once a phase before signals are taken. None asks for no hidden states. Since 0.1.
+        """
+        return None
+
+    def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:
+        """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it. Since 0.1."""
+        return None
+
+
+class Weighting(Component):
+    """Weighs tokens, or balances terms."""
+
+    kind = "weighting"
+
+    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
+        """Return a weight for each position, shape [C], without gradient, of mean about 1.
+
+        Called for every chunk; several weightings are multiplied; the divisor stays the number of tokens. Since 0.1.
+        """
+        return None
+
+    def kdtool_balance(self, terms: Mapping[str, TermStats], step: int) -> Mapping[str, float] | None:
+        """Return the factor of each term's weight for the coming step, from the last step's figures.
+
+        The first weighting that answers decides. Since 0.1.
+        """
+        return None
+
+
+class Trainer(Component):
+    """Trains one phase."""
+
+    kind = "trainer"
+
+    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
+        """Train the student in place, resuming from `phase.checkpoints`; on every rank. Since 0.1."""
+        return None
+
+
+class Evaluator(Component):
+    """Measures subjects."""
+
+    kind = "evaluator"
+    together: bool = False
+    """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
+
+    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
+        """Yield measurements of the subjects; open them by `run.hook.kdtool_open(run, subject)`. On rank 0. Since 0.1."""
+        return None
+
+
+class Exporter(Component):
+    """Writes a trained student in a format, and opens what it wrote."""
+
+    kind = "exporter"
+
+    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact | None:
+        """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. Rank 0. Since 0.1."""
+        return None
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        """Open a file that this exporter wrote; None for others. Since 0.1."""
+        return None
+
+
+class Tracker(Component):
+    """Hears what happens. A tracker that raises is reported once and muted."""
+
+    kind = "tracker"
+
+    def kdtool_run_start(self, run: RunInfo) -> None:
+        """The run begins. Once, on rank 0. Since 0.1."""
+
+    def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
+        """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` units are to be done, None if unknown. Since 0.1."""
+
+    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+        """So many units of the stage are done. At most some ten times a second. Since 0.1."""
+
+    def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
+        """A training step was logged. On rank 0. Since 0.1."""
+
+    def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
+        """A measurement was made. Since 0.1."""
+
+    def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
+        """A checkpoint is complete on disk. Since 0.1."""
+
+    def kdtool_said(self, run: RunInfo, text: str) -> None:
+        """A component has a line for the user. Since 0.1."""
+
+    def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
+        """A stage ended; `reused` says that its artefact was there already. Since 0.1."""
+
+    def kdtool_run_end(self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None) -> None:
+        """The run ended. Since 0.1."""
+
+
+class Reporter(Component):
+    """Writes what people read."""
+
+    kind = "reporter"
+
+    def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
+        """Write the report below `run.folder` and return its path. Once at the end, on rank 0. Since 0.1."""
+        return None
+
+
+class Hooks(HooksBase):
+    """Every hook with its calling style; `run.hook` is an instance bound to the components of one phase of one arm.
+
+    `every` asks all and returns answers by component name; `.of(name)` asks one. `one` returns the first answer that is
+    not None with the name of who gave it. `tell` informs all.
+    """
+
+    kdtool_identity = every(Component.kdtool_identity)
+    kdtool_describe = every(Component.kdtool_describe)
+    kdtool_estimate = every(Component.kdtool_estimate)
+    kdtool_acknowledge = every(Component.kdtool_acknowledge)
+    kdtool_close = tell(Component.kdtool_close)
+    kdtool_examples = every(Corpus.kdtool_examples)
+    kdtool_screen = every(Screen.kdtool_screen)
+    kdtool_rows = every(Packer.kdtool_rows)
+    kdtool_tokenizer = every(Teacher.kdtool_tokenizer)
+    kdtool_signal = every(Teacher.kdtool_signal)
+    kdtool_answer = every(Teacher.kdtool_answer)
+    kdtool_open = one(Teacher.kdtool_open)
+    kdtool_wanted = every(Cache.kdtool_wanted)
+    kdtool_record = every(Cache.kdtool_record)
+    kdtool_recall = every(Cache.kdtool_recall)
+    kdtool_build_student = every(Student.kdtool_build_student)
+    kdtool_transform = every(Transform.kdtool_transform)
+    kdtool_finish = every(Transform.kdtool_finish)
+    kdtool_token_loss = every(Loss.kdtool_token_loss)
+    kdtool_sequence_loss = every(Loss.kdtool_sequence_loss)
+    kdtool_layers = every(Loss.kdtool_layers)
+    kdtool_modules = every(Loss.kdtool_modules)
+    kdtool_token_weight = every(Weighting.kdtool_token_weight)
+    kdtool_balance = one(Weighting.kdtool_balance)
+    kdtool_train = every(Trainer.kdtool_train)
+    kdtool_evaluate = every(Evaluator.kdtool_evaluate)
+    kdtool_export = every(Exporter.kdtool_export)
+    kdtool_run_start = tell(Tracker.kdtool_run_start)
+    kdtool_stage_start = tell(Tracker.kdtool_stage_start)
+    kdtool_progress = tell(Tracker.kdtool_progress)
+    kdtool_step_end = tell(Tracker.kdtool_step_end)
+    kdtool_measured = tell(Tracker.kdtool_measured)
+    kdtool_checkpoint = tell(Tracker.kdtool_checkpoint)
+    kdtool_said = tell(Tracker.kdtool_said)
+    kdtool_stage_end = tell(Tracker.kdtool_stage_end)
+    kdtool_run_end = tell(Tracker.kdtool_run_end)
+    kdtool_report = every(Reporter.kdtool_report)
+
+
+KINDS: Mapping[str, type[Component]] = {
+    cls.kind: cls
+    for cls in (
+        Corpus, Screen, Packer, Teacher, Cache, Student, Transform, Loss,
+        Weighting, Trainer, Evaluator, Exporter, Tracker, Reporter,
+    )
+}  # fmt: skip
+"""The base class of each kind, by the kind's name."""
+

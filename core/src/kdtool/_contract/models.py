@@ -1,0 +1,186 @@
+"""Language models and tokenizers as the engine sees them, and subjects: what is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from kdtool._contract.signals import Head, ModelOutputs, Want
+    from kdtool._contract.text import Batch
+
+__all__ = [
+    "Artifact",
+    "LanguageModel",
+    "ModelFacts",
+    "Request",
+    "Role",
+    "Runtime",
+    "Score",
+    "Subject",
+    "TextAnswer",
+    "Tokenizer",
+]
+
+Role = Literal["teacher", "student", "control", "artifact"]
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The true vocabulary size V: ids are below it."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends a document."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the map from text to ids: equal fingerprints mean equal tokenizers."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special tokens added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens left out."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files from which `transformers.AutoTokenizer` opens it."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Shapes of a model. `copied_layers[i]` is the teacher's layer that layer i began as; () if it began otherwise."""
+
+    parameters: int
+    trainable: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    vocabulary: int
+    context: int
+    dtype: str
+    tied: bool
+    tokenizer_fingerprint: str
+    copied_layers: tuple[int, ...] = ()
+
+
+class LanguageModel(ABC):
+    """A causal language model with its tokenizer, split into backbone and head.
+
+    The engine never asks for all logits: it takes final states from `backbone` and projects chunks of them by `head`.
+    """
+
+    model: Any
+    """The `torch.nn.Module` that holds every weight, head included."""
+    tokenizer: Tokenizer
+
+    @property
+    @abstractmethod
+    def facts(self) -> ModelFacts:
+        """Shapes, counted from the model itself."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Head:
+        """The head, on the model's own parameters (tied to the embedding where the model ties them)."""
+
+    @abstractmethod
+    def backbone(self, batch: Batch, want: Want) -> ModelOutputs:
+        """Run everything but the head on a batch.
+
+        Documents of a row do not see each other. Gradients flow unless the caller switched them off. Nothing is kept
+        between calls.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer so that `AutoModelForCausalLM` opens the folder."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to be measured. `path` is a folder or file; None where only the teacher itself can open it.
+
+    `seed` is the training seed it came from, None for what has none (a teacher).
+    """
+
+    name: str
+    role: Role
+    path: Path | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none."""
+
+    path: Path
+    format: str
+    bytes: int
+    quantisation: str = ""
+    how_to_use: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to be answered. `temperature` 0 is greedy; `seed` fixes sampling where the runtime can."""
+
+    id: str
+    prompt: str
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused"."""
+
+    id: str
+    text: str
+    finish: Literal["stop", "length", "refused"]
+    tokens_in: int
+    tokens_out: int
+    picodollars: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """A text's log-likelihood in nats, summed over `tokens` predicted tokens, which stand for `bytes` of UTF-8."""
+
+    log_likelihood: float
+    tokens: int
+    bytes: int
+
+
+class Runtime(ABC):
+    """An opened subject. Close it after use; it is a context manager."""
+
+    model: LanguageModel | None = None
+    """The model behind it, where its states can be had; None for servers and foreign formats."""
+
+    @abstractmethod
+    def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Answer requests, in any order; results carry the request's id."""
+
+    @abstractmethod
+    def score(self, texts: Sequence[str]) -> Iterator[Score]:
+        """Score whole texts, in order. The first token is predicted from the end-of-text token."""
+
+    def close(self) -> None:
+        """Free memory, processes and files. Safe to call twice."""
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

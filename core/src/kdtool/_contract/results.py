@@ -1,0 +1,115 @@
+"""Measurements, and the record of a whole run that reporters turn into something people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kdtool._contract.models import Artifact, ModelFacts
+from kdtool._contract.training import StepReport, Trained
+
+__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Measurement", "Results", "StageRecord"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about one subject.
+
+    `n` is the number of items behind it; `low` and `high` bound a 95 % interval over them, None where there is none.
+    `settings` say what someone else needs to get the same number. `items` is a JSON Lines file with one object an item:
+    {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are
+    compared item by item.
+    """
+
+    name: str
+    subject: str
+    unit: str
+    value: float
+    n: int
+    higher_is_better: bool
+    low: float | None = None
+    high: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    items: Path | None = None
+    transform: Literal["identity", "exp"] = "identity"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Student against control on one measurement, paired over items and seeds.
+
+    `difference` is student minus control after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 %
+    interval. `verdict` is "better", "worse" or "no evidence of a difference", seen from the student.
+    """
+
+    measurement: str
+    control: str
+    student_value: float
+    control_value: float
+    difference: float
+    low: float
+    high: float
+    relative: bool
+    verdict: Literal["better", "worse", "no evidence of a difference"]
+    seeds: int
+    items: int
+
+
+@dataclass(frozen=True)
+class ComponentRecord:
+    """A component that took part: enough to trace a number to the code that made it."""
+
+    name: str
+    kind: str
+    use: str
+    distribution: str
+    version: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """An artefact of the run: `seconds` is what making it cost, whenever that was; `reused` says it was not made now."""
+
+    name: str
+    fingerprint: str
+    seconds: float
+    reused: bool
+    path: Path
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm with one seed: what each phase cost and where the model lies."""
+
+    arm: str
+    seed: int
+    path: Path
+    phases: Mapping[str, Trained]
+    histories: Mapping[str, tuple[StepReport, ...]] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a run found out. `folder` holds `results.json` with the same content."""
+
+    name: str
+    folder: Path
+    status: Literal["done", "failed", "interrupted"]
+    verdict: str
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...]
+    arms: tuple[ArmResult, ...]
+    stages: tuple[StageRecord, ...]
+    components: tuple[ComponentRecord, ...]
+    models: Mapping[str, ModelFacts]
+    data: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    environment: Mapping[str, str]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    report: Path | None = None

@@ -1,0 +1,169 @@
+"""Signals: what a teacher tells about tokens, and the views of it that a loss receives.
+
+Notation: V true vocabulary, H width, B rows, L row length, N positions that carry a label (row-major over [B, L]), C
+positions of one loss call, K teacher tokens kept per position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdtool._contract.text import Batch
+
+__all__ = [
+    "DenseTokens",
+    "Head",
+    "LazyLogits",
+    "ModelOutputs",
+    "Offer",
+    "PerSequence",
+    "PerToken",
+    "Signal",
+    "SparseTokens",
+    "StepView",
+    "TokenChunk",
+    "Want",
+]
+
+Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "text"]
+"""What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, text answers."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What is asked of a teacher, or of a model's backbone, for a batch.
+
+    `layers` counts decoder layers from 0: hidden states are each layer's output. `temperature` matters to signals that
+    fix it at capture (`sampled`, `top-k`); logits are always raw.
+    """
+
+    kinds: frozenset[Offer] = frozenset()
+    layers: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_k: int | None = None
+    draws: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A language-model head: logits = soft_cap(scale · (h · weightᵀ + bias))[:, :vocabulary].
+
+    `weight` is [V_padded, H], `bias` [V_padded] or None, `vocabulary` the true V ≤ V_padded: rows above it are padding
+    and never reach a loss. `soft_cap` c means c · tanh(x / c).
+    """
+
+    weight: Tensor
+    vocabulary: int
+    bias: Tensor | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LazyLogits:
+    """Logits not yet multiplied out: final states [N, H] after the last norm, and the head that projects them."""
+
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTokens:
+    """A teacher's raw logits [C, V] over the true vocabulary, the student's order of tokens. No gradient."""
+
+    logits: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTokens:
+    """A teacher's distribution on K tokens a position; tensors are [C, K] in a chunk, [N, K] in a `Signal`.
+
+    `ids` int32, padded with -1; `weights` float32, padded with 0. Form "sampled": counts / draws, sums to 1, unbiased.
+    Form "top-k": probabilities, sums to at most 1. `temperature` was fixed when the signal was taken.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    form: Literal["sampled", "top-k"]
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What a teacher tells about one batch, without gradient, on the batch's device.
+
+    `lazy` is over N positions, `sparse` likewise; `hidden[layer]` is [N, H_T]; `attentions[layer]` is [B, heads, L, L].
+    Only what was wanted is there. `fingerprint` names the teacher's weights.
+    """
+
+    fingerprint: str
+    lazy: LazyLogits | None = None
+    sparse: SparseTokens | None = None
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    attentions: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOutputs:
+    """A backbone's outputs for one batch: `last` [N, H] final states after the last norm, at labelled positions only.
+
+    `hidden[layer]` is that layer's output at the same positions, [N, H]; `attentions[layer]` is [B, heads, L, L]; both
+    only for the layers that were wanted. Gradients flow.
+    """
+
+    last: Tensor
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    attentions: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChunk:
+    """What a token loss sees: C positions (16 to some thousand) of one step, never a whole sequence.
+
+    `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels`
+    [C] int64, never -100. `teacher` is None for a loss that needs none. `second_logits` [C, V] are a second dropout
+    pass, only for a loss with `passes = 2`. `positions` [C] int64 count within the document. `columns` [C] each.
+    `temperature` is the term's. `progress` (0 to 1) and `step` are 0-d tensors, so that compiled code is not rebuilt
+    when they change.
+    """
+
+    student_logits: Tensor
+    labels: Tensor
+    teacher: DenseTokens | SparseTokens | None
+    positions: Tensor
+    temperature: float
+    progress: Tensor
+    step: Tensor
+    second_logits: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StepView:
+    """What a sequence loss sees: one whole micro-batch, with gradient through `student`."""
+
+    batch: Batch
+    student: ModelOutputs
+    teacher: Signal | None
+    progress: Tensor
+    step: Tensor
+    second: ModelOutputs | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PerToken:
+    """One value for each of the N labelled positions; the trainer divides by their global count."""
+
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PerSequence:
+    """One value for each of the B rows; the trainer divides by their global count."""
+
+    values: Tensor

@@ -1,0 +1,198 @@
+"""Training as the engine and a trainer share it: the run's surroundings, phases, terms, reports of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kdtool._contract.signals import Want
+
+if TYPE_CHECKING:
+    from kdtool._contract.kinds import Hooks
+    from kdtool._contract.signals import Signal
+    from kdtool._contract.text import Batch, RowSource, TextSource
+
+__all__ = [
+    "Estimate",
+    "Phase",
+    "RunInfo",
+    "Schedule",
+    "SignalSource",
+    "StepReport",
+    "Term",
+    "TermReport",
+    "TermStats",
+    "Terms",
+    "Trained",
+]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that changes over a phase: `start` until progress `begin`, `end` from progress `until`.
+
+    `shape` is "linear", "cosine" or "step" (jumps at `until`). Progress runs from 0 to 1.
+    """
+
+    start: float
+    end: float
+    begin: float = 0.0
+    until: float = 1.0
+    shape: str = "linear"
+
+    def at(self, progress: float) -> float:
+        """Return the value at `progress`."""
+        from math import cos, pi
+
+        if progress < self.begin or self.shape == "step":
+            return self.end if progress >= self.until else self.start
+        if progress >= self.until:
+            return self.end
+        done = (progress - self.begin) / (self.until - self.begin)
+        if self.shape == "cosine":
+            done = (1 - cos(pi * done)) / 2
+        return self.start + (self.end - self.start) * done
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
+
+    The term's value is weight(progress) · temperature² · mean of the loss (temperature² only for a loss that says
+    `softened`). `teacher` is the component asked for signals, None for a loss that needs none. `layers` pairs student
+    and teacher layers for losses that compare hidden states.
+    """
+
+    name: str
+    label: str
+    weight: float | Schedule
+    temperature: float = 1.0
+    teacher: str | None = None
+    layers: tuple[tuple[int, int], ...] = ()
+
+    def weight_at(self, progress: float) -> float:
+        """Return the weight at `progress` (0 to 1)."""
+        return self.weight if isinstance(self.weight, float | int) else self.weight.at(progress)
+
+
+class SignalSource(Protocol):
+    """Where a phase's signals of one teacher come from: the teacher itself or a cache."""
+
+    @property
+    def want(self) -> Want:
+        """What every signal will hold."""
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return the signal for a batch, on the batch's device."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a component may know about the run. Write only into `folder`.
+
+    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time). `stage` is the artefact being made.
+    `rank` and `world` count processes. `say` shows a line to the user.
+    """
+
+    name: str
+    stage: str
+    folder: Path
+    hook: Hooks
+    texts: TextSource
+    arm: str = "student"
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    offline: bool = False
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it."""
+
+    name: str
+    steps: int
+    terms: tuple[Term, ...]
+    rows: RowSource
+    signals: Mapping[str, SignalSource]
+    checkpoints: Path
+    weightings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a phase left. `seconds` is time spent in training steps, over all resumptions, without set-up.
+
+    `history` is a JSON Lines file of `StepReport`s. `notes` are things the user must know (a term that did nothing).
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    history: Path
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TermReport:
+    """One term at one step: its mean value before weighting, its weight, and its gradient norm where it was taken.
+
+    `gradient_norm` is the norm of the weighted term's gradient with respect to the student's logits (token losses) or
+    final states (sequence losses).
+    """
+
+    value: float
+    weight: float
+    gradient_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms."""
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    terms: Mapping[str, TermReport] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TermStats:
+    """What a balancing plugin sees of a term: the last step's mean value, gradient norm and weight."""
+
+    value: float
+    gradient_norm: float | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a component will take: peak memory, disk, time, tokens and money. 0 means none, not unknown."""
+
+    part: str
+    host_bytes: int = 0
+    device_bytes: int = 0
+    disk_bytes: int = 0
+    download_bytes: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    picodollars: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A licence or terms of use that a component brings: shown before a run and recorded with it."""
+
+    licence: str
+    url: str = ""
+    restrictions: tuple[str, ...] = ()
+
+

@@ -1,0 +1,129 @@
+"""Every error that kdtool raises for its user, and the exit code each has.
+
+KdtoolError
+├── UsageError             2   the call or the recipe is wrong
+│   └── RecipeError        2   all that is wrong with a recipe, with places
+├── PluginError            1   a plugin is broken: cannot be imported, registered, or gave a wrong result
+├── BudgetError            3   a limit would be exceeded
+├── AuthenticationError    4   a key is missing or refused, or billing failed
+├── ServiceError           5   a remote service stayed down, or something cannot be had offline
+├── TargetMissed           6   a required score was not reached
+├── LockedError            7   another process works on the same run
+├── StorageError           8   disk full, read-only, or a stored file is damaged
+├── MemoryExceeded         9   not enough memory
+└── SandboxError          10   no safe way to execute generated code
+
+Messages say what was given, what was expected, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "AuthenticationError",
+    "BudgetError",
+    "KdtoolError",
+    "LockedError",
+    "MemoryExceeded",
+    "PluginError",
+    "Problem",
+    "RecipeError",
+    "SandboxError",
+    "ServiceError",
+    "StorageError",
+    "TargetMissed",
+    "UsageError",
+]
+
+
+class KdtoolError(Exception):
+    """Base of all errors meant for the user; shown without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(KdtoolError):
+    """The call is wrong."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a recipe: where (file, line and column from 1, key path), what, and what to do."""
+
+    key: str
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}: " if self.file and self.line else f"{self.file}: " if self.file else ""
+        text = f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+        return f"{text}\n    {self.remedy}" if self.remedy else text
+
+
+class RecipeError(UsageError):
+    """All problems of a recipe at once, sorted by place."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key)))
+        count = len(self.problems)
+        head = "1 problem in the recipe" if count == 1 else f"{count} problems in the recipe"
+        super().__init__("\n".join([f"{head}:", *(f"  {line}" for p in self.problems for line in str(p).splitlines())]))
+
+
+class PluginError(KdtoolError):
+    """A plugin cannot be imported or registered, or returned something that its contract does not allow."""
+
+
+class BudgetError(KdtoolError):
+    """A limit that the user set would be exceeded."""
+
+    exit_code = 3
+
+
+class AuthenticationError(KdtoolError):
+    """A key is missing or refused, or billing failed."""
+
+    exit_code = 4
+
+
+class ServiceError(KdtoolError):
+    """A remote service stayed down, or something that is needed cannot be had without a network."""
+
+    exit_code = 5
+
+
+class TargetMissed(KdtoolError):
+    """A required score was not reached."""
+
+    exit_code = 6
+
+
+class LockedError(KdtoolError):
+    """Another process works on the same run."""
+
+    exit_code = 7
+
+
+class StorageError(KdtoolError):
+    """A disk is full or read-only, or a stored file is damaged."""
+
+    exit_code = 8
+
+
+class MemoryExceeded(KdtoolError):
+    """There is not enough memory; the message names the part that was being built and what would need less."""
+
+    exit_code = 9
+
+
+class SandboxError(KdtoolError):
+    """There is no safe way to execute generated code on this machine."""
+
+    exit_code = 10
