@@ -99,14 +99,14 @@ if TYPE_CHECKING:
         BudgetError,
         KdtoolError,
         LockedError,
-        MemoryExceeded,
+        MemoryExceededError,
         PluginError,
         Problem,
         RecipeError,
         SandboxError,
         ServiceError,
         StorageError,
-        TargetMissed,
+        TargetMissedError,
         UsageError,
     )
 
@@ -137,8 +137,8 @@ _HOMES = {
         "Terms", "Trained",
     ),
     "kdtool._errors": (
-        "AuthenticationError", "BudgetError", "KdtoolError", "LockedError", "MemoryExceeded", "PluginError", "Problem",
-        "RecipeError", "SandboxError", "ServiceError", "StorageError", "TargetMissed", "UsageError",
+        "AuthenticationError", "BudgetError", "KdtoolError", "LockedError", "MemoryExceededError", "PluginError", "Problem",
+        "RecipeError", "SandboxError", "ServiceError", "StorageError", "TargetMissedError", "UsageError",
     ),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -7,10 +7,10 @@ KdtoolError
 ├── BudgetError            3   a limit would be exceeded
 ├── AuthenticationError    4   a key is missing or refused, or billing failed
 ├── ServiceError           5   a remote service stayed down, or something cannot be had offline
-├── TargetMissed           6   a required score was not reached
+├── TargetMissedError           6   a required score was not reached
 ├── LockedError            7   another process works on the same run
 ├── StorageError           8   disk full, read-only, or a stored file is damaged
-├── MemoryExceeded         9   not enough memory
+├── MemoryExceededError         9   not enough memory
 └── SandboxError          10   no safe way to execute generated code
 
 Messages say what was given, what was expected, where, and what to do next.
@@ -26,14 +26,14 @@ __all__ = [
     "BudgetError",
     "KdtoolError",
     "LockedError",
-    "MemoryExceeded",
+    "MemoryExceededError",
     "PluginError",
     "Problem",
     "RecipeError",
     "SandboxError",
     "ServiceError",
     "StorageError",
-    "TargetMissed",
+    "TargetMissedError",
     "UsageError",
 ]
 
@@ -62,8 +62,8 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}: " if self.file and self.line else f"{self.file}: " if self.file else ""
-        text = f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        text = ": ".join(part for part in (where, self.key, self.message) if part)
         return f"{text}\n    {self.remedy}" if self.remedy else text
 
 
@@ -99,7 +99,7 @@ class ServiceError(KdtoolError):
     exit_code = 5
 
 
-class TargetMissed(KdtoolError):
+class TargetMissedError(KdtoolError):
     """A required score was not reached."""
 
     exit_code = 6
@@ -117,7 +117,7 @@ class StorageError(KdtoolError):
     exit_code = 8
 
 
-class MemoryExceeded(KdtoolError):
+class MemoryExceededError(KdtoolError):
     """There is not enough memory; the message names the part that was being built and what would need less."""
 
     exit_code = 9

@@ -130,8 +130,8 @@ class Cache(Component):
         """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
         return None
 
-    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> None:
-        """Take the teacher's signals of all rows and write them below `folder`.
+    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
+        """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
         and goes on from them. Report progress by `run.hook.kdtool_progress`. Since 0.1.
@@ -312,7 +312,9 @@ class Tracker(Component):
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
         """A stage ended; `reused` says that its artefact was there already. Since 0.1."""
 
-    def kdtool_run_end(self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None) -> None:
+    def kdtool_run_end(
+        self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
+    ) -> None:
         """The run ended. Since 0.1."""
 
 
@@ -380,4 +382,3 @@ KINDS: Mapping[str, type[Component]] = {
     )
 }  # fmt: skip
 """The base class of each kind, by the kind's name."""
-

@@ -194,5 +194,3 @@ class Terms:
     licence: str
     url: str = ""
     restrictions: tuple[str, ...] = ()
-
-
