@@ -1,0 +1,63 @@
+"""Cross-entropy with the text's own next token.
+
+`CrossEntropy` is the loss that recipes call `ce`; `cross_entropy` is the same as a plain function for any training loop.
+Only methods of tensors are used, so importing this costs nothing. Masking and means are the trainer's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CrossEntropy", "cross_entropy"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+    """Return (1 − ε)·(−log q_y) + ε·mean_v(−log q_v) + ζ·(log Σ_v exp z_v)², per position, with q = softmax(z).
+
+    With ε = ζ = 0 this is the negative log-likelihood of the label. It is at least 0 and reaches 0 only for certainty.
+    Label smoothing: Szegedy et al., arXiv 1512.00567, section 7, uniform over all V tokens as there. z-loss: Chowdhery et
+    al. (PaLM), arXiv 2204.02311, section 5.
+
+    Args:
+        logits: [C, V], any floating type; computed in float32 or better.
+        labels: [C] int64, each in 0 … V − 1.
+        label_smoothing: ε, from 0 up to but not including 1.
+        z_loss: ζ, at least 0; PaLM used 1e-4.
+
+    Returns:
+        [C], float32 (float64 for float64 logits).
+    """
+    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    normaliser = logits.logsumexp(-1)
+    loss = normaliser - logits.gather(-1, labels[:, None])[:, 0]
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss + label_smoothing * (normaliser - logits.mean(-1))
+    if z_loss:
+        loss = loss + z_loss * normaliser.square()
+    return loss
+
+
+class CrossEntropy(kdtool.Loss):
+    """Cross-entropy of the student with the text's own next token: learning without a teacher.
+
+    Not softened, so the trainer multiplies by its weight only.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `ce`."""
+
+        label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=1)
+        """Share of the target spread evenly over all tokens; 0 gives plain cross-entropy."""
+        z_loss: float = kdtool.Field(default=0.0, ge=0, le=1)
+        """Weight of the squared log-normaliser, which keeps logits from drifting; 0 leaves it out, 1e-4 is usual."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return `cross_entropy` of the chunk, [C]."""
+        return cross_entropy(chunk.student_logits, chunk.labels, self.config.label_smoothing, self.config.z_loss)

@@ -1,0 +1,76 @@
+"""Forward KL, on full logits, on sampled tokens and on top-k tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdtool_loss_divergences._softened import LOWEST, log_probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["forward_kl", "sampled_forward_kl", "top_k_forward_kl"]
+
+
+def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return KL(p ‖ q) = Σ_v p_v·log(p_v / q_v), p the teacher's and q the student's softmax at temperature T.
+
+    The student learns to cover the teacher. 0 if and only if p = q; ∂/∂z = (q − p)/T. Hinton et al., arXiv 1503.02531,
+    section 2 (they state the cross-entropy; the teacher's entropy is the constant between the two). Not multiplied by T²:
+    the trainer does that.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
+        temperature: T > 0, for both.
+
+    Returns:
+        [C], in nats.
+    """
+    p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
+    return (p_log.exp() * (p_log - q_log)).sum(-1)
+
+
+def sampled_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return −Σ_i w_i·log q(id_i), where w are shares of draws from the teacher at temperature T.
+
+    Its expectation over the draws is KL(p ‖ q) plus the teacher's entropy, which no gradient sees: so its gradient is an
+    unbiased estimate of forward KL's. It is therefore not 0 at equality. Random sampling knowledge distillation, Anshumann
+    et al., arXiv 2503.16870, section 4.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        ids: [C, K] integers, −1 where there is none.
+        weights: [C, K] counts / draws, 0 where there is none.
+        temperature: T > 0, the one that the draws were made at.
+
+    Returns:
+        [C], in nats.
+    """
+    q_log = log_probabilities(student_logits, temperature)
+    return -(weights * q_log.gather(-1, ids.clamp(min=0).long())).sum(-1)
+
+
+def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return forward KL between distributions in which all tokens but the teacher's K are one bucket.
+
+    Σ_i w_i·log(w_i / q_i) + w_rest·log(w_rest / q_rest), with w_rest = 1 − Σ w and q_rest the student's probability
+    outside the K. 0 if p = q, and never above forward KL (the log-sum inequality): what is lost is how the teacher spreads
+    the rest. Biased, as arXiv 2503.16870, section 3, shows for small K.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        ids: [C, K] integers, distinct in a row; −1 where there is none.
+        weights: [C, K] the teacher's probabilities at temperature T, 0 where there is none.
+        temperature: T > 0, the one that the probabilities were taken at.
+
+    Returns:
+        [C], in nats.
+    """
+    q_log = log_probabilities(student_logits, temperature)
+    ids = ids.where(ids >= 0, ids[:, :1]).clamp(min=0).long()
+    # Summing the other tokens is exact where 1 − Σ q would cancel, and its gradient stays finite.
+    q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1)
+    w_rest = (1 - weights.sum(-1)).clamp(min=0)
+    inside = weights.xlogy(weights) - weights * q_log.gather(-1, ids)
+    return inside.sum(-1) + w_rest.xlogy(w_rest) - w_rest * q_rest_log

@@ -1,0 +1,31 @@
+"""Reverse KL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdtool_loss_divergences._softened import log_probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["reverse_kl"]
+
+
+def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return KL(q ‖ p) = Σ_v q_v·log(q_v / p_v), p the teacher's and q the student's softmax at temperature T.
+
+    The student learns to say only what the teacher finds likely, and may leave out some of it. 0 if and only if p = q.
+    Gu et al. (MiniLLM), arXiv 2306.08543, equation 1, there over whole sequences of the student's own; here token by
+    token on given text, as in Agarwal et al. (GKD), arXiv 2306.13649. Not multiplied by T²: the trainer does that.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        teacher_logits: [C, V], the same order of tokens. A teacher's −∞ makes the value huge, as it should be.
+        temperature: T > 0, for both.
+
+    Returns:
+        [C], in nats.
+    """
+    p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
+    return (q_log.exp() * (q_log - p_log)).sum(-1)

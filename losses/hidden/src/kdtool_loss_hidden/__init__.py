@@ -1,0 +1,121 @@
+"""Distance between teacher's and student's hidden states.
+
+`HiddenStates` is the loss that recipes call `hidden`: it pairs layers, makes projectors where widths differ, and compares
+at labelled positions. `state_distance` is the distance of one pair as a plain function. Means over positions, weights and
+the training of the projectors are the trainer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Linear, ModuleDict
+
+__all__ = ["HiddenStates", "state_distance"]
+
+EPSILON = 1e-6
+"""Added to the mean square before its root: states of zeros stay zeros."""
+
+
+def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return mean_h (ŝ_h − t̂_h)², x̂ = x / sqrt(mean_h x_h² + 1e-6): the squared error of RMS-normalised states.
+
+    0 for equal states, 4 for opposite ones, 2 for orthogonal ones: 2·(1 − cosine) up to the small constant, so the scale of
+    the residual stream plays no part. After Jiao et al. (TinyBERT), arXiv 1909.10351, equation 8, who do not normalise.
+
+    Args:
+        student: [N, H], any floating type; computed in float32 or better.
+        teacher: [N, H].
+
+    Returns:
+        [N].
+    """
+    return (_normalised(student) - _normalised(teacher)).square().mean(-1)
+
+
+class HiddenStates(kdtool.Loss):
+    """Mean over pairs of layers of the squared error between RMS-normalised hidden states.
+
+    The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 when all paired states
+    agree and no projector stands between.
+    """
+
+    needs = (frozenset({"hidden"}),)
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `hidden`."""
+
+        layers: Literal["auto"] | tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...] = "auto"
+        """Student layers to compare, counted from 0. "auto" takes every second one and leaves the last to other losses.
+
+        Each is compared with the teacher's layer that it was copied from, else with layer l · L_teacher / L_student."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._pairs: tuple[tuple[int, int], ...] = ()
+        self._projectors: dict[int, Linear] = {}
+
+    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]]:
+        """Pair student with teacher layers.
+
+        Raises:
+            kdtool.UsageError: a layer that the student does not have, one twice, or none at all.
+        """
+        chosen = _every_second(student.layers) if self.config.layers == "auto" else self.config.layers
+        if not chosen or max(chosen) >= student.layers or len(set(chosen)) < len(chosen):
+            raise kdtool.UsageError(
+                f"hidden.layers is {list(chosen)}, but must name one or more different layers of the student, which has "
+                f"layers 0 to {student.layers - 1}"
+            )
+        self._pairs = tuple((layer, _teacher_layer(layer, student, teacher)) for layer in chosen)
+        return self._pairs
+
+    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
+        """Return a linear projector [H_student → H_teacher] a pair, or None where the widths agree."""
+        pairs = self.kdtool_layers(student, teacher)
+        if student.hidden == teacher.hidden:
+            return None
+        from torch.nn import Linear, ModuleDict
+
+        self._projectors = {layer: Linear(student.hidden, teacher.hidden, bias=False) for layer, _ in pairs}
+        return ModuleDict({str(layer): projector for layer, projector in self._projectors.items()})
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return the mean distance over the pairs for each of the N labelled positions."""
+        if view.teacher is None or not self._pairs:
+            raise kdtool.PluginError(
+                "hidden compares paired layers with a teacher's: the trainer must call kdtool_modules before the first step "
+                "and give each step a teacher's signal"
+            )
+        distances = [
+            state_distance(self._projected(mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
+            for mine, theirs in self._pairs
+        ]
+        return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
+
+    def _projected(self, layer: int, states: Tensor) -> Tensor:
+        projector = self._projectors.get(layer)
+        return states if projector is None else projector(states.to(projector.weight.dtype))
+
+
+def _normalised(states: Tensor) -> Tensor:
+    states = states if states.dtype.itemsize >= 4 else states.float()
+    return states * (states.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+
+
+def _every_second(layers: int) -> tuple[int, ...]:
+    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logits already speak for its output."""
+    return tuple(sorted({min(layer, layers - 2) for layer in range(1, layers, 2)})) or (0,)
+
+
+def _teacher_layer(layer: int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
+    copied = student.copied_layers
+    if len(copied) == student.layers and max(copied) < teacher.layers and student.hidden == teacher.hidden:
+        return copied[layer]
+    return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)
