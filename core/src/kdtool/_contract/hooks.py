@@ -138,16 +138,16 @@ class Call(Generic[P, R, T]):
         """Call the hook in its style; see `every`, `one` and `tell`."""
         values = self._values(args, kwargs)
         if self._spec.style == "tell":
-            return cast(T, self._tell(values))
+            return cast("T", self._tell(values))
         answers: dict[str, Any] = {}
         for name, implementation in self._implementations():
             answer = self._ask(name, implementation, values)
             if answer is None:
                 continue
             if self._spec.style == "one":
-                return cast(T, Named(name, answer))
+                return cast("T", Named(name, answer))
             answers[name] = answer
-        return cast(T, None if self._spec.style == "one" else answers)
+        return cast("T", None if self._spec.style == "one" else answers)
 
     def of(self, name: str) -> Callable[P, R]:
         """Return the hook of one named component.

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from kdtool._contract.models import Artifact, LanguageModel, ModelFacts, Runtime, Subject, Tokenizer
-    from kdtool._contract.models import Request, TextAnswer
+    from kdtool._contract.models import (
+        Artifact,
+        LanguageModel,
+        ModelFacts,
+        Request,
+        Runtime,
+        Subject,
+        TextAnswer,
+        Tokenizer,
+    )
     from kdtool._contract.results import Measurement, Results
     from kdtool._contract.signals import Offer, PerSequence, PerToken, Signal, StepView, TokenChunk, Want
     from kdtool._contract.text import Batch, Example, Rejection, Row, RowSource

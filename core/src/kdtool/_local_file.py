@@ -1,0 +1,69 @@
+"""Components in a Python file beside the recipe: `use: ./focal.py:Focal`.
+
+The file is imported under a stable private module name. Files beside it cannot be imported by it and are not part of its
+fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from kdtool._errors import PluginError
+from kdtool._registry import Loaded
+from kdtool._suggest import did_you_mean
+
+__all__ = ["load_local"]
+
+
+def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
+    """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`).
+
+    Raises:
+        PluginError: the file is not there, fails when imported (with file and line), or has no such class.
+    """
+    path_text, _, name = use.rpartition(":")
+    path = (folder / path_text).resolve()
+    try:
+        source = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise PluginError(f"{kind} {use!r}: the file cannot be read: {error}") from error
+    module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        announce(f"running code from {path_text} (named by the recipe as a {kind})")
+        module = _import(module_name, path, kind, use)
+    cls = getattr(module, name, None)
+    if cls is None:
+        hint = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")], what="it has")
+        raise PluginError(f"{kind} {use!r}: {path_text} has no {name!r}; {hint}")
+    return Loaded(cls, use, "", "", path)
+
+
+def _import(module_name: str, path: Path, kind: str, use: str) -> ModuleType:
+    spec = spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{kind} {use!r}: {path.name} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules[module_name] = module
+    linecache.checkcache(str(path))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
+        raise PluginError(
+            f"{kind} {use!r} cannot be imported: {path.name}:{line}: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _last_line(error: Exception, path: Path) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else None

@@ -1,0 +1,93 @@
+"""The typed recipe: what was asked for, with the place of each component, before any plugin is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdtool._contract.training import Schedule
+from kdtool._errors import Problem
+from kdtool._recipe.yaml_text import KeyPath, Place, as_written
+
+__all__ = ["ARMS", "ComponentSpec", "ControlSpec", "PhaseSpec", "Recipe", "problem_at"]
+
+ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
+"""The control arm for each thing that `control: {match: …}` can hold equal."""
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """A component named by the recipe. `name` is its short name, `path` its key path, `options` go to its `Config`.
+
+    `key` is the composed document's path, by which places of single options are found.
+    """
+
+    path: str
+    name: str
+    kind: str
+    use: str
+    options: Mapping[str, Any]
+    key: KeyPath
+    weight: float | Schedule = 1.0
+    teacher: str | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """A phase of training as the recipe gives it."""
+
+    name: str
+    steps: int
+    losses: tuple[ComponentSpec, ...]
+    transforms: tuple[ComponentSpec, ...]
+    weightings: tuple[ComponentSpec, ...]
+    trainer: ComponentSpec | None
+    key: KeyPath
+
+    @property
+    def components(self) -> tuple[ComponentSpec, ...]:
+        """The phase's own components; each scope gets fresh ones."""
+        return (*self.losses, *self.transforms, *self.weightings, *((self.trainer,) if self.trainer else ()))
+
+
+@dataclass(frozen=True)
+class ControlSpec:
+    """The same student without the teacher: arms to run, and the phases they train with."""
+
+    match: tuple[str, ...]
+    losses_given: bool
+    phases: tuple[PhaseSpec, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. `shared` holds the components that all arms share, in the order of the key list in `parse`."""
+
+    name: str
+    seeds: tuple[int, ...]
+    shared: tuple[ComponentSpec, ...]
+    phases: tuple[PhaseSpec, ...]
+    control: ControlSpec | None
+    data: Mapping[str, Any]
+    places: Mapping[KeyPath, Place] = field(repr=False)
+
+    def of_kind(self, kind: str) -> tuple[ComponentSpec, ...]:
+        """Return the shared components of a kind, in recipe order."""
+        return tuple(spec for spec in self.shared if spec.kind == kind)
+
+    def place(self, key: KeyPath) -> Place | None:
+        """Return where a key, or the nearest one above it, was written."""
+        for depth in range(len(key), 0, -1):
+            if key[:depth] in self.places:
+                return self.places[key[:depth]]
+        return None
+
+
+def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> Problem:
+    """Return a problem of a key, placed where the key or the nearest one above it was written."""
+    place = recipe.place(key)
+    if place is None:
+        return Problem(as_written(key), message, remedy=remedy)
+    return Problem(as_written(key), message, place.file, place.line, place.column, remedy)

@@ -1,0 +1,182 @@
+"""What is installed: components by kind and name, from package metadata alone.
+
+Listing, searching and suggesting import nothing but `importlib.metadata`. `load` imports the one class that is used:
+by a registered name, as `module:Class`, or as `./file.py:Class` beside the recipe. It raises `PluginError` with the
+distribution, the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtool._errors import PluginError
+from kdtool._suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from kdtool._contract.component import Component
+
+__all__ = ["GROUPS", "Entry", "Loaded", "find", "installed", "load", "summary"]
+
+GROUPS: Mapping[str, str] = {
+    "corpus": "kdtool.corpora",
+    "screen": "kdtool.screens",
+    "packer": "kdtool.packers",
+    "teacher": "kdtool.teachers",
+    "cache": "kdtool.caches",
+    "student": "kdtool.students",
+    "transform": "kdtool.transforms",
+    "loss": "kdtool.losses",
+    "weighting": "kdtool.weightings",
+    "trainer": "kdtool.trainers",
+    "evaluator": "kdtool.evaluators",
+    "exporter": "kdtool.exporters",
+    "tracker": "kdtool.trackers",
+    "reporter": "kdtool.reporters",
+    "command": "kdtool.commands",
+}
+"""Entry-point group of each kind; a command is no component but a lazily imported click command."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component or command: nothing of it is imported."""
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+    point: EntryPoint
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An imported component class with its origin. `source` is the file of a local plugin, else None."""
+
+    cls: type[Component]
+    use: str
+    distribution: str
+    version: str
+    source: Path | None = None
+
+
+@cache
+def _all_entries() -> tuple[Entry, ...]:
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    found = entry_points()
+    return tuple(
+        Entry(
+            kind,
+            point.name,
+            point.value,
+            point.dist.name if point.dist else "",
+            point.dist.version if point.dist else "",
+            point,
+        )
+        for group, kind in kinds.items()
+        for point in found.select(group=group)
+    )
+
+
+def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
+    """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
+    names: dict[str, tuple[Entry, ...]] = {}
+    for entry in _all_entries():
+        if entry.kind == kind:
+            names[entry.name] = (*names.get(entry.name, ()), entry)
+    return dict(sorted(names.items()))
+
+
+def summary(entry: Entry) -> str:
+    """Return the one-line description of the distribution that brings an entry."""
+    try:
+        return distribution(entry.distribution).metadata["Summary"] or ""
+    except PackageNotFoundError:
+        return ""
+
+
+def find(kind: str, name: str) -> Entry:
+    """Return the one registered entry of that name.
+
+    Raises:
+        PluginError: nothing of that name is installed, or two distributions offer it.
+    """
+    entries = installed(kind).get(name, ())
+    if len(entries) == 1:
+        return entries[0]
+    if entries:
+        offers = " and ".join(f"{e.distribution} {e.version} ({e.value})" for e in entries)
+        raise PluginError(
+            f"{kind} {name!r} is offered twice: by {offers}; pip uninstall one of them, or write use: {entries[0].value}"
+        )
+    package = _first_party().get(kind, {}).get(name)
+    if package:
+        raise PluginError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
+    known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
+    raise PluginError(f"no {kind} is called {name!r}{'; ' + known if known else ', and none is installed'}")
+
+
+def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
+    """Import the class that `use` names.
+
+    Args:
+        kind: the kind it must be of (not checked here).
+        use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
+        folder: where a relative path starts.
+        announce: is told before code from a local file runs.
+
+    Raises:
+        PluginError: it cannot be found or imported.
+    """
+    if ".py:" in use:
+        from kdtool._local_file import load_local
+
+        return load_local(kind, use, folder, announce)
+    if ":" in use:
+        return _import_point(kind, EntryPoint(use, use, GROUPS[kind]), use)
+    entry = find(kind, use)
+    return _import_point(kind, entry.point, use)
+
+
+def _import_point(kind: str, point: EntryPoint, use: str) -> Loaded:
+    owner = point.dist or _distribution_of(point.value)
+    name, version = (owner.name, owner.version) if owner else ("", "")
+    try:
+        return Loaded(point.load(), use, name, version)
+    except Exception as error:
+        origin = f"entry point '{point.value}'" + (f" of {name} {version}" if name else "")
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PluginError(f"{kind} {use!r} ({origin}) cannot be imported: {cause}{_remedy(error, owner)}") from error
+
+
+def _distribution_of(value: str) -> Distribution | None:
+    from importlib.metadata import packages_distributions
+
+    names = packages_distributions().get(value.partition(":")[0].partition(".")[0], [])
+    return distribution(names[0]) if names else None
+
+
+def _remedy(error: Exception, owner: Distribution | None) -> str:
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if not missing:
+        return f"; try: pip install --force-reinstall {owner.name}" if owner else ""
+    wanted = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
+    for requirement in (owner.requires if owner else None) or []:
+        if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
+            return f"; try: pip install '{requirement.partition(';')[0].strip()}'"
+    return f"; the module {missing!r} is missing and is not among what its package says it needs"
+
+
+@cache
+def _first_party() -> dict[str, dict[str, str]]:
+    """Return which of the project's own packages brings which component, for names that are not installed."""
+    data: Any = json.loads(files("kdtool").joinpath("_first_party.json").read_text(encoding="utf-8"))
+    return {kind: dict(names) for kind, names in data.items()}

@@ -1,0 +1,136 @@
+"""JSON Schema of recipes, for editors: the core's keys with the settings of every installed component.
+
+A component that cannot be imported is left out of its kind's choices and named in `$comment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdtool._errors import KdtoolError
+from kdtool._recipe.layers import COLLECTIONS, SINGLE
+from kdtool._recipe.model import ARMS
+from kdtool._recipe.parse import CONTROL_KEYS, PHASE_KEYS, TOP_KEYS
+from kdtool._registration import mistakes
+from kdtool._registry import installed, load
+
+__all__ = ["recipe_schema"]
+
+_WEIGHT: Mapping[str, Any] = {
+    "description": "Weight of the term: a number, or a schedule over the phase.",
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {
+            "type": "object",
+            "properties": {
+                "start": {"type": "number", "minimum": 0},
+                "end": {"type": "number", "minimum": 0},
+                "begin": {"type": "number", "minimum": 0, "maximum": 1},
+                "until": {"type": "number", "minimum": 0, "maximum": 1},
+                "shape": {"enum": ["linear", "cosine", "step"]},
+            },
+            "required": ["start", "end"],
+            "additionalProperties": False,
+        },
+    ],
+}
+_OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "loss": {"weight": _WEIGHT, "teacher": {"type": "string", "description": "Which teacher it learns from."}},
+    "tracker": {"required": {"type": "boolean", "description": "Whether its failure stops the run."}},
+}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the schema (draft 2020-12), composed from what is installed."""
+    definitions: dict[str, Any] = {}
+    kinds = sorted({*COLLECTIONS.values(), *SINGLE.values()})
+    for kind in kinds:
+        definitions[kind] = _component(kind, definitions)
+    top = {key: _section(key) for key in TOP_KEYS if key in COLLECTIONS or key in SINGLE}
+    singular = {kind: {"$ref": f"#/$defs/{kind}"} for key, kind in COLLECTIONS.items() if key in TOP_KEYS}
+    phase = _phase()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "kdtool recipe",
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+            "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+            "extends": {"type": "string", "description": "A recipe that this one changes, relative to this file."},
+            **top,
+            **singular,
+            "train": {"anyOf": [phase, {"type": "object", "additionalProperties": phase, "minProperties": 1}]},
+            "control": _control(),
+        },
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _section(key: str) -> dict[str, Any]:
+    if key in SINGLE:
+        return {"$ref": f"#/$defs/{SINGLE[key]}"}
+    kind = COLLECTIONS[key]
+    names = list(installed(kind))
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in names},
+                "additionalProperties": {"$ref": f"#/$defs/{kind}"},
+            },
+            {"type": "array", "items": {"type": "string"}},
+        ]
+    }
+
+
+def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    choices: list[Any] = [{"type": "string"}, {"type": ["null", "boolean"]}]
+    broken = []
+    for name in installed(kind):
+        try:
+            schema = _settings(kind, name)
+        except KdtoolError as error:
+            broken.append(str(error))
+            definitions[f"{kind}.{name}"] = {}
+            continue
+        definitions.update(schema.pop("$defs", {}))
+        named = {**schema, "properties": {**schema["properties"], "use": {"const": name}}}
+        definitions[f"{kind}.{name}"] = {"anyOf": [named, {"type": ["null", "boolean"]}, _OTHER]}
+        choices.append({**named, "required": [*schema.get("required", []), "use"]})
+    choices.append(_OTHER)
+    return {"anyOf": choices, **({"$comment": "; ".join(broken)} if broken else {})}
+
+
+_OTHER: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"use": {"type": "string", "pattern": ":", "description": "module:Class or ./file.py:Class"}},
+    "required": ["use"],
+}
+
+
+def _settings(kind: str, name: str) -> dict[str, Any]:
+    cls = load(kind, name, Path.cwd(), print).cls
+    if list(mistakes(cls, kind)):
+        raise KdtoolError(f"{kind} {name!r} is no valid component")
+    schema = cls.Config.model_json_schema(ref_template="#/$defs/{model}")
+    schema.setdefault("properties", {}).update(_OWN_KEYS.get(kind, {}))
+    schema["description"] = (cls.__doc__ or "").strip().partition("\n")[0]
+    return schema
+
+
+def _phase() -> dict[str, Any]:
+    sections = {key: _section(key) for key in PHASE_KEYS if key in COLLECTIONS or key in SINGLE}
+    singular = {COLLECTIONS[key]: {"$ref": f"#/$defs/{COLLECTIONS[key]}"} for key in PHASE_KEYS if key in COLLECTIONS}
+    steps = {"type": "integer", "minimum": 1, "description": "Optimiser steps."}
+    return {"type": "object", "properties": {"steps": steps, **sections, **singular}, "additionalProperties": False}
+
+
+def _control() -> dict[str, Any]:
+    match = {"enum": list(ARMS)}
+    sections = {key: _section(key) for key in CONTROL_KEYS if key != "match"}
+    properties = {"match": {"anyOf": [match, {"type": "array", "items": match, "minItems": 1}]}, **sections}
+    whole = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"anyOf": [whole, match, {"type": "array", "items": match}, {"type": "boolean"}]}
