@@ -1,0 +1,64 @@
+"""Language models of transformers as kdtool sees them: a library that teacher, student and exporter plugins share.
+
+`open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
+`TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
+before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from. Names load
+when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdtool_transformers._check import project_logits, self_check
+    from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
+    from kdtool_transformers._files import describe_folder, weights_identity
+    from kdtool_transformers._gguf import convert_gguf
+    from kdtool_transformers._model import TransformersModel
+    from kdtool_transformers._open import open_config, open_model, open_runtime, open_tokenizer
+    from kdtool_transformers._runtime import TransformersRuntime
+    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
+    from kdtool_transformers._tokenizer import TransformersTokenizer
+
+_HOMES = {
+    "_check": ("project_logits", "self_check"),
+    "_device": ("DtypeName", "compute_dtype", "pick_device"),
+    "_files": ("describe_folder", "weights_identity"),
+    "_gguf": ("convert_gguf",),
+    "_model": ("TransformersModel",),
+    "_open": ("open_config", "open_model", "open_runtime", "open_tokenizer"),
+    "_runtime": ("TransformersRuntime",),
+    "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
+    "_tokenizer": ("TransformersTokenizer",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [  # noqa: F822 - loaded by __getattr__
+    "CausalTeacher",
+    "CausalTeacherConfig",
+    "DtypeName",
+    "TransformersModel",
+    "TransformersRuntime",
+    "TransformersTokenizer",
+    "compute_dtype",
+    "convert_gguf",
+    "describe_folder",
+    "open_config",
+    "open_model",
+    "open_runtime",
+    "open_tokenizer",
+    "pick_device",
+    "project_logits",
+    "self_check",
+    "weights_identity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'kdtool_transformers' has no attribute {name!r}")
+    value = getattr(import_module(f"kdtool_transformers.{module}"), name)
+    globals()[name] = value
+    return value

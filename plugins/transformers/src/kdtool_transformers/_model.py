@@ -1,0 +1,204 @@
+"""A transformers causal language model as kdtool's `LanguageModel`: facts, head, backbone, files.
+
+Built by `_open.open_model` and by student plugins; used by trainers, teachers and evaluators. It computes final states at
+labelled positions and nothing of the size of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+import kdtool
+from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["ORIGIN_FILE", "TransformersModel", "facts_of", "use_document_attention"]
+
+ORIGIN_FILE = "kdtool.json"
+"""Beside config.json: what a folder of weights cannot say itself, such as the layers it was copied from."""
+
+
+class TransformersModel(kdtool.LanguageModel):
+    """A causal LM of transformers with its tokenizer.
+
+    `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's where that can be.
+    `copied_layers[i]` is the teacher's layer that layer i began as; it is written by `save` and read by `open_model`.
+    """
+
+    model: Any
+    tokenizer: TransformersTokenizer
+
+    def __init__(self, model: Any, tokenizer: TransformersTokenizer, copied_layers: Sequence[int] = ()) -> None:
+        rows = model.get_output_embeddings().weight.shape[0]
+        if tokenizer.vocabulary > rows:
+            raise kdtool.UsageError(
+                f"the tokenizer has {tokenizer.vocabulary} tokens, but the head of {type(model).__name__} only {rows} rows: "
+                "this tokenizer belongs to another model"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.copied_layers = tuple(copied_layers)
+        use_document_attention(model)
+
+    @property
+    def facts(self) -> kdtool.ModelFacts:
+        """Shapes, counted from the model itself."""
+        return facts_of(self.model, self.tokenizer, self.copied_layers)
+
+    @property
+    def head(self) -> kdtool.Head:
+        """The head on the model's own parameters, with the scale and soft cap that some families apply to logits."""
+        projection, config = self.model.get_output_embeddings(), self.model.config
+        scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies, Granite divides
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        return kdtool.Head(
+            weight=projection.weight,
+            vocabulary=self.tokenizer.vocabulary,
+            bias=getattr(projection, "bias", None),
+            scale=scale,
+            soft_cap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+        """Run everything but the head; see `kdtool.LanguageModel.backbone`."""
+        causal = _causal(self.model)
+        labelled, padding = batch.labels != -100, batch.document < 0
+        layers = want.layers if "hidden" in want.kinds else ()
+        maps = want.layers if "attentions" in want.kinds else ()
+        with _captured(causal, layers) as states:
+            last, attentions = _final_states(causal, batch, batch.positions.masked_fill(padding, 0), frozenset(maps))
+        if states and last.requires_grad and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules()):
+            _refuse_cut_gradients(states)
+        hidden = {layer: states[layer][labelled] for layer in layers}
+        return kdtool.ModelOutputs(last=last[labelled], hidden=hidden, attentions=attentions)
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with no_progress_bar():
+            _causal(self.model).save_pretrained(folder)
+        self.tokenizer.save(folder)
+        if self.copied_layers:
+            content = json.dumps({"copied_layers": self.copied_layers})
+            (folder / ORIGIN_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def facts_of(
+    model: Any, tokenizer: TransformersTokenizer, copied_layers: tuple[int, ...] = ()
+) -> kdtool.ModelFacts:
+    """Count a model, which may lie on the meta device."""
+    config = _causal(model).config.get_text_config()
+    parameters = list(model.parameters())
+    heads = int(config.num_attention_heads)
+    return kdtool.ModelFacts(
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        feed_forward=int(_feed_forward(config)),
+        vocabulary=tokenizer.vocabulary,
+        context=int(getattr(config, "max_position_embeddings", 0)),
+        dtype=str(parameters[0].dtype).removeprefix("torch."),
+        tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        copied_layers=copied_layers,
+    )
+
+
+def use_document_attention(model: Any) -> None:
+    """Switch `model` to attention over packed documents if its family lets its attention be replaced.
+
+    Others keep their own, which transformers masks by position ids; `self_check` finds those that it cannot.
+    """
+    causal = _causal(model)
+    kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
+    if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
+        causal.set_attn_implementation(IMPLEMENTATION)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bars for loading and saving off the terminal while the block runs."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def decoder_layers(causal: Any) -> nn.ModuleList:
+    """Return the decoder layers of a causal LM, whatever its family calls them."""
+    count = causal.config.get_text_config().num_hidden_layers
+    for module in causal.base_model.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return child
+    raise kdtool.PluginError(f"{type(causal).__name__} keeps its {count} layers in no list that kdtool can find")
+
+
+def _causal(model: Any) -> Any:
+    """Look through an adapter's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _feed_forward(config: Any) -> int:
+    for name in ("intermediate_size", "n_inner", "ffn_dim"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    return 4 * int(config.hidden_size)
+
+
+def _final_states(
+    causal: Any, batch: kdtool.Batch, positions: Tensor, maps: frozenset[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    ours = causal.config._attn_implementation == IMPLEMENTATION
+    if maps and not ours:
+        raise kdtool.PluginError(f"attention maps of {type(causal).__name__} cannot be had: its attention is fixed")
+    documents = Documents.of(batch.positions, batch.document, maps)
+    with document_masks_skipped() if ours else nullcontext():
+        last = causal.base_model(
+            input_ids=batch.input_ids, position_ids=positions, use_cache=False, **({"documents": documents} if ours else {})
+        ).last_hidden_state
+    documents.collecting = False
+    attentions, documents.attentions = documents.attentions, {}
+    return last, attentions
+
+
+@contextmanager
+def _captured(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect the outputs of decoder layers while the block runs: without the hooks in place all others cost nothing."""
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            states[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    modules = decoder_layers(causal) if layers else ()
+    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _refuse_cut_gradients(states: dict[int, Tensor]) -> None:
+    if torch.is_grad_enabled() and not all(state.requires_grad for state in states.values()):
+        raise kdtool.PluginError(
+            "hidden states carry no gradient: activation checkpointing is reentrant; switch it on with "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}"
+        )

@@ -1,0 +1,168 @@
+"""Opening models and tokenizers from folders and hub names, with errors that say what to do.
+
+Safetensors only, never code from a repository (`trust_remote_code` stays off), no network when offline. GGUF files are
+converted first, by `_gguf`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdtool_transformers._model import TransformersModel
+    from kdtool_transformers._runtime import TransformersRuntime
+    from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["open_config", "open_model", "open_runtime", "open_tokenizer", "resolve"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def open_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    offline: bool = False,
+) -> TransformersModel:
+    """Open a causal language model from a folder or by its hub name.
+
+    `dtype` None keeps the stored one. The model is in evaluation mode.
+
+    Raises:
+        UsageError: the folder is missing, is no model, holds pickled weights only, or needs code of its own.
+        ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from kdtool_transformers._model import ORIGIN_FILE, TransformersModel, no_progress_bar
+
+    where = resolve(source)
+    if isinstance(where, Path):
+        _require_safetensors(where)
+    tokenizer = open_tokenizer(source, revision=revision, offline=offline)
+    with _explained(source, offline), no_progress_bar():
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=offline,
+            revision=revision,
+        )
+    origin = where / ORIGIN_FILE if isinstance(where, Path) else None
+    copied = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"] if origin and origin.is_file() else ()
+    return TransformersModel(model.to(device).eval(), tokenizer, copied)
+
+
+def open_tokenizer(
+    source: str | Path, *, revision: str | None = None, offline: bool = False
+) -> TransformersTokenizer:
+    """Open a tokenizer from a folder or by its hub name, without weights. Raises as `open_model`."""
+    from transformers import AutoTokenizer
+
+    from kdtool_transformers._tokenizer import TransformersTokenizer
+
+    where = resolve(source)
+    with _explained(source, offline):
+        inner = AutoTokenizer.from_pretrained(
+            where, trust_remote_code=False, local_files_only=offline, revision=revision
+        )
+    return TransformersTokenizer(inner)
+
+
+def open_config(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Any:
+    """Open a model's configuration from a folder or by its hub name. Raises as `open_model`."""
+    from transformers import AutoConfig
+
+    where = resolve(source)
+    with _explained(source, offline):
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
+
+
+def open_runtime(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    compute: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    offline: bool = False,
+) -> TransformersRuntime:
+    """Open a model for measurement; `compute` is the autocast dtype, None for the weights' own. Raises as `open_model`."""
+    from kdtool_transformers._runtime import TransformersRuntime
+
+    model = open_model(source, dtype=dtype, device=device, revision=revision, offline=offline)
+    return TransformersRuntime(model, compute)
+
+
+def resolve(source: str | Path) -> Path | str:
+    """Return the folder that `source` names, or the hub name that it is.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+            raise kdtool.UsageError(f"{path} is no model folder: it has no config.json, only {held}")
+        return path
+    if path.is_file():
+        raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source):
+        return source
+    raise kdtool.UsageError(f"there is no folder {path}, and it is no hub name either (those look like owner/name)")
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(entry.name for pattern in ("*.bin", "*.pt", "*.pth") for entry in folder.glob(pattern))
+    if pickled:
+        raise kdtool.UsageError(
+            f"{folder} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when opened; if you trust "
+            "them, convert once: python -c \"import transformers as t; m = t.AutoModelForCausalLM.from_pretrained("
+            f"'{folder}', use_safetensors=False); m.save_pretrained('{folder}')\""
+        )
+    raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
+
+
+@contextmanager
+def _explained(source: str | Path, offline: bool) -> Iterator[None]:
+    """Turn what transformers raises for a user's mistakes into kdtool's errors."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        text = str(error).strip()
+        if "trust_remote_code" in text:
+            raise kdtool.UsageError(
+                f"{source} needs Python code from its own repository, which kdtool never runs; choose a model whose class "
+                "is part of transformers"
+            ) from error
+        if isinstance(resolve(source), Path):
+            raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
+        if offline:
+            raise kdtool.ServiceError(
+                f"{source} is not in the local cache and the run is offline; fetch it first: hf download {source}"
+            ) from error
+        if isinstance(error, OSError):
+            raise kdtool.ServiceError(
+                f"{source} could not be had from the hub: {_first_line(text)}; check the name and the connection, or give "
+                "a local folder"
+            ) from error
+        raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else "no reason given"

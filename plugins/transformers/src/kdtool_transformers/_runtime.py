@@ -1,0 +1,145 @@
+"""An opened model for measurement: log-likelihoods of texts, and answers to prompts.
+
+Evaluators and teachers' text answers use it. Windows of similar length share a batch, and the head is projected in
+chunks, so that nothing of size texts × length × vocabulary exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kdtool
+from kdtool_transformers._check import project_logits
+from kdtool_transformers._generate import generate
+from kdtool_transformers._model import TransformersModel
+
+__all__ = ["TransformersRuntime"]
+
+T = TypeVar("T")
+
+_LONGEST_WINDOW = 2048
+_BATCH_TOKENS = 8192
+_TEXTS_AT_ONCE = 64
+_REQUESTS_AT_ONCE = 16
+_HEAD_ROWS = 512
+
+
+class Window(NamedTuple):
+    """Inputs `start:stop` of text number `text`; targets before `scored` were scored by an earlier window."""
+
+    text: int
+    start: int
+    stop: int
+    scored: int
+
+
+class TransformersRuntime(kdtool.Runtime):
+    """Scores and answers by a `TransformersModel`.
+
+    `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
+    the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
+    first window that holds it, with at least half a window of context before it.
+    """
+
+    model: TransformersModel | None
+
+    def __init__(
+        self, model: TransformersModel, compute: torch.dtype | None = None, window: int = _LONGEST_WINDOW
+    ) -> None:
+        self.model = model
+        self.compute = compute
+        self.window = min(window, model.facts.context or window)
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        """Yield each text's log-likelihood, in order; the first token is predicted from the end-of-text token."""
+        model = self._opened()
+        for group in _groups(texts, _TEXTS_AT_ONCE):
+            ids = [[model.tokenizer.end_of_text, *found] for found in model.tokenizer.encode_batch(group)]
+            totals = [0.0] * len(group)
+            for batch in self._batches(ids):
+                for window, value in zip(batch, self._window_log_likelihoods(ids, batch), strict=True):
+                    totals[window.text] += value
+            for text, tokens, total in zip(group, ids, totals, strict=True):
+                yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        """Answer requests by greedy decoding (temperature 0) or sampling, some at a time, in order."""
+        for group in _groups(requests, _REQUESTS_AT_ONCE):
+            model = self._opened()
+            with self._autocast():
+                answers = generate(model, group)
+            yield from answers
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self.model = None
+
+    def _opened(self) -> TransformersModel:
+        if self.model is None:
+            raise kdtool.UsageError("this runtime is closed")
+        return self.model
+
+    def _batches(self, ids: list[list[int]]) -> Iterator[list[Window]]:
+        """Group windows of similar length so that a padded batch has about as many tokens as there is room for."""
+        windows = [window for text, tokens in enumerate(ids) for window in _windows(text, len(tokens) - 1, self.window)]
+        windows.sort(key=lambda window: window.start - window.stop)
+        while windows:
+            count = max(1, _BATCH_TOKENS // (windows[0].stop - windows[0].start))
+            yield windows[:count]
+            windows = windows[count:]
+
+    def _window_log_likelihoods(self, ids: list[list[int]], windows: list[Window]) -> list[float]:
+        model = self._opened()
+        model.model.eval()
+        with torch.inference_mode(), self._autocast():
+            batch = _padded(ids, windows).to(model.head.weight.device)
+            document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
+            last = model.backbone(
+                kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(windows)), kdtool.Want()
+            ).last
+            targets = batch[1][batch[1] != -100]
+            found = [
+                -F.cross_entropy(project_logits(states, model.head).float(), target, reduction="none")
+                for states, target in zip(last.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
+            ]
+        values = torch.cat(found).double().cpu().split([window.stop - window.scored for window in windows])
+        return [float(value.sum()) for value in values]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        weight = self._opened().head.weight
+        if self.compute is None or self.compute == weight.dtype:
+            return nullcontext()
+        return torch.autocast(weight.device.type, self.compute)
+
+
+def _windows(text: int, length: int, size: int) -> Iterator[Window]:
+    start = scored = 0
+    while scored < length:
+        stop = min(start + size, length)
+        yield Window(text, start, stop, scored)
+        scored, start = stop, start + max(1, size // 2)
+
+
+def _padded(ids: list[list[int]], windows: list[Window]) -> Tensor:
+    """Return inputs, labels (-100 where nothing is asked) and positions (-1 on padding), stacked: [3, B, L]."""
+    length = max(window.stop - window.start for window in windows)
+    rows = []
+    for text, start, stop, scored in windows:
+        tokens, padding = ids[text], length - (stop - start)
+        inputs = tokens[start:stop] + [0] * padding
+        labels = [-100] * (scored - start) + tokens[scored + 1 : stop + 1] + [-100] * padding
+        rows.append([inputs, labels, [*range(stop - start), *[-1] * padding]])
+    return torch.tensor(rows).transpose(0, 1)
+
+
+def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

@@ -1,0 +1,223 @@
+"""Packed rows against each document alone, family by family, and the pieces of a wrapped model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+import kdtool
+from kdtool_transformers import (
+    TransformersModel,
+    TransformersTokenizer,
+    open_model,
+    open_tokenizer,
+    project_logits,
+    self_check,
+)
+from kdtool_transformers._attention import IMPLEMENTATION, Documents
+
+V = 97
+_SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+_GROUPED = {**_SIZES, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True}
+FAMILIES: dict[str, Any] = {
+    "llama": lambda: t.LlamaConfig(**_GROUPED),
+    "qwen2": lambda: t.Qwen2Config(**_GROUPED),
+    "qwen2 window": lambda: t.Qwen2Config(**_GROUPED, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    "starcoder2": lambda: t.Starcoder2Config(**_GROUPED, sliding_window=None),
+    "starcoder2 window": lambda: t.Starcoder2Config(**_GROUPED, sliding_window=9),
+    "gpt2": lambda: t.GPT2Config(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=512),
+    "gemma2": lambda: t.Gemma2Config(
+        **_GROUPED, head_dim=8, sliding_window=9, attn_logit_softcapping=5.0, final_logit_softcapping=3.0
+    ),
+    "granite": lambda: t.GraniteConfig(**_GROUPED, logits_scaling=4.0, attention_multiplier=0.3),
+    "cohere": lambda: t.CohereConfig(**_GROUPED, logit_scale=0.25),
+}
+
+
+def tokenizer(size: int = V) -> TransformersTokenizer:
+    vocabulary = {"<|endoftext|>": 0, **{chr(0x4E00 + n): n for n in range(1, size)}}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.decoder = decoders.Fuse()
+    return TransformersTokenizer(t.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>"))
+
+
+def model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> TransformersModel:
+    torch.manual_seed(seed)
+    config = FAMILIES[family]()
+    config.pad_token_id = None
+    built = t.AutoModelForCausalLM.from_config(config)
+    for parameter in built.parameters():  # families begin with small weights, whose logits would agree whatever happens
+        torch.nn.init.normal_(parameter, std=0.25)
+    return TransformersModel(built.to(dtype).eval(), tokenizer())
+
+
+def packed(lengths: list[list[int]], length: int, seed: int = 0) -> kdtool.Batch:
+    """Rows of documents of these lengths, padded with -1 up to `length`."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(V, (len(lengths), length), generator=generator)
+    positions, document = torch.zeros_like(ids), torch.full_like(ids, -1, dtype=torch.int32)
+    for row, sizes in enumerate(lengths):
+        start = 0
+        for number, size in enumerate(sizes):
+            positions[row, start : start + size] = torch.arange(size)
+            document[row, start : start + size] = number
+            start += size
+    labels = torch.where(document >= 0, ids, -100)
+    return kdtool.Batch(ids, positions, labels, document, tuple("abcdefgh"[: len(lengths)]))
+
+
+def alone(wrapped: TransformersModel, batch: kdtool.Batch, lengths: list[list[int]]) -> torch.Tensor:
+    """Logits of each document by the plain model, with transformers' sdpa or eager attention."""
+    parts = []
+    for row, sizes in enumerate(lengths):
+        for part in batch.input_ids[row, : sum(sizes)].split(sizes):
+            parts.append(wrapped.model(input_ids=part[None], use_cache=False).logits[0])
+    return torch.cat(parts)
+
+
+LENGTHS = [[150, 1, 49, 50], [250, 30], [3, 5, 128], [16] * 16]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_documents_equal_documents_alone_with_gradients(family: str):
+    wrapped = model(family)
+    assert wrapped.model.config._attn_implementation == IMPLEMENTATION
+    batch = packed(LENGTHS, 290)
+    logits = project_logits(wrapped.backbone(batch, kdtool.Want()).last, wrapped.head)
+    expected = alone(wrapped, batch, LENGTHS)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    parameters = [p for p in wrapped.model.parameters() if p.requires_grad]
+    got = torch.autograd.grad((logits * weights).sum(), parameters)
+    want = torch.autograd.grad((expected * weights).sum(), parameters)
+    for one, other in zip(got, want, strict=True):
+        assert float((one - other).norm()) <= 1e-3 * float(other.norm()) + 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_bfloat16_is_close(family: str):
+    wrapped, batch = model(family, torch.bfloat16), packed(LENGTHS, 290)
+    exact = model(family)
+    with torch.no_grad():
+        logits = project_logits(wrapped.backbone(batch, kdtool.Want()).last, wrapped.head).float()
+        expected = alone(exact, batch, LENGTHS)
+    assert float((logits - expected).square().mean().sqrt() / expected.std()) < 0.05
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 40))
+def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding: int):
+    wrapped = _LLAMA
+    longest = max(map(sum, lengths))
+    with torch.no_grad():
+        batch = packed(lengths, longest + padding)
+        last = wrapped.backbone(batch, kdtool.Want()).last
+        expected = alone(wrapped, batch, lengths)
+    torch.testing.assert_close(project_logits(last, wrapped.head), expected, rtol=1e-4, atol=2e-4)
+
+
+_LLAMA = model("llama")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_self_check_passes_and_finds_a_wrong_head(family: str):
+    wrapped = model(family)
+    assert self_check(wrapped) < 1e-4
+    setattr(wrapped.model.config, "logit_scale" if family == "granite" else "logits_scaling", 3.0)
+    with pytest.raises(kdtool.PluginError, match="head is not what"):
+        self_check(wrapped)
+
+
+def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch):
+    wrapped = model("llama")
+    monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))
+    with pytest.raises(kdtool.PluginError, match="documents see each other"):
+        self_check(wrapped)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_hidden_states_and_attention_maps(family: str):
+    wrapped, batch = model(family), packed([[20]], 20)
+    want = kdtool.Want(kinds=frozenset({"hidden", "attentions"}), layers=(0, 1))
+    got = wrapped.backbone(batch, want)
+    plain = t.AutoModelForCausalLM.from_config(wrapped.model.config, attn_implementation="eager").eval()
+    plain.load_state_dict(wrapped.model.state_dict())
+    expected = plain(input_ids=batch.input_ids, output_hidden_states=True, output_attentions=True)
+    for layer in (0, 1):
+        torch.testing.assert_close(got.hidden[layer], expected.hidden_states[layer + 1][0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got.attentions[layer], expected.attentions[layer], rtol=1e-4, atol=1e-4)
+    assert not any(module._forward_hooks for module in wrapped.model.modules())
+
+
+def _gradients(wrapped: TransformersModel) -> list[torch.Tensor]:
+    want = kdtool.Want(kinds=frozenset({"hidden", "attentions"}), layers=(1,))
+    got = wrapped.backbone(packed([[30, 20]], 50), want)
+    loss = got.last.sum() + got.hidden[1].square().sum() + got.attentions[1].square().sum()
+    return list(torch.autograd.grad(loss, [p for p in wrapped.model.base_model.parameters() if p.requires_grad]))
+
+
+def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refused():
+    wrapped = model("llama")
+    wrapped.model.train()
+    expected = _gradients(wrapped)
+    wrapped.model.gradient_checkpointing_enable({"use_reentrant": False})
+    for one, other in zip(_gradients(wrapped), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    wrapped.model.gradient_checkpointing_enable({"use_reentrant": True})
+    wrapped.model.enable_input_require_grads()
+    with pytest.raises(kdtool.PluginError, match="use_reentrant"):
+        _gradients(wrapped)
+
+
+def test_dropout_is_honoured():
+    config = FAMILIES["llama"]()
+    config.attention_dropout = 0.5
+    wrapped = TransformersModel(t.LlamaForCausalLM(config).train(), tokenizer())
+    batch = packed([[40]], 40)
+    first, second = (wrapped.backbone(batch, kdtool.Want()).last for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_saved_folder_opens_with_plain_transformers(family: str, tmp_path: Path):
+    wrapped = model(family)
+    wrapped.copied_layers = (0, 2, 5)
+    wrapped.save(tmp_path)
+    assert IMPLEMENTATION not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8")).values()
+    ids = packed([[12]], 12).input_ids
+    script = (
+        "import sys, torch, transformers as t\n"
+        f"m = t.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r}).eval()\n"
+        f"t.AutoTokenizer.from_pretrained({str(tmp_path)!r})\n"
+        f"print(m(input_ids=torch.tensor({ids.tolist()})).logits.abs().double().sum().item())\n"
+        "assert not [name for name in sys.modules if name.startswith('kdtool')]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
+    assert float(done.stdout) == pytest.approx(float(wrapped.model(input_ids=ids).logits.detach().abs().double().sum()), rel=1e-4)
+    again = open_model(tmp_path)
+    assert again.facts == wrapped.facts
+    assert again.facts.copied_layers == (0, 2, 5)
+    assert open_tokenizer(tmp_path).fingerprint == wrapped.tokenizer.fingerprint
+
+
+def test_a_tokenizer_larger_than_the_head_is_refused():
+    with pytest.raises(kdtool.UsageError, match="98 tokens.* only 97 rows"):
+        TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()), tokenizer(98))
+
+
+def test_padding_of_the_vocabulary_never_reaches_the_logits():
+    wrapped = TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()).eval(), tokenizer(90))
+    last = wrapped.backbone(packed([[12]], 12), kdtool.Want()).last
+    assert project_logits(last, wrapped.head).shape == (12, 90)
+    assert self_check(wrapped) < 1e-4
