@@ -71,6 +71,7 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
     ids = ids.where(ids >= 0, ids[:, :1]).clamp(min=0).long()
     # Summing the other tokens is exact where 1 − Σ q would cancel, and its gradient stays finite.
     q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1)
-    w_rest = (1 - weights.sum(-1)).clamp(min=0)
+    # Where the K are all tokens there is no rest; what rounding leaves of 1 − Σ w must not meet log 0.
+    w_rest = (1 - weights.sum(-1)).clamp(min=0).where(q_rest_log > LOWEST / 2, 0)
     inside = weights.xlogy(weights) - weights * q_log.gather(-1, ids)
     return inside.sum(-1) + w_rest.xlogy(w_rest) - w_rest * q_rest_log

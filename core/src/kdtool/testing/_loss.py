@@ -1,0 +1,275 @@
+"""The suites of losses. Torch is imported when a test runs."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+
+from kdtool._contract.models import ModelFacts
+from kdtool._contract.signals import (
+    DenseTokens,
+    ModelOutputs,
+    Offer,
+    PerSequence,
+    PerToken,
+    Signal,
+    SparseTokens,
+    StepView,
+    TokenChunk,
+)
+from kdtool._contract.text import Batch
+from kdtool.testing._component import ComponentConformance
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["LossConformance", "SequenceLossConformance", "TokenLossConformance"]
+
+POSITIONS, VOCABULARY = 7, 11
+
+
+class LossConformance(ComponentConformance):
+    """What a loss says of itself is possible."""
+
+    def test_it_implements_one_form_of_loss(self) -> None:
+        from kdtool._registration import implements
+
+        forms = [name for name in ("kdtool_token_loss", "kdtool_sequence_loss") if implements(self.component, name)]
+        wanted = "kdtool_sequence_loss" if isinstance(self, SequenceLossConformance) else "kdtool_token_loss"
+        assert forms == [wanted]
+
+    def test_what_it_declares_is_possible(self) -> None:
+        loss = self.build()
+        assert isinstance(loss.needs, tuple)
+        for alternative in loss.needs:
+            assert alternative
+            assert alternative <= frozenset(get_args(Offer))
+        assert loss.temperature > 0
+        assert loss.needs or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
+
+
+class TokenLossConformance(LossConformance):
+    """A token loss gives one right-shaped, finite, pure value a position, whatever else is in the chunk."""
+
+    def test_one_value_a_position_in_float32(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                values = self._values(_in_dtype(chunk, dtype))
+                assert values.shape == (POSITIONS,)
+                assert values.dtype == torch.float32
+                assert values.isfinite().all()
+
+    def test_positions_do_not_see_each_other(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            whole = self._values(chunk)
+            parts = torch.cat([self._values(_part(chunk, slice(i, i + 1))) for i in range(POSITIONS)])
+            torch.testing.assert_close(parts, whole)
+
+    def test_nothing_is_changed_in_place_and_nothing_remembered(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            logits, labels = chunk.student_logits.clone(), chunk.labels.clone()
+            first = self._values(chunk)
+            assert torch.equal(chunk.student_logits, logits)
+            assert torch.equal(chunk.labels, labels)
+            assert torch.equal(self._values(chunk), first)
+
+    def test_its_gradient_is_right(self) -> None:
+        import torch
+
+        for chunk in self._chunks(dtype=torch.float64):
+            small = _part(chunk, slice(0, 3))
+            logits = small.student_logits.requires_grad_()
+            assert torch.autograd.gradcheck(lambda z, c=small: self._values(replace(c, student_logits=z)), (logits,))
+
+    def test_it_stays_finite_at_extreme_logits(self) -> None:
+        for chunk in self._chunks(scale=1e4):
+            value, gradient = self._with_gradient(chunk)
+            assert value.isfinite().all()
+            assert gradient.isfinite().all()
+
+    def test_it_can_be_differentiated_and_compiled_as_one_graph(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            loss = self.build()
+
+            def total(logits: Tensor, step: Tensor, chunk: TokenChunk = chunk, loss: Any = loss) -> Tensor:
+                values: Tensor = loss.kdtool_token_loss(replace_logits(chunk, logits, step))
+                return values.sum()
+
+            transformed = torch.func.grad_and_value(total)
+            torch.compiler.reset()  # graphs of other losses count against a limit
+            compiled = torch.compile(transformed, fullgraph=True, backend="eager")
+            expected = transformed(chunk.student_logits, chunk.step)
+            torch.testing.assert_close(compiled(chunk.student_logits, chunk.step), expected)
+            with torch.compiler.set_stance("fail_on_recompile"):
+                compiled(chunk.student_logits, chunk.step + 1)
+
+    def test_a_divergence_is_nothing_between_equals_and_never_negative(self) -> None:
+        loss = self.build()
+        if not loss.divergence:
+            pytest.skip("not declared a divergence")
+        for chunk in self._chunks():
+            if not isinstance(chunk.teacher, SparseTokens):
+                assert (self._values(chunk) >= 0).all()
+                value, gradient = self._with_gradient(replace(chunk, teacher=DenseTokens(chunk.student_logits)))
+                assert value.abs().max() < 1e-6
+                assert gradient.abs().max() < 1e-6
+
+    def _values(self, chunk: TokenChunk) -> Tensor:
+        values: Tensor = self.build().kdtool_token_loss(chunk)
+        return values
+
+    def _with_gradient(self, chunk: TokenChunk) -> tuple[Tensor, Tensor]:
+        logits = chunk.student_logits.clone().requires_grad_()
+        values = self._values(replace(chunk, student_logits=logits))
+        values.sum().backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        return values.detach(), logits.grad
+
+    def _chunks(self, scale: float = 2.0, dtype: torch.dtype | None = None) -> Iterator[TokenChunk]:
+        """Yield a chunk for each alternative that the loss accepts."""
+        import torch
+
+        loss = self.build()
+        generator = torch.Generator().manual_seed(0)
+        student, teacher, second = (
+            scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
+            for _ in range(3)
+        )
+        signals: list[DenseTokens | SparseTokens | None] = [
+            _tokens(offer, teacher, loss.temperature) for (offer,) in map(sorted, loss.needs)
+        ] or [None]
+        for signal in signals:
+            yield TokenChunk(
+                student_logits=student,
+                labels=torch.randint(VOCABULARY, (POSITIONS,), generator=generator),
+                teacher=signal,
+                positions=torch.arange(POSITIONS),
+                temperature=loss.temperature,
+                progress=torch.tensor(0.5),
+                step=torch.tensor(3),
+                second_logits=second,
+            )
+
+
+class SequenceLossConformance(LossConformance):
+    """A sequence loss gives one finite value a labelled position or a row, with gradient to the student alone."""
+
+    student = ModelFacts(1000, 1000, 4, 8, 2, 2, 16, 50, 64, "float32", True, "t")
+    teacher = ModelFacts(9000, 9000, 6, 12, 2, 2, 24, 50, 64, "float32", True, "t")
+
+    def test_one_value_a_position_or_a_row(self) -> None:
+        loss, view = self._ready()
+        result = loss.kdtool_sequence_loss(view)
+        assert isinstance(result, PerToken | PerSequence)
+        wanted = len(view.student.last) if isinstance(result, PerToken) else len(view.batch.labels)
+        assert result.values.shape == (wanted,)
+        assert result.values.isfinite().all()
+
+    def test_a_batch_without_labels_gives_no_value_and_no_error(self) -> None:
+        loss, view = self._ready(labelled=0)
+        result = loss.kdtool_sequence_loss(view)
+        assert not isinstance(result, PerToken) or result.values.shape == (0,)
+
+    def test_gradient_reaches_the_student_and_the_modules_and_not_the_teacher(self) -> None:
+        loss, view = self._ready()
+        loss.kdtool_sequence_loss(view).values.sum().backward()
+        assert any(state.grad is not None for state in (view.student.last, *view.student.hidden.values()))
+        if self._module is not None:
+            assert all(parameter.grad is not None for parameter in self._module.parameters())
+        assert view.teacher is not None
+        assert all(not state.requires_grad for state in view.teacher.hidden.values())
+
+    def test_layers_that_are_paired_exist(self) -> None:
+        for mine, theirs in self.build().kdtool_layers(self.student, self.teacher) or ():
+            assert 0 <= mine < self.student.layers
+            assert 0 <= theirs < self.teacher.layers
+
+    _module: Any = None
+
+    def _ready(self, labelled: int = 5) -> tuple[Any, StepView]:
+        import torch
+
+        loss = self.build()
+        pairs = loss.kdtool_layers(self.student, self.teacher) or ()
+        self._module = loss.kdtool_modules(self.student, self.teacher)
+        labels = torch.full((2, 6), -100)
+        labels.view(-1)[:labelled] = 7
+        batch = Batch(labels.clamp(min=0), torch.arange(6).repeat(2, 1), labels, torch.zeros(2, 6).int(), ("a", "b"))
+        generator = torch.Generator().manual_seed(0)
+
+        def states(width: int, *, learned: bool) -> Tensor:
+            return torch.randn(labelled, width, generator=generator).requires_grad_(learned)
+
+        mine = {layer: states(self.student.hidden, learned=True) for layer, _ in pairs}
+        theirs = {layer: states(self.teacher.hidden, learned=False) for _, layer in pairs}
+        outputs = ModelOutputs(states(self.student.hidden, learned=True), mine)
+        return loss, StepView(batch, outputs, Signal("t", hidden=theirs), torch.tensor(0.5), torch.tensor(3))
+
+
+def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChunk:
+    """Return the chunk with other logits and step; written out, as `dataclasses.replace` does not compile."""
+    return TokenChunk(
+        logits,
+        chunk.labels,
+        chunk.teacher,
+        chunk.positions,
+        chunk.temperature,
+        chunk.progress,
+        step,
+        chunk.second_logits,
+    )
+
+
+def _tokens(offer: str, logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
+    import torch
+
+    if offer == "logits":
+        return DenseTokens(logits)
+    probabilities = (logits / temperature).softmax(-1).float()
+    if offer == "top-k":
+        weights, ids = probabilities.topk(4)
+        ids, weights = ids.clone(), weights.clone()
+        ids[0, 2:], weights[0, 2:] = -1, 0
+        return SparseTokens(ids.int(), weights, "top-k", temperature)
+    if offer == "sampled":
+        draws = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
+        return SparseTokens(draws.int(), torch.full(draws.shape, 0.2), "sampled", temperature)
+    raise TypeError(f"a token loss cannot need {offer!r}: it sees logits, sampled or top-k tokens")
+
+
+def _part(chunk: TokenChunk, rows: slice) -> TokenChunk:
+    teacher = chunk.teacher
+    if isinstance(teacher, DenseTokens):
+        teacher = DenseTokens(teacher.logits[rows])
+    elif teacher is not None:
+        teacher = replace(teacher, ids=teacher.ids[rows], weights=teacher.weights[rows])
+    second = None if chunk.second_logits is None else chunk.second_logits[rows]
+    return replace(
+        chunk,
+        student_logits=chunk.student_logits[rows].clone(),
+        labels=chunk.labels[rows],
+        teacher=teacher,
+        positions=chunk.positions[rows],
+        second_logits=second,
+    )
+
+
+def _in_dtype(chunk: TokenChunk, dtype: torch.dtype) -> TokenChunk:
+    teacher = chunk.teacher
+    if isinstance(teacher, DenseTokens):
+        teacher = DenseTokens(teacher.logits.to(dtype))
+    second = None if chunk.second_logits is None else chunk.second_logits.to(dtype)
+    return replace(chunk, student_logits=chunk.student_logits.to(dtype), teacher=teacher, second_logits=second)

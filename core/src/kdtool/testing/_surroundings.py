@@ -1,0 +1,94 @@
+"""What a component under test stands in: a run, a listening tracker, a tokenizer, rows in memory. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdtool._contract.component import Component
+from kdtool._contract.hooks import Owner
+from kdtool._contract.kinds import Hooks, Tracker
+from kdtool._contract.text import Example, Row, Split
+from kdtool._contract.training import RunInfo
+
+__all__ = ["ByteTokenizer", "ListSource", "Listener", "make_run"]
+
+
+class _ListTexts:
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def examples(self, split: Split) -> Iterator[Example]:
+        return (example for example in self._examples if example.split == split)
+
+
+def make_run(
+    folder: Path,
+    components: Mapping[str, Component] | None = None,
+    examples: Sequence[Example] = (),
+    **fields: Any,
+) -> RunInfo:
+    """Return a run's surroundings for tests.
+
+    Args:
+        folder: the folder that the component may write into.
+        components: what `run.hook` reaches, by name.
+        examples: what `run.texts` gives.
+        fields: further fields of `RunInfo`, for instance `seed` or `offline`.
+    """
+    from kdtool._registration import ComponentManager
+
+    manager = ComponentManager()
+    owners = {}
+    for name, component in (components or {}).items():
+        manager.register(component, name)
+        owners[name] = Owner(name, component.kind, name, "", "")
+    given = {"name": "test", "stage": "test", **fields}
+    return RunInfo(folder=folder, hook=Hooks(manager, owners), texts=_ListTexts(examples), **given)
+
+
+class Listener(Tracker):
+    """A tracker that remembers what it was told of progress."""
+
+    def __init__(self) -> None:
+        super().__init__(self.Config())
+        self.progress: list[int] = []
+
+    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+        self.progress.append(done)
+
+
+class ByteTokenizer:
+    """One token for each byte of UTF-8, and 256 for the end of a text."""
+
+    vocabulary = 257
+    end_of_text = 256
+    fingerprint = "bytes"
+
+    def encode(self, text: str) -> list[int]:
+        """Return the bytes of `text`."""
+        return list(text.encode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`; broken characters become U+FFFD."""
+        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: this one has no files."""
+
+
+class ListSource:
+    """Rows in memory, as a `kdtool.RowSource`."""
+
+    fingerprint = "rows of a test"
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.length = len(rows[0].input_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]

@@ -1,0 +1,199 @@
+"""Values of the divergences: plain loops in float64 that share no code, cases by hand, and what theory says of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_loss_divergences import (
+    ForwardKL,
+    ReverseKL,
+    forward_kl,
+    jensen_shannon,
+    reverse_kl,
+    sampled_forward_kl,
+    top_k_forward_kl,
+)
+from torch import Tensor
+
+logits = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
+temperatures = st.floats(0.3, 5)
+betas = st.floats(0.01, 0.99)
+Divergence = Callable[[Tensor, Tensor, float], Tensor]
+DIVERGENCES: dict[str, Divergence] = {
+    "forward": forward_kl,
+    "reverse": reverse_kl,
+    "jensen_shannon": lambda s, t, temperature: jensen_shannon(s, t, temperature, 0.3),
+}
+each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES)
+
+
+def row(values: list[float]) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def probabilities(values: list[float], temperature: float) -> list[float]:
+    weights = [math.exp(value / temperature) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+def plain_kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+@given(logits, logits, temperatures, betas)
+def test_values_are_what_plain_loops_say(student: list[float], teacher: list[float], t: float, beta: float) -> None:
+    q, p = probabilities(student, t), probabilities(teacher, t)
+    m = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=True)]
+    assert forward_kl(row(student), row(teacher), t).item() == pytest.approx(plain_kl(p, q), rel=1e-8, abs=1e-10)
+    assert reverse_kl(row(student), row(teacher), t).item() == pytest.approx(plain_kl(q, p), rel=1e-8, abs=1e-10)
+    expected = beta * plain_kl(p, m) + (1 - beta) * plain_kl(q, m)
+    assert jensen_shannon(row(student), row(teacher), t, beta).item() == pytest.approx(expected, rel=1e-8, abs=1e-10)
+
+
+def test_a_case_by_hand() -> None:
+    """p = (1/2, 1/2), q = (1/4, 3/4): KL(p‖q) = log 2 − ½·log 3, KL(q‖p) = ¾·log 3 − log 2."""
+    student, teacher = row([1.0, 3.0]).log(), row([1.0, 1.0]).log()
+    assert forward_kl(student, teacher).item() == pytest.approx(math.log(2) - math.log(3) / 2)
+    assert reverse_kl(student, teacher).item() == pytest.approx(3 * math.log(3) / 4 - math.log(2))
+    # m = (3/8, 5/8) at β = ½: half of ½·log(4/3) + ½·log(4/5), and half of ¼·log(2/3) + ¾·log(6/5).
+    forward, backward = (math.log(4 / 3) + math.log(4 / 5)) / 2, (math.log(2 / 3) + 3 * math.log(6 / 5)) / 4
+    assert jensen_shannon(student, teacher).item() == pytest.approx((forward + backward) / 2)
+    # At T = ½ the odds 1 : 3 become 1 : 9, so q = (1/10, 9/10).
+    assert forward_kl(student, teacher, 0.5).item() == pytest.approx(math.log(5 / 3))
+
+
+@each_divergence
+@given(student=logits, teacher=logits, t=temperatures, shift=st.floats(-50, 50))
+def test_it_is_never_negative_and_blind_to_shifts(
+    divergence: Divergence, student: list[float], teacher: list[float], t: float, shift: float
+) -> None:
+    value = divergence(row(student), row(teacher), t).item()
+    assert value > -1e-12
+    assert divergence(row(student) + shift, row(teacher) - shift, t).item() == pytest.approx(value, abs=1e-9)
+
+
+@each_divergence
+@given(student=logits, t=temperatures)
+def test_equals_are_at_distance_zero_with_zero_gradient(divergence: Divergence, student: list[float], t: float) -> None:
+    z = row(student).requires_grad_()
+    value = divergence(z, row(student), t)
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert z.grad is not None
+    assert z.grad.abs().max() < 1e-12
+
+
+@each_divergence
+def test_times_t_squared_it_keeps_its_size_when_softened(divergence: Divergence) -> None:
+    """T²·D tends to a multiple of the variance of the difference of logits (Hinton et al., equation 4)."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 9, generator=generator, dtype=torch.float64) for _ in range(2))
+    scale = 0.3 * 0.7 if divergence is DIVERGENCES["jensen_shannon"] else 1
+    expected = scale * (student - teacher).var(-1, correction=0) / 2
+    torch.testing.assert_close(divergence(student, teacher, 1e3) * 1e6, expected, rtol=1e-2, atol=1e-4)
+
+
+@given(logits, logits)
+def test_the_ends_of_jensen_shannon_are_the_two_kls(student: list[float], teacher: list[float]) -> None:
+    s, t, small = row(student) / 4, row(teacher) / 4, 1e-6
+    assert jensen_shannon(s, t, 1.0, small).item() / small == pytest.approx(forward_kl(s, t).item(), rel=1e-3, abs=1e-6)
+    assert jensen_shannon(s, t, 1.0, 1 - small).item() / small == pytest.approx(
+        reverse_kl(s, t).item(), rel=1e-3, abs=1e-6
+    )
+
+
+@given(logits, logits, betas)
+def test_jensen_shannon_is_below_the_entropy_of_its_mixture(
+    student: list[float], teacher: list[float], beta: float
+) -> None:
+    bound = -beta * math.log(beta) - (1 - beta) * math.log(1 - beta)
+    assert jensen_shannon(row(student), row(teacher), 0.3, beta).item() <= bound + 1e-12
+
+
+@given(logits, logits, temperatures, st.integers(1, 5))
+def test_top_k_is_a_lower_bound_and_exact_with_all_tokens(
+    student: list[float], teacher: list[float], t: float, k: int
+) -> None:
+    p = (row(teacher) / t).softmax(-1)
+    weights, ids = p.topk(k)
+    value = top_k_forward_kl(row(student), ids.int(), weights, t).item()
+    exact = forward_kl(row(student), row(teacher), t).item()
+    assert -1e-12 < value <= exact + 1e-9
+    if k >= len(student) - 1:
+        assert value == pytest.approx(exact, abs=1e-9)
+    assert top_k_forward_kl(row(teacher), ids.int(), weights, t).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_top_k_puts_the_rest_into_one_bucket() -> None:
+    """p = (½, ¼, ¼), q = (¼, ¼, ½), k = 1: (½, ½) against (¼, ¾), the case by hand above."""
+    value = top_k_forward_kl(row([1.0, 1.0, 2.0]).log(), torch.tensor([[0, -1]]), torch.tensor([[0.5, 0.0]]))
+    assert value.item() == pytest.approx(math.log(2) - math.log(3) / 2)
+
+
+@given(logits, logits, temperatures)
+def test_sampled_tokens_give_forward_kl_and_its_gradient_on_average(
+    student: list[float], teacher: list[float], t: float
+) -> None:
+    """The estimate is linear in the draws, so its mean over one draw, weighed by p, is its expectation for any number."""
+    p = probabilities(teacher, t)
+    z = row(student).requires_grad_()
+    estimates = [sampled_forward_kl(z, torch.tensor([[v]]), torch.ones(1, 1), t) for v in range(len(p))]
+    mean = torch.stack([share * estimate for share, estimate in zip(p, estimates, strict=True)]).sum()
+    entropy = -sum(a * math.log(a) for a in p)
+    assert mean.item() == pytest.approx(forward_kl(row(student), row(teacher), t).item() + entropy, abs=1e-9)
+    exact = row(student).requires_grad_()
+    (found,) = torch.autograd.grad(mean, z)
+    (expected,) = torch.autograd.grad(forward_kl(exact, row(teacher), t).sum(), exact)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-7)
+
+
+def test_padding_of_sparse_tokens_changes_nothing() -> None:
+    student = row([0.3, -1.0, 2.0, 0.1])
+    ids, weights = torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.25]], dtype=torch.float64)
+    padded = torch.tensor([[2, 0, -1, -1]]), torch.tensor([[0.5, 0.25, 0, 0]], dtype=torch.float64)
+    for loss in (sampled_forward_kl, top_k_forward_kl):
+        assert loss(student, *padded).item() == loss(student, ids, weights).item()
+
+
+@each_divergence
+def test_a_teacher_that_excludes_tokens_gives_no_nan(divergence: Divergence) -> None:
+    teacher = row([0.0, -math.inf, 1.0])
+    student = row([0.5, -30.0, 0.2]).requires_grad_()
+    value = divergence(student, teacher, 1.0)
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert not value.isnan().any()
+    assert student.grad is not None
+    assert not student.grad.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each_divergence
+def test_half_precision_logits_are_computed_in_float32(divergence: Divergence, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = ((5 * torch.randn(6, 4000, generator=generator)).to(dtype) for _ in range(2))
+    exact = divergence(student.double(), teacher.double(), 1.0)
+    torch.testing.assert_close(divergence(student, teacher, 1.0).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def chunk(teacher: Any, temperature: float = 1.0) -> kdtool.TokenChunk:
+    here = torch.zeros(1, dtype=torch.int64)
+    return kdtool.TokenChunk(row([1.0, 2.0]), here, teacher, here, temperature, torch.tensor(0.0), torch.tensor(0))
+
+
+def test_tokens_taken_at_another_temperature_are_refused() -> None:
+    sparse = kdtool.SparseTokens(torch.tensor([[0]]), torch.ones(1, 1), "sampled", 2.0)
+    with pytest.raises(kdtool.UsageError, match=r"temperature 1\.0.*2\.0"):
+        ForwardKL(ForwardKL.Config()).kdtool_token_loss(chunk(sparse))
+
+
+def test_a_signal_that_does_not_serve_is_refused() -> None:
+    sparse = kdtool.SparseTokens(torch.tensor([[0]]), torch.ones(1, 1), "sampled", 1.0)
+    with pytest.raises(kdtool.PluginError, match="SparseTokens"):
+        ReverseKL(ReverseKL.Config()).kdtool_token_loss(chunk(sparse))
