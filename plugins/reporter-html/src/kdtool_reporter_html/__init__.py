@@ -1,0 +1,36 @@
+"""The reporter `html`: one self-contained page about a run.
+
+The engine calls `HtmlReporter` once at the end of a run. The page is made by `_page`, which asks one module a section:
+
+- `_verdict`: what the comparisons show, in words and as a forest plot
+- `_summary`: headline tiles and the tables of measurements
+- `_curves`: training curves and each term's share of the gradient
+- `_record`: data, costs, notes, components, how to use the student
+- `_subjects`, `_numbers`, `_scales`: names of arms, formatted numbers, axes
+
+They compute plain records; only `page.html.j2` writes markup, and it escapes everything. Nothing is fetched, now or when
+the page is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kdtool
+
+__all__ = ["HtmlReporter"]
+
+
+class HtmlReporter(kdtool.Reporter):
+    """Writes `report.html`: verdict, tables with intervals, curves, costs, recipe, and how to use the student."""
+
+    def kdtool_report(self, run: kdtool.RunInfo, results: kdtool.Results) -> Path:
+        """Write the page and return its path; an earlier page is replaced at once, never left half written."""
+        from kdtool_reporter_html._page import page
+
+        path = run.folder / "report.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".html.partial")
+        partial.write_text(page(results), encoding="utf-8")
+        partial.replace(path)
+        return path

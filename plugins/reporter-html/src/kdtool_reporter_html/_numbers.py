@@ -1,0 +1,122 @@
+"""Numbers as people read them: significant digits, units, durations, intervals.
+
+Called by every section. A non-breaking space stands between number and unit, and a real minus sign before negatives.
+"""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+__all__ = ["count", "decimals", "difference", "duration", "interval", "percent", "quantity", "span", "tick", "times"]
+
+SPACE = "\u00a0"
+_BYTES = ("B", "kB", "MB", "GB", "TB")
+_COUNTS = ("", "k", "M", "G", "T")
+
+
+def quantity(value: float, unit: str, *, spread: float | None = None) -> str:
+    """Return a value with its unit; `spread`, the half-width of an interval, sets the number of decimals."""
+    if not isfinite(value):
+        return "not finite"
+    if unit == "bytes":
+        return _prefixed(value, _BYTES)
+    if unit == "parameters":
+        return _prefixed(value, _COUNTS)
+    if unit in {"s", "seconds"}:
+        return duration(value)
+    if unit == "fraction":
+        return percent(value, spread=spread)
+    if unit in {"%", "percent"}:
+        return percent(value / 100, spread=None if spread is None else spread / 100)
+    if abs(value) >= 1e9:
+        return f"{value:.2e}".replace("-", "−")
+    return _digits(value, decimals(value, spread))
+
+
+def interval(low: float, high: float, unit: str) -> str:
+    """Return "low to high", both with the decimals that the width justifies."""
+    half = (high - low) / 2
+    return span(quantity(low, unit, spread=half), quantity(high, unit, spread=half))
+
+
+def span(low: str, high: str) -> str:
+    """Join two formatted values as "low to high"; a unit that both have is said once."""
+    number, _, unit = low.partition(SPACE)
+    return f"{number if unit and unit == high.partition(SPACE)[2] else low} to {high}"
+
+
+def tick(text: str) -> str:
+    """Take the zeros off a formatted number that a tick at a round place does not need: "+20.0 %" gives "+20 %"."""
+    number, space, unit = text.partition(SPACE)
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
+
+
+def difference(value: float, unit: str, *, relative: bool, spread: float | None = None) -> str:
+    """Return a signed difference: a relative one in percent, one of fractions in percentage points."""
+    if not isfinite(value):
+        return "not finite"
+    scale, suffix = 1.0, ""
+    if relative:
+        scale, suffix = 100.0, f"{SPACE}%"
+    elif unit == "fraction":
+        scale, suffix = 100.0, f"{SPACE}points"
+    elif unit in {"%", "percent"}:
+        suffix = f"{SPACE}points"
+    scaled = value * scale
+    text = _digits(scaled, decimals(scaled, None if spread is None else spread * scale)) + suffix
+    return text if text.startswith("−") or not scaled else f"+{text}"
+
+
+def percent(fraction: float, *, spread: float | None = None) -> str:
+    """Return a fraction as a percentage."""
+    digits = decimals(fraction * 100, spread * 100) if spread else 1
+    return f"{_digits(fraction * 100, min(digits, 2))}{SPACE}%"
+
+
+def count(value: float) -> str:
+    """Return a count: exact with thin spaces below a million, else in millions and more."""
+    if abs(value) >= 1_000_000:
+        return _prefixed(value, _COUNTS)
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in the unit that suits it."""
+    if seconds < 0.0995:
+        return f"{_digits(seconds * 1000, decimals(seconds * 1000, None))}{SPACE}ms"
+    if seconds < 99.5:
+        return f"{_digits(seconds, decimals(seconds, None))}{SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}{SPACE}min {rest:02d}{SPACE}s"
+    return f"{minutes // 60}{SPACE}h {minutes % 60:02d}{SPACE}min"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as "2.6 ×"."""
+    return f"{_digits(ratio, decimals(ratio, None))}{SPACE}×"
+
+
+def decimals(value: float, spread: float | None) -> int:
+    """Return how many decimals to show: two digits of the spread where there is one, else three significant digits."""
+    if spread is not None and isfinite(spread) and spread > 0:
+        return min(4, max(0, 1 - floor(log10(spread))))
+    if not value or not isfinite(value):
+        return 0
+    rounded = float(f"{abs(value):.3g}")
+    return min(6, max(0, 2 - floor(log10(rounded))))
+
+
+def _prefixed(value: float, prefixes: tuple[str, ...]) -> str:
+    step = 0
+    while abs(value) >= 999.5 and step < len(prefixes) - 1:
+        value, step = value / 1000, step + 1
+    digits = 0 if step == 0 else decimals(value, None)
+    return f"{_digits(value, digits)}{SPACE}{prefixes[step]}".rstrip(SPACE)
+
+
+def _digits(value: float, places: int) -> str:
+    text = f"{value:,.{places}f}".replace(",", "\u202f")
+    if text.startswith("-"):
+        return "−" + text[1:] if any(digit in text for digit in "123456789") else text[1:]
+    return text

@@ -1,0 +1,54 @@
+"""Puts the sections together and renders the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jinja2
+import kdtool
+from markupsafe import Markup
+
+from kdtool_reporter_html import _curves, _record, _summary, _verdict
+
+__all__ = ["page"]
+
+
+def page(results: kdtool.Results) -> str:
+    """Return the whole page. Parts of a run that are missing are left out or named as missing."""
+    units = {found.name: found.unit for found in results.measurements}
+    higher = {found.name: found.higher_is_better for found in results.measurements}
+    judged = _verdict.judgements(results.comparisons, units)
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        results=results,
+        judgements=judged,
+        pays=_verdict.where_it_pays(judged, _summary.seeds_of(results)),
+        tiles=_summary.tiles(results),
+        quality=_summary.quality(results),
+        seeds=_summary.seeds_of(results),
+        forest=_verdict.forest(results.comparisons, units, higher),
+        phases=_curves.phases(results.arms),
+        sizes=_summary.costs(results),
+        models=_record.models(results.models),
+        data=_record.blocks(results.data),
+        costs=_record.costs(results),
+        notes=_record.notes(results),
+        usage=_record.usage(results.arms),
+        config_text=_record.config_text,
+        resolved=json.dumps(dict(results.recipe), indent=2, ensure_ascii=False, default=str) if results.recipe else "",
+        style=_own_file(folder / "page.css"),
+        script=_own_file(folder / "page.js"),
+    )
+
+
+def _own_file(path: Path) -> Markup:
+    """Read a file of this package, which enters the page as it is."""
+    return Markup(path.read_text(encoding="utf-8"))  # noqa: S704 - nothing of a run is in it

@@ -1,0 +1,207 @@
+"""What went into a run and what it cost: data, models, stages, notes, components, and how to use the student."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import kdtool
+
+from kdtool_reporter_html._numbers import count, duration, percent, quantity
+from kdtool_reporter_html._subjects import arm_order, arm_title, title
+
+__all__ = [
+    "Block",
+    "Costs",
+    "ModelColumn",
+    "Stage",
+    "Usage",
+    "blocks",
+    "config_text",
+    "costs",
+    "models",
+    "notes",
+    "usage",
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the data's description: a table with a header row where there are `columns`, else names with values."""
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's cost; `share` of the most expensive one in percent."""
+
+    name: str
+    seconds: str
+    share: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the run paid, what it found already made, and who shared the teacher's signals."""
+
+    stages: tuple[Stage, ...]
+    made: str
+    saved: str
+    signals: str
+    training: tuple[tuple[str, str, str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class ModelColumn:
+    """A model's shapes, as names with values."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """An exported student: what it is and the lines that use it."""
+
+    heading: str
+    path: str
+    size: str
+    lines: str
+
+
+def blocks(data: Mapping[str, Any]) -> list[Block]:
+    """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list."""
+    plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
+    found = [Block("In all", (), tuple((title(key), _plain(value)) for key, value in plain.items()))] if plain else []
+    return found + [_block(title(str(key)), value) for key, value in data.items() if key not in plain and value]
+
+
+def costs(results: kdtool.Results) -> Costs:
+    """Add up what the stages and the training took."""
+    most = max((stage.seconds for stage in results.stages), default=0.0)
+    stages = tuple(
+        Stage(stage.name, duration(stage.seconds), 100 * stage.seconds / most if most else 0.0, stage.reused)
+        for stage in results.stages
+    )
+    made, saved = (sum(stage.seconds for stage in results.stages if stage.reused is was) for was in (False, True))
+    return Costs(stages, duration(made), duration(saved) if saved else "", _signals(results), tuple(_training(results)))
+
+
+def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:
+    """Say each model's shapes."""
+    return [ModelColumn(name, tuple(_facts(found))) for name, found in facts.items()]
+
+
+def notes(results: kdtool.Results) -> list[str]:
+    """Collect what the user must know: the run's notes, then those of each training, equal ones once."""
+    found = dict.fromkeys(results.notes)
+    by_text: dict[str, list[str]] = {}
+    for arm in results.arms:
+        for phase, trained in arm.phases.items():
+            for note in trained.notes:
+                by_text.setdefault(f"{phase}: {note}", []).append(f"{arm_title(arm.arm)}, seed {arm.seed}")
+    return [*found, *(f"{text} ({'; '.join(where)})" for text, where in by_text.items())]
+
+
+def usage(arms: Sequence[kdtool.ArmResult]) -> list[Usage]:
+    """List what was exported of the student's first seed, with the lines that use it."""
+    students = sorted((arm for arm in arms if arm.arm == "student"), key=lambda arm: arm.seed)
+    if not students:
+        return []
+    return [
+        Usage(
+            " ".join(filter(None, (made.format, made.quantisation))),
+            str(made.path),
+            quantity(float(made.bytes), "bytes"),
+            made.how_to_use.strip(),
+        )
+        for made in students[0].artifacts
+    ]
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return a component's settings on one line each."""
+    return "\n".join(f"{key}: {_json(value)}" for key, value in config.items())
+
+
+def _block(heading: str, value: Any) -> Block:
+    if _is_table(value):
+        return _table(heading, "", {str(number): row for number, row in enumerate(value, 1)}, numbered=False)
+    if all(isinstance(row, Mapping) for row in value.values()):
+        if len({frozenset(row) for row in value.values()}) == 1:
+            return _table(heading, "", value)
+        value = {f"{name}: {key}": entry for name, row in value.items() for key, entry in row.items()}
+    return Block(heading, (), tuple((str(key), _plain(entry)) for key, entry in value.items()))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _table(heading: str, corner: str, rows: Mapping[Any, Mapping[str, Any]], *, numbered: bool = True) -> Block:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    head = (corner, *map(title, columns)) if numbered else tuple(map(title, columns))
+    body = (
+        ((str(name),) if numbered else ()) + tuple(_plain(row.get(key)) for key in columns)
+        for name, row in rows.items()
+    )
+    return Block(heading, head, tuple(body))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return quantity(value, "")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(entry) for entry in value)
+    return "–" if value is None else str(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _signals(results: kdtool.Results) -> str:
+    found = [stage for stage in results.stages if "signals" in stage.name]
+    if not found:
+        return "No signals were stored: the teacher, where there is one, ran beside the student."
+    students = sum(1 for arm in results.arms if arm.arm == "student")
+    paid = duration(sum(stage.seconds for stage in found))
+    who = "an earlier run paid them" if all(stage.reused for stage in found) else "paid in this run"
+    sharing = f"shared by {students} students (one a seed)" if students > 1 else "used by one student"
+    return (
+        f"The teacher's stored signals cost {paid} ({who}), {sharing}; "
+        "every further recipe with the same teacher and rows finds them in the store."
+    )
+
+
+def _training(results: kdtool.Results) -> Iterable[tuple[str, str, str, str, str]]:
+    for arm in arm_order(found.arm for found in results.arms):
+        for found in sorted((item for item in results.arms if item.arm == arm), key=lambda item: item.seed):
+            for phase, trained in found.phases.items():
+                rate = f"{count(trained.tokens / trained.seconds)} tokens/s" if trained.seconds else "–"
+                name = f"{arm_title(arm)}, seed {found.seed}, {phase}"
+                yield name, count(trained.steps), count(trained.tokens), duration(trained.seconds), rate
+
+
+def _facts(facts: kdtool.ModelFacts) -> Iterable[tuple[str, str]]:
+    yield "parameters", count(facts.parameters)
+    if facts.trainable != facts.parameters:
+        yield "trainable", f"{count(facts.trainable)} ({percent(facts.trainable / facts.parameters)})"
+    for key in ("layers", "hidden", "heads", "kv_heads", "feed_forward", "vocabulary", "context"):
+        yield key.replace("kv_heads", "key-value heads").replace("_", "-"), count(getattr(facts, key))
+    yield "numbers", facts.dtype
+    yield "embedding and head", "one matrix" if facts.tied else "two matrices"
+    if facts.copied_layers:
+        yield "layers copied from the teacher's", ", ".join(map(str, facts.copied_layers))

@@ -1,0 +1,90 @@
+"""Which arm and seed a measured subject belongs to, and what arms are called on the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import kdtool
+
+__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "title"]
+
+ARMS = {
+    "teacher": "Teacher",
+    "student": "Student",
+    "control": "Control, equal tokens",
+    "control-time": "Control, equal time",
+}
+"""The arms that a run knows, in the order of columns."""
+
+_SUBJECT = re.compile(r"^(?P<arm>control-time|control|student|teacher)\b(?P<rest>.*)$", re.DOTALL)
+_SEED = re.compile(r"^[\s/.:@#_-]*(?:seed)?[\s=_-]*(?P<seed>\d+)(?P<rest>(?!\w).*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All measurements of one name in one arm, by seed in ascending order (-1 where there is no seed)."""
+
+    by_seed: dict[int, kdtool.Measurement]
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return sum(found.value for found in self.by_seed.values()) / len(self.by_seed)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The 95 % interval over items: of the one seed, or the mean of all seeds' bounds; None where one lacks it."""
+        pairs = [
+            (found.low, found.high)
+            for found in self.by_seed.values()
+            if found.low is not None and found.high is not None
+        ]
+        if len(pairs) < len(self.by_seed):
+            return None
+        return sum(low for low, _ in pairs) / len(pairs), sum(high for _, high in pairs) / len(pairs)
+
+
+def arm_of(subject: str) -> tuple[str, int]:
+    """Split a subject's name into its arm and its seed: "student/1" gives ("student", 1), without seed -1.
+
+    What follows the seed (an exported file) stays part of the arm's name: "student/1/q4" gives ("student/q4", 1).
+    """
+    found = _SUBJECT.match(subject)
+    if found is None:
+        return subject, -1
+    seeded = _SEED.match(found["rest"])
+    if seeded is None:
+        return subject, -1
+    return found["arm"] + seeded["rest"], int(seeded["seed"])
+
+
+def arm_order(arms: Iterable[str]) -> list[str]:
+    """Sort arms: teacher, student, its controls, then all else by name."""
+    known = list(ARMS)
+    return sorted(set(arms), key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
+
+
+def arm_title(arm: str) -> str:
+    """Return an arm's name for people."""
+    return ARMS.get(arm, arm)
+
+
+def gather(measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:
+    """Group measurements by name, then arm, both in the order in which they came."""
+    grouped: dict[str, dict[str, dict[int, kdtool.Measurement]]] = {}
+    for measurement in measurements:
+        arm, seed = arm_of(measurement.subject)
+        grouped.setdefault(measurement.name, {}).setdefault(arm, {})[seed] = measurement
+    return {
+        name: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
+        for name, arms in grouped.items()
+    }
+
+
+def title(name: str) -> str:
+    """Return the name of a measurement or key as a heading: "bits-per-byte" gives "Bits per byte"."""
+    words = re.sub(r"(?<=\w)[-_](?=[^\W\d])", " ", name)
+    words = re.sub(r"(?<!\w)(?:kl|gguf|mbpp|bleu)(?!\w)", lambda found: found[0].upper(), words)
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,202 @@
+"""Headline tiles, and the measurements as two tables: quality (with intervals and seeds), sizes and speeds (with bars)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import kdtool
+
+from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
+from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, title
+
+__all__ = ["Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
+
+_COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s"})
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline figure with what it is and what to hold it against."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm's result: the mean over seeds, the interval over items, and what each seed gave."""
+
+    value: str
+    interval: str
+    seeds: str
+
+
+@dataclass(frozen=True)
+class CostCell:
+    """One arm's size or speed; `share` is its part of the largest in the row, in percent."""
+
+    value: str
+    interval: str
+    share: float
+    ratio: str
+
+
+@dataclass(frozen=True)
+class MeasurementRow:
+    """One measurement: its unit, which direction is better, what is needed to repeat it, and a cell an arm."""
+
+    heading: str
+    unit: str
+    better: str
+    settings: tuple[tuple[str, str], ...]
+    cells: tuple[Cell | CostCell | None, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Arms as columns (key and title), measurements as rows."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[MeasurementRow, ...]
+
+
+def seeds_of(results: kdtool.Results) -> int:
+    """Count the student's seeds."""
+    trained = {arm.seed for arm in results.arms if arm.arm == "student"}
+    measured = {seed for arm, seed in (arm_of(found.subject) for found in results.measurements) if arm == "student"}
+    return max(len(trained), len(measured))
+
+
+def quality(results: kdtool.Results) -> Table:
+    """Tabulate everything that is no size or speed."""
+    return _table(
+        (found for found in results.measurements if found.unit not in _COST_UNITS),
+        lambda row: tuple(None if measured is None else _cell(measured) for measured in row),
+    )
+
+
+def costs(results: kdtool.Results) -> Table:
+    """Tabulate sizes and speeds."""
+    return _table((found for found in results.measurements if found.unit in _COST_UNITS), _cost_cells)
+
+
+def tiles(results: kdtool.Results) -> list[Tile]:
+    """Choose the figures that go on top; those that were not measured are left out."""
+    grouped = gather(results.measurements)
+    made = [
+        _size(results, grouped),
+        *_against_teacher(grouped),
+        *_scores(grouped),
+        Tile(
+            "This run took",
+            duration(results.seconds),
+            "1 seed" if seeds_of(results) == 1 else f"{seeds_of(results)} seeds" if seeds_of(results) else "",
+        ),
+    ]
+    return [tile for tile in made if tile is not None]
+
+
+def _table(
+    measurements: Iterable[kdtool.Measurement],
+    cells: Callable[[Sequence[Measured | None]], tuple[Cell | CostCell | None, ...]],
+) -> Table:
+    grouped = gather(measurements)
+    arms = arm_order(arm for found in grouped.values() for arm in found)
+    rows = []
+    for name, found in grouped.items():
+        first = next(iter(next(iter(found.values())).by_seed.values()))
+        rows.append(
+            MeasurementRow(
+                heading=title(name),
+                unit="" if first.unit in {"fraction", "%", "percent", "bytes", "s", "parameters"} else first.unit,
+                better="higher is better" if first.higher_is_better else "lower is better",
+                settings=tuple((title(key), str(value)) for key, value in first.settings.items()),
+                cells=cells([found.get(arm) for arm in arms]),
+            )
+        )
+    return Table(tuple((arm, arm_title(arm)) for arm in arms), tuple(rows))
+
+
+def _cell(measured: Measured) -> Cell:
+    bounds, values = measured.bounds, measured.by_seed
+    unit = next(iter(values.values())).unit
+    half = (bounds[1] - bounds[0]) / 2 if bounds else None
+    each = ", ".join(quantity(found.value, unit, spread=half) for found in values.values()) if len(values) > 1 else ""
+    return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else "", each)
+
+
+def _cost_cells(row: Sequence[Measured | None]) -> tuple[CostCell | None, ...]:
+    largest = max((abs(measured.mean) for measured in row if measured is not None), default=0.0)
+    teacher = row[0].mean if row and row[0] is not None and row[0].mean else None
+    cells: list[CostCell | None] = []
+    for place, measured in enumerate(row):
+        if measured is None:
+            cells.append(None)
+            continue
+        unit, bounds = next(iter(measured.by_seed.values())).unit, measured.bounds
+        cells.append(
+            CostCell(
+                quantity(measured.mean, unit),
+                span(quantity(bounds[0], unit), quantity(bounds[1], unit)) if bounds else "",
+                100 * abs(measured.mean) / largest if largest else 0.0,
+                times(measured.mean / teacher) if teacher and place else "",
+            )
+        )
+    return tuple(cells)
+
+
+def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
+    measured = grouped.get("parameters", {})
+    sizes = {arm: found.mean for arm, found in measured.items()}
+    for arm in ("student", "teacher"):
+        facts = next((facts for name, facts in results.models.items() if arm_of(name)[0] == arm), None)
+        if facts is not None:
+            sizes.setdefault(arm, float(facts.parameters))
+    if "student" not in sizes:
+        return None
+    if not sizes.get("teacher"):
+        return Tile("Student", quantity(sizes["student"], "parameters"), "parameters")
+    share = percent(sizes["student"] / sizes["teacher"])
+    return Tile(
+        "Student's size",
+        quantity(sizes["student"], "parameters"),
+        f"parameters, {share} of the teacher's {quantity(sizes['teacher'], 'parameters')}",
+    )
+
+
+def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile | None]:
+    for name, label, word in (
+        ("decode-speed", "Generates", "the teacher's speed"),
+        ("peak-memory", "Memory", "of the teacher's"),
+    ):
+        found = grouped.get(name, {})
+        if "student" not in found or "teacher" not in found or not found["teacher"].mean:
+            continue
+        unit = next(iter(found["student"].by_seed.values())).unit
+        student, teacher = found["student"].mean, found["teacher"].mean
+        suffix = "" if unit == "bytes" else f" {unit}"
+        if name == "decode-speed":
+            note = f"{word}: {quantity(student, unit)}{suffix} against {quantity(teacher, unit)}"
+            yield Tile(label, times(student / teacher), note)
+        else:
+            yield Tile(label, quantity(student, unit), f"at its peak, {percent(student / teacher)} {word}")
+
+
+def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
+    for name, arms in grouped.items():
+        if "student" not in arms:
+            continue
+        first = next(iter(arms["student"].by_seed.values()))
+        if first.unit in _COST_UNITS or name == "bits-per-byte":
+            continue
+        others = [
+            f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms
+        ]
+        note = "; ".join(others) or f"over {count(first.n)} items"
+        yield Tile(title(name), quantity(arms["student"].mean, first.unit), note)
+
+
+def _short(arm: str) -> str:
+    return {"control": "control (tokens)", "control-time": "control (time)"}.get(arm, arm)

@@ -1,0 +1,79 @@
+"""How numbers, axes and names of subjects are written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_reporter_html._numbers import count, difference, duration, interval, quantity, tick
+from kdtool_reporter_html._scales import axis
+from kdtool_reporter_html._subjects import arm_of, title
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "spread", "text"),
+    [
+        (12.0834, "per token", 0.4, "12.08"),
+        (12.0834, "per token", None, "12.1"),
+        (0.581, "fraction", 0.031, "58.1 %"),
+        (58.1, "%", None, "58.1 %"),
+        (134_515_008, "parameters", None, "135 M"),
+        (999_600, "bytes", None, "1.00 MB"),
+        (7, "bytes", None, "7 B"),
+        (0.0891, "s", None, "89.1 ms"),
+        (561, "s", None, "9 min 21 s"),
+        (7300, "s", None, "2 h 01 min"),
+        (-0.0001, "", 1.0, "0.0"),
+        (float("nan"), "", None, "not finite"),
+    ],
+)
+def test_quantities(value: float, unit: str, spread: float | None, text: str) -> None:
+    assert quantity(value, unit, spread=spread).replace("\u00a0", " ") == text
+
+
+def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
+    assert difference(-0.185, "per token", relative=True, spread=0.05) == "−18.5\u00a0%"
+    assert difference(0.053, "fraction", relative=False, spread=0.03) == "+5.3\u00a0points"
+    assert interval(0.55, 0.61, "fraction") == "55.0 to 61.0\u00a0%"
+    assert interval(900e3, 1.2e6, "bytes") == "900\u00a0kB to 1.20\u00a0MB"
+    assert tick("+20.0\u00a0%") == "+20\u00a0%"
+    assert tick("200") == "200"
+    assert count(49152) == "49\u202f152"
+    assert duration(0) == "0\u00a0ms"
+
+
+@given(
+    st.lists(st.floats(-1e9, 1e9).filter(lambda x: not x or abs(x) > 1e-9), min_size=1, max_size=6),
+    st.booleans(),
+    st.booleans(),
+)
+def test_axes_hold_their_values_in_order(values: list[float], include_zero: bool, logarithmic: bool) -> None:
+    scale = axis(values, include_zero=include_zero, may_be_logarithmic=logarithmic)
+    places = [scale.at(value) for value in sorted(values)]
+    assert places == sorted(places)
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in [*places, *(mark.at for mark in scale.ticks)])
+    assert len(scale.ticks) <= 8
+    assert len({mark.label for mark in scale.ticks}) == len(scale.ticks)
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ("teacher", ("teacher", -1)),
+        ("student/0", ("student", 0)),
+        ("control-time/2", ("control-time", 2)),
+        ("control seed 11", ("control", 11)),
+        ("student-seed1", ("student", 1)),
+        ("student/1/gguf q4_0", ("student/gguf q4_0", 1)),
+        ("teachers.big", ("teachers.big", -1)),
+        ("studentship", ("studentship", -1)),
+        ("student/q4", ("student/q4", -1)),
+    ],
+)
+def test_subjects_are_split_into_arm_and_seed(subject: str, expected: tuple[str, int]) -> None:
+    assert arm_of(subject) == expected
+
+
+def test_titles_keep_numbers_and_short_names() -> None:
+    assert title("kl-to-teacher") == "KL to teacher"
+    assert title("top-1-agreement") == "Top-1 agreement"

@@ -1,0 +1,203 @@
+"""The page as a whole: valid, self-contained, safe, complete, and there for runs that lack parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_reporter_html import HtmlReporter
+from kdtool_reporter_html._page import page
+
+VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "polyline", "polygon"}
+HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
+
+
+class TestHtmlReporter(ComponentConformance):
+    component = HtmlReporter
+    entry_point = "html"
+
+
+class Checker(HTMLParser):
+    """Collects what is wrong with a page: unbalanced tags, repeated ids, links to nothing, things fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.problems: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.headings: list[int] = []
+        self.scripts = 0
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.scripts += tag == "script"
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        for name, value in attrs:
+            self._attribute(tag, name, value or "")
+        if tag == "th" and "scope" not in found:
+            self.problems.append("a table header without scope")
+        if tag == "svg" and not found.get("aria-label"):
+            self.problems.append("a drawing without words")
+
+    def _attribute(self, tag: str, name: str, value: str) -> None:
+        if name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
+            self.problems.append(f"<{tag} {name}={value!r}>")
+        if name == "href" and not value.startswith("#"):
+            self.problems.append(f"<{tag} href={value!r}>")
+        if "url(" in value:
+            self.problems.append(f"<{tag} {name}> fetches")
+        if name == "id":
+            self.ids.append(value)
+        if name in {"href", "aria-labelledby"}:
+            self.references.append(value.removeprefix("#"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}> closes nothing")
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.problems == []
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert set(checker.references) <= set(checker.ids)
+    assert checker.headings[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(checker.headings))
+    return checker
+
+
+def text_of(html: str) -> str:
+    return " ".join(" ".join(check(html).texts).split())
+
+
+def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
+    html = page(sample)
+    text = text_of(html)
+    for expected in (
+        "Distillation pays at equal tokens.",
+        "The result is mixed at equal wall time",
+        "Perplexity: better, −18.5\u00a0% (95 % interval −23.7 to −13.4\u00a0%)",
+        "2.49\u00a0×",
+        "forward-kl",
+        "near-duplicates: duplicate of an earlier file",
+        "The teacher's stored signals cost 3\u00a0min 08\u00a0s (an earlier run paid them), shared by 3 students",
+        "kdtool-loss-divergences 0.1.0",
+        "local file",
+        "AutoModelForCausalLM.from_pretrained",
+    ):
+        assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
+    assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1)
+
+
+def test_nothing_is_fetched(sample: kdtool.Results) -> None:
+    html = page(sample)
+    assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)
+    assert check(html).scripts == 1
+
+
+MISSING: dict[str, dict[str, Any]] = {
+    "no comparisons": {"comparisons": ()},
+    "no measurements": {"measurements": (), "comparisons": ()},
+    "nothing at all": {
+        "measurements": (), "comparisons": (), "arms": (), "stages": (), "components": (), "models": {}, "data": {},
+        "recipe": {}, "recipe_text": "", "environment": {}, "notes": (), "verdict": "", "status": "failed",
+    },
+    "odd data": {"data": {"licences": ["MIT"], "sources": [{"name": "a", "documents": 3}], "note": None, "share": 0.25}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", MISSING.values(), ids=MISSING)
+def test_missing_parts_leave_a_valid_page(sample: kdtool.Results, changes: dict[str, Any]) -> None:
+    text = text_of(page(dataclasses.replace(sample, **changes)))
+    if not changes.get("comparisons", True):
+        assert "cannot say whether the teacher helped" in text
+    if changes.get("status") == "failed":
+        assert "This run failed." in text
+        assert "Nothing was exported in this run." in text
+
+
+def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
+    text = text_of(
+        page(
+            dataclasses.replace(
+                sample,
+                arms=tuple(arm for arm in sample.arms if arm.seed == 0),
+                measurements=tuple(found for found in sample.measurements if found.subject[-2:] not in {"/1", "/2"}),
+                comparisons=tuple(dataclasses.replace(found, seeds=1) for found in sample.comparisons),
+            )
+        )
+    )
+    assert "There is one seed only: the luck of a single training run is not in the intervals." in text
+    assert "and one seed." in text
+    assert "seeds: 1" not in text
+
+
+def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
+    hostile = dataclasses.replace(
+        sample,
+        name=HOSTILE,
+        verdict=HOSTILE,
+        recipe_text=HOSTILE,
+        notes=(HOSTILE,),
+        environment={HOSTILE: HOSTILE},
+        data={HOSTILE: {HOSTILE: HOSTILE}},
+        recipe={HOSTILE: [HOSTILE]},
+        models={HOSTILE: sample.models["student"]},
+        measurements=tuple(
+            dataclasses.replace(m, subject=m.subject + HOSTILE, unit=HOSTILE) for m in sample.measurements
+        ),
+        comparisons=tuple(dataclasses.replace(c, control=HOSTILE, measurement=HOSTILE) for c in sample.comparisons),
+        components=tuple(dataclasses.replace(c, name=HOSTILE, config={HOSTILE: HOSTILE}) for c in sample.components),
+    )
+    checker = check(page(hostile))
+    assert checker.scripts == 1
+    assert "".join(checker.texts).count(HOSTILE) > 10
+    assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</header>")[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
+def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
+    reports = tuple(
+        kdtool.StepReport(step, 9, step, float(step), value, 0.1, value, {"ce": kdtool.TermReport(value, 1.0, value)})
+        for step, value in enumerate(values)
+    )
+    arm = kdtool.ArmResult("student", 0, Path("x"), {}, {"p": reports})
+    results = kdtool.Results("n", Path("x"), "done", "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
+    html = page(results)
+    check(html)
+    assert all(re.fullmatch(r"[\d, -]*", points) for points in re.findall(r'points="([^"]*)"', html))
+
+
+def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) -> None:
+    run = make_run(tmp_path / "run")
+    reporter = HtmlReporter(HtmlReporter.Config())
+    path = reporter.kdtool_report(run, sample)
+    assert reporter.kdtool_report(run, dataclasses.replace(sample, name="second")) == path
+    assert "<h1>second</h1>" in path.read_text(encoding="utf-8")
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
