@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field
 
+    from kdtool._api import check, report, run
     from kdtool._contract.component import CONTRACT, Component, Config, does_not_affect_results
     from kdtool._contract.hooks import Named, Owner, blame
     from kdtool._contract.kinds import (
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pydantic": ("Field",),
+    "kdtool._api": ("check", "report", "run"),
     "kdtool._contract.component": ("CONTRACT", "Component", "Config", "does_not_affect_results"),
     "kdtool._contract.hooks": ("Named", "Owner", "blame"),
     "kdtool._contract.kinds": (

@@ -178,5 +178,5 @@ def _remedy(error: Exception, owner: Distribution | None) -> str:
 @cache
 def _first_party() -> dict[str, dict[str, str]]:
     """Return which of the project's own packages brings which component, for names that are not installed."""
-    data: Any = json.loads(files("kdtool").joinpath("_first_party.json").read_text(encoding="utf-8"))
+    data: Any = json.loads(files("kdtool").joinpath("first_party.json").read_text(encoding="utf-8"))
     return {kind: dict(names) for kind, names in data.items()}

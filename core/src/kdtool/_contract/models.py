@@ -120,7 +120,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none."""
+    """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none.
+
+    `how_to_use` are lines to copy, with `{path}` where the artefact's final place goes.
+    """
 
     path: Path
     format: str

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._contract.models import Artifact, ModelFacts
-from kdtool._contract.training import StepReport, Trained
+from kdtool._contract.models import Artifact, ModelFacts, Subject
+from kdtool._contract.training import StepReport, Terms, Trained
 
 __all__ = ["ArmResult", "Comparison", "ComponentRecord", "Measurement", "Results", "StageRecord"]
 
@@ -94,7 +94,12 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a run found out. `folder` holds `results.json` with the same content."""
+    """Everything a run found out. `folder` holds `results.json` with the same content.
+
+    `subjects` tell the role and seed of each measured subject's name; `models` the shapes of "student" and of each teacher
+    by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and the
+    seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
+    """
 
     name: str
     folder: Path
@@ -113,3 +118,5 @@ class Results:
     seconds: float
     notes: tuple[str, ...] = ()
     report: Path | None = None
+    subjects: tuple[Subject, ...] = ()
+    terms: Mapping[str, Terms] = field(default_factory=dict)

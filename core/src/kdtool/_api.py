@@ -1,0 +1,143 @@
+"""The Python API, with the command line's power: `kdtool.run`, `kdtool.check`, `kdtool.report`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtool._errors import UsageError
+
+if TYPE_CHECKING:
+    from kdtool._contract.results import Results
+
+__all__ = ["check", "report", "run"]
+
+
+def run(
+    recipe: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
+    offline: bool = False,
+    trace: Callable[[str], None] | None = None,
+) -> Results:
+    """Run a recipe and return its results; a second call goes on where the first stopped.
+
+    Args:
+        recipe: a file, or the same as a mapping.
+        settings: key paths to values, laid over the recipe, such as {"teacher.use": "causal-lm"}.
+        out: the folder for runs; this one works in `out/<name>`.
+        store: the folder for text, rows and signals, which runs share; the user's cache by default.
+        offline: use no network.
+        trace: is told of every hook call.
+
+    Raises:
+        KdtoolError: see `kdtool._errors` for the classes and their exit codes.
+
+    Example:
+        results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})
+        print(results.verdict)
+    """
+    from kdtool._assembly import assemble
+    from kdtool._recipe.parse import load_recipe
+    from kdtool._run.runner import execute
+
+    path = Path(recipe) if isinstance(recipe, str) else recipe
+    loaded = load_recipe(path, settings)
+    assembly = assemble(loaded, _say)
+    assembly.trace = trace
+    assembly.complain = _say
+    text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
+    folder = Path(out).absolute() / loaded.name
+    return execute(assembly, folder, _store(store), offline=offline, recipe_text=text)
+
+
+def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Check a recipe without loading weights or fetching anything, and say what it would use.
+
+    Returns:
+        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `terms` (licences), `estimates`.
+
+    Raises:
+        RecipeError: with all that is wrong.
+    """
+    import tempfile
+
+    from pydantic import TypeAdapter
+
+    from kdtool._assembly import assemble
+    from kdtool._recipe.parse import load_recipe
+    from kdtool._run.artefacts import Artefacts
+    from kdtool._run.context import Context, Stage
+
+    path = Path(recipe) if isinstance(recipe, str) else recipe
+    assembly = assemble(load_recipe(path, settings), _say)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
+        info = context.info(Stage("check"), folder)
+        models = context.hooks.kdtool_describe(info)
+        found = {
+            "name": assembly.recipe.name,
+            "arms": list(assembly.arms),
+            "components": list(assembly.records()),
+            "models": models,
+            "terms": context.hooks.kdtool_acknowledge(),
+            "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
+        }
+        context.hooks.kdtool_close()
+    plain: dict[str, Any] = TypeAdapter(Any).dump_python(found, mode="json")
+    return plain
+
+
+def report(folder: Path | str, use: str | None = None) -> Path:
+    """Write the report of a finished run again and return its path.
+
+    Args:
+        folder: the run's folder.
+        use: the reporter; by default the one that the run's recipe names, else the only one installed.
+
+    Raises:
+        UsageError: the folder holds no finished run, or no reporter is named.
+    """
+    from kdtool._registry import find, installed, load
+    from kdtool._run.record import read_results
+
+    results = read_results(Path(folder).absolute())
+    named = [record for record in results.components if record.kind == "reporter"]
+    use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
+    if use is None:
+        raise UsageError("no reporter is installed; get one with: pip install kdtool-reporter-html")
+    cls = load("reporter", find("reporter", use).name if ":" not in use else use, Path(folder), _say).cls
+    same = [record.config for record in named if record.use == use]
+    return _write(cls(cls.Config(**(same[0] if same else {}))), results)
+
+
+def _write(reporter: Any, results: Results) -> Path:
+    from kdtool._contract.kinds import Hooks
+    from kdtool._contract.training import RunInfo
+    from kdtool._registration import ComponentManager
+    from kdtool._run.context import NoTexts
+
+    manager = ComponentManager()
+    manager.register(reporter, "reporter")
+    run = RunInfo(results.name, "report", results.folder, Hooks(manager, {}), NoTexts())
+    path: Path = reporter.kdtool_report(run, results)
+    return path
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _store(store: Path | str | None) -> Path:
+    if store is not None:
+        return Path(store).absolute()
+    import os
+
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store")

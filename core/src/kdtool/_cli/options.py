@@ -1,0 +1,35 @@
+"""Options that several commands share: the recipe and `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["recipe_argument", "set_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_argument(command: F) -> F:
+    """Add the RECIPE argument."""
+    return click.argument("recipe", type=click.Path(dir_okay=False))(command)
+
+
+def set_option(command: F) -> F:
+    """Add `--set KEY=VALUE`, gathered into a mapping of key paths to text."""
+    text = "Change a key of the recipe, such as teacher.use=causal-lm; may be given more than once."
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_pairs, help=text)(command)
+
+
+def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for value in values:
+        key, sign, text = value.partition("=")
+        if not sign or not key.strip():
+            raise click.BadParameter(f"{value!r} is no KEY=VALUE")
+        if key.strip() in settings:
+            raise click.BadParameter(f"{key.strip()!r} is given twice")
+        settings[key.strip()] = text
+    return settings

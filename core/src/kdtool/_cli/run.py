@@ -1,0 +1,31 @@
+"""`kdtool run RECIPE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdtool._cli.options import recipe_argument, set_option
+
+__all__ = ["run"]
+
+
+@click.command()
+@recipe_argument
+@set_option
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
+)
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
+def run(recipe: str, settings: dict[str, str], out: str, store: str | None, offline: bool, trace_hooks: bool) -> None:
+    """Run a recipe, from data to report; a second call goes on where the first stopped."""
+    from kdtool._api import run as run_recipe
+
+    trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
+    results = run_recipe(
+        Path(recipe), settings, out=Path(out), store=Path(store) if store else None, offline=offline, trace=trace
+    )
+    click.echo(f"\n{results.verdict}\n\nreport: {results.report or results.folder}")

@@ -1,0 +1,22 @@
+"""`kdtool schema`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+__all__ = ["schema"]
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, composed from what is installed.
+
+    In an editor with a YAML language server, put this first in a recipe, after `kdtool schema > kdtool.schema.json`:
+
+        # yaml-language-server: $schema=kdtool.schema.json
+    """
+    from kdtool._schema import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=1))

@@ -1,0 +1,181 @@
+"""Artefacts: folders that are complete or absent.
+
+An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it. When it is
+whole its files are synced, a manifest of sizes and SHA-256 is written, and the folder is renamed. A second process that
+makes the same artefact waits and takes the first's.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdtool._errors import StorageError
+
+__all__ = ["Artefact", "Artefacts", "storage_errors", "write_beside"]
+
+MANIFEST = "manifest.json"
+_KEPT_DIGITS = 16
+_OUT_OF_STORAGE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A complete artefact. `seconds` is what making it took, whenever that was."""
+
+    path: Path
+    fingerprint: str
+    seconds: float
+    reused: bool
+
+
+class Artefacts:
+    """Artefacts below one folder, by kind: a run's own, or the store that runs share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
+        """Return the artefact if it is complete.
+
+        Raises:
+            StorageError: a file of it is missing or has another size than it had.
+        """
+        path = self._path(kind, label, fingerprint)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise _damaged(path / MANIFEST, "cannot be read") from error
+        for name, entry in manifest["files"].items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                raise _damaged(file, "is missing" if not file.is_file() else f"is not {entry['bytes']} bytes long")
+        return Artefact(path, fingerprint, manifest["seconds"], reused=True)
+
+    def make(
+        self,
+        kind: str,
+        label: str,
+        fingerprint: str,
+        *,
+        build: Callable[[Path], None],
+        waiting: Callable[[str], None],
+        about: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """Return the artefact, making it by `build(partial_folder)` if it is not there.
+
+        Args:
+            kind: the folder below the root.
+            label: a readable name in front of the fingerprint; "" for none.
+            fingerprint: what it depends on.
+            build: fills the folder; earlier work of a killed process is still in it.
+            waiting: is told when another process is making the same artefact.
+            about: recorded in the manifest.
+
+        Raises:
+            StorageError: the disk is full or read-only, or the artefact is damaged.
+        """
+        path = self._path(kind, label, fingerprint)
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_name(path.name + ".lock"), waiting):
+                found = self.find(kind, label, fingerprint)
+                if found is not None:
+                    return found
+                self._forget_others(path, label)
+                return self._build(path, fingerprint, build, about or {})
+
+    def _path(self, kind: str, label: str, fingerprint: str) -> Path:
+        return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
+
+    def _forget_others(self, path: Path, label: str) -> None:
+        """Delete partial folders of the same label: nothing can continue in them any more."""
+        for other in path.parent.glob(f"{label}-*.partial") if label else ():
+            if other.name != path.name + ".partial" and len(other.name) == len(path.name) + len(".partial"):
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _build(self, path: Path, fingerprint: str, build: Callable[[Path], None], about: Mapping[str, Any]) -> Artefact:
+        partial = path.with_name(path.name + ".partial")
+        partial.mkdir(exist_ok=True)
+        start = time.monotonic()
+        build(partial)
+        seconds = time.monotonic() - start
+        files = {}
+        for file in sorted(found for found in partial.rglob("*") if found.is_file() and found.name != MANIFEST):
+            files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash_and_sync(file)}
+        manifest = {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about}
+        write_beside(partial / MANIFEST, json.dumps(manifest, indent=1))
+        partial.replace(path)
+        _sync_folder(path.parent)
+        return Artefact(path, fingerprint, seconds, reused=False)
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn "disk full" and "not allowed to write" into a sentence; what was finished stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OUT_OF_STORAGE:
+            raise
+        where = error.filename or folder
+        reason = error.strerror or str(error)
+        remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
+        raise StorageError(f"cannot write {where}: {reason}. {remedy}") from error
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a small file beside its place, sync it, and rename it, so that it is never half there."""
+    beside = path.with_name(path.name + ".writing")
+    with beside.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        waiting(f"another process is making {path.stem}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _hash_and_sync(path: Path) -> str:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder to sync it; NTFS journals the rename
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(path: Path, how: str) -> StorageError:
+    return StorageError(f"the stored file {path} {how}: delete the folder {path.parent} and run again to make it anew")

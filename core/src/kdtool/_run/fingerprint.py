@@ -1,0 +1,84 @@
+"""Fingerprints: what an artefact depends on, as one SHA-256.
+
+In it: the format's number, the stage, inputs' fingerprints, the seed where it is used, and of each component that took
+part kind, plugin, distribution, version, settings with defaults, source of local or editable code, and `identity()`.
+Not in it: names, paths, tool versions, settings marked as not affecting results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from kdtool._assembly import Built
+
+__all__ = ["FORMAT", "component_part", "fingerprint"]
+
+FORMAT = 1
+"""Grows when artefacts of an older kdtool can no longer be used."""
+
+
+def fingerprint(stage: str, **parts: Any) -> str:
+    """Return the fingerprint of a stage that depends on `parts` (plain data), as 64 hexadecimal digits."""
+    return _digest({"format": FORMAT, "stage": stage, **parts})
+
+
+def component_part(built: Built, identity: Mapping[str, str] | None) -> str:
+    """Return the part of a fingerprint that stands for one component."""
+    fields = type(built.config).model_fields
+    config = built.config.model_dump(mode="json")
+    for name, field in fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, Mapping) and extra.get("affects_results") is False:
+            del config[name]
+    record = built.record
+    return _digest(
+        {
+            "kind": record.kind,
+            "use": record.use if record.distribution else "local",
+            "distribution": record.distribution,
+            "version": record.version,
+            "config": config,
+            "source": _source_hash(built),
+            "identity": dict(identity or {}),
+        }
+    )
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source_hash(built: Built) -> str:
+    """Hash code that may change without a new version: a local file, or the sources of an editable install."""
+    if built.loaded.source is not None:
+        return hashlib.sha256(built.loaded.source.read_bytes()).hexdigest()
+    if not _is_editable(built.loaded.distribution):
+        return ""
+    return _package_hash(built.loaded.cls.__module__.partition(".")[0])
+
+
+@cache
+def _is_editable(name: str) -> bool:
+    try:
+        text = distribution(name).read_text("direct_url.json") if name else None
+    except PackageNotFoundError:
+        return False
+    return bool(text and json.loads(text).get("dir_info", {}).get("editable"))
+
+
+@cache
+def _package_hash(package: str) -> str:
+    from importlib import import_module
+
+    file = import_module(package).__file__
+    digest = hashlib.sha256()
+    for path in sorted(Path(file).parent.rglob("*.py")) if file else ():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""One process a run: a lock on the run's folder, with the holder's pid, host and time beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdtool._errors import LockedError
+from kdtool._run.artefacts import storage_errors, write_beside
+
+__all__ = ["run_lock"]
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a lock that a killed process left is free by itself.
+
+    Raises:
+        LockedError: another process works on the run.
+        StorageError: the folder cannot be written.
+    """
+    holder = folder / "lock.json"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
+    try:
+        about = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        with storage_errors(folder):
+            write_beside(holder, json.dumps(about))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return f" by process {about['pid']} on {about['host']} since {about['since']}"
+    except (OSError, ValueError, KeyError):
+        return ""

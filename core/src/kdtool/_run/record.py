@@ -1,0 +1,74 @@
+"""The record of a run: `results.json`, written at the end and read again by `kdtool report`, and what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kdtool._contract.results import Results
+from kdtool._errors import StorageError, UsageError
+from kdtool._run.artefacts import write_beside
+
+__all__ = ["RESULTS", "environment", "read_results", "write_results"]
+
+RESULTS = "results.json"
+_ADAPTER: TypeAdapter[Results] = TypeAdapter(Results)
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pluggy", "pydantic")
+
+
+def write_results(results: Results) -> Path:
+    """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
+    path = results.folder / RESULTS
+    plain = _relative(_ADAPTER.dump_python(results), results.folder)
+    write_beside(path, TypeAdapter(Any).dump_json(plain, indent=1).decode())
+    return path
+
+
+def read_results(folder: Path) -> Results:
+    """Read a run's results.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+        StorageError: the file is damaged.
+    """
+    path = folder / RESULTS
+    try:
+        results = _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder} holds no finished run: there is no {RESULTS} in it") from error
+    except ValidationError as error:
+        raise StorageError(f"{path} cannot be read: {error.error_count()} entries are not as written") from error
+    return replace(results, folder=folder)
+
+
+def environment() -> Mapping[str, str]:
+    """Return what the numbers of a run depend on besides the recipe: Python, system, processor, libraries."""
+    found = {
+        "kdtool": version("kdtool"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": str(os.cpu_count() or ""),
+    }
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _relative(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relative(item, folder) for item in value]
+    return value
