@@ -1,0 +1,94 @@
+"""Checkpoints that are whole or absent, whenever the process or the machine stops.
+
+A checkpoint is written in `.writing/`, synced, given a manifest of its files' sizes, and renamed into place. Reading takes
+the newest one that agrees with its manifest. Called by the training loop on rank 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["MANIFEST", "WRITING", "newest_whole", "rotate", "seal", "start_writing"]
+
+WRITING = ".writing"
+MANIFEST = "manifest.json"
+_PREFIX = "checkpoint-"
+
+
+def start_writing(root: Path) -> Path:
+    """Return the empty folder below `root` in which a checkpoint is written."""
+    folder = root / WRITING
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def seal(written: Path, root: Path) -> Path:
+    """Make a written folder a checkpoint of `root`, at once and for good; return its path."""
+    files = sorted(path for path in written.rglob("*") if path.is_file())
+    for path in files:
+        _sync(path)
+    manifest = written / MANIFEST
+    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
+    manifest.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+    _sync(manifest)
+    _sync(written)
+    target = root / written.name
+    if target.exists():  # a broken one of the same step
+        shutil.rmtree(target)
+    written.rename(target)
+    _sync(root)
+    return target
+
+
+def newest_whole(root: Path, say: Callable[[str], None]) -> Path | None:
+    """Return the newest checkpoint below `root` whose files are as its manifest says; remove newer, broken ones."""
+    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    for folder in sorted(found, key=step_of, reverse=True):
+        problem = _problem(folder)
+        if problem is None:
+            return folder
+        say(f"checkpoint {folder.name} is damaged ({problem}) and is left out; an older one is used if there is one")
+        shutil.rmtree(folder)
+    return None
+
+
+def step_of(folder: Path) -> int:
+    """Return the step at which a checkpoint was taken."""
+    return int(folder.name.removeprefix(_PREFIX))
+
+
+def rotate(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    for folder in sorted(found, key=step_of)[:-keep]:
+        shutil.rmtree(folder)
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "no readable manifest"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk. Windows cannot sync folders; there a rename is journalled anyway."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""The chunked head: losses on logits that never exist all at once, with their gradient taken on the way forward.
+
+For C rows at a time: project final states to logits, hand r rows at a time to the losses, overwrite those logits with
+their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight. Backward only multiplies
+by what comes from above. One autograd function does it, so that DDP, FSDP and gradient scaling see an ordinary head.
+
+Called by the distillation module. It knows no loss and no schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import kdtool
+import torch
+from torch import Tensor
+
+from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
+from kdtool_trainer_standard._projection import Projection, product
+
+__all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """What is known of the N labelled positions of a micro-batch; factors, progress and step as in `ChunkRows`."""
+
+    labels: Tensor
+    positions: Tensor
+    columns: Mapping[str, Tensor]
+    factors: Tensor
+    progress: Tensor
+    step: Tensor
+
+
+class Teachers:
+    """What the teachers say about the N positions; logits are projected chunk by chunk, once for all terms."""
+
+    def __init__(self, loss: ChunkLoss, signals: Mapping[str, kdtool.Signal]) -> None:
+        self._terms = loss.terms
+        self._signals = signals
+        self._lazy: dict[str, tuple[Tensor, Projection]] = {}
+        for bound in loss.terms:
+            if bound.form == "dense" and bound.term.teacher is not None:
+                lazy = signals[bound.term.teacher].lazy
+                assert lazy is not None  # noqa: S101 - or the term would not be of this form
+                self._lazy[bound.term.teacher] = (lazy.hidden, Projection(lazy.head))
+
+    def project(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return each teacher's logits of these rows; written into `buffers` where given."""
+        logits = {}
+        for name, (hidden, head) in self._lazy.items():
+            states = hidden[rows]
+            out = None if buffers is None else _buffer(buffers, name, states.shape[0], head)
+            logits[name] = head.logits(states, out)
+        return logits
+
+    def of_terms(self, logits: Mapping[str, Tensor], within: slice, rows: slice | Tensor) -> tuple[TeacherRows, ...]:
+        """Return one entry a term: `within` cuts the projected logits, `rows` the N positions."""
+        entries: list[TeacherRows] = []
+        for bound in self._terms:
+            if bound.term.teacher is None or bound.form == "none":
+                entries.append(())
+            elif bound.form == "dense":
+                entries.append((logits[bound.term.teacher][within],))
+            else:
+                sparse = self._signals[bound.term.teacher].sparse
+                assert sparse is not None  # noqa: S101 - a term of this form has it
+                entries.append((sparse.ids[rows], sparse.weights[rows]))
+        return tuple(entries)
+
+
+@dataclass(eq=False)
+class HeadWork:
+    """One micro-batch's work for the head, and what it finds out: `sums` [terms], over the N positions."""
+
+    loss: ChunkLoss
+    rows: TokenRows
+    teachers: Teachers
+    head: kdtool.Head
+    dtype: torch.dtype
+    head_rows: int
+    """C: positions projected at once."""
+    loss_rows: int
+    """r: positions of one call of the losses."""
+    buffers: dict[Any, Tensor] = field(default_factory=dict)
+    """Kept between steps: logits are written into the same memory."""
+    sums: Tensor = field(default_factory=lambda: torch.zeros(0))
+    finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
+
+    def chunk_rows(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
+        """Return what the losses see of these rows of the N, beside the student's logits."""
+        return ChunkRows(
+            labels=self.rows.labels[rows],
+            positions=self.rows.positions[rows],
+            columns={name: column[rows] for name, column in self.rows.columns.items()},
+            teachers=teachers,
+            factors=self.rows.factors,
+            progress=self.rows.progress,
+            step=self.rows.step,
+        )
+
+
+def chunked_loss(hidden: Tensor, work: HeadWork, divisor: Tensor) -> Tensor:
+    """Return Σ factor · Σ loss / divisor over all terms and positions, float32, with gradient for states and head.
+
+    Args:
+        hidden: final states [N, H]; N may be 0, and then all gradients exist and are zero.
+        work: the rest; receives the terms' sums.
+        divisor: 0-d tensor, the number of labelled positions over all ranks and micro-batches of the step.
+    """
+    loss: Tensor = _ChunkedHead.apply(hidden, work.head.weight, work.head.bias, divisor, work)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _ChunkedHead(torch.autograd.Function):
+    """See the module. Gradients stay in float32, undivided and unscaled, until backward: nothing underflows in float16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, divisor: Tensor, work: HeadWork
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad
+        with torch.autocast(hidden.device.type, enabled=False):
+            gradients = _Gradients(hidden, weight, bias, wanted)
+            _run(hidden, work, gradients)
+        ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (hidden.dtype, weight.dtype)
+        return (work.sums * work.rows.factors).sum() / divisor
+
+    @staticmethod
+    def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: _Gradients | None = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("the chunked head keeps its gradients for one backward pass only; run forward again")
+        ctx.gradients = None
+        scale = from_above.float() / ctx.divisor
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            _scaled(gradients.hidden, scale, hidden_dtype),
+            _scaled(gradients.weight, scale, weight_dtype),
+            _scaled(gradients.bias, scale, weight_dtype),
+            None,
+            None,
+        )
+
+
+class _Gradients:
+    """Sums over chunks, in float32; None for what needs no gradient (a frozen head has no buffer at all)."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]) -> None:
+        self.hidden = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        self.bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+
+    def add(self, rows: slice, gradient: Tensor, hidden: Tensor, projection: Projection) -> None:
+        """Add a chunk's share: `gradient` [C, V] by the logits before scale and cap, `hidden` [C, H]."""
+        if self.hidden is not None:
+            self.hidden[rows] = product(gradient, projection.weight)
+        if self.weight is not None:
+            self.weight[: projection.vocabulary] += product(gradient.t(), hidden)
+        if self.bias is not None:
+            self.bias[: projection.vocabulary] += gradient.float().sum(0)
+
+
+def _run(hidden: Tensor, work: HeadWork, gradients: _Gradients) -> None:
+    projection = Projection(work.head, work.dtype)
+    states = hidden.detach().to(work.dtype)
+    sums = torch.zeros(len(work.loss.terms), device=hidden.device)
+    for start in range(0, states.shape[0], work.head_rows):
+        rows = slice(start, min(start + work.head_rows, states.shape[0]))
+        z = projection.logits(states[rows], _buffer(work.buffers, "student", rows.stop - start, projection))
+        teachers = work.teachers.project(rows, work.buffers)
+        for first in range(start, rows.stop, work.loss_rows):
+            part = slice(first, min(first + work.loss_rows, rows.stop))
+            within = slice(part.start - start, part.stop - start)
+            gradient, values = work.loss(
+                z[within], work.chunk_rows(part, work.teachers.of_terms(teachers, within, part))
+            )
+            z[within] = projection.before_cap(gradient, z[within])
+            sums += values
+        gradients.add(rows, z, states[rows], projection)
+    work.sums = sums
+    found = sums if gradients.hidden is None else torch.stack([sums.sum(), gradients.hidden.sum()])
+    work.finite = found.isfinite().all()
+
+
+def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+    return None if gradient is None else gradient.mul_(scale).to(dtype)
+
+
+def _buffer(buffers: dict[Any, Tensor], name: Any, rows: int, projection: Projection) -> Tensor:
+    """Return memory for logits [rows, V]: the same for each chunk and step."""
+    found = buffers.get(name)
+    if (
+        found is None
+        or found.shape[0] < rows
+        or found.shape[1] != projection.vocabulary
+        or found.dtype != projection.dtype
+    ):
+        weight = projection.weight
+        found = torch.empty(rows, projection.vocabulary, dtype=projection.dtype, device=weight.device)
+        buffers[name] = found
+    return found[:rows]

@@ -1,0 +1,297 @@
+"""The training loop: `transformers.Trainer` with our module, our order of rows, our reports and our checkpoints.
+
+Built and run by `_train`. The parent does accumulation, autocast, gradient scaling, DDP, clipping, the optimiser and the
+saving of its own state; overridden are what is said at each step and how checkpoints reach the disk. `_save`,
+`_save_checkpoint`, `_load_from_checkpoint`, `_get_output_dir`, `_get_grad_norm` and `_get_train_sampler` are private names:
+the minor version of transformers is pinned, and tests kill the process while it saves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import kdtool
+import torch
+import torch.distributed as dist
+import transformers
+from kdtool_rows import collate
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers.trainer_callback import PrinterCallback
+
+from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._order import RowsInOrder
+
+__all__ = ["HISTORY", "Progress", "TrainingLoop", "learning_rate_factor"]
+
+HISTORY = "history.jsonl"
+_STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
+
+
+@dataclass
+class Progress:
+    """What a resumed phase must know beside weights, optimiser and generators."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    stats: Mapping[str, kdtool.TermStats] | None = None
+    """The last step's figures, for balancing plugins."""
+    squared_norms: Mapping[str, float] | None = None
+    """Sums of squared gradient norms since the phase began: which terms did nothing."""
+    last_values: Mapping[str, float] | None = None
+
+
+class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
+    """One phase's loop. `train(resume_from_checkpoint=…)` runs it; `progress` tells afterwards what was done."""
+
+    def __init__(
+        self,
+        config: StandardTrainer.Config,
+        run: kdtool.RunInfo,
+        phase: kdtool.Phase,
+        module: DistillationModule,
+        args: transformers.TrainingArguments,
+    ) -> None:
+        places = phase.steps * config.accumulation * config.batch * run.world
+        super().__init__(
+            model=module,
+            args=args,
+            train_dataset=RowsInOrder(phase.rows, places, run.seed),
+            data_collator=_inputs,
+            callbacks=[_StepCallback(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.config, self.run, self.phase, self.module = config, run, phase, module
+        self.progress = Progress()
+        self._labels = [bound.term.label for bound in module.terms]
+        self._balances = bool(run.hook.kdtool_balance.names())
+        self._norm: Tensor | float = 0.0
+        self._clock = self._last_checkpoint = perf_counter()
+        self._weights: list[float] = []
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Ask the teachers, then the module. Teachers are outside the student's autocast."""
+        batch = kdtool.Batch(**inputs)
+        with torch.no_grad():
+            signals = {name: source.signal(batch) for name, source in self.phase.signals.items()}
+        return super().compute_loss(
+            model, {"batch": batch, "signals": signals}, return_outputs, num_items_in_batch=num_items_in_batch
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(self.config, step, num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def begin_step(self, done: int) -> None:
+        """Prepare the module for the step after `done` steps: weights, balance, whether gradients are measured."""
+        step, progress = done + 1, done / max(1, self.phase.steps - 1)
+        balance = self._balance(step)
+        terms = self.module.terms
+        self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
+        factors = [weight * bound.scale for weight, bound in zip(self._weights, terms, strict=True)]
+        self.module.begin_step(step, progress, factors, self._measures(step))
+
+    def end_step(self, step: int, control: transformers.TrainerControl) -> None:
+        """Count, and decide what happens after this step."""
+        now = perf_counter()
+        self.progress.seconds += now - self._clock
+        self.progress.tokens += int(self.module.ledger.tokens)
+        self._clock = now
+        regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
+        control.should_log = regular or step in (1, self.phase.steps)
+        if self._balances and not control.should_log:
+            self._term_reports()
+        control.should_save = step < self.phase.steps and self._checkpoint_is_due(step, now)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report a step to history and trackers. Called by the parent, also once at the end with totals."""
+        if "grad_norm" not in logs:
+            return
+        terms = self._term_reports()
+        report = kdtool.StepReport(
+            step=self.state.global_step,
+            steps=self.phase.steps,
+            tokens=self.progress.tokens,
+            seconds=self.progress.seconds,
+            loss=sum(term.value * term.weight for term in terms.values()),
+            learning_rate=logs["learning_rate"],
+            gradient_norm=float(logs["grad_norm"]),
+            terms=terms,
+        )
+        self.control.should_log = False
+        if self.run.rank == 0:
+            _history.append(self.phase.checkpoints / HISTORY, report)
+            self.run.hook.kdtool_step_end(self.run, report)
+            self.run.hook.kdtool_progress(self.run, report.step)
+        self._clock = perf_counter()
+
+    def restart_clock(self) -> None:
+        """Begin to count time: set-up is over."""
+        self._clock = self._last_checkpoint = perf_counter()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset)  # the data set is in order already
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None  # float16: an overflow is the scaler's business
+        if not scaled and not math.isfinite(float(norm)):
+            self._refuse_gradient(float(norm))
+        return norm
+
+    def _refuse_gradient(self, norm: float) -> None:
+        suspects = [bound.term.label for bound in self.module.terms if not bound.per_token]
+        origin = f"one of the sequence losses ({', '.join(suspects)}) or the backbone" if suspects else "the backbone"
+        raise kdtool.PluginError(
+            f"the gradient's norm is {norm} at step {self.state.global_step + 1}, though every term's value is finite: it "
+            f"comes from {origin}. Look for square roots and norms at zero; training stopped, the last checkpoint is kept"
+        )
+
+    def _balance(self, step: int) -> Mapping[str, float]:
+        if not self._balances or self.progress.stats is None:
+            return {}
+        answer = self.run.hook.kdtool_balance(self.progress.stats, step)
+        if answer is None:
+            return {}
+        names = {bound.term.name for bound in self.module.terms}
+        bad = {name: factor for name, factor in answer.value.items() if name not in names or not 0 <= factor < math.inf}
+        if bad:
+            raise kdtool.PluginError(
+                f"{self.run.hook.owner(answer.name) or answer.name} balanced {bad}; expected factors that are finite and "
+                f"not negative, for {', '.join(sorted(names))}"
+            )
+        return answer.value
+
+    def _measures(self, step: int) -> bool:
+        return self._balances or step == 1 or step % self.config.gradient_norms_every == 0
+
+    def _term_reports(self) -> dict[str, kdtool.TermReport]:
+        """Gather this step's terms over ranks; also what balancing and the final notes need."""
+        ledger = self.module.ledger
+        gathered = torch.stack([ledger.values, ledger.squared_norms])
+        if self.run.world > 1:
+            dist.all_reduce(gathered)
+        values, squares = gathered.tolist()
+        names = [bound.term.name for bound in self.module.terms]
+        measured = self.module.measures_norms
+        reports = {}
+        for bound, weight, value, square in zip(self.module.terms, self._weights, values, squares, strict=True):
+            norm = math.sqrt(square) if measured else None
+            reports[bound.term.label] = kdtool.TermReport(value * bound.scale, weight, norm)
+        if measured:
+            before = self.progress.squared_norms or dict.fromkeys(names, 0.0)
+            self.progress.squared_norms = {n: before[n] + square for n, square in zip(names, squares, strict=True)}
+        self.progress.last_values = dict(zip(names, values, strict=True))
+        self.progress.stats = {
+            name: kdtool.TermStats(report.value, report.gradient_norm, report.weight)
+            for name, report in zip(names, reports.values(), strict=True)
+        }
+        return reports
+
+    def _checkpoint_is_due(self, step: int, now: float) -> bool:
+        every = self.config.checkpoint_every
+        if isinstance(every, int):
+            return step % every == 0
+        due = torch.tensor(float(now - self._last_checkpoint >= int(every.removesuffix("s"))))
+        if self.run.world > 1:  # clocks differ: rank 0 decides
+            due = due.to(self.args.device)
+            dist.broadcast(due, 0)
+        return bool(due)
+
+    # Checkpoints: the parent writes into `.writing/`, then the folder is sealed.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.phase.checkpoints / _checkpoints.WRITING)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        root = self.phase.checkpoints
+        if self.run.rank == 0:
+            _checkpoints.start_writing(root)
+        self._wait_for_all()
+        super()._save_checkpoint(model, trial)
+        self._wait_for_all()
+        if self.run.rank == 0:
+            written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
+            content = json.dumps(asdict(self.progress), indent=1)
+            (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
+            sealed = _checkpoints.seal(written, root)
+            _checkpoints.rotate(root, self.config.keep_checkpoints)
+            self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
+        self._wait_for_all()
+        self.restart_clock()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self._get_output_dir(None))
+        if self.run.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.module.student, str(folder / _STUDENT))
+            if self.module.loss_modules:
+                save_model(self.module.loss_modules, str(folder / _LOSS_MODULES))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_model(self.module.student, folder / _STUDENT, strict=True)
+        if self.module.loss_modules:
+            load_model(self.module.loss_modules, folder / _LOSS_MODULES, strict=True)
+        content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        stats = content.pop("stats")
+        self.progress = Progress(
+            **content, stats=stats and {name: kdtool.TermStats(**figures) for name, figures in stats.items()}
+        )
+
+    def _wait_for_all(self) -> None:
+        if self.run.world > 1:
+            dist.barrier()
+
+
+class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
+    """Passes the parent's events on to the loop."""
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop = loop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._loop.restart_clock()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._loop.begin_step(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._loop.end_step(state.global_step, control)
+
+
+def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) -> float:
+    """Return the learning rate's fraction of its peak at a step, counted from 0."""
+    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
+
+
+def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:
+    """Make the parent's kind of batch: a dictionary in which it finds `labels` to count."""
+    batch = collate(rows)
+    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}

@@ -1,0 +1,173 @@
+"""The distillation module: the student and all that trains along, as one `torch.nn.Module` that returns the loss.
+
+Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once a micro-batch. The teacher is no part of it: its
+signals come in as arguments. Everything that is common to all losses happens here: weights and their schedules,
+temperature², the divisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import kdtool
+import torch
+from torch import Tensor, nn
+
+from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
+from kdtool_trainer_standard._nonfinite import blame_states, blame_token_losses, refuse
+from kdtool_trainer_standard._norms import squared_norms_at_logits, squared_norms_at_states
+from kdtool_trainer_standard._terms import BoundTerm, plain_tensors
+
+__all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes and precision of the work: see `kdtool_trainer_standard.StandardTrainer.Config`."""
+
+    dtype: torch.dtype
+    head_rows: int
+    loss_rows: int
+    rows_per_step: int
+    """Rows of one step over all micro-batches and ranks: what sequence losses are divided by."""
+
+
+@dataclass(eq=False)
+class Ledger:
+    """What one step found out on this rank: each term's share of the mean value, and of its squared gradient norm."""
+
+    values: Tensor
+    squared_norms: Tensor
+    tokens: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+
+class DistillationModule(nn.Module):
+    """Student and loss modules; `forward` returns `{"loss": …}`."""
+
+    accepts_loss_kwargs = True
+    """Tells `transformers.Trainer` to count the labels of the whole step and to pass their number."""
+
+    def __init__(
+        self,
+        run: kdtool.RunInfo,
+        student: kdtool.LanguageModel,
+        terms: Sequence[BoundTerm],
+        loss: ChunkLoss,
+        loss_modules: Mapping[str, nn.Module],
+        sizes: Sizes,
+    ) -> None:
+        super().__init__()
+        self.student = student.model
+        self.loss_modules = nn.ModuleDict({name.replace(".", "/"): module for name, module in loss_modules.items()})
+        self.language_model = student
+        self.run = run
+        self.terms = tuple(terms)
+        self.chunk_loss = loss
+        self.sizes = sizes
+        layers = sorted({pair[0] for bound in terms for pair in bound.term.layers})
+        self.wanted = kdtool.Want(kinds=frozenset({"hidden"} if layers else ()), layers=tuple(layers))
+        self._token = [index for index, bound in enumerate(terms) if bound.per_token]
+        self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
+        self._buffers_of_logits: dict[Any, Tensor] = {}
+        device = next(self.student.parameters()).device
+        self.progress, self.step = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+        self.factors = torch.ones(len(terms), device=device)
+        self.measures_norms = False
+        self.ledger = self._empty_ledger()
+
+    def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:
+        """Prepare for the step with this number, from 1. `factors` are weight · temperature² · balance of each term."""
+        self.step.fill_(step)
+        self.progress.fill_(progress)
+        self.factors.copy_(torch.tensor(factors, dtype=torch.float32))
+        self.measures_norms = measure_norms
+        self.ledger = self._empty_ledger()
+
+    def forward(
+        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], num_items_in_batch: Tensor | int
+    ) -> dict[str, Tensor]:
+        """Return this micro-batch's share of the step's loss.
+
+        Args:
+            batch: B rows; N of their positions have a label.
+            signals: of each teacher, for this batch.
+            num_items_in_batch: labelled positions of the whole step, over all ranks and micro-batches.
+        """
+        divisor = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device).clamp(min=1)
+        signals = {name: plain_tensors(signal) for name, signal in signals.items()}
+        outputs = self.language_model.backbone(batch, self.wanted)
+        self.ledger.tokens = divisor
+        loss = self._token_losses(batch, signals, outputs, divisor)
+        for index in self._sequence:
+            loss = loss + self._sequence_loss(index, batch, signals, outputs, divisor)
+        return {"loss": loss}
+
+    def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
+        """Return what the chunked head needs for a batch."""
+        return HeadWork(
+            loss=self.chunk_loss,
+            rows=token_rows(batch, self.factors[self._token], self.progress, self.step),
+            teachers=Teachers(self.chunk_loss, signals),
+            head=self.language_model.head,
+            dtype=self.sizes.dtype,
+            head_rows=self.sizes.head_rows,
+            loss_rows=self.sizes.loss_rows,
+            buffers=self._buffers_of_logits,
+        )
+
+    def _token_losses(
+        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], outputs: kdtool.ModelOutputs, divisor: Tensor
+    ) -> Tensor:
+        if not self._token:  # states must stay in the graph, so that every rank has all gradients
+            return outputs.last.float().sum() * 0
+        work = self.head_work(batch, signals)
+        loss = chunked_loss(outputs.last, work, divisor)
+        if not bool(work.finite):
+            blame_token_losses(self.run, outputs.last.detach(), work, int(self.step))
+        self.ledger.values[self._token] += work.sums / divisor
+        if self.measures_norms:
+            self.ledger.squared_norms[self._token] += squared_norms_at_logits(outputs.last.detach(), work, divisor)
+        return loss
+
+    def _sequence_loss(
+        self,
+        index: int,
+        batch: kdtool.Batch,
+        signals: Mapping[str, kdtool.Signal],
+        outputs: kdtool.ModelOutputs,
+        divisor: Tensor,
+    ) -> Tensor:
+        bound = self.terms[index]
+        teacher = None if bound.term.teacher is None else signals[bound.term.teacher]
+        result = bound.call(kdtool.StepView(batch, outputs, teacher, self.progress, self.step))
+        count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
+        value = result.values.float().sum() / count
+        if not bool(value.isfinite()):
+            blame_states(outputs.last.detach(), int(self.step))
+            refuse(self.run, bound.term, int(self.step), "returned", float(value))
+        weighed = value * self.factors[index]
+        self.ledger.values[index] += value.detach()
+        if self.measures_norms:
+            states = [outputs.last, *outputs.hidden.values()]
+            self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
+        return weighed
+
+    def _empty_ledger(self) -> Ledger:
+        zeros = torch.zeros(len(self.terms), device=self.progress.device)
+        return Ledger(values=zeros, squared_norms=zeros.clone())
+
+
+def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
+    """Return what the losses see of a batch's labelled positions, row-major."""
+    labelled = batch.labels != -100
+    return TokenRows(
+        labels=batch.labels[labelled],
+        positions=batch.positions[labelled],
+        columns={name: column[labelled] for name, column in batch.columns.items()},
+        factors=factors,
+        progress=progress,
+        step=step,
+    )

@@ -1,0 +1,65 @@
+"""Who is to blame for a value that is not finite: the student that ran away, or one loss.
+
+Called by the distillation module when a micro-batch's result is not finite, before any weight has changed.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import kdtool
+import torch
+from torch import Tensor
+
+from kdtool_trainer_standard._head import HeadWork
+from kdtool_trainer_standard._projection import Projection
+
+__all__ = ["blame_states", "blame_token_losses", "refuse"]
+
+
+def blame_states(hidden: Tensor, step: int) -> None:
+    """Raise if the student's own final states are not finite.
+
+    Raises:
+        UsageError: training has run away; no loss is at fault.
+    """
+    if not bool(hidden.isfinite().all()):
+        raise kdtool.UsageError(
+            f"training diverged at step {step}: the student's final states are not finite. A lower learning_rate, a longer "
+            "warmup or gradient_clip: 1.0 is the usual remedy; the last checkpoint is kept"
+        )
+
+
+def blame_token_losses(run: kdtool.RunInfo, hidden: Tensor, work: HeadWork, step: int) -> NoReturn:
+    """Look through all positions, term by term, and raise with the name of the first culprit.
+
+    Raises:
+        UsageError: the student's states or logits are not finite themselves.
+        PluginError: a loss gave a value or a gradient that is not finite.
+    """
+    blame_states(hidden, step)
+    projection = Projection(work.head, work.dtype)
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, hidden.shape[0], work.loss_rows):
+            rows = slice(start, start + work.loss_rows)
+            logits = projection.logits(hidden[rows])
+            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, logits.shape[0]), rows)
+            for index, bound in enumerate(work.loss.terms):
+                gradient, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
+                if not bool(values.isfinite().all()):
+                    refuse(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
+                if not bool(gradient.isfinite().all()):
+                    refuse(run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0]))
+    raise kdtool.UsageError(
+        f"the loss is not finite at step {step}, though each term alone is: the sum overflows {work.dtype}. "
+        "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"
+    )
+
+
+def refuse(run: kdtool.RunInfo, term: kdtool.Term, step: int, did: str, value: float) -> NoReturn:
+    """Raise a `PluginError` that names the term."""
+    raise kdtool.PluginError(
+        f"{run.hook.owner(term.name) or f'loss {term.name!r}'} {did} {value} at step {step}, from states that are finite. "
+        "Expected: a finite value and gradient for any finite logits (look for log(0), 0/0 and square roots of 0); "
+        "training stopped, the last checkpoint is kept"
+    )

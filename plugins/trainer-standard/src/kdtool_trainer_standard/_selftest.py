@@ -1,0 +1,289 @@
+"""What is checked in about a second before the first step, so that nothing trains silently wrong.
+
+The student's head is what it says it is; vocabularies agree; every loss returns what its contract asks for on a real
+chunk; a divergence of the teacher to itself is zero; losses do not depend on how positions are cut into chunks. Called by
+`_train` once a phase, with the first batch; only its fullest row is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import kdtool
+import torch
+from kdtool_transformers import self_check
+from torch import Tensor
+
+from kdtool_trainer_standard._chunk import ChunkRows
+from kdtool_trainer_standard._head import HeadWork, chunked_loss
+from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._projection import Projection
+from kdtool_trainer_standard._terms import BoundTerm
+
+__all__ = ["first_chunk", "self_test"]
+
+_ZERO = 1e-3
+"""What a divergence at equality and the difference of chunked to unchunked may be, relative to about 1."""
+
+
+def self_test(
+    run: kdtool.RunInfo,
+    module: DistillationModule,
+    batch: kdtool.Batch,
+    signals: Mapping[str, kdtool.Signal],
+) -> None:
+    """Check student, teachers and losses against each other.
+
+    Raises:
+        UsageError: teacher and student do not fit together.
+        PluginError: a plugin returned something that its contract does not allow; its name is given.
+    """
+    if hasattr(module.language_model.model, "get_input_embeddings"):
+        self_check(module.language_model)
+    _check_teachers(run, module, batch, signals)
+    module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
+    batch, signals = _fullest_row(batch, signals)
+    with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
+        outputs = module.language_model.backbone(batch, module.wanted)
+    work = module.head_work(batch, signals)
+    _check_weightings(run, work, outputs.last.detach())
+    for index, bound in enumerate(work.loss.terms):
+        _check_token_loss(run, index, bound, work, outputs.last.detach())
+    for bound in module.terms:
+        if not bound.per_token:
+            _check_sequence_loss(run, module, bound, kdtool.StepView(
+                batch, outputs, signals.get(bound.term.teacher or ""), module.progress, module.step
+            ))  # fmt: skip
+    if work.loss.terms:
+        _check_chunking(work, outputs.last.detach())
+
+
+def first_chunk(
+    module: DistillationModule, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]
+) -> tuple[Tensor, ChunkRows]:
+    """Return logits [r, V] and the rest of a real chunk, of the size that the losses will be called with."""
+    with torch.no_grad():
+        outputs = module.language_model.backbone(batch, kdtool.Want())
+        work = module.head_work(batch, signals)
+        return _chunk(work, outputs.last, work.loss_rows)
+
+
+def _chunk(work: HeadWork, hidden: Tensor, count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, ChunkRows]:
+    rows = slice(0, min(count, hidden.shape[0]))
+    logits = Projection(work.head, dtype or work.dtype).logits(hidden[rows])
+    return logits, work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
+
+
+def _check_teachers(
+    run: kdtool.RunInfo, module: DistillationModule, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]
+) -> None:
+    student, positions = module.language_model, int((batch.labels != -100).sum())
+    for bound in module.terms:
+        teacher = bound.term.teacher
+        if teacher is None or bound.form == "none":
+            continue
+        signal = signals[teacher]
+        if teacher in run.hook.kdtool_tokenizer.names():
+            tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
+            if tokenizer is not None and tokenizer.fingerprint != student.tokenizer.fingerprint:
+                raise kdtool.UsageError(
+                    f"{bound.term.label} compares token by token, but {teacher} and the student have different tokenizers; "
+                    "take a student with the teacher's tokenizer, or a loss for different ones"
+                )
+        vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else student.head.vocabulary
+        if vocabulary != student.head.vocabulary:
+            raise kdtool.UsageError(
+                f"{bound.term.label}: {teacher} has a true vocabulary of {vocabulary} tokens, the student of "
+                f"{student.head.vocabulary}; their logits cannot be compared"
+            )
+        rows = (
+            signal.lazy.hidden.shape[0]
+            if bound.form == "dense" and signal.lazy
+            else len(signal.sparse.ids)
+            if signal.sparse
+            else 0
+        )
+        if rows != positions:
+            raise kdtool.PluginError(
+                f"the signal of {teacher} has {rows} positions, but the batch has {positions} labels; one for each is "
+                "expected"
+            )
+        if signal.sparse is not None and int(signal.sparse.ids.max()) >= student.head.vocabulary:
+            raise kdtool.PluginError(
+                f"the signal of {teacher} names token {int(signal.sparse.ids.max())}; the student's vocabulary ends at "
+                f"{student.head.vocabulary - 1}"
+            )
+
+
+def _fullest_row(
+    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]
+) -> tuple[kdtool.Batch, dict[str, kdtool.Signal]]:
+    counts = (batch.labels != -100).sum(1)
+    row = int(counts.argmax())
+    start = int(counts[:row].sum())
+    positions, only = slice(start, start + int(counts[row])), slice(row, row + 1)
+
+    def of_positions(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[positions]
+        return dataclasses.replace(
+            value,
+            **{name: getattr(value, name)[positions] for name in ("hidden", "ids", "weights") if hasattr(value, name)},
+        )
+
+    return dataclasses.replace(
+        batch,
+        input_ids=batch.input_ids[only],
+        positions=batch.positions[only],
+        labels=batch.labels[only],
+        document=batch.document[only],
+        row_keys=batch.row_keys[only],
+        columns={name: column[only] for name, column in batch.columns.items()},
+    ), {
+        name: dataclasses.replace(
+            signal,
+            lazy=signal.lazy and of_positions(signal.lazy),
+            sparse=signal.sparse and of_positions(signal.sparse),
+            hidden={layer: of_positions(states) for layer, states in signal.hidden.items()},
+            attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
+        )
+        for name, signal in signals.items()
+    }
+
+
+def _check_weightings(run: kdtool.RunInfo, work: HeadWork, hidden: Tensor) -> None:
+    if not work.loss.terms:
+        return
+    logits, rows = _chunk(work, hidden, work.loss_rows)
+    for name in run.hook.kdtool_token_weight.names():
+        weights = run.hook.kdtool_token_weight.of(name)(work.loss.chunk(0, logits, rows))
+        _expect_values(run, name, "kdtool_token_weight", weights, (logits.shape[0],))
+
+
+def _check_token_loss(run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, hidden: Tensor) -> None:
+    hook = run.hook.kdtool_token_loss.of(bound.term.name)
+    logits, rows = _chunk(work, hidden, work.loss_rows)
+    values, gradient = _value_and_gradient(run, bound, hook, work, index, logits, rows)
+    _expect_finite(run, bound, gradient, "gradient")
+    if not (bound.divergence and bound.form == "dense"):
+        return
+    values, gradient = _value_and_gradient(run, bound, hook, work, index, rows.teachers[index][0], rows)
+    _expect_zero(run, bound, float(values.abs().max()), float(gradient.abs().max()))
+
+
+def _value_and_gradient(
+    run: kdtool.RunInfo, bound: BoundTerm, hook: Any, work: HeadWork, index: int, logits: Tensor, rows: ChunkRows
+) -> tuple[Tensor, Tensor]:
+    leaf = logits.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        values = hook(work.loss.chunk(index, leaf, rows))
+        _expect_values(run, bound.term.name, "kdtool_token_loss", values, (logits.shape[0],))
+        if not values.requires_grad:
+            raise kdtool.PluginError(
+                f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.student_logits "
+                "(detached, or computed from .data, .item() or numpy); nothing could be learned from it"
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), gradient
+
+
+def _check_sequence_loss(
+    run: kdtool.RunInfo, module: DistillationModule, bound: BoundTerm, view: kdtool.StepView
+) -> None:
+    hook = run.hook.kdtool_sequence_loss.of(bound.term.name)
+    result = hook(view)
+    _expect_result(run, bound, result, view)
+    has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
+    if not bound.divergence or has_module or view.teacher is None:
+        return
+    same = {}
+    for ours, theirs in bound.term.layers:
+        states = view.teacher.hidden[theirs].detach().to(view.student.last.dtype)
+        if states.shape != view.student.hidden[ours].shape:
+            return
+        same[ours] = states.requires_grad_()
+    if not same:
+        return
+    outputs = dataclasses.replace(view.student, hidden={**view.student.hidden, **same})
+    result = hook(dataclasses.replace(view, student=outputs))
+    gradients = torch.autograd.grad(result.values.sum(), list(same.values()), allow_unused=True)
+    largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
+    _expect_zero(run, bound, float(result.values.abs().max()), largest)
+
+
+def _check_chunking(work: HeadWork, hidden: Tensor) -> None:
+    """Compare the chunked head with all positions in one call, both in float32."""
+    count = min(hidden.shape[0], 48)
+    logits, rows = _chunk(work, hidden[:count], count, torch.float32)
+    head = dataclasses.replace(
+        work.head,
+        weight=work.head.weight.detach().float(),
+        bias=None if work.head.bias is None else work.head.bias.detach(),
+    )
+    projection = Projection(head)
+    gradient, sums = work.loss(logits, rows)
+    expected = projection.before_cap(gradient, logits) @ projection.weight
+    states = hidden[:count].float().requires_grad_()
+    small = dataclasses.replace(work, head=head, dtype=torch.float32, head_rows=20, loss_rows=7, buffers={})
+    small.rows = dataclasses.replace(work.rows, labels=rows.labels, positions=rows.positions, columns=rows.columns)
+    chunked_loss(states, small, torch.ones((), device=hidden.device)).backward()  # type: ignore[no-untyped-call]
+    assert states.grad is not None  # noqa: S101 - it was asked for above
+    away = float((states.grad - expected).norm() / expected.norm().clamp(min=1e-12))
+    apart = float(((small.sums - sums).abs() / sums.abs().clamp(min=1.0)).max())
+    if not max(away, apart) <= _ZERO:
+        names = ", ".join(bound.term.label for bound in work.loss.terms)
+        raise kdtool.PluginError(
+            f"the losses ({names}) or token weights depend on how positions are cut into chunks: gradients differ by "
+            f"{away:.2g}, values by {apart:.2g} (relative; allowed {_ZERO:g}). Each position's value may depend on that "
+            "position alone"
+        )
+
+
+def _expect_values(run: kdtool.RunInfo, name: str, hook: str, values: object, shape: tuple[int, ...]) -> None:
+    expected = f"expected: a tensor of shape {list(shape)} and dtype float32, one value for each position"
+    if not isinstance(values, Tensor):
+        raise kdtool.PluginError(f"{_who(run, name)}: {hook} returned {type(values).__name__}; {expected}")
+    if tuple(values.shape) != shape or values.dtype != torch.float32:
+        raise kdtool.PluginError(
+            f"{_who(run, name)}: {hook} returned a tensor of shape {list(values.shape)} and dtype "
+            f"{str(values.dtype).removeprefix('torch.')}; {expected}"
+        )
+    if not bool(values.isfinite().all()):
+        bad = values.detach()[~values.isfinite()]
+        raise kdtool.PluginError(
+            f"{_who(run, name)}: {hook} returned {float(bad[0])} at {len(bad)} of {values.numel()} positions of a first "
+            "chunk; expected: finite values for any finite logits (look for log(0) and 0/0)"
+        )
+
+
+def _expect_result(run: kdtool.RunInfo, bound: BoundTerm, result: object, view: kdtool.StepView) -> None:
+    if not isinstance(result, kdtool.PerToken | kdtool.PerSequence):
+        raise kdtool.PluginError(
+            f"{_who(run, bound.term.name)}: kdtool_sequence_loss returned {type(result).__name__}; expected: "
+            "kdtool.PerToken(values) with one value for each labelled position, or kdtool.PerSequence(values) with one a row"
+        )
+    per_token = isinstance(result, kdtool.PerToken)
+    count = view.student.last.shape[0] if per_token else view.batch.input_ids.shape[0]
+    _expect_values(run, bound.term.name, "kdtool_sequence_loss", result.values, (count,))
+
+
+def _expect_finite(run: kdtool.RunInfo, bound: BoundTerm, tensor: Tensor, what: str) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise kdtool.PluginError(
+            f"{_who(run, bound.term.name)}: the {what} of kdtool_token_loss is not finite on a first chunk, though its "
+            "values are (look for square roots and powers at 0)"
+        )
+
+
+def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, value: float, gradient: float) -> None:
+    if not max(value, gradient) <= _ZERO:
+        raise kdtool.PluginError(
+            f"{_who(run, bound.term.name)} calls itself a divergence, but where student and teacher are identical its value "
+            f"is {value:.3g} and its gradient {gradient:.3g}; expected: 0 and 0"
+        )
+
+
+def _who(run: kdtool.RunInfo, name: str) -> str:
+    return str(run.hook.owner(name) or f"'{name}'")

@@ -1,0 +1,111 @@
+"""A phase's losses bound to what the training loop needs of them: callables, teachers, fixed factors.
+
+Made once at the start of a phase, from hooks and the first batch's signals.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import kdtool
+from torch import Tensor
+
+__all__ = ["BoundTerm", "Form", "bind_terms", "plain_tensors"]
+
+Form = Literal["none", "dense", "sampled", "top-k"]
+"""How a token loss receives its teacher."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoundTerm:
+    """One term, ready to be called: `call` takes a `TokenChunk` if `per_token`, else a `StepView`."""
+
+    term: kdtool.Term
+    call: Callable[[Any], Any]
+    per_token: bool
+    divergence: bool
+    scale: float
+    """temperature² for a loss that compares softened distributions, else 1."""
+    form: Form = "none"
+    captured_temperature: float = 1.0
+
+
+def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, kdtool.Signal]) -> tuple[BoundTerm, ...]:
+    """Bind the phase's terms, in order. `signals` are those of a first batch: they say in which form teachers answer.
+
+    Raises:
+        PluginError: a loss implements neither hook or both, or its teacher's signal holds nothing that it can use.
+    """
+    token, sequence = run.hook.kdtool_token_loss.bound(), run.hook.kdtool_sequence_loss.bound()
+    bound = []
+    for term in phase.terms:
+        if (term.name in token) == (term.name in sequence):
+            which = "both" if term.name in token else "neither"
+            raise kdtool.PluginError(
+                f"{run.hook.owner(term.name) or term.name} implements {which} of kdtool_token_loss and "
+                "kdtool_sequence_loss; exactly one is expected"
+            )
+        per_token = term.name in token
+        call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
+        loss = _component(call)
+        form, captured = _form(run, term, loss, signals) if per_token else ("none", 1.0)
+        bound.append(
+            BoundTerm(
+                term=term,
+                call=call,
+                per_token=per_token,
+                divergence=bool(getattr(loss, "divergence", False)),
+                scale=term.temperature**2 if getattr(loss, "softened", False) else 1.0,
+                form=form,
+                captured_temperature=captured,
+            )
+        )
+    return tuple(bound)
+
+
+def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
+    """Return the signal without inference tensors, which autograd refuses to keep for backward."""
+    sparse = signal.sparse
+    if sparse is not None:
+        sparse = kdtool.SparseTokens(_plain(sparse.ids), _plain(sparse.weights), sparse.form, sparse.temperature)
+    return kdtool.Signal(
+        fingerprint=signal.fingerprint,
+        lazy=signal.lazy,  # projected by us, which gives ordinary tensors
+        sparse=sparse,
+        hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
+        attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
+    )
+
+
+def _component(call: Callable[[Any], Any]) -> Any:
+    """Return the component behind a bound hook: its attributes say how it wants to be called."""
+    return getattr(inspect.unwrap(call), "__self__", None)
+
+
+def _form(
+    run: kdtool.RunInfo, term: kdtool.Term, loss: Any, signals: Mapping[str, kdtool.Signal]
+) -> tuple[Form, float]:
+    needs: Sequence[frozenset[str]] = getattr(loss, "needs", ())
+    if term.teacher is None:
+        return "none", 1.0
+    signal = signals[term.teacher]
+    for need in needs or (frozenset({"logits", "sampled", "top-k"}),):
+        if "logits" in need and signal.lazy is not None:
+            return "dense", 1.0
+        if signal.sparse is not None and signal.sparse.form in need:
+            return signal.sparse.form, signal.sparse.temperature
+    if not needs or not any(need & {"logits", "sampled", "top-k"} for need in needs):
+        return "none", 1.0
+    wanted = " or ".join(sorted({offer for need in needs for offer in need}))
+    has = [*(["logits"] if signal.lazy else []), *([signal.sparse.form] if signal.sparse else [])]
+    raise kdtool.PluginError(
+        f"{run.hook.owner(term.name) or term.name} needs {wanted} of {term.teacher}, whose signal holds "
+        f"{' and '.join(has) or 'neither logits nor tokens'}"
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -1,0 +1,238 @@
+"""One phase from start to end: transforms, binding, self-tests, the loop, what is left to be said.
+
+Called by `StandardTrainer.kdtool_train`, on every rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import kdtool
+import torch
+import transformers
+from kdtool_rows import collate
+from kdtool_transformers import pick_device
+from torch import nn
+
+from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
+from kdtool_trainer_standard._loop import HISTORY, TrainingLoop
+from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
+from kdtool_trainer_standard._module import DistillationModule, Sizes
+from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._selftest import first_chunk, self_test
+from kdtool_trainer_standard._terms import bind_terms, plain_tensors
+
+__all__ = ["train_phase"]
+
+_SILENT_SHARE = 0.01
+"""A term below this share of the terms' gradient over a whole phase gets a note."""
+_CLOSE_TO_TEACHER = 0.1
+"""Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
+
+
+def train_phase(
+    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
+) -> kdtool.Trained:
+    """Train `student` in place and return what was done; see `kdtool.Trainer.kdtool_train`."""
+    if not len(phase.rows):
+        raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
+    phase.checkpoints.mkdir(parents=True, exist_ok=True)
+    with large_blocks_reused(), _quiet_transformers():
+        changed = _transformed(run, student)
+        args = _arguments(config, run, phase)
+        loop = _prepared(config, run, phase, changed, args)
+        _resume_and_train(loop)
+        notes = _notes(loop)
+        finished = _finished(run, changed)
+    if finished is not student:
+        student.model = finished.model
+    return kdtool.Trained(
+        steps=phase.steps,
+        tokens=loop.progress.tokens,
+        seconds=loop.progress.seconds,
+        history=_history_for_results(run, phase),
+        dtype=str(loop.module.sizes.dtype).removeprefix("torch."),
+        notes=notes,
+    )
+
+
+def _prepared(
+    config: StandardTrainer.Config,
+    run: kdtool.RunInfo,
+    phase: kdtool.Phase,
+    student: kdtool.LanguageModel,
+    args: transformers.TrainingArguments,
+) -> TrainingLoop:
+    device: torch.device = args.device
+    _ready(config, student, device)
+    batch = collate([RowsInOrder(phase.rows, config.batch, run.seed)[place] for place in range(config.batch)], device)
+    with torch.no_grad():
+        signals = {name: plain_tensors(source.signal(batch)) for name, source in phase.signals.items()}
+    terms = bind_terms(run, phase, signals)
+    weightings = run.hook.kdtool_token_weight.bound()
+    loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
+    module = DistillationModule(
+        run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student)
+    )
+    module.to(device)
+    self_test(run, module, batch, signals)
+    if loss.terms:
+        logits, rows = first_chunk(module, batch, signals)
+        to_come = phase.steps * config.accumulation * int((batch.labels != -100).sum())
+        compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
+    return TrainingLoop(config, run, phase, module, args)
+
+
+def _ready(config: StandardTrainer.Config, student: kdtool.LanguageModel, device: torch.device) -> None:
+    """Put the student where it trains; trained weights are float32, and autocast computes in less."""
+    student.model.to(device)
+    student.model.train()
+    for parameter in student.model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+    if config.activation_checkpointing:
+        switch_on = getattr(student.model, "activation_checkpointing_enable", None)
+        if switch_on is None:
+            raise kdtool.UsageError(f"{type(student.model).__name__} has no activation checkpointing: set it to false")
+        switch_on({"use_reentrant": False})  # reentrant, captured hidden states would carry no gradient
+
+
+def _arguments(
+    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase
+) -> transformers.TrainingArguments:
+    device = pick_device()
+    dtype = chosen_dtype(config.dtype, device)
+    args = transformers.TrainingArguments(
+        output_dir=str(phase.checkpoints),
+        max_steps=phase.steps,
+        per_device_train_batch_size=config.batch,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.gradient_clip,
+        optim="adamw_torch_fused",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and run.world > 1 else None,
+        ddp_find_unused_parameters=False,
+        average_tokens_across_devices=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # the default would hide a NaN
+        save_strategy="no",  # the loop decides
+        report_to=[],
+        disable_tqdm=True,
+        seed=run.seed,
+    )
+    if args.world_size != run.world:
+        raise kdtool.UsageError(f"{run.world} processes are expected, but torch.distributed has {args.world_size}")
+    return args
+
+
+def _sizes(
+    config: StandardTrainer.Config,
+    run: kdtool.RunInfo,
+    args: transformers.TrainingArguments,
+    student: kdtool.LanguageModel,
+) -> Sizes:
+    head_rows, loss_rows = chunk_sizes(student.head.vocabulary, args.device)
+    return Sizes(
+        dtype=chosen_dtype(config.dtype, args.device),
+        head_rows=config.head_rows or head_rows,
+        loss_rows=config.loss_rows or loss_rows,
+        rows_per_step=config.batch * config.accumulation * run.world,
+    )
+
+
+def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> dict[str, nn.Module]:
+    facts = {}
+    for term in phase.terms:
+        if term.name in run.hook.kdtool_modules.names() and term.teacher is not None:
+            facts[term.name] = run.hook.kdtool_describe.of(term.teacher)(run)
+            if facts[term.name] is None:
+                raise kdtool.PluginError(
+                    f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
+                )
+    torch.manual_seed(run.seed)
+    modules = {
+        name: run.hook.kdtool_modules.of(name)(student.facts, teacher) for name, teacher in facts.items() if teacher
+    }
+    return {name: module for name, module in modules.items() if module is not None}
+
+
+def _resume_and_train(loop: TrainingLoop) -> None:
+    root, run = loop.phase.checkpoints, loop.run
+    newest = _checkpoints.newest_whole(root, run.say) if run.rank == 0 else None
+    if run.world > 1:
+        shared: list[Path | None] = [newest]
+        torch.distributed.broadcast_object_list(shared, 0)
+        newest = shared[0]
+    done = 0 if newest is None else _checkpoints.step_of(newest)
+    if run.rank == 0:
+        _history.cut_back(root / HISTORY, done)
+        if done:
+            run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
+    loop.train(resume_from_checkpoint=None if newest is None else str(newest))
+
+
+def _transformed(run: kdtool.RunInfo, student: kdtool.LanguageModel) -> kdtool.LanguageModel:
+    for name in run.hook.kdtool_transform.names():
+        student = run.hook.kdtool_transform.of(name)(student, run) or student
+    return student
+
+
+def _finished(run: kdtool.RunInfo, student: kdtool.LanguageModel) -> kdtool.LanguageModel:
+    for name in reversed(run.hook.kdtool_finish.names()):
+        student = run.hook.kdtool_finish.of(name)(student, run) or student
+    return student
+
+
+def _notes(loop: TrainingLoop) -> tuple[str, ...]:
+    progress, module = loop.progress, loop.module
+    notes = []
+    squares = progress.squared_norms or {}
+    total = sum(squares.values()) ** 0.5
+    for bound in module.terms:
+        share = squares.get(bound.term.name, 0.0) ** 0.5 / total if total else 1.0
+        if share < _SILENT_SHARE and len(module.terms) > 1:
+            notes.append(
+                f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: it taught the student next to "
+                "nothing; a larger weight, or none, is what was meant"
+            )
+        value = (progress.last_values or {}).get(bound.term.name)
+        half = module.sizes.dtype != torch.float32
+        if bound.per_token and bound.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
+            notes.append(
+                f"{bound.term.label} came down to {value:.3f} nats, where logits in {str(module.sizes.dtype)[6:]} blur its "
+                "gradient; dtype: float32 would go on more exactly"
+            )
+    return tuple(notes)
+
+
+def _history_for_results(run: kdtool.RunInfo, phase: kdtool.Phase) -> Path:
+    kept, result = phase.checkpoints / HISTORY, run.folder / HISTORY
+    if run.rank == 0 and kept != result:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept, result)
+    return result
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own lines about training from the user: trackers say what there is to say."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

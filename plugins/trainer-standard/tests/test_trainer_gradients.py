@@ -1,0 +1,181 @@
+"""Gradients of the whole trainer against plain autograd on full logits in float64, which shares no code with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool.testing import make_run
+from kdtool_rows import collate
+from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
+from kdtool_trainer_standard._module import DistillationModule, Sizes
+from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._terms import bind_terms
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from trainer_models import MIXTURE, VOCABULARY, TinyModel, TinyTeacher, make_model, make_rows, mixture, train
+
+HEADS: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True},
+    "untied": {"tied": False},
+    "with bias, scale and cap": {"tied": False, "bias": True, "scale": 0.7, "soft_cap": 3.0},
+}
+
+
+@contextmanager
+def first_gradients(model: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Catch the gradients that reach the optimiser at its first step."""
+    caught: dict[str, Tensor] = {}
+
+    def catch(*_: Any) -> None:
+        if not caught:
+            caught.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+    handle = register_optimizer_step_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def full_logits(model: TinyModel, last: Tensor) -> Tensor:
+    z = F.linear(last, model.model.head.weight, model.model.head.bias)[..., :VOCABULARY] * model.scale
+    return z if model.soft_cap is None else model.soft_cap * torch.tanh(z / model.soft_cap)
+
+
+def oracle(student: TinyModel, rows: int) -> dict[str, Tensor]:
+    """Return the gradients of the mixture's first step, over all its rows at once, in float64."""
+    student, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
+    student.model.double(), teacher.model.double()
+    torch.manual_seed(0)
+    projector = torch.nn.Linear(16, 16).double()
+    batch = collate([RowsInOrder(make_rows(12), rows, 0)[place] for place in range(rows)])
+    ours, theirs = student.model.states(batch), teacher.model.states(batch)
+    asked = batch.labels != -100
+    z, t = full_logits(student, ours[-1])[asked], full_logits(teacher, theirs[-1])[asked]
+    count = asked.sum()
+    kl = F.kl_div((z / 2).log_softmax(-1), (t / 2).log_softmax(-1), log_target=True, reduction="sum") / count
+    ce = F.cross_entropy(z, batch.labels[asked], reduction="sum") / count
+    hidden = (projector(ours[1][asked]) - theirs[1][asked]).square().mean(-1).sum() / count
+    (0.7 * 4 * kl + 0.3 * ce + 0.5 * hidden).backward()
+    return {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
+
+
+def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[n].double() - expected[n]).norm() / expected[n].norm()) for n in expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "head_rows", "loss_rows"), [(4, 1, 11, 5), (4, 1, 4096, 4096), (1, 4, 11, 5)]
+)
+@pytest.mark.parametrize("head", HEADS)
+def test_gradients_equal_those_of_full_logits(
+    tmp_path: Path, head: str, batch: int, accumulation: int, head_rows: int, loss_rows: int
+) -> None:
+    student = make_model(1, **HEADS[head])
+    expected = oracle(student, 4)
+    with first_gradients(student.model) as found:
+        train(
+            tmp_path, student, steps=1, batch=batch, accumulation=accumulation,
+            head_rows=head_rows, loss_rows=loss_rows, gradient_clip=0.0,
+        )  # fmt: skip
+    assert worst_difference(found, expected) < 1e-5
+
+
+def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:
+    student = make_model(1)
+    expected = oracle(student, 4)
+    with first_gradients(student.model) as found:
+        trained = train(tmp_path, student, steps=1, dtype="bfloat16", gradient_clip=0.0)
+    assert trained.dtype == "bfloat16"
+    assert worst_difference(found, expected) < 5e-2
+
+
+def module_of(student: TinyModel, folder: Path, dtype: torch.dtype) -> tuple[DistillationModule, kdtool.Batch, Any]:
+    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+    signals = {"teacher": TinyTeacher(make_model(99), layers=(0,)).signal(batch)}
+    run = make_run(folder, mixture(project=False))
+    run.hook.kdtool_modules.of("losses.hidden")(student.facts, student.facts)
+    phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
+    terms = bind_terms(run, phase, signals)
+    sizes = Sizes(dtype, head_rows=11, loss_rows=5, rows_per_step=4)
+    module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
+    module.begin_step(1, 0.0, [0.7 * 4, 0.3], measure_norms=False)
+    return module, batch, signals
+
+
+def scaled_gradients(
+    student: TinyModel, folder: Path, dtype: torch.dtype, scale: float, shrink: float
+) -> dict[str, Tensor]:
+    module, batch, signals = module_of(student, folder, dtype)
+    count = (batch.labels != -100).sum() / shrink  # as if the step had many more tokens: small gradients
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = module(batch, signals, count)["loss"]
+    (loss * scale).backward()
+    return {n: p.grad.double() / scale / shrink for n, p in student.model.named_parameters() if p.grad is not None}
+
+
+def test_float16_with_a_scaled_loss_does_not_underflow(tmp_path: Path) -> None:
+    expected = scaled_gradients(make_model(1), tmp_path, torch.float32, 1.0, 1.0)
+    shrink = 2.0**-20
+    scaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 65536.0, shrink)
+    assert worst_difference(scaled, expected) < 1e-2
+    unscaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 1.0, shrink)
+    assert worst_difference(unscaled, expected) > 3e-2  # the backbone's small gradients are lost, so the test can fail
+
+
+def test_a_second_backward_is_refused(tmp_path: Path) -> None:
+    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    loss = module(batch, signals, torch.tensor(10))["loss"]
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass only"):
+        loss.backward()
+
+
+def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> None:
+    free, frozen = make_model(1, tied=False), make_model(1, tied=False)
+    frozen.model.head.weight.requires_grad_(False)
+    expected = scaled_gradients(free, tmp_path, torch.float32, 1.0, 1.0)
+    found = scaled_gradients(frozen, tmp_path, torch.float32, 1.0, 1.0)
+    assert "head.weight" not in found
+    del expected["head.weight"]
+    assert worst_difference(found, expected) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(0, 40), head_rows=st.integers(1, 50), loss_rows=st.integers(1, 50), seed=st.integers(0, 5),
+    padded=st.booleans(),
+)  # fmt: skip
+def test_any_chunking_of_any_number_of_positions_gives_the_same(
+    count: int, head_rows: int, loss_rows: int, seed: int, padded: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary, width = 13, 6
+    weight = torch.randn(vocabulary + 3 * padded, width, generator=generator, requires_grad=True)
+    hidden = torch.randn(count, width, generator=generator, requires_grad=True)
+    labels = torch.randint(vocabulary, (count,), generator=generator)
+    run = make_run(Path(), mixture())
+    terms = bind_terms(run, kdtool.Phase("p", 1, MIXTURE[1:2], make_rows(1), {}, Path()), {})
+    loss = ChunkLoss(terms, [])
+    rows = TokenRows(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
+    head = kdtool.Head(weight, vocabulary)
+    work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_rows, loss_rows)
+    value = chunked_loss(hidden, work, torch.tensor(7.0))
+    found = torch.autograd.grad(value, [hidden, weight])
+    plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
+    expected = torch.autograd.grad(plain, [hidden, weight])
+    torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,209 @@
+"""What the trainer's tests stand on: a tiny language model with every kind of head, a teacher, losses, phases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import torch
+from kdtool.testing import ByteTokenizer, ListSource, make_run
+from kdtool_trainer_standard import StandardTrainer
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+VOCABULARY, PADDED, WIDTH, LENGTH = 61, 64, 16, 24
+
+
+class Blocks(nn.Module):
+    """Two causal blocks that respect documents, with dropout, over an embedding; the head may be tied to it."""
+
+    def __init__(self, tied: bool = True, bias: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(PADDED, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(WIDTH, PADDED, bias=bias)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def states(self, batch: kdtool.Batch) -> list[Tensor]:
+        length = batch.input_ids.shape[1]
+        same = batch.document[:, :, None] == batch.document[:, None, :]
+        seen = (same & torch.ones(length, length, dtype=torch.bool).tril()).float()
+        seen = seen / seen.sum(-1, keepdim=True).clamp(min=1)
+        states = [self.embedding(batch.input_ids)]
+        for layer in self.layers:
+            before = states[-1]
+            mixed = torch.cat([before, seen.to(before.dtype) @ before], -1)
+            states.append(before + self.dropout(torch.tanh(layer(mixed))))
+        return states
+
+
+class Tokens(ByteTokenizer):
+    """A tokenizer of the tests' vocabulary."""
+
+    vocabulary = VOCABULARY
+
+
+class TinyModel(kdtool.LanguageModel):
+    """`Blocks` as kdtool sees them."""
+
+    def __init__(self, blocks: Blocks, scale: float = 1.0, soft_cap: float | None = None) -> None:
+        self.model = blocks
+        self.tokenizer = Tokens()
+        self.scale = scale
+        self.soft_cap = soft_cap
+
+    @property
+    def facts(self) -> kdtool.ModelFacts:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return kdtool.ModelFacts(count, count, 2, WIDTH, 1, 1, WIDTH, VOCABULARY, LENGTH, "float32", True, "bytes")
+
+    @property
+    def head(self) -> kdtool.Head:
+        head = self.model.head
+        return kdtool.Head(head.weight, VOCABULARY, head.bias, self.scale, self.soft_cap)
+
+    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+        states = self.model.states(batch)
+        labelled = batch.labels != -100
+        hidden = {layer: states[layer + 1][labelled] for layer in want.layers}
+        return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden)
+
+    def save(self, folder: Path) -> None:
+        save_model(self.model, str(folder / "model.safetensors"))
+
+
+def make_model(seed: int, **options: Any) -> TinyModel:
+    torch.manual_seed(seed)
+    head = {key: options.pop(key) for key in ("scale", "soft_cap") if key in options}
+    return TinyModel(Blocks(**options), **head)
+
+
+class TinyTeacher:
+    """A signal source: a frozen `TinyModel`, its hidden states, or tokens drawn from it."""
+
+    def __init__(self, model: TinyModel, layers: Sequence[int] = (), top_k: int = 0) -> None:
+        self.model = model
+        self.top_k = top_k
+        kinds = frozenset({"top-k" if top_k else "logits", *(["hidden"] if layers else [])})
+        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers))  # type: ignore[arg-type]
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        with torch.inference_mode():
+            outputs = self.model.backbone(batch, self.want)
+            sparse = None
+            if self.top_k:
+                head = self.model.head
+                probabilities = (outputs.last @ head.weight[:VOCABULARY].T).softmax(-1)
+                weights, ids = probabilities.topk(self.top_k)
+                sparse = kdtool.SparseTokens(ids.int(), weights, "top-k", 1.0)
+        lazy = None if self.top_k else kdtool.LazyLogits(outputs.last, self.model.head)
+        return kdtool.Signal("tiny", lazy=lazy, sparse=sparse, hidden=outputs.hidden)
+
+
+class CE(kdtool.Loss):
+    """Cross-entropy."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return -chunk.student_logits.float().log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]
+
+
+class KL(kdtool.Loss):
+    """Forward KL at a temperature."""
+
+    needs = (frozenset({"logits"}), frozenset({"top-k"}))
+    softened = True
+    divergence = True
+    temperature = 2.0
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        q = (chunk.student_logits.float() / chunk.temperature).log_softmax(-1)
+        if isinstance(chunk.teacher, kdtool.SparseTokens):
+            return -(chunk.teacher.weights * q.gather(-1, chunk.teacher.ids.long())).sum(-1)
+        assert chunk.teacher is not None
+        p = (chunk.teacher.logits.float() / chunk.temperature).log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
+
+
+class Hidden(kdtool.Loss):
+    """Squared distance of hidden states, through a projector if told so."""
+
+    needs = (frozenset({"hidden"}),)
+
+    class Config(kdtool.Config):
+        """Settings."""
+
+        project: bool = False
+        """Whether to project."""
+
+    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> nn.Module | None:
+        self.projector = nn.Linear(student.hidden, teacher.hidden) if self.config.project else None
+        return self.projector
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        assert view.teacher is not None
+        states = view.student.hidden[0]
+        states = states if self.projector is None else self.projector(states)
+        return kdtool.PerToken((states - view.teacher.hidden[0]).float().square().mean(-1))
+
+
+class Teacher(kdtool.Teacher):
+    """Describes itself, so that losses can make projectors."""
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        return make_model(0).facts
+
+
+def make_rows(count: int, seed: int = 0, masked: float = 0.3) -> ListSource:
+    """Rows of two documents each and some padding, part of their tokens without a label."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(count):
+        cut, end = rng.randint(3, LENGTH - 8), LENGTH - rng.randint(0, 4)
+        document = [0 if i < cut else 1 if i < end else -1 for i in range(LENGTH)]
+        labelled = [number >= 0 and rng.random() >= masked for number in document]
+        ids = [rng.randrange(VOCABULARY) for _ in range(LENGTH)]
+        rows.append(kdtool.Row(f"row{index}", ids, labelled, document, {"kind": [i % 3 for i in range(LENGTH)]}))
+    return ListSource(rows)
+
+
+def make_phase(
+    folder: Path, terms: Sequence[kdtool.Term], signals: Mapping[str, Any] | None = None, steps: int = 3, rows: int = 12
+) -> kdtool.Phase:
+    return kdtool.Phase("distil", steps, tuple(terms), make_rows(rows), dict(signals or {}), folder / "checkpoints")
+
+
+def make_trainer(**settings: Any) -> StandardTrainer:
+    return StandardTrainer(StandardTrainer.Config(**{"dtype": "float32", "compile": "off", **settings}))
+
+
+MIXTURE = (
+    kdtool.Term("losses.kl", "kl", 0.7, temperature=2.0, teacher="teacher"),
+    kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.3, 0.6)),
+    kdtool.Term("losses.hidden", "hidden", 0.5, teacher="teacher", layers=((0, 0),)),
+)
+
+
+def mixture(project: bool = True) -> dict[str, kdtool.Component]:
+    return {
+        "losses.kl": KL(KL.Config()),
+        "losses.ce": CE(CE.Config()),
+        "losses.hidden": Hidden(Hidden.Config(project=project)),
+        "teacher": Teacher(Teacher.Config()),
+    }
+
+
+def train(
+    folder: Path, student: TinyModel, steps: int = 3, run: Mapping[str, Any] | None = None, **settings: Any
+) -> kdtool.Trained:
+    """Train with the mixture of a token divergence, cross-entropy and hidden states through a projector."""
+    teacher = TinyTeacher(make_model(99), layers=(0,))
+    phase = make_phase(folder, MIXTURE, {"teacher": teacher}, steps=steps)
+    info = make_run(folder / "run", mixture(), **(run or {}))
+    trained = make_trainer(**settings).kdtool_train(info, phase, student)
+    assert trained is not None
+    return trained
