@@ -1,0 +1,81 @@
+"""Plain lines for logs and pipes: no control characters, a line at the start and end of a stage and every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+import kdtool
+
+from kdtool_tracker_console._words import duration, ended, harmless, rate
+
+__all__ = ["PlainDisplay"]
+
+_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class _Stage:
+    total: int | None
+    unit: str
+    begun: float
+    shown: float
+
+
+class PlainDisplay:
+    """Writes lines to standard output, flushed, so that a log follows the run."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._stages: dict[str, _Stage] = {}
+
+    def start(self, title: str, total: int | None, unit: str) -> None:
+        """Remember the stage and say that it begins."""
+        now = self._clock()
+        self._stages[title] = _Stage(total, unit, now, now)
+        self.line(f"{title}: begins" + (f", {total} {unit}".rstrip() if total is not None else ""))
+
+    def advance(self, title: str, done: int) -> None:
+        """Say how far a stage is, if it is time to."""
+        if (stage := self._due(title)) is None:
+            return
+        seconds = self._clock() - stage.begun
+        parts = [f"{done}/{stage.total} {stage.unit}" if stage.total else f"{done} {stage.unit}"]
+        if done and seconds > 0:
+            parts.append(rate(done / seconds, stage.unit))
+            if stage.total:
+                parts.append(f"{duration(seconds / done * max(0, stage.total - done))} left")
+        self.line(f"{title}: " + ", ".join(parts))
+
+    def step(self, title: str, report: kdtool.StepReport) -> None:
+        """Say how far training is, if it is time to."""
+        if self._due(title) is None:
+            return
+        parts = [f"step {report.step}/{report.steps}", f"loss {report.loss:.4g}"]
+        if report.seconds > 0 and report.step:
+            parts.append(rate(report.tokens / report.seconds, "tokens"))
+            parts.append(f"{duration(report.seconds / report.step * (report.steps - report.step))} left")
+        self.line(f"{title}: " + ", ".join(parts))
+
+    def end(self, title: str, seconds: float, *, reused: bool) -> None:
+        """Say that a stage ended."""
+        self._stages.pop(title, None)
+        self.line(ended(title, seconds, reused=reused))
+
+    def line(self, text: str) -> None:
+        """Write a line; what the output's encoding lacks is replaced."""
+        encoding = sys.stdout.encoding or "utf-8"
+        print(harmless(text).encode(encoding, errors="replace").decode(encoding), flush=True)
+
+    def close(self) -> None:
+        """Forget the stages."""
+        self._stages.clear()
+
+    def _due(self, title: str) -> _Stage | None:
+        stage, now = self._stages.get(title), self._clock()
+        if stage is None or now - stage.shown < _EVERY_SECONDS:
+            return None
+        stage.shown = now
+        return stage

@@ -1,0 +1,118 @@
+"""A run on a terminal and in a log: what is shown, when, and that nothing gets through that would move the cursor."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import partial
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_tracker_console import ConsoleTracker
+from kdtool_tracker_console._live import LiveDisplay
+from kdtool_tracker_console._plain import PlainDisplay
+from kdtool_tracker_console._words import duration, rate
+from rich.console import Console
+
+
+class TestConsoleTracker(ComponentConformance):
+    component = ConsoleTracker
+    entry_point = "console"
+
+
+def report(step: int) -> kdtool.StepReport:
+    return kdtool.StepReport(step, 100, step * 2048, step * 1.5, 10 / step, 1e-3, 0.5)
+
+
+def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
+    text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", arm="control", seed=1)
+    told.kdtool_run_start(make_run(folder, name="my-coder"))
+    told.kdtool_stage_start(text, None, "documents")
+    told.kdtool_stage_end(text, 0.01, True)
+    told.kdtool_stage_start(training, 100, "steps")
+    told.kdtool_step_end(training, report(40))
+    told.kdtool_said(training, "learning \x1b[31mrate\x1b[0m [bold]halved[/bold]\r ü")
+    told.kdtool_stage_end(training, 150.0, False)
+    told.kdtool_measured(text, kdtool.Measurement("perplexity", "student", "per token", 12.08, 64, False, 11.5, 12.6))
+    told.kdtool_run_end(text, "done", folder / "report.html")
+
+
+def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell_a_run(ConsoleTracker(ConsoleTracker.Config()), tmp_path)
+    out = capsys.readouterr().out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+    lines = out.splitlines()
+    assert lines[0] == f"Run my-coder in {tmp_path}"
+    assert "text: used again, nothing to do" in lines
+    assert "phases: control, seed 1: begins, 100 steps" in lines
+    assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
+    assert "phases: control, seed 1: done in 2 min 30 s" in lines
+    assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
+    assert "Run test is done: 1 stages made in 2 min 30 s, 1 used again" in lines
+    assert lines[-1] == f"Report: {tmp_path / 'report.html'}"
+
+
+def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    display = PlainDisplay(clock=lambda: now)
+    display.start("rows", 400, "rows")
+    for second in range(1, 26):
+        now = float(second)
+        display.advance("rows", second * 10)
+    display.start("phases", 100, "steps")
+    now += 11
+    display.step("phases", report(40))
+    display.step("phases", report(41))
+    display.advance("never started", 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "rows: begins, 400 rows",
+        "rows: 100/400 rows, 10 rows/s, 30 s left",
+        "rows: 200/400 rows, 10 rows/s, 20 s left",
+        "phases: begins, 100 steps",
+        "phases: step 40/100, loss 0.25, 1.4k tokens/s, 90 s left",
+    ]
+
+
+def test_an_output_that_lacks_letters_gets_replacements(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii", newline="\n"))
+    PlainDisplay().line("2.6 × so schnell")
+    assert raw.getvalue() == b"2.6 ? so schnell\n"
+
+
+def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, color_system=None)
+    told = ConsoleTracker(ConsoleTracker.Config())
+    display = LiveDisplay(console)
+    told._chosen = display
+    monkeypatch.setattr(display._progress, "update", partial(display._progress.update, refresh=True))
+    tell_a_run(told, tmp_path)
+    shown = out.getvalue()
+    assert "= text: used again, nothing to do" in shown
+    assert "✓ phases: control, seed 1: done in 2 min 30 s" in shown
+    assert "loss 0.25" in shown
+    assert "[bold]halved[/bold]" in shown
+    assert "\x1b[31m" not in shown
+    assert shown.rstrip().splitlines()[-1].startswith("Report: ")
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
+
+
+def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ConsoleTracker(ConsoleTracker.Config())
+    run = make_run(tmp_path)
+    told.kdtool_run_start(run)
+    told.kdtool_stage_start(run, 5, "rows")
+    told.kdtool_run_end(run, "failed", None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "Run test failed: 0 stages made in 0.0 s",
+        "What was finished is kept: the same command goes on from there",
+    ]
+
+
+def test_words() -> None:
+    assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
+    assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
