@@ -137,8 +137,9 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     problems: list[Problem] = []
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
-    for spec in (*recipe.shared, *(own for phase in (*recipe.phases, *control) for own in phase.components)):
-        if spec.key not in built and (item := _build(recipe, spec, say, problems)):
+    specs = (*recipe.shared, *(own for phase in (*recipe.phases, *control) for own in phase.components))
+    for spec in {spec.key: spec for spec in specs}.values():
+        if item := _build(recipe, spec, say, problems):
             built[spec.key] = item
     if problems:
         raise RecipeError(problems)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,21 +203,20 @@ class _Parser:
         return 1.0
 
     def _schedule(self, path: KeyPath, value: Mapping[str, Any]) -> Schedule:
-        known = ("start", "end", "begin", "until", "shape")
-        before = len(self.problems)
-        self._refuse_unknown(value, known, path)
-        for key in ("start", "end"):
-            if not (_is_number(value.get(key)) and 0 <= value[key] < float("inf")):
+        self._refuse_unknown(value, ("start", "end", "begin", "until", "shape"), path)
+        ends: list[Any] = [value.get("start"), value.get("end")]
+        for key, number in zip(("start", "end"), ends, strict=True):
+            if not (_is_number(number) and 0 <= number < float("inf")):
                 self._problem((*path, key), "is a number from 0")
-        begin, until = value.get("begin", 0.0), value.get("until", 1.0)
-        if not (_is_number(begin) and _is_number(until) and 0 <= begin < until <= 1):
+        shares = [value.get("begin", 0.0), value.get("until", 1.0)]
+        if not (all(map(_is_number, shares)) and 0 <= shares[0] < shares[1] <= 1):
             self._problem(path, "needs 0 <= begin < until <= 1, as shares of the phase")
         shape = value.get("shape", "linear")
         if shape not in {"linear", "cosine", "step"}:
             self._problem((*path, "shape"), f"{shape!r} is none of linear, cosine, step")
-        if len(self.problems) > before:
-            return Schedule(1.0, 1.0)
-        return Schedule(float(value["start"]), float(value["end"]), float(begin), float(until), shape)
+            shape = "linear"
+        start, end, begin, until = (float(number) if _is_number(number) else 0.0 for number in (*ends, *shares))
+        return Schedule(start, end, begin, until, shape)
 
     def _phases(self, value: Any, trainer: ComponentSpec | None) -> tuple[PhaseSpec, ...]:
         if not isinstance(value, Mapping) or not value:
@@ -271,15 +271,22 @@ class _Parser:
             self._problem(
                 ("control", "match"), "time needs tokens too: its speed decides how many steps the time is worth"
             )
-        own_trainer = self._phase_trainer(("control", "trainer"), trainer)
         losses = tuple(self._collection(("control", "losses")))
-        phases = [self._phase(name, phase, own_trainer) for name, phase in (self.data.get("train") or {}).items()]
+        train: Any = self.data.get("train")
+        names = list(train) if isinstance(train, Mapping) else []
+        phases = [phase for name in names if (phase := self._phase(name, train[name], trainer)) is not None]
         replaced = [
-            PhaseSpec(p.name, p.steps, losses or p.losses, p.transforms, p.weightings, own_trainer or p.trainer, p.key)
-            for p in phases
-            if p is not None
+            replace(phase, losses=losses or phase.losses, trainer=self._control_trainer(phase, alone=len(phases) == 1))
+            for phase in phases
         ]
         return ControlSpec(tuple(key for key in ARMS if key in match), bool(losses), tuple(replaced))
+
+    def _control_trainer(self, phase: PhaseSpec, *, alone: bool) -> ComponentSpec | None:
+        """Return the trainer of a control's phase: the control's settings over the phase's own."""
+        spec = self._phase_trainer(("control", "trainer"), phase.trainer)
+        if spec is None or alone or spec == phase.trainer:
+            return spec
+        return replace(spec, path=f"control.{phase.name}.trainer", key=("control", phase.name, "trainer"))
 
 
 def _is_number(value: Any) -> bool:

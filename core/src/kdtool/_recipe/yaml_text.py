@@ -75,7 +75,7 @@ def read_document(text: str, file: str, folder: Path) -> Document:
     if len(text.encode(errors="replace")) > MAXIMUM_BYTES:
         raise RecipeError([Problem("", f"is larger than {MAXIMUM_BYTES:,} bytes", file)])
     try:
-        reader.refuse_anchors(text)
+        reader.refuse_exotic(text)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise RecipeError([_syntax_problem(error, file)]) from error
@@ -123,16 +123,17 @@ class _Reader:
         self.places: dict[KeyPath, Place] = {}
         self.problems: list[Problem] = []
 
-    def refuse_anchors(self, text: str) -> None:
+    def refuse_exotic(self, text: str) -> None:
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAXIMUM_DEPTH:
                 raise RecipeError([self.problem(event, (), f"is nested deeper than {MAXIMUM_DEPTH} levels")])
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise RecipeError(
-                    [self.problem(event, (), "anchors and aliases are not used here; `extends:` shares settings")]
-                )
+                message = "anchors and aliases are not used here; `extends:` shares settings"
+                raise RecipeError([self.problem(event, (), message)])
+            if getattr(event, "tag", None):
+                raise RecipeError([self.problem(event, (), f"tags such as {event.tag} are not used here")])
 
     def problem(self, node: Any, path: KeyPath, message: str) -> Problem:
         mark = node.start_mark
@@ -147,8 +148,6 @@ class _Reader:
                 self._place(item, (*path, index))
                 items.append(self.convert(item, (*path, index)))
             return items
-        if node.tag and not node.tag.startswith("tag:yaml.org,2002:"):
-            self.problems.append(self.problem(node, path, f"tags such as {node.tag} are not used here"))
         return node.value if node.style else _plain(node.value)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> Mapping[str, Any]:

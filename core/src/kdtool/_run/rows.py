@@ -1,7 +1,8 @@
 """The rows artefact: rows of tokens in safetensors shards, written once and read at random through a memory map.
 
 A shard holds `input_ids` [n, L] int32, `labelled` [n, L] uint8, `document` [n, L] int32 and `columns.<name>` [n, L] int32;
-the row keys are in its metadata. Anything that reads safetensors reads it; no numpy or torch is needed here.
+the row keys are in its metadata. Anything that reads safetensors reads it. The format (8 bytes of header length, a JSON
+header, the tensors) is written here in full, since the safetensors library needs numpy or torch to read it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from safetensors import serialize_file
 
 from kdtool._contract.text import Row
 from kdtool._errors import PluginError, StorageError
@@ -78,17 +76,24 @@ class StoredRows:
 
 
 def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int) -> dict[str, object]:
-    shape = [len(rows), length]
     columns = sorted(rows[0].columns)
     tensors: dict[str, tuple[str, bytes]] = {
-        "input_ids": ("int32", _integers(row.input_ids for row in rows)),
-        "document": ("int32", _integers(row.document for row in rows)),
-        "labelled": ("uint8", b"".join(bytes(map(bool, row.labelled)) for row in rows)),
-        **{f"columns.{name}": ("int32", _integers(row.columns[name] for row in rows)) for name in columns},
+        "input_ids": ("I32", _integers(row.input_ids for row in rows)),
+        "document": ("I32", _integers(row.document for row in rows)),
+        "labelled": ("U8", b"".join(bytes(map(bool, row.labelled)) for row in rows)),
+        **{f"columns.{name}": ("I32", _integers(row.columns[name] for row in rows)) for name in columns},
     }
+    header: dict[str, object] = {"__metadata__": {"keys": json.dumps([row.key for row in rows])}}
+    end = 0
+    for name, (dtype, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": [len(rows), length], "data_offsets": [end, end + len(content)]}
+        end += len(content)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns tensors by spaces behind the header
     file = f"rows-{number:05}.safetensors"
-    data: Any = {name: {"dtype": dtype, "shape": shape, "data": content} for name, (dtype, content) in tensors.items()}
-    serialize_file(data, folder / file, {"keys": json.dumps([row.key for row in rows])})
+    with (folder / file).open("wb") as out:
+        out.write(len(encoded).to_bytes(8, "little") + encoded)
+        out.writelines(content for _, content in tensors.values())
     return {"file": file, "rows": len(rows)}
 
 

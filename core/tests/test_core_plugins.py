@@ -1,0 +1,243 @@
+"""Registration, hooks and registries: an author's mistakes are named, and nothing is imported before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._contract.hooks import owner_of
+from kdtool._registration import SPECS, ComponentManager, mistakes
+from kdtool._registry import GROUPS, installed
+
+
+class Good(kdtool.Loss):
+    """A loss."""
+
+    def kdtool_token_loss(self, chunk: Any) -> Any:
+        return chunk
+
+
+def _loss(**members: Any) -> type:
+    return type("Bad", (kdtool.Loss,), members)
+
+
+async def _coroutine(self: Any, chunk: Any) -> Any:
+    return chunk
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (_loss(kdtool_token_los=lambda self, chunk: chunk), "did you mean 'kdtool_token_loss'"),
+        (_loss(kdtool_token_loss=lambda self, chunks: chunks), "did you mean 'chunk'"),
+        (_loss(kdtool_token_loss=lambda self, chunk, extra=1: chunk), "takes plain arguments"),
+        (_loss(kdtool_token_loss=lambda self, **kw: kw), "takes plain arguments"),
+        (_loss(kdtool_token_loss=staticmethod(lambda chunk: chunk)), "staticmethod"),
+        (_loss(kdtool_token_loss=property(lambda self: 1 / 0)), "property"),
+        (_loss(kdtool_token_loss=_coroutine), "async def"),
+        (_loss(kdtool_examples=lambda self, run: iter(())), "another kind"),
+        (_loss(__eq__=lambda self, other: True), "equality"),
+        (_loss(Config=dict), "does not extend kdtool.Config"),
+        (_loss(Config=type("Config", (kdtool.Config,), {"__annotations__": {"weight": int}})), "'weight'"),
+        (kdtool.Teacher, "is a teacher, not a loss"),
+        (object, "does not extend kdtool.Loss"),
+        (3, "is no class but int"),
+    ],
+)
+def test_mistake_is_named(cls: Any, message: str) -> None:
+    assert any(message in found for found in mistakes(cls, "loss"))
+
+
+def test_good_component_and_fewer_arguments_are_accepted() -> None:
+    assert not list(mistakes(Good, "loss"))
+    assert not list(mistakes(_loss(kdtool_layers=lambda self, student: []), "loss"))
+
+
+def _hooks(**components: Any) -> kdtool.Hooks:
+    manager = ComponentManager()
+    for name, component in components.items():
+        manager.register(component, name)
+    owners = {name: kdtool.Owner(name, "loss", name, "dist", "1") for name in components}
+    return kdtool.Hooks(manager, owners, complain=COMPLAINTS.append)
+
+
+COMPLAINTS: list[str] = []
+
+
+class Raises(kdtool.Tracker):
+    """A tracker that fails."""
+
+    def kdtool_progress(self, run: Any, done: int) -> None:
+        raise ValueError("no")
+
+
+class Generates(kdtool.Corpus):
+    """A corpus that fails late."""
+
+    def kdtool_examples(self, run: Any) -> Iterator[Any]:
+        yield 1
+        raise ValueError("late")
+
+
+def test_answers_are_named_in_order_and_none_is_left_out() -> None:
+    silent = _loss(kdtool_token_loss=lambda self, chunk: None)
+    hooks = _hooks(b=Good(None), a=Good(None), c=silent(None))
+    assert hooks.kdtool_token_loss("x") == {"b": "x", "a": "x"}  # type: ignore[arg-type]
+    assert list(hooks.kdtool_token_loss.bound()) == ["b", "a", "c"]
+    assert hooks.kdtool_token_loss.of("a")(chunk="y") == "y"  # type: ignore[arg-type,comparison-overlap]
+    with pytest.raises(LookupError, match="does not implement"):
+        hooks.kdtool_token_loss.of("d")
+    with pytest.raises(TypeError, match="takes exactly"):
+        hooks.kdtool_token_loss()  # type: ignore[call-arg]
+
+
+def test_fewer_arguments_work_through_every_way_of_calling() -> None:
+    few = _loss(kdtool_layers=lambda self, teacher: [teacher])
+    hooks = _hooks(few=few(None))
+    assert hooks.kdtool_layers("s", "t") == {"few": ["t"]}  # type: ignore[arg-type]
+    assert hooks.kdtool_layers.bound()["few"]("s", teacher="t") == ["t"]  # type: ignore[arg-type]
+
+
+def test_who_raises_is_named_also_in_generators() -> None:
+    hooks = _hooks(late=Generates(None))
+    with pytest.raises(ValueError, match="late") as caught:
+        list(hooks.kdtool_examples.of("late")(None))  # type: ignore[arg-type]
+    owner = owner_of(caught.value)
+    assert owner is not None
+    assert owner.name == "late"
+    assert "raised by loss 'late'" in caught.value.__notes__[0]
+
+
+def test_failing_tracker_is_reported_once_and_muted() -> None:
+    COMPLAINTS.clear()
+    hooks = _hooks(bad=Raises(None))
+    for done in range(3):
+        hooks.kdtool_progress(None, done)  # type: ignore[arg-type]
+    assert len(COMPLAINTS) == 1
+    assert "not told anything more" in COMPLAINTS[0]
+
+
+def test_every_hook_is_documented_and_says_since_when() -> None:
+    for name, spec in SPECS.items():
+        assert spec.declared.__doc__, name
+        assert "Since " in spec.declared.__doc__, name
+
+
+def _distribution(folder: Path, name: str, group: str, entry: str, module: str, requires: str = "") -> None:
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    requirement = f"Requires-Dist: {requires}\n" if requires else ""
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nSummary: about {name}\n{requirement}"
+    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n", encoding="utf-8")
+    (folder / f"{entry.partition('=')[2].strip().partition(':')[0]}.py").write_text(module, encoding="utf-8")
+
+
+def _kdtool(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(path)!r}); from kdtool._cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+
+
+def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still_work(tmp_path: Path) -> None:
+    good = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"
+    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", good)
+    _distribution(tmp_path, "x-broken", "kdtool.losses", "x-broken = x_broken:X", "import tree_nope", "tree-nope>=0.2")
+    _distribution(tmp_path, "x-one", "kdtool.losses", "x-twice = x_one:X", good)
+    _distribution(tmp_path, "x-two", "kdtool.losses", "x-twice = x_two:X", good)
+
+    listed = _kdtool("plugins", "list", path=tmp_path)
+    assert listed.returncode == 0
+    assert "about x-broken" in listed.stdout
+    assert "offered twice" in listed.stdout
+    assert _kdtool("plugins", "show", "x-good", path=tmp_path).returncode == 0
+
+    broken = _kdtool("plugins", "show", "x-broken", path=tmp_path)
+    assert broken.returncode == 1
+    assert "x-broken 1.0" in broken.stderr
+    assert "pip install 'tree-nope>=0.2'" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+    twice = _kdtool("plugins", "show", "x-twice", path=tmp_path)
+    assert "offered twice" in twice.stderr
+    assert "x-one 1.0 (x_one:X)" in twice.stderr
+    unknown = _kdtool("plugins", "show", "x-god", path=tmp_path)
+    assert unknown.returncode == 2
+    assert "did you mean 'x-good'" in unknown.stderr
+
+
+def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from kdtool._cli import cli\n"
+        "for args in (['--help'], ['plugins'], ['plugins', 'list', '--json']):\n"
+        "    result = CliRunner().invoke(cli, args); assert result.exit_code == 0, result\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'pluggy', 'rich'} & set(sys.modules)\n"
+        "plugins = [m for m in sys.modules if m.startswith('kdtool_')]\n"
+        "assert not heavy and not plugins, (heavy, plugins)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_command_is_suggested_and_exits_with_2(tmp_path: Path) -> None:
+    done = _kdtool("chekc", path=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'check'" in done.stderr
+
+
+def test_registry_groups_cover_every_kind() -> None:
+    from kdtool._contract.kinds import KINDS
+
+    assert set(GROUPS) == {*KINDS, "command"}
+    assert isinstance(installed("loss"), dict)
+
+
+LOCAL = """\
+import kdtool
+from kdtool import Field
+
+
+class Focal(kdtool.Loss):
+    '''Looks at hard tokens.'''
+
+    class Config(kdtool.Config):
+        gamma: float = Field(2.0, ge=0)
+        '''How strongly.'''
+
+    config: Config
+"""
+
+
+def test_local_file_mistakes_name_file_and_line(recipe: dict[str, Any], tmp_path: Path) -> None:
+    for text, message in (
+        (LOCAL.replace("class Focal", "class Fokal"), "has no 'Focal'; did you mean 'Fokal'"),
+        ("import kdtool\nx = 1 / 0\n", "focal.py:2: ZeroDivisionError"),
+        ("def broken(:\n", "focal.py:1: SyntaxError"),
+        (LOCAL.replace("kdtool.Loss", "object"), "does not extend kdtool.Loss"),
+    ):
+        (tmp_path / "focal.py").write_text(text, encoding="utf-8")
+        recipe["train"]["losses"]["focal"] = {"use": "./focal.py:Focal"}
+        with pytest.raises(kdtool.RecipeError) as caught:
+            kdtool.check(recipe)
+        assert message in str(caught.value)
+    (tmp_path / "focal.py").write_text(LOCAL, encoding="utf-8")
+    recipe["train"]["losses"]["focal"] = {"use": "./focal.py:Focal", "gama": 1}
+    with pytest.raises(kdtool.RecipeError, match="did you mean 'gamma'"):
+        kdtool.check(recipe)
+
+
+def test_schema_is_valid_and_catches_typos() -> None:
+    from kdtool._schema import recipe_schema
+
+    jsonschema = pytest.importorskip("jsonschema", reason="only where the test extra is installed")
+    schema = recipe_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    good = {"name": "x", "corpus": {"use": "./a.py:B"}, "train": {"losses": {"own": {"use": "./a.py:L"}}, "steps": 3}}
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, "seds": [1]})
+    assert not validator.is_valid({**good, "train": {"losses": {}, "steps": 0}})

@@ -1,0 +1,201 @@
+"""Recipes: reading, composing, and all errors at once with their places."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kdtool._assembly import assemble
+from kdtool._recipe.parse import load_recipe
+from kdtool._recipe.yaml_text import read_document, read_scalar
+
+BASE = """\
+name: base
+corpus: {use: words}
+rows: {use: packed, length: 512}
+teacher: {use: smollm2, weights: auto}
+student: {use: pruned, layers: 10}
+trainer: {use: standard, batch: 4}
+train: {losses: {forward-kl: {weight: 0.9}, ce: {weight: 0.1}}, steps: 20}
+"""
+
+
+def _write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("no", "no"), ("010", 10), ("12:30:00", "12:30:00"), ("true", True), ("null", None), ("~", None),
+        ("-3", -3), ("0x1f", "0x1f"), ('"3"', "3"), ("[0, 1, 2]", [0, 1, 2]), ("1_000", "1_000"), ("yes", "yes"),
+        (".5", 0.5),
+    ],
+)  # fmt: skip
+def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
+    assert read_scalar(text) == value
+    assert read_document(f"key: {text}", "f", Path()).data == {"key": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "2:1: a: is written twice, first in line 1"),
+        ("a: &x 1\nb: *x", "anchors"),
+        ("a: [1", "cannot be read as YAML"),
+        ("- a", "mapping"),
+        ("", "is empty"),
+        ("a: \0", "cannot be read as YAML"),
+        ("{" * 30, "nested"),
+        ("a: !!python/object:os.system 1", "tags"),
+        ("? [a]\n: 1", "plain word"),
+    ],
+)
+def test_what_is_refused_is_refused_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"recipe\.yaml") as caught:
+        read_document(text, "recipe.yaml", Path())
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_come_at_once_sorted_by_place(tmp_path: Path) -> None:
+    text = BASE.replace("name: base", "name: 'a b'\nseds: [1]").replace("steps: 20", "steps: -1")
+    text = text.replace("weight: 0.9", "weight: heavy") + "evaluators: 7\ncontrol: {match: money}\n"
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, text))
+    lines = [problem.line for problem in caught.value.problems]
+    keys = {problem.key for problem in caught.value.problems}
+    assert lines == sorted(lines)
+    assert keys == {"name", "seds", "train.losses.forward-kl.weight", "train.steps", "evaluators", "control.match"}
+    assert "did you mean 'seeds'" in str(caught.value)
+
+
+def test_layer_that_changes_the_plugin_drops_its_options_and_keeps_the_cores(tmp_path: Path) -> None:
+    path = _write(tmp_path, BASE)
+    recipe = load_recipe(path, {"teacher.use": "causal-lm", "teacher.model": "DIR", "train.losses.ce.use": "./x.py:Y"})
+    assert dict(recipe.of_kind("teacher")[0].options) == {"model": "DIR"}
+    ce = next(spec for spec in recipe.phases[0].losses if spec.name == "ce")
+    assert (ce.use, ce.weight) == ("./x.py:Y", 0.1)
+
+
+def test_extends_layers_switch_off_and_place_files(tmp_path: Path) -> None:
+    _write(tmp_path, BASE, "base.yaml")
+    text = "extends: base.yaml\nteacher: causal-lm\ntrain: {losses: {ce: false}}\nseeds: [4, 5]\n"
+    recipe = load_recipe(_write(tmp_path, text))
+    assert [spec.name for spec in recipe.phases[0].losses] == ["forward-kl"]
+    assert recipe.seeds == (4, 5)
+    place = recipe.place(("rows", "length"))
+    assert place is not None
+    assert Path(place.file).name == "base.yaml"
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "extends: b.yaml", "a.yaml")
+    with pytest.raises(kdtool.RecipeError, match="extends itself"):
+        load_recipe(_write(tmp_path, "extends: a.yaml", "b.yaml"))
+
+
+def test_missing_recipe_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.RecipeError, match="No such file"):
+        load_recipe(tmp_path / "nothing.yaml")
+
+
+def test_phases_keep_their_order_and_inherit_the_trainer(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "train: {losses: {forward-kl: {weight: 0.9}, ce: {weight: 0.1}}, steps: 20}",
+        "train:\n  distil: {loss: forward-kl, steps: 2}\n  tune: {losses: [ce], steps: 3, trainer: {batch: 8}}",
+    )
+    recipe = load_recipe(_write(tmp_path, text))
+    assert [(phase.name, phase.steps) for phase in recipe.phases] == [("distil", 2), ("tune", 3)]
+    trainers = [phase.trainer for phase in recipe.phases]
+    assert [dict(spec.options) if spec else None for spec in trainers] == [{"batch": 4}, {"batch": 8}]
+    assert recipe.phases[0].losses[0].path == "train.distil.loss"
+
+
+def test_schedule_is_evaluated_over_the_phase() -> None:
+    schedule = kdtool.Schedule(1.0, 0.0, 0.2, 0.6, "cosine")
+    assert [schedule.at(x) for x in (0.0, 0.1, 0.6, 1.0)] == [1.0, 1.0, 0.0, 0.0]
+    assert schedule.at(0.4) == pytest.approx(0.5)
+    assert kdtool.Schedule(1.0, 0.0, shape="step").at(0.99) == 1.0
+
+
+def test_settings_of_components_are_checked_by_their_own_config(recipe: dict[str, Any]) -> None:
+    recipe["corpus"]["documents"] = 0
+    recipe["rows"]["lenght"] = 3
+    recipe["trainer"]["factor"] = "3"
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.run(recipe)
+    text = str(caught.value)
+    assert "corpus.documents" in text
+    assert "did you mean 'length'" in text
+    assert "trainer.factor" in text
+    assert len(caught.value.problems) == 3
+
+
+def test_loss_whose_need_nobody_offers_is_refused_with_the_remedy(recipe: dict[str, Any]) -> None:
+    toy = recipe["teacher"]["use"].rpartition(":")[0]
+    recipe["signals"] = {"use": f"{toy}:Empty"}
+    Path("toy_empty.py").write_text("import kdtool\nclass Empty(kdtool.Cache):\n    '''Nothing.'''\n", encoding="utf-8")
+    recipe["signals"] = {"use": "./toy_empty.py:Empty"}
+    with pytest.raises(kdtool.RecipeError, match=r"needs logits, but the signals .* offers nothing"):
+        kdtool.run(recipe)
+    del recipe["signals"], recipe["teacher"]
+    with pytest.raises(kdtool.RecipeError, match="add `teacher"):
+        kdtool.run(recipe)
+
+
+def test_control_without_a_loss_of_its_own_is_refused(recipe: dict[str, Any]) -> None:
+    del recipe["train"]["losses"]["count"]
+    with pytest.raises(kdtool.RecipeError, match="no loss that works without a teacher"):
+        kdtool.run(recipe)
+
+
+_JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=True), st.text(max_size=8),
+    st.just("./toy.py:Nothing"), st.just("x" * 400), st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=6), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+def _paths(data: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if not isinstance(data, dict):
+        return [prefix]
+    return [prefix] + [path for key, value in data.items() for path in _paths(value, (*prefix, key))]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_recipe_assembles_or_is_explained(recipe: dict[str, Any], data: st.DataObject) -> None:
+    mutant = copy.deepcopy(recipe)
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from([path for path in _paths(mutant) if path]))
+        parent: Any = mutant
+        for key in path[:-1]:
+            parent = parent[key]
+        action = data.draw(st.sampled_from(["drop", "junk", "rename"]))
+        if action == "drop":
+            parent.pop(path[-1])
+        elif action == "junk":
+            parent[path[-1]] = data.draw(_JUNK)
+        else:
+            parent[data.draw(st.text(max_size=8))] = parent.pop(path[-1])
+    try:
+        assemble(load_recipe(mutant), lambda _: None)
+    except kdtool.RecipeError as error:
+        assert all(problem.message for problem in error.problems)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=200), cut=st.integers(0, len(BASE)))
+def test_mutated_text_is_read_or_explained(text: str, cut: int) -> None:
+    for mutant in (text, BASE[:cut] + text + BASE[cut:], BASE[:cut]):
+        try:
+            read_document(mutant, "recipe.yaml", Path())
+        except kdtool.RecipeError as error:
+            assert all(problem.message for problem in error.problems)

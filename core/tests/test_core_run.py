@@ -1,0 +1,113 @@
+"""The runner on a whole pipeline without torch: arms, seeds, reuse, resume, locking, storage errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from filelock import FileLock
+
+
+def _heard() -> list[str]:
+    module = next(module for name, module in sys.modules.items() if name.startswith("_kdtool_local_"))
+    heard = list(module.Events.heard)
+    module.Events.heard.clear()
+    return heard
+
+
+def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any], tmp_path: Path) -> None:
+    results = kdtool.run(recipe)
+
+    assert [(arm.arm, arm.seed) for arm in results.arms] == [
+        ("student", 0), ("student", 1), ("control", 0), ("control", 1), ("control-time", 0), ("control-time", 1),
+    ]  # fmt: skip
+    assert {c.control for c in results.comparisons} == {"control", "control-time"}
+    assert {m.subject for m in results.measurements} >= {"teacher", "student-seed0", "control-time-seed1"}
+    assert results.report is not None
+    assert results.report.read_text(encoding="utf-8") == results.verdict
+    control = next(arm for arm in results.arms if arm.arm == "control")
+    assert set(control.histories["train"][0].terms) == {"count"}
+    assert control.histories["train"][0].terms["count"].weight == 1.0
+    assert results.terms["teacher"].licence == "Apache-2.0"
+    artifact = results.arms[0].artifacts[0]
+    assert artifact.how_to_use == f"open {artifact.path}"
+    assert artifact.path.is_file()
+
+
+def test_results_file_is_read_back_as_it_was_and_paths_in_it_are_relative(recipe: dict[str, Any]) -> None:
+    results = kdtool.run(recipe)
+    plain = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
+    assert plain["report"] == "report.txt"
+    assert kdtool.report(results.folder, None).read_text(encoding="utf-8") == results.verdict
+
+
+def test_unchanged_run_makes_nothing_and_changed_key_remakes_only_what_depends_on_it(recipe: dict[str, Any]) -> None:
+    kdtool.run(recipe)
+    _heard()
+    kdtool.run(recipe)
+    assert all(line.endswith("reused") for line in _heard())
+    kdtool.run(recipe, {"train.losses.imitate.weight": 0.7})
+    heard = _heard()
+    made = {tuple(line.split()[:2]) for line in heard if line.endswith("made")}
+    assert ("phases", "student") in made
+    assert {line.split()[0] for line in heard if line.endswith("reused")} >= {"text", "rows", "signals", "students"}
+    assert ("phases", "control") not in made
+
+
+def test_killed_training_goes_on_and_ends_like_an_uninterrupted_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+    whole = kdtool.run(recipe, out="whole", store=tmp_path / "a")
+    code = "import json, sys, kdtool; kdtool.run(json.loads(sys.argv[1]), out='killed', store='b')"
+    command = [sys.executable, "-c", code, json.dumps(recipe)]
+    for place in ("student:2", "control:1", "control-time:3"):
+        died = subprocess.run(command, env={**os.environ, "TOY_DIE_AT": place}, check=False)
+        assert died.returncode == 9
+    subprocess.run(command, check=True)
+    for arm in whole.arms:
+        if arm.arm == "control-time":
+            continue  # its steps follow measured time
+        other = tmp_path / "killed" / arm.path.relative_to(tmp_path / "whole") / "counts.json"
+        assert json.loads(other.read_text()) == json.loads((arm.path / "counts.json").read_text())
+
+
+def test_second_process_on_the_same_run_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "lock.json").write_text('{"pid": 42, "host": "elsewhere", "since": "yesterday"}', encoding="utf-8")
+    with FileLock(folder / ".lock"), pytest.raises(kdtool.LockedError, match="process 42 on elsewhere"):
+        kdtool.run(recipe)
+
+
+def test_truncated_artefact_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
+    kdtool.run(recipe)
+    (victim,) = (tmp_path / "store" / "rows").glob("*/rows.json")
+    victim.write_text("{", encoding="utf-8")
+    with pytest.raises(kdtool.StorageError, match=r"rows\.json is not"):
+        kdtool.run(recipe)
+
+
+def test_folder_that_cannot_be_written_is_a_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises((kdtool.StorageError, NotADirectoryError, FileExistsError)):
+        kdtool.run(recipe, out=tmp_path / "file")
+
+
+def test_two_runs_in_one_process_do_not_see_each_other(recipe: dict[str, Any]) -> None:
+    alone = kdtool.run(recipe, out="alone", store="s1")
+    changed = kdtool.run(recipe, {"name": "other", "trainer.factor": 3.0}, out="both", store="s1")
+    again = kdtool.run(recipe, out="both", store="s1")
+    values = {m.subject: m.value for m in alone.measurements if "time" not in m.subject}
+    assert {m.subject: m.value for m in again.measurements if "time" not in m.subject} == values
+    assert {m.subject: m.value for m in changed.measurements if "time" not in m.subject} != values
+
+
+def test_check_says_what_would_be_used(recipe: dict[str, Any]) -> None:
+    found = kdtool.check(recipe)
+    assert found["arms"] == ["student", "control", "control-time"]
+    assert found["models"]["teacher"]["parameters"] == 257
+    assert found["terms"]["teacher"]["licence"] == "Apache-2.0"
