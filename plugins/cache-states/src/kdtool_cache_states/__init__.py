@@ -1,0 +1,77 @@
+"""Exact signals from stored states of the teacher.
+
+`States` is the cache that recipes call `states`. It records in `_record`, recalls in `_recall`, and both share the files
+of `_files`. The trainer multiplies the teacher's logits out of the recalled states, chunk by chunk: nothing is rounded and
+nothing is sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_cache_states._recall import Recorded
+
+__all__ = ["States"]
+
+
+class States(kdtool.Cache):
+    """Stores the teacher's final states at labelled positions, and those of wanted layers, in the teacher's own precision.
+
+    For data that is seen more than once: 2 bytes · width a token, and as much again for each layer. The teacher runs once
+    over all rows and is not needed while training; its head is stored, too.
+    """
+
+    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden"})
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `states`."""
+
+        rows_per_shard: int = kdtool.Field(default=64, ge=1, le=65536)
+        """Rows in a file. A killed recording loses at most so many."""
+        batch: int = kdtool.Field(default=8, ge=1, le=4096)
+        """Rows that the teacher sees at once while recording."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._recorded: dict[Path, Recorded] = {}
+
+    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+        """Ask the teacher for logits and hidden states as they are wanted."""
+        return replace(want, kinds=want.kinds & self.offers)
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        """Record all rows that are not there yet.
+
+        Raises:
+            kdtool.StorageError: the disk is full or cannot be written.
+            kdtool.PluginError: the teacher's signals are not what was wanted, or come from another teacher than before.
+        """
+        from kdtool_cache_states._record import record
+
+        return record(run, rows, source, folder, self.config.rows_per_shard, self.config.batch)
+
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+        """Return the recorded signal, bit for bit, on the batch's device.
+
+        A file's hash is checked when the process opens it for the first time.
+
+        Raises:
+            kdtool.StorageError: a row is not there, or a file is damaged.
+        """
+        if folder not in self._recorded:
+            from kdtool_cache_states._recall import Recorded
+
+            self._recorded[folder] = Recorded(folder)
+        return self._recorded[folder].signal(batch, want)
+
+    def kdtool_close(self) -> None:
+        """Let go of the files."""
+        self._recorded.clear()

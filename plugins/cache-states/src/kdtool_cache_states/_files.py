@@ -1,0 +1,112 @@
+"""The files of a recording: safetensors, each with a manifest that makes it count.
+
+`shard-00000.safetensors` holds `last` and `layer.<n>`, [M, H] each, for the M labelled positions of its rows in order;
+`head.safetensors` the teacher's head. `<name>.json` beside each is its manifest: size, SHA-256, and what else is to know.
+It is written last, so a file without one was being written when the process ended. Nothing here knows of signals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT", "HEAD", "LAST", "layer_name", "load_manifest", "save", "shard_name", "verified"]
+
+FORMAT = 1
+HEAD = "head"
+LAST = "last"
+
+
+def shard_name(index: int) -> str:
+    """Return the name of a shard, without ending."""
+    return f"shard-{index:05d}"
+
+
+def layer_name(layer: int) -> str:
+    """Return the name of a layer's tensor in a shard."""
+    return f"layer.{layer}"
+
+
+def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors, then their manifest with `facts` in it; each is there completely or not at all.
+
+    Raises:
+        kdtool.StorageError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target, beside = folder / f"{name}.safetensors", folder / f".{name}.writing"
+    try:
+        save_file(dict(tensors), beside)
+        digest, size = _digest(beside), beside.stat().st_size
+        _publish(beside, target)
+        manifest = {"format": FORMAT, "sha256": digest, "bytes": size, **facts}
+        beside.write_text(json.dumps(manifest), encoding="utf-8")
+        _publish(beside, folder / f"{name}.json")
+    except (OSError, SafetensorError) as error:
+        raise kdtool.StorageError(f"signals cannot be written to {target}: {error}; make room and run again") from error
+
+
+def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
+    """Return a file's manifest, or None where the file was never completed.
+
+    Raises:
+        kdtool.StorageError: the manifest is damaged or of another format.
+    """
+    path = folder / f"{name}.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise kdtool.StorageError(f"{path} has format {manifest['format']}, this version reads {FORMAT}; {REMEDY}")
+        return manifest  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise kdtool.StorageError(f"{path} is damaged: {error!r}; {REMEDY}") from error
+
+
+def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
+    """Return the path of a file's tensors after comparing size and hash with its manifest.
+
+    Raises:
+        kdtool.StorageError: they differ.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        if path.stat().st_size == manifest["bytes"] and _digest(path) == manifest["sha256"]:
+            return path
+    except OSError as error:
+        raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error
+    raise kdtool.StorageError(f"{path} is damaged: its content is not what was recorded; {REMEDY}")
+
+
+REMEDY = "delete the folder and run again to record the signals anew"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(beside: Path, target: Path) -> None:
+    """Rename a written file to its name, its content and the name on disk before anything goes on."""
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.replace(target)
+    with suppress(PermissionError):  # Windows keeps folders closed and needs no such call
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

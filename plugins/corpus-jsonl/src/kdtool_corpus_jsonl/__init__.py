@@ -1,0 +1,170 @@
+"""Examples from JSON Lines files, plain or gzip.
+
+`JsonLines` is the corpus that recipes call `jsonl`. A line is an object; which form its example has follows from the
+fields that are there. Whatever is wrong with a line is said with file and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import kdtool
+import pydantic
+
+__all__ = ["JsonLines"]
+
+
+class JsonLines(kdtool.Corpus):
+    """One example for each line of the files: messages, prompt with completion, or text, whichever the line has first."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `jsonl`."""
+
+        files: tuple[Path, ...] = kdtool.Field(min_length=1)
+        """Files to read in this order, relative to the working directory; `.gz` is unpacked. Names must differ."""
+        text_field: str = "text"
+        """Field with plain text, every token of which is learned."""
+        prompt_field: str = "prompt"
+        """Field with a prompt; its line must have the completion field, too."""
+        completion_field: str = "completion"
+        """Field with the completion of a prompt."""
+        messages_field: str = "messages"
+        """Field with a conversation: a list of objects with `role` and `content`."""
+        id_field: str = "id"
+        """Field with an id, unique over all files; a line without it is called "file name:line"."""
+        split_field: str = "split"
+        """Field with "train", "validation" or "test"; a line without it goes to `split`."""
+        language_field: str = "language"
+        """Field with the programming language; a line without it has `language`."""
+        licence_field: str = "licence"
+        """Field with an SPDX expression; a line without it has `licence`."""
+        split: kdtool.Split = "train"
+        """Split of lines that name none."""
+        language: str = ""
+        """Language of lines that name none."""
+        licence: str = ""
+        """Licence of lines that name none."""
+
+        @pydantic.field_validator("files")
+        @classmethod
+        def _names_differ(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
+            if len({path.name for path in files}) < len(files):
+                raise ValueError("two files have the same name, by which examples and the run's record tell them apart")
+            return files
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return each file's SHA-256."""
+        return {path.name: _digest(path) for path in self.config.files}
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the examples, line by line.
+
+        Raises:
+            kdtool.UsageError: a file is not there, or a line is wrong.
+        """
+        seen: set[str] = set()
+        for path in self.config.files:
+            for place, record in _records(path):
+                example = _Line(place, record, self.config).example()
+                if example.id in seen:
+                    raise kdtool.UsageError(f"{place}: the id {example.id!r} was given before; ids must be unique")
+                seen.add(example.id)
+                yield example
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise kdtool.UsageError(f"jsonl.files: {path} cannot be read: {error.strerror or error}") from error
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file name:line", object) for each line that is not empty."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", _object(f"{path.name}:{number}", line)
+    except (OSError, EOFError, zlib.error) as error:
+        raise kdtool.UsageError(f"jsonl.files: {path} cannot be read: {error}") from error
+
+
+def _object(place: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise kdtool.UsageError(f"{place}:{error.colno}: not JSON: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise kdtool.UsageError(f"{place}: not JSON in UTF-8: {error}") from error
+    if not isinstance(record, dict):
+        raise kdtool.UsageError(f"{place}: expected an object, found {type(record).__name__}")
+    return record
+
+
+class _Line:
+    """One line with its place, read by the names of fields that the config gives."""
+
+    def __init__(self, place: str, record: dict[str, Any], config: JsonLines.Config) -> None:
+        self._place = place
+        self._record = record
+        self._config = config
+
+    def example(self) -> kdtool.Example:
+        config = self._config
+        split = self._text(config.split_field, config.split)
+        if split not in get_args(kdtool.Split):
+            raise self._wrong(config.split_field, f'must be "train", "validation" or "test", not {split!r}')
+        return kdtool.Example(
+            id=self._text(config.id_field, self._place) or self._place,
+            body=self._body(),
+            split=split,  # type: ignore[arg-type]
+            language=self._text(config.language_field, config.language).lower(),
+            licence=self._text(config.licence_field, config.licence),
+            source=self._place.rpartition(":")[0],
+        )
+
+    def _body(self) -> kdtool.Text | kdtool.Completion | kdtool.Messages:
+        config, record = self._config, self._record
+        if config.messages_field in record:
+            return kdtool.Messages(self._turns())
+        if config.prompt_field in record:
+            return kdtool.Completion(self._text(config.prompt_field), self._text(config.completion_field))
+        if config.text_field in record:
+            return kdtool.Text(self._text(config.text_field))
+        raise kdtool.UsageError(
+            f"{self._place}: found none of the fields {config.messages_field!r}, {config.prompt_field!r} and "
+            f"{config.text_field!r}, only {sorted(record)}; name yours by messages_field, prompt_field or text_field"
+        )
+
+    def _turns(self) -> tuple[tuple[str, str], ...]:
+        name = self._config.messages_field
+        turns = self._record[name]
+        if not isinstance(turns, list) or not turns:
+            raise self._wrong(name, "must be a list of messages")
+        for turn in turns:
+            if not (isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))):
+                raise self._wrong(name, 'must hold objects with the texts "role" and "content"')
+        return tuple((turn["role"], turn["content"]) for turn in turns)
+
+    def _text(self, name: str, otherwise: str | None = None) -> str:
+        value = self._record.get(name)
+        value = otherwise if value is None else value
+        if name == self._config.id_field and isinstance(value, int):
+            return str(value)
+        if not isinstance(value, str):
+            found = "is missing" if value is None else f"must be text, not {type(value).__name__}"
+            raise self._wrong(name, found)
+        return value
+
+    def _wrong(self, name: str, what: str) -> kdtool.UsageError:
+        return kdtool.UsageError(f"{self._place}: field {name!r} {what}")

@@ -1,0 +1,101 @@
+"""JSON Lines: the suite of corpora, the three forms, and errors that say where."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pydantic
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kdtool.testing import CorpusConformance, make_run
+from kdtool_corpus_jsonl import JsonLines
+
+LINES = [
+    {"text": "print(1)\n", "split": "test", "licence": "MIT", "language": "Python"},
+    {"prompt": "# one\n", "completion": "x = 1\n", "id": 7},
+    {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]},
+]
+
+
+class TestJsonLines(CorpusConformance):
+    component = JsonLines
+    entry_point = "jsonl"
+    settings: ClassVar = {"files": ["some.jsonl"]}
+
+    def prepared(self, folder: Path) -> Mapping[str, Any]:
+        path = folder / "some.jsonl"
+        path.write_text("\n\n".join(json.dumps(line) for line in LINES), encoding="utf-8")
+        with gzip.open(folder / "more.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.write('{"text": "packed"}\n')
+        return {"files": [str(path), str(folder / "more.jsonl.gz")]}
+
+
+def examples(folder: Path, content: str | bytes, **options: Any) -> list[kdtool.Example]:
+    path = folder / "data.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    corpus = JsonLines(JsonLines.Config(files=(path,), **options))
+    return list(corpus.kdtool_examples(make_run(folder)))
+
+
+def test_each_form_is_read(tmp_path: Path) -> None:
+    text, completion, messages = examples(tmp_path, "\n".join(map(json.dumps, LINES)), licence="Apache-2.0")
+    assert text == kdtool.Example("data.jsonl:1", kdtool.Text("print(1)\n"), "test", "python", "MIT", "data.jsonl")
+    assert (completion.id, completion.body) == ("7", kdtool.Completion("# one\n", "x = 1\n"))
+    assert messages.body == kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
+    assert (messages.split, messages.licence) == ("train", "Apache-2.0")
+
+
+def test_fields_may_have_other_names(tmp_path: Path) -> None:
+    line = {"code": "x", "path": "a.py", "lang": "Rust", "part": "validation"}
+    names = {"text_field": "code", "id_field": "path", "language_field": "lang", "split_field": "part"}
+    (example,) = examples(tmp_path, json.dumps(line), **names)
+    assert example == kdtool.Example("a.py", kdtool.Text("x"), "validation", "rust", "", "data.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": }', r"data\.jsonl:2:10: not JSON"),
+        (b"[1]", r"data\.jsonl:2: expected an object, found list"),
+        (b'{"text": "\xff"}', r"data\.jsonl:2: not JSON in UTF-8"),
+        (b'{"text": 3}', r"data\.jsonl:2: field 'text' must be text, not int"),
+        (b'{"prompt": "a"}', r"data\.jsonl:2: field 'completion' is missing"),
+        (b'{"content": "a"}', r"data\.jsonl:2: found none of .*only \['content'\]"),
+        (b'{"text": "a", "split": "dev"}', r"data\.jsonl:2: field 'split'.*'dev'"),
+        (b'{"messages": [{"role": "user"}]}', r"data\.jsonl:2: field 'messages'"),
+        (b'{"messages": []}', r"data\.jsonl:2: field 'messages'"),
+        (b'{"text": "a", "id": "first"}', r"data\.jsonl:2: the id 'first'"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
+    with pytest.raises(kdtool.UsageError, match=message):
+        examples(tmp_path, b'{"text": "a", "id": "first"}\n' + line)
+
+
+@given(st.binary(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_other_bytes_are_a_user_s_error(tmp_path: Path, content: bytes) -> None:
+    with suppress(kdtool.UsageError):
+        examples(tmp_path, content)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    missing = JsonLines(JsonLines.Config(files=(tmp_path / "none.jsonl",)))
+    with pytest.raises(kdtool.UsageError, match=r"none\.jsonl"):
+        missing.kdtool_identity(make_run(tmp_path))
+    (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:-9])
+    torn = JsonLines(JsonLines.Config(files=(tmp_path / "torn.jsonl.gz",)))
+    with pytest.raises(kdtool.UsageError, match=r"torn\.jsonl\.gz"):
+        list(torn.kdtool_examples(make_run(tmp_path)))
+
+
+def test_files_of_one_name_are_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="same name"):
+        JsonLines.Config(files=(Path("a/x.jsonl"), Path("b/x.jsonl")))

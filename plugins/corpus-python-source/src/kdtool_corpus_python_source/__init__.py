@@ -1,0 +1,133 @@
+"""Python files: the interpreter's own standard library, or a folder.
+
+`PythonSource` is the corpus that recipes call `python-source`. Files are found and filtered in `_files`; here each becomes
+an example, in an order and with a split that follow from hashes of its path. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+import pydantic
+
+if TYPE_CHECKING:
+    from kdtool_corpus_python_source._files import SourceFile
+
+__all__ = ["PythonSource"]
+
+
+class PythonSource(kdtool.Corpus):
+    """One example for each Python file. The id is the path below the folder, and alone decides the split.
+
+    Generated files, files that are not UTF-8, and further copies of a file are left out; of the standard library also
+    tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `python-source`."""
+
+        folder: Path | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
+        """Folder to read, relative to the working directory; null reads the interpreter's standard library."""
+        glob: str = "**/*.py"
+        """Which files below the folder."""
+        licence: str = ""
+        """SPDX expression for the files of `folder`; the standard library's is known."""
+        minimum_bytes: int = kdtool.Field(default=200, ge=0)
+        """Smaller files are left out."""
+        maximum_bytes: int = kdtool.Field(default=200_000, ge=1)
+        """Larger files are left out: they are mostly tables."""
+        validation_share: float = kdtool.Field(default=0.05, ge=0, le=0.5)
+        """Share of files that settings are chosen on."""
+        test_share: float = kdtool.Field(default=0.1, ge=0, le=0.49)
+        """Share of files that are scored at the end."""
+        train_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to learn from; null takes all."""
+        validation_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to choose settings on; null takes all."""
+        test_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to score; null takes all."""
+        seed: int = kdtool.Field(default=0, ge=0)
+        """Shuffles the order, and so which files a limit keeps. It never changes the split."""
+
+        @pydantic.field_validator("glob")
+        @classmethod
+        def _stays_inside(cls, pattern: str) -> str:
+            if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+                raise ValueError('must be a pattern of files below the folder, like "**/*.py"')
+            return pattern
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._found: tuple[SourceFile, ...] | None = None
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return a hash over the files' paths and contents."""
+        lines = "".join(f"{file.digest} {file.id}\n" for file in self._files())
+        return {"files": hashlib.sha256(lines.encode("utf-8")).hexdigest()}
+
+    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+        """Give the licence of the standard library; that of a folder is the user's to know."""
+        if self.config.folder is not None:
+            return None
+        return kdtool.Terms("Python-2.0", "https://docs.python.org/3/license.html")
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the examples, shuffled, up to the limits of their splits.
+
+        Raises:
+            kdtool.UsageError: there is no such folder, or no file to be taken.
+            kdtool.StorageError: a file changed after the run began.
+        """
+        config = self.config
+        limits: dict[kdtool.Split, int | None] = {
+            "train": config.train_files,
+            "validation": config.validation_files,
+            "test": config.test_files,
+        }
+        taken: Counter[kdtool.Split] = Counter()
+        for file in sorted(self._files(), key=lambda file: _number(f"order {config.seed} {file.id}")):
+            split = self._split(file.id)
+            limit = limits[split]
+            if limit is None or taken[split] < limit:
+                taken[split] += 1
+                yield self._example(file, split)
+
+    def _files(self) -> tuple[SourceFile, ...]:
+        if self._found is None:
+            from kdtool_corpus_python_source._files import NOT_FOR_LEARNING, find_files
+
+            config = self.config
+            folder = config.folder or Path(sysconfig.get_path("stdlib"))
+            skipped = frozenset() if config.folder else NOT_FOR_LEARNING
+            self._found = tuple(find_files(folder, config.glob, config.minimum_bytes, config.maximum_bytes, skipped))
+        return self._found
+
+    def _split(self, identifier: str) -> kdtool.Split:
+        place = _number(f"split {identifier}") / 2**64
+        if place < self.config.test_share:
+            return "test"
+        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+
+    def _example(self, file: SourceFile, split: kdtool.Split) -> kdtool.Example:
+        own = self.config.folder is None
+        return kdtool.Example(
+            id=file.id,
+            body=kdtool.Text(file.text()),
+            split=split,
+            language="python",
+            licence="Python-2.0" if own else self.config.licence,
+            source="Python standard library" if own else "folder",
+        )
+
+
+def _number(text: str) -> int:
+    """Return 64 bits that follow from `text`, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")

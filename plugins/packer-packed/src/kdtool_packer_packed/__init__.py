@@ -1,0 +1,80 @@
+"""Rows of equal length, filled without gaps.
+
+`Packed` is the packer that recipes call `packed`. Examples become documents of tokens (`_documents`), which follow each
+other and are cut into rows here, one at a time: nothing but the current row and document is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import kdtool
+import pydantic
+
+from kdtool_packer_packed._documents import Document, document_of
+
+__all__ = ["Packed"]
+
+
+class Packed(kdtool.Packer):
+    """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
+
+    A document that does not fit continues in the next row, as a document of its own there. The last row is padded. Rows
+    in which no token would be learned are left out.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `packed`."""
+
+        length: int = kdtool.Field(default=512, ge=2, le=1_048_576)
+        """Tokens in a row."""
+        maximum_tokens: int | None = kdtool.Field(default=None, ge=2)
+        """At most so many tokens of each split, in whole rows from the start; null takes all. For scarce data."""
+
+        @pydantic.model_validator(mode="after")
+        def _holds_a_row(self) -> Packed.Config:
+            if self.maximum_tokens is not None and self.maximum_tokens < self.length:
+                raise ValueError(f"maximum_tokens {self.maximum_tokens} is less than one row of length {self.length}")
+            return self
+
+    def kdtool_rows(
+        self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
+    ) -> Iterator[kdtool.Row]:
+        """Yield rows as examples come in."""
+        documents = (document_of(example, tokenizer) for example in examples)
+        rows = _rows((document for document in documents if document.ids), self.config.length, tokenizer.end_of_text)
+        limit = self.config.maximum_tokens
+        yield from islice(rows, None if limit is None else limit // self.config.length)
+
+
+def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[kdtool.Row]:
+    """Cut rows; a row's key hashes its content and the key before it, so that repeated texts have keys of their own."""
+    key = ""
+    for ids, labelled, document in _cut(documents, length):
+        if not any(labelled[i] and document[i] == document[i - 1] for i in range(1, len(ids))):
+            continue
+        missing = length - len(ids)
+        row_ids, row_labelled = ids + [padding] * missing, labelled + [False] * missing
+        row_document = [number - document[0] for number in document] + [-1] * missing
+        content = repr((key, row_ids, row_labelled, row_document))
+        key = hashlib.sha256(content.encode("ascii")).hexdigest()[:32]
+        yield kdtool.Row(key, row_ids, row_labelled, row_document)
+
+
+def _cut(documents: Iterable[Document], length: int) -> Iterator[tuple[list[int], list[bool], list[int]]]:
+    """Yield pieces of `length` tokens with the number of each token's document, and what remains at the end."""
+    ids: list[int] = []
+    labelled: list[bool] = []
+    numbers: list[int] = []
+    for number, document in enumerate(documents):
+        ids += document.ids
+        labelled += document.labelled
+        numbers += [number] * len(document.ids)
+        while len(ids) >= length:
+            yield ids[:length], labelled[:length], numbers[:length]
+            del ids[:length], labelled[:length], numbers[:length]
+    yield ids, labelled, numbers
