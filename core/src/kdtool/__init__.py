@@ -21,95 +21,94 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydantic import Field
-
-    from kdtool._api import check, report, run
-    from kdtool._contract.component import CONTRACT, Component, Config, does_not_affect_results
-    from kdtool._contract.hooks import Named, Owner, blame
-    from kdtool._contract.kinds import (
-        Cache,
-        Corpus,
-        Evaluator,
-        Exporter,
-        Hooks,
-        Loss,
-        Packer,
-        Reporter,
-        Screen,
-        Student,
-        Teacher,
-        Tracker,
-        Trainer,
-        Transform,
-        Weighting,
-    )
-    from kdtool._contract.models import (
-        Artifact,
-        LanguageModel,
-        ModelFacts,
-        Request,
-        Role,
-        Runtime,
-        Score,
-        Subject,
-        TextAnswer,
-        Tokenizer,
-    )
-    from kdtool._contract.results import ArmResult, Comparison, ComponentRecord, Measurement, Results, StageRecord
-    from kdtool._contract.signals import (
-        DenseTokens,
-        Head,
-        LazyLogits,
-        ModelOutputs,
-        Offer,
-        PerSequence,
-        PerToken,
-        Signal,
-        SparseTokens,
-        StepView,
-        TokenChunk,
-        Want,
-    )
-    from kdtool._contract.text import (
-        Batch,
-        Completion,
-        Example,
-        Messages,
-        Rejection,
-        Row,
-        RowSource,
-        Split,
-        Text,
-        TextSource,
-    )
-    from kdtool._contract.training import (
-        Estimate,
-        Phase,
-        RunInfo,
-        Schedule,
-        SignalSource,
-        StepReport,
-        Term,
-        TermReport,
-        Terms,
-        TermStats,
-        Trained,
-    )
-    from kdtool._errors import (
-        AuthenticationError,
-        BudgetError,
-        KdtoolError,
-        LockedError,
-        MemoryExceededError,
-        PluginError,
-        Problem,
-        RecipeError,
-        SandboxError,
-        ServiceError,
-        StorageError,
-        TargetMissedError,
-        UsageError,
-    )
+    from pydantic import Field as Field
+    from kdtool._api import check as check
+    from kdtool._api import report as report
+    from kdtool._api import run as run
+    from kdtool._contract.component import CONTRACT as CONTRACT
+    from kdtool._contract.component import Component as Component
+    from kdtool._contract.component import Config as Config
+    from kdtool._contract.component import does_not_affect_results as does_not_affect_results
+    from kdtool._contract.hooks import Named as Named
+    from kdtool._contract.hooks import Owner as Owner
+    from kdtool._contract.hooks import blame as blame
+    from kdtool._contract.kinds import Cache as Cache
+    from kdtool._contract.kinds import Corpus as Corpus
+    from kdtool._contract.kinds import Evaluator as Evaluator
+    from kdtool._contract.kinds import Exporter as Exporter
+    from kdtool._contract.kinds import Hooks as Hooks
+    from kdtool._contract.kinds import Loss as Loss
+    from kdtool._contract.kinds import Packer as Packer
+    from kdtool._contract.kinds import Reporter as Reporter
+    from kdtool._contract.kinds import Screen as Screen
+    from kdtool._contract.kinds import Student as Student
+    from kdtool._contract.kinds import Teacher as Teacher
+    from kdtool._contract.kinds import Tracker as Tracker
+    from kdtool._contract.kinds import Trainer as Trainer
+    from kdtool._contract.kinds import Transform as Transform
+    from kdtool._contract.kinds import Weighting as Weighting
+    from kdtool._contract.models import Artifact as Artifact
+    from kdtool._contract.models import LanguageModel as LanguageModel
+    from kdtool._contract.models import ModelFacts as ModelFacts
+    from kdtool._contract.models import Request as Request
+    from kdtool._contract.models import Role as Role
+    from kdtool._contract.models import Runtime as Runtime
+    from kdtool._contract.models import Score as Score
+    from kdtool._contract.models import Subject as Subject
+    from kdtool._contract.models import TextAnswer as TextAnswer
+    from kdtool._contract.models import Tokenizer as Tokenizer
+    from kdtool._contract.results import ArmResult as ArmResult
+    from kdtool._contract.results import Comparison as Comparison
+    from kdtool._contract.results import ComponentRecord as ComponentRecord
+    from kdtool._contract.results import Measurement as Measurement
+    from kdtool._contract.results import Results as Results
+    from kdtool._contract.results import StageRecord as StageRecord
+    from kdtool._contract.signals import DenseTokens as DenseTokens
+    from kdtool._contract.signals import Head as Head
+    from kdtool._contract.signals import LazyLogits as LazyLogits
+    from kdtool._contract.signals import ModelOutputs as ModelOutputs
+    from kdtool._contract.signals import Offer as Offer
+    from kdtool._contract.signals import PerSequence as PerSequence
+    from kdtool._contract.signals import PerToken as PerToken
+    from kdtool._contract.signals import Signal as Signal
+    from kdtool._contract.signals import SparseTokens as SparseTokens
+    from kdtool._contract.signals import StepView as StepView
+    from kdtool._contract.signals import TokenChunk as TokenChunk
+    from kdtool._contract.signals import Want as Want
+    from kdtool._contract.text import Batch as Batch
+    from kdtool._contract.text import Completion as Completion
+    from kdtool._contract.text import Example as Example
+    from kdtool._contract.text import Messages as Messages
+    from kdtool._contract.text import Rejection as Rejection
+    from kdtool._contract.text import Row as Row
+    from kdtool._contract.text import RowSource as RowSource
+    from kdtool._contract.text import Split as Split
+    from kdtool._contract.text import Text as Text
+    from kdtool._contract.text import TextSource as TextSource
+    from kdtool._contract.training import Estimate as Estimate
+    from kdtool._contract.training import Phase as Phase
+    from kdtool._contract.training import RunInfo as RunInfo
+    from kdtool._contract.training import Schedule as Schedule
+    from kdtool._contract.training import SignalSource as SignalSource
+    from kdtool._contract.training import StepReport as StepReport
+    from kdtool._contract.training import Term as Term
+    from kdtool._contract.training import TermReport as TermReport
+    from kdtool._contract.training import Terms as Terms
+    from kdtool._contract.training import TermStats as TermStats
+    from kdtool._contract.training import Trained as Trained
+    from kdtool._errors import AuthenticationError as AuthenticationError
+    from kdtool._errors import BudgetError as BudgetError
+    from kdtool._errors import KdtoolError as KdtoolError
+    from kdtool._errors import LockedError as LockedError
+    from kdtool._errors import MemoryExceededError as MemoryExceededError
+    from kdtool._errors import PluginError as PluginError
+    from kdtool._errors import Problem as Problem
+    from kdtool._errors import RecipeError as RecipeError
+    from kdtool._errors import SandboxError as SandboxError
+    from kdtool._errors import ServiceError as ServiceError
+    from kdtool._errors import StorageError as StorageError
+    from kdtool._errors import TargetMissedError as TargetMissedError
+    from kdtool._errors import UsageError as UsageError
 
 _HOMES = {
     "pydantic": ("Field",),
