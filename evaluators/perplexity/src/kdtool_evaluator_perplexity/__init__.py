@@ -1,0 +1,101 @@
+"""The evaluator `perplexity`: perplexity per token and bits per byte on held-out documents.
+
+The engine calls it once a subject. Scoring is the opened subject's (`kdtool.Runtime.score`); choosing documents,
+intervals and items files are `kdtool_measuring`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import log
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_measuring import Document
+
+__all__ = ["Perplexity"]
+
+
+class Perplexity(kdtool.Evaluator):
+    """Measures perplexity per token and bits per byte of every subject that can score texts."""
+
+    class Config(kdtool.Config):
+        """What is scored."""
+
+        split: Literal["validation", "test"] = "test"
+        """The split whose documents are scored: `validation` to choose settings, `test` once at the end."""
+        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        """Documents at most, chosen by the hashes of their ids."""
+        characters: int = kdtool.Field(default=4000, ge=1, le=10_000_000)
+        """Each document is cut after so many characters."""
+
+    config: Config
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas."""
+        from kdtool_measuring import held_out
+
+        documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        if not documents:
+            run.say(f"perplexity: nothing is measured, split {self.config.split!r} holds no documents")
+            return
+        for subject in subjects:
+            opened = run.hook.kdtool_open(run, subject)
+            if opened is None:
+                run.say(f"perplexity: {subject.name} is left out, no component opens it")
+                continue
+            with opened.value as runtime:
+                scores = list(_scores(run, runtime, documents))
+                settings = self._settings(documents, runtime)
+            yield from _measurements(run, subject, documents, scores, settings)
+
+    def _settings(self, documents: Sequence[Document], runtime: kdtool.Runtime) -> dict[str, str]:
+        model = runtime.model
+        return {
+            "split": self.config.split,
+            "texts": f"{len(documents)} documents, each cut after {self.config.characters} characters, "
+            "chosen by the hashes of their ids",
+            "tokenizer": "unknown" if model is None else model.tokenizer.fingerprint[:12],
+            "context": "each document by itself, its first token predicted from the end-of-text token; documents longer "
+            "than the model's window are scored in overlapping windows",
+        }
+
+
+def _scores(run: kdtool.RunInfo, runtime: kdtool.Runtime, documents: Sequence[Document]) -> Iterator[kdtool.Score]:
+    for done, score in enumerate(runtime.score([document.text for document in documents]), 1):
+        yield score
+        if done % 16 == 0 or done == len(documents):
+            run.hook.kdtool_progress(run, done)
+
+
+def _measurements(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    documents: Sequence[Document],
+    scores: Sequence[kdtool.Score],
+    settings: Mapping[str, str],
+) -> Iterator[kdtool.Measurement]:
+    from kdtool_measuring import Item, measured
+
+    pairs = list(zip(documents, scores, strict=True))
+    yield measured(
+        [Item(document.id, -score.log_likelihood, score.tokens) for document, score in pairs],
+        run,
+        subject,
+        name="perplexity",
+        unit="per token",
+        higher_is_better=False,
+        transform="exp",
+        settings={**settings, "comparable with": "subjects of the same tokenizer only"},
+    )
+    yield measured(
+        [Item(document.id, -score.log_likelihood / log(2), score.bytes) for document, score in pairs],
+        run,
+        subject,
+        name="bits-per-byte",
+        unit="bits per byte",
+        higher_is_better=False,
+        settings={**settings, "comparable with": "subjects of any tokenizer"},
+    )

@@ -1,0 +1,127 @@
+"""Perplexity and bits per byte against a model whose probabilities are known, and against transformers' own loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_evaluator_perplexity import Perplexity
+
+SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
+EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
+
+
+class TestPerplexity(ComponentConformance):
+    component = Perplexity
+    entry_point = "perplexity"
+
+
+class Uniform(kdtool.Runtime):
+    """Gives every character, one token each, the probability 1/8."""
+
+    closed = False
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        raise NotImplementedError
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        for text in texts:
+            yield kdtool.Score(-len(text) * log(8), len(text), len(text.encode("utf-8")))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Opener(kdtool.Exporter):
+    """Opens everything as one runtime."""
+
+    def __init__(self, runtime: kdtool.Runtime | None) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime
+
+
+def evaluate(run: kdtool.RunInfo, **settings: Any) -> dict[str, kdtool.Measurement]:
+    evaluator = Perplexity(Perplexity.Config(**settings))
+    return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
+
+
+def test_a_uniform_model_has_the_perplexity_of_its_choices(tmp_path: Path) -> None:
+    runtime = Uniform()
+    found = evaluate(make_run(tmp_path, {"any": Opener(runtime)}, EXAMPLES), characters=4)
+    assert found["perplexity"].value == pytest.approx(8.0)
+    assert found["bits-per-byte"].value == pytest.approx(3 / 2)
+    assert found["perplexity"].transform == "exp"
+    assert found["perplexity"].n == 6
+    assert "same tokenizer" in found["perplexity"].settings["comparable with"]
+    items = found["perplexity"].items
+    assert items is not None
+    weights = {row["item"]: row["weight"] for row in map(json.loads, items.read_text(encoding="utf-8").splitlines())}
+    assert weights == {f"d{i}": min(i + 1, 4) for i in range(6)}
+    assert runtime.closed
+
+
+@pytest.mark.parametrize(
+    ("runtime", "split", "said"),
+    [(Uniform(), "validation", "holds no documents"), (None, "test", "no component opens it")],
+)
+def test_what_cannot_be_measured_is_said(tmp_path: Path, runtime: kdtool.Runtime | None, split: str, said: str) -> None:
+    heard: list[str] = []
+    run = make_run(tmp_path, {"any": Opener(runtime)}, EXAMPLES, say=heard.append)
+    assert evaluate(run, split=split) == {}
+    assert len(heard) == 1
+    assert said in heard[0]
+
+
+def test_a_real_model_agrees_with_its_own_loss(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    library = pytest.importorskip("kdtool_transformers")
+    tokenizer = _tokenizer(transformers)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    wrapped = library.TransformersModel(model, library.TransformersTokenizer(tokenizer))
+    examples = [kdtool.Example(f"d{i}", kdtool.Text(f"x = {i}\nprint(x)\n" * 3), split="test") for i in range(4)]
+    found = evaluate(make_run(tmp_path, {"any": Opener(library.TransformersRuntime(wrapped))}, examples))
+    model.set_attn_implementation("eager")
+    total = tokens = 0.0
+    for example in examples:
+        assert isinstance(example.body, kdtool.Text)
+        ids = torch.tensor([[wrapped.tokenizer.end_of_text, *wrapped.tokenizer.encode(example.body.text)]])
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert found["perplexity"].value == pytest.approx(exp(total / tokens), rel=1e-4)
+    assert found["perplexity"].settings["tokenizer"] == wrapped.tokenizer.fingerprint[:12]
+
+
+def _tokenizer(transformers: Any) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(["x = 1\nprint(x)\n", "def f(n):\n    return n\n"], trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")  # noqa: S106

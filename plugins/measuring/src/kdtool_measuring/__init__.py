@@ -1,0 +1,145 @@
+"""What evaluators share: held-out documents, items files, and intervals by bootstrap. A library, no plugin.
+
+`held_out` chooses documents; `measured` makes a measurement of items. Comparing subjects is the core's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from heapq import nsmallest
+from math import exp, isfinite
+from typing import Literal
+
+import kdtool
+
+__all__ = ["Document", "Item", "held_out", "measured"]
+
+_REPLICATES = 2000
+_DRAWS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Document:
+    """A held-out document: its id within the run and its text."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one document or task adds to a measurement: its sum and its weight (for instance nats and tokens)."""
+
+    item: str
+    sum: float
+    weight: float
+
+
+def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters: int) -> list[Document]:
+    """Choose at most `most` documents of a split, each cut after `characters`.
+
+    The choice follows the hashes of the documents' ids: it is the same on every machine, spread over the whole split, and
+    hardly changes when a few documents come or go. Blank documents are left out. A prompt with its completion and a
+    conversation are taken as one text.
+    """
+    candidates = _documents(run, split, characters)
+    return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
+
+
+def measured(
+    items: Sequence[Item],
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    *,
+    name: str,
+    unit: str,
+    higher_is_better: bool,
+    settings: Mapping[str, str],
+    transform: Literal["identity", "exp"] = "identity",
+) -> kdtool.Measurement:
+    """Return the measurement transform(Σ sum / Σ weight) and write its items into the run's folder.
+
+    `low` and `high` are the 2.5th and 97.5th percentile of 2,000 bootstrap replicates, which draw items with replacement
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); None for fewer than two items.
+
+    Raises:
+        PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
+    """
+    _check(items, name, subject)
+    mean = sum(item.sum for item in items) / sum(item.weight for item in items)
+    value, *bounds = (_transformed(number, transform, name, subject) for number in (mean, *_interval(items)))
+    low, high = bounds or (None, None)
+    path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
+    lines = (json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight}) + "\n" for item in items)
+    path.write_text("".join(lines), encoding="utf-8")
+    return kdtool.Measurement(
+        name=name,
+        subject=subject.name,
+        unit=unit,
+        value=value,
+        n=len(items),
+        higher_is_better=higher_is_better,
+        low=low,
+        high=high,
+        settings=dict(settings),
+        items=path,
+        transform=transform,
+    )
+
+
+def _documents(run: kdtool.RunInfo, split: kdtool.Split, characters: int) -> Iterator[Document]:
+    seen: set[str] = set()
+    for example in run.texts.examples(split):
+        text = _text(example.body)[:characters]
+        if text.strip():
+            name = f"{example.id}#{len(seen)}" if example.id in seen else example.id
+            seen.add(name)
+            yield Document(name, text)
+
+
+def _text(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
+    if isinstance(body, kdtool.Text):
+        return body.text
+    if isinstance(body, kdtool.Completion):
+        return body.prompt + body.completion
+    return "\n".join(content for _, content in body.turns)
+
+
+def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
+    for item in items:
+        if not (isfinite(item.sum) and isfinite(item.weight)):
+            raise kdtool.PluginError(
+                f"{name} of {subject.name} is not a finite number on {item.item!r}: the model computes NaN or infinity; "
+                "see whether its training diverged"
+            )
+    if not sum(item.weight for item in items) > 0:
+        raise kdtool.PluginError(f"{name} of {subject.name} has nothing to be measured on: no items, or all weigh 0")
+
+
+def _interval(items: Sequence[Item]) -> Sequence[float]:
+    import numpy as np
+
+    if len(items) < 2:
+        return ()
+    table = np.array([(item.sum, item.weight) for item in items])
+    generator = np.random.default_rng(0)
+    means: list[float] = []
+    while len(means) < _REPLICATES:
+        count = min(_REPLICATES - len(means), max(1, _DRAWS_AT_ONCE // len(items)))
+        drawn = table[generator.integers(len(items), size=(count, len(items)))].sum(axis=1)
+        drawn = drawn[drawn[:, 1] > 0]  # a draw of weightless items only has no mean; another takes its place
+        means.extend(drawn[:, 0] / drawn[:, 1])
+    return [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
+
+
+def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:
+    if transform == "identity":
+        return value
+    try:
+        return exp(value)
+    except OverflowError:
+        raise kdtool.PluginError(f"{name} of {subject.name} is too large for a number: exp({value:.4g})") from None

@@ -1,0 +1,109 @@
+"""Documents are chosen alike everywhere; values, intervals and items files say the same thing."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import kdtool
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool.testing import make_run
+from kdtool_measuring import Document, Item, held_out, measured
+
+SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
+
+
+def texts(count: int) -> list[kdtool.Example]:
+    return [kdtool.Example(f"file-{i}", kdtool.Text(f"text {i}"), split="test") for i in range(count)]
+
+
+def measure(run: kdtool.RunInfo, items: list[Item], **changes: object) -> kdtool.Measurement:
+    fields = {"name": "perplexity", "unit": "per token", "higher_is_better": False, "settings": {}, "transform": "exp"}
+    return measured(items, run, SUBJECT, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_choice_depends_on_ids_alone(tmp_path: Path) -> None:
+    examples = texts(50)
+    chosen = held_out(make_run(tmp_path, examples=examples), "test", most=10, characters=100)
+    random.Random(0).shuffle(examples)
+    again = held_out(make_run(tmp_path, examples=[*examples, *texts(51)[50:]]), "test", most=10, characters=100)
+    assert len(chosen) == 10
+    assert len(set(chosen) & set(again)) >= 9
+    assert {document.id for document in chosen} != {f"file-{i}" for i in range(10)}
+
+
+def test_every_body_is_a_text_and_blank_ones_are_left_out(tmp_path: Path) -> None:
+    examples = [
+        kdtool.Example("a", kdtool.Completion("ab", "cdef"), split="test"),
+        kdtool.Example("b", kdtool.Messages((("user", "hi"), ("assistant", "ho"))), split="test"),
+        kdtool.Example("c", kdtool.Text(" \n"), split="test"),
+        kdtool.Example("d", kdtool.Text("train"), split="train"),
+        kdtool.Example("a", kdtool.Text("a second corpus"), split="test"),
+    ]
+    found = held_out(make_run(tmp_path, examples=examples), "test", most=9, characters=5)
+    assert sorted(found, key=lambda document: document.id) == [
+        Document("a", "abcde"),
+        Document("a#2", "a sec"),
+        Document("b", "hi\nho"),
+    ]
+
+
+def test_items_hold_what_the_value_is_made_of(tmp_path: Path) -> None:
+    items = [Item("ä/b", 30.0, 10.0), Item("c", 10.0, 10.0)]
+    found = measure(make_run(tmp_path), items)
+    assert found.value == pytest.approx(math.exp(2.0))
+    assert found.low == pytest.approx(math.exp(1.0))
+    assert found.high == pytest.approx(math.exp(3.0))
+    assert found.items is not None
+    assert found.items.parent == tmp_path
+    rows = [json.loads(line) for line in found.items.read_text(encoding="utf-8").splitlines()]
+    assert rows == [{"item": item.item, "sum": item.sum, "weight": item.weight} for item in items]
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say(tmp_path: Path) -> None:
+    generator, held, run = np.random.default_rng(1), 0, make_run(tmp_path)
+    for _ in range(200):
+        values = generator.normal(3.0, 1.0, size=60)
+        found = measure(run, [Item(str(i), value, 1.0) for i, value in enumerate(values)], transform="identity")
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 3.0 <= found.high
+    assert 0.89 <= held / 200 <= 0.99
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e3), st.sampled_from([0.0, 1.0, 7.0])), min_size=1, max_size=20))
+def test_the_value_lies_within_its_interval_or_at_its_edge(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[float, float]]
+) -> None:
+    run = make_run(tmp_path_factory.mktemp("run"))
+    items = [Item(str(i), total * (weight > 0), weight) for i, (total, weight) in enumerate(pairs)]
+    if not any(weight for _, weight in pairs):
+        with pytest.raises(kdtool.PluginError, match="all weigh 0"):
+            measure(run, items, transform="identity")
+        return
+    found = measure(run, items, transform="identity")
+    if len(items) == 1:
+        assert found.low is None
+        assert found.high is None
+    else:
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.high
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([], "nothing to be measured"),
+        ([Item("x", math.nan, 1)], "on 'x'.*diverged"),
+        ([Item("x", 1e6, 1)], "too large"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_with_its_name(tmp_path: Path, items: list[Item], message: str) -> None:
+    with pytest.raises(kdtool.PluginError, match=f"perplexity of student/seed 0.*{message}"):
+        measure(make_run(tmp_path), items)
