@@ -171,10 +171,10 @@ def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refu
     wrapped = model("llama")
     wrapped.model.train()
     expected = _gradients(wrapped)
-    wrapped.model.gradient_checkpointing_enable({"use_reentrant": False})
+    wrapped.model.activation_checkpointing_enable({"use_reentrant": False})
     for one, other in zip(_gradients(wrapped), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    wrapped.model.gradient_checkpointing_enable({"use_reentrant": True})
+    wrapped.model.activation_checkpointing_enable({"use_reentrant": True})
     wrapped.model.enable_input_require_grads()
     with pytest.raises(kdtool.PluginError, match="use_reentrant"):
         _gradients(wrapped)
@@ -189,9 +189,8 @@ def test_dropout_is_honoured():
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_saved_folder_opens_with_plain_transformers(family: str, tmp_path: Path):
-    wrapped = model(family)
+def test_a_saved_folder_opens_with_plain_transformers(tmp_path: Path):
+    wrapped = model("llama")
     wrapped.copied_layers = (0, 2, 5)
     wrapped.save(tmp_path)
     assert IMPLEMENTATION not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8")).values()

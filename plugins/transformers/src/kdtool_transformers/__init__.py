@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtool_transformers._check import project_logits, self_check
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
-    from kdtool_transformers._files import describe_folder, weights_identity
-    from kdtool_transformers._gguf import convert_gguf
-    from kdtool_transformers._model import TransformersModel
-    from kdtool_transformers._open import open_config, open_model, open_runtime, open_tokenizer
+    from kdtool_transformers._files import cache_folder, card_licence, complete_folder, weights_identity
+    from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
+    from kdtool_transformers._model import TransformersModel, decoder_layers
+    from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
     from kdtool_transformers._runtime import TransformersRuntime
-    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
+    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig, Source
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 _HOMES = {
     "_check": ("project_logits", "self_check"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
-    "_files": ("describe_folder", "weights_identity"),
-    "_gguf": ("convert_gguf",),
-    "_model": ("TransformersModel",),
-    "_open": ("open_config", "open_model", "open_runtime", "open_tokenizer"),
+    "_files": ("cache_folder", "card_licence", "complete_folder", "weights_identity"),
+    "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_model": ("TransformersModel", "decoder_layers"),
+    "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
     "_runtime": ("TransformersRuntime",),
-    "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
+    "_teacher": ("CausalTeacher", "CausalTeacherConfig", "Source"),
     "_tokenizer": ("TransformersTokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -38,13 +38,19 @@ __all__ = [  # noqa: F822 - loaded by __getattr__
     "CausalTeacher",
     "CausalTeacherConfig",
     "DtypeName",
+    "Source",
     "TransformersModel",
     "TransformersRuntime",
     "TransformersTokenizer",
+    "cache_folder",
+    "card_licence",
+    "complete_folder",
     "compute_dtype",
     "convert_gguf",
-    "describe_folder",
+    "convert_gguf_into",
+    "decoder_layers",
     "open_config",
+    "open_facts",
     "open_model",
     "open_runtime",
     "open_tokenizer",

@@ -20,7 +20,7 @@ import kdtool
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["ORIGIN_FILE", "TransformersModel", "facts_of", "use_document_attention"]
+__all__ = ["ORIGIN_FILE", "TransformersModel", "causal_of", "decoder_layers", "facts_of", "no_progress_bar", "use_document_attention"]
 
 ORIGIN_FILE = "kdtool.json"
 """Beside config.json: what a folder of weights cannot say itself, such as the layers it was copied from."""
@@ -69,14 +69,14 @@ class TransformersModel(kdtool.LanguageModel):
 
     def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
         """Run everything but the head; see `kdtool.LanguageModel.backbone`."""
-        causal = _causal(self.model)
+        causal = causal_of(self.model)
         labelled, padding = batch.labels != -100, batch.document < 0
         layers = want.layers if "hidden" in want.kinds else ()
         maps = want.layers if "attentions" in want.kinds else ()
         with _captured(causal, layers) as states:
             last, attentions = _final_states(causal, batch, batch.positions.masked_fill(padding, 0), frozenset(maps))
-        if states and last.requires_grad and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules()):
-            _refuse_cut_gradients(states)
+        if attentions and last.requires_grad and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules()):
+            _refuse_cut_gradients(attentions)
         hidden = {layer: states[layer][labelled] for layer in layers}
         return kdtool.ModelOutputs(last=last[labelled], hidden=hidden, attentions=attentions)
 
@@ -84,7 +84,7 @@ class TransformersModel(kdtool.LanguageModel):
         """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again."""
         folder.mkdir(parents=True, exist_ok=True)
         with no_progress_bar():
-            _causal(self.model).save_pretrained(folder)
+            causal_of(self.model).save_pretrained(folder)
         self.tokenizer.save(folder)
         if self.copied_layers:
             content = json.dumps({"copied_layers": self.copied_layers})
@@ -95,7 +95,7 @@ def facts_of(
     model: Any, tokenizer: TransformersTokenizer, copied_layers: tuple[int, ...] = ()
 ) -> kdtool.ModelFacts:
     """Count a model, which may lie on the meta device."""
-    config = _causal(model).config.get_text_config()
+    config = causal_of(model).config.get_text_config()
     parameters = list(model.parameters())
     heads = int(config.num_attention_heads)
     return kdtool.ModelFacts(
@@ -120,7 +120,7 @@ def use_document_attention(model: Any) -> None:
 
     Others keep their own, which transformers masks by position ids; `self_check` finds those that it cannot.
     """
-    causal = _causal(model)
+    causal = causal_of(model)
     kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
     if getattr(causal, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}:
         causal.set_attn_implementation(IMPLEMENTATION)
@@ -148,8 +148,8 @@ def decoder_layers(causal: Any) -> nn.ModuleList:
     raise kdtool.PluginError(f"{type(causal).__name__} keeps its {count} layers in no list that kdtool can find")
 
 
-def _causal(model: Any) -> Any:
-    """Look through an adapter's wrapper."""
+def causal_of(model: Any) -> Any:
+    """Return the causal LM itself where an adapter wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -196,9 +196,8 @@ def _captured(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]
             hook.remove()
 
 
-def _refuse_cut_gradients(states: dict[int, Tensor]) -> None:
-    if torch.is_grad_enabled() and not all(state.requires_grad for state in states.values()):
+def _refuse_cut_gradients(attentions: dict[int, Tensor]) -> None:
+    if not all(weights.requires_grad for weights in attentions.values()):
         raise kdtool.PluginError(
-            "hidden states carry no gradient: activation checkpointing is reentrant; switch it on with "
-            "gradient_checkpointing_kwargs={'use_reentrant': False}"
+            "attention maps carry no gradient: activation checkpointing is reentrant; switch it on with use_reentrant=False"
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["open_config", "open_model", "open_runtime", "open_tokenizer", "resolve"]
+__all__ = ["hub_commit", "open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "resolve"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -88,6 +88,32 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
     where = resolve(source)
     with _explained(source, offline):
         return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
+
+
+def open_facts(
+    source: str | Path, tokenizer: TransformersTokenizer, *, revision: str | None = None, offline: bool = False
+) -> kdtool.ModelFacts:
+    """Tell a model's shapes from its configuration: the model is built without memory for its weights.
+
+    Raises as `open_model`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from kdtool_transformers._model import facts_of
+
+    config = open_config(source, revision=revision, offline=offline)
+    with _explained(source, offline), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return facts_of(model, tokenizer)
+
+
+def hub_commit(source: str, *, revision: str | None = None, offline: bool = False) -> str:
+    """Return the commit that a hub name stands for, which names its files' content."""
+    commit = getattr(open_config(source, revision=revision, offline=offline), "_commit_hash", None)
+    if not commit:
+        raise kdtool.ServiceError(f"the hub named no commit for {source}; give a revision or a local folder")
+    return str(commit)
 
 
 def open_runtime(

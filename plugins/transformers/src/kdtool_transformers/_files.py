@@ -1,0 +1,117 @@
+"""Model files on disk: the user's cache, content hashes, the licence a model card names.
+
+Light: no torch. Used by `_teacher`, `_gguf` and teacher plugins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest, sha256
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import kdtool
+
+__all__ = ["cache_folder", "card_licence", "complete_folder", "content_hash", "weights_identity"]
+
+_HASHES = "hashes.json"
+
+
+def cache_folder() -> Path:
+    """Return kdtool's folder for models in the user's cache; made when first written to."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("kdtool", appauthor=False) / "models"
+
+
+def weights_identity(folder: Path) -> str:
+    """Return a SHA-256 over a model folder's configuration and weight files, by content.
+
+    Hashes of files are kept in the user's cache by path, size and time of change, so that a second call is free.
+
+    Raises:
+        UsageError: the folder holds no safetensors.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise kdtool.UsageError(f"{folder} holds no *.safetensors: the weights are missing")
+    total = sha256()
+    for file in [folder / "config.json", *files]:
+        total.update(f"{file.name} {content_hash(file)}\n".encode())
+    return total.hexdigest()
+
+
+def content_hash(file: Path) -> str:
+    """Return a file's SHA-256; remembered until its size or time of change differs."""
+    status = file.stat()
+    key = f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    store = cache_folder() / _HASHES
+    known = _read_hashes(store)
+    if key in known:
+        return known[key]
+    with file.open("rb") as opened:
+        found = file_digest(opened, "sha256").hexdigest()
+    _write_hashes(store, {**_read_hashes(store), key: found})
+    return found
+
+
+@contextmanager
+def complete_folder(target: Path) -> Iterator[Path | None]:
+    """Make a folder that is there completely or not at all, once among processes: yield where to write, None if it is there.
+
+    Other processes wait. What an exception or a killed process leaves behind is removed by the next one.
+    """
+    from filelock import FileLock
+
+    if target.is_dir():
+        yield None
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            yield None
+            return
+        partial = target.with_name(target.name + ".partial")
+        rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+        except BaseException:
+            rmtree(partial, ignore_errors=True)
+            raise
+        partial.replace(target)
+
+
+def card_licence(folder: Path) -> str | None:
+    """Return the licence that the front matter of a model folder's README.md names."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    named = re.search(r"^license:\s*[\"']?([\w.+-]+)", front.group(1), re.MULTILINE) if front else None
+    return named.group(1) if named else None
+
+
+def _read_hashes(store: Path) -> dict[str, str]:
+    try:
+        found: Any = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or another process's work cut short: hash again
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_hashes(store: Path, known: dict[str, str]) -> None:
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=store.parent, suffix=".json")
+        with os.fdopen(handle, "w", encoding="utf-8") as opened:
+            json.dump(known, opened)
+        Path(name).replace(store)
+    except OSError:  # a read-only home costs time, nothing else
+        return

@@ -1,0 +1,90 @@
+"""GGUF files as folders of safetensors, converted once into the user's cache.
+
+GGUF is data, never code. Quantised weights are dequantised and stored in bfloat16, the precision that models compute in;
+the tokenizer is stored with them. The folder is named by the file's content.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kdtool
+from kdtool_transformers._files import cache_folder, complete_folder, content_hash
+
+__all__ = ["convert_gguf", "convert_gguf_into"]
+
+_FORMAT = 1
+"""Grows when a conversion gives other files than before, so that old ones are not used."""
+
+_DIGITS_ALONE = {"smollm", "starcoder", "refact", "command-r"}
+"""Values of tokenizer.ggml.pre whose pre-tokenizer takes digits one by one before the GPT-2 pattern. transformers leaves
+the digits out, which gives other ids wherever spaces precede a number."""
+
+
+def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
+    """Return a folder that `open_model` opens, with the content of a GGUF file.
+
+    Raises:
+        UsageError: transformers cannot read the file, or knows no such architecture.
+        StorageError: the cache cannot be written.
+    """
+    target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
+    try:
+        with complete_folder(target) as partial:
+            if partial is not None:
+                megabytes = file.stat().st_size / 1e6
+                say(f"converting {file.name} ({megabytes:.0f} MB) to safetensors, once, into {target}")
+                convert_gguf_into(file, partial)
+    except PermissionError as error:
+        raise kdtool.StorageError(f"{target.parent} cannot be written: {error}") from error
+    return target
+
+
+def convert_gguf_into(file: Path, folder: Path) -> None:
+    """Write a GGUF file's content into a folder as safetensors, configuration and tokenizer. Raises as `convert_gguf`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from kdtool_transformers._model import no_progress_bar
+
+    try:
+        with no_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+                local_files_only=True,
+            )
+            config = loaded.config
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            # A fresh model holds no trace of the quantised file, which save_pretrained would refuse to write.
+            model = type(loaded)(config).to(torch.bfloat16)
+            model.load_state_dict(loaded.state_dict())
+            model.tie_weights()
+            model.save_pretrained(folder)
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and shutil.disk_usage(folder).free < 2 * file.stat().st_size:
+            raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error
+        raise kdtool.UsageError(f"{file} cannot be converted: {str(error).splitlines()[0]}") from error
+    _split_digits(tokenizer, file)
+    tokenizer.save_pretrained(folder)
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() in _DIGITS_ALONE:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
