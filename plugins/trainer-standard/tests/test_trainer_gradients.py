@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +20,23 @@ from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from trainer_models import MIXTURE, VOCABULARY, TinyModel, TinyTeacher, make_model, make_rows, mixture, train
+from trainer_models import (
+    MIXTURE,
+    VOCABULARY,
+    TinyModel,
+    TinyTeacher,
+    first_gradients,
+    make_model,
+    make_rows,
+    mixture,
+    train,
+)
 
 HEADS: dict[str, dict[str, Any]] = {
     "tied": {"tied": True},
     "untied": {"tied": False},
     "with bias, scale and cap": {"tied": False, "bias": True, "scale": 0.7, "soft_cap": 3.0},
 }
-
-
-@contextmanager
-def first_gradients(model: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Catch the gradients that reach the optimiser at its first step."""
-    caught: dict[str, Tensor] = {}
-
-    def catch(*_: Any) -> None:
-        if not caught:
-            caught.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-
-    handle = register_optimizer_step_pre_hook(catch)
-    try:
-        yield caught
-    finally:
-        handle.remove()
 
 
 def full_logits(model: TinyModel, last: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import kdtool
 import torch
 from kdtool.testing import ByteTokenizer, ListSource, make_run
 from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._order import RowsInOrder
 from safetensors.torch import save_model
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 VOCABULARY, PADDED, WIDTH, LENGTH = 61, 64, 16, 24
 
@@ -171,10 +174,32 @@ def make_rows(count: int, seed: int = 0, masked: float = 0.3) -> ListSource:
     return ListSource(rows)
 
 
+def lopsided_rows() -> ListSource:
+    """Eight rows; in the order of training every other pair has next to no label, or none at all."""
+    order = RowsInOrder(ListSource([_row(index, [False] * LENGTH) for index in range(8)]), 8, 0)
+    rows = {}
+    for place in range(8):
+        labelled = [place % 4 < 2 or (place < 4 and i == 5) for i in range(LENGTH)]
+        index = int(order[place].key)
+        rows[index] = _row(index, labelled)
+    return ListSource([rows[index] for index in range(8)])
+
+
+def _row(index: int, labelled: list[bool]) -> kdtool.Row:
+    ids = [(7 * index + 3 * i * i) % VOCABULARY for i in range(LENGTH)]
+    return kdtool.Row(str(index), ids, labelled, [0] * LENGTH)
+
+
 def make_phase(
-    folder: Path, terms: Sequence[kdtool.Term], signals: Mapping[str, Any] | None = None, steps: int = 3, rows: int = 12
+    folder: Path,
+    terms: Sequence[kdtool.Term],
+    signals: Mapping[str, Any] | None = None,
+    steps: int = 3,
+    rows: ListSource | None = None,
 ) -> kdtool.Phase:
-    return kdtool.Phase("distil", steps, tuple(terms), make_rows(rows), dict(signals or {}), folder / "checkpoints")
+    return kdtool.Phase(
+        "distil", steps, tuple(terms), rows or make_rows(12), dict(signals or {}), folder / "checkpoints"
+    )
 
 
 def make_trainer(**settings: Any) -> StandardTrainer:
@@ -198,12 +223,33 @@ def mixture(project: bool = True) -> dict[str, kdtool.Component]:
 
 
 def train(
-    folder: Path, student: TinyModel, steps: int = 3, run: Mapping[str, Any] | None = None, **settings: Any
+    folder: Path,
+    student: TinyModel,
+    steps: int = 3,
+    rows: ListSource | None = None,
+    run: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> kdtool.Trained:
     """Train with the mixture of a token divergence, cross-entropy and hidden states through a projector."""
     teacher = TinyTeacher(make_model(99), layers=(0,))
-    phase = make_phase(folder, MIXTURE, {"teacher": teacher}, steps=steps)
+    phase = make_phase(folder, MIXTURE, {"teacher": teacher}, steps=steps, rows=rows)
     info = make_run(folder / "run", mixture(), **(run or {}))
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained
+
+
+@contextmanager
+def first_gradients(model: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Catch the gradients that reach the optimiser at its first step."""
+    caught: dict[str, Tensor] = {}
+
+    def catch(*_: Any) -> None:
+        if not caught:
+            caught.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+    handle = register_optimizer_step_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()

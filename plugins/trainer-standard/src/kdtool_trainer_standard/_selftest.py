@@ -22,10 +22,12 @@ from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._projection import Projection
 from kdtool_trainer_standard._terms import BoundTerm
 
-__all__ = ["first_chunk", "self_test"]
+__all__ = ["self_test"]
 
 _ZERO = 1e-3
-"""What a divergence at equality and the difference of chunked to unchunked may be, relative to about 1."""
+"""What a divergence and its gradient may be at equality."""
+_CHUNKED = 1e-2
+"""Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
 
 
 def self_test(
@@ -33,8 +35,11 @@ def self_test(
     module: DistillationModule,
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
-) -> None:
-    """Check student, teachers and losses against each other.
+) -> tuple[Tensor, ChunkRows]:
+    """Check student, teachers and losses against each other, on a batch with labels.
+
+    Returns:
+        Logits [r, V] and the rest of a real chunk, of the size that the token losses will be called with.
 
     Raises:
         UsageError: teacher and student do not fit together.
@@ -47,27 +52,19 @@ def self_test(
     batch, signals = _fullest_row(batch, signals)
     with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
         outputs = module.language_model.backbone(batch, module.wanted)
-    work = module.head_work(batch, signals)
-    _check_weightings(run, work, outputs.last.detach())
-    for index, bound in enumerate(work.loss.terms):
-        _check_token_loss(run, index, bound, work, outputs.last.detach())
-    for bound in module.terms:
-        if not bound.per_token:
-            _check_sequence_loss(run, module, bound, kdtool.StepView(
-                batch, outputs, signals.get(bound.term.teacher or ""), module.progress, module.step
-            ))  # fmt: skip
+        for bound in module.terms:
+            if not bound.per_token:
+                teacher = signals.get(bound.term.teacher or "")
+                view = kdtool.StepView(batch, outputs, teacher, module.progress, module.step)
+                _check_sequence_loss(run, module, bound, view)
+    work, hidden = module.head_work(batch, signals), outputs.last.detach()
+    logits, rows = _chunk(work, hidden, work.loss_rows)
     if work.loss.terms:
-        _check_chunking(work, outputs.last.detach())
-
-
-def first_chunk(
-    module: DistillationModule, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]
-) -> tuple[Tensor, ChunkRows]:
-    """Return logits [r, V] and the rest of a real chunk, of the size that the losses will be called with."""
-    with torch.no_grad():
-        outputs = module.language_model.backbone(batch, kdtool.Want())
-        work = module.head_work(batch, signals)
-        return _chunk(work, outputs.last, work.loss_rows)
+        _check_weightings(run, work, logits, rows)
+        for index, bound in enumerate(work.loss.terms):
+            _check_token_loss(run, index, bound, work, logits, rows)
+        _check_chunking(work, hidden)
+    return logits, rows
 
 
 def _chunk(work: HeadWork, hidden: Tensor, count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, ChunkRows]:
@@ -153,29 +150,30 @@ def _fullest_row(
     }
 
 
-def _check_weightings(run: kdtool.RunInfo, work: HeadWork, hidden: Tensor) -> None:
-    if not work.loss.terms:
-        return
-    logits, rows = _chunk(work, hidden, work.loss_rows)
+def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Tensor, rows: ChunkRows) -> None:
     for name in run.hook.kdtool_token_weight.names():
         weights = run.hook.kdtool_token_weight.of(name)(work.loss.chunk(0, logits, rows))
         _expect_values(run, name, "kdtool_token_weight", weights, (logits.shape[0],))
 
 
-def _check_token_loss(run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, hidden: Tensor) -> None:
-    hook = run.hook.kdtool_token_loss.of(bound.term.name)
-    logits, rows = _chunk(work, hidden, work.loss_rows)
-    values, gradient = _value_and_gradient(run, bound, hook, work, index, logits, rows)
-    _expect_finite(run, bound, gradient, "gradient")
-    if not (bound.divergence and bound.form == "dense"):
-        return
-    values, gradient = _value_and_gradient(run, bound, hook, work, index, rows.teachers[index][0], rows)
-    _expect_zero(run, bound, float(values.abs().max()), float(gradient.abs().max()))
+def _check_token_loss(
+    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Tensor, rows: ChunkRows
+) -> None:
+    _, gradient = _value_and_gradient(run, index, bound, work, logits, rows)
+    if not bool(gradient.isfinite().all()):
+        raise kdtool.PluginError(
+            f"{_who(run, bound.term.name)}: the gradient of kdtool_token_loss is not finite on a first chunk, though its "
+            "values are (look for square roots and powers at 0)"
+        )
+    if bound.divergence and bound.form == "dense":
+        values, gradient = _value_and_gradient(run, index, bound, work, rows.teachers[index][0], rows)
+        _expect_zero(run, bound, float(values.abs().max()), float(gradient.abs().max()))
 
 
 def _value_and_gradient(
-    run: kdtool.RunInfo, bound: BoundTerm, hook: Any, work: HeadWork, index: int, logits: Tensor, rows: ChunkRows
+    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Tensor, rows: ChunkRows
 ) -> tuple[Tensor, Tensor]:
+    hook = run.hook.kdtool_token_loss.of(bound.term.name)
     leaf = logits.detach().clone().requires_grad_()
     with torch.enable_grad():
         values = hook(work.loss.chunk(index, leaf, rows))
@@ -230,13 +228,13 @@ def _check_chunking(work: HeadWork, hidden: Tensor) -> None:
     small.rows = dataclasses.replace(work.rows, labels=rows.labels, positions=rows.positions, columns=rows.columns)
     chunked_loss(states, small, torch.ones((), device=hidden.device)).backward()  # type: ignore[no-untyped-call]
     assert states.grad is not None  # noqa: S101 - it was asked for above
-    away = float((states.grad - expected).norm() / expected.norm().clamp(min=1e-12))
+    away = float((states.grad - expected).norm() / (expected.norm() + 1e-3))
     apart = float(((small.sums - sums).abs() / sums.abs().clamp(min=1.0)).max())
-    if not max(away, apart) <= _ZERO:
+    if not max(away, apart) <= _CHUNKED:
         names = ", ".join(bound.term.label for bound in work.loss.terms)
         raise kdtool.PluginError(
             f"the losses ({names}) or token weights depend on how positions are cut into chunks: gradients differ by "
-            f"{away:.2g}, values by {apart:.2g} (relative; allowed {_ZERO:g}). Each position's value may depend on that "
+            f"{away:.2g}, values by {apart:.2g} (relative; allowed {_CHUNKED:g}). Each position's value may depend on that "
             "position alone"
         )
 
@@ -267,14 +265,6 @@ def _expect_result(run: kdtool.RunInfo, bound: BoundTerm, result: object, view: 
     per_token = isinstance(result, kdtool.PerToken)
     count = view.student.last.shape[0] if per_token else view.batch.input_ids.shape[0]
     _expect_values(run, bound.term.name, "kdtool_sequence_loss", result.values, (count,))
-
-
-def _expect_finite(run: kdtool.RunInfo, bound: BoundTerm, tensor: Tensor, what: str) -> None:
-    if not bool(tensor.isfinite().all()):
-        raise kdtool.PluginError(
-            f"{_who(run, bound.term.name)}: the {what} of kdtool_token_loss is not finite on a first chunk, though its "
-            "values are (look for square roots and powers at 0)"
-        )
 
 
 def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, value: float, gradient: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import kdtool
 import torch
 import transformers
-from kdtool_rows import collate
+from kdtool_rows import NO_LABEL, collate
 from kdtool_transformers import pick_device
 from torch import nn
 
@@ -24,7 +24,7 @@ from kdtool_trainer_standard._loop import HISTORY, TrainingLoop
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._selftest import first_chunk, self_test
+from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._terms import bind_terms, plain_tensors
 
 __all__ = ["train_phase"]
@@ -70,7 +70,7 @@ def _prepared(
 ) -> TrainingLoop:
     device: torch.device = args.device
     _ready(config, student, device)
-    batch = collate([RowsInOrder(phase.rows, config.batch, run.seed)[place] for place in range(config.batch)], device)
+    batch = collate(_first_labelled(phase, config.batch, run.seed), device)
     with torch.no_grad():
         signals = {name: plain_tensors(source.signal(batch)) for name, source in phase.signals.items()}
     terms = bind_terms(run, phase, signals)
@@ -80,12 +80,26 @@ def _prepared(
         run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student)
     )
     module.to(device)
-    self_test(run, module, batch, signals)
+    logits, rows = self_test(run, module, batch, signals)
     if loss.terms:
-        logits, rows = first_chunk(module, batch, signals)
         to_come = phase.steps * config.accumulation * int((batch.labels != -100).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
     return TrainingLoop(config, run, phase, module, args)
+
+
+def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
+    """Return the first rows, in the order of training, that have something to learn from: at most `count`."""
+    in_order = RowsInOrder(phase.rows, len(phase.rows), seed)
+    found: list[kdtool.Row] = []
+    for place in range(len(in_order)):
+        row = in_order[place]
+        if bool((collate([row]).labels != NO_LABEL).any()):
+            found.append(row)
+        if len(found) == count:
+            break
+    if not found:
+        raise kdtool.UsageError(f"no row of phase {phase.name!r} has a labelled token: there is nothing to learn from")
+    return found
 
 
 def _ready(config: StandardTrainer.Config, student: kdtool.LanguageModel, device: torch.device) -> None:

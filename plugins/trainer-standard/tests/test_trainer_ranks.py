@@ -1,0 +1,31 @@
+"""Two processes give the gradients of one, also where one has hardly any labelled tokens, or none."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from trainer_process import start, train_as_rank
+
+
+def trained(folder: Path, tied: bool, world: int) -> tuple[dict[str, torch.Tensor], str]:
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(train_as_rank, folder, tied, rank, world, port) for rank in range(world)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * world
+    return load_file(folder / "gradients.safetensors"), (folder / "tokens.txt").read_text(encoding="utf-8")
+
+
+def test_two_processes_have_the_gradients_and_counts_of_one(tmp_path: Path) -> None:
+    for tied in (True, False):
+        one, tokens_of_one = trained(tmp_path / f"one {tied}", tied, 1)
+        two, tokens_of_two = trained(tmp_path / f"two {tied}", tied, 2)
+        assert tokens_of_one == tokens_of_two
+        for name, gradient in one.items():
+            torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-7, msg=name)

@@ -1,0 +1,100 @@
+"""Training in a process of its own, for tests that kill it or that need two.
+
+The processes are forked from a server that has imported everything once (spawned where there is no forkserver).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file, save_model
+from trainer_models import first_gradients, lopsided_rows, make_model, train
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+
+
+def arm(when: str) -> None:
+    """Arrange to be killed."""
+    from kdtool_trainer_standard import _checkpoints
+    from kdtool_trainer_standard._loop import TrainingLoop
+
+    what, number = when.split()
+    if what == "step":
+        ended = TrainingLoop.end_step
+
+        def end_step(self: Any, step: int, control: Any) -> None:
+            ended(self, step, control)
+            if step == int(number):
+                die()
+
+        TrainingLoop.end_step = end_step  # type: ignore[method-assign]
+    else:
+        synced = _checkpoints._sync
+
+        def sync(path: Path) -> None:
+            synced(path)
+            if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
+                die()
+
+        _checkpoints._sync = sync
+
+
+def train_until(folder: Path, when: str | None) -> None:
+    """Train, and write the final weights to `folder`/final.safetensors.
+
+    `when` is "step N" or "saving N": the process kills itself after N steps, or in the midst of writing checkpoint N.
+    """
+    torch.set_num_threads(1)
+    if when:
+        arm(when)
+    student = make_model(1, dropout=0.2)
+    trained = train(folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET)
+    save_model(student.model, str(folder / "final.safetensors"))
+    (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+
+
+def train_as_rank(folder: Path, tied: bool, rank: int, world: int, port: int) -> None:
+    """Train as one of `world` processes; rank 0 writes the first step's gradients and the number of tokens."""
+    torch.set_num_threads(1)
+    if world > 1:
+        settings = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": world,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        os.environ.update({name: str(value) for name, value in settings.items()})
+    student = make_model(1, tied=tied)
+    with first_gradients(student.model) as gradients:
+        trained = train(
+            folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
+            gradient_clip=0.0, rows=lopsided_rows(), run={**_QUIET, "rank": rank, "world": world},
+        )  # fmt: skip
+    if rank == 0:
+        save_file(gradients, str(folder / "gradients.safetensors"))
+        (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def start(task: Callable[..., None], *arguments: Any) -> Any:
+    """Start a task in a process of its own."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["trainer_process", "kdtool_trainer_standard._train"])
+    process = context.Process(target=task, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    return process
+
+
+_QUIET: dict[str, Any] = {"say": lambda _: None}
