@@ -78,7 +78,7 @@ class HiddenStates(kdtool.Loss):
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
         """Return a linear projector [H_student → H_teacher] a pair, or None where the widths agree."""
-        pairs = self.kdtool_layers(student, teacher)
+        pairs = self._pairs or self.kdtool_layers(student, teacher)
         if student.hidden == teacher.hidden:
             return None
         from torch.nn import Linear, ModuleDict
