@@ -1,0 +1,147 @@
+"""Agreement against a plain computation of whole logits, and what happens to subjects that cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+import transformers
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_evaluator_agreement import Agreement
+from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+TEXTS = [f"def f{i}(n):\n    return n * {i}\n" * (i + 1) for i in range(5)]
+EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text(text), split="test") for i, text in enumerate(TEXTS)]
+TEACHER = kdtool.Subject("teacher", "teacher")
+STUDENT = kdtool.Subject("student", "student", Path("student"), 0)
+CONTROL = kdtool.Subject("control", "control", Path("control"), 0)
+
+
+class TestAgreement(ComponentConformance):
+    component = Agreement
+    entry_point = "agreement"
+
+
+class Opener(kdtool.Exporter):
+    """Opens each subject by its name, and counts."""
+
+    def __init__(self, **runtimes: kdtool.Runtime) -> None:
+        super().__init__(self.Config())
+        self.runtimes = runtimes
+        self.opened: list[str] = []
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        self.opened.append(subject.name)
+        return self.runtimes.get(subject.name)
+
+
+def make_tokenizer(more: str = "") -> TransformersTokenizer:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([*TEXTS, more], trainer)
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
+    return TransformersTokenizer(wrapped)
+
+
+def make_model(seed: int, hidden: int, tokenizer: TransformersTokenizer, padding: int = 0) -> TransformersModel:
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=tokenizer.vocabulary + padding,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return TransformersModel(transformers.LlamaForCausalLM(config).eval(), tokenizer)
+
+
+def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject, **settings: Any) -> dict[tuple[str, str], Any]:
+    evaluator = Agreement(Agreement.Config(**settings))
+    return {(found.name, found.subject): found for found in evaluator.kdtool_evaluate(run, subjects)}
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain computation is in float32, so the evaluator's must be."""
+    monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.float32)
+
+
+def test_it_equals_a_plain_computation_of_all_logits(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    teacher, student = make_model(0, 32, tokenizer, padding=7), make_model(1, 16, tokenizer)
+    opener = Opener(
+        teacher=TransformersRuntime(teacher), student=TransformersRuntime(student), control=TransformersRuntime(teacher)
+    )
+    found = evaluate(make_run(tmp_path, {"any": opener}, EXAMPLES), STUDENT, TEACHER, CONTROL, tokens=40)
+    divergence = same = tokens = 0.0
+    for text in TEXTS:
+        ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)[:40]]])
+        logs = []
+        for model in (teacher, student):
+            model.model.set_attn_implementation("eager")
+            with torch.no_grad():
+                logits = model.model(input_ids=ids[:, :-1]).logits[0, :, : tokenizer.vocabulary]
+            logs.append(logits.double().log_softmax(-1))
+        divergence += float(torch.nn.functional.kl_div(logs[1], logs[0], reduction="sum", log_target=True))
+        same += float((logs[0].argmax(-1) == logs[1].argmax(-1)).sum())
+        tokens += ids.shape[1] - 1
+    measured = found["kl-to-teacher", "student"]
+    assert measured.value == pytest.approx(divergence / tokens, rel=1e-4)
+    assert measured.settings["tokens"] == str(int(tokens))
+    assert measured.low < measured.value < measured.high
+    assert found["top-1-agreement-with-teacher", "student"].value == pytest.approx(same / tokens)
+    assert found["kl-to-teacher", "control"].value == pytest.approx(0, abs=1e-6)
+    assert found["top-1-agreement-with-teacher", "control"].value == 1.0
+    assert opener.opened.count("teacher") == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl"] * 4
+
+
+def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:
+    heard: list[str] = []
+    tokenizer, other = make_tokenizer(), make_tokenizer("lambda lambda lambda" * 50)
+    opener = Opener(
+        teacher=TransformersRuntime(make_model(0, 16, tokenizer)), student=TransformersRuntime(make_model(0, 16, other))
+    )
+    run = make_run(tmp_path, {"any": opener}, EXAMPLES, say=heard.append)
+    assert evaluate(run, TEACHER, STUDENT, CONTROL) == {}
+    assert heard == [
+        "agreement: student is left out, its tokenizer is not that of teacher",
+        "agreement: control is left out, no component opens it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "settings", "said"),
+    [
+        ([STUDENT], {}, "no teacher of this run can be opened"),
+        ([TEACHER, STUDENT], {"split": "validation"}, "holds no documents"),
+        ([replace(TEACHER, name="remote"), STUDENT], {}, "gives no access to the model's states"),
+    ],
+)
+def test_a_run_that_cannot_be_measured_says_why(
+    tmp_path: Path, subjects: list[kdtool.Subject], settings: dict[str, str], said: str
+) -> None:
+    class Remote(TransformersRuntime):
+        def __init__(self) -> None:
+            self.model = None
+
+    heard: list[str] = []
+    run = make_run(tmp_path, {"any": Opener(remote=Remote())}, EXAMPLES, say=heard.append)
+    assert evaluate(run, *subjects, **settings) == {}
+    assert len(heard) == 1
+    assert said in heard[0]
