@@ -1,0 +1,98 @@
+"""What runs in a subject's own process: load a model with plain transformers, then generate when asked.
+
+Run as `python -m kdtool_evaluator_efficiency._worker`. The first line of standard input is the task, each further one asks
+for one turn; answers are JSON lines on standard output, to which nothing else may print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TextIO
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not reach the pipe
+    task = json.loads(sys.stdin.readline())
+    model, prompt, facts = _load(task)
+    _say(answers, facts)
+    for line in sys.stdin:
+        first, rest = _generate(model, prompt, int(json.loads(line)["generate"]))
+        _say(
+            answers, {"first": first, "rest": rest, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)}
+        )
+
+
+def _say(answers: TextIO, content: dict[str, Any]) -> None:
+    answers.write(json.dumps(content) + "\n")
+    answers.flush()
+
+
+def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
+    import torch
+    import transformers
+
+    torch.set_num_threads(task["threads"])
+    before = psutil.Process().memory_info().rss
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        task["folder"],
+        dtype=getattr(torch, task["dtype"]),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    model = model.to(task["device"]).eval()
+    length = min(task["prompt"], max(1, (getattr(model.config, "max_position_embeddings", None) or 2**31) // 2))
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(model.config.vocab_size, (1, length), generator=generator).to(task["device"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return model, prompt, {"prompt": length, "parameters": parameters, "bytes_before": before}
+
+
+def _generate(model: Any, prompt: Any, count: int) -> tuple[float, float]:
+    """Return the seconds to the first token, and those of the `count` - 1 further ones."""
+    import torch
+
+    with torch.inference_mode():
+        start = perf_counter()
+        found = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        token = int(found.logits[0, -1].argmax())  # reading the token waits for the device
+        first = perf_counter()
+        for _ in range(count - 1):
+            step = torch.tensor([[token]], device=prompt.device)
+            found = model(input_ids=step, past_key_values=found.past_key_values, use_cache=True)
+            token = int(found.logits[0, -1].argmax())
+        return first - start, perf_counter() - first
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process ever had resident."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not getrusage: on Linux its maximum includes the parent's memory from before exec
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _device_bytes(prompt: Any) -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if prompt.device.type == "cuda" else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Real processes on tiny models: what is measured is of the right model and size, and a broken one is explained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+import transformers
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_evaluator_efficiency import Efficiency, _representatives
+from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+
+class TestEfficiency(ComponentConformance):
+    component = Efficiency
+    entry_point = "efficiency"
+
+
+class Opener(kdtool.Exporter):
+    """Opens teachers."""
+
+    def __init__(self, runtime: kdtool.Runtime) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime if subject.role == "teacher" else None
+
+
+def make_model(layers: int) -> TransformersModel:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<|endoftext|>", *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
+    config = transformers.LlamaConfig(
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    return TransformersModel(transformers.LlamaForCausalLM(config).eval(), TransformersTokenizer(wrapped))
+
+
+def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject) -> dict[tuple[str, str], Any]:
+    evaluator = Efficiency(Efficiency.Config(turns=3, prompt=100, generated=4))
+    return {(found.name, found.subject): found for found in evaluator.kdtool_evaluate(run, subjects)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other tell nothing about models on a machine that is busy otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    teacher, student = make_model(24), make_model(2)
+    student.save(tmp_path / "student")
+    gguf = tmp_path / "q4.gguf"
+    gguf.write_bytes(bytes(123))
+    heard: list[str] = []
+    run = make_run(tmp_path, {"any": Opener(TransformersRuntime(teacher))}, say=heard.append)
+    found = evaluate(
+        run,
+        kdtool.Subject("teacher", "teacher"),
+        kdtool.Subject("student-seed1", "student", tmp_path / "gone", 1),
+        kdtool.Subject("student-seed0", "student", tmp_path / "student", 0),
+        kdtool.Subject("control-seed0", "control", tmp_path / "gone", 0),
+        kdtool.Subject("q4-seed0", "artifact", gguf, 0),
+    )
+    assert {subject for _, subject in found} == {"teacher", "student-seed0", "q4-seed0"}
+    for model, name in ((teacher, "teacher"), (student, "student-seed0")):
+        assert found["parameters", name].value == model.facts.parameters
+        assert found["file-size", name].value == pytest.approx(4 * model.facts.parameters, rel=0.2)
+        first = found["time-to-first-token", name]
+        assert first.low <= first.value <= first.high
+        assert first.n == 3
+        assert first.settings["prompt"] == "32 tokens"
+        assert 5e7 < found["peak-memory", name].value < 5e9
+    assert found["decode-speed", "student-seed0"].value > 2 * found["decode-speed", "teacher"].value
+    assert found["file-size", "q4-seed0"].value == 123
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if children.exists():
+        assert children.read_text(encoding="utf-8").split() == []
+    assert heard == ["efficiency: of q4-seed0 only the size is measured, transformers does not open it"]
+
+
+def test_a_model_that_does_not_load_is_explained(tmp_path: Path) -> None:
+    make_model(1).save(tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    subject = kdtool.Subject("student", "student", tmp_path / "broken", 0)
+    with pytest.raises(
+        kdtool.PluginError, match=r"the process that measures student ended: exit status 1, .*[Ss]afetensor"
+    ):
+        evaluate(make_run(tmp_path), subject)
+
+
+def test_one_seed_stands_for_all() -> None:
+    names = [
+        ("teacher", "teacher", None),
+        ("student-seed10", "student", 10),
+        ("student-seed1", "student", 1),
+        ("control-seed1", "control", 1),
+        ("q4-seed1", "artifact", 1),
+        ("q4-seed10", "artifact", 10),
+        ("q2-seed1", "artifact", 1),
+    ]
+    subjects = [kdtool.Subject(name, role, None, seed) for name, role, seed in names]  # type: ignore[arg-type]
+    assert [subject.name for subject in _representatives(subjects)] == [
+        "teacher",
+        "student-seed1",
+        "q4-seed1",
+        "q2-seed1",
+    ]
