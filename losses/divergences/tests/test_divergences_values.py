@@ -156,8 +156,8 @@ def test_sampled_tokens_give_forward_kl_and_its_gradient_on_average(
 
 def test_padding_of_sparse_tokens_changes_nothing() -> None:
     student = row([0.3, -1.0, 2.0, 0.1])
-    ids, weights = torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.25]], dtype=torch.float64)
-    padded = torch.tensor([[2, 0, -1, -1]]), torch.tensor([[0.5, 0.25, 0, 0]], dtype=torch.float64)
+    ids, weights = torch.tensor([[2, 3]]), torch.tensor([[0.5, 0.25]], dtype=torch.float64)
+    padded = torch.tensor([[2, 3, -1, -1]]), torch.tensor([[0.5, 0.25, 0, 0]], dtype=torch.float64)
     for loss in (sampled_forward_kl, top_k_forward_kl):
         assert loss(student, *padded).item() == loss(student, ids, weights).item()
 

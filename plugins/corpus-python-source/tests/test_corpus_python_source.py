@@ -89,7 +89,7 @@ def test_its_identity_follows_content_and_names_not_the_place(tmp_path: Path) ->
     for name in ("one", "two", "three", "four"):
         write(tmp_path / name, {"a.py": "x = 1\n", "b.py": "y = 1\n"})
     (tmp_path / "three" / "a.py").write_text("x = 2\n", encoding="utf-8")
-    (tmp_path / "four" / "a.py").rename(tmp_path / "four" / "c.py")
+    (tmp_path / "four" / "b.py").rename(tmp_path / "four" / "c.py")
     assert identity(tmp_path / "one") == identity(tmp_path / "two")
     assert len({str(identity(tmp_path / name)) for name in ("two", "three", "four")}) == 3
 

@@ -148,9 +148,7 @@ class TokenLossConformance(LossConformance):
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
             for _ in range(3)
         )
-        signals: list[DenseTokens | SparseTokens | None] = [
-            _tokens(offer, teacher, loss.temperature) for (offer,) in map(sorted, loss.needs)
-        ] or [None]
+        signals = [_tokens(need, teacher, loss.temperature) for need in loss.needs] or [None]
         for signal in signals:
             yield TokenChunk(
                 student_logits=student,
@@ -233,21 +231,21 @@ def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChun
     )
 
 
-def _tokens(offer: str, logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
+def _tokens(need: frozenset[Offer], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens | None:
     import torch
 
-    if offer == "logits":
+    if "logits" in need:
         return DenseTokens(logits)
     probabilities = (logits / temperature).softmax(-1).float()
-    if offer == "top-k":
+    if "top-k" in need:
         weights, ids = probabilities.topk(4)
         ids, weights = ids.clone(), weights.clone()
         ids[0, 2:], weights[0, 2:] = -1, 0
         return SparseTokens(ids.int(), weights, "top-k", temperature)
-    if offer == "sampled":
+    if "sampled" in need:
         draws = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
         return SparseTokens(draws.int(), torch.full(draws.shape, 0.2), "sampled", temperature)
-    raise TypeError(f"a token loss cannot need {offer!r}: it sees logits, sampled or top-k tokens")
+    raise TypeError(f"a token loss sees logits, sampled or top-k tokens, and none of them is in {sorted(need)}")
 
 
 def _part(chunk: TokenChunk, rows: slice) -> TokenChunk:
