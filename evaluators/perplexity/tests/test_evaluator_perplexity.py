@@ -124,4 +124,4 @@ def _tokenizer(transformers: Any) -> Any:
         vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
     )
     inner.train_from_iterator(["x = 1\nprint(x)\n", "def f(n):\n    return n\n"], trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")  # noqa: S106
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")

@@ -14,9 +14,13 @@ import pytest
 Figures = dict[str, tuple[str, bool, dict[str, float]]]
 QUALITY: Figures = {  # name: unit, higher is better, transform, values by arm
     "perplexity": ("per token", False, {"teacher": 5.94, "student": 12.08, "control": 14.83, "control-time": 10.41}),
-    "bits-per-byte": ("bits", False, {"teacher": 0.71, "student": 0.994, "control": 1.072, "control-time": 0.936}),
+    "bits-per-byte": (
+        "bits per byte",
+        False,
+        {"teacher": 0.71, "student": 0.994, "control": 1.072, "control-time": 0.936},
+    ),
     "kl-to-teacher": ("nats per token", False, {"student": 1.08, "control": 1.47, "control-time": 1.26}),
-    "top-1-agreement": ("fraction", True, {"student": 0.581, "control": 0.528, "control-time": 0.602}),
+    "top-1-agreement-with-teacher": ("fraction", True, {"student": 0.581, "control": 0.528, "control-time": 0.602}),
 }
 EFFICIENCY: Figures = {
     "parameters": ("parameters", False, {"teacher": 134_515_008, "student": 63_713_088}),
@@ -35,7 +39,7 @@ def _measurements() -> Iterator[kdtool.Measurement]:
                 value = centre * (1 + (0.012 * rng.gauss(0, 1) if seed is not None else 0))
                 yield kdtool.Measurement(
                     name=name,
-                    subject=arm if seed is None else f"{arm}/{seed}",
+                    subject=arm if seed is None else f"{arm}-seed{seed}",
                     unit=unit,
                     value=value,
                     n=64,
@@ -49,7 +53,7 @@ def _measurements() -> Iterator[kdtool.Measurement]:
             exact = unit == "parameters" or name == "file-size"
             yield kdtool.Measurement(
                 name=name,
-                subject=arm if arm == "teacher" else f"{arm}/0",
+                subject=arm if arm == "teacher" else f"{arm}-seed0",
                 unit=unit,
                 value=measured,
                 n=7,
@@ -71,7 +75,7 @@ def _comparisons() -> Iterator[kdtool.Comparison]:
             student, other = arms["student"], arms[control]
             relative = name == "perplexity"
             difference = student / other - 1 if relative else student - other
-            half = 0.28 * abs(difference) if name != "top-1-agreement" else 0.031
+            half = 0.28 * abs(difference) if name != "top-1-agreement-with-teacher" else 0.031
             decided = abs(difference) > half
             yield kdtool.Comparison(
                 measurement=name,
@@ -217,15 +221,18 @@ def make_sample(**changes: Any) -> kdtool.Results:
             "student": _facts(10, 63_713_088, (0, 1, 8, 18, 19, 20, 23, 24, 28, 29)),
         },
         "data": {
-            "documents": 1893,
-            "tokens": 5_218_304,
             "splits": {
-                "train": {"documents": 1701, "tokens": 4_690_432},
-                "validation": {"documents": 96, "tokens": 263_100},
-                "test": {"documents": 96, "tokens": 264_772},
+                "train": {"documents": 1701, "bytes": 22_690_432},
+                "validation": {"documents": 96, "bytes": 1_263_100},
+                "test": {"documents": 96, "bytes": 1_264_772},
             },
-            "licences": {"PSF-2.0": 1893},
-            "rejections": {"near-duplicates": {"duplicate of an earlier file": 61}, "syntax": {"does not parse": 4}},
+            "licences": {"Python-2.0": 1893},
+            "languages": {"python": 1893},
+            "sources": {"Python standard library": 1893},
+            "rows": 10_190,
+            "row_length": 512,
+            "signal_seconds": 188.0,
+            "rejected": {"near-duplicates": {"duplicate of an earlier file": 61}, "syntax": {"does not parse": 4}},
         },
         "recipe": {"name": "quickstart", "seeds": [0, 1, 2], "train": {"steps": 100, "batch": 4}},
         "recipe_text": RECIPE_TEXT,
@@ -237,6 +244,11 @@ def make_sample(**changes: Any) -> kdtool.Results:
             "cpu": "2 cores",
         },
         "seconds": 561.0,
+        "terms": {
+            "teacher": kdtool.Terms(
+                "Apache-2.0", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct", ("keep the notice",)
+            )
+        },
         "notes": ("The test split shares no file with training; near-duplicates above 0.8 were removed.",),
     }
     return kdtool.Results(**{**fields, **changes})

@@ -179,12 +179,20 @@ def _thin(line: Series) -> Series:
 
 
 def _mean(seeds: Sequence[Series]) -> Series | None:
-    if len({len(line) for line in seeds}) != 1 or not seeds[0]:
+    """Average seeds point by point; those of different length by how far each is."""
+    shortest = min(len(line) for line in seeds)
+    if shortest < 2:
         return None
-    return [
-        (sum(point[0] for point in same) / len(same), sum(point[1] for point in same) / len(same))
-        for same in zip(*seeds, strict=True)
-    ]
+    fractions = [place / (shortest - 1) for place in range(shortest)]
+    groups = [[_at(line, fraction) for line in seeds] for fraction in fractions]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _at(line: Series, fraction: float) -> tuple[float, float]:
+    exact = fraction * (len(line) - 1)
+    before = min(int(exact), len(line) - 2)
+    (x, y), (next_x, next_y), share = line[before], line[before + 1], exact - before
+    return x + (next_x - x) * share, y + (next_y - y) * share
 
 
 def _points(line: Series, x: Axis, y: Axis) -> str:

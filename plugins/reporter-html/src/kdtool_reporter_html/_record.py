@@ -78,24 +78,29 @@ class Usage:
 def blocks(data: Mapping[str, Any]) -> list[Block]:
     """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list."""
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
-    found = [Block("In all", (), tuple((title(key), _plain(value)) for key, value in plain.items()))] if plain else []
+    found = (
+        [Block("In all", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []
+    )
     return found + [_block(title(str(key)), value) for key, value in data.items() if key not in plain and value]
 
 
 def costs(results: kdtool.Results) -> Costs:
     """Add up what the stages and the training took."""
-    most = max((stage.seconds for stage in results.stages), default=0.0)
+    # What a run made itself and then used again (a student that all seeds share) is one stage.
+    records = list({(stage.name, stage.fingerprint): stage for stage in reversed(results.stages)}.values())[::-1]
+    most = max((stage.seconds for stage in records), default=0.0)
     stages = tuple(
         Stage(stage.name, duration(stage.seconds), 100 * stage.seconds / most if most else 0.0, stage.reused)
-        for stage in results.stages
+        for stage in records
     )
-    made, saved = (sum(stage.seconds for stage in results.stages if stage.reused is was) for was in (False, True))
+    made, saved = (sum(stage.seconds for stage in records if stage.reused is was) for was in (False, True))
     return Costs(stages, duration(made), duration(saved) if saved else "", _signals(results), tuple(_training(results)))
 
 
 def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:
     """Say each model's shapes."""
-    return [ModelColumn(name, tuple(_facts(found))) for name, found in facts.items()]
+    ordered = arm_order(facts)
+    return [ModelColumn(name, tuple(_facts(facts[name]))) for name in ordered]
 
 
 def notes(results: kdtool.Results) -> list[str]:
@@ -137,7 +142,7 @@ def _block(heading: str, value: Any) -> Block:
         if len({frozenset(row) for row in value.values()}) == 1:
             return _table(heading, "", value)
         value = {f"{name}: {key}": entry for name, row in value.items() for key, entry in row.items()}
-    return Block(heading, (), tuple((str(key), _plain(entry)) for key, entry in value.items()))
+    return Block(heading, (), tuple((str(key), _plain(entry, str(key))) for key, entry in value.items()))
 
 
 def _is_table(value: Any) -> bool:
@@ -148,15 +153,17 @@ def _table(heading: str, corner: str, rows: Mapping[Any, Mapping[str, Any]], *, 
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     head = (corner, *map(title, columns)) if numbered else tuple(map(title, columns))
     body = (
-        ((str(name),) if numbered else ()) + tuple(_plain(row.get(key)) for key in columns)
+        ((str(name),) if numbered else ()) + tuple(_plain(row.get(key), key) for key in columns)
         for name, row in rows.items()
     )
     return Block(heading, head, tuple(body))
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, key: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int | float) and key.endswith(("bytes", "seconds")):
+        return quantity(float(value), "bytes" if key.endswith("bytes") else "s")
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
@@ -183,6 +190,11 @@ def _signals(results: kdtool.Results) -> str:
     return (
         f"The teacher's stored signals cost {paid} ({who}), {sharing}; "
         "every further recipe with the same teacher and rows finds them in the store."
+        + (
+            " The control at equal wall time was given their whole cost for every seed."
+            if any(arm.arm == "control-time" for arm in results.arms)
+            else ""
+        )
     )
 
 

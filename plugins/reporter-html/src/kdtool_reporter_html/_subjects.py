@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import kdtool
 
-__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "title"]
+__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "name", "title"]
 
 ARMS = {
     "teacher": "Teacher",
@@ -61,9 +61,15 @@ def arm_of(subject: str) -> tuple[str, int]:
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
-    """Sort arms: teacher, student, its controls, then all else by name."""
+    """Sort arms: teachers, student, its controls, then all else by name."""
     known = list(ARMS)
-    return sorted(set(arms), key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
+
+    def place(arm: str) -> int:
+        if arm.startswith("teachers."):
+            return 0
+        return known.index(arm) if arm in known else len(known)
+
+    return sorted(set(arms), key=lambda arm: (place(arm), arm))
 
 
 def arm_title(arm: str) -> str:
@@ -78,13 +84,18 @@ def gather(measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Me
         arm, seed = arm_of(measurement.subject)
         grouped.setdefault(measurement.name, {}).setdefault(arm, {})[seed] = measurement
     return {
-        name: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
-        for name, arms in grouped.items()
+        measurement: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
+        for measurement, arms in grouped.items()
     }
 
 
-def title(name: str) -> str:
+def name(key: str) -> str:
+    """Return the name of a measurement or key within a sentence: "kl-to-teacher" gives "KL to teacher"."""
+    words = re.sub(r"(?<=\w)[-_](?=[^\W\d])", " ", key)
+    return re.sub(r"(?<!\w)(?:kl|gguf|mbpp|bleu)(?!\w)", lambda found: found[0].upper(), words)
+
+
+def title(key: str) -> str:
     """Return the name of a measurement or key as a heading: "bits-per-byte" gives "Bits per byte"."""
-    words = re.sub(r"(?<=\w)[-_](?=[^\W\d])", " ", name)
-    words = re.sub(r"(?<!\w)(?:kl|gguf|mbpp|bleu)(?!\w)", lambda found: found[0].upper(), words)
+    words = name(key)
     return words[:1].upper() + words[1:]

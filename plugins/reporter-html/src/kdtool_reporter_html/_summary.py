@@ -9,9 +9,12 @@ import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
 from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, title
+from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
 
+_SAID = frozenset({"fraction", "%", "percent", "bytes", "s", "seconds", "parameters"})
+"""Units that the value itself shows, or the heading."""
 _COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s"})
 
 
@@ -110,7 +113,7 @@ def _table(
         rows.append(
             MeasurementRow(
                 heading=title(name),
-                unit="" if first.unit in {"fraction", "%", "percent", "bytes", "s", "parameters"} else first.unit,
+                unit="" if first.unit in _SAID or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
                 settings=tuple((title(key), str(value)) for key, value in first.settings.items()),
                 cells=cells([found.get(arm) for arm in arms]),

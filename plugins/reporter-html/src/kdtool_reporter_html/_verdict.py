@@ -5,17 +5,23 @@ Everything here is derived from `Results.comparisons`: nothing is claimed that t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import kdtool
 
 from kdtool_reporter_html._numbers import difference, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, title
+from kdtool_reporter_html._subjects import ARMS, name, title
 
 __all__ = ["ForestPanel", "ForestRow", "Judgement", "forest", "judgements", "where_it_pays"]
 
+_PHRASES = {
+    "pays": "Distillation pays {places}: the student is better in {better}.",
+    "costs": "It does not pay {places}: the control is better in {worse}.",
+    "mixed": "The result is mixed {places}: the student is better in {better}, worse in {worse}.",
+    "open": "Nothing is shown {places}: no interval excludes that student and control are equal.",
+}
 _AGAINST = {"control": "equal tokens", "control-time": "equal wall time"}
 
 
@@ -29,6 +35,8 @@ class Judgement:
     summary: str
     lines: tuple[tuple[str, str], ...]
     footing: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,19 +81,13 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
             "No comparison with a control was made, so this run cannot say whether the teacher helped: "
             "add `control:` to the recipe to train the same student without it."
         )
-    places = {
-        outcome: [_place(item.control) for item in found if item.outcome == outcome]
-        for outcome in ("pays", "costs", "mixed", "open")
-    }
-    phrases = {
-        "pays": "Distillation pays {}.",
-        "costs": "It does not pay {}: there the control is better.",
-        "mixed": "The result is mixed {}: better on some measurements, worse on others.",
-        "open": "Nothing is shown {}: the intervals hold no difference as well.",
-    }
-    sentences = [phrases[outcome].format(_joined(where)) for outcome, where in places.items() if where]
-    if not places["pays"]:
-        sentences.insert(0, "This run shows no clear gain from distillation.")
+    sentences = []
+    for outcome, phrase in _PHRASES.items():
+        items = [item for item in found if item.outcome == outcome]
+        for places, better, worse in _alike(items):
+            sentences.append(phrase.format(places=_joined(places), better=_joined(better), worse=_joined(worse)))
+    if all(item.outcome != "pays" for item in found):
+        sentences.insert(0, "This run shows no gain from distillation that holds on every measurement.")
     if seeds == 1:
         sentences.append("There is one seed only: the luck of a single training run is not in the intervals.")
     return " ".join(sentences)
@@ -95,16 +97,22 @@ def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
     """Draw one panel a measurement, with a row for each control."""
-    names = list(dict.fromkeys(found.measurement for found in comparisons))
+    measurements = list(dict.fromkeys(found.measurement for found in comparisons))
     return [
         _panel(
-            name,
-            [found for found in comparisons if found.measurement == name],
-            units.get(name, ""),
-            higher_is_better.get(name, False),
+            measurement,
+            [found for found in comparisons if found.measurement == measurement],
+            units.get(measurement, ""),
+            higher_is_better.get(measurement, False),
         )
-        for name in names
+        for measurement in measurements
     ]
+
+
+def _alike(found: Sequence[Judgement]) -> Iterator[tuple[list[str], tuple[str, ...], tuple[str, ...]]]:
+    """Join controls that show the same."""
+    for better, worse in dict.fromkeys((item.better, item.worse) for item in found):
+        yield [_place(item.control) for item in found if (item.better, item.worse) == (better, worse)], better, worse
 
 
 def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
@@ -132,7 +140,16 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
     }[outcome]
     lines = tuple((found.verdict, _sentence(found, units.get(found.measurement, ""))) for found in comparisons)
     place = _place(control)
-    return Judgement(control, place[:1].upper() + place[1:], outcome, summary, lines, _footing(comparisons))
+    return Judgement(
+        control=control,
+        heading=place[:1].upper() + place[1:],
+        outcome=outcome,
+        summary=summary,
+        lines=lines,
+        footing=_footing(comparisons),
+        better=tuple(name(found.measurement) for found in better),
+        worse=tuple(name(found.measurement) for found in worse),
+    )
 
 
 def _sentence(found: kdtool.Comparison, unit: str) -> str:
@@ -155,7 +172,7 @@ def _interval(found: kdtool.Comparison, unit: str) -> str:
     return span(low, high)
 
 
-def _panel(name: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
+def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
     edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference)]
     room = (max(*edges, 0.0) - min(*edges, 0.0)) * 0.08 or 1.0
@@ -178,4 +195,4 @@ def _panel(name: str, comparisons: Sequence[kdtool.Comparison], unit: str, highe
         )
         for found in comparisons
     )
-    return ForestPanel(title(name), scale.at(0.0), *sides, "right" if higher else "left", scale.ticks, rows)
+    return ForestPanel(title(measurement), scale.at(0.0), *sides, "right" if higher else "left", scale.ticks, rows)
