@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kdtool
 import pytest
 import torch
 import transformers as t
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-import kdtool
 from kdtool_transformers import (
     TransformersModel,
     TransformersTokenizer,
@@ -25,6 +23,7 @@ from kdtool_transformers import (
     self_check,
 )
 from kdtool_transformers._attention import IMPLEMENTATION, Documents
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 V = 97
 _SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -81,8 +80,8 @@ def alone(wrapped: TransformersModel, batch: kdtool.Batch, lengths: list[list[in
     """Logits of each document by the plain model, with transformers' sdpa or eager attention."""
     parts = []
     for row, sizes in enumerate(lengths):
-        for part in batch.input_ids[row, : sum(sizes)].split(sizes):
-            parts.append(wrapped.model(input_ids=part[None], use_cache=False).logits[0])
+        documents = torch.split(batch.input_ids[row, : sum(sizes)], sizes)
+        parts += [wrapped.model(input_ids=part[None], use_cache=False).logits[0] for part in documents]
     return torch.cat(parts)
 
 
@@ -90,7 +89,7 @@ LENGTHS = [[150, 1, 49, 50], [250, 30], [3, 5, 128], [16] * 16]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_documents_equal_documents_alone_with_gradients(family: str):
+def test_packed_documents_equal_documents_alone_with_gradients(family: str) -> None:
     wrapped = model(family)
     assert wrapped.model.config._attn_implementation == IMPLEMENTATION
     batch = packed(LENGTHS, 290)
@@ -106,7 +105,7 @@ def test_packed_documents_equal_documents_alone_with_gradients(family: str):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_bfloat16_is_close(family: str):
+def test_bfloat16_is_close(family: str) -> None:
     wrapped, batch = model(family, torch.bfloat16), packed(LENGTHS, 290)
     exact = model(family)
     with torch.no_grad():
@@ -117,7 +116,7 @@ def test_bfloat16_is_close(family: str):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 40))
-def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding: int):
+def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding: int) -> None:
     wrapped = _LLAMA
     longest = max(map(sum, lengths))
     with torch.no_grad():
@@ -131,7 +130,7 @@ _LLAMA = model("llama")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_self_check_passes_and_finds_a_wrong_head(family: str):
+def test_self_check_passes_and_finds_a_wrong_head(family: str) -> None:
     wrapped = model(family)
     assert self_check(wrapped) < 1e-4
     setattr(wrapped.model.config, "logit_scale" if family == "granite" else "logits_scaling", 3.0)
@@ -139,7 +138,7 @@ def test_self_check_passes_and_finds_a_wrong_head(family: str):
         self_check(wrapped)
 
 
-def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch):
+def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = model("llama")
     monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))
     with pytest.raises(kdtool.PluginError, match="documents see each other"):
@@ -147,7 +146,7 @@ def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_hidden_states_and_attention_maps(family: str):
+def test_hidden_states_and_attention_maps(family: str) -> None:
     wrapped, batch = model(family), packed([[20]], 20)
     want = kdtool.Want(kinds=frozenset({"hidden", "attentions"}), layers=(0, 1))
     got = wrapped.backbone(batch, want)
@@ -167,7 +166,7 @@ def _gradients(wrapped: TransformersModel) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, [p for p in wrapped.model.base_model.parameters() if p.requires_grad]))
 
 
-def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refused():
+def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refused() -> None:
     wrapped = model("llama")
     wrapped.model.train()
     expected = _gradients(wrapped)
@@ -180,7 +179,7 @@ def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refu
         _gradients(wrapped)
 
 
-def test_dropout_is_honoured():
+def test_dropout_is_honoured() -> None:
     config = FAMILIES["llama"]()
     config.attention_dropout = 0.5
     wrapped = TransformersModel(t.LlamaForCausalLM(config).train(), tokenizer())
@@ -189,7 +188,7 @@ def test_dropout_is_honoured():
     assert not torch.equal(first, second)
 
 
-def test_a_saved_folder_opens_with_plain_transformers(tmp_path: Path):
+def test_a_saved_folder_opens_with_plain_transformers(tmp_path: Path) -> None:
     wrapped = model("llama")
     wrapped.copied_layers = (0, 2, 5)
     wrapped.save(tmp_path)
@@ -202,20 +201,22 @@ def test_a_saved_folder_opens_with_plain_transformers(tmp_path: Path):
         f"print(m(input_ids=torch.tensor({ids.tolist()})).logits.abs().double().sum().item())\n"
         "assert not [name for name in sys.modules if name.startswith('kdtool')]\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
-    assert float(done.stdout) == pytest.approx(float(wrapped.model(input_ids=ids).logits.detach().abs().double().sum()), rel=1e-4)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(
+        float(wrapped.model(input_ids=ids).logits.detach().abs().double().sum()), rel=1e-4
+    )
     again = open_model(tmp_path)
     assert again.facts == wrapped.facts
     assert again.facts.copied_layers == (0, 2, 5)
     assert open_tokenizer(tmp_path).fingerprint == wrapped.tokenizer.fingerprint
 
 
-def test_a_tokenizer_larger_than_the_head_is_refused():
-    with pytest.raises(kdtool.UsageError, match="98 tokens.* only 97 rows"):
+def test_a_tokenizer_larger_than_the_head_is_refused() -> None:
+    with pytest.raises(kdtool.UsageError, match=r"98 tokens.* only 97 rows"):
         TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()), tokenizer(98))
 
 
-def test_padding_of_the_vocabulary_never_reaches_the_logits():
+def test_padding_of_the_vocabulary_never_reaches_the_logits() -> None:
     wrapped = TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()).eval(), tokenizer(90))
     last = wrapped.backbone(packed([[12]], 12), kdtool.Want()).last
     assert project_logits(last, wrapped.head).shape == (12, 90)

@@ -34,7 +34,7 @@ _HOMES = {
     "_tokenizer": ("TransformersTokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = [  # noqa: F822 - loaded by __getattr__
+__all__ = [
     "CausalTeacher",
     "CausalTeacherConfig",
     "DtypeName",

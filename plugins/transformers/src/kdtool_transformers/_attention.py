@@ -17,16 +17,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import kdtool
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-import kdtool
 
 __all__ = ["IMPLEMENTATION", "Documents", "attend", "document_masks_skipped"]
 
@@ -39,7 +38,10 @@ _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=Fa
 
 
 class Block(NamedTuple):
-    """Queries `start:stop` see keys `first:stop`; `hidden` [B, 1, 1, stop - start, stop - first] is True where they do not."""
+    """Queries `start:stop` see keys `first:stop`.
+
+    `hidden` [B, 1, 1, stop - start, stop - first] is True where they do not.
+    """
 
     start: int
     stop: int
@@ -187,7 +189,7 @@ def _attend_plainly(
     soft_cap = kwargs.get("softcap")
     if soft_cap is None:
         mixed, _ = sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
-        return mixed
+        return cast("Tensor", mixed)
     if mask is None:
         rows, columns = query.shape[2], key.shape[2]
         mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
@@ -255,12 +257,22 @@ def _attend_with_flash(
 
     batch, heads, length, _ = query.shape
     bounds, longest = documents.lengths()
-    flat = [states.transpose(1, 2).reshape(batch * length, states.shape[1], -1) for states in (query, key, value)]
+    queries, keys, values = (
+        states.transpose(1, 2).reshape(batch * length, states.shape[1], -1) for states in (query, key, value)
+    )
     mixed = varlen_attn(
-        *flat, bounds, bounds, longest, longest, scale=scale, enable_gqa=heads != key.shape[1],
+        queries,
+        keys,
+        values,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scale,
         window_size=(-1 if window is None else window - 1, 0),
-    )  # fmt: skip
-    return mixed.view(batch, length, heads, -1)
+        enable_gqa=heads != key.shape[1],
+    )
+    return cast("Tensor", mixed).view(batch, length, heads, -1)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

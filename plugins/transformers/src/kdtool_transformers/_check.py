@@ -50,19 +50,23 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     vocabulary = language_model.head.vocabulary
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (1, 24), generator=generator).to(device)
-    lengths = (9, 15)
+    lengths = [9, 15]
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             outputs = language_model.backbone(_packed(ids, lengths), kdtool.Want())
             packed = project_logits(outputs.last, language_model.head).float()
-            alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in ids.split(lengths, dim=1)])
+            parts = torch.split(ids, lengths, dim=1)
+            alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
     finally:
         model.train(training)
     alone = alone[:, :vocabulary].float()
     scale = alone.std()
-    deviations = [float((a - b).square().mean().sqrt() / scale) for a, b in zip(packed.split(lengths), alone.split(lengths), strict=True)]
+    deviations = [
+        float((a - b).square().mean().sqrt() / scale)
+        for a, b in zip(torch.split(packed, lengths), torch.split(alone, lengths), strict=True)
+    ]
     if not max(deviations) <= limit:
         what = "its documents see each other" if deviations[0] <= limit else "its head is not what kdtool takes it for"
         raise kdtool.PluginError(
@@ -72,7 +76,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     return max(deviations)
 
 
-def _packed(ids: Tensor, lengths: tuple[int, ...]) -> kdtool.Batch:
+def _packed(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
     import torch
 
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(ids.device)

@@ -43,7 +43,7 @@ def _bfloat16_is_faster(device_type: str) -> bool:
     import torch
 
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         half = _fastest_product(device_type, torch.bfloat16)
     except (RuntimeError, TypeError):  # a device that cannot compute in it

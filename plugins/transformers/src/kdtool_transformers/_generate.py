@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import kdtool
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-import kdtool
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -42,7 +42,10 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
         pad_token_id=tokenizer.end_of_text,
         eos_token_id=list(tokenizer.end_ids),
     )
-    own_settings, model.generation_config = model.generation_config, GenerationConfig()  # no penalties of the model's own
+    own_settings, model.generation_config = (
+        model.generation_config,
+        GenerationConfig(),
+    )  # no penalties of the model's own
     try:
         with torch.inference_mode():
             output = model.generate(

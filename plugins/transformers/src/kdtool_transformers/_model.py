@@ -12,15 +12,23 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
+import kdtool
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
-import kdtool
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["ORIGIN_FILE", "TransformersModel", "causal_of", "decoder_layers", "facts_of", "no_progress_bar", "use_document_attention"]
+__all__ = [
+    "ORIGIN_FILE",
+    "TransformersModel",
+    "causal_of",
+    "decoder_layers",
+    "facts_of",
+    "no_progress_bar",
+    "use_document_attention",
+]
 
 ORIGIN_FILE = "kdtool.json"
 """Beside config.json: what a folder of weights cannot say itself, such as the layers it was copied from."""
@@ -75,13 +83,21 @@ class TransformersModel(kdtool.LanguageModel):
         maps = want.layers if "attentions" in want.kinds else ()
         with _captured(causal, layers) as states:
             last, attentions = _final_states(causal, batch, batch.positions.masked_fill(padding, 0), frozenset(maps))
-        if attentions and last.requires_grad and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules()):
+        if (
+            attentions
+            and last.requires_grad
+            and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules())
+        ):
             _refuse_cut_gradients(attentions)
         hidden = {layer: states[layer][labelled] for layer in layers}
         return kdtool.ModelOutputs(last=last[labelled], hidden=hidden, attentions=attentions)
 
     def save(self, folder: Path) -> None:
-        """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again."""
+        """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again.
+
+        Raises:
+            PluginError: transformers would open the tokenizer as another one.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with no_progress_bar():
             causal_of(self.model).save_pretrained(folder)
@@ -89,11 +105,20 @@ class TransformersModel(kdtool.LanguageModel):
         if self.copied_layers:
             content = json.dumps({"copied_layers": self.copied_layers})
             (folder / ORIGIN_FILE).write_text(content + "\n", encoding="utf-8")
+        self._check_tokenizer(folder)
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        # For some model types AutoTokenizer builds its own class whatever tokenizer.json says.
+        opened = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if TransformersTokenizer(opened).fingerprint != self.tokenizer.fingerprint:
+            raise kdtool.PluginError(
+                f"transformers opens the tokenizer saved in {folder} as {type(opened).__name__}, which gives other ids than "
+                f"{type(self.tokenizer.inner).__name__}, with which the model was made; take a model whose tokenizer is of "
+                f"the class that transformers expects of {self.model.config.model_type}"
+            )
 
 
-def facts_of(
-    model: Any, tokenizer: TransformersTokenizer, copied_layers: tuple[int, ...] = ()
-) -> kdtool.ModelFacts:
+def facts_of(model: Any, tokenizer: TransformersTokenizer, copied_layers: tuple[int, ...] = ()) -> kdtool.ModelFacts:
     """Count a model, which may lie on the meta device."""
     config = causal_of(model).config.get_text_config()
     parameters = list(model.parameters())
@@ -169,7 +194,10 @@ def _final_states(
     documents = Documents.of(batch.positions, batch.document, maps)
     with document_masks_skipped() if ours else nullcontext():
         last = causal.base_model(
-            input_ids=batch.input_ids, position_ids=positions, use_cache=False, **({"documents": documents} if ours else {})
+            input_ids=batch.input_ids,
+            position_ids=positions,
+            use_cache=False,
+            **({"documents": documents} if ours else {}),
         ).last_hidden_state
     documents.collecting = False
     attentions, documents.attentions = documents.attentions, {}

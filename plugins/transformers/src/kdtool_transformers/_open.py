@@ -41,6 +41,7 @@ def open_model(
 
     Raises:
         UsageError: the folder is missing, is no model, holds pickled weights only, or needs code of its own.
+        StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
     from transformers import AutoModelForCausalLM
@@ -50,10 +51,12 @@ def open_model(
     where = resolve(source)
     if isinstance(where, Path):
         _require_safetensors(where)
+    config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with _explained(source, offline), no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(
             where,
+            config=config,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -65,9 +68,7 @@ def open_model(
     return TransformersModel(model.to(device).eval(), tokenizer, copied)
 
 
-def open_tokenizer(
-    source: str | Path, *, revision: str | None = None, offline: bool = False
-) -> TransformersTokenizer:
+def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
     """Open a tokenizer from a folder or by its hub name, without weights. Raises as `open_model`."""
     from transformers import AutoTokenizer
 
@@ -158,7 +159,7 @@ def _require_safetensors(folder: Path) -> None:
     if pickled:
         raise kdtool.UsageError(
             f"{folder} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when opened; if you trust "
-            "them, convert once: python -c \"import transformers as t; m = t.AutoModelForCausalLM.from_pretrained("
+            'them, convert once: python -c "import transformers as t; m = t.AutoModelForCausalLM.from_pretrained('
             f"'{folder}', use_safetensors=False); m.save_pretrained('{folder}')\""
         )
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
@@ -167,8 +168,14 @@ def _require_safetensors(folder: Path) -> None:
 @contextmanager
 def _explained(source: str | Path, offline: bool) -> Iterator[None]:
     """Turn what transformers raises for a user's mistakes into kdtool's errors."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise kdtool.StorageError(
+            f"the weights of {source} are damaged or cut off: {error}; fetch them again"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         text = str(error).strip()
         if "trust_remote_code" in text:

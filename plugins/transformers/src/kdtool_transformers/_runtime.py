@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+import kdtool
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kdtool
 from kdtool_transformers._check import project_logits
 from kdtool_transformers._generate import generate
 from kdtool_transformers._model import TransformersModel
@@ -107,9 +107,10 @@ class TransformersRuntime(kdtool.Runtime):
             targets = batch[1][batch[1] != -100]
             found = [
                 -F.cross_entropy(project_logits(states, model.head).float(), target, reduction="none")
-                for states, target in zip(last.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True)
+                for states, target in zip(torch.split(last, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
             ]
-        values = torch.cat(found).double().cpu().split([window.stop - window.scored for window in windows])
+        counts = [window.stop - window.scored for window in windows]
+        values = torch.split(torch.cat(found).double().cpu(), counts)
         return [float(value.sum()) for value in values]
 
     def _autocast(self) -> AbstractContextManager[Any]:

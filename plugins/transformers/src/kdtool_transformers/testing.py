@@ -1,0 +1,65 @@
+"""Tiny models with random weights, for the tests of plugins that use transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["byte_tokenizer", "save_tiny", "tiny_config", "tiny_model"]
+
+
+def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:
+    """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers wants of a family."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if family == "qwen2":
+        vocabulary = {token: number for number, token in enumerate(alphabet)}
+        return TransformersTokenizer(transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[]))
+    inner = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")  # noqa: S106 - no password
+    return TransformersTokenizer(fast)
+
+
+def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, **settings: Any) -> Any:
+    """Return a small configuration of a family: llama, qwen2, starcoder2, gpt2, gemma2, granite or cohere."""
+    config_class = transformers.AutoConfig.for_model(family).__class__
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if family != "gpt2":
+        sizes |= {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return config_class(**{**sizes, **settings})
+
+
+def tiny_model(family: str = "llama", layers: int = 4, seed: int = 0, **settings: Any) -> TransformersModel:
+    """Return a small model with weights of standard deviation 0.25, so that its logits differ from each other."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, layers, **settings))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.25)
+    return TransformersModel(model.eval(), byte_tokenizer(family))
+
+
+def save_tiny(
+    folder: Path, family: str = "llama", layers: int = 4, seed: int = 0, **settings: Any
+) -> TransformersModel:
+    """Write `tiny_model` into a folder and return it."""
+    model = tiny_model(family, layers, seed, **settings)
+    model.save(folder)
+    return model

@@ -1,0 +1,180 @@
+"""Scores against the plain model, answers against its plain decoding, and errors of opening."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import kdtool
+import pytest
+import torch
+from kdtool_transformers import TransformersRuntime, _files, compute_dtype, open_model, open_tokenizer, self_check
+from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
+
+MODEL = tiny_model()
+TEXTS = ["def f(x):\n    return x\n", "", "é 漢\t\n", "x" * 300, "a", "print(1)\n" * 20]
+
+
+def _expected(text: str, window: int) -> float:
+    """Token by token: each token in the first window that holds it; windows advance by half."""
+    ids = [MODEL.tokenizer.end_of_text, *MODEL.tokenizer.encode(text)]
+    total, start, scored = 0.0, 0, 0
+    while scored < len(ids) - 1:
+        stop = min(start + window, len(ids) - 1)
+        with torch.no_grad():
+            logits = MODEL.model(input_ids=torch.tensor([ids[start:stop]])).logits[0].double().log_softmax(-1)
+        total += sum(float(logits[at - start, ids[at + 1]]) for at in range(scored, stop))
+        scored, start = stop, start + window // 2
+    return total
+
+
+@pytest.mark.parametrize("window", [2048, 50])
+def test_scores_equal_the_plain_models(window: int) -> None:
+    scores = list(TransformersRuntime(MODEL, window=window).score(TEXTS))
+    for text, score in zip(TEXTS, scores, strict=True):
+        assert (score.tokens, score.bytes) == (len(text.encode()), len(text.encode()))
+        assert score.log_likelihood == pytest.approx(_expected(text, min(window, 512)), rel=1e-4, abs=1e-4)
+
+
+def test_answers_do_not_depend_on_what_shares_their_batch() -> None:
+    requests = [
+        kdtool.Request("greedy", "def f", 12),
+        kdtool.Request("sampled", "x = ", 20, temperature=0.7, seed=5),
+        kdtool.Request("other seed", "x = ", 20, temperature=0.7, seed=6),
+        kdtool.Request("short", "a much longer prompt than all the others", 3),
+    ]
+    runtime = TransformersRuntime(MODEL)
+    together = {answer.id: answer for answer in runtime.answer(requests)}
+    alone = {answer.id: answer for request in requests for answer in runtime.answer([request])}
+    assert together == alone
+    assert together["sampled"].text != together["other seed"].text
+    assert together["short"].tokens_out == 3
+    ids = torch.tensor([MODEL.tokenizer.encode("def f")])
+    for _ in range(12):
+        with torch.no_grad():
+            ids = torch.cat([ids, MODEL.model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    plain = MODEL.tokenizer.decode(ids[0].tolist())
+    if together["greedy"].finish == "length":
+        assert plain == "def f" + together["greedy"].text
+
+
+def test_stop_strings_end_an_answer_and_are_cut_off() -> None:
+    runtime = TransformersRuntime(MODEL)
+    (whole,) = runtime.answer([kdtool.Request("1", "def f", 40, temperature=1.0)])
+    stop = whole.text[3:5]
+    (cut,) = runtime.answer([kdtool.Request("1", "def f", 40, stop=(stop,), temperature=1.0)])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish == "stop"
+    assert cut.tokens_out < whole.tokens_out
+
+
+def test_sampling_follows_the_softmax() -> None:
+    requests = [kdtool.Request(str(seed), "x", 1, temperature=2.0, seed=seed) for seed in range(1500)]
+    drawn = [answer.text for answer in TransformersRuntime(MODEL).answer(requests)]
+    with torch.no_grad():
+        logits = MODEL.model(input_ids=torch.tensor([MODEL.tokenizer.encode("x")])).logits[0, -1]
+    probabilities = (logits / 2).softmax(-1)
+    letters = {letter: float(probabilities[MODEL.tokenizer.encode(letter)[0]]) for letter in "abcdefghijklmnopqrstuvw"}
+    best = max(letters, key=lambda letter: letters[letter])
+    expected, share = letters[best], drawn.count(best) / len(drawn)
+    assert abs(share - expected) < 4 * math.sqrt(expected / len(drawn))
+
+
+def test_a_prompt_that_fills_the_context_is_refused() -> None:
+    with pytest.raises(kdtool.UsageError, match="request long has 600 tokens; the model's context of 512"):
+        list(TransformersRuntime(MODEL).answer([kdtool.Request("long", "x" * 600, 5)]))
+
+
+def test_autocast_scores_are_close() -> None:
+    exact, half = (list(TransformersRuntime(MODEL, dtype).score(TEXTS[:1])) for dtype in (None, torch.bfloat16))
+    assert half[0].log_likelihood == pytest.approx(exact[0].log_likelihood, rel=0.03)
+
+
+def test_the_tokenizer_keeps_text_and_its_fingerprint(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    assert (tokenizer.vocabulary, tokenizer.end_of_text) == (257, 256)
+    assert tokenizer.decode(tokenizer.encode(TEXTS[2])) == TEXTS[2]
+    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+    tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    assert open_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_the_dtype_can_be_named_or_measured() -> None:
+    assert compute_dtype("float16", torch.device("cpu")) == torch.float16
+    assert compute_dtype("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    for source, told in {
+        str(tmp_path / "absent"): "there is no folder",
+        str(tmp_path): "no config.json",
+        "owner/name": "hf download owner/name",
+    }.items():
+        with pytest.raises(kdtool.KdtoolError, match=told):
+            open_model(source, offline=True)
+    save_tiny(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(kdtool.StorageError, match="damaged or cut off"):
+        open_model(tmp_path)
+    weights.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(kdtool.UsageError, match=r"only pickled weights .pytorch_model.bin.*convert once"):
+        open_model(tmp_path)
+
+
+def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "odd", "auto_map": {"AutoConfig": "odd.Config", "AutoModelForCausalLM": "odd.Model"}}',
+        encoding="utf-8",
+    )
+    (tmp_path / "odd.py").write_text("raise SystemExit('code was run')", encoding="utf-8")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(kdtool.UsageError, match="needs Python code from its own repository"):
+        open_model(tmp_path)
+
+
+def test_weights_are_identified_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+    save_tiny(tmp_path / "a")
+    save_tiny(tmp_path / "b")
+    save_tiny(tmp_path / "c", seed=1)
+    identity = {name: _files.weights_identity(tmp_path / name) for name in "abc"}
+    assert identity["a"] == identity["b"] != identity["c"]
+    monkeypatch.setattr(_files, "file_digest", None)  # remembered: nothing is read again
+    assert _files.weights_identity(tmp_path / "a") == identity["a"]
+
+
+def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+
+    def fail_half_way() -> None:
+        with _files.complete_folder(target) as partial:
+            assert partial is not None
+            (partial / "half").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert not target.exists()
+    with _files.complete_folder(target) as partial:
+        assert partial is not None
+        assert not list(partial.iterdir())
+        (partial / "whole").touch()
+    with _files.complete_folder(target) as again:
+        assert again is None
+    assert [file.name for file in target.iterdir()] == ["whole"]
+
+
+def test_self_check_in_half_precision() -> None:
+    half = tiny_model()
+    half.model.to(torch.bfloat16)
+    assert self_check(half) < 0.05
+
+
+def test_a_tokenizer_that_transformers_would_open_as_another_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    model.save(tmp_path / "right")
+    model.tokenizer = byte_tokenizer("llama")
+    with pytest.raises(kdtool.PluginError, match=r"opens the tokenizer saved in .* as Qwen2Tokenizer"):
+        model.save(tmp_path / "wrong")

@@ -1,0 +1,175 @@
+"""The teacher `causal-lm` on tiny folders: signals, identity, description, and its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import ComponentConformance, make_run
+from kdtool_teacher_causal_lm import CausalLM
+from kdtool_transformers import TransformersModel, _files, open_model, project_logits
+from kdtool_transformers.testing import save_tiny
+
+
+class TestCausalLM(ComponentConformance):
+    component = CausalLM
+    entry_point = "causal-lm"
+    settings: ClassVar[dict[str, str]] = {"model": "owner/name"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+
+
+def _batch() -> kdtool.Batch:
+    ids = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, 15:] = -100
+    positions = torch.arange(20).expand(2, -1)
+    return kdtool.Batch(ids, positions, labels, torch.zeros(2, 20, dtype=torch.int32), ("a", "b"))
+
+
+def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
+    want = kdtool.Want(frozenset({"logits", "hidden", "attentions"}), layers=(0, 3))
+    batch = _batch()
+    signal = teacher.kdtool_signal(batch, want)
+    assert signal.lazy is not None
+    expected = model.model(input_ids=batch.input_ids).logits[:, :15].reshape(30, -1)
+    torch.testing.assert_close(
+        project_logits(signal.lazy.hidden, signal.lazy.head), expected.detach(), rtol=1e-4, atol=1e-4
+    )
+    assert {layer: tuple(states.shape) for layer, states in signal.hidden.items()} == {0: (30, 32), 3: (30, 32)}
+    assert tuple(signal.attentions[3].shape) == (2, 4, 20, 20)
+    for tensor in (signal.lazy.hidden, signal.lazy.head.weight, signal.hidden[0]):
+        assert not tensor.requires_grad
+    weight = torch.ones(32, requires_grad=True)
+    torch.autograd.backward((signal.lazy.hidden @ weight).sum())  # fails on tensors of inference mode
+    assert weight.grad is not None
+
+
+def test_only_what_is_wanted_is_given(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
+    signal = teacher.kdtool_signal(_batch(), kdtool.Want(frozenset({"hidden"}), layers=(1,)))
+    assert (signal.lazy, list(signal.hidden), signal.attentions) == (None, [1], {})
+
+
+def test_description_and_tokenizer_need_no_weights(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    facts = model.facts
+    (tmp_path / "model" / "model.safetensors").unlink()
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model")))
+    run = make_run(tmp_path, {"teacher": teacher})
+    assert teacher.kdtool_tokenizer(run).fingerprint == model.tokenizer.fingerprint
+    assert teacher.kdtool_describe(run) == facts
+    assert teacher.kdtool_estimate(run, {}).host_bytes >= 2 * facts.parameters
+
+
+def test_identity_follows_the_weights(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "one")
+    save_tiny(tmp_path / "two", seed=1)
+    run = make_run(tmp_path)
+    found = [CausalLM(CausalLM.Config(model=str(tmp_path / name))).kdtool_identity(run) for name in ("one", "two")]
+    assert found[0]["weights"] != found[1]["weights"]
+
+
+def test_it_opens_itself_answers_and_names_its_licence(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# a card\n", encoding="utf-8")
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
+    run = make_run(tmp_path, {"teacher": teacher})
+    assert teacher.kdtool_acknowledge() == kdtool.Terms("mit")
+    assert teacher.kdtool_open(run, kdtool.Subject("student", "student", tmp_path)) is None
+    runtime = teacher.kdtool_open(run, kdtool.Subject("teacher", "teacher"))
+    assert runtime is not None
+    with runtime:
+        assert runtime.model is not None
+    (answer,) = teacher.kdtool_answer([kdtool.Request("1", "def", 4)])
+    assert answer.tokens_in == 3
+    teacher.kdtool_close()
+
+
+def test_mistakes_are_explained(tmp_path: Path) -> None:
+    run = make_run(tmp_path, offline=True)
+    save_tiny(tmp_path / "model")
+    for settings, told in (
+        ({"model": str(tmp_path / "absent")}, "there is no folder"),
+        ({"model": str(tmp_path / "absent.gguf")}, "there is no file"),
+        ({"model": "owner/name"}, "hf download owner/name"),
+        ({"model": str(tmp_path / "model"), "revision": "main"}, "belongs to hub names"),
+    ):
+        with pytest.raises(kdtool.KdtoolError, match=told):
+            CausalLM(CausalLM.Config.model_validate(settings)).kdtool_identity(run)
+
+
+def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "source", vocabulary=258, hidden_size=64, head_dim=16)
+    file = tmp_path / "tiny.gguf"
+    _write_gguf(source, file)
+    run = make_run(tmp_path)
+    said: list[str] = []
+    for _ in range(2):
+        teacher = CausalLM(CausalLM.Config(model=str(file), dtype="bfloat16"))
+        place = teacher.locate(make_run(tmp_path, say=said.append)).place
+    assert len(said) == 1
+    model = open_model(place)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        expected, found = (each.model.to(torch.float32)(input_ids=ids).logits for each in (source, model))
+    assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.05
+    text = "x  12\n\té"
+    assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
+    assert teacher.kdtool_acknowledge() == kdtool.Terms("apache-2.0")
+    assert teacher.kdtool_identity(run)["dtype"] == "bfloat16"
+
+
+def _write_gguf(source: TransformersModel, file: Path) -> None:
+    import gguf
+
+    config, weights = source.model.config, source.model.state_dict()
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_license("apache-2.0")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(512)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(258)
+    tokens = [source.tokenizer.inner.convert_ids_to_tokens(number) for number in range(257)] + ["ĠĠ"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * 256 + [3, 1])
+    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_eos_token_id(256)
+    writer.add_bos_token_id(256)
+    names = {"embed_tokens": "token_embd", "input_layernorm": "attn_norm"}
+    names |= {"post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k"}
+    names |= {"self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate"}
+    names |= {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk"}
+    for name, weight in weights.items():
+        if name == "lm_head.weight":
+            continue
+        theirs, tensor = name.removeprefix("model."), weight
+        for old, new in names.items():
+            theirs = theirs.replace(old.removeprefix("model."), new)
+        if theirs == "norm.weight":
+            theirs = "output_norm.weight"
+        for part, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
+            if part in theirs:  # GGUF interleaves the halves that rotate together
+                tensor = weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+        writer.add_tensor(theirs, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
