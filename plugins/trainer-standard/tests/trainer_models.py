@@ -118,7 +118,7 @@ class CE(kdtool.Loss):
 class KL(kdtool.Loss):
     """Forward KL at a temperature."""
 
-    needs = (frozenset({"logits"}), frozenset({"top-k"}))
+    needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}), frozenset({"top-k"}))
     softened = True
     divergence = True
     temperature = 2.0

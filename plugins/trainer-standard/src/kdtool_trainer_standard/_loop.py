@@ -94,7 +94,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is None:  # type: ignore[has-type]
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer,
                 lambda step: learning_rate_factor(self.config, step, num_training_steps),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
-from kdtool_trainer_standard._nonfinite import blame_states, blame_token_losses, refuse
+from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
 from kdtool_trainer_standard._norms import squared_norms_at_logits, squared_norms_at_states
 from kdtool_trainer_standard._terms import BoundTerm, plain_tensors
 
@@ -144,9 +144,9 @@ class DistillationModule(nn.Module):
         teacher = None if bound.term.teacher is None else signals[bound.term.teacher]
         result = bound.call(kdtool.StepView(batch, outputs, teacher, self.progress, self.step))
         count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
-        value = result.values.float().sum() / count
+        value: Tensor = result.values.float().sum() / count
         if not bool(value.isfinite()):
-            blame_states(outputs.last.detach(), int(self.step))
+            blame_student(outputs.last.detach(), int(self.step))
             refuse(self.run, bound.term, int(self.step), "returned", float(value))
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()

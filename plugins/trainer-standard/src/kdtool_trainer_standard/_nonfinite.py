@@ -14,18 +14,18 @@ from torch import Tensor
 from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._projection import Projection
 
-__all__ = ["blame_states", "blame_token_losses", "refuse"]
+__all__ = ["blame_student", "blame_token_losses", "refuse"]
 
 
-def blame_states(hidden: Tensor, step: int) -> None:
-    """Raise if the student's own final states are not finite.
+def blame_student(outputs: Tensor, step: int, what: str = "final states") -> None:
+    """Raise if the student's own outputs are not finite.
 
     Raises:
         UsageError: training has run away; no loss is at fault.
     """
-    if not bool(hidden.isfinite().all()):
+    if not bool(outputs.isfinite().all()):
         raise kdtool.UsageError(
-            f"training diverged at step {step}: the student's final states are not finite. A lower learning_rate, a longer "
+            f"training diverged at step {step}: the student's {what} are not finite. A lower learning_rate, a longer "
             "warmup or gradient_clip: 1.0 is the usual remedy; the last checkpoint is kept"
         )
 
@@ -37,12 +37,13 @@ def blame_token_losses(run: kdtool.RunInfo, hidden: Tensor, work: HeadWork, step
         UsageError: the student's states or logits are not finite themselves.
         PluginError: a loss gave a value or a gradient that is not finite.
     """
-    blame_states(hidden, step)
+    blame_student(hidden, step)
     projection = Projection(work.head, work.dtype)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         for start in range(0, hidden.shape[0], work.loss_rows):
             rows = slice(start, start + work.loss_rows)
             logits = projection.logits(hidden[rows])
+            blame_student(logits, step, "logits")
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, logits.shape[0]), rows)
             for index, bound in enumerate(work.loss.terms):
                 gradient, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))

@@ -191,8 +191,7 @@ def _check_sequence_loss(
     run: kdtool.RunInfo, module: DistillationModule, bound: BoundTerm, view: kdtool.StepView
 ) -> None:
     hook = run.hook.kdtool_sequence_loss.of(bound.term.name)
-    result = hook(view)
-    _expect_result(run, bound, result, view)
+    _expect_result(run, bound, hook(view), view)
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
     if not bound.divergence or has_module or view.teacher is None:
         return
@@ -205,7 +204,7 @@ def _check_sequence_loss(
     if not same:
         return
     outputs = dataclasses.replace(view.student, hidden={**view.student.hidden, **same})
-    result = hook(dataclasses.replace(view, student=outputs))
+    result: Any = hook(dataclasses.replace(view, student=outputs))
     gradients = torch.autograd.grad(result.values.sum(), list(same.values()), allow_unused=True)
     largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
     _expect_zero(run, bound, float(result.values.abs().max()), largest)

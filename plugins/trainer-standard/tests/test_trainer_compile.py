@@ -1,0 +1,58 @@
+"""Compiled losses give what eager ones give, and a compiler that fails costs nothing but speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import make_run
+from kdtool_trainer_standard import _chunk
+from trainer_models import KL, TinyTeacher, first_gradients, make_model, make_phase, make_trainer, train
+
+
+def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
+    student = make_model(1)
+    with first_gradients(student.model) as found:
+        train(folder, student, steps=1, compile=mode, head_rows=17, loss_rows=8, gradient_clip=0.0)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # compilers' own
+def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[bool] = []
+    tried = _chunk.compiled_or_eager
+
+    def noting(loss: Any, *arguments: Any) -> None:
+        tried(loss, *arguments)
+        compiled.append(loss.compiled)
+
+    monkeypatch.setattr("kdtool_trainer_standard._train.compiled_or_eager", noting)
+    eager, fast = gradients(tmp_path / "eager", "off"), gradients(tmp_path / "compiled", "on")
+    assert compiled == [False, True]
+    for name, gradient in eager.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Path) -> None:
+    class Untraceable(KL):
+        def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> torch.Tensor:
+            values = super().kdtool_token_loss(chunk)
+            return values if float(values.detach().sum()) >= 0 else values * 2
+
+    said: list[str] = []
+    run = make_run(tmp_path / "run", {"losses.kl": Untraceable(KL.Config())}, say=said.append)
+    term = kdtool.Term("losses.kl", "kl", 1.0, temperature=2.0, teacher="teacher")
+    phase = make_phase(tmp_path, [term], {"teacher": TinyTeacher(make_model(99))})
+    trained = make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
+    assert trained is not None
+    assert len(said) == 1
+    assert "run uncompiled" in said[0]
+
+
+def test_auto_does_not_compile_a_short_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_chunk.ChunkLoss, "compile", lambda _: pytest.fail("compiled"))
+    train(tmp_path, make_model(1), steps=2, compile="auto")

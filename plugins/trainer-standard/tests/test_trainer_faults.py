@@ -1,0 +1,221 @@
+"""What plugins do wrong is said with their name, before training where it can be seen there, and never trains silently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import ListSource, make_run
+from torch import Tensor
+from trainer_models import CE, KL, TinyTeacher, make_model, make_phase, make_rows, make_trainer
+
+CE_TERM = kdtool.Term("losses.mine", "mine", 1.0)
+KL_TERM = kdtool.Term("losses.mine", "mine", 1.0, temperature=2.0, teacher="teacher")
+
+
+def train_with(
+    folder: Path, loss: kdtool.Component | None, term: kdtool.Term = CE_TERM, source: Any = None, **settings: Any
+) -> kdtool.Trained | None:
+    components = {"losses.mine": loss} if loss is not None else {}
+    run = make_run(folder / "run", components, say=lambda _: None)
+    phase = make_phase(folder, [term], {"teacher": source or TinyTeacher(make_model(99))}, steps=6)
+    return make_trainer(**settings).kdtool_train(run, phase, make_model(1))
+
+
+class Wrong(kdtool.Loss):
+    """Returns what a test tells it to, from the right values and the chunk."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__(self.Config())
+        self.returned = returned
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        right = CE(CE.Config()).kdtool_token_loss(chunk)
+        values: Tensor = self.returned(right, chunk)
+        return values
+
+
+def explode(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+    raise KeyError("no such thing")
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "mean": (lambda right, _: right.mean(), r"returned a tensor of shape \[\] .*expected.*shape \[\d+\]"),
+    "dtype": (lambda right, _: right.bfloat16(), "dtype bfloat16; expected.*float32"),
+    "none": (lambda *_: None, "kdtool_token_loss returned NoneType; expected"),
+    "list": (lambda right, _: right.tolist(), "returned list; expected"),
+    "nan": (lambda right, _: right * float("nan"), "returned nan at .* of .* positions"),
+    "detached": (lambda right, _: right.detach(), "does not depend on chunk.student_logits"),
+    "gradient": (
+        lambda right, _: (right - right.detach()).abs().sqrt() + right,
+        "gradient of kdtool_token_loss is not",
+    ),
+    "chunk": (lambda right, _: right / len(right), "depend on how positions are cut into chunks"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_loss_that_returns_something_else_is_explained_by_name(tmp_path: Path, mistake: str) -> None:
+    returned, message = MISTAKES[mistake]
+    with pytest.raises(kdtool.PluginError, match=message) as caught:
+        train_with(tmp_path, Wrong(returned))
+    assert "mine" in str(caught.value)
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+
+
+def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
+    with pytest.raises(KeyError) as caught:
+        train_with(tmp_path, Wrong(explode))
+    assert any("loss 'losses.mine'" in note and "kdtool_token_loss" in note for note in caught.value.__notes__)
+
+
+def test_a_loss_without_its_hook_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.*neither"):
+        train_with(tmp_path, kdtool.Loss(kdtool.Loss.Config()))
+
+
+def test_a_divergence_that_is_not_zero_at_equality_is_refused(tmp_path: Path) -> None:
+    class CrossEntropyOfTeacher(KL):
+        def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+            assert isinstance(chunk.teacher, kdtool.DenseTokens)
+            p, q = (x.float().log_softmax(-1) for x in (chunk.teacher.logits, chunk.student_logits))
+            return -(p.exp() * q).sum(-1)
+
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* calls itself a divergence, .* value is \d"):
+        train_with(tmp_path, CrossEntropyOfTeacher(KL.Config()), KL_TERM)
+
+
+def test_a_nan_in_the_midst_stops_before_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+        return right * float("nan") if int(chunk.step) == 4 else right
+
+    with pytest.raises(kdtool.PluginError, match=r"loss 'losses.mine' .*returned nan at step 4"):
+        train_with(tmp_path, Wrong(later), checkpoint_every=2)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
+    def later(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
+        return right + (chunk.step >= 3) * (right - right.detach()).abs().sqrt()
+
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.*gradient of (nan|inf|-inf) at step 3"):
+        train_with(tmp_path, Wrong(lambda right, chunk: later(right, chunk) if int(chunk.step) >= 3 else right))
+
+
+def test_a_student_that_runs_away_is_not_blamed_on_a_loss(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match="diverged at step"):
+        train_with(tmp_path, CE(CE.Config()), learning_rate=1e30, gradient_clip=0.0, warmup=0.0)
+
+
+def test_different_vocabularies_are_refused(tmp_path: Path) -> None:
+    class Longer(TinyTeacher):
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            signal = super().signal(batch)
+            assert signal.lazy is not None
+            head = kdtool.Head(signal.lazy.head.weight, 64)
+            return kdtool.Signal("longer", lazy=kdtool.LazyLogits(signal.lazy.hidden, head))
+
+    with pytest.raises(kdtool.UsageError, match="true vocabulary of 64 tokens, the student of 61"):
+        train_with(tmp_path, KL(KL.Config()), KL_TERM, Longer(make_model(99)))
+
+
+def test_a_loss_whose_teacher_says_something_else_is_refused(tmp_path: Path) -> None:
+    class NeedsLogits(KL):
+        needs = (frozenset({"logits"}),)
+
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* needs logits of teacher, whose signal holds top-k"):
+        train_with(tmp_path, NeedsLogits(KL.Config()), KL_TERM, TinyTeacher(make_model(99), top_k=5))
+
+
+def test_sequence_losses_are_checked_too(tmp_path: Path) -> None:
+    class Scalar(kdtool.Loss):
+        def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+            return view.student.last.square().mean()  # type: ignore[return-value]
+
+    class TooFew(kdtool.Loss):
+        def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
+            return kdtool.PerSequence(view.student.last.square().mean(-1))
+
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* returned Tensor; expected: kdtool.PerToken"):
+        train_with(tmp_path, Scalar(Scalar.Config()))
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* shape \[1\]"):
+        train_with(tmp_path, TooFew(TooFew.Config()))
+
+
+def test_rows_without_labels_are_refused_before_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"losses.mine": CE(CE.Config())}, say=lambda _: None)
+    phase = make_phase(tmp_path, [CE_TERM], rows=make_rows(3, masked=1.0))
+    with pytest.raises(kdtool.UsageError, match="no row of phase 'distil' has a labelled token"):
+        make_trainer().kdtool_train(run, phase, make_model(1))
+
+
+class Half(kdtool.Weighting):
+    """Weighs even positions 2, others 0; balances its term up from the second step on."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return 2.0 * (chunk.positions % 2 == 0)
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermStats], step: int) -> Mapping[str, float]:
+        assert all(stats.gradient_norm is not None for stats in terms.values())
+        return dict.fromkeys(terms, 10.0 * step)
+
+
+def test_weightings_weigh_and_balance_and_transforms_wrap_the_phase(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Noting(kdtool.Transform):
+        def __init__(self, name: str) -> None:
+            super().__init__(self.Config())
+            self.name = name
+
+        def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+            told.append(f"transform {self.name}")
+            return student
+
+        def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> None:
+            told.append(f"finish {self.name}")
+
+    class Told(kdtool.Tracker):
+        def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+            reports.append(report)
+
+    reports: list[kdtool.StepReport] = []
+    components = {
+        "losses.mine": CE(CE.Config()), "half": Half(Half.Config()), "a": Noting("a"), "b": Noting("b"),
+        "told": Told(Told.Config()),
+    }  # fmt: skip
+    run = make_run(tmp_path / "run", components, say=lambda _: None)
+    rows = ListSource([kdtool.Row("only", list(range(24)), [True] * 24, [0] * 24)])
+    phase = make_phase(tmp_path, [CE_TERM], steps=3, rows=rows)
+    student = make_model(1)
+    batch = {"batch": 1, "log_every": 1, "gradient_norms_every": 3}
+    expected = _mean_at_even_positions(student, rows)
+    make_trainer(**batch).kdtool_train(run, phase, student)
+    assert told == ["transform a", "transform b", "finish b", "finish a"]
+    assert [report.terms["mine"].weight for report in reports] == [1.0, 20.0, 30.0]
+    assert reports[0].terms["mine"].value == pytest.approx(expected, rel=1e-4)
+    assert reports[0].loss == pytest.approx(expected, rel=1e-4)
+    assert reports[-1].terms["mine"].gradient_norm
+
+
+def _mean_at_even_positions(student: Any, rows: ListSource) -> float:
+    from kdtool_rows import collate
+
+    batch = collate([rows[0]])
+    z = student.model.states(batch)[-1][0, :-1] @ student.head.weight[:61].T
+    losses = torch.nn.functional.cross_entropy(z, batch.labels[0, :-1], reduction="none")
+    return float(2 * losses[::2].sum().detach() / 23)
+
+
+def test_a_term_that_does_nothing_is_noted(tmp_path: Path) -> None:
+    components = {"losses.ce": CE(CE.Config()), "losses.faint": CE(CE.Config())}
+    run = make_run(tmp_path / "run", components, say=lambda _: None)
+    terms = [kdtool.Term("losses.ce", "ce", 1.0), kdtool.Term("losses.faint", "faint", 0.001)]
+    trained = make_trainer().kdtool_train(run, make_phase(tmp_path, terms), make_model(1))
+    assert trained is not None
+    assert len(trained.notes) == 1
+    assert trained.notes[0].startswith("faint was 0.10%")
