@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Return mypy's exit code."""
     sources = sorted(path for pattern in ("core/src", "*/*/src") for path in ROOT.glob(pattern))
-    names = sorted(package.name for source in sources for package in source.iterdir() if (package / "py.typed").exists())
+    names = sorted(
+        package.name for source in sources for package in source.iterdir() if (package / "py.typed").exists()
+    )
     path = os.pathsep.join(str(source) for source in sources)
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
     arguments = [argument for name in names for argument in ("-p", name)]

@@ -53,7 +53,9 @@ def list_plugins(as_json: bool = False) -> None:
 @click.option("--kind", help="Which kind, where a name stands for several.")
 def show(name: str, kind: str | None) -> None:
     """Show a plugin: what it does, where it comes from, and its settings."""
+    from inspect import cleandoc, getdoc
     from pathlib import Path
+    from textwrap import indent
 
     from kdtool._errors import UsageError
     from kdtool._registry import GROUPS, find, installed, load
@@ -66,12 +68,12 @@ def show(name: str, kind: str | None) -> None:
     for each in kinds:
         entry, cls = find(each, name), load(each, name, Path.cwd(), click.echo).cls
         click.echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
-        click.echo(f"  {(cls.__doc__ or '').strip()}\n")
+        click.echo(indent(getdoc(cls) or "", "  ") + "\n")
         schema = cls.Config.model_json_schema()
         for field, about in schema.get("properties", {}).items():
             click.echo(f"  {field}: {_type(about)}{_default(field, about, schema)}")
             if about.get("description"):
-                click.echo(f"      {about['description']}")
+                click.echo(indent(cleandoc(about["description"]), "      "))
 
 
 def _type(about: dict[str, Any]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks, Loss
 from kdtool._contract.models import LanguageModel, ModelFacts, Subject
 from kdtool._contract.results import ArmResult
@@ -162,17 +163,16 @@ def _train_phase(
 
 def _transformed(
     student: LanguageModel,
-    hook: Callable[..., object],
+    hook: Call[[LanguageModel, RunInfo], LanguageModel, dict[str, LanguageModel]],
     run: RunInfo,
     phase: PhaseSpec,
     *,
     backwards: bool = False,
 ) -> LanguageModel:
     """Pass the student through the phase's transforms, each getting the result of the one before."""
-    names = [spec.path for spec in phase.transforms if spec.path in hook.names()]  # type: ignore[attr-defined]
+    names = [spec.path for spec in phase.transforms if spec.path in hook.names()]
     for name in reversed(names) if backwards else names:
-        changed = hook.of(name)(student, run)  # type: ignore[attr-defined]
-        student = changed if changed is not None else student
+        student = hook.of(name)(student, run) or student
     return student
 
 

@@ -1,0 +1,64 @@
+"""The transform `freeze`: some of a student's parameters stay as they are for a phase.
+
+Applied before training starts and undone when the phase ends. It changes which parameters learn, nothing else.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+from kdtool import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Freeze"]
+
+EMBEDDINGS = "embeddings"
+
+
+class Freeze(kdtool.Transform):
+    """Keeps the parameters whose names match as they are, so that only the others learn."""
+
+    class Config(kdtool.Config):
+        """Which parameters stay."""
+
+        names: list[str] = Field([EMBEDDINGS], min_length=1)
+        """Shell patterns of parameter names, such as `*layers.0.*`; the word `embeddings` stands for input and output
+        embeddings, whatever the model calls them."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._frozen: list[Any] = []
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        for pattern in self.config.names:
+            found = list(self._matching(student.model, pattern))
+            if not found:
+                some = ", ".join(name for name, _ in list(student.model.named_parameters())[:4])
+                raise kdtool.UsageError(f"freeze: no parameter is called {pattern!r}; there are for example {some}")
+            self._frozen.extend(parameter for parameter in found if parameter.requires_grad)
+        for parameter in self._frozen:
+            parameter.requires_grad_(requires_grad=False)
+        if not any(parameter.requires_grad for parameter in student.model.parameters()):
+            raise kdtool.UsageError(f"freeze: {self.config.names} leaves nothing that learns")
+        return student
+
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        for parameter in self._frozen:
+            parameter.requires_grad_(requires_grad=True)
+        self._frozen.clear()
+        return student
+
+    def _matching(self, model: Any, pattern: str) -> Iterator[Any]:
+        if pattern == EMBEDDINGS:
+            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+                yield from module.parameters() if module is not None else ()
+            return
+        for name, parameter in model.named_parameters():
+            if fnmatchcase(name, pattern):
+                yield parameter

@@ -1,0 +1,93 @@
+"""A small teacher and recipe for tests that cross packages: everything is real, but tiny and without a network."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 6 layers with random weights and a byte-level BPE tokenizer trained on the standard library."""
+    return make_teacher(tmp_path_factory.mktemp("teacher"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second teacher: other weights, and a tokenizer of its own."""
+    return make_teacher(tmp_path_factory.mktemp("other"), seed=1, vocabulary=600)
+
+
+def make_teacher(folder: Path, seed: int, vocabulary: int = 512) -> Path:
+    """Write a tiny causal language model that `transformers` opens."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    texts = [Path(module).read_text(encoding="utf-8") for module in (pytest.__file__, __file__)]
+    tokenizer.train_from_iterator(texts * 3, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(wrapped), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_recipe(teacher_folder: Path) -> dict[str, Any]:
+    """The quickstart's shape in seconds."""
+    return {
+        "name": "small",
+        "corpus": {"use": "python-source", "train_files": 8, "validation_files": 2, "test_files": 3},
+        "rows": {"use": "packed", "length": 64, "maximum_tokens": 2048},
+        "teacher": {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"},
+        "signals": {"use": "states"},
+        "student": {"use": "pruned", "layers": 3},
+        "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 2},
+        "train": {
+            "losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}, "hidden": {"weight": 1.0}},
+            "steps": 6,
+        },
+        "control": {"match": ["tokens", "time"]},
+        "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
+        "exporters": ["safetensors"],
+        "trackers": ["console", "jsonl"],
+        "reporter": "html",
+    }
+
+
+@pytest.fixture
+def recipe(small_recipe: dict[str, Any]) -> dict[str, Any]:
+    """A copy that a test may change."""
+    return copy.deepcopy(small_recipe)
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny models are fastest on one thread, and threads of several test processes would wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"

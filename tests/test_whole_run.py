@@ -1,0 +1,152 @@
+"""The whole way on a tiny real teacher: from text to a report and an exported student; swapping, own losses, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+
+
+@pytest.fixture(scope="module")
+def finished(small_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> kdtool.Results:
+    """One finished run with two seeds, shared by the tests that only look at it."""
+    folder = tmp_path_factory.mktemp("finished")
+    return kdtool.run(small_recipe, {"seeds": [0, 1]}, out=folder / "runs", store=folder / "store")
+
+
+def test_run_measures_teacher_student_and_controls_and_writes_one_report(finished: kdtool.Results) -> None:
+    subjects = {(subject.role, subject.seed) for subject in finished.subjects}
+    assert subjects == {("teacher", None), ("student", 0), ("student", 1), ("control", 0), ("control", 1)}
+    names = {measurement.name for measurement in finished.measurements}
+    assert {"perplexity", "bits-per-byte"} <= names
+    assert {comparison.control for comparison in finished.comparisons} == {"control", "control-time"}
+    assert finished.report is not None
+    page = finished.report.read_text(encoding="utf-8")
+    assert "forward-kl" in page
+    assert "<script src" not in page
+
+
+def test_exported_student_opens_with_transformers_alone(finished: kdtool.Results) -> None:
+    (artifact,) = finished.arms[0].artifacts
+    code = (
+        "import sys, torch\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "ids = tokenizer('def add(a, b):', return_tensors='pt').input_ids\n"
+        "assert torch.isfinite(model(ids).logits).all()\n"
+        "assert not [name for name in sys.modules if name.startswith('kdtool')]\n"
+        "print(model.config.num_hidden_layers, model.generate(ids, max_new_tokens=4).shape[1] - ids.shape[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, artifact.path], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "3"
+
+
+def test_losses_fall_and_every_term_is_in_the_history(finished: kdtool.Results) -> None:
+    history = finished.arms[0].histories["train"]
+    assert set(history[0].terms) == {"forward-kl", "ce", "hidden"}
+    assert history[-1].loss < history[0].loss
+    assert any(report.terms["forward-kl"].gradient_norm for report in history)
+
+
+def test_teacher_is_swapped_by_settings_alone(
+    recipe: dict[str, Any], other_teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = kdtool.run(recipe, {"control": "false", "evaluators": "false"})
+    swapped = kdtool.run(
+        recipe,
+        {"control": "false", "evaluators": "false", "teacher.model": str(other_teacher_folder), "name": "swapped"},
+    )
+    reused = {stage.name.partition("/")[0]: stage.reused for stage in swapped.stages}
+    assert reused["text"]
+    assert not reused["rows"]
+    assert not reused["signals"]
+    assert first.models["student"].vocabulary != swapped.models["student"].vocabulary
+
+
+FOCAL = """\
+import kdtool
+from kdtool import Field
+
+
+class FocalKL(kdtool.Loss):
+    '''Forward KL that looks at hard tokens.'''
+
+    needs = (frozenset({"logits"}),)
+
+    class Config(kdtool.Config):
+        gamma: float = Field(2.0, ge=0)
+        '''How strongly hard tokens are preferred.'''
+
+    config: Config
+
+    def kdtool_token_loss(self, chunk):
+        teacher = chunk.teacher.logits.float().log_softmax(-1)
+        student = chunk.student_logits.float().log_softmax(-1)
+        divergence = (teacher.exp() * (teacher - student)).sum(-1)
+        return (1 - teacher.max(-1).values.exp()) ** self.config.gamma * divergence
+"""
+
+
+def _own(recipe: dict[str, Any], text: str) -> dict[str, Any]:
+    Path("focal.py").write_text(text, encoding="utf-8")
+    losses = {"focal": {"use": "./focal.py:FocalKL", "gamma": 1.0}, "ce": {}}
+    plain = {key: value for key, value in recipe.items() if key not in {"evaluators", "exporters", "control"}}
+    return {**plain, "train": {"losses": losses, "steps": 4}}
+
+
+def test_own_loss_in_a_file_trains_and_is_shown(recipe: dict[str, Any]) -> None:
+    results = kdtool.run(_own(recipe, FOCAL))
+    assert set(results.arms[0].histories["train"][0].terms) == {"focal", "ce"}
+    assert results.report is not None
+    assert "focal" in results.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (".sum(-1)\n", ".sum()\n", r"shape"),
+        ("** self.config.gamma * divergence", "** self.config.gamma * divergence * float('nan')", r"nan|finite"),
+        ("def kdtool_token_loss(self, chunk)", "def kdtool_token_loss(self, chunks)", r"did you mean 'chunk'"),
+        ("chunk.teacher.logits", "chunk.teacher.logitz", r"logitz"),
+    ],
+)
+def test_mistakes_of_an_own_loss_are_explained_with_its_name(
+    recipe: dict[str, Any], old: str, new: str, message: str
+) -> None:
+    broken = FOCAL.replace(old, new)
+    assert broken != FOCAL
+    Path("recipe.yaml").write_text(json.dumps(_own(recipe, broken)), encoding="utf-8")
+    command = [sys.executable, "-m", "kdtool", "run", "recipe.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+    assert done.returncode in {1, 2}, done.stderr
+    assert "focal" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert __import__("re").search(message, done.stderr), done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_killed_anywhere_the_run_ends_with_the_same_weights(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {**recipe, "evaluators": {"perplexity": {"documents": 2, "characters": 200}}, "control": "tokens"}
+    recipe["trainer"] = {**recipe["trainer"], "checkpoint_every": 2}
+    Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    whole = kdtool.run(recipe, out="whole", store=tmp_path / "whole-store")
+    command = [sys.executable, "-m", "kdtool", "run", "recipe.json", "--out", "killed", "--store", "killed-store"]
+    generator = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+        time.sleep(generator.uniform(4, 14))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    for arm in whole.arms:
+        name = arm.path.relative_to(whole.folder) / "model.safetensors"
+        killed = tmp_path / "killed" / "small" / name
+        assert killed.read_bytes() == (whole.folder / name).read_bytes(), name
