@@ -36,6 +36,8 @@ class Efficiency(kdtool.Evaluator):
         """Tokens of the prompt."""
         generated: int = kdtool.Field(default=32, ge=2, le=100_000)
         """Tokens generated after the prompt, one at a time, greedily."""
+        seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
+        """A turn stops generating after so long, even if fewer tokens were generated."""
 
     config: Config
     together = True
@@ -58,7 +60,7 @@ class Efficiency(kdtool.Evaluator):
                 run.say(f"efficiency: of {subject.name} only the size is measured, transformers does not open it")
             if not folders:
                 return
-            found = measure_in_turns(folders, self.config.turns, self.config.prompt, self.config.generated, run)
+            found = measure_in_turns(folders, **self.config.model_dump(), run=run)
             for name, timings in found.items():
                 yield from self._measurements(name, timings)
 
@@ -67,7 +69,7 @@ class Efficiency(kdtool.Evaluator):
             "machine": f"{timings.device}, {timings.threads} threads",
             "numbers": timings.dtype,
             "prompt": f"{timings.prompt} tokens",
-            "generated": f"{self.config.generated} tokens, one at a time",
+            "generated": f"{self.config.generated} tokens one at a time, or as many as {self.config.seconds:g} s allow",
             "bounds": f"least and most of {self.config.turns} turns, subjects in turn; the value is their median",
         }
         yield _single(name, "parameters", "parameters", timings.parameters, {})

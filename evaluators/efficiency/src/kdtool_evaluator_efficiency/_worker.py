@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
@@ -22,14 +23,17 @@ def main() -> None:
     """Serve until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not reach the pipe
+    # Imported before the task comes: all processes start together, but load one after the other.
+    import_module("torch")
+    import_module("transformers")
     task = json.loads(sys.stdin.readline())
     model, prompt, facts = _load(task)
     _say(answers, facts)
     for line in sys.stdin:
-        first, rest = _generate(model, prompt, int(json.loads(line)["generate"]))
-        _say(
-            answers, {"first": first, "rest": rest, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)}
-        )
+        turn = json.loads(line)
+        first, speed = _generate(model, prompt, turn["generate"], turn["seconds"])
+        memory = {"peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)}
+        _say(answers, {"first_token_seconds": first, "tokens_per_second": speed, **memory})
 
 
 def _say(answers: TextIO, content: dict[str, Any]) -> None:
@@ -59,8 +63,8 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
     return model, prompt, {"prompt": length, "parameters": parameters, "bytes_before": before}
 
 
-def _generate(model: Any, prompt: Any, count: int) -> tuple[float, float]:
-    """Return the seconds to the first token, and those of the `count` - 1 further ones."""
+def _generate(model: Any, prompt: Any, count: int, seconds: float) -> tuple[float, float]:
+    """Return the seconds to the first token, and the further ones a second: `count` - 1, or as many as `seconds` allow."""
     import torch
 
     with torch.inference_mode():
@@ -68,11 +72,13 @@ def _generate(model: Any, prompt: Any, count: int) -> tuple[float, float]:
         found = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         token = int(found.logits[0, -1].argmax())  # reading the token waits for the device
         first = perf_counter()
-        for _ in range(count - 1):
+        done, now = 0, first
+        while done < count - 1 and (done == 0 or now - first < seconds):
             step = torch.tensor([[token]], device=prompt.device)
             found = model(input_ids=step, past_key_values=found.past_key_values, use_cache=True)
             token = int(found.logits[0, -1].argmax())
-        return first - start, perf_counter() - first
+            done, now = done + 1, perf_counter()
+        return first - start, done / (now - first)
 
 
 def _peak_bytes() -> int:

@@ -41,7 +41,7 @@ class Timings:
 
 
 def measure_in_turns(
-    folders: Mapping[str, Path], turns: int, prompt: int, generated: int, run: kdtool.RunInfo
+    folders: Mapping[str, Path], *, turns: int, prompt: int, generated: int, seconds: float, run: kdtool.RunInfo
 ) -> dict[str, Timings]:
     """Load every folder in a process of its own, then time them in turns, after one turn that is not counted.
 
@@ -54,17 +54,17 @@ def measure_in_turns(
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_Worker(name)) for name in folders}
         found: dict[str, Timings] = {}
-        for name, worker in workers.items():  # one after the other: loading at once would disturb peaks and speeds
+        for name, worker in workers.items():  # one after the other: the disk and the memory bus are shared
             ready = worker.ask({**task, "folder": str(folders[name])})
             found[name] = Timings(str(device), dtype, int(task["threads"]), **ready)  # type: ignore[call-overload]
         for turn in range(turns + 1):
             for name, worker in workers.items():
-                answer = worker.ask({"generate": generated})
+                answer = worker.ask({"generate": generated, "seconds": seconds})
                 found[name].peak_bytes = answer["peak_bytes"]
                 found[name].device_bytes = answer["device_bytes"]
                 if turn:
-                    found[name].first_token_seconds.append(answer["first"])
-                    found[name].tokens_per_second.append((generated - 1) / answer["rest"])
+                    found[name].first_token_seconds.append(answer["first_token_seconds"])
+                    found[name].tokens_per_second.append(answer["tokens_per_second"])
             run.hook.kdtool_progress(run, turn)
     return found
 

@@ -76,7 +76,11 @@ class Usage:
 
 
 def blocks(data: Mapping[str, Any]) -> list[Block]:
-    """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list."""
+    """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list.
+
+    What the signals cost is left to the costs.
+    """
+    data = {key: value for key, value in data.items() if key != "signal_seconds"}
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
     found = (
         [Block("In all", (), tuple((title(key), _plain(value, key)) for key, value in plain.items()))] if plain else []
