@@ -38,14 +38,15 @@ _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=Fa
 
 
 class Block(NamedTuple):
-    """Queries `start:stop` see keys `first:stop`.
+    """Queries `start:stop` see keys `first:stop`, all of them those before `checked`.
 
-    `hidden` [B, 1, 1, stop - start, stop - first] is True where they do not.
+    `hidden` [B, 1, 1, stop - start, stop - checked] is True where they do not.
     """
 
     start: int
     stop: int
     first: int
+    checked: int
     hidden: Tensor
 
 
@@ -87,11 +88,13 @@ class Documents:
         if window not in self._blocks:
             first_key, length = self.first_key(window), self.start.shape[1]
             index = torch.arange(length, device=self.start.device)
-            # One transfer to the host a forward: where each block's keys begin.
+            starts = range(0, length, _QUERY_BLOCK)
+            # First keys never fall along a row: a block's least and greatest are those of its first and last query.
             firsts = first_key[:, ::_QUERY_BLOCK].amin(dim=0).tolist()
+            lasts = [first_key[:, min(start + _QUERY_BLOCK, length) - 1].amax() for start in starts]
             self._blocks[window] = [
-                _block(start, min(start + _QUERY_BLOCK, length), first, first_key, index)
-                for start, first in zip(range(0, length, _QUERY_BLOCK), firsts, strict=True)
+                _block(start, min(start + _QUERY_BLOCK, length), first, int(last), first_key, index)
+                for start, first, last in zip(starts, firsts, lasts, strict=True)
             ]
         return self._blocks[window]
 
@@ -169,11 +172,13 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return None if _masks_skipped.get() else sdpa_mask(*args, **kwargs)
 
 
-def _block(start: int, stop: int, first: int, first_key: Tensor, index: Tensor) -> Block:
-    first -= first % _KEY_ALIGNMENT
-    queries, keys = index[start:stop, None], index[None, first:stop]
+def _block(start: int, stop: int, first: int, last: int, first_key: Tensor, index: Tensor) -> Block:
+    aligned = first - first % _KEY_ALIGNMENT
+    # Where all queries begin to see at the same aligned key, only the triangle above the diagonal is hidden.
+    checked = start if last <= aligned else aligned
+    queries, keys = index[start:stop, None], index[None, checked:stop]
     hidden = (keys > queries) | (keys < first_key[:, start:stop, None])
-    return Block(start, stop, first, hidden[:, None, None])
+    return Block(start, stop, aligned, checked, hidden[:, None, None])
 
 
 def _attend_plainly(
@@ -206,7 +211,7 @@ def _attend_in_blocks(
     group = heads // kv_heads
     query = (query * scale).view(batch, kv_heads, group, -1, width)
     outputs = []
-    for start, stop, first, hidden in blocks:
+    for start, stop, first, checked, hidden in blocks:
         rows = stop - start
         # Heads that share keys become more rows of one product: no copy of the keys.
         queries = query[:, :, :, start:stop].reshape(batch * kv_heads, group * rows, width)
@@ -215,7 +220,9 @@ def _attend_in_blocks(
         scores = torch.bmm(queries, keys.transpose(1, 2))
         if soft_cap is not None:
             scores = soft_cap * torch.tanh(scores / soft_cap)
-        scores = scores.view(batch, kv_heads, group, rows, stop - first).masked_fill_(hidden, -torch.inf)
+        scores = scores.view(batch, kv_heads, group, rows, stop - first)
+        with torch.no_grad():  # the softmax gives hidden scores no gradient, so autograd need not know
+            scores[..., checked - first :].masked_fill_(hidden, -torch.inf)
         weights = F.dropout(scores.softmax(-1), dropout).view(batch * kv_heads, group * rows, stop - first)
         mixed = torch.bmm(weights, values).view(batch, heads, rows, -1)
         outputs.append(mixed.transpose(1, 2))
