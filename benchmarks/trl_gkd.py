@@ -44,6 +44,8 @@ def main() -> int:
         _prepare(work, settings)
         pythons = {"trl": _trl_python(arguments.environment), "kdtool": sys.executable}
         load_before = os.getloadavg()
+        if arguments.threads:
+            os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
         measured = _lockstep(work, settings, pythons, arguments.steps)
     result = _summary(measured, settings, load_before)
     print(_table(result))
@@ -60,11 +62,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--environment", type=Path, default=cache, help="where TRL is installed")
+    parser.add_argument(
+        "--threads", type=int, help="threads of each program; 1 gives steady CPU times on a busy machine"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
 
 
-def _lockstep(work: Path, settings: dict[str, Any], pythons: dict[str, str], steps: int) -> dict[str, list[dict[str, Any]]]:
+def _lockstep(
+    work: Path, settings: dict[str, Any], pythons: dict[str, str], steps: int
+) -> dict[str, list[dict[str, Any]]]:
     """Start both programs, then let them take one step each in turn."""
     programs = {}
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -76,8 +83,8 @@ def _lockstep(work: Path, settings: dict[str, Any], pythons: dict[str, str], ste
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         measured: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
-        for name in programs:
-            _answer(work, name, programs[name])  # ready
+        for name, program in programs.items():
+            _answer(work, name, program)  # ready
         for _ in range(steps + 1):
             for name, program in programs.items():
                 assert program.stdin
@@ -107,7 +114,9 @@ def _answer(work: Path, name: str, program: subprocess.Popen[str]) -> dict[str, 
     raise SystemExit(f"{name} ended early:\n{log[-4000:]}")
 
 
-def _summary(measured: dict[str, list[dict[str, Any]]], settings: dict[str, Any], load: tuple[float, ...]) -> dict[str, Any]:
+def _summary(
+    measured: dict[str, list[dict[str, Any]]], settings: dict[str, Any], load: tuple[float, ...]
+) -> dict[str, Any]:
     tokens = settings["batch"] * settings["length"]
     programs = {}
     for name, answers in measured.items():
@@ -125,7 +134,13 @@ def _summary(measured: dict[str, list[dict[str, Any]]], settings: dict[str, Any]
     trl, ours = programs["trl"], programs["kdtool"]
     return {
         "settings": {**settings, "teacher": Path(settings["teacher"]).name, "tokens_per_step": tokens},
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": load, "load_after": os.getloadavg()},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "load_before": load,
+            "load_after": os.getloadavg(),
+        },
         "programs": programs,
         "speed": ours["tokens_per_second"] / trl["tokens_per_second"],
         "speed_cpu_time": trl["cpu_seconds"] / ours["cpu_seconds"],
@@ -134,7 +149,10 @@ def _summary(measured: dict[str, list[dict[str, Any]]], settings: dict[str, Any]
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = ["| program | s/step, median [min] | tokens/s | CPU s/step | peak RSS GB | first loss |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| program | s/step, median [min] | tokens/s | CPU s/step | peak RSS GB | first loss |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, of in result["programs"].items():
         loss = "" if of["first_loss"] is None else f"{of['first_loss']:.4f}"
         lines.append(
@@ -142,8 +160,9 @@ def _table(result: dict[str, Any]) -> str:
             f"| {of['cpu_seconds']:.2f} | {of['peak_rss_gb']:.2f} | {loss} |"
         )
     lines.append(
-        f"kdtool / TRL: {result['speed']:.2f} x tokens/s (target: at least {TARGETS['speed']}), {result['speed_cpu_time']:.2f} x "
-        f"by CPU time, {result['memory']:.2f} x peak memory (target: at most {TARGETS['memory']}); load average "
+        f"kdtool / TRL: {result['speed']:.2f} x tokens/s (target: at least {TARGETS['speed']}), "
+        f"{result['speed_cpu_time']:.2f} x by CPU time, {result['memory']:.2f} x peak memory "
+        f"(target: at most {TARGETS['memory']}); load average "
         f"{result['machine']['load_before'][0]:.1f} before, {result['machine']['load_after'][0]:.1f} after"
     )
     return "\n".join(lines)
@@ -194,7 +213,10 @@ def _trl_python(environment: Path) -> str:
         constraints = Path(__file__).resolve().parents[1] / "constraints.txt"
         print(f"installing TRL with PyTorch and transformers into {environment} (about 1 GB) ...", file=sys.stderr)
         find_links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
-        variables = {**os.environ, **({"UV_FIND_LINKS": find_links, "PIP_FIND_LINKS": find_links} if find_links else {})}
+        variables = {
+            **os.environ,
+            **({"UV_FIND_LINKS": find_links, "PIP_FIND_LINKS": find_links} if find_links else {}),
+        }
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
         uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
         install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
@@ -290,15 +312,14 @@ def trl_program(work: Path, settings: dict[str, Any]) -> None:
 
 def kdtool_program(work: Path, settings: dict[str, Any]) -> None:
     """Train with kdtool's standard trainer."""
+    import kdtool
     import torch
     import transformers
+    from kdtool.testing import ListSource, make_run
     from kdtool_loss_divergences import JensenShannon
     from kdtool_teacher_causal_lm import CausalLM
     from kdtool_trainer_standard import StandardTrainer
     from kdtool_transformers import open_model
-
-    import kdtool
-    from kdtool.testing import ListSource, make_run
 
     watch = Stopwatch(sys.stdin)
     versions = {"kdtool": kdtool.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
@@ -331,7 +352,11 @@ def kdtool_program(work: Path, settings: dict[str, Any]) -> None:
     phase = kdtool.Phase("distil", PHASE_STEPS, (term,), source, {"teacher": Online()}, work / "checkpoints")
     trainer = StandardTrainer(
         StandardTrainer.Config(
-            batch=settings["batch"], dtype=settings["dtype"], learning_rate=1e-4, log_every=1, checkpoint_every=PHASE_STEPS
+            batch=settings["batch"],
+            dtype=settings["dtype"],
+            learning_rate=1e-4,
+            log_every=1,
+            checkpoint_every=PHASE_STEPS,
         )
     )
     trainer.kdtool_train(run, phase, open_model(work / "student", dtype=torch.float32))

@@ -26,12 +26,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps_of(folder: Path) -> list[int]:
-    lines = (folder / "run" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["step"] for line in lines]
 
 
 def reports_of(folder: Path) -> list[dict[str, object]]:
-    lines = (folder / "run" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [{**json.loads(line), "seconds": 0} for line in lines]
 
 

@@ -34,41 +34,43 @@ class StandardTrainer(kdtool.Trainer):
     class Config(kdtool.Config):
         """Settings of the optimiser, of memory and speed, and of what is written."""
 
-        batch: int = Field(4, ge=1)
+        batch: int = Field(default=4, ge=1)
         """Rows of one micro-batch, on each process."""
-        accumulation: int = Field(1, ge=1)
+        accumulation: int = Field(default=1, ge=1)
         """Micro-batches of one step. The gradient equals that of one batch of all their rows."""
-        learning_rate: float = Field(2e-3, gt=0)
+        learning_rate: float = Field(default=2e-3, gt=0)
         """Peak learning rate of AdamW."""
         schedule: Literal["cosine", "linear", "constant"] = "cosine"
         """Learning rate after the warm-up: cosine or straight line down to 10 % of the peak, or constant."""
-        warmup: float = Field(0.1, ge=0, lt=1)
+        warmup: float = Field(default=0.1, ge=0, lt=1)
         """Fraction of the steps over which the learning rate rises to its peak."""
-        weight_decay: float = Field(0.01, ge=0)
+        weight_decay: float = Field(default=0.01, ge=0)
         """AdamW's weight decay; norms and biases are left out."""
         betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
         """AdamW's two averaging coefficients."""
-        gradient_clip: float = Field(1.0, ge=0)
+        gradient_clip: float = Field(default=1.0, ge=0)
         """The gradient's norm is cut to this; 0 leaves it alone."""
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
         """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
         checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = Field(
-            "120s", json_schema_extra=kdtool.does_not_affect_results()
+            default="120s", json_schema_extra=kdtool.does_not_affect_results()
         )
         """Steps (`500`) or seconds (`120s`) between checkpoints."""
-        keep_checkpoints: int = Field(2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+        keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
         """How many of the newest checkpoints stay on disk while the phase runs."""
-        log_every: int = Field(5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+        log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
         """Steps between reports. The first and the last step are always reported."""
-        gradient_norms_every: int = Field(10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+        gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
         """Steps between measurements of each term's gradient (about 2 % of a step each); such a step is reported."""
         activation_checkpointing: bool = False
         """Compute activations a second time in backward instead of keeping them: less memory, about a third slower."""
-        head_rows: int | None = Field(None, ge=1)
+        head_rows: int | None = Field(default=None, ge=1)
         """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
-        loss_rows: int | None = Field(None, ge=1)
+        loss_rows: int | None = Field(default=None, ge=1)
         """Positions of one call of a loss; by default so many that they stay in the processor's cache."""
-        compile: Literal["auto", "on", "off"] = Field("auto", json_schema_extra=kdtool.does_not_affect_results())
+        compile: Literal["auto", "on", "off"] = Field(
+            default="auto", json_schema_extra=kdtool.does_not_affect_results()
+        )
         """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling."""
 
     config: Config

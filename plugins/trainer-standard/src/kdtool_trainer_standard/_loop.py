@@ -42,7 +42,7 @@ class Progress:
 
     seconds: float = 0.0
     tokens: int = 0
-    stats: Mapping[str, kdtool.TermStats] | None = None
+    stats: Mapping[str, kdtool.TermReport] | None = None
     """The last step's figures, for balancing plugins."""
     squared_norms: Mapping[str, float] | None = None
     """Sums of squared gradient norms since the phase began: which terms did nothing."""
@@ -202,10 +202,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             before = self.progress.squared_norms or dict.fromkeys(names, 0.0)
             self.progress.squared_norms = {n: before[n] + square for n, square in zip(names, squares, strict=True)}
         self.progress.last_values = dict(zip(names, values, strict=True))
-        self.progress.stats = {
-            name: kdtool.TermStats(report.value, report.gradient_norm, report.weight)
-            for name, report in zip(names, reports.values(), strict=True)
-        }
+        self.progress.stats = dict(zip(names, reports.values(), strict=True))
         return reports
 
     def _checkpoint_is_due(self, step: int, now: float) -> bool:
@@ -256,7 +253,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
         stats = content.pop("stats")
         self.progress = Progress(
-            **content, stats=stats and {name: kdtool.TermStats(**figures) for name, figures in stats.items()}
+            **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
 
     def _wait_for_all(self) -> None:

@@ -1,12 +1,11 @@
-"""One phase from start to end: transforms, binding, self-tests, the loop, what is left to be said.
+"""One phase from start to end: binding, self-tests, the loop, what is left to be said.
 
-Called by `StandardTrainer.kdtool_train`, on every rank.
+Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engine's: the student comes in as it trains.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,21 +42,15 @@ def train_phase(
         raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with large_blocks_reused(), _quiet_transformers():
-        changed = _transformed(run, student)
-        args = _arguments(config, run, phase)
-        loop = _prepared(config, run, phase, changed, args)
+        loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
         _resume_and_train(loop)
-        notes = _notes(loop)
-        finished = _finished(run, changed)
-    if finished is not student:
-        student.model = finished.model
     return kdtool.Trained(
         steps=phase.steps,
         tokens=loop.progress.tokens,
         seconds=loop.progress.seconds,
-        history=_history_for_results(run, phase),
+        history=phase.checkpoints / HISTORY,
         dtype=str(loop.module.sizes.dtype).removeprefix("torch."),
-        notes=notes,
+        notes=_notes(loop),
     )
 
 
@@ -198,18 +191,6 @@ def _resume_and_train(loop: TrainingLoop) -> None:
     loop.train(resume_from_checkpoint=None if newest is None else str(newest))
 
 
-def _transformed(run: kdtool.RunInfo, student: kdtool.LanguageModel) -> kdtool.LanguageModel:
-    for name in run.hook.kdtool_transform.names():
-        student = run.hook.kdtool_transform.of(name)(student, run) or student
-    return student
-
-
-def _finished(run: kdtool.RunInfo, student: kdtool.LanguageModel) -> kdtool.LanguageModel:
-    for name in reversed(run.hook.kdtool_finish.names()):
-        student = run.hook.kdtool_finish.of(name)(student, run) or student
-    return student
-
-
 def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     progress, module = loop.progress, loop.module
     notes = []
@@ -230,14 +211,6 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
                 "gradient; dtype: float32 would go on more exactly"
             )
     return tuple(notes)
-
-
-def _history_for_results(run: kdtool.RunInfo, phase: kdtool.Phase) -> Path:
-    kept, result = phase.checkpoints / HISTORY, run.folder / HISTORY
-    if run.rank == 0 and kept != result:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(kept, result)
-    return result
 
 
 @contextmanager
