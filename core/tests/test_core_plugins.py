@@ -63,7 +63,7 @@ def _hooks(**components: Any) -> kdtool.Hooks:
     for name, component in components.items():
         manager.register(component, name)
     owners = {name: kdtool.Owner(name, "loss", name, "dist", "1") for name in components}
-    return kdtool.Hooks(manager, owners, complain=COMPLAINTS.append)
+    return kdtool.Hooks(manager, owners, _complain=COMPLAINTS.append)
 
 
 COMPLAINTS: list[str] = []

@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Subject as Subject
     from kdtool._contract.models import TextAnswer as TextAnswer
     from kdtool._contract.models import Tokenizer as Tokenizer
-    from kdtool._contract.results import ArmResult as ArmResult
-    from kdtool._contract.results import Comparison as Comparison
-    from kdtool._contract.results import ComponentRecord as ComponentRecord
-    from kdtool._contract.results import Measurement as Measurement
-    from kdtool._contract.results import Results as Results
-    from kdtool._contract.results import StageRecord as StageRecord
+    from kdtool._run.results import ArmResult as ArmResult
+    from kdtool._run.results import Comparison as Comparison
+    from kdtool._run.results import ComponentRecord as ComponentRecord
+    from kdtool._contract.models import Measurement as Measurement
+    from kdtool._run.results import Results as Results
+    from kdtool._run.results import StageRecord as StageRecord
     from kdtool._contract.signals import DenseTokens as DenseTokens
     from kdtool._contract.signals import Head as Head
     from kdtool._contract.signals import LazyLogits as LazyLogits
@@ -94,7 +94,6 @@ if TYPE_CHECKING:
     from kdtool._contract.training import Term as Term
     from kdtool._contract.training import TermReport as TermReport
     from kdtool._contract.training import Terms as Terms
-    from kdtool._contract.training import TermStats as TermStats
     from kdtool._contract.training import Trained as Trained
     from kdtool._errors import AuthenticationError as AuthenticationError
     from kdtool._errors import BudgetError as BudgetError
@@ -120,12 +119,11 @@ _HOMES = {
         "Tracker", "Trainer", "Transform", "Weighting",
     ),
     "kdtool._contract.models": (
+        "Measurement",
         "Artifact", "LanguageModel", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject", "TextAnswer",
         "Tokenizer",
     ),
-    "kdtool._contract.results": (
-        "ArmResult", "Comparison", "ComponentRecord", "Measurement", "Results", "StageRecord",
-    ),
+    "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
     "kdtool._contract.signals": (
         "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Signal", "SparseTokens",
         "StepView", "TokenChunk", "Want",
@@ -134,7 +132,7 @@ _HOMES = {
         "Batch", "Completion", "Example", "Messages", "Rejection", "Row", "RowSource", "Split", "Text", "TextSource",
     ),
     "kdtool._contract.training": (
-        "Estimate", "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport", "TermStats",
+        "Estimate", "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport",
         "Terms", "Trained",
     ),
     "kdtool._errors": (

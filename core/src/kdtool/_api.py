@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdtool._errors import UsageError
 
 if TYPE_CHECKING:
-    from kdtool._contract.results import Results
+    from kdtool._run.results import Results
 
 __all__ = ["check", "report", "run"]
 
@@ -72,6 +72,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._recipe.parse import load_recipe
     from kdtool._run.artefacts import Artefacts
     from kdtool._run.context import Context, Stage
+    from kdtool._run.record import component_record
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     assembly = assemble(load_recipe(path, settings), _say)
@@ -83,7 +84,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         found = {
             "name": assembly.recipe.name,
             "arms": list(assembly.arms),
-            "components": list(assembly.records()),
+            "components": [component_record(built) for built in assembly.built.values()],
             "models": models,
             "terms": context.hooks.kdtool_acknowledge(),
             "estimates": list(context.hooks.kdtool_estimate(info, models).values()),

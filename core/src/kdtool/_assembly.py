@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
 
-from kdtool._compatibility import check_signals, control_arms, teacher_of
+from kdtool._arms import control_arms
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Owner
-from kdtool._contract.kinds import Cache, Hooks, Loss, Student, Teacher
-from kdtool._contract.results import ComponentRecord
+from kdtool._contract.kinds import Cache, Hooks, Loss, Teacher
 from kdtool._contract.signals import Offer
-from kdtool._contract.training import Term
 from kdtool._errors import KdtoolError, PluginError, Problem, RecipeError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
-from kdtool._recipe.yaml_text import KeyPath, as_written
+from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
 from kdtool._suggest import did_you_mean
-
-__all__ = ["Assembly", "Built", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,6 @@ class Built:
     def owner(self) -> Owner:
         """Return who stands behind it, for messages."""
         return Owner(self.spec.path, self.spec.kind, self.spec.use, self.loaded.distribution, self.loaded.version)
-
-    @property
-    def record(self) -> ComponentRecord:
-        """Return what a run's record says of it; the config has its defaults."""
-        config = self.config.model_dump(mode="json")
-        loaded = self.loaded
-        return ComponentRecord(
-            self.spec.path, self.spec.kind, self.spec.use, loaded.distribution, loaded.version, config
-        )
 
     def instance(self) -> Component:
         """Build the component.
@@ -101,27 +88,12 @@ class Assembly:
             owners[name] = item.owner
             if item.spec.required:
                 required.add(name)
-        return Hooks(manager, owners, required=frozenset(required), trace=self.trace, complain=self.complain)
+        return Hooks(manager, owners, frozenset(required), self.trace, self.complain)
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
         """Return what stands behind the components of a scope, by name."""
         own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
         return {**self._shared_built, **own}
-
-    def terms(self, phase: PhaseSpec) -> tuple[Term, ...]:
-        """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
-        terms = []
-        for spec in phase.losses:
-            loss = self.built[spec.key].instance()
-            if not isinstance(loss, Loss):
-                raise TypeError(f"{spec.path} is no loss")
-            teacher = teacher_of(spec, loss, self.recipe)
-            terms.append(Term(spec.path, spec.name, spec.weight, loss.temperature, teacher.path if teacher else None))
-        return tuple(terms)
-
-    def records(self) -> tuple[ComponentRecord, ...]:
-        """Return the record of every component of every arm."""
-        return tuple(item.record for item in self.built.values())
 
 
 def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
@@ -145,7 +117,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
         raise RecipeError(problems)
     shared = {spec.path: built[spec.key] for spec in recipe.shared}
     arms = {"student": recipe.phases, **control_arms(recipe, built, problems)}
-    check_signals(recipe, built, problems)
+    _check_signals(recipe, built, problems)
     if problems:
         raise RecipeError(problems)
     return Assembly(recipe, shared, arms, built)
@@ -155,24 +127,19 @@ def _build(recipe: Recipe, spec: ComponentSpec, say: Callable[[str], None], prob
     place = recipe.place((*spec.key, "use")) or recipe.place(spec.key)
     try:
         loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), say)
-    except PluginError as error:
-        problems.append(problem_at(recipe, (*spec.key, "use"), str(error)))
-        return None
-    wrong = list(mistakes(loaded.cls, spec.kind))
-    problems.extend(problem_at(recipe, (*spec.key, "use"), f"{spec.kind} {spec.use!r} {message}") for message in wrong)
-    if wrong:
-        return None
-    try:
+        wrong = [f"{spec.kind} {spec.use!r} {message}" for message in mistakes(loaded.cls, spec.kind)]
+        problems.extend(problem_at(recipe, (*spec.key, "use"), message) for message in wrong)
+        if wrong:
+            return None
         config = loaded.cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
         item = Built(spec, loaded, config)
         _check_attributes(item.instance())
+        return item
     except pydantic.ValidationError as error:
         problems.extend(_config_problems(recipe, spec, loaded, error))
-        return None
     except KdtoolError as error:
-        problems.append(problem_at(recipe, spec.key, str(error)))
-        return None
-    return item
+        problems.append(problem_at(recipe, (*spec.key, "use"), str(error)))
+    return None
 
 
 def _config_problems(
@@ -184,9 +151,7 @@ def _config_problems(
         name = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
             hint = did_you_mean(str(detail["loc"][-1]), fields, what=f"settings of {spec.use}", shown=20)
-            yield replace(
-                problem_at(recipe, path, f"is no setting of {spec.kind} {spec.use!r}", hint), key=as_written(path)
-            )
+            yield problem_at(recipe, path, f"is no setting of {spec.kind} {spec.use!r}", hint)
         elif detail["type"] == "missing":
             described = fields[name].description if name in fields else ""
             yield problem_at(recipe, spec.key, f"{spec.kind} {spec.use!r} needs the setting {name!r}", described or "")
@@ -207,6 +172,40 @@ def _check_attributes(component: Component) -> None:
         raise PluginError(f"{type(component).__name__}: {rule} {', '.join(sorted(known))}")
 
 
-def uses_seed(assembly: Assembly) -> bool:
-    """Return whether the recipe's student is built differently for each seed."""
-    return any(student.uses_seed for student in assembly.named("student").values() if isinstance(student, Student))
+def teacher_of(spec: ComponentSpec, loss: Loss, recipe: Recipe) -> ComponentSpec | None:
+    """Return the teacher that a loss learns from; None for one that needs none, or where it cannot be told."""
+    teachers = recipe.of_kind("teacher")
+    if not loss.needs:
+        return None
+    if spec.teacher is None:
+        return teachers[0] if len(teachers) == 1 else None
+    return next((teacher for teacher in teachers if spec.teacher in {teacher.name, teacher.path}), None)
+
+
+def _check_signals(recipe: Recipe, built: Mapping[KeyPath, Built], problems: list[Problem]) -> None:
+    """Compare what the losses need with what the teachers, or the cache before them, offer."""
+    for phase in recipe.phases:
+        for spec in phase.losses:
+            loss = built[spec.key].instance()
+            if isinstance(loss, Loss) and loss.needs:
+                problems.extend(_unmet_need(recipe, spec, loss, built))
+
+
+def _unmet_need(recipe: Recipe, spec: ComponentSpec, loss: Loss, built: Mapping[KeyPath, Built]) -> Iterable[Problem]:
+    teacher = teacher_of(spec, loss, recipe)
+    if teacher is None:
+        names = ", ".join(item.name for item in recipe.of_kind("teacher"))
+        message = f"names the teacher {spec.teacher!r}, which is not there" if spec.teacher else "needs one teacher"
+        remedy = f"teachers: {names}; write `teacher: NAME` in the loss" if names else "add `teacher: {use: …}`"
+        yield problem_at(recipe, spec.key, message, remedy)
+        return
+    caches = recipe.of_kind("cache")
+    source = built[(caches[0] if caches else teacher).key].instance()
+    offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
+    if any(need <= offers for need in loss.needs):
+        return
+    needs = " or ".join("+".join(sorted(need)) for need in loss.needs)
+    giver = f"signals ({caches[0].use})" if caches else f"teacher {teacher.name!r} ({teacher.use})"
+    message = f"needs {needs}, but the {giver} offers {', '.join(sorted(offers)) or 'nothing'}"
+    remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
+    yield problem_at(recipe, spec.key, message, remedy if caches else "")

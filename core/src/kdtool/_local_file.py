@@ -19,8 +19,6 @@ from kdtool._errors import PluginError
 from kdtool._registry import Loaded
 from kdtool._suggest import did_you_mean
 
-__all__ = ["load_local"]
-
 
 def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
     """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`).

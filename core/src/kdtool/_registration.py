@@ -17,8 +17,6 @@ from kdtool._contract.hooks import Spec
 from kdtool._contract.kinds import KINDS, Hooks
 from kdtool._suggest import did_you_mean
 
-__all__ = ["RESERVED_KEYS", "SPECS", "ComponentManager", "mistakes"]
-
 PREFIX = "kdtool_"
 RESERVED_KEYS = frozenset(
     {"use", "weight", "teacher", "share", "steps", "losses", "transforms", "weightings", "required", "trainer"}

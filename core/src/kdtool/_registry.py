@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.metadata import Distribution, EntryPoint, distribution, entry_points, packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,25 +23,11 @@ from kdtool._suggest import did_you_mean
 if TYPE_CHECKING:
     from kdtool._contract.component import Component
 
-__all__ = ["GROUPS", "Entry", "Loaded", "find", "installed", "load", "summary"]
 
-GROUPS: Mapping[str, str] = {
-    "corpus": "kdtool.corpora",
-    "screen": "kdtool.screens",
-    "packer": "kdtool.packers",
-    "teacher": "kdtool.teachers",
-    "cache": "kdtool.caches",
-    "student": "kdtool.students",
-    "transform": "kdtool.transforms",
-    "loss": "kdtool.losses",
-    "weighting": "kdtool.weightings",
-    "trainer": "kdtool.trainers",
-    "evaluator": "kdtool.evaluators",
-    "exporter": "kdtool.exporters",
-    "tracker": "kdtool.trackers",
-    "reporter": "kdtool.reporters",
-    "command": "kdtool.commands",
-}
+_KINDS = "corpus screen packer teacher cache student transform loss weighting trainer evaluator exporter tracker"
+_IRREGULAR = {"corpus": "corpora", "loss": "losses"}
+_NAMES = (*_KINDS.split(), "reporter", "command")
+GROUPS: Mapping[str, str] = {kind: f"kdtool.{_IRREGULAR.get(kind, kind + 's')}" for kind in _NAMES}
 """Entry-point group of each kind; a command is no component but a lazily imported click command."""
 
 
@@ -70,20 +56,10 @@ class Loaded:
 
 @cache
 def _all_entries() -> tuple[Entry, ...]:
-    kinds = {group: kind for kind, group in GROUPS.items()}
     found = entry_points()
-    return tuple(
-        Entry(
-            kind,
-            point.name,
-            point.value,
-            point.dist.name if point.dist else "",
-            point.dist.version if point.dist else "",
-            point,
-        )
-        for group, kind in kinds.items()
-        for point in found.select(group=group)
-    )
+    points = [(kind, point) for kind, group in GROUPS.items() for point in found.select(group=group)]
+    owners = [(point.dist.name, point.dist.version) if point.dist else ("", "") for _, point in points]
+    return tuple(Entry(kind, p.name, p.value, *owner, p) for (kind, p), owner in zip(points, owners, strict=True))
 
 
 def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
@@ -93,14 +69,6 @@ def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
         if entry.kind == kind:
             names[entry.name] = (*names.get(entry.name, ()), entry)
     return dict(sorted(names.items()))
-
-
-def summary(entry: Entry) -> str:
-    """Return the one-line description of the distribution that brings an entry."""
-    try:
-        return distribution(entry.distribution).metadata["Summary"] or ""
-    except PackageNotFoundError:
-        return ""
 
 
 def find(kind: str, name: str) -> Entry:
@@ -158,8 +126,6 @@ def _import_point(kind: str, point: EntryPoint, use: str) -> Loaded:
 
 
 def _distribution_of(value: str) -> Distribution | None:
-    from importlib.metadata import packages_distributions
-
     names = packages_distributions().get(value.partition(":")[0].partition(".")[0], [])
     return distribution(names[0]) if names else None
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdtool._arms import CONTROL_KEYS
 from kdtool._errors import KdtoolError
-from kdtool._recipe.layers import COLLECTIONS, SINGLE
+from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
 from kdtool._recipe.model import ARMS
-from kdtool._recipe.parse import CONTROL_KEYS, PHASE_KEYS, TOP_KEYS
+from kdtool._recipe.parse import TOP_KEYS
 from kdtool._registration import mistakes
 from kdtool._registry import installed, load
 

@@ -27,15 +27,18 @@ def plugins(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from kdtool._registry import GROUPS, installed, summary
+    from importlib.metadata import distribution
+
+    from kdtool._registry import GROUPS, installed
 
     rows: list[dict[str, str]] = []
     for kind in GROUPS:
         for name, entries in installed(kind).items():
             for entry in entries:
-                note = "offered twice; " if len(entries) > 1 else ""
-                about = {"distribution": entry.distribution, "version": entry.version, "summary": note + summary(entry)}
-                rows.append({"kind": kind, "name": name, **about})
+                text = distribution(entry.distribution).metadata["Summary"] or ""
+                summary = f"offered twice; {text}" if len(entries) > 1 else text
+                origin = {"distribution": entry.distribution, "version": entry.version}
+                rows.append({"kind": kind, "name": name, **origin, "summary": summary})
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from kdtool._contract.models import ModelFacts
     from kdtool._contract.training import Estimate, RunInfo, Terms
 
-__all__ = ["CONTRACT", "Component", "Config", "does_not_affect_results"]
 
 CONTRACT = 1
 """The contract's number. It grows when plugins written for an older one would no longer work."""

@@ -13,13 +13,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 import pluggy
-
-__all__ = ["Call", "HooksBase", "Named", "Owner", "Spec", "blame", "every", "one", "owner_of", "tell"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,24 +101,20 @@ def tell(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
     return Spec(declared, "tell")
 
 
+@dataclass(eq=False)
 class HooksBase:
-    """The hooks of the components registered in one manager."""
+    """The hooks of the components registered in one manager.
 
-    def __init__(
-        self,
-        manager: pluggy.PluginManager,
-        owners: Mapping[str, Owner],
-        *,
-        required: frozenset[str] = frozenset(),
-        trace: Callable[[str], None] | None = None,
-        complain: Callable[[str], None] = print,
-    ) -> None:
-        self._manager = manager
-        self._owners = owners
-        self._required = required
-        self._trace = trace
-        self._complain = complain
-        self._muted: set[str] = set()
+    `owners` says who stands behind a component, `required` whose failing in a `tell` hook stops the run. `trace` is told of
+    every call, `complain` of failures that do not stop the run.
+    """
+
+    _manager: pluggy.PluginManager
+    _owners: Mapping[str, Owner]
+    _required: frozenset[str] = frozenset()
+    _trace: Callable[[str], None] | None = None
+    _complain: Callable[[str], None] = print
+    _muted: set[str] = field(default_factory=set)
 
     def owner(self, name: str) -> Owner | None:
         """Return who stands behind the component of that name."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdtool._contract.models import (
         Artifact,
         LanguageModel,
+        Measurement,
         ModelFacts,
         Request,
         Runtime,
@@ -29,29 +30,10 @@ if TYPE_CHECKING:
         TextAnswer,
         Tokenizer,
     )
-    from kdtool._contract.results import Measurement, Results
     from kdtool._contract.signals import Offer, PerSequence, PerToken, Signal, StepView, TokenChunk, Want
     from kdtool._contract.text import Batch, Example, Rejection, Row, RowSource
-    from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, TermStats, Trained
-
-__all__ = [
-    "KINDS",
-    "Cache",
-    "Corpus",
-    "Evaluator",
-    "Exporter",
-    "Hooks",
-    "Loss",
-    "Packer",
-    "Reporter",
-    "Screen",
-    "Student",
-    "Teacher",
-    "Tracker",
-    "Trainer",
-    "Transform",
-    "Weighting",
-]
+    from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, TermReport, Trained
+    from kdtool._run.results import Results
 
 
 class Corpus(Component):
@@ -247,7 +229,7 @@ class Weighting(Component):
         """
         return None
 
-    def kdtool_balance(self, terms: Mapping[str, TermStats], step: int) -> Mapping[str, float] | None:
+    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor of each term's weight for the coming step, from the last step's figures.
 
         The first weighting that answers decides. Since 0.1.
@@ -382,11 +364,5 @@ class Hooks(HooksBase):
     kdtool_report = every(Reporter.kdtool_report)
 
 
-KINDS: Mapping[str, type[Component]] = {
-    cls.kind: cls
-    for cls in (
-        Corpus, Screen, Packer, Teacher, Cache, Student, Transform, Loss,
-        Weighting, Trainer, Evaluator, Exporter, Tracker, Reporter,
-    )
-}  # fmt: skip
+KINDS: Mapping[str, type[Component]] = {cls.kind: cls for cls in Component.__subclasses__()}
 """The base class of each kind, by the kind's name."""

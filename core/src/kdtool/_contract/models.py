@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,18 +13,6 @@ if TYPE_CHECKING:
     from kdtool._contract.signals import Head, ModelOutputs, Want
     from kdtool._contract.text import Batch
 
-__all__ = [
-    "Artifact",
-    "LanguageModel",
-    "ModelFacts",
-    "Request",
-    "Role",
-    "Runtime",
-    "Score",
-    "Subject",
-    "TextAnswer",
-    "Tokenizer",
-]
 
 Role = Literal["teacher", "student", "control", "artifact"]
 
@@ -165,7 +154,7 @@ class Score:
     bytes: int
 
 
-class Runtime(ABC):
+class Runtime(AbstractContextManager["Runtime"], ABC):
     """An opened subject. Close it after use; it is a context manager."""
 
     model: LanguageModel | None = None
@@ -182,8 +171,28 @@ class Runtime(ABC):
     def close(self) -> None:
         """Free memory, processes and files. Safe to call twice."""
 
-    def __enter__(self) -> Runtime:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about one subject.
+
+    `n` is the number of items behind it; `low` and `high` bound a 95 % interval over them, None where there is none.
+    `settings` say what someone else needs to get the same number. `items` is a JSON Lines file with one object an item:
+    {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are
+    compared item by item.
+    """
+
+    name: str
+    subject: str
+    unit: str
+    value: float
+    n: int
+    higher_is_better: bool
+    low: float | None = None
+    high: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    items: Path | None = None
+    transform: Literal["identity", "exp"] = "identity"

@@ -15,20 +15,6 @@ if TYPE_CHECKING:
 
     from kdtool._contract.text import Batch
 
-__all__ = [
-    "DenseTokens",
-    "Head",
-    "LazyLogits",
-    "ModelOutputs",
-    "Offer",
-    "PerSequence",
-    "PerToken",
-    "Signal",
-    "SparseTokens",
-    "StepView",
-    "TokenChunk",
-    "Want",
-]
 
 Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "text"]
 """What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, text answers."""

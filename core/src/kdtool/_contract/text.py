@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Batch", "Completion", "Example", "Messages", "Rejection", "Row", "RowSource", "Split", "Text", "TextSource"]
 
 Split = Literal["train", "validation", "test"]
 """`train` is learned from, `validation` chooses settings, `test` is scored once and never chosen on."""

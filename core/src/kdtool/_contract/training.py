@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import cos, pi
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,20 +14,6 @@ if TYPE_CHECKING:
     from kdtool._contract.kinds import Hooks
     from kdtool._contract.signals import Signal
     from kdtool._contract.text import Batch, RowSource, TextSource
-
-__all__ = [
-    "Estimate",
-    "Phase",
-    "RunInfo",
-    "Schedule",
-    "SignalSource",
-    "StepReport",
-    "Term",
-    "TermReport",
-    "TermStats",
-    "Terms",
-    "Trained",
-]
 
 
 @dataclass(frozen=True)
@@ -44,8 +31,6 @@ class Schedule:
 
     def at(self, progress: float) -> float:
         """Return the value at `progress`."""
-        from math import cos, pi
-
         if progress < self.begin or self.shape == "step":
             return self.end if progress >= self.until else self.start
         if progress >= self.until:
@@ -162,15 +147,6 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     terms: Mapping[str, TermReport] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TermStats:
-    """What a balancing plugin sees of a term: the last step's mean value, gradient norm and weight."""
-
-    value: float
-    gradient_norm: float | None
-    weight: float
 
 
 @dataclass(frozen=True)

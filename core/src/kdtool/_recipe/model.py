@@ -8,9 +8,8 @@ from typing import Any
 
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem
-from kdtool._recipe.yaml_text import KeyPath, Place, as_written
-
-__all__ = ["ARMS", "ComponentSpec", "ControlSpec", "PhaseSpec", "Recipe", "problem_at"]
+from kdtool._recipe.layers import as_written
+from kdtool._recipe.yaml_text import KeyPath, Place
 
 ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 """The control arm for each thing that `control: {match: …}` can hold equal."""

@@ -1,4 +1,4 @@
-"""YAML with places: plain data beside the file, line and column of every key.
+"""YAML with places: every value knows the file, line and column where it was written.
 
 YAML 1.2 scalars (so `no` is text and `1e-4` a number); duplicate keys, anchors, tags, and documents that are too large or
 too deep are refused. A syntax error is reported alone, since nothing after it can be trusted.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,11 @@ import yaml
 
 from kdtool._errors import Problem, RecipeError
 
-__all__ = ["Document", "KeyPath", "Place", "as_written", "dotted", "read_document", "read_scalar"]
-
 KeyPath = tuple[str | int, ...]
 
 MAXIMUM_BYTES = 1_000_000
 MAXIMUM_DEPTH = 20
-_REGULAR = ("screen", "teacher", "transform", "weighting", "evaluator", "exporter", "tracker")
-_INTEGER = re.compile(r"[-+]?[0-9]+")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +28,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key was written. `folder` is where relative paths of its value start."""
+    """Where something was written. `folder` is where relative paths start. Line and column count from 1; 0 is unknown."""
 
     file: str
     line: int
@@ -39,133 +36,120 @@ class Place:
     folder: Path
 
 
-@dataclass
-class Document:
-    """Plain data with the place of each key path."""
+@dataclass(frozen=True)
+class Node:
+    """A value with its place: a scalar, a list of nodes, or a mapping of keys to nodes."""
 
-    data: dict[str, Any]
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    value: Any
+    place: Place
 
+    def plain(self) -> Any:
+        """Return the value as plain data."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
-def dotted(path: KeyPath) -> str:
-    """Write a key path as the user would: `train.losses.ce`."""
-    return ".".join(str(part) for part in path)
-
-
-def as_written(path: KeyPath) -> str:
-    """Write a composed key path as the user knows it: `teacher` for `teachers.teacher`, `train.steps` for one phase."""
-    parts = list(path)
-    if parts[:2] == ["train", "train"]:
-        del parts[0]
-    for singular, plural in (("corpus", "corpora"), ("loss", "losses"), *((n, n + "s") for n in _REGULAR)):
-        for index in range(len(parts) - 1):
-            if parts[index : index + 2] == [plural, singular]:
-                del parts[index]
-                break
-    return dotted(tuple(parts))
+    def places(self, path: KeyPath = ()) -> dict[KeyPath, Place]:
+        """Return the place of every key path from here on."""
+        entries: Any = self.value.items() if isinstance(self.value, dict) else ()
+        entries = enumerate(self.value) if isinstance(self.value, list) else entries
+        found = {path: self.place}
+        for key, node in entries:
+            found.update(node.places((*path, key)))
+        return found
 
 
-def read_document(text: str, file: str, folder: Path) -> Document:
+def as_node(data: Any, place: Place) -> Node:
+    """Return plain data as nodes that are all at one place."""
+    if isinstance(data, Mapping):
+        return Node({str(key): as_node(value, place) for key, value in data.items()}, place)
+    return Node([as_node(item, place) for item in data], place) if isinstance(data, list | tuple) else Node(data, place)
+
+
+def read_document(text: str, file: str, folder: Path) -> Node:
     """Read a recipe's text.
 
     Raises:
         RecipeError: the syntax is wrong, or something is refused (see the module's docstring).
     """
     reader = _Reader(file, folder)
-    if len(text.encode(errors="replace")) > MAXIMUM_BYTES:
-        raise RecipeError([Problem("", f"is larger than {MAXIMUM_BYTES:,} bytes", file)])
+    if len(text) > MAXIMUM_BYTES:
+        raise RecipeError([Problem("", f"is larger than {MAXIMUM_BYTES:,} characters", file)])
     try:
         reader.refuse_exotic(text)
-        node = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise RecipeError([_syntax_problem(error, file)]) from error
-    if node is None:
-        raise RecipeError([Problem("", "is empty", file, remedy="`kdtool schema` shows what a recipe may hold")])
-    if not isinstance(node, yaml.MappingNode):
-        raise RecipeError([reader.problem(node, (), "a recipe is a mapping of keys to values")])
-    data = reader.convert(node, ())
+        mark = getattr(error, "problem_mark", None)
+        message = f"cannot be read as YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise RecipeError([Problem("", message, file, *place)]) from error
+    if not isinstance(root, yaml.MappingNode):
+        remedy = "`kdtool schema` shows what a recipe may hold"
+        raise RecipeError(
+            [Problem("", "a recipe is a mapping of keys to values" if root else "is empty", file, remedy=remedy)]
+        )
+    document = reader.convert(root, "")
     if reader.problems:
         raise RecipeError(reader.problems)
-    return Document(data, reader.places)
+    return document
 
 
 def read_scalar(text: str) -> Any:
     """Read one value as a recipe would: for `--set KEY=VALUE`. Flow collections are allowed (`[0, 1]`)."""
-    if not text.lstrip().startswith(("[", "{", '"', "'")):
-        return _plain(text.strip())
-    return read_document(f"value: {text}", "--set", Path.cwd()).data["value"]
+    if text.lstrip().startswith(("[", "{", '"', "'")):
+        return read_document(f"value: {text}", "--set", Path.cwd()).plain()["value"]
+    return _scalar(text.strip())
 
 
-def _plain(text: str) -> Any:
-    if text.lower() in _WORDS and text in {text.lower(), text.capitalize(), text.upper()}:
+def _scalar(text: str) -> Any:
+    if text in {text.lower(), text.capitalize(), text.upper()} and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if _INTEGER.fullmatch(text) and len(text) < 20:
+    if _INTEGER.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    return text
-
-
-def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    message = getattr(error, "problem", None) or str(error).splitlines()[0]
-    if mark is None:
-        return Problem("", f"cannot be read as YAML: {message}", file)
-    return Problem("", f"cannot be read as YAML: {message}", file, mark.line + 1, mark.column + 1)
+    return float(text) if _FLOAT.fullmatch(text) else text
 
 
 class _Reader:
-    """Converts nodes, gathering places and problems."""
+    """Converts YAML's nodes to ours, gathering problems."""
 
     def __init__(self, file: str, folder: Path) -> None:
         self.file = file
         self.folder = folder
-        self.places: dict[KeyPath, Place] = {}
         self.problems: list[Problem] = []
 
     def refuse_exotic(self, text: str) -> None:
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAXIMUM_DEPTH:
-                raise RecipeError([self.problem(event, (), f"is nested deeper than {MAXIMUM_DEPTH} levels")])
+            message = f"is nested deeper than {MAXIMUM_DEPTH} levels" if depth > MAXIMUM_DEPTH else ""
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 message = "anchors and aliases are not used here; `extends:` shares settings"
-                raise RecipeError([self.problem(event, (), message)])
-            if getattr(event, "tag", None):
-                raise RecipeError([self.problem(event, (), f"tags such as {event.tag} are not used here")])
+            elif getattr(event, "tag", None):
+                message = f"tags such as {event.tag} are not used here"
+            if message:
+                self.problem(event, "", message)
+                raise RecipeError(self.problems)
 
-    def problem(self, node: Any, path: KeyPath, message: str) -> Problem:
-        mark = node.start_mark
-        return Problem(dotted(path), message, self.file, mark.line + 1, mark.column + 1)
+    def problem(self, node: Any, key: str, message: str) -> None:
+        place = self._place(node)
+        self.problems.append(Problem(key, message, place.file, place.line, place.column))
 
-    def convert(self, node: yaml.Node, path: KeyPath) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
+    def convert(self, node: yaml.Node, key: str) -> Node:
         if isinstance(node, yaml.SequenceNode):
-            items = []
-            for index, item in enumerate(node.value):
-                self._place(item, (*path, index))
-                items.append(self.convert(item, (*path, index)))
-            return items
-        return node.value if node.style else _plain(node.value)
-
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> Mapping[str, Any]:
-        data: dict[str, Any] = {}
+            return Node([self.convert(item, key) for item in node.value], self._place(node))
+        if not isinstance(node, yaml.MappingNode):
+            return Node(node.value if node.style else _scalar(node.value), self._place(node))
+        found: dict[str, Node] = {}
         for key_node, value_node in node.value:
+            name = f"{key}.{key_node.value}" if key else str(key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(self.problem(key_node, path, "a key is a plain word"))
-                continue
-            key = key_node.value
-            if key in data:
-                first = self.places[*path, key]
-                self.problems.append(
-                    self.problem(key_node, (*path, key), f"is written twice, first in line {first.line}")
-                )
-            self._place(key_node, (*path, key))
-            data[key] = self.convert(value_node, (*path, key))
-        return data
+                self.problem(key_node, key, "a key is a plain word")
+            elif key_node.value in found:
+                first = found[key_node.value].place.line
+                self.problem(key_node, name, f"is written twice, first in line {first}")
+            else:  # a value's place is its key's: that is what a message points at
+                found[key_node.value] = Node(self.convert(value_node, name).value, self._place(key_node))
+        return Node(found, self._place(node))
 
-    def _place(self, node: yaml.Node, path: KeyPath) -> None:
-        mark = node.start_mark
-        self.places[path] = Place(self.file, mark.line + 1, mark.column + 1, self.folder)
+    def _place(self, node: Any) -> Place:
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1, self.folder)

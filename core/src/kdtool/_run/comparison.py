@@ -16,8 +16,8 @@ from math import exp
 from pathlib import Path
 from typing import Literal
 
-from kdtool._contract.models import Subject
-from kdtool._contract.results import Comparison, Measurement
+from kdtool._contract.models import Measurement, Subject
+from kdtool._run.results import Comparison
 
 __all__ = ["compare", "compare_all"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks
-from kdtool._contract.results import StageRecord
 from kdtool._contract.text import Example, Split, TextSource
 from kdtool._contract.training import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
+from kdtool._run.results import StageRecord
 
 __all__ = ["Context", "NoTexts", "Stage"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from kdtool._contract.models import Artifact
-from kdtool._contract.results import ArmResult
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._run.context import Context, Stage
 from kdtool._run.fingerprint import fingerprint
+from kdtool._run.results import ArmResult
 
 __all__ = ["export"]
 

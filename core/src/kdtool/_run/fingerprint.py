@@ -36,13 +36,13 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> str:
         extra = field.json_schema_extra
         if isinstance(extra, Mapping) and extra.get("affects_results") is False:
             del config[name]
-    record = built.record
+    owner = built.owner
     return _digest(
         {
-            "kind": record.kind,
-            "use": record.use if record.distribution else "local",
-            "distribution": record.distribution,
-            "version": record.version,
+            "kind": owner.kind,
+            "use": owner.use if owner.distribution else "local",
+            "distribution": owner.distribution,
+            "version": owner.version,
             "config": config,
             "source": _source_hash(built),
             "identity": dict(identity or {}),

@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from kdtool._contract.results import Results
+from kdtool._assembly import Built
 from kdtool._errors import StorageError, UsageError
 from kdtool._run.artefacts import write_beside
+from kdtool._run.results import ComponentRecord, Results
 
-__all__ = ["RESULTS", "environment", "read_results", "write_results"]
+__all__ = ["RESULTS", "component_record", "environment", "read_results", "write_results"]
 
 RESULTS = "results.json"
 _ADAPTER: TypeAdapter[Results] = TypeAdapter(Results)
@@ -46,6 +47,12 @@ def read_results(folder: Path) -> Results:
     except ValidationError as error:
         raise StorageError(f"{path} cannot be read: {error.error_count()} entries are not as written") from error
     return replace(results, folder=folder)
+
+
+def component_record(built: Built) -> ComponentRecord:
+    """Return what a run's record says of a component; the config has its defaults."""
+    owner, config = built.owner, built.config.model_dump(mode="json")
+    return ComponentRecord(owner.name, owner.kind, owner.use, owner.distribution, owner.version, config)
 
 
 def environment() -> Mapping[str, str]:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from kdtool._assembly import Assembly
 from kdtool._contract.component import Component
-from kdtool._contract.models import ModelFacts, Subject
-from kdtool._contract.results import ArmResult, Comparison, Measurement, Results
+from kdtool._contract.models import Measurement, ModelFacts, Subject
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
@@ -26,13 +25,14 @@ from kdtool._run.context import Context, NoTexts, Stage
 from kdtool._run.exports import export
 from kdtool._run.fingerprint import fingerprint
 from kdtool._run.lock import run_lock
-from kdtool._run.record import environment, write_results
+from kdtool._run.record import component_record, environment, write_results
+from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.scores import score
 from kdtool._run.signals import from_teacher
 from kdtool._run.students import build_student, check_tokenizers, facts_of
 from kdtool._run.texts import StoredTexts, write_texts
-from kdtool._run.training import Materials, arm_seconds, terms_of, train_arm, want_of
+from kdtool._run.training import Materials, arm_seconds, plain_terms, terms_of, train_arm, want_of
 from kdtool._run.verdict import verdict
 
 __all__ = ["execute"]
@@ -109,7 +109,7 @@ def _prepare(context: Context, run: RunInfo) -> _Prepared:
     assembly, hooks = context.assembly, context.hooks
     context.identities.update(hooks.kdtool_identity(run))
     teachers = {name: context.part(name) for name in assembly.named("teacher")}
-    used = frozenset(t.teacher for phase in assembly.arms["student"] for t in assembly.terms(phase) if t.teacher)
+    used = frozenset(t.teacher for phase in assembly.arms["student"] for t in plain_terms(assembly, phase) if t.teacher)
     check_tokenizers(context, run, used)
     texts = _make_texts(context)
     context.texts = StoredTexts(texts.path)
@@ -263,7 +263,7 @@ def _results(
         comparisons=tuple(comparisons),
         arms=tuple(arms),
         stages=tuple(context.stages),
-        components=context.assembly.records(),
+        components=tuple(component_record(built) for built in context.assembly.built.values()),
         models={"student": prepared.materials.student, **prepared.materials.teachers},
         data={
             **texts.counts(),

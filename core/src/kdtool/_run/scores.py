@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from kdtool._contract.kinds import Evaluator
-from kdtool._contract.models import Subject
-from kdtool._contract.results import Measurement
+from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.training import RunInfo
 from kdtool._run.context import Context, Stage
 from kdtool._run.fingerprint import fingerprint

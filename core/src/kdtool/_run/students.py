@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._assembly import uses_seed
+from kdtool._contract.kinds import Student
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
@@ -32,8 +32,8 @@ def build_student(context: Context, seed: int, texts: Artefact, teachers: Mappin
         texts: the text artefact, from which a student may calibrate.
         teachers: fingerprints of the teachers' components by name, from which a student may be cut.
     """
-    (name,) = context.assembly.named("student")
-    seeded = uses_seed(context.assembly)
+    ((name, component),) = context.assembly.named("student").items()
+    seeded = isinstance(component, Student) and component.uses_seed
     stage = Stage("students", context.assembly.recipe.name, seed=seed if seeded else 0)
     print_of = fingerprint(
         "student",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from kdtool._assembly import Assembly, teacher_of
 from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks, Loss
 from kdtool._contract.models import LanguageModel, ModelFacts, Subject
-from kdtool._contract.results import ArmResult
 from kdtool._contract.signals import Want
 from kdtool._contract.training import Phase, RunInfo, StepReport, Term, Trained
 from kdtool._errors import PluginError
@@ -21,11 +21,12 @@ from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact
 from kdtool._run.context import Context, Stage
 from kdtool._run.fingerprint import fingerprint
+from kdtool._run.results import ArmResult
 from kdtool._run.rows import StoredRows
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.students import MODEL
 
-__all__ = ["Materials", "arm_seconds", "read_history", "terms_of", "train_arm", "want_of"]
+__all__ = ["Materials", "arm_seconds", "plain_terms", "read_history", "terms_of", "train_arm", "want_of"]
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
@@ -44,10 +45,22 @@ class Materials:
     signals: Mapping[str, Artefact]
 
 
+def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
+    """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
+    terms = []
+    for spec in phase.losses:
+        loss = assembly.built[spec.key].instance()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"{spec.path} is no loss")
+        teacher = teacher_of(spec, loss, assembly.recipe)
+        terms.append(Term(spec.path, spec.name, spec.weight, loss.temperature, teacher.path if teacher else None))
+    return tuple(terms)
+
+
 def terms_of(context: Context, phase: PhaseSpec, hooks: Hooks, materials: Materials) -> tuple[Term, ...]:
     """Return the phase's terms, with the layers that losses ask for."""
     terms = []
-    for term in context.assembly.terms(phase):
+    for term in plain_terms(context.assembly, phase):
         pairs = None
         if term.teacher is not None and term.name in hooks.kdtool_layers.names():
             pairs = hooks.kdtool_layers.of(term.name)(materials.student, materials.teachers[term.teacher])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdtool._contract.results import Comparison
+from kdtool._run.results import Comparison
 
 __all__ = ["verdict"]
 

@@ -1,4 +1,4 @@
-"""Measurements, and the record of a whole run that reporters turn into something people read."""
+"""The record of a whole run: what the runner found out and reporters turn into something people read."""
 
 from __future__ import annotations
 
@@ -7,33 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._contract.models import Artifact, ModelFacts, Subject
+from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
 from kdtool._contract.training import StepReport, Terms, Trained
 
-__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Measurement", "Results", "StageRecord"]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number about one subject.
-
-    `n` is the number of items behind it; `low` and `high` bound a 95 % interval over them, None where there is none.
-    `settings` say what someone else needs to get the same number. `items` is a JSON Lines file with one object an item:
-    {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are
-    compared item by item.
-    """
-
-    name: str
-    subject: str
-    unit: str
-    value: float
-    n: int
-    higher_is_better: bool
-    low: float | None = None
-    high: float | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    items: Path | None = None
-    transform: Literal["identity", "exp"] = "identity"
+__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""The repository's own rules: what lists packages agrees, the core stays small, and nobody imports what they must not."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import yaml
+from kdtool._registry import GROUPS
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "core" / "src" / "kdtool"
+LIBRARIES = {"kdtool-rows", "kdtool-transformers", "kdtool-measuring"}
+BUNDLES = {"kdtool-all", "kdtool-quickstart"}
+CORE_LINES = 1500
+
+
+def _projects() -> dict[str, tuple[Path, dict[str, Any]]]:
+    paths = sorted(ROOT.glob("*/*/pyproject.toml"))
+    projects = {path.parent: tomllib.loads(path.read_text(encoding="utf-8"))["project"] for path in paths}
+    return {project["name"]: (folder, project) for folder, project in projects.items()}
+
+
+PROJECTS = _projects()
+PLUGINS = {name: entry for name, entry in PROJECTS.items() if name not in BUNDLES}
+
+
+def _requirements(project: dict[str, Any]) -> set[str]:
+    return {re.split(r"[\s;<>=!~\[(]", requirement)[0] for requirement in project["dependencies"]}
+
+
+def test_there_are_packages() -> None:
+    assert len(PLUGINS) > 15
+
+
+def test_everything_is_in_the_package_that_installs_everything() -> None:
+    assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS}
+
+
+def test_tox_matrix_names_every_package() -> None:
+    text = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    factors = [name for group in re.findall(r"pkg-\{([^}]*)\}", text) for name in group.split(",")]
+    assert sorted(factors) == sorted(name.removeprefix("kdtool-") for name in PLUGINS)
+
+
+def test_docs_table_names_every_package() -> None:
+    text = (ROOT / "docs" / "packages.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(kdtool-[a-z0-9-]+)`", text, re.MULTILINE)) == sorted(PLUGINS)
+
+
+def test_list_of_what_is_not_installed_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("first_party", ROOT / "tests" / "first_party.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    listed = json.loads((CORE / "first_party.json").read_text(encoding="utf-8"))
+    assert listed == module.first_party(dict(GROUPS))
+
+
+@pytest.mark.parametrize("name", sorted(PROJECTS))
+def test_package_takes_its_version_from_the_one_place_and_describes_itself(name: str) -> None:
+    folder, project = PROJECTS[name]
+    assert project["dynamic"] == ["version"]
+    assert project["description"]
+    assert name in (folder / "README.md").read_text(encoding="utf-8")
+    if name not in BUNDLES:
+        assert list(folder.glob("src/*/py.typed"))
+        assert list(folder.glob("tests/test_*.py"))
+
+
+@pytest.mark.parametrize("name", sorted(PLUGINS))
+def test_package_depends_on_the_core_and_shared_libraries_alone(name: str) -> None:
+    folder, project = PLUGINS[name]
+    ours = {requirement for requirement in _requirements(project) if requirement.startswith("kdtool")}
+    assert ours <= {"kdtool", *LIBRARIES}
+    allowed = {requirement.replace("-", "_") for requirement in ours} | {path.name for path in folder.glob("src/*")}
+    imported = {module for path in folder.glob("src/**/*.py") for module in _imports(path)}
+    assert {module for module in imported if module.startswith("kdtool")} <= allowed
+    declared = {requirement.replace("-", "_").lower() for requirement in _requirements(project)}
+    known = {"yaml": "pyyaml", "PIL": "pillow"}
+    foreign = {known.get(module, module) for module in imported if module not in sys.stdlib_module_names}
+    assert {module.lower() for module in foreign} - allowed <= declared, "imported and not declared"
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_core_imports_nothing_heavy_and_no_plugin() -> None:
+    imported = {module for path in CORE.rglob("*.py") if "testing" not in path.parts for module in _imports(path)}
+    own_types = {"torch"}  # named for type checkers only: held by the test below
+    assert not imported & {"numpy", "pyarrow", "transformers", "safetensors", "datasets"}
+    assert not {module for module in imported if module.startswith("kdtool_")}
+    assert imported & {"torch"} <= own_types
+
+
+def test_core_names_torch_only_for_type_checkers() -> None:
+    for path in CORE.rglob("*.py"):
+        if "testing" in path.parts:
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if re.match(r"\s*(from|import) torch", line):
+                assert "if TYPE_CHECKING:" in "\n".join(lines[:number]), path
+                assert line.startswith("    "), path
+
+
+def test_contract_registries_recipe_and_assembly_stay_small() -> None:
+    names = ["_contract/*.py", "_recipe/*.py", "_regist*.py", "_local_file.py", "_assembly.py"]
+    total = sum(_code_lines(path) for name in names for path in CORE.glob(name))
+    assert total <= CORE_LINES, total
+
+
+def _code_lines(path: Path) -> int:
+    """Lines of code, without docstrings, comments and blank lines."""
+    text = path.read_text(encoding="utf-8")
+    lines = {
+        number for number, line in enumerate(text.splitlines(), 1) if line.strip() and not line.strip().startswith("#")
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def test_public_names_are_the_same_for_type_checkers_and_at_run_time() -> None:
+    tree = ast.parse((CORE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert typed == set(kdtool._HOME_OF)
+    assert all(getattr(kdtool, name) is not None for name in typed)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_is_fine(path: Path) -> None:
+    assert kdtool.check(path)["arms"][0] == "student"
+
+
+def test_bundle_of_the_quickstart_holds_what_its_recipe_names() -> None:
+    found = kdtool.check(ROOT / "recipes" / "quickstart.yaml")
+    needed = {component["distribution"] for component in found["components"]}
+    assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed}
+
+
+def test_ci_calls_tox_and_nothing_else() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    commands = [step["run"] for step in workflow["jobs"]["tox"]["steps"] if "run" in step]
+    assert all("tox" in command for command in commands)
