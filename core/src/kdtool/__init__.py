@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Subject as Subject
     from kdtool._contract.models import TextAnswer as TextAnswer
     from kdtool._contract.models import Tokenizer as Tokenizer
+    from kdtool._opening import open_subject as open_subject
     from kdtool._run.results import ArmResult as ArmResult
     from kdtool._run.results import Comparison as Comparison
     from kdtool._run.results import ComponentRecord as ComponentRecord
@@ -123,6 +124,7 @@ _HOMES = {
         "Artifact", "LanguageModel", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject", "TextAnswer",
         "Tokenizer",
     ),
+    "kdtool._opening": ("open_subject",),
     "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
     "kdtool._contract.signals": (
         "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Signal", "SparseTokens",

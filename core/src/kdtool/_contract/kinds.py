@@ -104,7 +104,8 @@ class Teacher(Component):
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
-        On rank 0; the caller closes the runtime. Since 0.1.
+        Callers go through `kdtool.open_subject`, which asks a teacher by its name. On rank 0; the caller closes the
+        runtime. Since 0.1.
         """
         return None
 
@@ -255,7 +256,7 @@ class Evaluator(Component):
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
 
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
-        """Yield measurements of the subjects; open them by `run.hook.kdtool_open(run, subject)`. On rank 0. Since 0.1."""
+        """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0. Since 0.1."""
         return None
 
 

@@ -108,7 +108,8 @@ class Batch:
 
     `labels` are shifted already: `labels[b, i]` is the token that position i predicts, or -100 where nothing is asked
     (the last position of a document, masked tokens, padding). `positions` restart at 0 with each document. `document` is
-    -1 on padding. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32.
+    -1 on padding. `columns` are shifted like the labels: an entry describes the token that its position predicts, and is 0
+    where there is no label. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32.
     """
 
     input_ids: Tensor

@@ -92,7 +92,7 @@ class Agreement(kdtool.Evaluator):
 
 def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdtool.LanguageModel | None:
     """Open a subject's model, to be closed by `stack`; say why where there is none."""
-    opened = run.hook.kdtool_open(run, subject)
+    opened = kdtool.open_subject(run, subject)
     if opened is None:
         run.say(f"agreement: {subject.name} is left out, no component opens it")
         return None

@@ -100,7 +100,7 @@ def _path(run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path) -> Path |
     """Return the subject's files; a teacher that has none of its own is saved into `scratch`."""
     if subject.path is not None:
         return subject.path
-    opened = run.hook.kdtool_open(run, subject)
+    opened = kdtool.open_subject(run, subject)
     if opened is None:
         run.say(f"efficiency: {subject.name} is left out, no component opens it")
         return None

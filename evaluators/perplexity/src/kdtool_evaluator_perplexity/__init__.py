@@ -42,7 +42,7 @@ class Perplexity(kdtool.Evaluator):
             run.say(f"perplexity: nothing is measured, split {self.config.split!r} holds no documents")
             return
         for subject in subjects:
-            opened = run.hook.kdtool_open(run, subject)
+            opened = kdtool.open_subject(run, subject)
             if opened is None:
                 run.say(f"perplexity: {subject.name} is left out, no component opens it")
                 continue
