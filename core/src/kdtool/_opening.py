@@ -1,0 +1,22 @@
+"""Opening a subject by the component that it belongs to."""
+
+from __future__ import annotations
+
+from kdtool._contract.hooks import Named
+from kdtool._contract.models import Runtime, Subject
+from kdtool._contract.training import RunInfo
+
+__all__ = ["open_subject"]
+
+
+def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
+    """Open a subject and say which component did; None where no component can.
+
+    A teacher's name is its component's name, and that component alone is asked, so that several teachers are not taken
+    for each other. For all others the first component that answers counts. The caller closes the runtime.
+    """
+    hook = run.hook.kdtool_open
+    if subject.role == "teacher" and subject.name in hook.names():
+        runtime = hook.of(subject.name)(run, subject)
+        return None if runtime is None else Named(subject.name, runtime)
+    return hook(run, subject)
