@@ -186,7 +186,7 @@ def _contract(
     }  # fmt: skip
     run = make_run(folder, components)
     terms = (
-        kdtool.Term("losses.kl", "kl", kdtool.Schedule(0.4, 0.6), teacher="teacher"),
+        kdtool.Term("losses.kl", "kl", kdtool.Schedule(0.4, 0.6), teacher="teacher", needs=(frozenset({"logits"}),)),
         kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.6, 0.4)),
     )
     want = kdtool.Want(kinds=frozenset({"logits"}))

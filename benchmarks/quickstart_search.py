@@ -29,7 +29,7 @@ def main() -> None:
             "name": f"search-{rate}",
             "seeds": [0],
             "trainer.learning_rate": float(rate),
-            "control.trainer.learning_rate": float(rate),
+            "control.trainer": "false",
             "control.match": ["tokens"],
             "evaluators.perplexity.split": "validation",
             "evaluators.agreement": "false",

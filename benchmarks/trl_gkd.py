@@ -348,7 +348,7 @@ def kdtool_program(work: Path, settings: dict[str, Any]) -> None:
         "losses.jsd": JensenShannon(JensenShannon.Config()), "teacher": teacher, "telling": Telling(Telling.Config()),
     }  # fmt: skip
     run = make_run(work / "run", components, say=lambda text: print(text, file=sys.stderr))
-    term = kdtool.Term("losses.jsd", "jsd", 1.0, teacher="teacher")
+    term = kdtool.Term("losses.jsd", "jsd", 1.0, teacher="teacher", needs=(frozenset({"logits"}),))
     phase = kdtool.Phase("distil", PHASE_STEPS, (term,), source, {"teacher": Online()}, work / "checkpoints")
     trainer = StandardTrainer(
         StandardTrainer.Config(

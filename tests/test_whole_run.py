@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -71,28 +72,14 @@ def test_teacher_is_swapped_by_settings_alone(
     assert first.models["student"].vocabulary != swapped.models["student"].vocabulary
 
 
-FOCAL = """\
-import kdtool
-from kdtool import Field
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+FOCAL = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class FocalKL" in block)
 
 
-class FocalKL(kdtool.Loss):
-    '''Forward KL that looks at hard tokens.'''
-
-    needs = (frozenset({"logits"}),)
-
-    class Config(kdtool.Config):
-        gamma: float = Field(2.0, ge=0)
-        '''How strongly hard tokens are preferred.'''
-
-    config: Config
-
-    def kdtool_token_loss(self, chunk):
-        teacher = chunk.teacher.logits.float().log_softmax(-1)
-        student = chunk.student_logits.float().log_softmax(-1)
-        divergence = (teacher.exp() * (teacher - student)).sum(-1)
-        return (1 - teacher.max(-1).values.exp()) ** self.config.gamma * divergence
-"""
+def test_documented_loss_is_the_same_everywhere_and_has_30_lines() -> None:
+    guide = Path(__file__).resolve().parent.parent / "docs" / "write-a-loss.md"
+    assert FOCAL in guide.read_text(encoding="utf-8")
+    assert len(FOCAL.splitlines()) <= 30
 
 
 def _own(recipe: dict[str, Any], text: str) -> dict[str, Any]:
@@ -129,7 +116,7 @@ def test_mistakes_of_an_own_loss_are_explained_with_its_name(
     assert done.returncode in {1, 2}, done.stderr
     assert "focal" in done.stderr
     assert "Traceback" not in done.stderr
-    assert __import__("re").search(message, done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kdtool.testing import make_run
 from kdtool_trainer_standard import _chunk
-from trainer_models import KL, TinyTeacher, first_gradients, make_model, make_phase, make_trainer, train
+from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
 
 
 def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Pa
 
     said: list[str] = []
     run = make_run(tmp_path / "run", {"losses.kl": Untraceable(KL.Config())}, say=said.append)
-    term = kdtool.Term("losses.kl", "kl", 1.0, temperature=2.0, teacher="teacher")
+    term = kl_term("losses.kl")
     phase = make_phase(tmp_path, [term], {"teacher": TinyTeacher(make_model(99))})
     trained = make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
     assert trained is not None

@@ -11,10 +11,10 @@ import pytest
 import torch
 from kdtool.testing import ListSource, make_run
 from torch import Tensor
-from trainer_models import CE, KL, TinyTeacher, make_model, make_phase, make_rows, make_trainer
+from trainer_models import CE, KL, TinyTeacher, kl_term, make_model, make_phase, make_rows, make_trainer
 
 CE_TERM = kdtool.Term("losses.mine", "mine", 1.0)
-KL_TERM = kdtool.Term("losses.mine", "mine", 1.0, temperature=2.0, teacher="teacher")
+KL_TERM = kl_term("losses.mine")
 
 
 def train_with(
@@ -128,7 +128,12 @@ def test_a_loss_whose_teacher_says_something_else_is_refused(tmp_path: Path) -> 
         needs = (frozenset({"logits"}),)
 
     with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* needs logits of teacher, whose signal holds top-k"):
-        train_with(tmp_path, NeedsLogits(KL.Config()), KL_TERM, TinyTeacher(make_model(99), top_k=5))
+        train_with(
+            tmp_path,
+            NeedsLogits(KL.Config()),
+            kl_term("losses.mine", needs=NeedsLogits.needs),
+            TinyTeacher(make_model(99), top_k=5),
+        )
 
 
 def test_sequence_losses_are_checked_too(tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ class KL(kdtool.Loss):
         return (p.exp() * (p - q)).sum(-1)
 
 
+def kl_term(name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.Offer], ...] = KL.needs) -> kdtool.Term:
+    """Return the term of a `KL`, as the engine would."""
+    label = name.rpartition(".")[2]
+    return kdtool.Term(name, label, weight, KL.temperature, KL.temperature**2, "teacher", needs, divergence=True)
+
+
 class Hidden(kdtool.Loss):
     """Squared distance of hidden states, through a projector if told so."""
 
@@ -207,9 +213,9 @@ def make_trainer(**settings: Any) -> StandardTrainer:
 
 
 MIXTURE = (
-    kdtool.Term("losses.kl", "kl", 0.7, temperature=2.0, teacher="teacher"),
+    kl_term("losses.kl", 0.7),
     kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.3, 0.6)),
-    kdtool.Term("losses.hidden", "hidden", 0.5, teacher="teacher", layers=((0, 0),)),
+    kdtool.Term("losses.hidden", "hidden", 0.5, teacher="teacher", needs=Hidden.needs, layers=((0, 0),)),
 )
 
 

@@ -31,8 +31,6 @@ class Want:
     kinds: frozenset[Offer] = frozenset()
     layers: tuple[int, ...] = ()
     temperature: float = 1.0
-    top_k: int | None = None
-    draws: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +110,8 @@ class TokenChunk:
     """What a token loss sees: C positions (16 to some thousand) of one step, never a whole sequence.
 
     `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels`
-    [C] int64, never -100. `teacher` is None for a loss that needs none. `second_logits` [C, V] are a second dropout
-    pass, only for a loss with `passes = 2`. `positions` [C] int64 count within the document. `columns` [C] each.
+    [C] int64, never -100. `teacher` is None for a loss that needs none. `positions` [C]
+    int64 count within the document. `columns` [C] each.
     `temperature` is the term's. `progress` (0 to 1) and `step` are 0-d tensors, so that compiled code is not rebuilt
     when they change.
     """
@@ -125,7 +123,6 @@ class TokenChunk:
     temperature: float
     progress: Tensor
     step: Tensor
-    second_logits: Tensor | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -138,7 +135,6 @@ class StepView:
     teacher: Signal | None
     progress: Tensor
     step: Tensor
-    second: ModelOutputs | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from math import cos, pi
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import Offer, Want
 
 if TYPE_CHECKING:
     from kdtool._contract.kinds import Hooks
@@ -45,16 +45,19 @@ class Schedule:
 class Term:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
-    The term's value is weight(progress) · temperature² · mean of the loss (temperature² only for a loss that says
-    `softened`). `teacher` is the component asked for signals, None for a loss that needs none. `layers` pairs student
-    and teacher layers for losses that compare hidden states.
+    The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
+    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs` and
+    `divergence` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden states.
     """
 
     name: str
     label: str
     weight: float | Schedule
     temperature: float = 1.0
+    scale: float = 1.0
     teacher: str | None = None
+    needs: tuple[frozenset[Offer], ...] = ()
+    divergence: bool = False
     layers: tuple[tuple[int, int], ...] = ()
 
     def weight_at(self, progress: float) -> float:

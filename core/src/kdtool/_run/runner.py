@@ -176,7 +176,7 @@ def _joint_want(context: Context, materials: Materials, teacher: str) -> Want:
     for phase in context.assembly.arms["student"]:
         terms = terms_of(context, phase, context.assembly.hooks(phase), materials)
         if any(term.teacher == teacher for term in terms):
-            wants.append(want_of(context, phase, terms, teacher))
+            wants.append(want_of(context, terms, teacher))
     kinds = frozenset(kind for want in wants for kind in want.kinds)
     layers = tuple(sorted({layer for want in wants for layer in want.layers}))
     return Want(kinds, layers, wants[0].temperature)

@@ -34,7 +34,7 @@ def build_student(context: Context, seed: int, texts: Artefact, teachers: Mappin
     """
     ((name, component),) = context.assembly.named("student").items()
     seeded = isinstance(component, Student) and component.uses_seed
-    stage = Stage("students", context.assembly.recipe.name, seed=seed if seeded else 0)
+    stage = Stage("students", seed=seed if seeded else 0)
     print_of = fingerprint(
         "student",
         student=context.part(name),

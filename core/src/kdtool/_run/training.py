@@ -14,7 +14,7 @@ from kdtool._assembly import Assembly, teacher_of
 from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks, Loss
 from kdtool._contract.models import LanguageModel, ModelFacts, Subject
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import Offer, Want
 from kdtool._contract.training import Phase, RunInfo, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec
@@ -53,7 +53,11 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
         if not isinstance(loss, Loss):
             raise TypeError(f"{spec.path} is no loss")
         teacher = teacher_of(spec, loss, assembly.recipe)
-        terms.append(Term(spec.path, spec.name, spec.weight, loss.temperature, teacher.path if teacher else None))
+        scale = loss.temperature**2 if loss.softened else 1.0
+        asked = teacher.path if teacher else None
+        terms.append(
+            Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        )
     return tuple(terms)
 
 
@@ -68,21 +72,20 @@ def terms_of(context: Context, phase: PhaseSpec, hooks: Hooks, materials: Materi
     return tuple(terms)
 
 
-def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
-    """Return what the phase's terms want of a teacher: for each loss its first need that the source can meet."""
+def want_of(context: Context, terms: tuple[Term, ...], teacher: str) -> Want:
+    """Return what the terms want of a teacher: for each loss its first need that the source can meet."""
     caches = context.assembly.named("cache")
     source = next(iter(caches.values()), context.assembly.shared[teacher])
-    kinds: frozenset[str] = frozenset()
+    offers: frozenset[Offer] = getattr(source, "offers", frozenset())
+    kinds: set[Offer] = set()
     layers: set[int] = set()
     temperature = 1.0
-    for spec, term in zip(phase.losses, terms, strict=True):
-        loss = context.assembly.built[spec.key].instance()
-        if term.teacher != teacher or not isinstance(loss, Loss):
-            continue
-        kinds |= next(need for need in loss.needs if need <= getattr(source, "offers", frozenset()))
-        layers.update(other for _, other in term.layers)
-        temperature = term.temperature if loss.softened else temperature
-    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)  # type: ignore[arg-type]
+    for term in terms:
+        if term.teacher == teacher:
+            kinds |= next(need for need in term.needs if need <= offers)
+            layers.update(other for _, other in term.layers)
+            temperature = term.temperature if term.scale != 1.0 else temperature
+    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)
 
 
 def train_arm(
@@ -148,7 +151,7 @@ def _train_phase(
     hooks = run.hook
     signals = {}
     for teacher in sorted({term.teacher for term in terms if term.teacher}):
-        want = want_of(context, phase, terms, teacher)
+        want = want_of(context, terms, teacher)
         recorded = materials.signals.get(teacher)
         cache = next(iter(context.assembly.named("cache")), "")
         signals[teacher] = (

@@ -138,7 +138,7 @@ class Teacher:
         sparse = None
         if self.want.kinds & {"sampled", "top-k"}:
             logits = (last @ head.weight.T)[:, :VOCABULARY] * 0.5
-            weights, ids = (logits / self.want.temperature).softmax(-1).topk(self.want.top_k or 4)
+            weights, ids = (logits / self.want.temperature).softmax(-1).topk(4)
             form: Any = "top-k" if "top-k" in self.want.kinds else "sampled"
             weights = weights if form == "top-k" else weights / weights.sum(-1, keepdim=True)
             sparse = SparseTokens(ids.int(), weights, form, self.want.temperature)

@@ -144,9 +144,9 @@ class TokenLossConformance(LossConformance):
 
         loss = self.build()
         generator = torch.Generator().manual_seed(0)
-        student, teacher, second = (
+        student, teacher = (
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
-            for _ in range(3)
+            for _ in range(2)
         )
         signals = [_tokens(need, teacher, loss.temperature) for need in loss.needs] or [None]
         for signal in signals:
@@ -158,7 +158,6 @@ class TokenLossConformance(LossConformance):
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),
                 step=torch.tensor(3),
-                second_logits=second,
             )
 
 
@@ -227,7 +226,6 @@ def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChun
         chunk.temperature,
         chunk.progress,
         step,
-        chunk.second_logits,
     )
 
 
@@ -254,14 +252,12 @@ def _part(chunk: TokenChunk, rows: slice) -> TokenChunk:
         teacher = DenseTokens(teacher.logits[rows])
     elif teacher is not None:
         teacher = replace(teacher, ids=teacher.ids[rows], weights=teacher.weights[rows])
-    second = None if chunk.second_logits is None else chunk.second_logits[rows]
     return replace(
         chunk,
         student_logits=chunk.student_logits[rows].clone(),
         labels=chunk.labels[rows],
         teacher=teacher,
         positions=chunk.positions[rows],
-        second_logits=second,
     )
 
 
@@ -269,5 +265,4 @@ def _in_dtype(chunk: TokenChunk, dtype: torch.dtype) -> TokenChunk:
     teacher = chunk.teacher
     if isinstance(teacher, DenseTokens):
         teacher = DenseTokens(teacher.logits.to(dtype))
-    second = None if chunk.second_logits is None else chunk.second_logits.to(dtype)
-    return replace(chunk, student_logits=chunk.student_logits.to(dtype), teacher=teacher, second_logits=second)
+    return replace(chunk, student_logits=chunk.student_logits.to(dtype), teacher=teacher)

@@ -108,7 +108,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         balance = self._balance(step)
         terms = self.module.terms
         self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
-        factors = [weight * bound.scale for weight, bound in zip(self._weights, terms, strict=True)]
+        factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
         self.module.begin_step(step, progress, factors, self._measures(step))
 
     def end_step(self, step: int, control: transformers.TrainerControl) -> None:
@@ -197,7 +197,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         reports = {}
         for bound, weight, value, square in zip(self.module.terms, self._weights, values, squares, strict=True):
             norm = math.sqrt(square) if measured else None
-            reports[bound.term.label] = kdtool.TermReport(value * bound.scale, weight, norm)
+            reports[bound.term.label] = kdtool.TermReport(value * bound.term.scale, weight, norm)
         if measured:
             before = self.progress.squared_norms or dict.fromkeys(names, 0.0)
             self.progress.squared_norms = {n: before[n] + square for n, square in zip(names, squares, strict=True)}

@@ -165,7 +165,7 @@ def _check_token_loss(
             f"{_who(run, bound.term.name)}: the gradient of kdtool_token_loss is not finite on a first chunk, though its "
             "values are (look for square roots and powers at 0)"
         )
-    if bound.divergence and bound.form == "dense":
+    if bound.term.divergence and bound.form == "dense":
         values, gradient = _value_and_gradient(run, index, bound, work, rows.teachers[index][0], rows)
         _expect_zero(run, bound, float(values.abs().max()), float(gradient.abs().max()))
 
@@ -193,7 +193,7 @@ def _check_sequence_loss(
     hook = run.hook.kdtool_sequence_loss.of(bound.term.name)
     _expect_result(run, bound, hook(view), view)
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
-    if not bound.divergence or has_module or view.teacher is None:
+    if not bound.term.divergence or has_module or view.teacher is None:
         return
     same = {}
     for ours, theirs in bound.term.layers:

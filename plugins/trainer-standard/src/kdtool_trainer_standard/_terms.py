@@ -5,8 +5,7 @@ Made once at the start of a phase, from hooks and the first batch's signals.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,9 +25,6 @@ class BoundTerm:
     term: kdtool.Term
     call: Callable[[Any], Any]
     per_token: bool
-    divergence: bool
-    scale: float
-    """temperature² for a loss that compares softened distributions, else 1."""
     form: Form = "none"
     captured_temperature: float = 1.0
 
@@ -50,19 +46,8 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
             )
         per_token = term.name in token
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
-        loss = _component(call)
-        form, captured = _form(run, term, loss, signals) if per_token else ("none", 1.0)
-        bound.append(
-            BoundTerm(
-                term=term,
-                call=call,
-                per_token=per_token,
-                divergence=bool(getattr(loss, "divergence", False)),
-                scale=term.temperature**2 if getattr(loss, "softened", False) else 1.0,
-                form=form,
-                captured_temperature=captured,
-            )
-        )
+        form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
+        bound.append(BoundTerm(term, call, per_token, form, captured))
     return tuple(bound)
 
 
@@ -80,15 +65,8 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
     )
 
 
-def _component(call: Callable[[Any], Any]) -> Any:
-    """Return the component behind a bound hook: its attributes say how it wants to be called."""
-    return getattr(inspect.unwrap(call), "__self__", None)
-
-
-def _form(
-    run: kdtool.RunInfo, term: kdtool.Term, loss: Any, signals: Mapping[str, kdtool.Signal]
-) -> tuple[Form, float]:
-    needs: Sequence[frozenset[str]] = getattr(loss, "needs", ())
+def _form(run: kdtool.RunInfo, term: kdtool.Term, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
+    needs = term.needs
     if term.teacher is None:
         return "none", 1.0
     signal = signals[term.teacher]

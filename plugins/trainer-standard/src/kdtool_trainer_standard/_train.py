@@ -205,7 +205,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
             )
         value = (progress.last_values or {}).get(bound.term.name)
         half = module.sizes.dtype != torch.float32
-        if bound.per_token and bound.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
+        if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
                 f"{bound.term.label} came down to {value:.3f} nats, where logits in {str(module.sizes.dtype)[6:]} blur its "
                 "gradient; dtype: float32 would go on more exactly"
