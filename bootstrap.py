@@ -24,7 +24,7 @@ Downloads, unless pip has them in its cache:
   the teacher (quickstart only)            93 MB
 Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 """
-TEST_ENVIRONMENTS = "lint,type,core,all"
+TEST_ENVIRONMENTS = "wheels,lint,type,core,all"
 
 
 def main(arguments: list[str]) -> int:

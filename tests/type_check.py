@@ -1,4 +1,4 @@
-"""Run mypy on every package of the repository and on all tests, as one program."""
+"""Run mypy on every package of the repository, as one program."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ class Tracker(Component):
         """A component has a line for the user. Since 0.1."""
 
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
-        """A stage ended; `reused` says that its artefact was there already. Since 0.1."""
+        """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
 
     def kdtool_run_end(
         self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None

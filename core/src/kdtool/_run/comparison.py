@@ -34,14 +34,15 @@ def compare_all(
     Args:
         measurements: all of the run.
         subjects: by which a measurement's subject is known to be of an arm and a seed.
-        arms: the arm of each subject's name.
+        arms: the arm of each subject's name; others (exported files) are not compared.
     """
     by: dict[tuple[str, str], dict[int, Measurement]] = defaultdict(dict)
     seeds = {subject.name: subject.seed for subject in subjects}
     for measurement in measurements:
         seed = seeds.get(measurement.subject)
-        if measurement.items is not None and seed is not None:
-            by[measurement.name, arms[measurement.subject]][seed] = measurement
+        arm = arms.get(measurement.subject)
+        if measurement.items is not None and seed is not None and arm is not None:
+            by[measurement.name, arm][seed] = measurement
     found = []
     for (name, arm), controls in by.items():
         students = by.get((name, "student"), {})

@@ -94,18 +94,13 @@ class Context:
         """Make or reuse an artefact, and tell the trackers and the run's record."""
         shown = self.info(stage, self.folder, hooks)
         start = time.monotonic()
-        started = False
 
         def begin(folder: Path) -> None:
-            nonlocal started
-            started = True
             self.hooks.kdtool_stage_start(shown, stage.total, stage.unit)
             build(self.info(stage, folder, hooks), folder)
 
         about: dict[str, Any] = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
         artefact = where.make(stage.kind, stage.label, fingerprint, build=begin, waiting=self.say, about=about)
-        if not started:
-            self.hooks.kdtool_stage_start(shown, stage.total, stage.unit)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
         name = "/".join(part for part in (stage.kind, stage.label) if part)
         self.stages.append(StageRecord(name, fingerprint, artefact.seconds, artefact.reused, artefact.path))

@@ -30,7 +30,7 @@ from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.scores import score
 from kdtool._run.signals import from_teacher
-from kdtool._run.students import build_student, check_tokenizers, facts_of
+from kdtool._run.students import build_students, check_tokenizers, facts_of
 from kdtool._run.texts import StoredTexts, write_texts
 from kdtool._run.training import Materials, arm_seconds, plain_terms, terms_of, train_arm, want_of
 from kdtool._run.verdict import verdict
@@ -89,9 +89,9 @@ def _stages(context: Context, run: RunInfo, start: float, recipe_text: str) -> R
     recipe = context.assembly.recipe
     prepared = _prepare(context, run)
     arms = _train(context, prepared)
+    trained = {stage.path: stage.fingerprint for stage in context.stages}
+    arms[0] = replace(arms[0], artifacts=export(context, arms[0], trained[arms[0].path.parent]))
     last = {stage.path: stage.fingerprint for stage in context.stages}
-    exported = arms[0]
-    arms[0] = replace(exported, artifacts=export(context, exported, last[exported.path.parent]))
     subjects = _subjects(context, prepared, arms, last)
     surroundings = {"texts": prepared.texts.fingerprint, "teachers": fingerprint("teachers", **prepared.teachers)}
     measurements = score(context, subjects, surroundings)
@@ -114,7 +114,7 @@ def _prepare(context: Context, run: RunInfo) -> _Prepared:
     texts = _make_texts(context)
     context.texts = StoredTexts(texts.path)
     run = context.info(Stage("run"), context.folder)
-    students = {seed: build_student(context, seed, texts, teachers) for seed in assembly.recipe.seeds}
+    students = build_students(context, texts, teachers)
     rows, print_of_rows = _make_rows(context, texts)
     facts = {name: _described(context, run, name) for name in used}
     plain = Materials(StoredRows(rows.path, print_of_rows), facts_of(next(iter(students.values()))), facts, {})
@@ -231,6 +231,9 @@ def _subjects(
         role = "student" if arm.arm == "student" else "control"
         name = _subject_name(context.assembly.recipe, arm)
         subjects[Subject(name, role, arm.path, arm.seed)] = last[arm.path.parent]  # type: ignore[arg-type]
+        for artifact in arm.artifacts:
+            made = next(parent for parent in artifact.path.parents if parent in last)
+            subjects[Subject(f"{name}-{artifact.format}", "artifact", artifact.path, arm.seed)] = last[made]
     return subjects
 
 

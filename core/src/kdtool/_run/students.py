@@ -15,7 +15,7 @@ from kdtool._run.artefacts import Artefact
 from kdtool._run.context import Context, Stage
 from kdtool._run.fingerprint import fingerprint
 
-__all__ = ["FACTS", "MODEL", "build_student", "check_tokenizers", "facts_of"]
+__all__ = ["FACTS", "MODEL", "build_students", "check_tokenizers", "facts_of"]
 
 MODEL = "model"
 """The folder of a model inside its artefact."""
@@ -23,34 +23,19 @@ FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
 
 
-def build_student(context: Context, seed: int, texts: Artefact, teachers: Mapping[str, str]) -> Artefact:
-    """Return the untrained student of a seed.
+def build_students(context: Context, texts: Artefact, teachers: Mapping[str, str]) -> dict[int, Artefact]:
+    """Return the untrained student of every seed; one artefact for all where the student does not use the seed.
 
     Args:
         context: the run.
-        seed: the run's seed; left out of the fingerprint where the student does not use it.
         texts: the text artefact, from which a student may calibrate.
         teachers: fingerprints of the teachers' components by name, from which a student may be cut.
     """
-    ((name, component),) = context.assembly.named("student").items()
-    seeded = isinstance(component, Student) and component.uses_seed
-    stage = Stage("students", seed=seed if seeded else 0)
-    print_of = fingerprint(
-        "student",
-        student=context.part(name),
-        seed=seed if seeded else None,
-        texts=texts.fingerprint,
-        teachers=dict(teachers),
-    )
-
-    def build(run: RunInfo, folder: Path) -> None:
-        student = run.hook.kdtool_build_student.of(name)(run)
-        if student is None:
-            raise PluginError(f"{run.hook.owner(name)} built no student")
-        student.save(folder / MODEL)
-        (folder / _FACTS_FILE).write_bytes(FACTS.dump_json(student.facts, indent=1))
-
-    return context.make(context.store, stage, print_of, build)
+    seeds = context.assembly.recipe.seeds
+    (student,) = context.assembly.named("student").values()
+    if isinstance(student, Student) and not student.uses_seed:
+        return dict.fromkeys(seeds, _build_student(context, None, texts, teachers))
+    return {seed: _build_student(context, seed, texts, teachers) for seed in seeds}
 
 
 def facts_of(artefact: Artefact) -> ModelFacts:
@@ -72,3 +57,20 @@ def check_tokenizers(context: Context, run: RunInfo, teachers: frozenset[str]) -
             sizes = f"{teacher!r} ({other.vocabulary:,} tokens) and {name!r} ({own.vocabulary:,} tokens)"
             remedy = "take a student that inherits the teacher's tokenizer, or a loss for different ones"
             raise UsageError(f"the tokenizers of {sizes} differ, but a loss compares them token by token: {remedy}")
+
+
+def _build_student(context: Context, seed: int | None, texts: Artefact, teachers: Mapping[str, str]) -> Artefact:
+    (name,) = context.assembly.named("student")
+    stage = Stage("students", seed=seed or 0)
+    print_of = fingerprint(
+        "student", student=context.part(name), seed=seed, texts=texts.fingerprint, teachers=dict(teachers)
+    )
+
+    def build(run: RunInfo, folder: Path) -> None:
+        student = run.hook.kdtool_build_student.of(name)(run)
+        if student is None:
+            raise PluginError(f"{run.hook.owner(name)} built no student")
+        student.save(folder / MODEL)
+        (folder / _FACTS_FILE).write_bytes(FACTS.dump_json(student.facts, indent=1))
+
+    return context.make(context.store, stage, print_of, build)

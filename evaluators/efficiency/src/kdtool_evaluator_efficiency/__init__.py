@@ -83,7 +83,8 @@ class Efficiency(kdtool.Evaluator):
 
 
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
-    """Choose one seed, the lowest, of each kind of subject: seeds have equal shapes."""
+    """Choose the lowest seed of each kind of subject: seeds have equal shapes. Exported files stand for the student."""
+    exported = any(subject.role == "artifact" for subject in subjects)
     chosen: dict[tuple[str, str], kdtool.Subject] = {}
     for subject in sorted(subjects, key=lambda subject: -1 if subject.seed is None else subject.seed):
         shape = subject.name
@@ -91,7 +92,7 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
             shape = "student"
         elif subject.seed is not None:
             shape = re.sub(rf"seed{subject.seed}(?!\d)", "", subject.name)
-        if subject.role != "control":
+        if subject.role != "control" and not (exported and subject.role == "student"):
             chosen.setdefault((subject.role, shape), subject)
     return sorted(chosen.values(), key=lambda subject: list(subjects).index(subject))
 

@@ -175,10 +175,11 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[
         ("peak-memory", "Memory", "of the teacher's"),
     ):
         found = grouped.get(name, {})
-        if "student" not in found or "teacher" not in found or not found["teacher"].mean:
+        own = next((arm for arm in found if arm.startswith("student-")), "student")  # what was exported, if it was
+        if own not in found or "teacher" not in found or not found["teacher"].mean:
             continue
-        unit = next(iter(found["student"].by_seed.values())).unit
-        student, teacher = found["student"].mean, found["teacher"].mean
+        unit = next(iter(found[own].by_seed.values())).unit
+        student, teacher = found[own].mean, found["teacher"].mean
         suffix = "" if unit == "bytes" else f" {unit}"
         if name == "decode-speed":
             note = f"{word}: {quantity(student, unit)}{suffix} against {quantity(teacher, unit)}"
