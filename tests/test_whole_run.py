@@ -126,14 +126,16 @@ def test_killed_anywhere_the_run_ends_with_the_same_weights(recipe: dict[str, An
     Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     whole = kdtool.run(recipe, out="whole", store=tmp_path / "whole-store")
     command = [sys.executable, "-m", "kdtool", "run", "recipe.json", "--out", "killed", "--store", "killed-store"]
-    generator = random.Random(0)
+    generator, killed = random.Random(0), 0
     for _ in range(6):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
         time.sleep(generator.uniform(4, 14))
+        killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert killed
     subprocess.run(command, check=True, capture_output=True)
     for arm in whole.arms:
         name = arm.path.relative_to(whole.folder) / "model.safetensors"
-        killed = tmp_path / "killed" / "small" / name
-        assert killed.read_bytes() == (whole.folder / name).read_bytes(), name
+        resumed = tmp_path / "killed" / "small" / name
+        assert resumed.read_bytes() == (whole.folder / name).read_bytes(), name

@@ -40,13 +40,14 @@ Artefacts(Path(sys.argv[1])).make("kind", "label", "f" * 64, build=build, waitin
     sys.platform == "win32", reason="kill -9 is POSIX; TerminateProcess is covered by the trainer's tests"
 )
 def test_killed_anywhere_an_artefact_is_whole_or_absent(tmp_path: Path) -> None:
-    generator = random.Random(0)
+    generator, in_the_middle = random.Random(0), 0
     for attempt in range(12):
         root = tmp_path / str(attempt % 4)
         process = subprocess.Popen([sys.executable, "-c", WORK, str(root)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(generator.uniform(0, 0.2))
+        in_the_middle += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
@@ -55,6 +56,7 @@ def test_killed_anywhere_an_artefact_is_whole_or_absent(tmp_path: Path) -> None:
             assert sorted(path.name for path in found.path.iterdir()) == sorted(
                 ["manifest.json", *(f"part{number}" for number in range(20))]
             )
+    assert in_the_middle
     subprocess.run([sys.executable, "-c", WORK, str(tmp_path / "0")], check=True)
     assert Artefacts(tmp_path / "0").find("kind", "label", "f" * 64) is not None
 

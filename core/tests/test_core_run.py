@@ -93,7 +93,7 @@ def test_truncated_artefact_is_named(recipe: dict[str, Any], tmp_path: Path) -> 
 
 def test_folder_that_cannot_be_written_is_a_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    with pytest.raises((kdtool.StorageError, NotADirectoryError, FileExistsError)):
+    with pytest.raises(kdtool.StorageError, match="cannot write"):
         kdtool.run(recipe, out=tmp_path / "file")
 
 

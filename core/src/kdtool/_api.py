@@ -71,7 +71,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._assembly import assemble
     from kdtool._recipe.parse import load_recipe
     from kdtool._run.artefacts import Artefacts
-    from kdtool._run.context import Context, Stage
+    from kdtool._run.context import Context, Stage, close_components
     from kdtool._run.record import component_record
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
@@ -80,16 +80,18 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         folder = Path(scratch)
         context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
         info = context.info(Stage("check"), folder)
-        models = context.hooks.kdtool_describe(info)
-        found = {
-            "name": assembly.recipe.name,
-            "arms": list(assembly.arms),
-            "components": [component_record(built) for built in assembly.built.values()],
-            "models": models,
-            "terms": context.hooks.kdtool_acknowledge(),
-            "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
-        }
-        context.hooks.kdtool_close()
+        try:
+            models = context.hooks.kdtool_describe(info)
+            found = {
+                "name": assembly.recipe.name,
+                "arms": list(assembly.arms),
+                "components": [component_record(built) for built in assembly.built.values()],
+                "models": models,
+                "terms": context.hooks.kdtool_acknowledge(),
+                "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
+            }
+        finally:
+            close_components(context.hooks, set(assembly.shared), _say)
     plain: dict[str, Any] = TypeAdapter(Any).dump_python(found, mode="json")
     return plain
 
@@ -104,6 +106,8 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     Raises:
         UsageError: the folder holds no finished run, or no reporter is named.
     """
+    from pydantic import ValidationError
+
     from kdtool._registry import find, installed, load
     from kdtool._run.record import read_results
 
@@ -112,9 +116,15 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
     if use is None:
         raise UsageError("no reporter is installed; get one with: pip install kdtool-reporter-html")
-    cls = load("reporter", find("reporter", use).name if ":" not in use else use, Path(folder), _say).cls
+    if ":" in use:
+        _say(f"running code of the reporter {use}, which this run names")
+    cls = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), _say).cls
     same = [record.config for record in named if record.use == use]
-    return _write(cls(cls.Config(**(same[0] if same else {}))), results)
+    try:
+        config = cls.Config(**(same[0] if same else {}))
+    except ValidationError as error:
+        raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
+    return _write(cls(config), results)
 
 
 def _write(reporter: Any, results: Results) -> Path:

@@ -11,7 +11,6 @@ import linecache
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -32,33 +31,31 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
         source = path.read_bytes()
     except (OSError, ValueError) as error:
         raise PluginError(f"{kind} {use!r}: the file cannot be read: {error}") from error
+    digest = hashlib.sha256(source).hexdigest()
     module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
     module = sys.modules.get(module_name)
     if module is None:
         announce(f"running code from {path_text} (named by the recipe as a {kind})")
-        module = _import(module_name, path, kind, use)
+        module = _import(module_name, path, source, use)
     cls = getattr(module, name, None)
     if cls is None:
         hint = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")], what="it has")
         raise PluginError(f"{kind} {use!r}: {path_text} has no {name!r}; {hint}")
-    return Loaded(cls, use, "", "", path)
+    return Loaded(cls, use, "", "", path, digest)
 
 
-def _import(module_name: str, path: Path, kind: str, use: str) -> ModuleType:
-    spec = spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{kind} {use!r}: {path.name} is no Python file")
-    module = module_from_spec(spec)
+def _import(module_name: str, path: Path, source: bytes, use: str) -> ModuleType:
+    module = ModuleType(module_name)
+    module.__file__ = str(path)
     sys.modules[module_name] = module
     linecache.checkcache(str(path))
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102  # what the user's recipe names, as it was read
     except Exception as error:
         del sys.modules[module_name]
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
-        raise PluginError(
-            f"{kind} {use!r} cannot be imported: {path.name}:{line}: {type(error).__name__}: {error}"
-        ) from error
+        cause = f"{path.name}:{line}: {type(error).__name__}: {error}"
+        raise PluginError(f"{use!r} cannot be imported: {cause}") from error
     return module
 
 

@@ -45,13 +45,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An imported component class with its origin. `source` is the file of a local plugin, else None."""
+    """An imported component class with its origin. `source` is a local plugin's file, `digest` its SHA-256 as imported."""
 
     cls: type[Component]
     use: str
     distribution: str
     version: str
     source: Path | None = None
+    digest: str = ""
 
 
 @cache

@@ -83,5 +83,5 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
         "tracker.kdtool_said(run, 'last words')\n"
         "os._exit(9)\n"
     )
-    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
     assert [line["event"] for line in lines(tmp_path)] == ["run_start", "said"]

@@ -31,7 +31,7 @@ _SHARED = (
     "trackers",
     "reporter",
 )
-TOP_KEYS = ("name", "seeds", "extends", *_SHARED, "trainer", "train", "control")
+TOP_KEYS = ("name", "seeds", *_SHARED, "trainer", "train", "control")
 _KIND_OF = {**COLLECTIONS, **SINGLE}
 _NEEDED = {"corpus": "corpus", "student": "student", "packer": "rows"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -48,7 +48,9 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
         RecipeError: with all that is wrong.
     """
     if isinstance(recipe, Mapping):
-        layers, name = [as_node(recipe, Place("recipe", 0, 0, Path.cwd()))], "run"
+        own = {key: value for key, value in recipe.items() if key != "extends"}
+        below = read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
+        layers, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
         layers, name = read_layers(recipe), recipe.stem
     composed = compose([*layers, settings_layer(settings or {})])

@@ -7,11 +7,13 @@ makes the same artefact waits and takes the first's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +23,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdtool._errors import StorageError
+from kdtool._errors import KdtoolError, StorageError
 
 __all__ = ["Artefact", "Artefacts", "storage_errors", "write_beside"]
 
 MANIFEST = "manifest.json"
+_SECONDS = ".seconds"
 _KEPT_DIGITS = 16
-_OUT_OF_STORAGE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,11 @@ class Artefacts:
     def _build(self, path: Path, fingerprint: str, build: Callable[[Path], None], about: Mapping[str, Any]) -> Artefact:
         partial = path.with_name(path.name + ".partial")
         partial.mkdir(exist_ok=True)
-        start = time.monotonic()
-        build(partial)
-        seconds = time.monotonic() - start
+        with _Stopwatch(partial / _SECONDS) as stopwatch:
+            build(partial)
+        seconds = stopwatch.seconds
+        for file in partial.glob(f"{_SECONDS}*"):
+            file.unlink()
         files = {}
         for file in sorted(found for found in partial.rglob("*") if found.is_file() and found.name != MANIFEST):
             files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash_and_sync(file)}
@@ -123,18 +129,61 @@ class Artefacts:
         return Artefact(path, fingerprint, seconds, reused=False)
 
 
+class _Stopwatch:
+    """Time spent on an artefact over all attempts, kept in a file every second, so that kill -9 forgets next to nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def __enter__(self) -> _Stopwatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            write_beside(self._path, repr(self.seconds))
+
+    def _keep(self) -> None:
+        while not self._done.wait(1.0):
+            with contextlib.suppress(OSError):  # a full disk is the build's to report
+                write_beside(self._path, repr(self.seconds))
+
+
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn "disk full" and "not allowed to write" into a sentence; what was finished stays."""
+    """Turn "disk full", and "not allowed to write" below `folder`, into a sentence; what was finished stays.
+
+    Libraries that write weights report a full disk as errors of their own, known by the system's words in them.
+    """
     try:
         yield
+    except KdtoolError:
+        raise
     except OSError as error:
-        if error.errno not in _OUT_OF_STORAGE:
-            raise
-        where = error.filename or folder
-        reason = error.strerror or str(error)
-        remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
-        raise StorageError(f"cannot write {where}: {reason}. {remedy}") from error
+        ours = error.filename is not None and Path(error.filename).absolute().is_relative_to(folder.absolute())
+        above = error.filename is not None and folder.absolute().is_relative_to(Path(error.filename).absolute())
+        if error.errno in _FULL or (error.errno in _REFUSED and (ours or above)):
+            raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
+        raise
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise _unwritable(folder, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+def _unwritable(where: object, reason: str) -> StorageError:
+    remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
+    return StorageError(f"cannot write {where}: {reason}. {remedy}")
 
 
 def write_beside(path: Path, text: str) -> None:

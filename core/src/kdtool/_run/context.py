@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
 from kdtool._run.results import StageRecord
 
-__all__ = ["Context", "NoTexts", "Stage"]
+__all__ = ["Context", "NoTexts", "Stage", "close_components"]
+
+
+def close_components(hooks: Hooks, names: Collection[str], complain: Callable[[str], None]) -> None:
+    """Close the named components, last first; one that fails does not keep the others from it."""
+    for name in reversed(hooks.kdtool_close.names()):
+        if name in names:
+            try:
+                hooks.kdtool_close.of(name)()
+            except Exception as error:
+                complain(f"{hooks.owner(name)} could not be closed: {error!r}")
 
 
 class NoTexts:

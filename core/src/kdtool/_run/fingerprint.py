@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -45,6 +46,7 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> str:
             "version": owner.version,
             "config": config,
             "source": _source_hash(built),
+            "libraries": _libraries(owner.distribution),
             "identity": dict(identity or {}),
         }
     )
@@ -56,21 +58,36 @@ def _digest(data: Any) -> str:
 
 
 def _source_hash(built: Built) -> str:
-    """Hash code that may change without a new version: a local file, or the sources of an editable install."""
-    if built.loaded.source is not None:
-        return hashlib.sha256(built.loaded.source.read_bytes()).hexdigest()
-    if not _is_editable(built.loaded.distribution):
-        return ""
-    return _package_hash(built.loaded.cls.__module__.partition(".")[0])
+    """Hash code that may change without a new version: a local file, or what was installed from a folder."""
+    loaded = built.loaded
+    return loaded.digest or _code(loaded.distribution, loaded.cls.__module__.partition(".")[0])
+
+
+def _libraries(name: str) -> dict[str, str]:
+    """Return version and code of the project's own libraries that a distribution needs."""
+    try:
+        requires = distribution(name).requires or [] if name else []
+    except PackageNotFoundError:
+        requires = []
+    found = {}
+    for requirement in requires:
+        library = re.split(r"[\s;<>=!~\[(]", requirement)[0]
+        if library.startswith("kdtool-"):
+            found[library] = f"{distribution(library).version} {_code(library, library.replace('-', '_'))}"
+    return found
+
+
+def _code(name: str, package: str) -> str:
+    return _package_hash(package) if _from_folder(name) else ""
 
 
 @cache
-def _is_editable(name: str) -> bool:
+def _from_folder(name: str) -> bool:
     try:
         text = distribution(name).read_text("direct_url.json") if name else None
     except PackageNotFoundError:
         return False
-    return bool(text and json.loads(text).get("dir_info", {}).get("editable"))
+    return bool(text and "dir_info" in json.loads(text))
 
 
 @cache

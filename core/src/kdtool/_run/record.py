@@ -52,7 +52,9 @@ def read_results(folder: Path) -> Results:
 def component_record(built: Built) -> ComponentRecord:
     """Return what a run's record says of a component; the config has its defaults."""
     owner, config = built.owner, built.config.model_dump(mode="json")
-    return ComponentRecord(owner.name, owner.kind, owner.use, owner.distribution, owner.version, config)
+    source = built.loaded.source
+    use = f"{source}:{owner.use.rpartition(':')[2]}" if source else owner.use
+    return ComponentRecord(owner.name, owner.kind, use, owner.distribution, owner.version, config)
 
 
 def environment() -> Mapping[str, str]:

@@ -17,11 +17,11 @@ from kdtool._contract.component import Component
 from kdtool._contract.models import Measurement, ModelFacts, Subject
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
-from kdtool._errors import PluginError
+from kdtool._errors import PluginError, UsageError
 from kdtool._recipe.model import PhaseSpec, Recipe
 from kdtool._run.artefacts import Artefact, Artefacts, storage_errors, write_beside
 from kdtool._run.comparison import compare_all
-from kdtool._run.context import Context, NoTexts, Stage
+from kdtool._run.context import Context, NoTexts, Stage, close_components
 from kdtool._run.exports import export
 from kdtool._run.fingerprint import fingerprint
 from kdtool._run.lock import run_lock
@@ -73,6 +73,9 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         context = Context(assembly, folder, Artefacts(store), Artefacts(folder), offline, assembly.hooks())
         run = context.info(Stage("run"), folder)
         context.hooks.kdtool_run_start(run)
+        for name, found in context.hooks.kdtool_acknowledge().items():
+            text = (f"terms of {name}: {found.licence}", found.url, *found.restrictions)
+            context.say(" ".join(part for part in text if part))
         try:
             results = _stages(context, run, start, recipe_text)
         except BaseException as error:
@@ -80,7 +83,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
             context.hooks.kdtool_run_end(run, "interrupted" if interrupted else "failed", None)
             raise
         finally:
-            context.hooks.kdtool_close()
+            close_components(context.hooks, set(assembly.shared), context.say)
         context.hooks.kdtool_run_end(run, "done", results.report)
         return results
 
@@ -106,8 +109,12 @@ def _stages(context: Context, run: RunInfo, start: float, recipe_text: str) -> R
 
 
 def _prepare(context: Context, run: RunInfo) -> _Prepared:
-    assembly, hooks = context.assembly, context.hooks
-    context.identities.update(hooks.kdtool_identity(run))
+    assembly = context.assembly
+    context.identities.update(context.hooks.kdtool_identity(run))
+    for phase in (phase for phases in assembly.arms.values() for phase in phases):
+        identity = assembly.hooks(phase).kdtool_identity
+        own = [spec.path for spec in phase.components if spec.path in identity.names()]
+        context.identities.update({name: identity.of(name)(run) for name in own})
     teachers = {name: context.part(name) for name in assembly.named("teacher")}
     used = frozenset(t.teacher for phase in assembly.arms["student"] for t in plain_terms(assembly, phase) if t.teacher)
     check_tokenizers(context, run, used)
@@ -198,8 +205,17 @@ def _train(context: Context, prepared: _Prepared) -> list[ArmResult]:
                 phases = _time_matched(context, phases, by_arm, prepared.signal_seconds, seed)  # noqa: PLW2901
             stage = Stage("phases", arm=arm, seed=seed)
             by_arm[arm] = train_arm(context, stage, phases, prepared.students[seed], prepared.materials)
+        _check_tokens(by_arm)
         found.extend(by_arm.values())
     return sorted(found, key=lambda arm: list(context.assembly.arms).index(arm.arm))
+
+
+def _check_tokens(by_arm: Mapping[str, ArmResult]) -> None:
+    """Refuse a control that saw more or fewer tokens than the student: the verdict would not be true."""
+    counts = {arm: sum(trained.tokens for trained in result.phases.values()) for arm, result in by_arm.items()}
+    if counts.get("control", counts["student"]) != counts["student"]:
+        seen = f"it trained on {counts['control']:,} tokens, the student on {counts['student']:,}"
+        raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 
 
 def _time_matched(
@@ -216,7 +232,7 @@ def _time_matched(
         ratio = float(kept[1])
     else:
         ratio = (arm_seconds(by_arm["student"]) + signal_seconds) / max(arm_seconds(by_arm["control"]), 1e-9)
-        write_beside(path, f"{measured} {ratio:.4f}\n")
+        write_beside(path, f"{measured} {ratio!r}\n")
     return tuple(replace(phase, steps=max(1, round(phase.steps * ratio))) for phase in phases)
 
 
@@ -255,7 +271,6 @@ def _results(
 ) -> Results:
     texts = StoredTexts(prepared.texts.path)
     rows = prepared.materials.rows
-    acknowledged = context.hooks.kdtool_acknowledge()
     notes = {note for arm in arms for trained in arm.phases.values() for note in trained.notes}
     return Results(
         name=context.assembly.recipe.name,
@@ -280,5 +295,5 @@ def _results(
         seconds=0.0,
         notes=tuple(sorted(notes)),
         subjects=subjects,
-        terms=acknowledged,
+        terms=context.hooks.kdtool_acknowledge(),
     )

@@ -62,8 +62,14 @@ def check_tokenizers(context: Context, run: RunInfo, teachers: frozenset[str]) -
 def _build_student(context: Context, seed: int | None, texts: Artefact, teachers: Mapping[str, str]) -> Artefact:
     (name,) = context.assembly.named("student")
     stage = Stage("students", seed=seed or 0)
+    tokenizer = context.hooks.kdtool_tokenizer.of(name)(context.info(stage, context.folder))
     print_of = fingerprint(
-        "student", student=context.part(name), seed=seed, texts=texts.fingerprint, teachers=dict(teachers)
+        "student",
+        student=context.part(name),
+        seed=seed,
+        texts=texts.fingerprint,
+        teachers=dict(teachers),
+        tokenizer=tokenizer.fingerprint,
     )
 
     def build(run: RunInfo, folder: Path) -> None:

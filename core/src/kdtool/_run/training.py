@@ -19,7 +19,7 @@ from kdtool._contract.training import Phase, RunInfo, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact
-from kdtool._run.context import Context, Stage
+from kdtool._run.context import Context, Stage, close_components
 from kdtool._run.fingerprint import fingerprint
 from kdtool._run.results import ArmResult
 from kdtool._run.rows import StoredRows
@@ -127,7 +127,7 @@ def _phase_print(
         steps=phase.steps,
         seed=stage.seed,
         terms=[[term.label, repr(term.weight), term.temperature, term.layers] for term in terms],
-        components={spec.path: context.part(spec.path, phase) for spec in phase.components},
+        components=[[spec.path, context.part(spec.path, phase)] for spec in phase.components],
         before=before.fingerprint,
         rows=materials.rows.fingerprint,
         signals={term.teacher: _source_print(context, term.teacher, materials) for term in terms if term.teacher},
@@ -166,11 +166,13 @@ def _train_phase(
     opened = hooks.kdtool_open(run, Subject("student", "student", model, run.seed))
     if opened is None or opened.value.model is None:
         raise PluginError(f"no component of the run opens the student in {model}")
-    with opened.value:
-        student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
-        trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
-        _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(folder / MODEL)
-    _close_own(hooks, phase)
+    try:
+        with opened.value:
+            student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
+            trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
+            _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(folder / MODEL)
+    finally:
+        close_components(hooks, {spec.path for spec in phase.components}, context.say)
     shutil.copyfile(trained.history, folder / "history.copy")
     shutil.rmtree(checkpoints)
     (folder / "history.copy").replace(folder / _HISTORY_FILE)
@@ -190,10 +192,3 @@ def _transformed(
     for name in reversed(names) if backwards else names:
         student = hook.of(name)(student, run) or student
     return student
-
-
-def _close_own(hooks: Hooks, phase: PhaseSpec) -> None:
-    own = {spec.path for spec in phase.components}
-    for name in hooks.kdtool_close.names():
-        if name in own:
-            hooks.kdtool_close.of(name)()

