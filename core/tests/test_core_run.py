@@ -16,7 +16,7 @@ from filelock import FileLock
 
 def _heard() -> list[str]:
     module = next(module for name, module in sys.modules.items() if name.startswith("_kdtool_local_"))
-    heard = list(module.Events.heard)
+    heard = [line for line in module.Events.heard if not line.startswith("said")]
     module.Events.heard.clear()
     return heard
 

@@ -115,7 +115,7 @@ class Student(kdtool.Student):
         return Unigram({})
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
-        if subject.path is None:
+        if subject.path is None or subject.role == "artifact":
             return None
         return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
 
@@ -233,6 +233,11 @@ class Export(kdtool.Exporter):
         target = run.folder / "export.json"
         target.write_bytes((trained / "counts.json").read_bytes())
         return kdtool.Artifact(target, "json", target.stat().st_size, how_to_use="open {path}")
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
+        if subject.role != "artifact" or subject.path is None:
+            return None
+        return Runtime(Unigram(json.loads(subject.path.read_text(encoding="utf-8"))))
 
 
 class Events(kdtool.Tracker):

@@ -100,7 +100,7 @@ def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
     text = text_of(html)
     for expected in (
         "Distillation pays at equal tokens: the student is better in perplexity",
-        "The result is mixed at equal wall time: the student is better in KL to teacher, worse in perplexity and",
+        "It does not pay at equal wall time: the control is better in perplexity and",
         "Apache-2.0",
         "was given their whole cost for every seed",
         "Perplexity: better, −18.5\u00a0% (95 % interval −23.7 to −13.4\u00a0%)",

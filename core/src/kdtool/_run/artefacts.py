@@ -95,12 +95,12 @@ class Artefacts:
         path = self._path(kind, label, fingerprint)
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_name(path.name + ".lock"), waiting):
-                found = self.find(kind, label, fingerprint)
-                if found is not None:
-                    return found
-                self._forget_others(path, label)
-                return self._build(path, fingerprint, build, about or {})
+        with storage_errors(path.parent, own=False), _locked(path.with_name(path.name + ".lock"), waiting):
+            found = self.find(kind, label, fingerprint)
+            if found is not None:
+                return found
+            self._forget_others(path, label)
+            return self._build(path, fingerprint, build, about or {})
 
     def _path(self, kind: str, label: str, fingerprint: str) -> Path:
         return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
@@ -160,23 +160,19 @@ class _Stopwatch:
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn "disk full", and "not allowed to write" below `folder`, into a sentence; what was finished stays.
+def storage_errors(folder: Path, *, own: bool = True) -> Iterator[None]:
+    """Turn a full or read-only disk into a sentence, and where only `own` writes happen any refusal; what is done stays.
 
     Libraries that write weights report a full disk as errors of their own, known by the system's words in them.
     """
     try:
         yield
-    except KdtoolError:
-        raise
     except OSError as error:
-        ours = error.filename is not None and Path(error.filename).absolute().is_relative_to(folder.absolute())
-        above = error.filename is not None and folder.absolute().is_relative_to(Path(error.filename).absolute())
-        if error.errno in _FULL or (error.errno in _REFUSED and (ours or above)):
+        if error.errno in _FULL or (own and error.errno in _REFUSED):
             raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
         raise
     except Exception as error:
-        if os.strerror(errno.ENOSPC) in str(error):
+        if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, KdtoolError):
             raise _unwritable(folder, os.strerror(errno.ENOSPC)) from error
         raise
 

@@ -69,7 +69,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         KdtoolError: see `kdtool._errors`. What was finished is kept, and the same call goes on from there.
     """
     start = time.monotonic()
-    with run_lock(folder), storage_errors(folder):
+    with run_lock(folder):
         context = Context(assembly, folder, Artefacts(store), Artefacts(folder), offline, assembly.hooks())
         run = context.info(Stage("run"), folder)
         context.hooks.kdtool_run_start(run)
@@ -104,7 +104,8 @@ def _stages(context: Context, run: RunInfo, start: float, recipe_text: str) -> R
     results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)
     for name in context.assembly.named("reporter"):
         results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
-    write_results(results)
+    with storage_errors(context.folder):
+        write_results(results)
     return results
 
 
