@@ -58,7 +58,7 @@ def small_recipe(teacher_folder: Path) -> dict[str, Any]:
         "teacher": {"use": "causal-lm", "model": str(teacher_folder), "dtype": "float32"},
         "signals": {"use": "states"},
         "student": {"use": "pruned", "layers": 3},
-        "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 2},
+        "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "log_every": 2, "learning_rate": 1e-2},
         "train": {
             "losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}, "hidden": {"weight": 1.0}},
             "steps": 6,

@@ -108,7 +108,7 @@ def test_a_model_that_does_not_load_is_explained(tmp_path: Path) -> None:
         evaluate(make_run(tmp_path), subject)
 
 
-def test_one_seed_stands_for_all() -> None:
+def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path: Path) -> None:
     names = [
         ("teacher", "teacher", None),
         ("student-seed10", "student", 10),
@@ -119,9 +119,8 @@ def test_one_seed_stands_for_all() -> None:
         ("q2-seed1", "artifact", 1),
     ]
     subjects = [kdtool.Subject(name, role, None, seed) for name, role, seed in names]  # type: ignore[arg-type]
-    assert [subject.name for subject in _representatives(subjects)] == [
-        "teacher",
-        "student-seed1",
-        "q4-seed1",
-        "q2-seed1",
-    ]
+    chosen = [subject.name for subject in _representatives(subjects)]
+    assert chosen == ["teacher", "student-seed1", "q4-seed1", "q2-seed1"]
+    folder = kdtool.Subject("student-seed1-safetensors", "artifact", tmp_path, 1)
+    chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
+    assert chosen == ["teacher", "student-seed1-safetensors"]

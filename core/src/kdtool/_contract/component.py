@@ -76,7 +76,7 @@ class Component:
     def kdtool_estimate(self, run: RunInfo, models: Mapping[str, ModelFacts]) -> Estimate | None:
         """Predict peak memory, disk, downloads, time and money of this component's part.
 
-        Called by `kdtool check` and before a run, on rank 0; `models` holds the described models by component name.
+        Called by `kdtool check`, on rank 0; `models` holds the described models by component name.
         Nothing is loaded or fetched. Since 0.1.
         """
         return None

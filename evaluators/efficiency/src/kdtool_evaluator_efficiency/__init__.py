@@ -83,8 +83,9 @@ class Efficiency(kdtool.Evaluator):
 
 
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
-    """Choose the lowest seed of each kind of subject: seeds have equal shapes. Exported files stand for the student."""
-    exported = any(subject.role == "artifact" for subject in subjects)
+    """Choose the lowest seed of each kind of subject: seeds have equal shapes. An exported folder stands for the student."""
+    paths = [subject.path for subject in subjects if subject.role == "artifact"]
+    exported = any(path is not None and path.is_dir() for path in paths)
     chosen: dict[tuple[str, str], kdtool.Subject] = {}
     for subject in sorted(subjects, key=lambda subject: -1 if subject.seed is None else subject.seed):
         shape = subject.name

