@@ -74,6 +74,8 @@ def arm_order(arms: Iterable[str]) -> list[str]:
 
 def arm_title(arm: str) -> str:
     """Return an arm's name for people."""
+    if arm.startswith("student-"):
+        return f"Exported: {arm.removeprefix('student-')}"
     return ARMS.get(arm, arm)
 
 
