@@ -39,6 +39,7 @@ def test_run_measures_teacher_student_and_controls_and_writes_one_report(finishe
 
 def test_exported_student_opens_with_transformers_alone(finished: kdtool.Results) -> None:
     (artifact,) = finished.arms[0].artifacts
+    assert str(artifact.path) in artifact.how_to_use
     code = (
         "import sys, torch\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
         "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"

@@ -61,7 +61,7 @@ def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys
     card = (artifact.path / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "name the source" in card
-    exec(artifact.how_to_use, {})  # noqa: S102 - the lines that a user would copy
+    exec(artifact.how_to_use.replace("{path}", str(artifact.path)), {})  # noqa: S102 - the lines that a user would copy
     assert capsys.readouterr().out.startswith("def fibonacci")
 
 

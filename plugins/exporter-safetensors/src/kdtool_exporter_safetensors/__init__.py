@@ -42,7 +42,7 @@ class Safetensors(kdtool.Exporter):
         deviation = self._deviation(original, folder)
         write_card(folder, run, original.facts, str(dtype).removeprefix("torch."), deviation)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return kdtool.Artifact(folder, "safetensors", size, how_to_use=how_to_use(str(folder)))
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=how_to_use("{path}"))
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         from kdtool_transformers import open_runtime, pick_device
