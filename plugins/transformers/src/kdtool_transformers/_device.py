@@ -14,7 +14,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
-from kdtool_transformers._files import cache_folder
+from kdtool_transformers import _files
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def _bfloat16_is_faster(device_type: str) -> bool:
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     key = "-".join((device_type, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.__version__))
-    kept = cache_folder() / f"bfloat16-is-faster-{re.sub(r'[^A-Za-z0-9.]+', '-', key)}"
+    kept = _files.cache_folder() / f"bfloat16-is-faster-{re.sub(r'[^A-Za-z0-9.]+', '-', key)}"
     with contextlib.suppress(OSError):
         return kept.read_text(encoding="utf-8") == "True"
     try:

@@ -13,7 +13,8 @@ from typing import Any
 
 import kdtool
 
-from kdtool_transformers._files import cache_folder, complete_folder, content_hash
+from kdtool_transformers import _files
+from kdtool_transformers._files import complete_folder, content_hash
 
 __all__ = ["convert_gguf", "convert_gguf_into"]
 
@@ -32,7 +33,7 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
         UsageError: transformers cannot read the file, or knows no such architecture.
         StorageError: the cache cannot be written.
     """
-    target = cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
+    target = _files.cache_folder() / f"{file.stem}-{content_hash(file)[:16]}-{_FORMAT}"
     try:
         with complete_folder(target) as partial:
             if partial is not None:
