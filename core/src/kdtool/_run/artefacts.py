@@ -50,13 +50,21 @@ class Artefacts:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def path_of(self, kind: str, label: str, fingerprint: str) -> Path:
+        """Return the folder in which the artefact is, once it is made."""
+        return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
+
+    def exists(self, kind: str, label: str, fingerprint: str) -> bool:
+        """Say whether the artefact is there, without reading its files."""
+        return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
+
     def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
         """Return the artefact if it is complete.
 
         Raises:
             StorageError: a file of it is missing or has another size than it had.
         """
-        path = self._path(kind, label, fingerprint)
+        path = self.path_of(kind, label, fingerprint)
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -92,7 +100,7 @@ class Artefacts:
         Raises:
             StorageError: the disk is full or read-only, or the artefact is damaged.
         """
-        path = self._path(kind, label, fingerprint)
+        path = self.path_of(kind, label, fingerprint)
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         with storage_errors(path.parent, own=False), _locked(path.with_name(path.name + ".lock"), waiting):
@@ -101,9 +109,6 @@ class Artefacts:
                 return found
             self._forget_others(path, label)
             return self._build(path, fingerprint, build, about or {})
-
-    def _path(self, kind: str, label: str, fingerprint: str) -> Path:
-        return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
 
     def _forget_others(self, path: Path, label: str) -> None:
         """Delete partial folders of the same label: nothing can continue in them any more."""

@@ -1,0 +1,31 @@
+"""The store that runs share: which runs use it.
+
+Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use. The
+runner calls `register_run`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from kdtool._run.artefacts import storage_errors, write_beside
+
+__all__ = ["REGISTERED", "register_run"]
+
+REGISTERED = "runs"
+
+
+def register_run(store: Path, folder: Path) -> None:
+    """Note in the store that the run in `folder` uses it; called by whoever holds the run's lock.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    folder = folder.absolute()
+    name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    path = store / REGISTERED / f"{name}.json"
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_beside(path, json.dumps({"folder": str(folder)}))
