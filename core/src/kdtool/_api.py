@@ -44,6 +44,7 @@ def run(
     from kdtool._assembly import assemble
     from kdtool._recipe.parse import load_recipe
     from kdtool._run.runner import execute
+    from kdtool._run.store import store_folder
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     loaded = load_recipe(path, settings)
@@ -52,7 +53,7 @@ def run(
     assembly.complain = _say
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
-    return execute(assembly, folder, _store(store), offline=offline, recipe_text=text)
+    return execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
 
 
 def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -142,13 +143,3 @@ def _write(reporter: Any, results: Results) -> Path:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _store(store: Path | str | None) -> Path:
-    if store is not None:
-        return Path(store).absolute()
-    import os
-
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store")

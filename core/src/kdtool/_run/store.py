@@ -1,4 +1,4 @@
-"""The store that runs share: which runs use it.
+"""The store that runs share: where it is, and which runs use it.
 
 Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use. The
 runner calls `register_run`.
@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from kdtool._run.artefacts import storage_errors, write_beside
 
-__all__ = ["REGISTERED", "register_run"]
+__all__ = ["REGISTERED", "register_run", "store_folder"]
 
 REGISTERED = "runs"
+
+
+def store_folder(given: Path | str | None) -> Path:
+    """Return the store: the one that is given, else KDTOOL_STORE, else in the user's cache."""
+    return Path(given or os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store").absolute()
 
 
 def register_run(store: Path, folder: Path) -> None:
