@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kdtool._api import check as check
     from kdtool._api import report as report
     from kdtool._api import run as run
-    from kdtool._contract.component import CONTRACT as CONTRACT
+    from kdtool._compatibility import CONTRACT as CONTRACT
     from kdtool._contract.component import Component as Component
     from kdtool._contract.component import Config as Config
     from kdtool._contract.component import does_not_affect_results as does_not_affect_results
@@ -113,7 +113,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "pydantic": ("Field",),
     "kdtool._api": ("check", "report", "run"),
-    "kdtool._contract.component": ("CONTRACT", "Component", "Config", "does_not_affect_results"),
+    "kdtool._compatibility": ("CONTRACT",),
+    "kdtool._contract.component": ("Component", "Config", "does_not_affect_results"),
     "kdtool._contract.hooks": ("Named", "Owner", "blame"),
     "kdtool._contract.kinds": (
         "Cache", "Corpus", "Evaluator", "Exporter", "Hooks", "Loss", "Packer", "Reporter", "Screen", "Student", "Teacher",

@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdtool._compatibility import refusal
 from kdtool._errors import PluginError
 from kdtool._suggest import did_you_mean
 
@@ -118,6 +119,8 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
 def _import_point(kind: str, point: EntryPoint, use: str) -> Loaded:
     owner = point.dist or _distribution_of(point.value)
     name, version = (owner.name, owner.version) if owner else ("", "")
+    if owner and (reason := refusal(owner)):
+        raise PluginError(f"{kind} {use!r} cannot be used: {reason}")
     try:
         return Loaded(point.load(), use, name, version)
     except Exception as error:

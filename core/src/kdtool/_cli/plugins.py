@@ -29,16 +29,19 @@ def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
     from importlib.metadata import distribution
 
+    from kdtool._compatibility import contracts_of, refusal
     from kdtool._registry import GROUPS, installed
 
     rows: list[dict[str, str]] = []
     for kind in GROUPS:
         for name, entries in installed(kind).items():
             for entry in entries:
-                text = distribution(entry.distribution).metadata["Summary"] or ""
-                summary = f"offered twice; {text}" if len(entries) > 1 else text
+                found = distribution(entry.distribution)
+                text = found.metadata["Summary"] or ""
+                summary = f"offered twice; {text}" if len(entries) > 1 else refusal(found) or text
                 origin = {"distribution": entry.distribution, "version": entry.version}
-                rows.append({"kind": kind, "name": name, **origin, "summary": summary})
+                contracts = ",".join(map(str, sorted(contracts_of(found))))
+                rows.append({"kind": kind, "name": name, **origin, "contract": contracts, "summary": summary})
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from kdtool._contract.training import Estimate, RunInfo, Terms
 
 
-CONTRACT = 1
-"""The contract's number. It grows when plugins written for an older one would no longer work."""
-
-
 class Config(pydantic.BaseModel):
     """Base of a component's `Config`: frozen, unknown keys refused, fields described by the string below each.
 
