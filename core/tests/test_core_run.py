@@ -83,14 +83,6 @@ def test_second_process_on_the_same_run_is_refused(recipe: dict[str, Any], tmp_p
         kdtool.run(recipe)
 
 
-def test_truncated_artefact_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
-    kdtool.run(recipe)
-    (victim,) = (tmp_path / "store" / "rows").glob("*/rows.json")
-    victim.write_text("{", encoding="utf-8")
-    with pytest.raises(kdtool.StorageError, match=r"rows\.json is not"):
-        kdtool.run(recipe)
-
-
 def test_folder_that_cannot_be_written_is_a_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(kdtool.StorageError, match="cannot write"):

@@ -2,7 +2,12 @@
 
 An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it. When it is
 whole its files are synced, a manifest of sizes and SHA-256 is written, and the folder is renamed. A second process that
-makes the same artefact waits and takes the first's.
+makes the same artefact waits and takes the first's. What is reused is compared with its manifest, byte by byte.
+
+Two processes are kept apart by locks of the operating system (flock, or LockFileEx on Windows). A network file system must
+support them and renames that are at once seen everywhere: NFS from version 4 and SMB do; where locks are missing, two
+machines must not share a store or a run. On Windows a file that another process has mapped cannot be renamed or deleted:
+nothing here does either to a complete artefact, and `kdtool clean` leaves such a folder and says so.
 """
 
 from __future__ import annotations
@@ -24,14 +29,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdtool._errors import KdtoolError, StorageError
+from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 
-__all__ = ["Artefact", "Artefacts", "storage_errors", "write_beside"]
+__all__ = ["Artefact", "Artefacts", "problems_of", "storage_errors", "write_beside"]
 
 MANIFEST = "manifest.json"
 _SECONDS = ".seconds"
 _KEPT_DIGITS = 16
-_FULL = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM}
+_REFUSED = {*_NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -59,22 +66,22 @@ class Artefacts:
         return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
 
     def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
-        """Return the artefact if it is complete.
+        """Return the artefact if it is complete, after comparing every file with its manifest, once in a process.
+
+        Hashing takes a second for about 2 GB. A file whose size or time of change differs is hashed again.
 
         Raises:
-            StorageError: a file of it is missing or has another size than it had.
+            StorageError: a file of it is missing or is not what was written; it is named, with what to do.
         """
         path = self.path_of(kind, label, fingerprint)
-        try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except ValueError as error:
-            raise _damaged(path / MANIFEST, "cannot be read") from error
-        for name, entry in manifest["files"].items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise _damaged(file, "is missing" if not file.is_file() else f"is not {entry['bytes']} bytes long")
+        problem = next(problems_of(path), None)
+        if problem is not None:
+            raise _damaged(path, problem)
+        manifest = _manifest(path)
+        if manifest["fingerprint"] != fingerprint:
+            raise _damaged(path, f"{path / MANIFEST} belongs to another artefact")
         return Artefact(path, fingerprint, manifest["seconds"], reused=True)
 
     def make(
@@ -111,27 +118,47 @@ class Artefacts:
             return self._build(path, fingerprint, build, about or {})
 
     def _forget_others(self, path: Path, label: str) -> None:
-        """Delete partial folders of the same label: nothing can continue in them any more."""
-        for other in path.parent.glob(f"{label}-*.partial") if label else ():
-            if other.name != path.name + ".partial" and len(other.name) == len(path.name) + len(".partial"):
-                shutil.rmtree(other, ignore_errors=True)
+        """Delete partial folders of the same label: nothing can continue in them, unless another process does just now."""
+        for other in path.parent.glob("*.partial") if label else ():
+            same_label = other.name.startswith(f"{label}-") and len(other.name) == len(path.name) + len(".partial")
+            if same_label and other.name != path.name + ".partial":
+                lock = FileLock(other.with_suffix(".lock"))
+                with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+                    shutil.rmtree(other, ignore_errors=True)
 
     def _build(self, path: Path, fingerprint: str, build: Callable[[Path], None], about: Mapping[str, Any]) -> Artefact:
         partial = path.with_name(path.name + ".partial")
         partial.mkdir(exist_ok=True)
+        if (partial / MANIFEST).exists() and not any(problems_of(partial)):  # killed just before the rename
+            partial.replace(path)
+            return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
         with _Stopwatch(partial / _SECONDS) as stopwatch:
             build(partial)
         seconds = stopwatch.seconds
-        for file in partial.glob(f"{_SECONDS}*"):
-            file.unlink()
+        for left in (*partial.glob(f"{_SECONDS}*"), *partial.glob(f"{MANIFEST}*")):  # of this and of killed attempts
+            left.unlink()
         files = {}
-        for file in sorted(found for found in partial.rglob("*") if found.is_file() and found.name != MANIFEST):
+        for file in sorted(found for found in partial.rglob("*") if found.is_file()):
             files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash_and_sync(file)}
-        manifest = {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about}
-        write_beside(partial / MANIFEST, json.dumps(manifest, indent=1))
+        write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
         partial.replace(path)
         _sync_folder(path.parent)
         return Artefact(path, fingerprint, seconds, reused=False)
+
+
+def problems_of(path: Path) -> Iterator[str]:
+    """Compare the files of a complete artefact with its manifest and yield what is wrong with each."""
+    try:
+        files = _manifest(path)["files"]
+    except FileNotFoundError:
+        yield f"{path / MANIFEST} is missing"
+    except (StorageError, OSError, ValueError, KeyError):
+        yield f"{path / MANIFEST} is not what was written"
+    else:
+        for name, entry in files.items():
+            problem = _problem(path / name, entry)
+            if problem:
+                yield f"{path / name} {problem}"
 
 
 class _Stopwatch:
@@ -166,35 +193,32 @@ class _Stopwatch:
 
 @contextmanager
 def storage_errors(folder: Path, *, own: bool = True) -> Iterator[None]:
-    """Turn a full or read-only disk into a sentence, and where only `own` writes happen any refusal; what is done stays.
+    """Turn a full or read-only disk into a sentence; what is done stays.
 
+    A refusal is the disk's where only `own` writes happen, and otherwise where it is `folder` that may not be written.
     Libraries that write weights report a full disk as errors of their own, known by the system's words in them.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL or (own and error.errno in _REFUSED):
+        refused = error.errno in _REFUSED if own else error.errno in _NOT_ALLOWED and _is_below(error.filename, folder)
+        if error.errno in _FULL or refused:
             raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
         raise
     except Exception as error:
-        if os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, KdtoolError):
-            raise _unwritable(folder, os.strerror(errno.ENOSPC)) from error
+        reason = next((os.strerror(number) for number in _FULL if os.strerror(number) in str(error)), None)
+        if reason is not None and not isinstance(error, KdtoolError):
+            raise _unwritable(folder, reason) from error
         raise
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str) and Path(name).absolute().is_relative_to(folder)
 
 
 def _unwritable(where: object, reason: str) -> StorageError:
     remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
     return StorageError(f"cannot write {where}: {reason}. {remedy}")
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a small file beside its place, sync it, and rename it, so that it is never half there."""
-    beside = path.with_name(path.name + ".writing")
-    with beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 @contextmanager
@@ -227,5 +251,33 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _damaged(path: Path, how: str) -> StorageError:
-    return StorageError(f"the stored file {path} {how}: delete the folder {path.parent} and run again to make it anew")
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
+    return manifest
+
+
+_verified: set[tuple[str, int, int, str]] = set()
+"""Path, size, time of change and SHA-256 of the files that this process has hashed: it need not hash them again."""
+
+
+def _problem(file: Path, entry: Mapping[str, Any]) -> str | None:
+    try:
+        status = file.stat()
+        if status.st_size != entry["bytes"]:
+            return f"has {status.st_size} bytes instead of {entry['bytes']}"
+        known = (str(file), status.st_size, status.st_mtime_ns, entry["sha256"])
+        if known not in _verified:
+            with file.open("rb") as opened:
+                if hashlib.file_digest(opened, "sha256").hexdigest() != entry["sha256"]:
+                    return "is not what was written: its SHA-256 is another"
+            _verified.add(known)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def _damaged(path: Path, problem: str) -> StorageError:
+    remedy = f"Delete the folder {path}, or all that is damaged with: kdtool clean --damaged --yes"
+    return StorageError(f"a stored file is damaged: {problem}. {remedy}; then run again to make it anew")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another process works on the run.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or a disk became full or read-only meanwhile.
     """
     holder = folder / "lock.json"
     with storage_errors(folder):
@@ -38,9 +39,11 @@ def run_lock(folder: Path) -> Iterator[None]:
         about = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         with storage_errors(folder):
             write_beside(holder, json.dumps(about))
-        yield
+        with storage_errors(folder, own=False):
+            yield
     finally:
-        holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that became read-only
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

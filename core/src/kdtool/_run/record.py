@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdtool._assembly import Built
 from kdtool._errors import StorageError, UsageError
-from kdtool._run.artefacts import write_beside
 from kdtool._run.results import ComponentRecord, Results
+from kdtool._run.sealed import read_sealed, write_sealed
 
 __all__ = ["RESULTS", "component_record", "environment", "read_results", "write_results"]
 
@@ -28,7 +28,7 @@ def write_results(results: Results) -> Path:
     """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
     path = results.folder / RESULTS
     plain = _relative(_ADAPTER.dump_python(results), results.folder)
-    write_beside(path, TypeAdapter(Any).dump_json(plain, indent=1).decode())
+    write_sealed(path, TypeAdapter(Any).dump_json(plain, indent=1).decode())
     return path
 
 
@@ -41,7 +41,9 @@ def read_results(folder: Path) -> Results:
     """
     path = folder / RESULTS
     try:
-        results = _ADAPTER.validate_json(path.read_bytes())
+        results = _ADAPTER.validate_json(
+            read_sealed(path, "Run the recipe again to write it anew; what is finished is reused")
+        )
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no finished run: there is no {RESULTS} in it") from error
     except ValidationError as error:

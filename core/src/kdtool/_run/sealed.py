@@ -1,0 +1,53 @@
+"""Small files that are never half written, and JSON files in which a changed byte is noticed.
+
+A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Used for manifests, the
+graph, the results and what else a run keeps outside artefacts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdtool._errors import StorageError
+
+__all__ = ["read_sealed", "write_beside", "write_sealed"]
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a small file beside its place, sync it, and rename it, so that it is never half there."""
+    beside = path.with_name(path.name + ".writing")
+    with beside.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_sealed(path: Path, content: Mapping[str, Any] | str) -> None:
+    """Write a JSON object, or the text of one, with its digest."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+    body = text.rstrip().removesuffix("}").rstrip()
+    write_beside(path, body + _tail(body.encode()))
+
+
+def read_sealed(path: Path, remedy: str) -> bytes:
+    """Return the content of a sealed file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: its content is not what was written; `remedy` says what to do.
+    """
+    content = path.read_bytes()
+    body = content[: -len(_tail(b""))]
+    if content != body + _tail(body).encode():
+        raise StorageError(f"the stored file {path} is damaged: its content is not what was written. {remedy}")
+    return content
+
+
+def _tail(body: bytes) -> str:
+    return f',\n "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'

@@ -1,0 +1,108 @@
+"""What is stored is what was written, or it is named: every file of a run is damaged in turn; and half work is not reused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._run.artefacts import Artefacts
+from kdtool._run.sealed import read_sealed, write_sealed
+
+PRINT = "f" * 64
+
+
+def stored_files(*roots: Path) -> list[Path]:
+    """All files of complete artefacts, manifests too."""
+    manifests = [found for root in roots for found in root.glob("*/*/manifest.json")]
+    return sorted(file for found in manifests for file in found.parent.rglob("*") if file.is_file())
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_byte_in_any_stored_file_is_found_and_named(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {**recipe, "seeds": [0]}
+    kdtool.run(recipe)
+    files = stored_files(tmp_path / "store", tmp_path / "runs" / "toy")
+    kinds = {file.relative_to(tmp_path).parts[-3 if file.parent.name != "model" else -4] for file in files}
+    assert kinds == {"text", "students", "rows", "signals", "phases", "exports", "scores"}
+    generator = random.Random(0)
+    for file in files:
+        whole = file.read_bytes()
+        if not whole:  # a split without documents
+            continue
+        flip(file, generator.randrange(len(whole)))
+        with pytest.raises(kdtool.StorageError) as caught:
+            kdtool.run(recipe)
+        assert str(file) in str(caught.value)
+        assert "kdtool clean --damaged" in str(caught.value)
+        file.write_bytes(whole)
+    assert all(stage.reused for stage in kdtool.run(recipe).stages)
+
+
+def test_a_missing_file_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {**recipe, "control": False, "evaluators": False, "seeds": [0]}
+    kdtool.run(recipe)
+    for pattern in ("rows/*/rows.json", "text/*/manifest.json"):
+        (file,) = (tmp_path / "store").glob(pattern)
+        whole = file.read_bytes()
+        file.unlink()
+        with pytest.raises(kdtool.StorageError, match=rf"{file.name} is missing"):
+            kdtool.run(recipe)
+        file.write_bytes(whole)
+
+
+def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
+    file = tmp_path / "sealed.json"
+    write_sealed(file, {"a": 1.5, "b": ["ä", None]})
+    whole = file.read_bytes()
+    assert read_sealed(file, "") == whole
+    for place in range(len(whole)):
+        flip(file, place)
+        with pytest.raises(kdtool.StorageError, match=r"sealed\.json is damaged.*\. Write it anew"):
+            read_sealed(file, "Write it anew")
+        file.write_bytes(whole)
+    file.write_bytes(b"")
+    with pytest.raises(kdtool.StorageError):
+        read_sealed(file, "")
+
+
+def test_damaged_results_are_named(recipe: dict[str, Any]) -> None:
+    folder = kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]}).folder
+    flip(folder / "results.json", 100)
+    with pytest.raises(kdtool.StorageError, match=r"results\.json is damaged.*Run the recipe again"):
+        kdtool.report(folder)
+
+
+def attempt(root: Path, build: Any) -> Path:
+    return Artefacts(root).make("kind", "label", PRINT, build=build, waiting=print).path
+
+
+def test_what_a_killed_attempt_left_of_its_manifest_is_no_part_of_the_artefact(tmp_path: Path) -> None:
+    partial = Artefacts(tmp_path).path_of("kind", "label", PRINT).with_suffix(".partial")
+    partial.mkdir(parents=True)
+    for left in ("manifest.json.writing", "manifest.json", ".seconds", ".seconds.writing"):
+        (partial / left).write_text("0.5", encoding="utf-8")
+    attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
+    found = Artefacts(tmp_path).find("kind", "label", PRINT)
+    assert found is not None
+    assert sorted(path.name for path in found.path.iterdir()) == ["file", "manifest.json"]
+    assert found.seconds >= 0.5
+
+
+def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> None:
+    made = attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
+    made.rename(made.with_suffix(".partial"))
+    assert attempt(tmp_path, lambda _: pytest.fail("made again")) == made
+
+
+def test_an_artefact_under_another_fingerprint_is_not_taken(tmp_path: Path) -> None:
+    made = attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
+    with pytest.raises(kdtool.StorageError, match="belongs to another"):
+        Artefacts(tmp_path).find("kind", "label", made.name.removeprefix("label-") + "0" * 48)
