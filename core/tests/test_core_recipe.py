@@ -79,7 +79,7 @@ def test_all_mistakes_come_at_once_sorted_by_place(tmp_path: Path) -> None:
 def test_layer_that_changes_the_plugin_drops_its_options_and_keeps_the_cores(tmp_path: Path) -> None:
     path = _write(tmp_path, BASE)
     recipe = load_recipe(path, {"teacher.use": "causal-lm", "teacher.model": "DIR", "train.losses.ce.use": "./x.py:Y"})
-    assert dict(recipe.of_kind("teacher")[0].options) == {"model": "DIR"}
+    assert dict(recipe.shared[2].options) == {"model": "DIR"}
     ce = next(spec for spec in recipe.phases[0].losses if spec.name == "ce")
     assert (ce.use, ce.weight) == ("./x.py:Y", 0.1)
 

@@ -103,3 +103,28 @@ def test_check_says_what_would_be_used(recipe: dict[str, Any]) -> None:
     assert found["arms"] == ["student", "control", "control-time"]
     assert found["models"]["teacher"]["parameters"] == 257
     assert found["terms"]["teacher"]["licence"] == "Apache-2.0"
+
+
+def test_phase_has_its_own_text_rows_teacher_and_signals(recipe: dict[str, Any]) -> None:
+    kdtool.run(recipe)
+    _heard()
+    first = recipe["train"]
+    own = {key: recipe[key] for key in ("rows", "teacher", "signals")}
+    second = {**first, **own, "corpus": {**recipe["corpus"], "documents": 6}, "steps": 2}
+    plain = {"losses": {"count": recipe["train"]["losses"]["count"]}, "steps": 1}
+    results = kdtool.run({**recipe, "train": {"first": first, "second": second, "third": plain}, "control": False})
+    stages = {stage.name: stage for stage in results.stages}
+    assert {name for name in stages if name.startswith(("text", "rows", "signals"))} == {
+        "text", "text/second", "rows", "rows/second", "signals/teacher",
+        "signals/second-train.second.signals-train.second.teacher",
+    }  # fmt: skip
+    assert stages["signals/teacher"].reused
+    assert not stages["rows/second"].reused
+    assert results.data["rows"] == 8 + 4
+    assert list(results.arms[0].phases) == ["first", "second", "third"]
+
+
+def test_phase_switches_the_recipes_signals_off(recipe: dict[str, Any]) -> None:
+    results = kdtool.run({**recipe, "train": {**recipe["train"], "signals": False}})
+    assert not [stage for stage in results.stages if stage.name.startswith("signals")]
+    assert results.arms[0].phases["train"].steps == 4

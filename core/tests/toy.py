@@ -111,6 +111,9 @@ class Student(kdtool.Student):
     def kdtool_tokenizer(self, run: RunInfo) -> kdtool.Tokenizer:
         return Bytes()
 
+    def kdtool_describe(self, run: RunInfo) -> kdtool.ModelFacts:
+        return Unigram({}).facts
+
     def kdtool_build_student(self, run: RunInfo) -> kdtool.LanguageModel:
         return Unigram({})
 

@@ -72,7 +72,8 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._assembly import assemble
     from kdtool._recipe.parse import load_recipe
     from kdtool._run.artefacts import Artefacts
-    from kdtool._run.context import Context, Stage, close_components
+    from kdtool._run.context import Context, close_components
+    from kdtool._run.graph import Stage
     from kdtool._run.record import component_record
 
     path = Path(recipe) if isinstance(recipe, str) else recipe

@@ -21,7 +21,7 @@ from kdtool._contract.hooks import Owner
 from kdtool._contract.kinds import Cache, Hooks, Loss, Teacher
 from kdtool._contract.signals import Offer
 from kdtool._errors import KdtoolError, PluginError, Problem, RecipeError
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
@@ -109,13 +109,13 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     problems: list[Problem] = []
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
-    specs = (*recipe.shared, *(own for phase in (*recipe.phases, *control) for own in phase.components))
+    specs = (*recipe.lasting, *(own for phase in (*recipe.phases, *control) for own in phase.components))
     for spec in {spec.key: spec for spec in specs}.values():
         if item := _build(recipe, spec, say, problems):
             built[spec.key] = item
     if problems:
         raise RecipeError(problems)
-    shared = {spec.path: built[spec.key] for spec in recipe.shared}
+    shared = {spec.path: built[spec.key] for spec in recipe.lasting}
     arms = {"student": recipe.phases, **control_arms(recipe, built, problems)}
     _check_signals(recipe, built, problems)
     if problems:
@@ -172,9 +172,9 @@ def _check_attributes(component: Component) -> None:
         raise PluginError(f"{type(component).__name__}: {rule} {', '.join(sorted(known))}")
 
 
-def teacher_of(spec: ComponentSpec, loss: Loss, recipe: Recipe) -> ComponentSpec | None:
+def teacher_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> ComponentSpec | None:
     """Return the teacher that a loss learns from; None for one that needs none, or where it cannot be told."""
-    teachers = recipe.of_kind("teacher")
+    teachers = of_kind(phase.sources, "teacher")
     if not loss.needs:
         return None
     if spec.teacher is None:
@@ -188,18 +188,20 @@ def _check_signals(recipe: Recipe, built: Mapping[KeyPath, Built], problems: lis
         for spec in phase.losses:
             loss = built[spec.key].instance()
             if isinstance(loss, Loss) and loss.needs:
-                problems.extend(_unmet_need(recipe, spec, loss, built))
+                problems.extend(_unmet_need(recipe, phase, spec, loss, built))
 
 
-def _unmet_need(recipe: Recipe, spec: ComponentSpec, loss: Loss, built: Mapping[KeyPath, Built]) -> Iterable[Problem]:
-    teacher = teacher_of(spec, loss, recipe)
+def _unmet_need(
+    recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec, loss: Loss, built: Mapping[KeyPath, Built]
+) -> Iterable[Problem]:
+    teacher = teacher_of(spec, loss, phase)
     if teacher is None:
-        names = ", ".join(item.name for item in recipe.of_kind("teacher"))
+        names = ", ".join(item.name for item in of_kind(phase.sources, "teacher"))
         message = f"names the teacher {spec.teacher!r}, which is not there" if spec.teacher else "needs one teacher"
         remedy = f"teachers: {names}; write `teacher: NAME` in the loss" if names else "add `teacher: {use: …}`"
         yield problem_at(recipe, spec.key, message, remedy)
         return
-    caches = recipe.of_kind("cache")
+    caches = of_kind(phase.sources, "cache")
     source = built[(caches[0] if caches else teacher).key].instance()
     offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
     if any(need <= offers for need in loss.needs):

@@ -38,7 +38,9 @@ SINGLE: Mapping[str, str] = {
 }
 """Recipe keys that hold one component."""
 
-PHASE_KEYS = ("losses", "steps", "trainer", "transforms", "weightings")
+SOURCE_KEYS = ("corpora", "screens", "rows", "teachers", "signals")
+"""Where data and signals come from: keys of the recipe that a phase may have of its own."""
+PHASE_KEYS = ("losses", "steps", "trainer", "transforms", "weightings", *SOURCE_KEYS)
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +33,14 @@ class ComponentSpec:
     required: bool = False
 
 
+def of_kind(specs: Iterable[ComponentSpec], kind: str) -> tuple[ComponentSpec, ...]:
+    """Return the components of a kind, in recipe order."""
+    return tuple(spec for spec in specs if spec.kind == kind)
+
+
 @dataclass(frozen=True)
 class PhaseSpec:
-    """A phase of training as the recipe gives it."""
+    """A phase of training as the recipe gives it. `sources` give it data and signals: its own, or else the recipe's."""
 
     name: str
     steps: int
@@ -43,11 +48,12 @@ class PhaseSpec:
     transforms: tuple[ComponentSpec, ...]
     weightings: tuple[ComponentSpec, ...]
     trainer: ComponentSpec | None
+    sources: tuple[ComponentSpec, ...]
     key: KeyPath
 
     @property
     def components(self) -> tuple[ComponentSpec, ...]:
-        """The phase's own components; each scope gets fresh ones."""
+        """The components that train; each scope gets fresh ones."""
         return (*self.losses, *self.transforms, *self.weightings, *((self.trainer,) if self.trainer else ()))
 
 
@@ -62,7 +68,7 @@ class ControlSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `shared` holds the components that all arms share, in the order of the key list in `parse`."""
+    """A whole recipe. `shared` holds what stands beside the phases, in the order of the key list in `parse`."""
 
     name: str
     seeds: tuple[int, ...]
@@ -72,9 +78,11 @@ class Recipe:
     data: Mapping[str, Any]
     places: Mapping[KeyPath, Place] = field(repr=False)
 
-    def of_kind(self, kind: str) -> tuple[ComponentSpec, ...]:
-        """Return the shared components of a kind, in recipe order."""
-        return tuple(spec for spec in self.shared if spec.kind == kind)
+    @property
+    def lasting(self) -> tuple[ComponentSpec, ...]:
+        """The components that live as long as the run: the shared ones and the phases' own sources."""
+        own = {spec.key: spec for phase in self.phases for spec in phase.sources}
+        return tuple(({spec.key: spec for spec in self.shared} | own).values())
 
     def place(self, key: KeyPath) -> Place | None:
         """Return where a key, or the nearest one above it, was written."""

@@ -8,32 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdtool._arms import read_control
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem, RecipeError
-from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, as_written, compose, read_layers, settings_layer
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.layers import (
+    COLLECTIONS,
+    PHASE_KEYS,
+    SINGLE,
+    SOURCE_KEYS,
+    as_written,
+    compose,
+    read_layers,
+    settings_layer,
+)
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath, Place, as_node
 from kdtool._suggest import did_you_mean
 
-_SHARED = (
-    "corpora",
-    "screens",
-    "rows",
-    "teachers",
-    "signals",
-    "student",
-    "evaluators",
-    "exporters",
-    "trackers",
-    "reporter",
-)
+_SHARED = (*SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
 TOP_KEYS = ("name", "seeds", *_SHARED, "trainer", "train", "control")
 _KIND_OF = {**COLLECTIONS, **SINGLE}
-_NEEDED = {"corpus": "corpus", "student": "student", "packer": "rows"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -68,20 +66,23 @@ class Parser:
 
     def recipe(self) -> Recipe:
         self.refuse_unknown((), TOP_KEYS)
-        trainer = self._single(("trainer",))
-        name, seeds = self._name(), self._seeds()
-        shared = tuple(spec for key in _SHARED for spec in self.components((key,)))
-        phases = self._phases(trainer)
+        name, seeds, phases = self._name(), self._seeds(), self._phases()
         recipe = replace(
-            self.empty, name=name, seeds=seeds, shared=shared, phases=phases, control=read_control(self, phases)
+            self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=read_control(self, phases)
         )
-        for kind, key in _NEEDED.items():
-            if not recipe.of_kind(kind) and not self.problems:
-                remedy = f"add for example `{key}: {{use: …}}`; `kdtool plugins list` shows what there is"
-                self._problem((), f"names no {key}", remedy)
+        for key in ("corpora", "student"):
+            self._need(of_kind(self.shared, _KIND_OF[key]), (), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
         return recipe
+
+    @cached_property
+    def shared(self) -> tuple[ComponentSpec, ...]:
+        return tuple(spec for key in _SHARED for spec in self.components((key,)))
+
+    @cached_property
+    def default_trainer(self) -> ComponentSpec | None:
+        return self._single(("trainer",))
 
     def _problem(self, key: KeyPath, message: str, remedy: str = "") -> None:
         self.problems.append(problem_at(self.empty, key, message, remedy))
@@ -90,6 +91,12 @@ class Parser:
         if not holds:
             self._problem(key, message, remedy)
         return holds
+
+    def _need(self, found: object, path: KeyPath, key: str) -> None:
+        if not found and not self._at((key,)) and not self._at((*path, key)):
+            word = COLLECTIONS.get(key, key)
+            remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
+            self._problem(path, f"names no {word}", remedy)
 
     def refuse_unknown(self, path: KeyPath, known: tuple[str, ...]) -> None:
         singulars = [COLLECTIONS[name] for name in known if name in COLLECTIONS]
@@ -173,16 +180,16 @@ class Parser:
         start, end, begin, until = (float(number) if _is_weight(number) else 0.0 for number in numbers)
         return Schedule(start, end, begin, until, shape)
 
-    def _phases(self, trainer: ComponentSpec | None) -> tuple[PhaseSpec, ...]:
+    def _phases(self) -> tuple[PhaseSpec, ...]:
         train = self.data.get("train")
         good = isinstance(train, Mapping) and len(train) > 0
         if train is None or not self.require(good, ("train",), "is a phase, or a mapping of phases"):
             self.require(train is not None, (), "has no `train`", "add `train: {losses: {…}, steps: 100}`")
             return ()
-        phases = [self._phase(("train", name), phase, trainer) for name, phase in train.items() if phase is not False]
+        phases = [self._phase(("train", name), phase) for name, phase in train.items() if phase is not False]
         return tuple(phase for phase in phases if phase is not None)
 
-    def _phase(self, path: KeyPath, phase: Any, trainer: ComponentSpec | None) -> PhaseSpec | None:
+    def _phase(self, path: KeyPath, phase: Any) -> PhaseSpec | None:
         good = isinstance(phase, Mapping) and _NAME.fullmatch(str(path[-1])) is not None
         if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
             return None
@@ -193,11 +200,19 @@ class Parser:
         losses, transforms, weightings = (
             self.components((*path, key)) for key in ("losses", "transforms", "weightings")
         )
-        own_trainer = self.trainer((*path, "trainer"), trainer)
-        if not self.problems:
-            self.require(bool(losses), path, "has no losses", "add `losses: {…}`")
-            self.require(own_trainer is not None, path, "has no trainer", "add `trainer: {use: …}` to the recipe")
-        return PhaseSpec(str(path[-1]), steps if good else 1, losses, transforms, weightings, own_trainer, path)
+        own_trainer = self.trainer((*path, "trainer"), self.default_trainer)
+        sources = tuple(spec for key in SOURCE_KEYS for spec in self._sources(path, key))
+        self._need(losses, path, "losses")
+        self._need(own_trainer, path, "trainer")
+        self._need(of_kind(sources, "packer"), path, "rows")
+        return PhaseSpec(
+            str(path[-1]), steps if good else 1, losses, transforms, weightings, own_trainer, sources, path
+        )
+
+    def _sources(self, phase: KeyPath, key: str) -> tuple[ComponentSpec, ...]:
+        """Return what a phase has of its own under a key, or else what the recipe has."""
+        own = self._at((*phase, key)) is not None
+        return self.components((*phase, key)) if own else of_kind(self.shared, _KIND_OF[key])
 
     def trainer(self, path: KeyPath, default: ComponentSpec | None) -> ComponentSpec | None:
         """Return a trainer with its own settings over the default's, where both use the same plugin."""

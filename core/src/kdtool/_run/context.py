@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from kdtool._contract.training import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
+from kdtool._run.graph import Node, Stage
 from kdtool._run.results import StageRecord
+from kdtool._run.texts import StoredTexts
 
-__all__ = ["Context", "NoTexts", "Stage", "close_components"]
+__all__ = ["Context", "NoTexts", "close_components"]
 
 
 def close_components(hooks: Hooks, names: Collection[str], complain: Callable[[str], None]) -> None:
@@ -42,18 +44,6 @@ class NoTexts:
         raise LookupError(f"there is no text of split {split!r} yet at this point of the run")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a stage is called, for whom it is, and how much there is to do."""
-
-    kind: str
-    label: str = ""
-    arm: str = "student"
-    seed: int = 0
-    total: int | None = None
-    unit: str = ""
-
-
 @dataclass
 class Context:
     """One run in progress."""
@@ -64,18 +54,17 @@ class Context:
     own: Artefacts
     offline: bool
     hooks: Hooks
-    texts: TextSource = field(default_factory=NoTexts)
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def info(self, stage: Stage, folder: Path, hooks: Hooks | None = None) -> RunInfo:
+    def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""
         return RunInfo(
             name=self.assembly.recipe.name,
             stage=stage.kind,
             folder=folder,
-            hook=hooks or self.hooks,
-            texts=self.texts,
+            hook=self.hooks,
+            texts=texts or NoTexts(),
             arm=stage.arm,
             seed=stage.seed,
             offline=self.offline,
@@ -89,32 +78,30 @@ class Context:
         else:
             self.assembly.complain(text)
 
-    def part(self, name: str, phase: PhaseSpec | None = None) -> str:
+    def part(self, name: str, phase: PhaseSpec | None = None) -> dict[str, Any]:
         """Return what stands for a component in fingerprints."""
         return component_part(self.assembly.built_for(phase)[name], self.identities.get(name))
 
-    def make(
-        self,
-        where: Artefacts,
-        stage: Stage,
-        fingerprint: str,
-        build: Callable[[RunInfo, Path], None],
-        hooks: Hooks | None = None,
-    ) -> Artefact:
-        """Make or reuse an artefact, and tell the trackers and the run's record."""
-        shown = self.info(stage, self.folder, hooks)
+    def make(self, node: Node) -> Artefact:
+        """Make or reuse a node's artefact, and tell the trackers and the run's record."""
+        stage = node.stage
+        texts = StoredTexts(node.texts.path) if node.texts else None
+        shown = self.info(stage, self.folder, texts)
         start = time.monotonic()
 
         def begin(folder: Path) -> None:
-            self.hooks.kdtool_stage_start(shown, stage.total, stage.unit)
-            build(self.info(stage, folder, hooks), folder)
+            self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, stage.unit)
+            node.build(replace(shown, folder=folder, hook=node.hooks() if node.hooks else self.hooks), folder)
 
-        about: dict[str, Any] = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
-        artefact = where.make(stage.kind, stage.label, fingerprint, build=begin, waiting=self.say, about=about)
+        about = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
+        artefact = node.where.make(*node.key, build=begin, waiting=self.say, about=about)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
-        name = "/".join(part for part in (stage.kind, stage.label) if part)
-        self.stages.append(StageRecord(name, fingerprint, artefact.seconds, artefact.reused, artefact.path))
+        self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
         return artefact
+
+    def seconds(self, node: Node) -> float:
+        """Return what making a node took, whenever that was; it has been made or reused."""
+        return next(record.seconds for record in self.stages if record.name == node.name)
 
     def _silent_info(self) -> RunInfo:
         return self.info(Stage("run"), self.folder)

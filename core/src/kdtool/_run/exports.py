@@ -10,32 +10,38 @@ from pydantic import TypeAdapter
 from kdtool._contract.models import Artifact
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
-from kdtool._run.context import Context, Stage
-from kdtool._run.fingerprint import fingerprint
-from kdtool._run.results import ArmResult
+from kdtool._run.context import Context
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.training import Arm
 
-__all__ = ["export"]
+__all__ = ["add_exports", "read_artifact"]
 
 _ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
 _FILE = "artifact.json"
 
 
-def export(context: Context, arm: ArmResult, trained: str) -> tuple[Artifact, ...]:
-    """Write the arm's model with every exporter; `trained` is the fingerprint of the last phase."""
-    found = []
-    for name in context.assembly.named("exporter"):
-        stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
+def add_exports(context: Context, graph: Graph, arm: Arm) -> dict[str, Node]:
+    """Add what every exporter writes of an arm's model, by the exporter's short name."""
+    return {
+        name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in context.assembly.named("exporter")
+    }
 
-        def build(run: RunInfo, folder: Path, name: str = name) -> None:
-            artifact = run.hook.kdtool_export.of(name)(run, arm.path)
-            if artifact is None:
-                raise PluginError(f"{run.hook.owner(name)} exported nothing")
-            relative = replace(artifact, path=artifact.path.relative_to(folder))
-            (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
-        print_of = fingerprint("export", exporter=context.part(name), trained=trained)
-        artefact = context.make(context.own, stage, print_of, build)
-        artifact = _ARTIFACT.validate_json((artefact.path / _FILE).read_bytes())
-        path = artefact.path / artifact.path
-        found.append(replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path))))
-    return tuple(found)
+def read_artifact(node: Node) -> Artifact:
+    """Return what an exporter wrote; the node is made."""
+    artifact = _ARTIFACT.validate_json((node.path / _FILE).read_bytes())
+    path = node.path / artifact.path
+    return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
+
+
+def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
+    def build(run: RunInfo, folder: Path) -> None:
+        artifact = run.hook.kdtool_export.of(name)(run, arm.model)
+        if artifact is None:
+            raise PluginError(f"{run.hook.owner(name)} exported nothing")
+        relative = replace(artifact, path=artifact.path.relative_to(folder))
+        (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
+
+    stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
+    parts = {"exporter": context.part(name)}
+    return graph.add(Node(stage, context.own, False, parts, {"model": arm.nodes[-1]}, build))

@@ -20,17 +20,18 @@ from kdtool._assembly import Built
 
 __all__ = ["FORMAT", "component_part", "fingerprint"]
 
-FORMAT = 1
+FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
 
 
-def fingerprint(stage: str, **parts: Any) -> str:
+def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
     """Return the fingerprint of a stage that depends on `parts` (plain data), as 64 hexadecimal digits."""
-    return _digest({"format": FORMAT, "stage": stage, **parts})
+    text = json.dumps({"format": FORMAT, "stage": stage, "parts": parts}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def component_part(built: Built, identity: Mapping[str, str] | None) -> str:
-    """Return the part of a fingerprint that stands for one component."""
+def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the part of a fingerprint that stands for one component, as plain data."""
     fields = type(built.config).model_fields
     config = built.config.model_dump(mode="json")
     for name, field in fields.items():
@@ -38,23 +39,16 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> str:
         if isinstance(extra, Mapping) and extra.get("affects_results") is False:
             del config[name]
     owner = built.owner
-    return _digest(
-        {
-            "kind": owner.kind,
-            "use": owner.use if owner.distribution else "local",
-            "distribution": owner.distribution,
-            "version": owner.version,
-            "config": config,
-            "source": _source_hash(built),
-            "libraries": _libraries(owner.distribution),
-            "identity": dict(identity or {}),
-        }
-    )
-
-
-def _digest(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {
+        "kind": owner.kind,
+        "use": owner.use if owner.distribution else "local",
+        "distribution": owner.distribution,
+        "version": owner.version,
+        "config": config,
+        "source": _source_hash(built),
+        "libraries": _libraries(owner.distribution),
+        "identity": dict(identity or {}),
+    }
 
 
 def _source_hash(built: Built) -> str:

@@ -1,9 +1,9 @@
-"""Scores: what evaluators measure of teacher, student and controls."""
+"""Scores: what evaluators measure of teachers, student, controls and exported files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,56 +11,88 @@ from pydantic import TypeAdapter
 from kdtool._contract.kinds import Evaluator
 from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.training import RunInfo
-from kdtool._run.context import Context, Stage
-from kdtool._run.fingerprint import fingerprint
+from kdtool._run.context import Context
+from kdtool._run.exports import read_artifact
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.training import Arm
 
-__all__ = ["score"]
+__all__ = ["Measured", "add_scores", "read_scores", "subjects_of"]
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
 
 
-def score(context: Context, subjects: Mapping[Subject, str], surroundings: Mapping[str, str]) -> list[Measurement]:
-    """Measure all subjects with all evaluators.
+@dataclass(frozen=True)
+class Measured:
+    """Who is measured. `subject` is asked for when `node`, which holds it, is made; a teacher has no node."""
 
-    Args:
-        context: the run.
-        subjects: what is measured, with the fingerprint of each.
-        surroundings: fingerprints of what every score depends on (texts, teachers).
-    """
-    found: list[Measurement] = []
-    for name, evaluator in context.assembly.named("evaluator").items():
-        together = isinstance(evaluator, Evaluator) and evaluator.together
-        groups = [tuple(subjects)] if together else [(subject,) for subject in subjects]
-        for group in groups:
-            found.extend(_score_group(context, name, group, {s.name: subjects[s] for s in group}, surroundings))
+    name: str
+    arm: str
+    node: Node | None
+    subject: Callable[[], Subject]
+
+
+def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
+    """Return who is measured: teachers that open as a model or answer with text, every arm and seed, exported files."""
+    found = []
+    for name, component in context.assembly.named("teacher").items():
+        if {"text", "logits"} & set(getattr(component, "offers", ())):
+            found.append(Measured(name, "teacher", None, lambda name=name: Subject(name, "teacher")))  # type: ignore[misc]
+    for position, arm in enumerate(arms):
+        found.append(_trained(context, arm))
+        for label, node in exports.items() if position == 0 else ():
+            found.append(_exported(f"{found[-1].name}-{label}", arm, node))
     return found
 
 
-def _score_group(
-    context: Context,
-    name: str,
-    group: Sequence[Subject],
-    prints: Mapping[str, str],
-    surroundings: Mapping[str, str],
-) -> list[Measurement]:
-    short = name.rpartition(".")[2]
-    label = short if len(group) > 1 else f"{short}-{group[0].name}"
-    print_of = fingerprint("scores", evaluator=context.part(name), subjects=dict(prints), **surroundings)
+def add_scores(context: Context, graph: Graph, measured: Sequence[Measured], texts: Node) -> list[Node]:
+    """Add the scores that every evaluator gives: of one subject at a time, or of all together where it says so."""
+    nodes: list[Node] = []
+    for name, evaluator in context.assembly.named("evaluator").items():
+        together = isinstance(evaluator, Evaluator) and evaluator.together
+        groups: list[Sequence[Measured]] = [measured] if together else [(one,) for one in measured]
+        nodes.extend(_add_group(context, graph, name, group, texts) for group in groups if group)
+    return nodes
 
+
+def read_scores(context: Context, nodes: Iterable[Node]) -> list[Measurement]:
+    """Read the measurements of made nodes, and tell the trackers."""
+    found = []
+    for node in nodes:
+        for line in (node.path / _FILE).read_text(encoding="utf-8").splitlines():
+            measurement = _MEASUREMENT.validate_json(line)
+            measurement = replace(measurement, items=measurement.items and node.path / measurement.items)
+            context.hooks.kdtool_measured(context.info(node.stage, context.folder), measurement)
+            found.append(measurement)
+    return found
+
+
+def _trained(context: Context, arm: Arm) -> Measured:
+    role = "student" if arm.arm == "student" else "control"
+    name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
+    subject = Subject(name, role, arm.model, arm.seed)  # type: ignore[arg-type]
+    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject)
+
+
+def _exported(name: str, arm: Arm, node: Node) -> Measured:
+    return Measured(name, "artifact", node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed))
+
+
+def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
+        subjects = tuple(measured.subject() for measured in group)
         lines = []
-        for measurement in run.hook.kdtool_evaluate.of(name)(run, group) or ():
+        for measurement in run.hook.kdtool_evaluate.of(name)(run, subjects) or ():
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
-    stage = Stage("scores", label, total=None, unit="documents")
-    artefact = context.make(context.own, stage, print_of, build)
-    measurements = []
-    for line in (artefact.path / _FILE).read_text(encoding="utf-8").splitlines():
-        measurement = _MEASUREMENT.validate_json(line)
-        measurement = replace(measurement, items=measurement.items and artefact.path / measurement.items)
-        context.hooks.kdtool_measured(context.info(stage, context.folder), measurement)
-        measurements.append(measurement)
-    return measurements
+    short = name.rpartition(".")[2]
+    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].name}", unit="documents")
+    parts = {
+        "evaluator": context.part(name),
+        "teachers": {teacher: context.part(teacher) for teacher in context.assembly.named("teacher")},
+        "subjects": [measured.name for measured in group],
+    }
+    inputs = {"texts": texts, **{measured.name: measured.node for measured in group if measured.node}}
+    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -20,16 +20,16 @@ COUNTS = "counts.json"
 _SCREEN_BATCH = 256
 
 
-def write_texts(run: RunInfo, hooks: Hooks, folder: Path) -> None:
-    """Gather, screen and write the examples of every corpus.
+def write_texts(run: RunInfo, folder: Path, corpora: Sequence[str], screens: Sequence[str]) -> None:
+    """Gather, screen and write the examples of the named corpora.
 
     Raises:
         PluginError: a corpus gives an id twice, or a screen judges another number of examples than it was given.
     """
-    counts = _Counts()
+    counts, hooks = _Counts(), run.hook
     files = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in get_args(Split)}
     try:
-        for number, example in enumerate(_screened(hooks, _gathered(run, hooks), counts)):
+        for number, example in enumerate(_screened(hooks, screens, _gathered(run, corpora), counts)):
             files[example.split].write(json.dumps(_to_plain(example), ensure_ascii=False) + "\n")
             counts.add(example)
             if number % 100 == 0:
@@ -58,18 +58,17 @@ class StoredTexts:
         return counts
 
 
-def _gathered(run: RunInfo, hooks: Hooks) -> Iterator[Example]:
-    for corpus in hooks.kdtool_examples.names():
+def _gathered(run: RunInfo, corpora: Sequence[str]) -> Iterator[Example]:
+    for corpus in corpora:
         seen: set[str] = set()
-        for example in hooks.kdtool_examples.of(corpus)(run) or ():
+        for example in run.hook.kdtool_examples.of(corpus)(run) or ():
             if example.id in seen:
-                raise PluginError(f"{hooks.owner(corpus)} gives the example id {example.id!r} twice")
+                raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
             seen.add(example.id)
             yield example
 
 
-def _screened(hooks: Hooks, examples: Iterable[Example], counts: _Counts) -> Iterator[Example]:
-    screens = hooks.kdtool_screen.names()
+def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Example], counts: _Counts) -> Iterator[Example]:
     iterator = iter(examples)
     while batch := list(islice(iterator, _SCREEN_BATCH)):
         for screen in screens:

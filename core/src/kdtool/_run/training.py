@@ -3,110 +3,112 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._assembly import Assembly, teacher_of
 from kdtool._contract.hooks import Call
-from kdtool._contract.kinds import Hooks, Loss
-from kdtool._contract.models import LanguageModel, ModelFacts, Subject
-from kdtool._contract.signals import Offer, Want
-from kdtool._contract.training import Phase, RunInfo, StepReport, Term, Trained
+from kdtool._contract.kinds import Hooks
+from kdtool._contract.models import LanguageModel, Subject
+from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
-from kdtool._recipe.model import PhaseSpec
-from kdtool._run.artefacts import Artefact
-from kdtool._run.context import Context, Stage, close_components
-from kdtool._run.fingerprint import fingerprint
+from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._run.artefacts import write_beside
+from kdtool._run.context import Context, close_components
+from kdtool._run.data import Materials, rows_of
+from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.results import ArmResult
-from kdtool._run.rows import StoredRows
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.students import MODEL
+from kdtool._run.terms import terms_of, want_of
 
-__all__ = ["Materials", "arm_seconds", "plain_terms", "read_history", "terms_of", "train_arm", "want_of"]
+__all__ = ["Arm", "MatchedTime", "add_arm", "read_history"]
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
 _CHECKPOINTS = "checkpoints"
 _TRAINED_FILE = "trained.json"
 _HISTORY_FILE = "history.jsonl"
+_STEPS_FILE = "steps.txt"
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What all arms train on. `signals` are the recorded signals by teacher; empty when teachers run beside the student."""
+class Arm:
+    """One arm with one seed: its phases in order, with their nodes. `nodes[-1]` holds the trained model."""
 
-    rows: StoredRows
-    student: ModelFacts
-    teachers: Mapping[str, ModelFacts]
-    signals: Mapping[str, Artefact]
+    arm: str
+    seed: int
+    phases: tuple[PhaseSpec, ...]
+    nodes: tuple[Node, ...]
 
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.nodes[-1].path / MODEL
 
-def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
-    """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
-    terms = []
-    for spec in phase.losses:
-        loss = assembly.built[spec.key].instance()
-        if not isinstance(loss, Loss):
-            raise TypeError(f"{spec.path} is no loss")
-        teacher = teacher_of(spec, loss, assembly.recipe)
-        scale = loss.temperature**2 if loss.softened else 1.0
-        asked = teacher.path if teacher else None
-        terms.append(
-            Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
-        )
-    return tuple(terms)
+    @property
+    def tokens(self) -> int:
+        """The tokens that the arm trained on; its nodes are made."""
+        return sum(_trained(node).tokens for node in self.nodes)
 
+    @property
+    def seconds(self) -> float:
+        """The seconds that the arm spent in training steps; its nodes are made."""
+        return sum(_trained(node).seconds for node in self.nodes)
 
-def terms_of(context: Context, phase: PhaseSpec, hooks: Hooks, materials: Materials) -> tuple[Term, ...]:
-    """Return the phase's terms, with the layers that losses ask for."""
-    terms = []
-    for term in plain_terms(context.assembly, phase):
-        pairs = None
-        if term.teacher is not None and term.name in hooks.kdtool_layers.names():
-            pairs = hooks.kdtool_layers.of(term.name)(materials.student, materials.teachers[term.teacher])
-        terms.append(replace(term, layers=tuple((int(own), int(other)) for own, other in pairs or ())))
-    return tuple(terms)
+    def result(self) -> ArmResult:
+        """Read what the arm's phases left; its nodes are made."""
+        trained = {phase.name: _trained(node) for phase, node in zip(self.phases, self.nodes, strict=True)}
+        histories = {name: read_history(report.history) for name, report in trained.items()}
+        return ArmResult(self.arm, self.seed, self.model, trained, histories)
 
 
-def want_of(context: Context, terms: tuple[Term, ...], teacher: str) -> Want:
-    """Return what the terms want of a teacher: for each loss its first need that the source can meet."""
-    caches = context.assembly.named("cache")
-    source = next(iter(caches.values()), context.assembly.shared[teacher])
-    offers: frozenset[Offer] = getattr(source, "offers", frozenset())
-    kinds: set[Offer] = set()
-    layers: set[int] = set()
-    temperature = 1.0
-    for term in terms:
-        if term.teacher == teacher:
-            kinds |= next(need for need in term.needs if need <= offers)
-            layers.update(other for _, other in term.layers)
-            temperature = term.temperature if term.scale != 1.0 else temperature
-    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)
+@dataclass(frozen=True)
+class MatchedTime:
+    """Steps of a control that may train for as long as the student did, the teacher's signals charged in full."""
+
+    student: Arm
+    control: Arm
+    signals: tuple[Node, ...]
+
+    def steps(self, context: Context, phase: PhaseSpec, folder: Path) -> int:
+        """Return the steps of a phase, its inputs being made; kept in its folder so that a resumed phase has the same."""
+        kept = folder / _STEPS_FILE
+        if kept.exists():
+            return int(kept.read_text(encoding="utf-8"))
+        seconds = self.student.seconds + sum(context.seconds(node) for node in self.signals)
+        steps = max(1, round(phase.steps * seconds / max(self.control.seconds, 1e-9)))
+        write_beside(kept, str(steps))
+        return steps
 
 
-def train_arm(
-    context: Context, stage: Stage, phases: tuple[PhaseSpec, ...], initial: Artefact, materials: Materials
-) -> ArmResult:
-    """Train the phases of one arm with one seed, each on the model that the one before left."""
-    current = initial
-    trained: dict[str, Trained] = {}
+def add_arm(
+    context: Context,
+    graph: Graph,
+    stage: Stage,
+    initial: Node,
+    materials: Mapping[str, Materials],
+    matched: MatchedTime | None = None,
+) -> Arm:
+    """Add the phases of one arm with one seed, each on the model that the one before left.
+
+    Args:
+        context: the run.
+        graph: gets the nodes.
+        stage: arm and seed.
+        initial: the untrained student.
+        materials: what each phase trains on, by its name.
+        matched: gives the steps where time is to be equal; None where the recipe's count.
+    """
+    phases = context.assembly.arms[stage.arm]
+    nodes = [initial]
     for phase in phases:
-        hooks = context.assembly.hooks(phase)
-        terms = terms_of(context, phase, hooks, materials)
-        label = f"{stage.arm}-seed{stage.seed}-{phase.name}"
-        phase_stage = replace(stage, kind="phases", label=label, total=phase.steps, unit="steps")
-        build = partial(_train_phase, context, phase, terms, materials, current.path / MODEL)
-        current = context.make(
-            context.own, phase_stage, _phase_print(context, phase, terms, stage, current, materials), build, hooks
-        )
-        report = _TRAINED.validate_json((current.path / _TRAINED_FILE).read_bytes())
-        trained[phase.name] = replace(report, history=current.path / _HISTORY_FILE)
-    histories = {name: read_history(report.history) for name, report in trained.items()}
-    return ArmResult(stage.arm, stage.seed, current.path / MODEL, trained, histories)
+        named = replace(stage, kind="phases", label=f"{stage.arm}-seed{stage.seed}-{phase.name}", unit="steps")
+        nodes.append(graph.add(_phase_node(context, named, phase, nodes[-1], materials[phase.name], matched)))
+    return Arm(stage.arm, stage.seed, phases, tuple(nodes[1:]))
 
 
 def read_history(path: Path) -> tuple[StepReport, ...]:
@@ -114,29 +116,39 @@ def read_history(path: Path) -> tuple[StepReport, ...]:
     return tuple(_REPORT.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def arm_seconds(arm: ArmResult) -> float:
-    """Return the seconds that an arm spent in training steps."""
-    return sum(trained.seconds for trained in arm.phases.values())
-
-
-def _phase_print(
-    context: Context, phase: PhaseSpec, terms: tuple[Term, ...], stage: Stage, before: Artefact, materials: Materials
-) -> str:
-    return fingerprint(
-        "phase",
-        steps=phase.steps,
-        seed=stage.seed,
-        terms=[[term.label, repr(term.weight), term.temperature, term.layers] for term in terms],
-        components=[[spec.path, context.part(spec.path, phase)] for spec in phase.components],
-        before=before.fingerprint,
-        rows=materials.rows.fingerprint,
-        signals={term.teacher: _source_print(context, term.teacher, materials) for term in terms if term.teacher},
+def _phase_node(
+    context: Context, stage: Stage, phase: PhaseSpec, before: Node, materials: Materials, matched: MatchedTime | None
+) -> Node:
+    terms = terms_of(context, phase, materials.facts)
+    steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
+    teachers = sorted({term.teacher for term in terms if term.teacher})
+    inputs = {"model": before, "rows": materials.rows}
+    inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name in materials.signals}
+    if matched:
+        inputs |= {"the student's time": matched.student.nodes[-1], "the control's time": matched.control.nodes[-1]}
+        inputs |= {f"the time of {node.name}": node for node in matched.signals}
+    return Node(
+        stage=stage,
+        where=context.own,
+        shared=False,
+        parts={
+            "steps": phase.steps,
+            "seed": stage.seed,
+            "terms": {term.label: [repr(term.weight), term.temperature, list(term.layers)] for term in terms},
+            "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
+            "teachers": {name: context.part(name) for name in teachers if name not in materials.signals},
+        },
+        inputs=inputs,
+        build=partial(_train_phase, context, phase, terms, materials, before.path / MODEL, steps),
+        texts=materials.texts,
+        total=steps,
+        hooks=partial(context.assembly.hooks, phase),
     )
 
 
-def _source_print(context: Context, teacher: str, materials: Materials) -> str:
-    recorded = materials.signals.get(teacher)
-    return recorded.fingerprint if recorded else context.part(teacher)
+def _trained(node: Node) -> Trained:
+    report = _TRAINED.validate_json((node.path / _TRAINED_FILE).read_bytes())
+    return replace(report, history=node.path / _HISTORY_FILE)
 
 
 def _train_phase(
@@ -145,22 +157,46 @@ def _train_phase(
     terms: tuple[Term, ...],
     materials: Materials,
     model: Path,
+    steps: Callable[[Path], int],
     run: RunInfo,
     folder: Path,
 ) -> None:
-    hooks = run.hook
-    signals = {}
-    for teacher in sorted({term.teacher for term in terms if term.teacher}):
-        want = want_of(context, terms, teacher)
-        recorded = materials.signals.get(teacher)
-        cache = next(iter(context.assembly.named("cache")), "")
-        signals[teacher] = (
-            from_cache(hooks, cache, want, recorded.path) if recorded else from_teacher(hooks, teacher, want)
-        )
     checkpoints = folder / _CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
-    weightings = tuple(spec.path for spec in phase.weightings)
-    plan = Phase(phase.name, phase.steps, terms, materials.rows, signals, checkpoints, weightings)
+    plan = Phase(
+        name=phase.name,
+        steps=steps(folder),
+        terms=terms,
+        rows=rows_of(materials.rows),
+        signals=_signals(context, phase, terms, materials, run.hook),
+        checkpoints=checkpoints,
+        weightings=tuple(spec.path for spec in phase.weightings),
+    )
+    trained = _train(context, phase, plan, model, run, folder / MODEL)
+    shutil.copyfile(trained.history, folder / "history.copy")
+    shutil.rmtree(checkpoints)
+    (folder / "history.copy").replace(folder / _HISTORY_FILE)
+    (folder / _TRAINED_FILE).write_bytes(_TRAINED.dump_json(replace(trained, history=Path(_HISTORY_FILE)), indent=1))
+
+
+def _signals(
+    context: Context, phase: PhaseSpec, terms: tuple[Term, ...], materials: Materials, hooks: Hooks
+) -> dict[str, SignalSource]:
+    found: dict[str, SignalSource] = {}
+    for teacher in sorted({term.teacher for term in terms if term.teacher}):
+        want = want_of(context, phase, terms, teacher)
+        recorded = materials.signals.get(teacher)
+        if recorded:
+            (cache,) = of_kind(phase.sources, "cache")
+            found[teacher] = from_cache(hooks, cache.path, want, recorded.path)
+        else:
+            found[teacher] = from_teacher(hooks, teacher, want)
+    return found
+
+
+def _train(context: Context, phase: PhaseSpec, plan: Phase, model: Path, run: RunInfo, target: Path) -> Trained:
+    """Open the student, transform it, train it and save it in `target`."""
+    hooks = run.hook
     if phase.trainer is None:
         raise PluginError(f"phase {phase.name!r} has no trainer")
     opened = hooks.kdtool_open(run, Subject("student", "student", model, run.seed))
@@ -170,13 +206,10 @@ def _train_phase(
         with opened.value:
             student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
             trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
-            _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(folder / MODEL)
+            _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(target)
+            return trained
     finally:
         close_components(hooks, {spec.path for spec in phase.components}, context.say)
-    shutil.copyfile(trained.history, folder / "history.copy")
-    shutil.rmtree(checkpoints)
-    (folder / "history.copy").replace(folder / _HISTORY_FILE)
-    (folder / _TRAINED_FILE).write_bytes(_TRAINED.dump_json(replace(trained, history=Path(_HISTORY_FILE)), indent=1))
 
 
 def _transformed(

@@ -1,0 +1,128 @@
+"""Data of a run as nodes of its graph: texts, rows and signals, of the recipe and of phases that have their own.
+
+The formats are in `texts` and `rows`; that of signals is the cache's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdtool._contract.models import ModelFacts
+from kdtool._contract.signals import Want
+from kdtool._contract.training import RunInfo
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
+from kdtool._run.context import Context
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.rows import StoredRows, write_rows
+from kdtool._run.signals import from_teacher
+from kdtool._run.terms import terms_of, want_of
+from kdtool._run.texts import write_texts
+
+__all__ = ["Materials", "add_data", "add_texts", "rows_of"]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a phase trains on. `signals` are recorded ones by teacher; without them teachers run beside the student."""
+
+    texts: Node
+    rows: Node
+    facts: Mapping[str, ModelFacts]
+    signals: Mapping[str, Node] = field(default_factory=dict)
+
+
+def rows_of(node: Node) -> StoredRows:
+    """Open the rows of an artefact."""
+    return StoredRows(node.path, node.fingerprint)
+
+
+def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
+    """Add the text of the corpora among `sources`, after the screens among them."""
+    sources = tuple(sources)
+    corpora, screens = ([spec.path for spec in of_kind(sources, kind)] for kind in ("corpus", "screen"))
+
+    def build(run: RunInfo, folder: Path) -> None:
+        write_texts(run, folder, corpora, screens)
+
+    parts = {"components": [context.part(name) for name in (*corpora, *screens)]}
+    return graph.add(Node(Stage("text", label, unit="documents"), context.store, True, parts, {}, build))
+
+
+def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
+    """Add texts, rows and signals of every phase; phases with the same sources share them.
+
+    Args:
+        context: the run.
+        graph: gets the nodes.
+        facts: shapes of the student (by its name) and of the teachers, for losses that ask for layers.
+    """
+    phases = context.assembly.arms["student"]
+    found = {phase.name: _add_rows(context, graph, phase, facts) for phase in phases}
+    wants: dict[tuple[Node, str, str], list[tuple[PhaseSpec, Want]]] = {}
+    for phase in phases:
+        for cache in of_kind(phase.sources, "cache"):
+            terms = terms_of(context, phase, facts)
+            for teacher in sorted({term.teacher for term in terms if term.teacher}):
+                key = (found[phase.name].rows, cache.path, teacher)
+                wants.setdefault(key, []).append((phase, want_of(context, phase, terms, teacher)))
+    signals: dict[str, dict[str, Node]] = {}
+    for (rows, recorder, teacher), wanted in wants.items():
+        node = _add_signals(context, graph, rows, recorder, teacher, _joint([want for _, want in wanted]))
+        for phase, _ in wanted:
+            signals.setdefault(phase.name, {})[teacher] = node
+    return {name: Materials(own.texts, own.rows, facts, signals.get(name, {})) for name, own in found.items()}
+
+
+def _add_rows(context: Context, graph: Graph, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> Materials:
+    texts = add_texts(context, graph, phase.sources, phase.name)
+    (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
+    stage = Stage("rows", _label(context, phase, ("packer", "corpus", "screen")), unit="rows")
+    tokenizer = context.hooks.kdtool_tokenizer.of(student)(context.info(stage, context.folder))
+
+    def build(run: RunInfo, folder: Path) -> None:
+        rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
+        write_rows(rows or (), folder, run.hook.owner(packer.path))
+
+    parts = {"packer": context.part(packer.path), "tokenizer": tokenizer.fingerprint}
+    rows = graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
+    return Materials(texts, rows, facts)
+
+
+def _label(context: Context, phase: PhaseSpec, kinds: Iterable[str]) -> str:
+    """Return the phase's name for what it has of its own, "" for what it takes from the recipe."""
+    shared = {spec.key for spec in context.assembly.recipe.shared}
+    return phase.name if any(spec.kind in kinds and spec.key not in shared for spec in phase.sources) else ""
+
+
+def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: Want) -> Node:
+    """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
+    label = (rows.stage.label, "" if cache == "signals" else cache, teacher)
+
+    def build(run: RunInfo, folder: Path) -> None:
+        wanted = run.hook.kdtool_wanted.of(cache)(want)
+        run.hook.kdtool_record.of(cache)(run, rows_of(rows), from_teacher(run.hook, teacher, wanted), folder)
+
+    return graph.add(
+        Node(
+            stage=Stage("signals", "-".join(part for part in label if part), unit="rows"),
+            where=context.store,
+            shared=True,
+            parts={
+                "teacher": context.part(teacher),
+                "cache": context.part(cache),
+                "want": [sorted(want.kinds), list(want.layers), want.temperature],
+            },
+            inputs={"rows": rows},
+            build=build,
+            texts=rows.texts,
+            total=lambda _: len(rows_of(rows)),
+        )
+    )
+
+
+def _joint(wants: list[Want]) -> Want:
+    kinds = frozenset(kind for want in wants for kind in want.kinds)
+    layers = tuple(sorted({layer for want in wants for layer in want.layers}))
+    return Want(kinds, layers, wants[0].temperature)

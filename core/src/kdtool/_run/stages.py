@@ -1,0 +1,98 @@
+"""The stages of a run, as a graph of nodes: what depends on what.
+
+text → untrained students → rows → signals → phases of every seed and arm → exports → scores. Nothing is made here and no
+weights load; tokenizers and the shapes of models are asked for. The runner makes the nodes, and adds comparison and report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdtool._contract.models import ModelFacts
+from kdtool._contract.training import RunInfo
+from kdtool._run.context import Context
+from kdtool._run.data import Materials, add_data, add_texts
+from kdtool._run.exports import add_exports
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.scores import Measured, add_scores, subjects_of
+from kdtool._run.students import add_students, check_tokenizers
+from kdtool._run.terms import plain_terms
+from kdtool._run.training import Arm, MatchedTime, add_arm
+
+__all__ = ["Stages", "add_stages"]
+
+_TIME_ARM = "control-time"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A run's graph, and which node is what. `materials` are by phase, `exports` by exporter."""
+
+    graph: Graph
+    texts: Node
+    students: Mapping[int, Node]
+    materials: Mapping[str, Materials]
+    arms: tuple[Arm, ...]
+    exports: Mapping[str, Node]
+    measured: tuple[Measured, ...]
+    scores: tuple[Node, ...]
+
+    @property
+    def signals(self) -> tuple[Node, ...]:
+        """The recorded signals, each once."""
+        return tuple({node.name: node for own in self.materials.values() for node in own.signals.values()}.values())
+
+
+def add_stages(context: Context) -> Stages:
+    """Build the graph of a run.
+
+    Raises:
+        KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
+    """
+    run = context.info(Stage("run"), context.folder)
+    graph = Graph()
+    _identify(context, run)
+    teachers = {
+        term.teacher for phase in context.assembly.arms["student"] for term in plain_terms(context.assembly, phase)
+    }
+    check_tokenizers(context, run, frozenset(name for name in teachers if name))
+    texts = add_texts(context, graph, context.assembly.recipe.shared)
+    students = add_students(context, graph, texts)
+    materials = add_data(context, graph, _facts(context, run))
+    arms = _add_arms(context, graph, students, materials)
+    exports = add_exports(context, graph, arms[0])
+    measured = subjects_of(context, arms, exports)
+    scores = add_scores(context, graph, measured, texts)
+    return Stages(graph, texts, students, materials, tuple(arms), exports, tuple(measured), tuple(scores))
+
+
+def _identify(context: Context, run: RunInfo) -> None:
+    context.identities.update(context.hooks.kdtool_identity(run))
+    for phase in (phase for phases in context.assembly.arms.values() for phase in phases):
+        identity = context.assembly.hooks(phase).kdtool_identity
+        own = [spec.path for spec in phase.components if spec.path in identity.names()]
+        context.identities.update({name: identity.of(name)(run) for name in own})
+
+
+def _facts(context: Context, run: RunInfo) -> dict[str, ModelFacts]:
+    """Return the shapes of the models that describe themselves, by component."""
+    return {name: facts for name, facts in context.hooks.kdtool_describe(run).items() if isinstance(facts, ModelFacts)}
+
+
+def _add_arms(
+    context: Context, graph: Graph, students: Mapping[int, Node], materials: Mapping[str, Materials]
+) -> list[Arm]:
+    """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
+    signals = {node.name: node for own in materials.values() for node in own.signals.values()}
+    found: list[Arm] = []
+    for seed in context.assembly.recipe.seeds:
+        by_arm: dict[str, Arm] = {}
+        for arm in context.assembly.arms:
+            matched = None
+            if arm == _TIME_ARM:
+                matched = MatchedTime(by_arm["student"], by_arm["control"], tuple(signals.values()))
+            stage = Stage("phases", arm=arm, seed=seed)
+            by_arm[arm] = add_arm(context, graph, stage, students[seed], materials, matched)
+        found.extend(by_arm.values())
+    return sorted(found, key=lambda arm: list(context.assembly.arms).index(arm.arm))

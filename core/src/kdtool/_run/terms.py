@@ -1,0 +1,70 @@
+"""The terms of a phase: its losses with weights, temperatures, teachers and layers, and what they want of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kdtool._assembly import Assembly, teacher_of
+from kdtool._contract.kinds import Loss
+from kdtool._contract.models import ModelFacts
+from kdtool._contract.signals import Offer, Want
+from kdtool._contract.training import Term
+from kdtool._errors import PluginError
+from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._run.context import Context
+
+__all__ = ["plain_terms", "terms_of", "want_of"]
+
+
+def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
+    """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
+    terms = []
+    for spec in phase.losses:
+        loss = assembly.built[spec.key].instance()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"{spec.path} is no loss")
+        teacher = teacher_of(spec, loss, phase)
+        scale = loss.temperature**2 if loss.softened else 1.0
+        asked = teacher.path if teacher else None
+        terms.append(
+            Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        )
+    return tuple(terms)
+
+
+def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[Term, ...]:
+    """Return the phase's terms, with the layers that losses ask for.
+
+    Raises:
+        PluginError: a loss asks for layers of a model that does not describe itself.
+    """
+    layers = context.assembly.hooks(phase).kdtool_layers
+    (student,) = context.assembly.named("student")
+    terms = []
+    for term in plain_terms(context.assembly, phase):
+        pairs = None
+        if term.teacher is not None and term.name in layers.names():
+            for name in (student, term.teacher):
+                if name not in facts:
+                    owner = context.hooks.owner(name)
+                    raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
+            pairs = layers.of(term.name)(facts[student], facts[term.teacher])
+        terms.append(replace(term, layers=tuple((int(own), int(other)) for own, other in pairs or ())))
+    return tuple(terms)
+
+
+def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
+    """Return what the terms want of a teacher: for each loss its first need that the source can meet."""
+    caches = of_kind(phase.sources, "cache")
+    source = context.assembly.shared[caches[0].path if caches else teacher]
+    offers: frozenset[Offer] = getattr(source, "offers", frozenset())
+    kinds: set[Offer] = set()
+    layers: set[int] = set()
+    temperature = 1.0
+    for term in terms:
+        if term.teacher == teacher:
+            kinds |= next(need for need in term.needs if need <= offers)
+            layers.update(other for _, other in term.layers)
+            temperature = term.temperature if term.scale != 1.0 else temperature
+    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)
