@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
+import kdtool
 import pytest
+import torch
 from kdtool_trainer_standard import _checkpoints
-from trainer_process import start, train_until
+from trainer_models import make_model
+from trainer_process import start, train_small, train_until
 
 
 def process(folder: Path, *when: str) -> int:
@@ -46,13 +51,66 @@ def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: P
     assert reports_of(tmp_path) == reports_of(uninterrupted)
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(uninterrupted: Path, tmp_path: Path) -> None:
-    assert process(tmp_path, "step 10") != 0
-    newest = tmp_path / "checkpoints" / "checkpoint-9"
-    with (newest / "optimizer.pt").open("r+b") as file:
-        file.truncate(1000)
-    process(tmp_path)
-    assert (tmp_path / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phase that was killed after its tenth step, with the checkpoints of steps 6 and 9."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert process(folder, "step 10") != 0
+    return folder
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_checkpoints_are_named_and_training_goes_on_before_them(
+    uninterrupted: Path, killed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(killed, folder)
+    flip(folder / "checkpoints" / "checkpoint-9" / "student.safetensors")
+    process(folder)
+    assert (folder / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    assert reports_of(folder) == reports_of(uninterrupted)
+
+
+def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_path: Path) -> None:
+    names = {path.name for path in (killed / "checkpoints" / "checkpoint-9").iterdir()}
+    assert names >= {"student.safetensors", "optimizer.pt", "rng_state.pth", "progress.json", "history.jsonl"}
+    for name in names:
+        root, said = tmp_path / name, []
+        shutil.copytree(killed / "checkpoints", root)
+        flip(root / "checkpoint-9" / name)
+        assert _checkpoints.newest_whole(root, said.append) == root / "checkpoint-6"
+        assert str(root / "checkpoint-9") in said[0]
+        assert name in said[0] or name == _checkpoints.MANIFEST
+
+
+class Hostile:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("write", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, 2))])
+def test_a_state_file_that_would_run_code_is_refused(killed: Path, tmp_path: Path, name: str, write: Any) -> None:
+    mark = tmp_path / "it ran"
+    shutil.copytree(killed / "checkpoints", tmp_path / "checkpoints")
+    hostile = tmp_path / "checkpoints" / "checkpoint-9"
+    write({"state": Hostile(mark)}, hostile / name)
+    (hostile / _checkpoints.MANIFEST).unlink()
+    whole = hostile.rename(tmp_path / "checkpoint-9")
+    _checkpoints.seal(whole, tmp_path / "checkpoints")  # whoever wrote the file knows how to seal it
+    with pytest.raises(kdtool.StorageError, match=r"checkpoint-9 holds a file that is no plain state"):
+        train_small(tmp_path, make_model(1, dropout=0.2))
+    assert not mark.exists()
 
 
 def make_checkpoint(root: Path, step: int) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kdtool
 import torch
 from safetensors.torch import save_file, save_model
 from trainer_models import first_gradients, lopsided_rows, make_model, train
@@ -56,9 +57,14 @@ def train_until(folder: Path, when: str | None) -> None:
     if when:
         arm(when)
     student = make_model(1, dropout=0.2)
-    trained = train(folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET)
+    trained = train_small(folder, student)
     save_model(student.model, str(folder / "final.safetensors"))
     (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+
+
+def train_small(folder: Path, student: Any) -> kdtool.Trained:
+    """Train for 14 steps with a checkpoint at every third."""
+    return train(folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET)
 
 
 def train_as_rank(folder: Path, tied: bool, rank: int, world: int, port: int) -> None:

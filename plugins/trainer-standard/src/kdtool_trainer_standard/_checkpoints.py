@@ -1,11 +1,12 @@
 """Checkpoints that are whole or absent, whenever the process or the machine stops.
 
-A checkpoint is written in `.writing/`, synced, given a manifest of its files' sizes, and renamed into place. Reading takes
-the newest one that agrees with its manifest. Called by the training loop on rank 0.
+A checkpoint is written in `.writing/`, synced, given a manifest of its files' SHA-256, and renamed into place. Reading takes
+the newest one that agrees with its manifest, byte by byte. Called by the training loop on rank 0.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,8 +34,8 @@ def seal(written: Path, root: Path) -> Path:
     for path in files:
         _sync(path)
     manifest = written / MANIFEST
-    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
-    manifest.write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+    hashes = {path.relative_to(written).as_posix(): _hash(path) for path in files}
+    manifest.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
     _sync(manifest)
     _sync(written)
     target = root / written.name
@@ -52,7 +53,7 @@ def newest_whole(root: Path, say: Callable[[str], None]) -> Path | None:
         problem = _problem(folder)
         if problem is None:
             return folder
-        say(f"checkpoint {folder.name} is damaged ({problem}) and is left out; an older one is used if there is one")
+        say(f"checkpoint {folder} is damaged ({problem}) and is left out; the one before it is used if there is one")
         shutil.rmtree(folder)
     return None
 
@@ -71,16 +72,21 @@ def rotate(root: Path, keep: int) -> None:
 
 def _problem(folder: Path) -> str | None:
     try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in hashes.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if _hash(path) != expected:
+                return f"{name} is not what was written: its SHA-256 is another"
+    except (OSError, ValueError, AttributeError):
         return "no readable manifest"
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
     return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

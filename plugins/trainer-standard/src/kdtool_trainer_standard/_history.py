@@ -1,14 +1,17 @@
-"""The file of logged steps: one JSON object a line, cut back to the checkpoint when a phase resumes."""
+"""The file of logged steps: one JSON object a line. Each checkpoint holds a copy, with which a resumed phase goes on."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import kdtool
 
-__all__ = ["append", "cut_back"]
+__all__ = ["HISTORY", "append", "restore"]
+
+HISTORY = "history.jsonl"
 
 
 def append(path: Path, report: kdtool.StepReport) -> None:
@@ -17,15 +20,9 @@ def append(path: Path, report: kdtool.StepReport) -> None:
         file.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Leave only reports up to `step`; 0 begins anew. A line torn by a killed process goes too."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            report = json.loads(line)
-        except ValueError:
-            break
-        if report["step"] > step:
-            break
-        kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+def restore(path: Path, checkpoint: Path | None) -> None:
+    """Begin anew, or with what was logged when the checkpoint was taken."""
+    if checkpoint is None:
+        path.unlink(missing_ok=True)
+    else:
+        shutil.copyfile(checkpoint / HISTORY, path)

@@ -2,15 +2,19 @@
 
 Built and run by `_train`. The parent does accumulation, autocast, gradient scaling, DDP, clipping, the optimiser and the
 saving of its own state; overridden are what is said at each step and how checkpoints reach the disk. `_save`,
-`_save_checkpoint`, `_load_from_checkpoint`, `_get_output_dir`, `_get_grad_norm` and `_get_train_sampler` are private names:
-the minor version of transformers is pinned, and tests kill the process while it saves.
+`_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_rng_state`, `_get_output_dir`,
+`_get_grad_norm` and `_get_train_sampler` are private names: the minor version of transformers is pinned, and tests kill the
+process while it saves. The parent's state files are pickles, which it opens with `weights_only=True`: tests offer it others.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -27,12 +31,12 @@ from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 
-__all__ = ["HISTORY", "Progress", "TrainingLoop", "learning_rate_factor"]
+__all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
 
-HISTORY = "history.jsonl"
 _STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
 
 
@@ -225,12 +229,14 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         if self.run.rank == 0:
             _checkpoints.start_writing(root)
         self._wait_for_all()
-        super()._save_checkpoint(model, trial)
+        with _full_disk_explained(root):
+            super()._save_checkpoint(model, trial)
         self._wait_for_all()
         if self.run.rank == 0:
             written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
             content = json.dumps(asdict(self.progress), indent=1)
             (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
+            shutil.copyfile(root / HISTORY, written / HISTORY)
             sealed = _checkpoints.seal(written, root)
             _checkpoints.rotate(root, self.config.keep_checkpoints)
             self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
@@ -255,6 +261,14 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.progress = Progress(
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _pickles_refused(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _pickles_refused(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _wait_for_all(self) -> None:
         if self.run.world > 1:
@@ -286,6 +300,32 @@ def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) 
         return 1.0
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
+
+
+@contextmanager
+def _full_disk_explained(root: Path) -> Iterator[None]:
+    """torch.save tells of a disk that takes no more only by the name of its own source file."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        shutil.rmtree(root / _checkpoints.WRITING, ignore_errors=True)
+        raise kdtool.StorageError(
+            f"cannot write a checkpoint below {root}: {str(error).splitlines()[0]}. The one before it is kept; make room, "
+            "then run the same command again"
+        ) from error
+
+
+@contextmanager
+def _pickles_refused(checkpoint: str | None) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise kdtool.StorageError(
+            f"the checkpoint {checkpoint} holds a file that is no plain state, so it was not opened: delete the folder and "
+            f"run again ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:

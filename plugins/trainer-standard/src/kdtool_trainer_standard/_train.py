@@ -19,7 +19,8 @@ from torch import nn
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
-from kdtool_trainer_standard._loop import HISTORY, TrainingLoop
+from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
@@ -186,7 +187,7 @@ def _resume_and_train(loop: TrainingLoop) -> None:
         newest = shared[0]
     done = 0 if newest is None else _checkpoints.step_of(newest)
     if run.rank == 0:
-        _history.cut_back(root / HISTORY, done)
+        _history.restore(root / HISTORY, newest)
         if done:
             run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
     loop.train(resume_from_checkpoint=None if newest is None else str(newest))
