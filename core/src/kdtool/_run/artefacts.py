@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from kdtool._errors import KdtoolError, StorageError
 from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 
-__all__ = ["Artefact", "Artefacts", "problems_of", "storage_errors", "write_beside"]
+__all__ = ["Artefact", "Artefacts", "problems_of", "storage_errors", "sync_files"]
 
 MANIFEST = "manifest.json"
 _SECONDS = ".seconds"
@@ -137,9 +137,10 @@ class Artefacts:
         seconds = stopwatch.seconds
         for left in (*partial.glob(f"{_SECONDS}*"), *partial.glob(f"{MANIFEST}*")):  # of this and of killed attempts
             left.unlink()
+        sync_files(partial)
         files = {}
         for file in sorted(found for found in partial.rglob("*") if found.is_file()):
-            files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash_and_sync(file)}
+            files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash(file)}
         write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
         partial.replace(path)
         _sync_folder(path.parent)
@@ -235,9 +236,16 @@ def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _hash_and_sync(path: Path) -> str:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def sync_files(folder: Path) -> None:
+    """Force all files below a folder to disk, before something is written that says they are whole."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith(_SECONDS):
+            with path.open("rb+") as file:  # Windows syncs only what may be written
+                os.fsync(file.fileno())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -267,9 +275,8 @@ def _problem(file: Path, entry: Mapping[str, Any]) -> str | None:
             return f"has {status.st_size} bytes instead of {entry['bytes']}"
         known = (str(file), status.st_size, status.st_mtime_ns, entry["sha256"])
         if known not in _verified:
-            with file.open("rb") as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != entry["sha256"]:
-                    return "is not what was written: its SHA-256 is another"
+            if _hash(file) != entry["sha256"]:
+                return "is not what was written: its SHA-256 is another"
             _verified.add(known)
     except FileNotFoundError:
         return "is missing"

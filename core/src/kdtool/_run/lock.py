@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtool._errors import LockedError
-from kdtool._run.artefacts import storage_errors, write_beside
+from kdtool._run.artefacts import storage_errors
+from kdtool._run.sealed import write_beside
 
 __all__ = ["run_lock"]
 

@@ -6,7 +6,6 @@ arms are compared and reported. Text, untrained students, rows and signals lie i
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from kdtool._assembly import Assembly
 from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
-from kdtool._run.artefacts import Artefacts, storage_errors, write_beside
+from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import rows_of
@@ -27,6 +26,7 @@ from kdtool._run.lock import run_lock
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.scores import read_scores
+from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
 from kdtool._run.students import facts_of
@@ -75,7 +75,7 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     stages = add_stages(context)
     with storage_errors(context.folder):
         record = stages.graph.record(context.assembly.recipe.name, context.store.root)
-        write_beside(context.folder / GRAPH, json.dumps(record, indent=1))
+        write_sealed(context.folder / GRAPH, record)
     for node in stages.graph.nodes.values():
         context.make(node)
         _check_tokens(stages.arms, node.stage)

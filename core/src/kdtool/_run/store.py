@@ -13,7 +13,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from kdtool._run.artefacts import storage_errors, write_beside
+from kdtool._run.artefacts import storage_errors
+from kdtool._run.sealed import write_beside
 
 __all__ = ["REGISTERED", "register_run", "store_folder"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,12 @@ from kdtool._contract.models import LanguageModel, Subject
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.artefacts import write_beside
+from kdtool._run.artefacts import sync_files
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import Materials, rows_of
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.results import ArmResult
+from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.students import MODEL
 from kdtool._run.terms import terms_of, want_of
@@ -32,7 +34,7 @@ _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
 _CHECKPOINTS = "checkpoints"
 _TRAINED_FILE = "trained.json"
 _HISTORY_FILE = "history.jsonl"
-_STEPS_FILE = "steps.txt"
+_STEPS_FILE = "steps.json"
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ class MatchedTime:
         """Return the steps of a phase, its inputs being made; kept in its folder so that a resumed phase has the same."""
         kept = folder / _STEPS_FILE
         if kept.exists():
-            return int(kept.read_text(encoding="utf-8"))
+            return int(json.loads(read_sealed(kept, f"Delete {folder} and run again"))["steps"])
         seconds = self.student.seconds + sum(context.seconds(node) for node in self.signals)
         steps = max(1, round(phase.steps * seconds / max(self.control.seconds, 1e-9)))
-        write_beside(kept, str(steps))
+        write_sealed(kept, {"steps": steps})
         return steps
 
 
@@ -172,11 +174,13 @@ def _train_phase(
         checkpoints=checkpoints,
         weightings=tuple(spec.path for spec in phase.weightings),
     )
-    trained = _train(context, phase, plan, model, run, folder / MODEL)
-    shutil.copyfile(trained.history, folder / "history.copy")
+    if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
+        trained = _train(context, phase, plan, model, run, folder / MODEL)
+        shutil.copyfile(trained.history, folder / _HISTORY_FILE)
+        sync_files(folder)
+        report = replace(trained, history=Path(_HISTORY_FILE))
+        write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
     shutil.rmtree(checkpoints)
-    (folder / "history.copy").replace(folder / _HISTORY_FILE)
-    (folder / _TRAINED_FILE).write_bytes(_TRAINED.dump_json(replace(trained, history=Path(_HISTORY_FILE)), indent=1))
 
 
 def _signals(
