@@ -56,6 +56,7 @@ class Context:
     hooks: Hooks
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    made: dict[str, Artefact] = field(default_factory=dict)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""
@@ -83,7 +84,9 @@ class Context:
         return component_part(self.assembly.built_for(phase)[name], self.identities.get(name))
 
     def make(self, node: Node) -> Artefact:
-        """Make or reuse a node's artefact, and tell the trackers and the run's record."""
+        """Make or reuse a node's artefact, and tell the trackers and the run's record; once for each node."""
+        if node.name in self.made:
+            return self.made[node.name]
         stage = node.stage
         texts = StoredTexts(node.texts.path) if node.texts else None
         shown = self.info(stage, self.folder, texts)
@@ -97,11 +100,12 @@ class Context:
         artefact = node.where.make(*node.key, build=begin, waiting=self.say, about=about)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
         self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
+        self.made[node.name] = artefact
         return artefact
 
     def seconds(self, node: Node) -> float:
         """Return what making a node took, whenever that was; it has been made or reused."""
-        return next(record.seconds for record in self.stages if record.name == node.name)
+        return self.made[node.name].seconds
 
     def _silent_info(self) -> RunInfo:
         return self.info(Stage("run"), self.folder)

@@ -29,7 +29,6 @@ from kdtool._run.scores import read_scores
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
-from kdtool._run.students import facts_of
 from kdtool._run.texts import StoredTexts
 from kdtool._run.training import Arm
 from kdtool._run.verdict import verdict
@@ -72,7 +71,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
 
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
-    stages = add_stages(context)
+    stages = add_stages(context, context.make)
     with storage_errors(context.folder):
         record = stages.graph.record(context.assembly.recipe.name, context.store.root)
         write_sealed(context.folder / GRAPH, record)
@@ -130,11 +129,10 @@ def _results(
 
 
 def _models(context: Context, stages: Stages) -> dict[str, ModelFacts]:
-    """Return the shapes of the student as it was built, and of the teachers that describe themselves."""
-    (student,) = context.assembly.named("student")
+    """Return the shapes of the student, and of the teachers that describe themselves."""
     facts = next(iter(stages.materials.values())).facts
-    built = facts_of(next(iter(stages.students.values())))
-    return {"student": built, **{name: found for name, found in facts.items() if name != student}}
+    wanted = (*context.assembly.named("student"), *context.assembly.named("teacher"))
+    return {name: facts[name] for name in wanted if name in facts}
 
 
 def _data(context: Context, stages: Stages) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The stages of a run, as a graph of nodes: what depends on what.
 
-text → untrained students → rows → signals → phases of every seed and arm → exports → scores. Nothing is made here and no
-weights load; tokenizers and the shapes of models are asked for. The runner makes the nodes, and adds comparison and report.
+text → untrained students → rows → signals → phases of every seed and arm → exports → scores. The runner makes the nodes, and
+adds comparison and report. Only the untrained students are asked to be made on the way, since which of the teacher's layers
+they were cut from decides what a loss wants of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdtool._contract.models import ModelFacts
@@ -16,7 +17,7 @@ from kdtool._run.data import Materials, add_data, add_texts
 from kdtool._run.exports import add_exports
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.scores import Measured, add_scores, subjects_of
-from kdtool._run.students import add_students, check_tokenizers
+from kdtool._run.students import add_students, check_tokenizers, facts_of
 from kdtool._run.terms import plain_terms
 from kdtool._run.training import Arm, MatchedTime, add_arm
 
@@ -44,8 +45,13 @@ class Stages:
         return tuple({node.name: node for own in self.materials.values() for node in own.signals.values()}.values())
 
 
-def add_stages(context: Context) -> Stages:
+def add_stages(context: Context, make: Callable[[Node], object]) -> Stages:
     """Build the graph of a run.
+
+    Args:
+        context: the run.
+        make: is given the untrained students' nodes and those before them; where it makes none (in a plan) and they are not
+            there, the shapes that the student describes beforehand are taken.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
@@ -59,7 +65,9 @@ def add_stages(context: Context) -> Stages:
     check_tokenizers(context, run, frozenset(name for name in teachers if name))
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
-    materials = add_data(context, graph, _facts(context, run))
+    for node in graph.nodes.values():
+        make(node)
+    materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
     arms = _add_arms(context, graph, students, materials)
     exports = add_exports(context, graph, arms[0])
     measured = subjects_of(context, arms, exports)
@@ -75,9 +83,11 @@ def _identify(context: Context, run: RunInfo) -> None:
         context.identities.update({name: identity.of(name)(run) for name in own})
 
 
-def _facts(context: Context, run: RunInfo) -> dict[str, ModelFacts]:
-    """Return the shapes of the models that describe themselves, by component."""
-    return {name: facts for name, facts in context.hooks.kdtool_describe(run).items() if isinstance(facts, ModelFacts)}
+def _facts(context: Context, run: RunInfo, student: Node) -> dict[str, ModelFacts]:
+    """Return the shapes of the models that describe themselves, by component, and of the student as it was built."""
+    (name,) = context.assembly.named("student")
+    built = {name: facts_of(student)} if student.exists else {}
+    return {**context.hooks.kdtool_describe(run), **built}
 
 
 def _add_arms(
