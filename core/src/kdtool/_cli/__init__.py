@@ -53,7 +53,7 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in _COMMANDS.items()]
-        rows += [(name, f"(from {entries[0].distribution})") for name, entries in _plugin_commands().items()]
+        rows += [(name, _summary(entries[0])) for name, entries in _plugin_commands().items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -62,6 +62,12 @@ def _plugin_commands() -> dict[str, Any]:
     from kdtool._registry import installed
 
     return installed("command")
+
+
+def _summary(entry: Any) -> str:
+    """Say what a plugin's command does in its distribution's own words: help imports no plugin."""
+    text = entry.point.dist.metadata["Summary"] if entry.point.dist else ""
+    return f"{text} ({entry.distribution})" if text else f"(from {entry.distribution})"
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
