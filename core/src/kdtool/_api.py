@@ -1,7 +1,8 @@
-"""The Python API, with the command line's power: `kdtool.run`, `kdtool.check`, `kdtool.report`."""
+"""The Python API, with the command line's power: `kdtool.run`, `kdtool.plan`, `kdtool.check`, `kdtool.report`."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from kdtool._errors import UsageError
 
 if TYPE_CHECKING:
+    from kdtool._run.plan import PlannedStage
     from kdtool._run.results import Results
 
-__all__ = ["check", "report", "run"]
+__all__ = ["check", "plan", "report", "run"]
 
 
 def run(
@@ -54,6 +56,31 @@ def run(
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
     return execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+
+
+def plan(
+    recipe: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
+) -> tuple[PlannedStage, ...]:
+    """Say what `run` with the same arguments would do: which stages run, which are reused, and why.
+
+    Nothing is made, and no network is used.
+
+    Raises:
+        KdtoolError: see `kdtool._errors`; the recipe is wrong, or what a fingerprint needs is not on this machine.
+    """
+    from kdtool._assembly import assemble
+    from kdtool._recipe.parse import load_recipe
+    from kdtool._run.plan import plan_run
+    from kdtool._run.store import store_folder
+
+    loaded = load_recipe(Path(recipe) if isinstance(recipe, str) else recipe, settings)
+    assembly = assemble(loaded, _say)
+    assembly.complain = _say
+    return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
 def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -143,4 +170,5 @@ def _write(reporter: Any, results: Results) -> Path:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a closed stream does not end a run
+        print(text, file=sys.stderr)

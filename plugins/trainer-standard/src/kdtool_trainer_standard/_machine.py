@@ -1,4 +1,4 @@
-"""What suits this machine: precision, chunk sizes, the C library's memory allocator."""
+"""What suits this machine: precision, chunk sizes, the C library's memory allocator; and what libraries keep of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from kdtool_transformers import DtypeName, compute_dtype
 
-__all__ = ["chosen_dtype", "chunk_sizes", "large_blocks_reused"]
+__all__ = ["accelerate_as_it_was", "chosen_dtype", "chunk_sizes", "large_blocks_reused"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from malloc.h
 _TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
@@ -54,3 +55,19 @@ def large_blocks_reused() -> Iterator[None]:
         library.mallopt(_M_MMAP_MAX, _MMAP_DEFAULT)
         library.mallopt(_M_TRIM_THRESHOLD, _TRIM_DEFAULT)
         library.malloc_trim(0)
+
+
+@contextmanager
+def accelerate_as_it_was() -> Iterator[None]:
+    """Give accelerate back what it knew of this process: device, precision and accumulation, kept in its classes.
+
+    Without it a caller's own `Accelerator` would be refused after a phase, or take over the phase's settings.
+    """
+    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in states]
+    try:
+        yield
+    finally:
+        for state, kept in zip(states, before, strict=True):
+            state.clear()
+            state.update(kept)

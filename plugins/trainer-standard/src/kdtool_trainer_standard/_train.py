@@ -14,14 +14,14 @@ import kdtool
 import torch
 import transformers
 from kdtool_rows import NO_LABEL, collate
-from kdtool_transformers import pick_device
+from kdtool_transformers import alone, pick_device
 from torch import nn
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loop import TrainingLoop
-from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
+from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._selftest import self_test
@@ -42,7 +42,7 @@ def train_phase(
     if not len(phase.rows):
         raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
-    with large_blocks_reused(), _quiet_transformers():
+    with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
         loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
         _resume_and_train(loop)
     return kdtool.Trained(
@@ -171,10 +171,10 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
                 raise kdtool.PluginError(
                     f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
                 )
-    torch.manual_seed(run.seed)
-    modules = {
-        name: run.hook.kdtool_modules.of(name)(student.facts, teacher) for name, teacher in facts.items() if teacher
-    }
+    with alone(run.seed):
+        modules = {
+            name: run.hook.kdtool_modules.of(name)(student.facts, teacher) for name, teacher in facts.items() if teacher
+        }
     return {name: module for name, module in modules.items() if module is not None}
 
 

@@ -2,8 +2,9 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from. Names load
-when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
+before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from; `alone` keeps
+runs in one process apart. Names load when first used, so that importing this package imports neither torch nor
+transformers. It has no entry points.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdtool_transformers._alone import alone
+    from kdtool_transformers._bytes import byte_tokenizer
     from kdtool_transformers._check import project_logits, self_check
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, weights_identity
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 _HOMES = {
+    "_alone": ("alone",),
+    "_bytes": ("byte_tokenizer",),
     "_check": ("project_logits", "self_check"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "weights_identity"),
@@ -42,6 +47,8 @@ __all__ = [
     "TransformersModel",
     "TransformersRuntime",
     "TransformersTokenizer",
+    "alone",
+    "byte_tokenizer",
     "cache_folder",
     "card_licence",
     "complete_folder",

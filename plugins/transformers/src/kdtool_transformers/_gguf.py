@@ -50,10 +50,11 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from kdtool_transformers._alone import alone
     from kdtool_transformers._model import no_progress_bar
 
     try:
-        with no_progress_bar():
+        with no_progress_bar(), alone():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,

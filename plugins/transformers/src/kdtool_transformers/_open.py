@@ -46,6 +46,7 @@ def open_model(
     """
     from transformers import AutoModelForCausalLM
 
+    from kdtool_transformers._alone import alone
     from kdtool_transformers._model import ORIGIN_FILE, TransformersModel, no_progress_bar
 
     where = resolve(source)
@@ -53,7 +54,7 @@ def open_model(
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
-    with _explained(source, offline), no_progress_bar():
+    with _explained(source, offline), no_progress_bar(), alone():
         model = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
@@ -101,10 +102,11 @@ def open_facts(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from kdtool_transformers._alone import alone
     from kdtool_transformers._model import facts_of
 
     config = open_config(source, revision=revision, offline=offline)
-    with _explained(source, offline), torch.device("meta"):
+    with _explained(source, offline), alone(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return facts_of(model, tokenizer)
 

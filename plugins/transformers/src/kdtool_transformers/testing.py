@@ -7,25 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from kdtool_transformers._alone import alone
+from kdtool_transformers._bytes import byte_tokenizer
 from kdtool_transformers._model import TransformersModel
-from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["byte_tokenizer", "save_tiny", "tiny_config", "tiny_model"]
-
-
-def byte_tokenizer(family: str = "llama") -> TransformersTokenizer:
-    """Return a tokenizer of 257 tokens: the bytes, and `<|endoftext|>`; of the class that transformers wants of a family."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if family == "qwen2":
-        vocabulary = {token: number for number, token in enumerate(alphabet)}
-        return TransformersTokenizer(transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[]))
-    inner = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")  # noqa: S106 - no password
-    return TransformersTokenizer(fast)
 
 
 def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, **settings: Any) -> Any:
@@ -48,8 +35,7 @@ def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, *
 
 def tiny_model(family: str = "llama", layers: int = 4, seed: int = 0, **settings: Any) -> TransformersModel:
     """Return a small model with weights of standard deviation 0.25, so that its logits differ from each other."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with alone(seed):
         model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, layers, **settings))
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)

@@ -7,7 +7,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, decoder_layers
+from kdtool_transformers import TransformersModel, alone, decoder_layers
 
 __all__ = ["cut"]
 
@@ -23,7 +23,7 @@ def cut(source: TransformersModel, keep: tuple[int, ...]) -> TransformersModel:
         raise kdtool.UsageError(f"{type(causal).__name__} scales attention by the layer's number: it cannot be cut")
     layers = decoder_layers(causal)
     path = next(name for name, module in causal.named_modules() if module is layers)
-    with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are replaced at once
+    with alone():  # the constructor draws weights, which are replaced at once
         student = type(causal)(_smaller(causal.config, keep)).to(torch.float32)
     numbers = {str(old): str(new) for new, old in enumerate(keep)}
     weights = {}
