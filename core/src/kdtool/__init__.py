@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field as Field
     from kdtool._api import check as check
+    from kdtool._api import plan as plan
     from kdtool._api import report as report
     from kdtool._api import run as run
     from kdtool._compatibility import CONTRACT as CONTRACT
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from kdtool._contract.models import TextAnswer as TextAnswer
     from kdtool._contract.models import Tokenizer as Tokenizer
     from kdtool._opening import open_subject as open_subject
+    from kdtool._run.plan import PlannedStage as PlannedStage
     from kdtool._run.results import ArmResult as ArmResult
     from kdtool._run.results import Comparison as Comparison
     from kdtool._run.results import ComponentRecord as ComponentRecord
@@ -112,7 +114,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pydantic": ("Field",),
-    "kdtool._api": ("check", "report", "run"),
+    "kdtool._api": ("check", "plan", "report", "run"),
     "kdtool._compatibility": ("CONTRACT",),
     "kdtool._contract.component": ("Component", "Config", "does_not_affect_results"),
     "kdtool._contract.hooks": ("Named", "Owner", "blame"),
@@ -126,6 +128,7 @@ _HOMES = {
         "Tokenizer",
     ),
     "kdtool._opening": ("open_subject",),
+    "kdtool._run.plan": ("PlannedStage",),
     "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
     "kdtool._contract.signals": (
         "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Signal", "SparseTokens",

@@ -19,13 +19,25 @@ __all__ = ["run"]
     "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
 )
 @click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--plan", "only_plan", is_flag=True, help="Only say which stages would run, which are reused, and why.")
 @click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
-def run(recipe: str, settings: dict[str, str], out: str, store: str | None, offline: bool, trace_hooks: bool) -> None:
+def run(
+    recipe: str,
+    settings: dict[str, str],
+    out: str,
+    store: str | None,
+    offline: bool,
+    only_plan: bool,
+    trace_hooks: bool,
+) -> None:
     """Run a recipe, from data to report; a second call goes on where the first stopped."""
+    from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
 
+    if only_plan:
+        for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
+            click.echo(f"{stage.action:<8}  {stage.name:<40}  {'; '.join(stage.why)}".rstrip())
+        return
     trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
-    results = run_recipe(
-        Path(recipe), settings, out=Path(out), store=Path(store) if store else None, offline=offline, trace=trace
-    )
+    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, trace=trace)
     click.echo(f"\n{results.verdict}\n\nreport: {results.report or results.folder}")

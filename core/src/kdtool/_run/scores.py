@@ -33,15 +33,18 @@ class Measured:
 
 
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
-    """Return who is measured: teachers that open as a model or answer with text, every arm and seed, exported files."""
+    """Return who is measured: teachers that open as a model or answer with text, every arm and seed, and exported files.
+
+    Exports are of the first arm, the student with the first seed.
+    """
     found = []
     for name, component in context.assembly.named("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
             found.append(Measured(name, "teacher", None, lambda name=name: Subject(name, "teacher")))  # type: ignore[misc]
     for position, arm in enumerate(arms):
-        found.append(_trained(context, arm))
-        for label, node in exports.items() if position == 0 else ():
-            found.append(_exported(f"{found[-1].name}-{label}", arm, node))
+        trained = _trained(context, arm)
+        exported = exports.items() if position == 0 else ()
+        found += [trained, *(_exported(f"{trained.name}-{label}", arm, node) for label, node in exported)]
     return found
 
 

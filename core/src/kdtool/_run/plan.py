@@ -1,0 +1,120 @@
+"""What a run would do: which stages are reused, which run, and why. Nothing is made, fetched or locked.
+
+`kdtool run --plan` prints it. The reasons come from comparing the graph with the one that the last run of this name left
+in its folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdtool._assembly import Assembly
+from kdtool._run.artefacts import Artefacts
+from kdtool._run.context import Context, close_components
+from kdtool._run.graph import GRAPH, Node
+from kdtool._run.sealed import read_sealed
+from kdtool._run.stages import add_stages
+
+__all__ = ["PlannedStage", "plan_run"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run that has not begun.
+
+    Attributes:
+        name: such as `rows` or `phases/student-seed0-train`.
+        action: "reuse" what is there, "continue" what was interrupted, or "run".
+        why: what has changed since the last run, a line each; empty where it is reused.
+    """
+
+    name: str
+    action: Literal["reuse", "continue", "run"]
+    why: tuple[str, ...] = ()
+
+
+def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
+    """Return what a run of the assembly would do, in order.
+
+    Where the untrained student is not there yet, its layers are taken as it describes them beforehand: what is reused of
+    signals may then differ, if a loss asks for layers.
+
+    Args:
+        assembly: the recipe with its plugins.
+        folder: the run's own folder; it need not exist.
+        store: the folder that runs share.
+
+    Raises:
+        ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
+    """
+    context = Context(assembly, folder, Artefacts(store), Artefacts(folder), True, assembly.hooks())
+    try:
+        graph = add_stages(context, make=lambda _: None).graph
+    finally:
+        close_components(context.hooks, set(assembly.shared), context.say)
+    before = _last_graph(folder)
+    return tuple(_planned(node, before) for node in graph.nodes.values())
+
+
+def _last_graph(folder: Path) -> Mapping[str, Any]:
+    """Return the nodes of the last run; none where there is no record, or one that cannot be read."""
+    try:
+        nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
+    except FileNotFoundError:
+        return {}
+    return nodes
+
+
+def _planned(node: Node, before: Mapping[str, Any]) -> PlannedStage:
+    if node.exists:
+        return PlannedStage(node.name, "reuse")
+    last = before.get(node.name)
+    if node.path.with_name(node.path.name + ".partial").is_dir():
+        return PlannedStage(node.name, "continue", ("it was interrupted",))
+    if last is None:
+        return PlannedStage(
+            node.name, "run", ("it was not part of this run before" if before else "nothing is there yet",)
+        )
+    if last["fingerprint"] == node.fingerprint:
+        return PlannedStage(node.name, "run", ("it was not finished, or has been deleted",))
+    old, new = dict(_flat(last["parts"])), dict(_flat(node.parts))
+    changed = [f"{key}: {_change(key, old, new)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    inputs = [_input_change(role, other, last, before) for role, other in node.inputs.items()]
+    gone = [f"{role} is no longer used" for role in last["inputs"] if role not in node.inputs]
+    return PlannedStage(node.name, "run", (*changed, *(text for text in inputs if text), *gone))
+
+
+def _input_change(role: str, other: Node, last: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    name = last["inputs"].get(role)
+    if name is None:
+        return f"{role} is new: {other.name}"
+    return "" if before[name]["fingerprint"] == other.fingerprint else f"{other.name} changes"
+
+
+def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings and lists with readable keys: `student.config.layers`."""
+    items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else None
+    if items is None:
+        yield prefix, data
+        return
+    for key, value in items:
+        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if key.rpartition(".")[2] == "source" or ".libraries." in key:
+        return "the code changed"
+    if ".identity." in key:
+        return "the content changed"
+    return " → ".join(_shown(values, key) for values in (old, new))
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "(not there)"
+    text = json.dumps(values[key], ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,76 @@
+"""Changing one key redoes exactly what depends on it, and a plan says so beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kdtool
+import pytest
+
+ONE_SEED = {"seeds": [0], "control": {"match": ["tokens"]}}
+TRAINED = ("phases/student", "exports", "scores/nats-student")
+CONTROLLED = ("phases/control", "scores/nats-control")
+CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "a loss's weight": ({"train.losses.imitate.weight": 0.7}, TRAINED),
+    "a loss of the control": ({"control.losses": {"other": {"use": "count"}}}, CONTROLLED),
+    "steps": ({"train.steps": 5}, (*TRAINED, *CONTROLLED)),
+    "the trainer": ({"trainer.factor": 2.0}, (*TRAINED, *CONTROLLED)),
+    "the packer": ({"rows.length": 8}, ("rows", "signals", *TRAINED, *CONTROLLED)),
+    "the corpus": ({"corpus.documents": 9}, ("text", "students", "rows", "signals", "scores", *TRAINED, *CONTROLLED)),
+    "another evaluator": ({"evaluators.more": {"use": "nats"}}, ("scores/more",)),
+    "another exporter": ({"exporters.second": {"use": "json"}}, ("exports/second", "scores/nats-student-second")),
+    "no control": ({"control": False}, ()),
+    "the signals": ({"signals": False}, TRAINED),
+    "a tracker": ({"trackers": {}}, ()),
+    "the name of the run's report": ({"reporter": False}, ()),
+}
+
+
+def _filled(change: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Replace short names by the toy's plugins."""
+    known = {"count": recipe["train"]["losses"]["count"], "nats": recipe["evaluators"]["nats"]}
+    known["json"] = recipe["exporters"]["json"]
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return (
+                known[value["use"]] if value.get("use") in known else {key: fill(item) for key, item in value.items()}
+            )
+        return value
+
+    return {key: fill(value) for key, value in change.items()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_redoes_what_depends_on_it_and_nothing_else(recipe: dict[str, Any], name: str) -> None:
+    change, expected = CHANGES[name]
+    recipe = {**recipe, **ONE_SEED}
+    kdtool.run(recipe)
+    settings = _filled(change, recipe)
+    plan = kdtool.plan(recipe, settings)
+    results = kdtool.run(recipe, settings)
+
+    made = {stage.name for stage in results.stages if not stage.reused}
+    assert made == {stage.name for stage in results.stages if stage.name.startswith(expected or ("nothing",))}
+    assert {stage.name for stage in plan if stage.action == "run"} == made
+    assert [stage.name for stage in plan] == [stage.name for stage in results.stages]
+    assert all(stage.why for stage in plan if stage.action == "run")
+
+
+def test_reasons_name_the_setting_and_the_stage_before(recipe: dict[str, Any]) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    assert {stage.why for stage in kdtool.plan(recipe)} == {("nothing is there yet",)}
+    kdtool.run(recipe)
+    why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"rows.length": 8, "train.losses.count.weight": 0.2})}
+    assert why["rows"] == ("packer.config.length: 16 → 8",)
+    assert why["signals/teacher"] == ("rows changes",)
+    assert why["phases/student-seed0-train"] == (
+        'terms.count.0: "0.5" → "0.2"', "rows changes", "signals/teacher changes",
+    )  # fmt: skip
+    assert why["text"] == ()
+
+
+def test_plan_makes_nothing(recipe: dict[str, Any], tmp_path: Any) -> None:
+    kdtool.plan(recipe)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "store").exists()
