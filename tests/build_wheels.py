@@ -1,24 +1,30 @@
-"""Build a wheel of every package of the repository into one folder, from which test environments install."""
+"""Build a wheel of every package of the repository into one folder, from which test environments install.
+
+tox calls it in its environment `wheels`. Each wheel is built in isolation, with what its package says it is built with.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from packages import folders
 
 
 def main(folder: Path) -> int:
-    """Empty the folder and build; return the first exit code that is not 0."""
+    """Empty the folder and build; return the worst exit code."""
     shutil.rmtree(folder, ignore_errors=True)
-    packages = [path.parent for pattern in ("core", "*/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
-    for package in packages:
-        command = ["uv", "build", "--quiet", "--wheel", "--out-dir", str(folder), str(package)]
-        if code := subprocess.run(command, check=False).returncode:
-            return code
-    return 0
+
+    def build(package: Path) -> int:
+        command = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir"]
+        return subprocess.run([*command, folder, package], check=False).returncode
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return max(pool.map(build, folders()))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,78 @@
-"""Install one package's wheel beside the core, with nothing else of the project, and run its tests."""
+"""Prove that what one package declares is enough: to be installed, imported and listed, and to pass its own tests.
+
+    python tests/package_alone.py WHEELS ENVIRONMENT [arguments for pytest]
+
+tox calls it, for the core (`core…`, `lowest-core`) and for every package (`pkg-NAME`, `lowest-NAME`). It makes a fresh
+environment inside tox's own, which then holds the package's wheel and what that requires, nothing else: first without
+what tests need (`installed` looks at it), then with the dependency group `test` of the package. In `lowest-NAME`,
+everything that the package requires is there in the lowest version that it allows, so its lower bounds are tested.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from install import install
+from packages import ROOT, declared, folder_of
+
+__all__ = ["prove"]
+
+CANNOT_BE_LOWEST = {"torch"}
+"""Pinned by constraints.txt: older versions have no wheel without CUDA on the package index, so their bound is untested."""
 
 
-def main(environment: str, wheels: str, arguments: list[str]) -> int:
-    """Return the first exit code that is not 0; `environment` is `pkg-` and the distribution's name without `kdtool-`."""
-    name = f"kdtool-{environment.removeprefix('pkg-')}"
-    folder = _folder(name)
-    install = ["uv", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), "--find-links", wheels]
-    for command in ([*install, name], [sys.executable, "-m", "pytest", str(folder), *arguments]):
-        if code := subprocess.run(command, check=False, cwd=ROOT).returncode:
-            return code
-    return 0
+def prove(folder: Path, wheels: Path, environment: Path, *, lowest: bool = False, pytest: tuple[str, ...] = ()) -> int:
+    """Install the package of `folder` into `environment`, look at it and run its tests; return the first bad exit code."""
+    subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)], check=True)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    what = _requirements(folder, lowest=lowest)
+    install(python, wheels, *what)
+    look = [str(python), "-I", str(ROOT / "tests" / "installed.py"), declared(folder)["project"]["name"]]
+    if code := subprocess.run(look, check=False, cwd=environment).returncode:
+        return code
+    if not (folder / "tests").is_dir():
+        return 0
+    install(python, wheels, *what, *_for_tests(folder))
+    if lowest and (raised := _raised(folder, python)):
+        print("these lower bounds are not what was installed, so they are untested:", *raised, sep="\n  ")
+        return 1
+    # `-P`: the folder that pytest starts in is no place to import from.
+    command = [python, "-P", "-m", "pytest", folder, *pytest]
+    return subprocess.run(command, check=False, cwd=ROOT).returncode
 
 
-def _folder(name: str) -> Path:
-    for path in ROOT.glob("*/*/pyproject.toml"):
-        if tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] == name:
-            return path.parent
-    sys.exit(f"no package of this repository is called {name}")
+def _requirements(folder: Path, *, lowest: bool) -> list[str | Path]:
+    name = declared(folder)["project"]["name"]
+    return [name, "--resolution", "lowest-direct", "-r", folder / "pyproject.toml"] if lowest else [name]
+
+
+def _for_tests(folder: Path) -> list[str]:
+    return ["--group", f"{folder / 'pyproject.toml'}:test"] if "dependency-groups" in declared(folder) else []
+
+
+def _raised(folder: Path, python: Path) -> list[str]:
+    """Name what the package requires and what stands in the environment in a higher version than the lowest allowed."""
+    listed = subprocess.run(["uv", "pip", "freeze", "--python", python], check=True, capture_output=True, text=True)
+    found = dict(line.split("==") for line in listed.stdout.splitlines() if "==" in line)
+    raised = []
+    for requirement in declared(folder)["project"]["dependencies"]:
+        bound = re.fullmatch(r"(?P<name>[\w.-]+)(\[.*\])?>=(?P<lowest>[\d.]+)(,.*)?", requirement)
+        if not bound:
+            raised.append(f"{requirement}: has no lower bound")
+        elif bound["name"] not in CANNOT_BE_LOWEST and not f"{found[bound['name']]}.".startswith(f"{bound['lowest']}."):
+            raised.append(f"{requirement}: {found[bound['name']]} was installed")
+    return raised
+
+
+def main(wheels: str, environment: str, pytest: list[str]) -> int:
+    """Prove what the environment's name asks for."""
+    kind, _, name = environment.partition("-")
+    folder = ROOT / "core" if "core" in {kind, name} else folder_of(f"kdtool-{name}")
+    return prove(folder, Path(wheels), Path(sys.prefix) / "alone", lowest=kind == "lowest", pytest=tuple(pytest))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -33,6 +35,19 @@ PROJECTS = _projects()
 PLUGINS = {name: entry for name, entry in PROJECTS.items() if name not in BUNDLES}
 
 
+def _environments() -> set[str]:
+    """Names of tox's environments, with `{a,b}` written out."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini", encoding="utf-8")
+    text = re.sub(r"\\\n|\s", "", settings["tox"]["env_list"])
+    names = re.findall(r"(?:[^{},]|\{[^}]*\})+", text)
+    parts = [[part.strip("{}").split(",") for part in re.findall(r"\{[^}]*\}|[^{}]+", name)] for name in names]
+    return {"".join(chosen) for choices in parts for chosen in itertools.product(*choices)}
+
+
+ENVIRONMENTS = _environments()
+
+
 def _requirements(project: dict[str, Any]) -> set[str]:
     return {re.split(r"[\s;<>=!~\[(]", requirement)[0] for requirement in project["dependencies"]}
 
@@ -45,15 +60,24 @@ def test_everything_is_in_the_package_that_installs_everything() -> None:
     assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS}
 
 
-def test_tox_matrix_names_every_package() -> None:
-    text = (ROOT / "tox.ini").read_text(encoding="utf-8")
-    factors = [name for group in re.findall(r"pkg-\{([^}]*)\}", text) for name in group.split(",")]
-    assert sorted(factors) == sorted(name.removeprefix("kdtool-") for name in PLUGINS)
+def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
+    assert {environment for environment in ENVIRONMENTS if environment.startswith(("pkg-", "lowest-"))} == {
+        "lowest-core",
+        *(f"{kind}-{name.removeprefix('kdtool-')}" for kind in ("pkg", "lowest") for name in PLUGINS),
+    }
 
 
-def test_docs_table_names_every_package() -> None:
+def test_docs_table_says_what_packages_say_of_themselves() -> None:
     text = (ROOT / "docs" / "packages.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^\| `(kdtool-[a-z0-9-]+)`", text, re.MULTILINE)) == sorted(PLUGINS)
+    assert set(re.findall(r"^\| `kdtool-.*", text, re.MULTILINE)) == {
+        f"| `{name}` | `{folder.relative_to(ROOT).as_posix()}` | {_components(project)} | {project['description']} |"
+        for name, (folder, project) in PLUGINS.items()
+    }
+
+
+def _components(project: dict[str, Any]) -> str:
+    names = [name for points in project.get("entry-points", {}).values() for name in points]
+    return ", ".join(f"`{name}`" for name in names) or "library"
 
 
 def test_list_of_what_is_not_installed_is_current() -> None:
@@ -75,6 +99,7 @@ def test_package_takes_its_version_from_the_one_place_and_describes_itself(name:
     if name not in BUNDLES:
         assert list(folder.glob("src/*/py.typed"))
         assert list(folder.glob("tests/test_*.py"))
+        assert "test" in tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
 
 
 @pytest.mark.parametrize("name", sorted(PLUGINS))
@@ -157,6 +182,18 @@ def test_bundle_of_the_quickstart_holds_what_its_recipe_names() -> None:
 
 def test_ci_calls_tox_and_nothing_else() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
-    commands = [step["run"] for step in workflow["jobs"]["tox"]["steps"] if "run" in step]
-    assert [command.split()[:2] for command in commands] == [["python", "-m"], ["tox", "run"]]
-    assert "&&" not in "".join(commands)
+    for job in workflow["jobs"].values():
+        install, run = [step["run"] for step in job["steps"] if "run" in step]
+        assert install == 'python -m pip install "tox>=4.24" "tox-uv>=1.20"'
+        assert re.fullmatch(r"tox run (-m matrix|\$\{\{ matrix.environments \}\})", run)
+    named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
+    assert "-m ci" in named
+    listed = {name for names in named - {"-m ci"} for name in names.removeprefix("-e ").split(",")}
+    assert listed <= ENVIRONMENTS | {"core"}
+    assert "tox run -m matrix" in str(workflow["jobs"]["weekly"])
+
+
+def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
+    assert all(hook["entry"].startswith("tox ") for hook in hooks["repos"][0]["hooks"])

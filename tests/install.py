@@ -1,0 +1,30 @@
+"""Install wheels of the repository into an environment, and always those that were built last.
+
+    python tests/install.py WHEELS kdtool-all --group losses/ce/pyproject.toml:test
+
+tox calls it, and so does `package_alone`. The folder of wheels comes first; the rest goes to `uv pip install`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from packages import ROOT, declared, folders
+
+__all__ = ["install"]
+
+
+def install(python: str | Path, wheels: str | Path, *arguments: str | Path) -> None:
+    """Install into the environment of `python`; end the process where that fails."""
+    # A wheel that was built again has the same version as before: uv must be told that it is another.
+    ours = [f"--reinstall-package={declared(folder)['project']['name']}" for folder in folders()]
+    where = ["--python", python, "--constraint", ROOT / "constraints.txt", "--find-links", wheels]
+    process = subprocess.run(["uv", "pip", "install", "--quiet", *where, *ours, *arguments], check=False)
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+if __name__ == "__main__":
+    install(sys.executable, *sys.argv[1:])
