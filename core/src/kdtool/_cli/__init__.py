@@ -21,6 +21,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "plugins": ("kdtool._cli.plugins:plugins", "List the installed plugins, or show one with its settings."),
     "schema": ("kdtool._cli.schema:schema", "Print the JSON Schema of recipes, for your editor."),
     "report": ("kdtool._cli.report:report", "Write the report of a finished run again."),
+    "runs": ("kdtool._cli.runs:runs", "List runs: what is done, what is not, and what came out."),
+    "clean": ("kdtool._cli.clean:clean", "Show or free what no run needs in the folder that runs share."),
 }
 INTERRUPTED = 130
 

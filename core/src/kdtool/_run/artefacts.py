@@ -286,5 +286,6 @@ def _problem(file: Path, entry: Mapping[str, Any]) -> str | None:
 
 
 def _damaged(path: Path, problem: str) -> StorageError:
-    remedy = f"Delete the folder {path}, or all that is damaged with: kdtool clean --damaged --yes"
-    return StorageError(f"a stored file is damaged: {problem}. {remedy}; then run again to make it anew")
+    remedy = f"Delete the folder {path} and run again to make it anew"
+    others = "kdtool clean --damaged shows what else is (give it the run's --store, if it has one)"
+    return StorageError(f"a stored file is damaged: {problem}. {remedy}; {others}")

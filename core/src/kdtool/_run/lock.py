@@ -17,7 +17,11 @@ from kdtool._errors import LockedError
 from kdtool._run.artefacts import storage_errors
 from kdtool._run.sealed import write_beside
 
-__all__ = ["run_lock"]
+__all__ = ["HOLDER", "run_lock", "worker_of"]
+
+HOLDER = "lock.json"
+_GLIMPSE = 0.5
+"""Seconds for which a run's lock is asked for: `kdtool runs` holds it for a moment to see whether anyone else does."""
 
 
 @contextmanager
@@ -28,12 +32,12 @@ def run_lock(folder: Path) -> Iterator[None]:
         LockedError: another process works on the run.
         StorageError: the folder cannot be written, or a disk became full or read-only meanwhile.
     """
-    holder = folder / "lock.json"
+    holder = folder / HOLDER
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_GLIMPSE)
         except Timeout as error:
             raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
     try:
@@ -46,6 +50,20 @@ def run_lock(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a disk that became read-only
             holder.unlink(missing_ok=True)
         lock.release()
+
+
+def worker_of(folder: Path) -> str | None:
+    """Return what is known of the process that works on the run in `folder`; None where none does."""
+    path = folder / ".lock"
+    if not path.exists():
+        return None
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, PermissionError):  # whoever may not write here cannot ask: another user's run counts as held
+        return _holder(folder / HOLDER).removeprefix(" by ") or "another process"
+    lock.release()
+    return None
 
 
 def _holder(path: Path) -> str:

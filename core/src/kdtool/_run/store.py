@@ -1,22 +1,26 @@
 """The store that runs share: where it is, and which runs use it.
 
 Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use. The
-runner calls `register_run`.
+runner calls `register_run` while it holds the run's lock; `store_runs` lists the runs, `store_clean` frees what none needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 from kdtool._run.artefacts import storage_errors
-from kdtool._run.sealed import write_beside
+from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["REGISTERED", "register_run", "store_folder"]
+__all__ = ["REGISTERED", "bytes_below", "known_runs", "register_run", "store_folder", "store_lock"]
 
 REGISTERED = "runs"
 
@@ -29,12 +33,43 @@ def store_folder(given: Path | str | None) -> Path:
 def register_run(store: Path, folder: Path) -> None:
     """Note in the store that the run in `folder` uses it; called by whoever holds the run's lock.
 
+    Waits while the store is being cleaned, so that nothing vanishes between being found and being used.
+
     Raises:
         StorageError: the store cannot be written.
     """
     folder = folder.absolute()
-    name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     path = store / REGISTERED / f"{name}.json"
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_beside(path, json.dumps({"folder": str(folder)}))
+        with store_lock(store):
+            write_sealed(path, {"folder": str(folder)})
+
+
+@contextmanager
+def store_lock(store: Path) -> Iterator[None]:
+    """Hold the store while its runs are registered or what none of them needs is removed."""
+    with FileLock(store / ".lock"):
+        yield
+
+
+def known_runs(store: Path) -> dict[Path, Path]:
+    """Return the files that runs left in the store, each with the run's folder, which may be gone since.
+
+    Raises:
+        StorageError: such a file is damaged, so that a run may be unknown.
+    """
+    files = sorted((store / REGISTERED).glob("*.json"))
+    remedy = "Run that run again, or delete the file if there is no such run"
+    return {file: Path(json.loads(read_sealed(file, remedy))["folder"]) for file in files}
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of all files below a folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += Path(root, name).lstat().st_size
+    return total

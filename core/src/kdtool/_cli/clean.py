@@ -1,0 +1,47 @@
+"""`kdtool clean`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+__all__ = ["clean"]
+
+
+@click.command()
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
+)
+@click.option("--damaged", is_flag=True, help="Find what is not as it was written instead; reads every file.")
+@click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
+    """Show what no run needs in the folder that runs share, and free it with --yes.
+
+    A run needs what its recipe led to last; a run whose folder is gone needs nothing.
+    """
+    from kdtool._run.store import store_folder
+    from kdtool._run.store_clean import clean as clean_store
+
+    folder = store_folder(store)
+    done = clean_store(folder, damaged=damaged, remove=yes)
+    if as_json:
+        found = [
+            {"path": str(item.path), "bytes": item.bytes, "why": item.why, "left": done.left.get(item.path)}
+            for item in done.found
+        ]
+        about = {"store": str(folder), "bytes": done.total, "runs": done.runs, "freed": yes}
+        click.echo(json.dumps({**about, "found": found}, indent=1))
+        return
+    for item in done.found:
+        click.echo(f"{item.bytes / 1e6:>9,.1f} MB  {item.path}  ({done.left.get(item.path) or item.why})")
+    freed = sum(item.bytes for item in done.found if item.path not in done.left)
+    of = f"of {done.total / 1e6:,.1f} MB in {folder}, which {done.runs} {'run uses' if done.runs == 1 else 'runs use'}"
+    if not done.found:
+        click.echo(f"Nothing is damaged {of}." if damaged else f"Nothing to free {of}.")
+    elif yes:
+        click.echo(f"Freed {freed / 1e6:,.1f} MB {of}.")
+    else:
+        command = "kdtool clean" + (f" --store {folder}" if store else "") + (" --damaged" if damaged else "")
+        click.echo(f"{freed / 1e6:,.1f} MB {of}. To free them: {command} --yes")

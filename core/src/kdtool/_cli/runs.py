@@ -1,0 +1,35 @@
+"""`kdtool runs`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["runs"]
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def runs(out: str, store: str | None, as_json: bool) -> None:
+    """List the runs in the folder for runs, and those elsewhere that use the same store."""
+    from kdtool._run.store import store_folder
+    from kdtool._run.store_runs import list_runs
+
+    found = list_runs(store_folder(store), Path(out))
+    if as_json:
+        plain = [{**vars(run), "folder": str(run.folder), "when": run.when.isoformat()} for run in found]
+        click.echo(json.dumps(plain, indent=1))
+        return
+    if not found:
+        click.echo(f"There are no runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}.")
+    for run in found:
+        when = f"{run.when.astimezone():%Y-%m-%d %H:%M}"
+        click.echo(f"{run.name:<20} {run.state:<10} {when}  {run.bytes / 1e6:>9,.1f} MB  {run.folder}")
+        if run.verdict:
+            click.echo(f"    {run.verdict}")

@@ -1,0 +1,164 @@
+"""What can be freed: artefacts of the store that no run needs, what killed processes left, and what is damaged.
+
+A run needs what its `graph.json` names, and the store knows its runs. Nothing goes that a process works on (it holds a
+lock), and nothing at all while the needs of a run cannot be told: it has just begun, or its graph is damaged. Used by
+`kdtool clean`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdtool._errors import LockedError
+from kdtool._run.artefacts import problems_of, storage_errors
+from kdtool._run.graph import GRAPH
+from kdtool._run.lock import HOLDER, worker_of
+from kdtool._run.sealed import read_sealed
+from kdtool._run.store import bytes_below, known_runs, store_lock
+
+__all__ = ["Cleaned", "Found", "clean"]
+
+_NAME = re.compile(r"(.+-)?[0-9a-f]{16}")
+_PARTIAL, _REMOVED = ".partial", ".removed"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder that can be freed: its size, and why."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What can be freed, or was: `left` tells why a folder is still there, `total` the size of the store before."""
+
+    found: tuple[Found, ...] = ()
+    left: Mapping[Path, str] = field(default_factory=dict)
+    total: int = 0
+    runs: int = 0
+
+
+def clean(store: Path, *, damaged: bool = False, remove: bool = False) -> Cleaned:
+    """Find what can be freed in the store and in its runs' folders, and free it.
+
+    Args:
+        store: the folder that runs share.
+        damaged: find artefacts that are not as they were written, instead of what no run needs. Reads every file.
+        remove: free what is found.
+
+    Raises:
+        LockedError: a run has just begun, or works with a damaged artefact.
+        StorageError: the store cannot be written, or what a run needs cannot be read.
+    """
+    if not store.is_dir():
+        return Cleaned()
+    store = store.resolve()
+    with storage_errors(store):
+        found = _damaged(store, _runs(store)) if damaged else []
+        with store_lock(store):
+            runs = _runs(store)
+            total = bytes_below(store)
+            found = found if damaged else _unneeded(store, runs)
+            left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
+            if remove:
+                _tidy(store, runs)
+    return Cleaned(tuple(found), left, total, len(runs))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run whose folder is there. `needs` are the folders that its artefacts are in, or will be."""
+
+    folder: Path
+    worker: str | None
+    needs: frozenset[Path]
+
+
+def _runs(store: Path) -> list[_Run]:
+    folders = {folder.resolve() for folder in known_runs(store).values() if folder.is_dir()}
+    return [_Run(folder, worker_of(folder), _needs(store, folder)) for folder in sorted(folders)]
+
+
+def _needs(store: Path, folder: Path) -> frozenset[Path]:
+    file, holder = folder / GRAPH, folder / HOLDER
+    begun = holder.exists() and not (file.exists() and file.stat().st_mtime_ns >= holder.stat().st_mtime_ns)
+    if begun and worker_of(folder):
+        raise LockedError(f"the run in {folder} has just begun, and what it needs is not known yet: try again later")
+    if not file.exists():
+        return frozenset()
+    remedy = "Run its recipe again, or delete that folder; until then it cannot be told what the run needs"
+    nodes = json.loads(read_sealed(file, remedy))["nodes"].values()
+    return frozenset((store if node["in"] == "store" else folder) / node["path"] for node in nodes)
+
+
+def _unneeded(store: Path, runs: list[_Run]) -> list[Found]:
+    needed = {path for run in runs for path in run.needs}
+    found = [Found(path, bytes_below(path), "no run needs it") for path in _artefacts(store) if path not in needed]
+    for path in (path for root in (store, *(run.folder for run in runs)) for path in root.glob("*/*")):
+        continues = path.suffix == _PARTIAL and path.with_suffix("") in needed
+        if path.suffix in {_PARTIAL, _REMOVED} and _is_ours(path.with_suffix("")) and not continues:
+            found.append(Found(path, bytes_below(path), "left by a process that was stopped"))
+    return found
+
+
+def _damaged(store: Path, runs: list[_Run]) -> list[Found]:
+    found = []
+    for path in (path for root in (store, *(run.folder for run in runs)) for path in _artefacts(root)):
+        problem = next(problems_of(path), None)
+        user = next((run for run in runs if run.worker and path in run.needs), None)
+        if problem and user:
+            raise LockedError(f"{problem}, and {user.folder} is in use by {user.worker}: stop it first, or wait for it")
+        if problem:
+            found.append(Found(path, bytes_below(path), problem))
+    return found
+
+
+def _artefacts(root: Path) -> Iterator[Path]:
+    """Yield the complete artefacts below a folder, also those whose manifest is gone."""
+    for path in sorted(root.glob("*/*")):
+        if path.is_dir() and not path.is_symlink() and _is_ours(path):
+            yield path
+
+
+def _is_ours(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None
+
+
+def _remove(path: Path) -> str | None:
+    """Remove a folder; return why it is still there. It is renamed first, so that it is never half there."""
+    bare = path.with_suffix("") if path.suffix in {_PARTIAL, _REMOVED} else path
+    aside = bare.with_name(bare.name + _REMOVED)
+    try:
+        with FileLock(bare.with_name(bare.name + ".lock")).acquire(timeout=0):
+            if path != aside:
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+            shutil.rmtree(aside)
+    except Timeout:
+        return "another process is making it"
+    except OSError as error:  # on Windows, also where another process has it open
+        return f"cannot be removed: {error.strerror}"
+    return None
+
+
+def _tidy(store: Path, runs: list[_Run]) -> None:
+    """Remove lock files of what is gone, while nobody can ask for them, and what runs left that are gone."""
+    for file, folder in known_runs(store).items():
+        if not folder.is_dir():
+            file.unlink(missing_ok=True)
+    for lock in store.glob("*/*.lock") if not any(run.worker for run in runs) else ():
+        bare = lock.with_suffix("")
+        if _is_ours(bare) and not bare.exists() and not bare.with_name(bare.name + _PARTIAL).exists():
+            with contextlib.suppress(OSError):
+                lock.unlink()

@@ -1,0 +1,200 @@
+"""The store and its runs: `kdtool runs` tells them, `kdtool clean` frees what none of them needs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool._run.artefacts import Artefacts
+from kdtool._run.graph import GRAPH
+from kdtool._run.lock import run_lock
+from kdtool._run.sealed import write_sealed
+from kdtool._run.store import register_run
+from kdtool._run.store_clean import clean
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "kdtool", *arguments], capture_output=True, text=True, check=False)
+
+
+def small(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**recipe, "control": False, "evaluators": False, "seeds": [0], **changes}
+
+
+def contents(root: Path) -> set[Path]:
+    return {path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != ".lock"}
+
+
+def test_only_what_no_run_needs_is_freed_and_only_when_told(recipe: dict[str, Any], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    kdtool.run(small(recipe, name="one"))
+    kdtool.run(small(recipe, name="two"))
+    assert clean(store).found == ()
+    needed = contents(store)
+    kdtool.run(small(recipe, name="two"), {"rows.length": 12})
+    both = contents(store)
+    assert clean(store).found == ()  # the first run needs the old rows, the second the new ones
+    kdtool.run(small(recipe, name="two"))
+    found = clean(store)
+    assert {item.path.parent.name for item in found.found} == {"rows", "signals"}
+    assert contents(store) == both
+    said = command("clean", "--yes")
+    assert "Freed" in said.stdout, said
+    assert contents(store) == needed
+    assert all(stage.reused for name in ("one", "two") for stage in kdtool.run(small(recipe, name=name)).stages)
+
+
+def test_runs_whose_folder_is_gone_need_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    folder.rename(tmp_path / "elsewhere")
+    plain = json.loads(command("clean", "--yes", "--json").stdout)
+    assert {Path(item["path"]).parent.name for item in plain["found"]} == {"text", "students", "rows", "signals"}
+    assert (plain["freed"], plain["runs"]) == (True, 0)
+    assert contents(tmp_path / "store") == set()
+    assert not list((tmp_path / "store").glob("*/*.lock"))
+    assert "Nothing to free" in command("clean").stdout
+
+
+def test_work_of_an_unfinished_run_is_kept_and_other_partial_folders_go(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    (rows,) = (tmp_path / "store" / "rows").glob("*[0-9a-f]")
+    (phase,) = (folder / "phases").glob("*[0-9a-f]")
+    for made in (rows, phase):
+        made.rename(made.with_name(made.name + ".partial"))
+        made.with_name(made.name[:-1] + "x.partial").mkdir()  # no name of ours
+    others = [made.with_name(f"{made.name[:-16]}{'0' * 16}.partial") for made in (rows, phase)]
+    for other in others:
+        other.mkdir()
+    assert {item.path for item in clean(tmp_path / "store", remove=True).found} == set(others)
+    assert not any(other.exists() for other in others)
+    assert len(list(folder.glob("phases/*.partial"))) == len(list(tmp_path.glob("store/rows/*.partial"))) == 2
+
+
+def test_what_a_process_works_on_is_left(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    partial = tmp_path / "store" / "rows" / f"{'0' * 16}.partial"
+    partial.mkdir()
+    with FileLock(partial.with_suffix(".lock")):
+        assert clean(tmp_path / "store", remove=True).left == {partial: "another process is making it"}
+        assert partial.exists()
+    with run_lock(folder):  # begun, and its graph is of the run before
+        said = command("clean", "--yes")
+        assert said.returncode == 7
+        assert "has just begun" in said.stderr
+        os.utime(folder / GRAPH)
+        assert [item.path for item in clean(tmp_path / "store", remove=True).found] == [partial]
+
+
+def test_a_damaged_graph_or_list_of_runs_keeps_everything(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    (listed,) = (tmp_path / "store" / "runs").glob("*.json")
+    before = contents(tmp_path / "store")
+    for file in (folder / GRAPH, listed):
+        whole = file.read_bytes()
+        file.write_bytes(whole.replace(b"store", b"stole").replace(b"folder", b"holder"))
+        said = command("clean", "--yes")
+        assert said.returncode == 8
+        assert f"{file} is damaged" in said.stderr
+        file.write_bytes(whole)
+    assert contents(tmp_path / "store") == before
+
+
+def test_what_is_damaged_is_freed_and_made_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
+    results = kdtool.run(small(recipe))
+    model = results.arms[0].path / "counts.json"
+    trained = model.read_bytes()
+    (rows,) = (tmp_path / "store" / "rows").glob("*/rows.json")
+    for file in (model, rows):
+        file.write_bytes(file.read_bytes() + b" ")
+    with run_lock(results.folder):
+        os.utime(results.folder / GRAPH)
+        said = command("clean", "--damaged", "--yes")
+        assert (said.returncode, "in use by process" in said.stderr) == (7, True)
+    assert {item.path for item in clean(tmp_path / "store", damaged=True).found} == {rows.parent, model.parent.parent}
+    assert "rows.json has" in command("clean", "--damaged", "--yes").stdout
+    assert "Nothing is damaged" in command("clean", "--damaged").stdout
+    again = {stage.name.partition("/")[0]: stage.reused for stage in kdtool.run(small(recipe)).stages}
+    assert {name for name, reused in again.items() if not reused} == {"rows", "phases"}
+    assert model.read_bytes() == trained
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    artefacts=st.sets(st.tuples(st.sampled_from(["text", "rows", "signals"]), st.integers(0, 9)), max_size=12),
+    runs=st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9))), max_size=5),
+    partial=st.sets(st.integers(0, 9)),
+)
+def test_whatever_runs_there_are_the_rest_goes_and_theirs_stays(
+    artefacts: set[tuple[str, int]], runs: list[tuple[bool, set[int]]], partial: set[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        store, needed = Path(scratch) / "store", set()
+        (store / "runs").mkdir(parents=True)
+        for kind, number in artefacts:
+            Artefacts(store).make(kind, "", f"{number}" * 64, build=lambda folder: None, waiting=print)
+        for number in partial:
+            (store / "rows" / f"{str(number) * 16}.partial").mkdir(parents=True)
+        for index, (there, numbers) in enumerate(runs):
+            folder = Path(scratch) / f"run{index}"
+            register_run(store, folder)
+            if there:
+                nodes = {f"{n}": {"in": "store", "path": f"rows/{str(n) * 16}"} for n in numbers}
+                folder.mkdir()
+                write_sealed(folder / GRAPH, {"nodes": nodes, "store": str(store)})
+                needed |= {str(number) * 16 for number in numbers}
+        clean(store, remove=True)
+        rows = {str(number) * 16 for kind, number in artefacts if kind == "rows"}
+        left = {path.name for path in store.glob("*/*") if path.is_dir()}
+        assert left == (rows & needed) | {f"{str(number) * 16}.partial" for number in partial} & {
+            f"{name}.partial" for name in needed
+        }
+
+
+def test_runs_are_listed_with_what_they_are(recipe: dict[str, Any], tmp_path: Path) -> None:
+    assert "no runs" in command("runs").stdout
+    done = kdtool.run(small(recipe, name="finished"))
+    kdtool.run(small(recipe, name="stopped"))
+    (tmp_path / "runs" / "stopped" / "results.json").unlink()
+    broken = kdtool.run(small(recipe, name="broken"), out="elsewhere").folder / "results.json"
+    broken.write_bytes(broken.read_bytes().replace(b"done", b"dome"))
+    kdtool.run(small(recipe, name="busy"))
+    with run_lock(tmp_path / "runs" / "busy"):
+        found = {run["name"]: run for run in json.loads(command("runs", "--json").stdout)}
+        shown = command("runs").stdout
+    states = {"finished": "done", "stopped": "unfinished", "broken": "damaged", "busy": "running"}
+    assert {name: run["state"] for name, run in found.items()} == states
+    assert found["finished"]["verdict"] == done.verdict.partition("\n")[0]
+    assert found["finished"]["bytes"] > 1000
+    assert found["busy"]["verdict"].startswith(f"by process {os.getpid()} on ")
+    assert "results.json is damaged" in found["broken"]["verdict"]
+    assert all(name in shown and state in shown for name, state in states.items())
+    assert str(tmp_path / "elsewhere" / "broken") in shown
+
+
+def test_a_store_on_its_first_day_is_empty(tmp_path: Path) -> None:
+    assert "Nothing to free" in command("clean", "--store", "nowhere").stdout
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_folders_of_others_are_left(recipe: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("documents/letters", "rows/mine", "rows/.hidden.partial"):
+        (tmp_path / "store" / name).mkdir(parents=True)
+        (tmp_path / "store" / name / "manifest.json").write_text("{}", encoding="utf-8")
+    before = contents(tmp_path / "store")
+    assert clean(tmp_path / "store", remove=True).found == clean(tmp_path / "store", damaged=True).found == ()
+    assert contents(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("arguments", [("runs", "--nonsense"), ("clean", "everything")])
+def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
+    assert command(*arguments).returncode == 2
