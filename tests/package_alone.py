@@ -41,7 +41,7 @@ def prove(folder: Path, wheels: Path, environment: Path, *, lowest: bool = False
         print("these lower bounds are not what was installed, so they are untested:", *raised, sep="\n  ")
         return 1
     # `-P`: the folder that pytest starts in is no place to import from.
-    command = [python, "-P", "-m", "pytest", folder, *pytest]
+    command = [str(python), "-P", "-m", "pytest", str(folder), *pytest]
     return subprocess.run(command, check=False, cwd=ROOT).returncode
 
 
