@@ -1,0 +1,40 @@
+"""Settings of the documentation site: `sphinx-build -W --keep-going docs site`.
+
+Pages are Markdown that also reads well as plain files. The reference is rendered from the code by `rendered.py`. The site
+loads nothing from elsewhere: the theme uses the reader's own fonts, and the search needs no server.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "kdtool"
+version = release = version_of("kdtool")
+extensions = ["myst_parser", "rendered"]
+exclude_patterns = ["tests", "requirements.txt"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+smartquotes_action = "D"  # dashes only: quoted text in docstrings is code
+nitpicky = True
+nitpick_ignore_regex = [
+    # named in signatures, documented elsewhere
+    ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CP-T]"),
+]
+python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"kdtool {version}"
+html_static_path = ["_static"]
+html_css_files = ["kdtool.css"]
+html_copy_source = False
+html_show_copyright = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"

@@ -1,0 +1,300 @@
+"""Reference pages rendered from the code: hooks, records, the Python interface, components' settings, commands.
+
+A Sphinx extension: the line `<!-- rendered: NAME -->` of a page is replaced by what `PARTS[NAME]` returns, which is MyST
+Markdown. Docstrings are Markdown and are shown as they are; names of kdtool in them become links.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import kdtool
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+
+STYLES = {
+    "every": "Every component that has it is asked; answers come by component name.",
+    "one": "Components are asked in the recipe's order until one answers.",
+    "tell": "Every component that has it is told.",
+}
+"""How a hook is called, by its style in `Hooks`."""
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    app.connect("source-read", _fill)
+    return {"parallel_read_safe": True}
+
+
+def hooks() -> str:
+    """Render every hook by kind, and the attributes that a kind's components may set."""
+    from kdtool._contract.kinds import KINDS
+    from kdtool._registry import GROUPS
+
+    blocks = [_module(), "## Every component", *_class(kdtool.Component)]
+    for kind, cls in KINDS.items():
+        blocks += [f"## {kind.capitalize()}", f"Entry-point group `{GROUPS[kind]}`.", *_class(cls)]
+    return "\n\n".join(blocks)
+
+
+def records() -> str:
+    """Render the records that hooks take and return, by the module that explains them."""
+    headings = {
+        "kdtool._contract.text": "Text, rows and batches",
+        "kdtool._contract.signals": "Signals and what losses see",
+        "kdtool._contract.models": "Models, subjects and measurements",
+        "kdtool._contract.training": "Training",
+        "kdtool._run.results": "Results",
+    }
+    blocks = [_module()]
+    for module, heading in headings.items():
+        blocks += [f"## {heading}", _text(import_module(module).__doc__)]
+        homes = [found for home, found in kdtool._HOMES.items() if home == module]
+        for name in dict.fromkeys(name for found in homes for name in found):
+            blocks += _named(name)
+    return "\n\n".join(blocks)
+
+
+def interface() -> str:
+    """Render what a program calls: run, check, report and their like, the base of settings, and the errors."""
+    shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data)\} (\w+)", page)}
+    rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
+    errors = [name for name in rest if _is_error(name)]
+    blocks = [_module()]
+    for name in sorted(set(rest) - set(errors), key=lambda name: (inspect.isclass(getattr(kdtool, name)), name)):
+        blocks += _named(name)
+    blocks.append("## Errors")
+    for name in errors:
+        blocks.append(_directive("exception", name, f"{_text(getattr(kdtool, name).__doc__)} {_exit_code(name)}"))
+    return "\n\n".join(blocks)
+
+
+def settings() -> str:
+    """Render every component of the project with its settings, as `kdtool plugins show` prints them."""
+    listed = json.loads((files("kdtool") / "first_party.json").read_text(encoding="utf-8"))
+    blocks = []
+    for kind, components in listed.items():
+        if kind == "command":
+            continue
+        blocks.append(f"## {kind.capitalize()}")
+        for name in components:
+            blocks += _component(kind, name)
+    return "\n\n".join(blocks)
+
+
+def commands() -> str:
+    """Render the help of every command."""
+    import click
+    from kdtool._cli import cli
+
+    def helps(command: click.Command, path: str, depth: int) -> Iterator[str]:
+        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        yield f"{'#' * depth} `{path}`"
+        yield f"```text\n{command.get_help(context)}\n```"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                if found is not None:
+                    yield from helps(found, f"{path} {name}", min(depth + 1, 3))
+
+    return "\n\n".join(helps(cli, "kdtool", 2))
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "hooks": hooks,
+    "records": records,
+    "interface": interface,
+    "settings": settings,
+    "commands": commands,
+}
+
+
+def _fill(_: Sphinx, __: str, source: list[str]) -> None:
+    source[0] = re.sub(r"^<!-- rendered: (\w+) -->$", lambda found: PARTS[found[1]](), source[0], flags=re.MULTILINE)
+
+
+def _module() -> str:
+    return ":::{py:currentmodule} kdtool\n:::"
+
+
+def _is_error(name: str) -> bool:
+    value = getattr(kdtool, name)
+    return inspect.isclass(value) and issubclass(value, kdtool.KdtoolError)
+
+
+def _exit_code(name: str) -> str:
+    return f"Exit code {getattr(kdtool, name).exit_code}."
+
+
+def _directive(kind: str, signature: str, body: str, *members: str, **options: str) -> str:
+    fence = "::::" if members else ":::"
+    head = [f"{fence}{{py:{kind}}} {signature}", *(f":{key}: {json.dumps(value)}" for key, value in options.items())]
+    if kind in {"attribute", "property"}:
+        head.append(":no-contents-entry:")
+    return "\n\n".join(["\n".join(head), body, *members, fence])
+
+
+def _named(name: str) -> list[str]:
+    """Render a public name: a class with its members, a function, or a type alias."""
+    value = getattr(kdtool, name)
+    if inspect.isclass(value):
+        return _class(value)
+    if inspect.isroutine(value):
+        return [_directive("function", f"{name}{_signature(value)}", _text(value.__doc__))]
+    body = f"{_attribute_docs(kdtool._HOME_OF[name]).get(('', name), '')}\n\n`{value}`"
+    return [_directive("data", name, _text(body.replace("typing.", "")))]
+
+
+def _class(cls: type) -> list[str]:
+    return [_directive("class", cls.__name__, _text(cls.__doc__), *_attributes(cls), *_methods(cls))]
+
+
+def _attributes(cls: type) -> Iterator[str]:
+    documented = _attribute_docs(cls.__module__)
+    declared = inspect.get_annotations(cls)
+    defaults = {field.name: field for field in fields(cls)} if is_dataclass(cls) else {}
+    for name, kind in declared.items():
+        text = documented.get((cls.__name__, name), "")
+        if name.startswith("_") or not (text or is_dataclass(cls)) or name == "kind":
+            continue
+        default = defaults[name].default if name in defaults else vars(cls).get(name, MISSING)
+        value = {} if default is MISSING or name == "config" else {"value": _value(default)}
+        yield _directive("attribute", name, _text(text), type=str(kind), **value)
+
+
+def _methods(cls: type) -> Iterator[str]:
+    for name, member in vars(cls).items():
+        if (name.startswith("_") and name != "__init__") or name == "config":
+            continue
+        if isinstance(member, property):
+            kind = inspect.get_annotations(member.fget)["return"] if member.fget else ""
+            yield _directive("property", name, _text(member.__doc__), type=str(kind))
+        elif inspect.isfunction(member) and member.__doc__:
+            style = _style(name, cls)
+            text = f"{_text(member.__doc__)}\n\n{style}" if style else _text(member.__doc__)
+            yield _directive("method", f"{name}{_signature(member)}", text)
+
+
+def _style(name: str, cls: type) -> str:
+    if not (issubclass(cls, kdtool.Component) and name in vars(kdtool.Hooks)):
+        return ""
+    return f"*{STYLES[vars(kdtool.Hooks)[name].style]}*"
+
+
+def _value(default: Any) -> str:
+    return "…" if callable(default) else repr(default)
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=_Bare(parameter.annotation))
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=_Bare(signature.return_annotation)))
+
+
+class _Bare(str):
+    """An annotation that is text already: shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _attribute_docs(module: str) -> dict[tuple[str, str], str]:
+    analyzer = ModuleAnalyzer.for_module(module)
+    return {key: " ".join(lines).strip() for key, lines in analyzer.find_attr_docs().items()}
+
+
+def _text(docstring: str | None) -> str:
+    """Return a docstring as MyST: sections become field lists, examples code, names of kdtool links."""
+    plain, *sections = re.split(
+        r"^(Args|Returns|Raises|Example):\n", inspect.cleandoc(docstring or ""), flags=re.MULTILINE
+    )
+    blocks = [re.sub(r"(?<!`)`(\w+)`(?!`)", _link, plain.strip())]
+    for name, body in zip(sections[::2], sections[1::2], strict=True):
+        lines = inspect.cleandoc(body).splitlines()
+        if name == "Example":
+            blocks.append("\n".join(["```python", *lines, "```"]))
+        else:
+            blocks.append("\n".join(_field(name, line) for line in lines))
+    return "\n\n".join(blocks)
+
+
+def _field(section: str, line: str) -> str:
+    """Return a line of a section as an entry of a field list; lines that go on stay as they are."""
+    if section == "Returns":
+        return f":returns: {line}"
+    name, colon, text = line.partition(": ")
+    return f":{_FIELDS[section]} {name}: {text}" if colon and not line.startswith(" ") else line
+
+
+_FIELDS = {"Args": "param", "Raises": "raises"}
+
+
+def _link(found: re.Match[str]) -> str:
+    name = found[1]
+    if name.startswith("kdtool_"):
+        kinds: tuple[type, ...] = (kdtool.Component, *kdtool.Component.__subclasses__())
+        owners = [cls for cls in kinds if name in vars(cls)]
+        return f"{{py:meth}}`~kdtool.{owners[0].__name__}.{name}`" if owners else found[0]
+    return f"{{py:obj}}`~kdtool.{name}`" if name in kdtool._HOME_OF and name != "Field" else found[0]
+
+
+def _component(kind: str, name: str) -> list[str]:
+    from kdtool._registry import find, load
+
+    entry, cls = find(kind, name), load(kind, name, Path.cwd(), print).cls
+    blocks = [f"### `{name}`", f"{inspect.getdoc(cls)}\n\nFrom `{entry.distribution}`."]
+    schema = cls.Config.model_json_schema()
+    rows = [_setting(field, about, schema) for field, about in schema.get("properties", {}).items()]
+    if rows:
+        blocks.append("\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows]))
+    else:
+        blocks.append("No settings.")
+    return blocks
+
+
+def _setting(field: str, about: dict[str, Any], schema: dict[str, Any]) -> str:
+    default = "required" if field in schema.get("required", []) else f"`{json.dumps(about.get('default'))}`"
+    text = " ".join(inspect.cleandoc(about.get("description", "")).split())
+    return (
+        f"| `{field}` | {_type(about).replace('|', chr(92) + '|')} | {default} | {text.replace('|', chr(92) + '|')} |"
+    )
+
+
+def _type(about: dict[str, Any]) -> str:
+    """Name a field's type with its bounds, from its JSON Schema."""
+    if "enum" in about:
+        return " or ".join(f"`{option}`" for option in about["enum"])
+    if "const" in about:
+        return f"`{about['const']}`"
+    if "anyOf" in about:
+        return " or ".join(dict.fromkeys(_type(option) for option in about["anyOf"]))
+    name = str(about.get("type", about.get("$ref", "").rpartition("/")[2]))
+    if name == "array":
+        inner = [*about.get("prefixItems", []), about["items"]] if about.get("items") else about.get("prefixItems", [])
+        name = f"list of {', '.join(dict.fromkeys(map(_type, inner)))}" if inner else "list"
+    return " ".join([name, *(f"{sign} {about[key]}" for key, sign in _BOUNDS.items() if key in about)])
+
+
+_BOUNDS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "minItems": "items ≥",
+    "maxItems": "items ≤",
+    "pattern": "matching",
+}
