@@ -21,11 +21,10 @@ from kdtool._contract.hooks import Owner
 from kdtool._contract.kinds import Cache, Hooks, Loss, Teacher
 from kdtool._contract.signals import Offer
 from kdtool._errors import KdtoolError, PluginError, Problem, RecipeError
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
-from kdtool._suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -136,28 +135,11 @@ def _build(recipe: Recipe, spec: ComponentSpec, say: Callable[[str], None], prob
         _check_attributes(item.instance())
         return item
     except pydantic.ValidationError as error:
-        problems.extend(_config_problems(recipe, spec, loaded, error))
+        what = f"{spec.kind} {spec.use!r}"
+        problems.extend(invalid(recipe, spec.key, what, loaded.cls.Config.model_fields, error))
     except KdtoolError as error:
         problems.append(problem_at(recipe, (*spec.key, "use"), str(error)))
     return None
-
-
-def _config_problems(
-    recipe: Recipe, spec: ComponentSpec, loaded: Loaded, error: pydantic.ValidationError
-) -> Iterable[Problem]:
-    fields = loaded.cls.Config.model_fields
-    for detail in error.errors(include_url=False):
-        path = (*spec.key, *detail["loc"])
-        name = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            hint = did_you_mean(str(detail["loc"][-1]), fields, what=f"settings of {spec.use}", shown=20)
-            yield problem_at(recipe, path, f"is no setting of {spec.kind} {spec.use!r}", hint)
-        elif detail["type"] == "missing":
-            described = fields[name].description if name in fields else ""
-            yield problem_at(recipe, spec.key, f"{spec.kind} {spec.use!r} needs the setting {name!r}", described or "")
-        else:
-            given = f", not {detail['input']!r}" if isinstance(detail["input"], str | int | float | bool) else ""
-            yield problem_at(recipe, path, f"{detail['msg']}{given}")
 
 
 def _check_attributes(component: Component) -> None:

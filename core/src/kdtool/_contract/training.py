@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+
+from pydantic import ConfigDict, Field
 
 from kdtool._contract.signals import Offer, Want
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from kdtool._contract.text import Batch, RowSource, TextSource
 
 
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A number that changes over a phase: `start` until progress `begin`, `end` from progress `until`.
@@ -23,11 +29,21 @@ class Schedule:
     `shape` is "linear", "cosine" or "step" (jumps at `until`). Progress runs from 0 to 1.
     """
 
-    start: float
-    end: float
-    begin: float = 0.0
-    until: float = 1.0
-    shape: str = "linear"
+    start: _Weight
+    end: _Weight
+    begin: _Share = 0.0
+    until: _Share = 1.0
+    shape: Literal["linear", "cosine", "step"] = "linear"
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        """Refuse an empty stretch.
+
+        Raises:
+            ValueError: `begin` is not before `until`.
+        """
+        if not self.begin < self.until:
+            raise ValueError("begin is to be before until, as shares of the phase")
 
     def at(self, progress: float) -> float:
         """Return the value at `progress`."""

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.yaml_text import KeyPath, Place
+from kdtool._suggest import did_you_mean
 
 ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 """The control arm for each thing that `control: {match: …}` can hold equal."""
@@ -98,3 +101,21 @@ def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> 
     if place is None:
         return Problem(as_written(key), message, remedy=remedy)
     return Problem(as_written(key), message, place.file, place.line, place.column, remedy)
+
+
+def invalid(
+    recipe: Recipe, key: KeyPath, what: str, fields: Mapping[str, Any], error: ValidationError
+) -> Iterable[Problem]:
+    """Yield what pydantic found wrong with the settings under a key; `fields` are those that there are, by name."""
+    for detail in error.errors(include_url=False):
+        path, name = (*key, *map(str, detail["loc"])), ".".join(map(str, detail["loc"]))
+        if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            hint = did_you_mean(path[-1], fields, what=f"settings of {what}", shown=20)
+            yield problem_at(recipe, path, f"is no setting of {what}", hint)
+        elif detail["type"] in ("missing", "missing_argument"):
+            described = getattr(fields.get(name), "description", "") or ""
+            yield problem_at(recipe, key, f"{what} needs the setting {name!r}", described)
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            given = f", not {detail['input']!r}" if isinstance(detail["input"], str | int | float | bool) else ""
+            yield problem_at(recipe, path, f"{message}{given}")

@@ -5,12 +5,15 @@ Component settings stay as they are; assembly validates them with the component'
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from kdtool._arms import read_control
 from kdtool._contract.training import Schedule
@@ -25,13 +28,15 @@ from kdtool._recipe.layers import (
     read_layers,
     settings_layer,
 )
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath, Place, as_node
 from kdtool._suggest import did_you_mean
 
 _SHARED = (*SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
 TOP_KEYS = ("name", "seeds", *_SHARED, "trainer", "train", "control")
 _KIND_OF = {**COLLECTIONS, **SINGLE}
+_SCHEDULE = TypeAdapter(Schedule)
+_EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -162,23 +167,13 @@ class Parser:
 
     def _weight(self, path: KeyPath, value: Any) -> float | Schedule:
         if isinstance(value, Mapping):
-            return self._schedule(path, value)
-        remedy = "a number from 0, or a schedule such as {start: 1.0, end: 0.1}"
-        return float(value) if self.require(_is_weight(value), path, f"{value!r} is no weight: {remedy}") else 1.0
-
-    def _schedule(self, path: KeyPath, value: Mapping[str, Any]) -> Schedule:
-        self.refuse_unknown(path, ("start", "end", "begin", "until", "shape"))
-        numbers: list[Any] = [value.get("start"), value.get("end"), value.get("begin", 0.0), value.get("until", 1.0)]
-        self.require(_is_weight(numbers[0]), (*path, "start"), "is a number from 0")
-        self.require(_is_weight(numbers[1]), (*path, "end"), "is a number from 0")
-        good = all(map(_is_weight, numbers[2:])) and numbers[2] < numbers[3] <= 1
-        self.require(good, path, "needs 0 <= begin < until <= 1, as shares of the phase")
-        shape = value.get("shape", "linear")
-        self.require(
-            shape in ("linear", "cosine", "step"), (*path, "shape"), f"{shape!r} is none of linear, cosine, step"
-        )
-        start, end, begin, until = (float(number) if _is_weight(number) else 0.0 for number in numbers)
-        return Schedule(start, end, begin, until, shape)
+            try:
+                return _SCHEDULE.validate_json(json.dumps(value), strict=True)
+            except ValidationError as error:
+                self.problems.extend(invalid(self.empty, path, "a schedule", Schedule.__annotations__, error))
+        elif self.require(_is_weight(value), path, f"{value!r} is no weight: a number from 0, or {_EXAMPLE}"):
+            return float(value)
+        return 1.0
 
     def _phases(self) -> tuple[PhaseSpec, ...]:
         train = self.data.get("train")
