@@ -90,7 +90,10 @@ class TokenLossConformance(LossConformance):
         for chunk in self._chunks(dtype=torch.float64):
             small = _part(chunk, slice(0, 3))
             logits = small.student_logits.requires_grad_()
-            assert torch.autograd.gradcheck(lambda z, c=small: self._values(replace(c, student_logits=z)), (logits,))
+            # steps and tolerances for losses that compute in float32 whatever they are given, as the contract asks
+            assert torch.autograd.gradcheck(
+                lambda z, c=small: self._values(replace(c, student_logits=z)), (logits,), eps=1e-2, atol=2e-3, rtol=1e-2
+            )
 
     def test_it_stays_finite_at_extreme_logits(self) -> None:
         for chunk in self._chunks(scale=1e4):
