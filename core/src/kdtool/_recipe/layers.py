@@ -85,7 +85,7 @@ def read_layers(path: Path) -> list[Node]:
 
 
 def _refused(place: Place, message: str) -> RecipeError:
-    return RecipeError([Problem("extends" if place.file else "", message, place.file, place.line, place.column)])
+    return RecipeError([place.problem("extends" if place.file else "", message)])
 
 
 def settings_layer(settings: Mapping[str, Any]) -> Node:
@@ -101,12 +101,12 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
         *parents, last = key.split(".")
         target: Any = root.value
         if not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
-            problems.append(Problem(key, "is no key path; write for example teacher.use=causal-lm", "--set"))
+            problems.append(root.place.problem(key, "is no key path; write for example teacher.use=causal-lm"))
             continue
         for part in parents:
             target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
         if not isinstance(target, dict):
-            problems.append(Problem(key, "goes through a key that another --set gives a value", "--set"))
+            problems.append(root.place.problem(key, "goes through a key that another --set gives a value"))
             continue
         target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
     if problems:
@@ -129,10 +129,7 @@ def _without_sugar(layer: Node, problems: list[Problem]) -> Node:
     entries: dict[str, Node] = {}
     for key, node in layer.value.items():
         if key in _PLURAL and _PLURAL[key] in layer.value:
-            place = node.place
-            problems.append(
-                Problem(key, f"stands beside {_PLURAL[key]!r}: use one of them", place.file, place.line, place.column)
-            )
+            problems.append(node.place.problem(key, f"stands beside {_PLURAL[key]!r}: use one of them"))
         if key == "train":
             single = not isinstance(node.value, dict) or bool(node.value.keys() & _PHASE_SIGNS)
             phases = {"train": node} if single else node.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -97,10 +98,8 @@ class Recipe:
 
 def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> Problem:
     """Return a problem of a key, placed where the key or the nearest one above it was written."""
-    place = recipe.place(key)
-    if place is None:
-        return Problem(as_written(key), message, remedy=remedy)
-    return Problem(as_written(key), message, place.file, place.line, place.column, remedy)
+    place = recipe.place(key) or Place("", 0, 0, Path())
+    return place.problem(as_written(key), message, remedy)
 
 
 def invalid(

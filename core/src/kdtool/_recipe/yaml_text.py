@@ -35,6 +35,10 @@ class Place:
     column: int
     folder: Path
 
+    def problem(self, key: str, message: str, remedy: str = "") -> Problem:
+        """Return a problem of what was written here."""
+        return Problem(key, message, self.file, self.line, self.column, remedy)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -72,22 +76,20 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     Raises:
         RecipeError: the syntax is wrong, or something is refused (see the module's docstring).
     """
-    reader = _Reader(file, folder)
+    reader, place = _Reader(file, folder), Place(file, 0, 0, folder)
     if len(text) > MAXIMUM_BYTES:
-        raise RecipeError([Problem("", f"is larger than {MAXIMUM_BYTES:,} characters", file)])
+        raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters")])
     try:
         reader.refuse_exotic(text)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = f"cannot be read as YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise RecipeError([Problem("", message, file, *place)]) from error
+        place = Place(file, mark.line + 1, mark.column + 1, folder) if mark else place
+        raise RecipeError([place.problem("", message)]) from error
     if not isinstance(root, yaml.MappingNode):
-        remedy = "`kdtool schema` shows what a recipe may hold"
-        raise RecipeError(
-            [Problem("", "a recipe is a mapping of keys to values" if root else "is empty", file, remedy=remedy)]
-        )
+        message = "a recipe is a mapping of keys to values" if root else "is empty"
+        raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
     document = reader.convert(root, "")
     if reader.problems:
         raise RecipeError(reader.problems)
@@ -131,8 +133,7 @@ class _Reader:
                 raise RecipeError(self.problems)
 
     def problem(self, node: Any, key: str, message: str) -> None:
-        place = self._place(node)
-        self.problems.append(Problem(key, message, place.file, place.line, place.column))
+        self.problems.append(self._place(node).problem(key, message))
 
     def convert(self, node: yaml.Node, key: str) -> Node:
         if isinstance(node, yaml.SequenceNode):
