@@ -80,7 +80,7 @@ class Generates(kdtool.Corpus):
     """A corpus that fails late."""
 
     def kdtool_examples(self, run: Any) -> Iterator[Any]:
-        yield 1
+        yield kdtool.Example("1", kdtool.Text(""))
         raise ValueError("late")
 
 
@@ -97,10 +97,10 @@ def test_answers_are_named_in_order_and_none_is_left_out() -> None:
 
 
 def test_fewer_arguments_work_through_every_way_of_calling() -> None:
-    few = _loss(kdtool_layers=lambda self, teacher: [teacher])
+    few = _loss(kdtool_layers=lambda self, teacher: [(0, teacher)])
     hooks = _hooks(few=few(None))
-    assert hooks.kdtool_layers("s", "t") == {"few": ["t"]}  # type: ignore[arg-type]
-    assert hooks.kdtool_layers.bound()["few"]("s", teacher="t") == ["t"]  # type: ignore[arg-type]
+    assert hooks.kdtool_layers("s", 1) == {"few": [(0, 1)]}  # type: ignore[arg-type]
+    assert hooks.kdtool_layers.bound()["few"]("s", teacher=1) == [(0, 1)]  # type: ignore[arg-type]
 
 
 def test_who_raises_is_named_also_in_generators() -> None:

@@ -15,7 +15,8 @@ from filelock import FileLock
 
 
 def _heard() -> list[str]:
-    module = next(module for name, module in sys.modules.items() if name.startswith("_kdtool_local_"))
+    local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
+    module = next(module for module in local if hasattr(module, "Events"))
     heard = [line for line in module.Events.heard if not line.startswith("said")]
     module.Events.heard.clear()
     return heard

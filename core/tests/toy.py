@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ class Student(kdtool.Student):
         return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
 
 
+@dataclass(frozen=True, eq=False)
+class Alphabet(kdtool.Signal):
+    """A signal without tensors: what each byte counts."""
+
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+_ALPHABET = {str(byte): 1.0 for byte in b"abcdefghijklmnopqrstuvwxyz "}
+
+
 class Teacher(kdtool.Teacher):
     """A teacher that knows the alphabet."""
 
@@ -137,11 +148,11 @@ class Teacher(kdtool.Teacher):
     def kdtool_acknowledge(self) -> kdtool.Terms:
         return kdtool.Terms("Apache-2.0", "https://example.org")
 
-    def kdtool_signal(self, batch: Any, want: Want) -> Any:
-        return {str(byte): 1.0 for byte in b"abcdefghijklmnopqrstuvwxyz "}
+    def kdtool_signal(self, batch: Any, want: Want) -> kdtool.Signal:
+        return Alphabet("alphabet", counts=_ALPHABET)
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
-        return Runtime(Unigram(self.kdtool_signal(None, Want()))) if subject.role == "teacher" else None
+        return Runtime(Unigram(_ALPHABET)) if subject.role == "teacher" else None
 
 
 class Cache(kdtool.Cache):
@@ -154,11 +165,11 @@ class Cache(kdtool.Cache):
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:
         assert source.want.kinds == {"logits"}
-        (folder / "signal.json").write_text(json.dumps(source.signal(None)), encoding="utf-8")
+        (folder / "signal.json").write_text(json.dumps(source.signal(None).counts), encoding="utf-8")
         return len(rows)
 
-    def kdtool_recall(self, batch: Any, want: Want, folder: Path) -> Any:
-        return json.loads((folder / "signal.json").read_text(encoding="utf-8"))
+    def kdtool_recall(self, batch: Any, want: Want, folder: Path) -> kdtool.Signal:
+        return Alphabet("alphabet", counts=json.loads((folder / "signal.json").read_text(encoding="utf-8")))
 
 
 class Count(kdtool.Loss):
@@ -198,7 +209,7 @@ class Trainer(kdtool.Trainer):
             for byte in row.input_ids:
                 student.model[str(byte)] = student.model.get(str(byte), 0.0) + self.config.factor
             for source in phase.signals.values():
-                for byte_text, weight in source.signal(None).items():
+                for byte_text, weight in source.signal(None).counts.items():
                     student.model[byte_text] = student.model.get(byte_text, 0.0) + weight
             terms = {term.label: kdtool.TermReport(1.0, term.weight_at(0.0)) for term in phase.terms}
             report = kdtool.StepReport(step + 1, phase.steps, 16, 0.01, 1.0, 0.1, 1.0, terms)

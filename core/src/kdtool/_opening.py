@@ -17,6 +17,6 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     """
     hook = run.hook.kdtool_open
     if subject.role == "teacher" and subject.name in hook.names():
-        runtime = hook.of(subject.name)(run, subject)
+        runtime = hook.maybe(subject.name)(run, subject)
         return None if runtime is None else Named(subject.name, runtime)
     return hook(run, subject)

@@ -5,7 +5,8 @@ A hook is declared once, as a method of its kind's base class. `Hooks` lists it 
 by a loop over pluggy's `get_hookimpls`, which costs about a microsecond a component, keeps the order of registration, and
 tells who answered.
 
-Whoever raises is named: the exception gets a note and, for the command line, an `Owner`.
+Whoever raises, or answers what the hook does not allow (`_answers`), is named: the exception gets a note and, for the
+command line, an `Owner`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 import pluggy
+
+from kdtool._answers import Answers
+from kdtool._errors import PluginError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,11 +55,16 @@ class Named(NamedTuple, Generic[N]):
 def blame(owner: Owner | None, hook: str) -> Iterator[None]:
     """Note on any exception from the block that `owner` raised it in `hook`. Innermost owner wins; Ctrl-C is nobody's."""
     try:
-        yield
-    except Exception as error:
+        try:
+            yield
+        except SystemExit as error:
+            raise PluginError(f"tried to end the process by sys.exit({error.code!r})") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         if owner is not None and owner_of(error) is None:
-            error.add_note(f"raised by {owner} in {hook}")
-            error.__kdtool_owner__ = owner  # type: ignore[attr-defined]
+            notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
+            vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also where the class refuses to be changed
         raise
 
 
@@ -73,6 +82,7 @@ class Spec(Generic[P, R, T]):
         self.style = style
         self.name = declared.__name__
         self.arguments = tuple(inspect.signature(declared).parameters)[1:]
+        self.answers = Answers(declared)
 
     def __set_name__(self, owner: type, name: str) -> None:
         if name != self.name:
@@ -144,15 +154,16 @@ class Call(Generic[P, R, T]):
         return cast("T", None if self._spec.style == "one" else answers)
 
     def of(self, name: str) -> Callable[P, R]:
-        """Return the hook of one named component.
+        """Return the hook of one named component, which must answer: for a hook that may return None, see `maybe`.
 
         Raises:
             LookupError: there is no such component, or it does not implement the hook.
         """
-        for candidate, implementation in self._implementations():
-            if candidate == name:
-                return cast("Callable[P, R]", partial(self._call_one, name, implementation))
-        raise LookupError(f"{self._hooks.owner(name) or name} does not implement {self._spec.name}")
+        return cast("Callable[P, R]", self._named(name, needed=True))
+
+    def maybe(self, name: str) -> Callable[P, R | None]:
+        """Return the hook of one named component, which may answer None."""
+        return cast("Callable[P, R | None]", self._named(name, needed=False))
 
     def bound(self) -> dict[str, Callable[P, R]]:
         """Return each component's plain callable, for loops that are hot or compiled: no blame, no tracing."""
@@ -161,6 +172,12 @@ class Call(Generic[P, R, T]):
     def names(self) -> tuple[str, ...]:
         """Return the names of the components that implement the hook, in recipe order."""
         return tuple(name for name, _ in self._implementations())
+
+    def _named(self, name: str, *, needed: bool) -> Callable[..., Any]:
+        for candidate, implementation in self._implementations():
+            if candidate == name:
+                return lambda *args, **kwargs: self._ask(name, implementation, self._values(args, kwargs), needed)
+        raise LookupError(f"{self._hooks.owner(name) or name} does not implement {self._spec.name}")
 
     def _implementations(self) -> list[tuple[str, pluggy.HookImpl]]:
         caller = getattr(self._hooks._manager.hook, self._spec.name)
@@ -172,15 +189,13 @@ class Call(Generic[P, R, T]):
             raise TypeError(f"{self._spec.name} takes exactly ({', '.join(self._spec.arguments)})")
         return values
 
-    def _call_one(self, name: str, implementation: pluggy.HookImpl, *args: Any, **kwargs: Any) -> Any:
-        return self._ask(name, implementation, self._values(args, kwargs))
-
-    def _ask(self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any]) -> Any:
+    def _ask(self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
         owner = self._hooks.owner(name)
         if self._hooks._trace is not None:
             self._hooks._trace(f"{self._spec.name} -> {name}")
         with blame(owner, self._spec.name):
             answer = implementation.function(*(values[argument] for argument in implementation.argnames))
+            answer = self._spec.answers.checked(answer, needed=needed)
         if inspect.isgenerator(answer):
             return _blamed_generator(answer, owner, self._spec.name)
         return answer

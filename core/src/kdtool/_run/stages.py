@@ -80,7 +80,7 @@ def _identify(context: Context, run: RunInfo) -> None:
     for phase in (phase for phases in context.assembly.arms.values() for phase in phases):
         identity = context.assembly.hooks(phase).kdtool_identity
         own = [spec.path for spec in phase.components if spec.path in identity.names()]
-        context.identities.update({name: identity.of(name)(run) for name in own})
+        context.identities.update({name: identity.maybe(name)(run) or {} for name in own})
 
 
 def _facts(context: Context, run: RunInfo, student: Node) -> dict[str, ModelFacts]:

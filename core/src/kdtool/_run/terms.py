@@ -49,7 +49,7 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
                 if name not in facts:
                     owner = context.hooks.owner(name)
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
-            pairs = layers.of(term.name)(facts[student], facts[term.teacher])
+            pairs = layers.maybe(term.name)(facts[student], facts[term.teacher])
         terms.append(replace(term, layers=tuple((int(own), int(other)) for own, other in pairs or ())))
     return tuple(terms)
 

@@ -227,5 +227,5 @@ def _transformed(
     """Pass the student through the phase's transforms, each getting the result of the one before."""
     names = [spec.path for spec in phase.transforms if spec.path in hook.names()]
     for name in reversed(names) if backwards else names:
-        student = hook.of(name)(student, run) or student
+        student = hook.maybe(name)(student, run) or student
     return student

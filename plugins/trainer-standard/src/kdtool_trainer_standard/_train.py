@@ -173,7 +173,9 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
                 )
     with alone(run.seed):
         modules = {
-            name: run.hook.kdtool_modules.of(name)(student.facts, teacher) for name, teacher in facts.items() if teacher
+            name: run.hook.kdtool_modules.maybe(name)(student.facts, teacher)
+            for name, teacher in facts.items()
+            if teacher
         }
     return {name: module for name, module in modules.items() if module is not None}
 
