@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from kdtool._errors import PluginError
+from kdtool._errors import PluginError, UsageError
+from kdtool._importing import cause_of, imported
 from kdtool._registry import Loaded
 from kdtool._suggest import did_you_mean
 
@@ -23,20 +24,21 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
     """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`).
 
     Raises:
-        PluginError: the file is not there, fails when imported (with file and line), or has no such class.
+        UsageError: the file cannot be read.
+        PluginError: it fails when imported (with file and line), or has no such class.
     """
     path_text, _, name = use.rpartition(":")
     path = (folder / path_text).resolve()
     try:
         source = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise PluginError(f"{kind} {use!r}: the file cannot be read: {error}") from error
+        raise UsageError(f"{kind} {use!r}: the file cannot be read: {error}") from error
     digest = hashlib.sha256(source).hexdigest()
     module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
     module = sys.modules.get(module_name)
     if module is None:
         announce(f"running code from {path_text} (named by the recipe as a {kind})")
-        module = _import(module_name, path, source, use)
+        module = _import(module_name, path, source, use, announce)
     cls = getattr(module, name, None)
     if cls is None:
         hint = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")], what="it has")
@@ -44,21 +46,26 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
     return Loaded(cls, use, "", "", path, digest)
 
 
-def _import(module_name: str, path: Path, source: bytes, use: str) -> ModuleType:
-    module = ModuleType(module_name)
-    module.__file__ = str(path)
-    sys.modules[module_name] = module
-    linecache.checkcache(str(path))
-    try:
-        exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102  # what the user's recipe names, as it was read
-    except Exception as error:
-        del sys.modules[module_name]
+def _import(module_name: str, path: Path, source: bytes, use: str, say: Callable[[str], None]) -> ModuleType:
+    def run() -> ModuleType:
+        module = ModuleType(module_name)
+        module.__file__ = str(path)
+        sys.modules[module_name] = module
+        linecache.checkcache(str(path))
+        exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102  # what the recipe names, as it was read
+        return module
+
+    def explain(error: BaseException) -> str:
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
-        cause = f"{path.name}:{line}: {type(error).__name__}: {error}"
-        raise PluginError(f"{use!r} cannot be imported: {cause}") from error
-    return module
+        return f"{path.name}:{line}: {cause_of(error)}"
+
+    try:
+        return imported(repr(use), run, explain, say)
+    except BaseException:
+        sys.modules.pop(module_name, None)
+        raise
 
 
-def _last_line(error: Exception, path: Path) -> int | None:
+def _last_line(error: BaseException, path: Path) -> int | None:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return lines[-1] if lines else None

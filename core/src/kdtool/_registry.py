@@ -8,17 +8,17 @@ distribution, the cause and the remedy.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distribution, entry_points, packages_distributions
+from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._compatibility import refusal
-from kdtool._errors import PluginError
+from kdtool._distributions import Origin, misplaced, origin_of, points
+from kdtool._errors import PluginError, UsageError
+from kdtool._importing import import_point
 from kdtool._suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -58,10 +58,13 @@ class Loaded:
 
 @cache
 def _all_entries() -> tuple[Entry, ...]:
-    found = entry_points()
-    points = [(kind, point) for kind, group in GROUPS.items() for point in found.select(group=group)]
-    owners = [(point.dist.name, point.dist.version) if point.dist else ("", "") for _, point in points]
-    return tuple(Entry(kind, p.name, p.value, *owner, p) for (kind, p), owner in zip(points, owners, strict=True))
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    found = [(kinds[point.group], point) for point in points() if point.group in kinds]
+    origins = [origin_of(point.dist) if point.dist else Origin() for _, point in found]
+    return tuple(
+        Entry(kind, point.name, point.value, origin.name, origin.version, point)
+        for (kind, point), origin in zip(found, origins, strict=True)
+    )
 
 
 def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
@@ -77,7 +80,8 @@ def find(kind: str, name: str) -> Entry:
     """Return the one registered entry of that name.
 
     Raises:
-        PluginError: nothing of that name is installed, or two distributions offer it.
+        UsageError: nothing of that name is installed.
+        PluginError: two distributions offer it.
     """
     entries = installed(kind).get(name, ())
     if len(entries) == 1:
@@ -89,9 +93,10 @@ def find(kind: str, name: str) -> Entry:
         )
     package = _first_party().get(kind, {}).get(name)
     if package:
-        raise PluginError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
+        raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
     known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
-    raise PluginError(f"no {kind} is called {name!r}{'; ' + known if known else ', and none is installed'}")
+    hints = [known or f"no {kind} is installed", *(text for text in misplaced(GROUPS.values()) if repr(name) in text)]
+    raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")
 
 
 def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
@@ -101,48 +106,19 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         kind: the kind it must be of (not checked here).
         use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
         folder: where a relative path starts.
-        announce: is told before code from a local file runs.
+        announce: is told before code from a local file runs, and when an import takes long.
 
     Raises:
-        PluginError: it cannot be found or imported.
+        UsageError: there is nothing of that name.
+        PluginError: it cannot be imported.
     """
     if ".py:" in use:
         from kdtool._local_file import load_local
 
         return load_local(kind, use, folder, announce)
-    if ":" in use:
-        return _import_point(kind, EntryPoint(use, use, GROUPS[kind]), use)
-    entry = find(kind, use)
-    return _import_point(kind, entry.point, use)
-
-
-def _import_point(kind: str, point: EntryPoint, use: str) -> Loaded:
-    owner = point.dist or _distribution_of(point.value)
-    name, version = (owner.name, owner.version) if owner else ("", "")
-    if owner and (reason := refusal(owner)):
-        raise PluginError(f"{kind} {use!r} cannot be used: {reason}")
-    try:
-        return Loaded(point.load(), use, name, version)
-    except Exception as error:
-        origin = f"entry point '{point.value}'" + (f" of {name} {version}" if name else "")
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PluginError(f"{kind} {use!r} ({origin}) cannot be imported: {cause}{_remedy(error, owner)}") from error
-
-
-def _distribution_of(value: str) -> Distribution | None:
-    names = packages_distributions().get(value.partition(":")[0].partition(".")[0], [])
-    return distribution(names[0]) if names else None
-
-
-def _remedy(error: Exception, owner: Distribution | None) -> str:
-    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-    if not missing:
-        return f"; try: pip install --force-reinstall {owner.name}" if owner else ""
-    wanted = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
-    for requirement in (owner.requires if owner else None) or []:
-        if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
-            return f"; try: pip install '{requirement.partition(';')[0].strip()}'"
-    return f"; the module {missing!r} is missing and is not among what its package says it needs"
+    point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
+    cls, origin = import_point(kind, use, point, announce)
+    return Loaded(cls, use, origin.name, origin.version)
 
 
 @cache

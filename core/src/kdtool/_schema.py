@@ -5,19 +5,22 @@ A component that cannot be imported is left out of its kind's choices and named 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdtool._arms import CONTROL_KEYS
-from kdtool._errors import KdtoolError
+from kdtool._contract.component import Component
+from kdtool._errors import KdtoolError, PluginError
+from kdtool._importing import cause_of
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
 from kdtool._recipe.model import ARMS
 from kdtool._recipe.parse import TOP_KEYS
 from kdtool._registration import mistakes
 from kdtool._registry import installed, load
 
-__all__ = ["recipe_schema"]
+__all__ = ["class_and_settings", "recipe_schema"]
 
 _WEIGHT: Mapping[str, Any] = {
     "description": "Weight of the term: a number, or a schedule over the phase.",
@@ -112,14 +115,34 @@ _OTHER: Mapping[str, Any] = {
 }
 
 
+def class_and_settings(kind: str, name: str) -> tuple[type[Component], dict[str, Any]]:
+    """Return an installed component's class and the JSON Schema of its settings.
+
+    Raises:
+        UsageError: nothing of that name is installed.
+        PluginError: it cannot be imported, is no valid component, or its settings cannot be described.
+    """
+    loaded = load(kind, name, Path.cwd(), _say)
+    origin = f"{kind} {name!r} ({loaded.distribution} {loaded.version})"
+    try:
+        wrong = list(mistakes(loaded.cls, kind))
+        schema = {} if wrong else loaded.cls.Config.model_json_schema(ref_template="#/$defs/{model}")
+    except Exception as error:
+        raise PluginError(f"{origin} cannot be described: {cause_of(error)}") from error
+    if wrong:
+        raise PluginError(f"{origin} is no valid component: it {'; it '.join(wrong)}")
+    return loaded.cls, schema
+
+
 def _settings(kind: str, name: str) -> dict[str, Any]:
-    cls = load(kind, name, Path.cwd(), print).cls
-    if list(mistakes(cls, kind)):
-        raise KdtoolError(f"{kind} {name!r} is no valid component")
-    schema = cls.Config.model_json_schema(ref_template="#/$defs/{model}")
+    cls, schema = class_and_settings(kind, name)
     schema.setdefault("properties", {}).update(_OWN_KEYS.get(kind, {}))
     schema["description"] = (cls.__doc__ or "").strip().partition("\n")[0]
     return schema
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _phase() -> dict[str, Any]:

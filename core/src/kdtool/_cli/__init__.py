@@ -6,12 +6,18 @@ of its own; plugins add commands through the entry-point group `kdtool.commands`
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
+
+from kdtool._cli.leaving import INTERRUPTED, Stopped, leave, stoppable
 
 __all__ = ["cli", "main"]
 
@@ -24,7 +30,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "runs": ("kdtool._cli.runs:runs", "List runs: what is done, what is not, and what came out."),
     "clean": ("kdtool._cli.clean:clean", "Show or free what no run needs in the folder that runs share."),
 }
-INTERRUPTED = 130
+
+
+class _Failed(Exception):  # noqa: N818
+    """Carries an exception that click would take for its own past it: EOFError is no Ctrl-C at a prompt."""
 
 
 class _LazyGroup(click.Group):
@@ -38,12 +47,22 @@ class _LazyGroup(click.Group):
             module, _, name = _COMMANDS[cmd_name][0].partition(":")
             command: click.Command = getattr(import_module(module), name)
             return command
-        if cmd_name in _plugin_commands():
-            from kdtool._registry import find
+        return _plugin_command(cmd_name) if cmd_name in _plugin_commands() else None
 
-            loaded: click.Command = find("command", cmd_name).point.load()
-            return loaded
-        return None
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            if ctx.invoked_subcommand in _plugin_commands():  # a command may end so; a component may not
+                raise click.exceptions.Exit(
+                    error.code if isinstance(error.code, int) else error.code is not None
+                ) from None
+            raise
+        except (EOFError, OSError, RuntimeError, click.ClickException) as error:
+            ours = isinstance(error, click.ClickException | click.Abort | click.exceptions.Exit)
+            if ours and not _raised_by_a_plugin(error):
+                raise
+            raise _Failed from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
@@ -68,8 +87,23 @@ def _plugin_commands() -> dict[str, Any]:
 
 def _summary(entry: Any) -> str:
     """Say what a plugin's command does in its distribution's own words: help imports no plugin."""
-    text = entry.point.dist.metadata["Summary"] if entry.point.dist else ""
+    from kdtool._distributions import origin_of
+
+    text = origin_of(entry.point.dist).summary if entry.point.dist else ""
     return f"{text} ({entry.distribution})" if text else f"(from {entry.distribution})"
+
+
+def _plugin_command(name: str) -> click.Command:
+    from kdtool._errors import PluginError
+    from kdtool._importing import import_point
+    from kdtool._registry import find
+
+    entry = find("command", name)
+    loaded, _ = import_point("command", name, entry.point, partial(click.echo, err=True))
+    if not isinstance(loaded, click.Command):
+        owner = f"{entry.distribution} {entry.version}"
+        raise PluginError(f"command {name!r} of {owner} is no click command but {type(loaded).__name__}")
+    return loaded
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -94,25 +128,42 @@ def cli(debug: bool) -> None:  # read by main from the command line
 
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
-    _write_utf8()
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        cli.main(arguments, prog_name="kdtool", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; what is finished is kept, and the same command goes on from there", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if debug:
-            raise
-        from kdtool._cli.failure import explain
+        stoppable()
+        _write_utf8()
+        result = cli.main(arguments, prog_name="kdtool", standalone_mode=False)
+        code = result if isinstance(result, int) else 0  # what a command gave to ctx.exit
+    except BaseException as error:
+        code = _explained(error, debug=debug)
+    leave(code)
 
-        sys.exit(explain(error))
+
+def _explained(error: BaseException, *, debug: bool) -> int:
+    """Say what ended the command, and return the exit code."""
+    cause = error.__cause__
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        how = f"stopped by {cause}" if isinstance(cause, Stopped) else "interrupted"
+        click.echo(f"\n{how}; what is finished is kept, and the same command goes on from there", err=True)
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, _Failed) and cause is not None:
+        error = cause
+    if isinstance(error, BrokenPipeError) and not _raised_by_a_plugin(error):
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # nobody reads our output any more
+        return 1
+    if debug:
+        traceback.print_exception(error)
+    from kdtool._cli.failure import explain
+
+    return explain(error)
+
+
+def _raised_by_a_plugin(error: BaseException) -> bool:
+    return hasattr(error, "__kdtool_owner__")
 
 
 def _write_utf8() -> None:

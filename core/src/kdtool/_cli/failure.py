@@ -6,30 +6,44 @@ import traceback
 
 import click
 
+from kdtool._blame import culprit, translated
 from kdtool._contract.hooks import owner_of
-from kdtool._errors import KdtoolError, MemoryExceededError
+from kdtool._errors import KdtoolError
+from kdtool._importing import cause_of
 
 __all__ = ["explain"]
 
+_LONGEST = 4000
 
-def explain(error: Exception) -> int:
+
+def explain(error: BaseException) -> int:
     """Print what went wrong to standard error and return the exit code."""
-    owner = owner_of(error)
-    if isinstance(error, KdtoolError):
-        blamed = f"\n  in {owner}" if owner and str(owner) not in str(error) else ""
-        click.echo(f"error: {error}{blamed}", err=True)
-        return error.exit_code
-    place = _last_place(error)
-    who = f"{owner} failed" if owner else "kdtool failed"
-    click.echo(f"error: {who}: {type(error).__name__}: {error}{place}", err=True)
-    if isinstance(error, MemoryError):
-        return MemoryExceededError.exit_code
-    remedy = "the plugin's authors need" if owner and owner.distribution else "you can see where with"
+    try:
+        with translated():
+            raise error
+    except KdtoolError as known:
+        owner = owner_of(error)
+        text = str(known)
+        blamed = f"\n  in {owner}" if owner and str(owner) not in text else ""
+        click.echo(f"error: {_cut(text)}{blamed}", err=True)
+        return known.exit_code
+    except BaseException:
+        return _explain_foreign(error)
+
+
+def _explain_foreign(error: BaseException) -> int:
+    who = culprit(error)
+    click.echo(f"error: {who or 'kdtool'} failed: {_cut(cause_of(error))}{_last_place(error)}", err=True)
+    remedy = "the plugin's authors need" if who else "you can see where with"
     click.echo(f"  What was finished is kept. {remedy.capitalize()} the traceback: add --debug.", err=True)
     return KdtoolError.exit_code
 
 
-def _last_place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+
+
+def _last_place(error: BaseException) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     return f"\n  at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""

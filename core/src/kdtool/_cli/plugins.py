@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from kdtool._registry import Entry
 
 __all__ = ["NOTHING_INSTALLED", "plugins"]
 
@@ -27,21 +30,17 @@ def plugins(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from importlib.metadata import distribution
-
-    from kdtool._compatibility import contracts_of, refusal
+    from kdtool._distributions import misplaced
     from kdtool._registry import GROUPS, installed
 
-    rows: list[dict[str, str]] = []
-    for kind in GROUPS:
-        for name, entries in installed(kind).items():
-            for entry in entries:
-                found = distribution(entry.distribution)
-                text = found.metadata["Summary"] or ""
-                summary = f"offered twice; {text}" if len(entries) > 1 else refusal(found) or text
-                origin = {"distribution": entry.distribution, "version": entry.version}
-                contracts = ",".join(map(str, sorted(contracts_of(found))))
-                rows.append({"kind": kind, "name": name, **origin, "contract": contracts, "summary": summary})
+    rows = [
+        _row(entry, twice=len(entries) > 1)
+        for kind in GROUPS
+        for entries in installed(kind).values()
+        for entry in entries
+    ]
+    for trouble in misplaced(GROUPS.values()):
+        click.echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -54,17 +53,37 @@ def list_plugins(as_json: bool = False) -> None:
         click.echo(f"{name}  {row['version']:<8} {row['summary']}")
 
 
+def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
+    from kdtool._compatibility import contracts_of, refusal
+    from kdtool._distributions import origin_of
+
+    dist = entry.point.dist
+    about = origin_of(dist) if dist else None
+    trouble = about.trouble if about else ""
+    usable = dist if dist and not trouble else None
+    contracts = ",".join(map(str, sorted(contracts_of(usable)))) if usable else ""
+    summary = trouble or (refusal(usable) if usable else "") or (about.summary if about else "")
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "contract": contracts,
+        "summary": f"offered twice; {summary}" if twice else summary,
+    }
+
+
 @plugins.command()
 @click.argument("name")
 @click.option("--kind", help="Which kind, where a name stands for several.")
 def show(name: str, kind: str | None) -> None:
     """Show a plugin: what it does, where it comes from, and its settings."""
     from inspect import cleandoc, getdoc
-    from pathlib import Path
     from textwrap import indent
 
     from kdtool._errors import UsageError
-    from kdtool._registry import GROUPS, find, installed, load
+    from kdtool._registry import GROUPS, find, installed
+    from kdtool._schema import class_and_settings
     from kdtool._suggest import did_you_mean
 
     kinds = [each for each in GROUPS if name in installed(each) and each != "command" and kind in {None, each}]
@@ -72,10 +91,10 @@ def show(name: str, kind: str | None) -> None:
         known = {found for each in GROUPS for found in installed(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
     for each in kinds:
-        entry, cls = find(each, name), load(each, name, Path.cwd(), click.echo).cls
+        entry = find(each, name)
+        cls, schema = class_and_settings(each, name)
         click.echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
         click.echo(indent(getdoc(cls) or "", "  ") + "\n")
-        schema = cls.Config.model_json_schema()
         for field, about in schema.get("properties", {}).items():
             click.echo(f"  {field}: {_type(about)}{_default(field, about, schema)}")
             if about.get("description"):

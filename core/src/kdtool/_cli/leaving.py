@@ -1,0 +1,67 @@
+"""How the process is stopped and how it ends: Ctrl-C, a cluster's stop signal, and threads that plugins left running.
+
+`stoppable` makes a stop signal the same as Ctrl-C. `leave` ends the process with an exit code, also where a plugin's thread
+would keep it alive for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+__all__ = ["INTERRUPTED", "Stopped", "leave", "stoppable"]
+
+INTERRUPTED = 130
+_PATIENCE = 5.0
+_STOPS = ("SIGTERM", "SIGBREAK")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to stop: handled as Ctrl-C is, by those who know that and those who do not."""
+
+
+def stoppable() -> None:
+    """Let stop signals interrupt the process as Ctrl-C does; one that is being ignored stays so."""
+    for name in _STOPS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. From here on Ctrl-C ends it at once; threads that a plugin left running are not waited for long."""
+    for number in {signal.SIGINT, *(getattr(signal, name, signal.SIGINT) for name in _STOPS)}:
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            signal.signal(number, lambda *_: os._exit(code))
+    end = time.monotonic() + _PATIENCE
+    for thread in _left():
+        thread.join(max(0.0, end - time.monotonic()))
+    if left := _left():
+        names = ", ".join(f"{thread.name!r}{_origin(thread)}" for thread in left)
+        text = f"not waiting for threads that are still running: {names}; a component ends its threads in kdtool_close"
+        click.echo(text, err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)
+
+
+def _left() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+
+
+def _origin(thread: threading.Thread) -> str:
+    target = getattr(thread, "_target", None)
+    module = getattr(target, "__module__", None) or type(thread).__module__
+    return f" (of {module})" if module != "threading" else ""
