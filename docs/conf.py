@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 project = "kdtool"
 version = release = version_of("kdtool")
 extensions = ["myst_parser", "rendered"]
-exclude_patterns = ["tests", "requirements.txt"]
+exclude_patterns = ["tests"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3

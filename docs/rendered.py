@@ -167,7 +167,16 @@ def _attributes(cls: type) -> Iterator[str]:
             continue
         default = defaults[name].default if name in defaults else vars(cls).get(name, MISSING)
         value = {} if default is MISSING or name == "config" else {"value": _value(default)}
-        yield _directive("attribute", name, _text(text), type=str(kind), **value)
+        yield _directive("attribute", name, _text(text), type=_without_aliases(str(kind), cls.__module__), **value)
+
+
+def _without_aliases(annotation: str, module: str) -> str:
+    """Replace a module's private `Annotated` aliases by the types behind them."""
+
+    def behind(found: re.Match[str]) -> str:
+        return str(getattr(import_module(module), found[0]).__origin__.__name__)
+
+    return re.sub(r"\b_[A-Z]\w*", behind, annotation)
 
 
 def _methods(cls: type) -> Iterator[str]:

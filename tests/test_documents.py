@@ -1,0 +1,322 @@
+"""Every code block of the documents is executed, or checked as far as that costs nothing.
+
+A page's blocks share a folder and a namespace, in order. In the folder lie a tiny `teacher`, and `recipes/quickstart.yaml`
+with that teacher and little to do, which is `recipe.yaml`, too.
+
+- A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
+- `python` runs. A file is only compiled: what uses it runs it.
+- `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
+- `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
+  compared (`…` stands for anything); of the rest options and recipes are checked. `DIR` stands for the teacher's folder.
+- `json` and `toml` are parsed; `text` is no code.
+
+`<!-- not run: REASON -->` directly above a block leaves it out. Recipes in READMEs of components are left to
+`kdtool.testing.RegistrationConformance`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import kdtool
+import pytest
+import yaml
+from kdtool._cli import cli, main
+from kdtool._recipe.layers import COLLECTIONS
+from kdtool._recipe.parse import TOP_KEYS
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parent.parent
+READMES = sorted(path for path in ROOT.glob("*/*/README.md") if (path.parent / "pyproject.toml").exists())
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *READMES]
+LEFT_OUT = 5
+"""How many blocks of all pages may be left out."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: `line` counts from 1, `reason` says why it is not run."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    reason: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file that the block is, from its first line."""
+        found = re.match(r"# (?:file: )?([\w./-]+\.\w+)\n", self.text)
+        return found[1] if found else ""
+
+
+def blocks(page: Path, text: str) -> Iterator[Block]:
+    """Yield a page's code blocks; directives of the site generator are none."""
+    reason = ""
+    for token in MarkdownIt("commonmark").parse(text):
+        if token.type in {"fence", "code_block"} and not token.info.startswith("{"):
+            line = token.map[0] + 1 if token.map else 0
+            yield Block(page, line, token.info.strip() or "console", token.content, reason)
+        found = re.fullmatch(r"<!-- not run: (.+) -->\s*", token.content) if token.type == "html_block" else None
+        reason = found[1] if found else ""
+
+
+class Page:
+    """Runs the blocks of one page in a folder of their own."""
+
+    def __init__(self, folder: Path, capture: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.capture = capture
+        self.monkeypatch = monkeypatch
+        self.namespace: dict[str, Any] = {"__name__": "__main__"}
+        self.parts = 0
+        self.installs = False
+
+    def run(self, block: Block) -> None:
+        """Run or check a block.
+
+        Raises:
+            AssertionError: it does not do what it says.
+            Exception: whatever it raises.
+        """
+        if block.file:
+            (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / block.file).write_text(block.text, encoding="utf-8")
+        getattr(self, f"_{block.language}", self._unknown)(block)
+
+    def _unknown(self, block: Block) -> None:
+        raise AssertionError(f"nobody knows how to check a block of {block.language!r}; plain output is `text`")
+
+    def _text(self, block: Block) -> None:
+        pass
+
+    def _python(self, block: Block) -> None:
+        """Run it; the empty lines in front make tracebacks show the page's lines."""
+        code = compile("\n" * block.line + block.text, str(block.page), "exec")
+        if not block.file:
+            exec(code, self.namespace)  # noqa: S102 - our own documents
+
+    def _json(self, block: Block) -> None:
+        for line in block.text.splitlines() if block.text.count("\n{") else [block.text]:
+            json.loads(line)
+
+    def _toml(self, block: Block) -> None:
+        tomllib.loads(block.text)
+
+    def _yaml(self, block: Block) -> None:
+        keys = yaml.safe_load(block.text)
+        known = {*TOP_KEYS, *COLLECTIONS.values(), "extends"}
+        assert isinstance(keys, dict), "this is no recipe"
+        assert keys.keys() <= known, f"no keys of a recipe: {sorted(keys.keys() - known)}"
+        path = self.folder / (block.file or "part.yaml")
+        if not block.file:
+            path.write_text(self._filled_in(keys) + block.text, encoding="utf-8")
+        self._check(path)
+
+    def _filled_in(self, keys: Mapping[str, Any]) -> str:
+        """Write a recipe with what a part leaves out, and return the line that extends it."""
+        if "extends" in keys:
+            return ""
+        singular = {key: kind for key, kind in COLLECTIONS.items() if key in keys}
+        rest = {key: value for key, value in REST.items() if key not in keys and key not in singular.values()}
+        self.parts += 1
+        path = self.folder / f"rest-{self.parts}.yaml"
+        path.write_text(yaml.safe_dump(rest), encoding="utf-8")
+        return f"extends: {path.name}\n"
+
+    def _check(self, recipe: Path, settings: Mapping[str, str] | None = None) -> None:
+        with suppress(kdtool.ServiceError):  # then the recipe is good, and names a model that is not here
+            kdtool.check(recipe, settings)
+
+    def _console(self, block: Block) -> None:
+        lines = block.text.splitlines()
+        prompts = any(line.startswith("$ ") for line in lines)
+        command, output = "", list[str]()
+        for line in [*lines, "$ "]:
+            if not prompts or line.startswith("$ "):
+                if command:
+                    self._command(command, output)
+                command, output = line.removeprefix("$ ").partition(" # ")[0].strip(), []
+            else:
+                output.append(line)
+        if not prompts and command:
+            self._command(command, [])
+
+    _bash = _console
+
+    def _command(self, line: str, output: list[str]) -> None:
+        words = [word.replace("DIR", "teacher") for word in shlex.split(line.partition(" > ")[0])]
+        for known, check in self._programs().items():
+            if words[: len(known)] == list(known):
+                check(words[len(known) :], output)
+                return
+        raise AssertionError(f"nobody knows how to check the command {line!r}")
+
+    def _programs(self) -> dict[tuple[str, ...], Callable[[list[str], list[str]], None]]:
+        return {
+            ("kdtool",): self._kdtool,
+            ("python", "bootstrap.py"): _bootstrap,
+            ("pip", "install"): self._pip,
+            ("python", "-m"): _module,
+            ("cd",): self._cd,
+            ("pytest",): lambda _, __: None,
+        }
+
+    def _cd(self, words: list[str], _: list[str]) -> None:
+        """Go into a folder that an earlier command made."""
+        self.folder = self.folder / words[0]
+        self.monkeypatch.chdir(self.folder)
+
+    def _pip(self, words: list[str], _: list[str]) -> None:
+        """Nothing is installed: what follows the installation of a package of one's own is not checked against it."""
+        self.installs = self.installs or "-e" in words or "." in words
+        known = {path.parent: (path.parent / "pyproject.toml").read_text("utf-8") for path in READMES}
+        names = {tomllib.loads(text)["project"]["name"] for text in known.values()}
+        ours = {word for word in words if word.startswith("kdtool")}
+        assert ours <= {*names, "kdtool"}, f"no packages of the project: {sorted(ours - names)}"
+
+    def _kdtool(self, words: list[str], output: list[str]) -> None:
+        parsed = _parse(cli, words)
+        name = parsed.command_path.split()[-1]
+        if name == "run" and not self.installs:
+            self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
+        if words[0] in RUN or parsed.params.get("only_plan"):
+            self.monkeypatch.setattr(sys, "argv", ["kdtool", *words])
+            self.capture()
+            code = 0
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+            shown = self.capture()
+            assert code == 0 or output, f"kdtool {shlex.join(words)} ends with {code}:\n{shown}"
+            _compare(output, shown)
+
+
+RUN = ("check", "new", "plugins", "schema", "runs", "clean", "--help", "--version")
+"""Commands of kdtool that cost next to nothing."""
+
+REST: Mapping[str, Any] = {
+    "name": "part",
+    "corpus": {"use": "python-source"},
+    "rows": {"use": "packed", "length": 64},
+    "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
+    "student": {"use": "pruned", "layers": 3},
+    "trainer": {"use": "standard"},
+    "train": {"losses": {"ce": {}}, "steps": 2},
+}
+"""What a part of a recipe in a document leaves out."""
+
+TINY: Mapping[str, Any] = {
+    "extends": str(ROOT / "recipes" / "quickstart.yaml"),
+    "corpus": {"train_files": 8, "validation_files": 2, "test_files": 3},
+    "rows": {"length": 64, "maximum_tokens": 2048},
+    "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
+    "student": {"layers": 3},
+    "trainer": {"batch": 2, "dtype": "float32"},
+    "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": False, "efficiency": False},
+}
+"""The quickstart with a tiny teacher and little to do."""
+
+
+def _parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> click.Context:
+    """Parse arguments as the command line does, without calling anything."""
+    context = command.make_context(command.name or "kdtool", list(words), parent=parent)
+    rest = [*context._protected_args, *context.args]
+    if isinstance(command, click.Group) and rest:
+        found = command.get_command(context, rest[0])
+        assert found is not None, f"there is no command {rest[0]!r}"
+        return _parse(found, rest[1:], context)
+    return context
+
+
+def _compare(expected: list[str], shown: str) -> None:
+    """Compare output line by line; `…` stands for anything, alone on a line for any lines."""
+    if not any(line.strip() for line in expected):
+        return
+    parts = [re.escape(line.rstrip()).replace("…", ".*") for line in expected]
+    pattern = "\n".join(r"(?:.*\n?)*?" if part == ".*" else part for part in parts)
+    plain = "\n".join(line.rstrip() for line in shown.splitlines())
+    assert re.fullmatch(pattern + r"\s*", plain), f"the output is\n{shown}"
+
+
+def _bootstrap(words: list[str], _: list[str]) -> None:
+    assert words[0] in {"quickstart", "test"}
+
+
+def _module(words: list[str], _: list[str]) -> None:
+    from importlib.util import find_spec
+
+    assert find_spec(words[0]) is not None, f"there is no module {words[0]}"
+
+
+@pytest.fixture
+def page(
+    tmp_path: Path, teacher_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Page:
+    """A folder with what pages take for granted, which is the working folder."""
+    shutil.copytree(teacher_folder, tmp_path / "teacher")
+    (tmp_path / "recipes").mkdir()
+    for name in ("recipes/quickstart.yaml", "recipe.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
+
+    def capture() -> str:
+        out, error = capfd.readouterr()
+        return out + error
+
+    return Page(tmp_path, capture, monkeypatch)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_code_blocks_do_what_they_say(path: Path, page: Page) -> None:
+    for block in blocks(path, path.read_text(encoding="utf-8")):
+        if block.reason or (block.language == "yaml" and path in READMES):
+            continue
+        try:
+            page.run(block)
+        except (Exception, SystemExit) as error:
+            error.add_note(f"{path.relative_to(ROOT)}:{block.line}")
+            raise
+
+
+def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:
+    found = [block for path in PAGES for block in blocks(path, path.read_text(encoding="utf-8")) if block.reason]
+    assert len(found) <= LEFT_OUT, [f"{block.page}:{block.line}" for block in found]
+    assert all(len(block.reason) > 20 for block in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\nassert 1 == 2\n```",
+        "```python\n# own.py\ndef f(:\n```",
+        "```yaml\ntrain: {losses: {cee: {}}, steps: 1}\n```",
+        "```yaml\ntrain: {losses: {ce: {gamma: 1}}, steps: 1}\n```",
+        "```yaml\ncolour: red\n```",
+        "```console\n$ kdtool run recipes/quickstart.yaml --sett x=1\n```",
+        "```console\n$ kdtool run recipes/quickstart.yaml --set train.stepps=1\n```",
+        "```console\n$ kdtool check recipes/quickstart.yaml\nnot what it says\n```",
+        "    kdtool chekc recipes/quickstart.yaml",
+        "```console\n$ pip install kdtool-no-such-package\n```",
+        "```console\n$ python bootstrap.py quickstarted\n```",
+        "```console\n$ rm -rf runs\n```",
+        '```json\n{"a": }\n```',
+        "```\nkdtool\n```",
+        "```rust\nfn main() {}\n```",
+    ],
+)  # fmt: skip
+def test_a_wrong_block_is_noticed(text: str, page: Page) -> None:
+    (block,) = blocks(ROOT / "README.md", text)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever a reader would run into
+        page.run(block)

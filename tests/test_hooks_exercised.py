@@ -1,0 +1,105 @@
+"""Every hook that kdtool declares is called in a run: one with a component of every kind, recorded as it happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._contract.hooks import Call, Spec
+from kdtool._contract.kinds import KINDS
+
+OWN = '''
+import kdtool
+
+
+class Short(kdtool.Screen):
+    """Keeps what is short."""
+
+    def kdtool_screen(self, examples):
+        return [kdtool.Rejection("long") if len(example.body.text) > 20_000 else None for example in examples]
+
+
+class Even(kdtool.Weighting):
+    """Weighs everything alike."""
+
+    def kdtool_token_weight(self, chunk):
+        return chunk.labels.new_ones(chunk.labels.shape).float()
+
+    def kdtool_balance(self, terms, step):
+        return dict.fromkeys(terms, 1.0)
+
+
+class Noted(kdtool.Transform):
+    """Changes nothing."""
+
+    def kdtool_transform(self, student, run):
+        run.say("about to train")
+
+    def kdtool_finish(self, student, run):
+        run.say("trained")
+
+
+class Asked(kdtool.Evaluator):
+    """Asks the teacher itself for a text."""
+
+    together = True
+
+    def kdtool_estimate(self, run, models):
+        return kdtool.Estimate("a few words")
+
+    def kdtool_evaluate(self, run, subjects):
+        answers = run.hook.kdtool_answer.of("teacher")([kdtool.Request("1", "def f(", max_tokens=2)])
+        for answer in answers:
+            yield kdtool.Measurement("tokens", "teacher", "tokens", answer.tokens_out, 1, higher_is_better=True)
+'''
+
+DECLARED = [name for name, value in vars(kdtool.Hooks).items() if isinstance(value, Spec)]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The hooks that are called from now on, also those that a trainer binds once for its loop."""
+    names: set[str] = set()
+    ask, bound = Call._ask, Call.bound
+
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            names.add(name)
+            return function(*args, **kwargs)
+
+        return recording
+
+    def bind(self: Call[..., Any, Any]) -> dict[str, Callable[..., Any]]:
+        return {component: recorded(self._spec.name, function) for component, function in bound(self).items()}
+
+    def asked(self: Call[..., Any, Any], *args: Any) -> Any:
+        names.add(self._spec.name)
+        return ask(self, *args)
+
+    monkeypatch.setattr(Call, "bound", bind)
+    monkeypatch.setattr(Call, "_ask", asked)
+    return names
+
+
+def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, Any], called: set[str]) -> None:
+    Path("own.py").write_text(OWN, encoding="utf-8")
+    recipe["screens"] = {"short": {"use": "./own.py:Short"}}
+    recipe["train"]["weightings"] = {"even": {"use": "./own.py:Even"}}
+    recipe["train"]["transforms"] = {"noted": {"use": "./own.py:Noted"}}
+    recipe["trainer"] |= {"checkpoint_every": 2, "compile": "off"}
+    recipe["evaluators"] = {"asked": {"use": "./own.py:Asked"}, "perplexity": {"documents": 2, "characters": 200}}
+    recipe["control"] = False
+    results = kdtool.run(recipe)
+    assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
+    assert sorted(called) == sorted(DECLARED)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_hook_says_when_it_is_called_and_since_when_it_is_there(name: str) -> None:
+    text = " ".join((vars(kdtool.Hooks)[name].declared.__doc__ or "").split())
+    assert re.search(r"Since \d+\.\d+\.$", text), "its docstring ends with the version that brought it"
+    assert len(text.split(". ")[0]) > 10
