@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdtool._errors import PluginError
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "attribute_problem"]
 
 Check = Callable[[Any], str]
 """Says what is wrong with a value, beginning behind its name (`.split is 3, not str`); "" for nothing."""
@@ -73,6 +73,15 @@ class Answers:
     @cached_property
     def _check(self) -> Check:
         return _check_of(get_args(self._hint)[0] if get_origin(self._hint) is Iterator else self._hint)
+
+
+def attribute_problem(component: object, base: type) -> str:
+    """Say which attribute of a component is not what its kind's base class declares; "" for none."""
+    declared = SimpleNamespace(__annotations__=vars(base).get("__annotations__", {}))
+    for name, hint in get_type_hints(declared, _names()).items():
+        if problem := _check_of(hint)(getattr(component, name)):
+            return f"its attribute {name}{problem}"
+    return ""
 
 
 @cache

@@ -8,15 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._errors import UsageError
+from kdtool._blame import translated
+from kdtool._errors import PluginError, UsageError
 
 if TYPE_CHECKING:
+    from kdtool._contract.component import Component
+    from kdtool._contract.hooks import Owner
     from kdtool._run.plan import PlannedStage
     from kdtool._run.results import Results
 
 __all__ = ["check", "plan", "report", "run"]
 
 
+@translated()
 def run(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -58,6 +62,7 @@ def run(
     return execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
 
 
+@translated()
 def plan(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -83,6 +88,7 @@ def plan(
     return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
+@translated()
 def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Check a recipe without loading weights or fetching anything, and say what it would use.
 
@@ -125,6 +131,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     return plain
 
 
+@translated()
 def report(folder: Path | str, use: str | None = None) -> Path:
     """Write the report of a finished run again and return its path.
 
@@ -137,6 +144,9 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     """
     from pydantic import ValidationError
 
+    from kdtool._blame import using
+    from kdtool._contract.hooks import Owner
+    from kdtool._registration import mistakes
     from kdtool._registry import find, installed, load
     from kdtool._run.record import read_results
 
@@ -147,26 +157,31 @@ def report(folder: Path | str, use: str | None = None) -> Path:
         raise UsageError("no reporter is installed; get one with: pip install kdtool-reporter-html")
     if ":" in use:
         _say(f"running code of the reporter {use}, which this run names")
-    cls = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), _say).cls
+    loaded = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), _say)
+    owner = Owner("reporter", "reporter", use, loaded.distribution, loaded.version)
     same = [record.config for record in named if record.use == use]
-    try:
-        config = cls.Config(**(same[0] if same else {}))
-    except ValidationError as error:
-        raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
-    return _write(cls(config), results)
+    with using(owner, "its class"):
+        if wrong := list(mistakes(loaded.cls, "reporter")):
+            raise PluginError(f"{owner} {'; '.join(wrong)}")
+        try:
+            config = loaded.cls.Config(**(same[0] if same else {}))
+        except ValidationError as error:
+            raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
+        reporter = loaded.cls(config)
+    return _write(reporter, owner, results)
 
 
-def _write(reporter: Any, results: Results) -> Path:
+def _write(reporter: Component, owner: Owner, results: Results) -> Path:
     from kdtool._contract.kinds import Hooks
     from kdtool._contract.training import RunInfo
     from kdtool._registration import ComponentManager
     from kdtool._run.context import NoTexts
 
     manager = ComponentManager()
-    manager.register(reporter, "reporter")
-    run = RunInfo(results.name, "report", results.folder, Hooks(manager, {}), NoTexts())
-    path: Path = reporter.kdtool_report(run, results)
-    return path
+    manager.register(reporter, owner.name)
+    hooks = Hooks(manager, {owner.name: owner})
+    run = RunInfo(results.name, "report", results.folder, hooks, NoTexts())
+    return hooks.kdtool_report.of(owner.name)(run, results)
 
 
 def _say(text: str) -> None:

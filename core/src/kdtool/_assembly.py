@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pydantic
 
+from kdtool._answers import attribute_problem
 from kdtool._arms import control_arms
+from kdtool._blame import using
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Owner
-from kdtool._contract.kinds import Cache, Hooks, Loss, Teacher
-from kdtool._contract.signals import Offer
-from kdtool._errors import KdtoolError, PluginError, Problem, RecipeError
+from kdtool._contract.kinds import KINDS, Cache, Hooks, Loss, Teacher
+from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
@@ -46,12 +47,8 @@ class Built:
         Raises:
             PluginError: its constructor failed.
         """
-        try:
+        with using(self.owner, "its constructor"):
             return self.loaded.cls(self.config)
-        except KdtoolError:
-            raise
-        except Exception as error:
-            raise PluginError(f"{self.owner} cannot be built: {type(error).__name__}: {error}") from error
 
 
 class Assembly:
@@ -123,35 +120,32 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
 
 
 def _build(recipe: Recipe, spec: ComponentSpec, say: Callable[[str], None], problems: list[Problem]) -> Built | None:
-    place = recipe.place((*spec.key, "use")) or recipe.place(spec.key)
+    key, what = (*spec.key, "use"), f"{spec.kind} {spec.use!r}"
+    place = recipe.place(key)
     try:
-        loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), say)
-        wrong = [f"{spec.kind} {spec.use!r} {message}" for message in mistakes(loaded.cls, spec.kind)]
-        problems.extend(problem_at(recipe, (*spec.key, "use"), message) for message in wrong)
-        if wrong:
-            return None
-        config = loaded.cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
-        item = Built(spec, loaded, config)
-        _check_attributes(item.instance())
-        return item
-    except pydantic.ValidationError as error:
-        what = f"{spec.kind} {spec.use!r}"
-        problems.extend(invalid(recipe, spec.key, what, loaded.cls.Config.model_fields, error))
-    except KdtoolError as error:
-        problems.append(problem_at(recipe, (*spec.key, "use"), str(error)))
+        item = Built(spec, load(spec.kind, spec.use, place.folder if place else Path.cwd(), say), None)
+        with using(item.owner, "its class"):
+            return _configured(recipe, item, what, problems)
+    except (UsageError, PluginError) as error:
+        problems.append(replace(problem_at(recipe, key, str(error)), plugin=isinstance(error, PluginError)))
     return None
 
 
-def _check_attributes(component: Component) -> None:
-    known = frozenset(get_args(Offer))
-    sets: tuple[object, ...] = ()
-    if isinstance(component, Teacher | Cache):
-        sets = (component.offers,)
-    elif isinstance(component, Loss):
-        sets = component.needs
-    if not isinstance(sets, tuple) or not all(isinstance(item, frozenset) and item <= known for item in sets):
-        rule = "`offers` is a frozenset, and `needs` a tuple of frozensets, of"
-        raise PluginError(f"{type(component).__name__}: {rule} {', '.join(sorted(known))}")
+def _configured(recipe: Recipe, item: Built, what: str, problems: list[Problem]) -> Built | None:
+    spec, cls = item.spec, item.loaded.cls
+    wrong = [f"{what} {message}" for message in mistakes(cls, spec.kind)]
+    problems.extend(replace(problem_at(recipe, (*spec.key, "use"), message), plugin=True) for message in wrong)
+    if wrong:
+        return None
+    try:
+        config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
+    except pydantic.ValidationError as error:
+        problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
+        return None
+    built = replace(item, config=config)
+    if problem := attribute_problem(built.instance(), KINDS[spec.kind]):
+        raise PluginError(f"{item.owner} has a wrong attribute: {problem}")
+    return built
 
 
 def teacher_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> ComponentSpec | None:

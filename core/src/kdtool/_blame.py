@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdtool._contract.hooks import owner_of
+from kdtool._contract.hooks import Owner, blame, owner_of
 from kdtool._distributions import origin_of, points
-from kdtool._errors import KdtoolError, MemoryExceededError, StorageError
+from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError
+from kdtool._importing import cause_of
 
-__all__ = ["culprit", "out_of_memory", "translated"]
+__all__ = ["culprit", "out_of_memory", "translated", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -45,6 +46,24 @@ def out_of_memory(error: BaseException) -> bool:
     if "builtins.MemoryError" in classes or "torch.OutOfMemoryError" in classes:
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _TORCH_SAYS)
+
+
+@contextmanager
+def using(owner: Owner, what: str) -> Iterator[None]:
+    """Run code of a plugin that is no hook: its class, its settings, its constructor.
+
+    Raises:
+        PluginError: it raised something that is not for the user.
+    """
+    with blame(owner, what):
+        try:
+            yield
+        except KdtoolError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}") from error
 
 
 @contextmanager

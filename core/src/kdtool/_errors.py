@@ -52,7 +52,10 @@ class UsageError(KdtoolError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a recipe: where (file, line and column from 1, key path), what, and what to do."""
+    """One thing that is wrong with a recipe: where (file, line and column from 1, key path), what, and what to do.
+
+    `plugin` says that not the recipe is wrong but the plugin that it names.
+    """
 
     key: str
     message: str
@@ -60,6 +63,7 @@ class Problem:
     line: int = 0
     column: int = 0
     remedy: str = ""
+    plugin: bool = False
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -68,10 +72,12 @@ class Problem:
 
 
 class RecipeError(UsageError):
-    """All problems of a recipe at once, sorted by place."""
+    """All problems of a recipe at once, sorted by place. The exit code is a plugin's where only plugins are wrong."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key)))
+        if self.problems and all(problem.plugin for problem in self.problems):
+            self.exit_code = PluginError.exit_code
         count = len(self.problems)
         head = "1 problem in the recipe" if count == 1 else f"{count} problems in the recipe"
         super().__init__("\n".join([f"{head}:", *(f"  {line}" for p in self.problems for line in str(p).splitlines())]))

@@ -45,8 +45,8 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
 
 def implements(cls: type, name: str) -> bool:
     """Return whether the class has its own version of a hook, not the inherited default."""
-    defaults = {vars(base).get(name) for base in (Component, *KINDS.values())}
-    return inspect.getattr_static(cls, name, None) not in defaults
+    found = inspect.getattr_static(cls, name, None)
+    return not any(found is vars(base).get(name) for base in (Component, *KINDS.values()))
 
 
 def _config_mistakes(cls: type[Component]) -> Iterator[str]:
