@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from packages import ROOT, declared, folders
@@ -16,15 +17,16 @@ from packages import ROOT, declared, folders
 __all__ = ["install"]
 
 
-def install(python: str | Path, wheels: str | Path, *arguments: str | Path) -> None:
-    """Install into the environment of `python`; end the process where that fails."""
+def install(python: str | Path, wheels: Sequence[str | Path], *arguments: str | Path) -> None:
+    """Install into the environment of `python` from folders of wheels; end the process where that fails."""
     # A wheel that was built again has the same version as before: uv must be told that it is another.
     ours = [f"--reinstall-package={declared(folder)['project']['name']}" for folder in folders()]
-    where = ["--python", python, "--constraint", ROOT / "constraints.txt", "--find-links", wheels]
+    found = [f"--find-links={folder}" for folder in wheels]
+    where = ["--python", python, "--constraint", ROOT / "constraints.txt", *found]
     process = subprocess.run(["uv", "pip", "install", "--quiet", *where, *ours, *arguments], check=False)
     if process.returncode:
         sys.exit(process.returncode)
 
 
 if __name__ == "__main__":
-    install(sys.executable, *sys.argv[1:])
+    install(sys.executable, sys.argv[1:2], *sys.argv[2:])

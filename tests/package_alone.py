@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from install import install
@@ -25,7 +26,9 @@ CANNOT_BE_LOWEST = {"torch"}
 """Pinned by constraints.txt: older versions have no wheel without CUDA on the package index, so their bound is untested."""
 
 
-def prove(folder: Path, wheels: Path, environment: Path, *, lowest: bool = False, pytest: tuple[str, ...] = ()) -> int:
+def prove(
+    folder: Path, wheels: Sequence[Path], environment: Path, *, lowest: bool = False, pytest: tuple[str, ...] = ()
+) -> int:
     """Install the package of `folder` into `environment`, look at it and run its tests; return the first bad exit code."""
     subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)], check=True)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -51,7 +54,10 @@ def _requirements(folder: Path, *, lowest: bool) -> list[str | Path]:
 
 
 def _for_tests(folder: Path) -> list[str]:
-    return ["--group", f"{folder / 'pyproject.toml'}:test"] if "dependency-groups" in declared(folder) else []
+    """Return what tests need: a dependency group here, an extra in packages of third parties."""
+    if "dependency-groups" in declared(folder):
+        return ["--group", f"{folder / 'pyproject.toml'}:test"]
+    return [f"{declared(folder)['project']['name']}[test]"]
 
 
 def _raised(folder: Path, python: Path) -> list[str]:
@@ -72,7 +78,7 @@ def main(wheels: str, environment: str, pytest: list[str]) -> int:
     """Prove what the environment's name asks for."""
     kind, _, name = environment.partition("-")
     folder = ROOT / "core" if "core" in {kind, name} else folder_of(f"kdtool-{name}")
-    return prove(folder, Path(wheels), Path(sys.prefix) / "alone", lowest=kind == "lowest", pytest=tuple(pytest))
+    return prove(folder, [Path(wheels)], Path(sys.prefix) / "alone", lowest=kind == "lowest", pytest=tuple(pytest))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""Prove that a package made by `kdtool new` works as it is, for every kind: it is built, installed alone, and tested.
+
+    python tests/scaffolds.py WHEELS [KIND …]
+
+tox calls it where `kdtool new` is installed. What is proved of a package of the repository is proved of these
+(`package_alone`): that what they declare is enough.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kdtool._registry import GROUPS
+from package_alone import prove
+
+NAME = "tried"
+
+
+def main(wheels: Path, kinds: list[str]) -> int:
+    """Try every kind, say which failed, and return 1 if one did."""
+    failed = []
+    with TemporaryDirectory() as folder:
+        for kind in kinds or GROUPS:
+            print(f"kdtool new {kind} {NAME}", flush=True)
+            if _try(kind, wheels, Path(folder)):
+                failed.append(kind)
+    print("these fail:" if failed else "all work", *failed)
+    return bool(failed)
+
+
+def _try(kind: str, wheels: Path, folder: Path) -> int:
+    new = [sys.executable, "-m", "kdtool", "new", kind, NAME]
+    subprocess.run(new, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    package, built = folder / f"kdtool-{kind}-{NAME}", folder / "dist"
+    build = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir"]
+    subprocess.run([*build, str(built), str(package)], check=True)
+    return prove(package, [wheels, built], Path(sys.prefix) / "alone", pytest=("-q",))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
