@@ -21,7 +21,7 @@ CONTRACTS = frozenset({CONTRACT})
 
 def contracts_of(distribution: Distribution) -> frozenset[int]:
     """Return the numbers that a distribution requires of kdtool; an empty set if it states none."""
-    found = set()
+    found: set[int] = set()
     for requirement in distribution.requires or ():
         match = re.match(r"kdtool\s*\[([^\]]*)\]", requirement, re.IGNORECASE)
         extras = match[1].split(",") if match else ()

@@ -59,7 +59,6 @@ class Component:
         The result enters the fingerprint of all that the component takes part in. An exception stops the run.
         Since 0.1.
         """
-        return None
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
         """Tell a model's shapes from its configuration alone (teachers and students).
@@ -67,7 +66,6 @@ class Component:
         Called by `kdtool check` and before training, on rank 0, no weights loaded. None where the component is no model.
         Since 0.1.
         """
-        return None
 
     def kdtool_estimate(self, run: RunInfo, models: Mapping[str, ModelFacts]) -> Estimate | None:
         """Predict peak memory, disk, downloads, time and money of this component's part.
@@ -75,14 +73,25 @@ class Component:
         Called by `kdtool check`, on rank 0; `models` holds the described models by component name.
         Nothing is loaded or fetched. Since 0.1.
         """
-        return None
 
     def kdtool_acknowledge(self) -> Terms | None:
         """Give the licence or terms of use of what the component brings (weights, data, a service).
 
         Called once before a run, on rank 0; shown to the user and recorded in the results. Since 0.1.
         """
-        return None
+
+    def kdtool_state(self) -> Mapping[str, Any] | None:
+        """Give what a component of a phase remembers from step to step, such as a running mean; None if nothing.
+
+        Called by the trainer with each checkpoint, on rank 0, and stored as JSON: text, whole and finite numbers, booleans,
+        None, lists, and mappings with text as keys. Tensors that train along are `kdtool_modules` instead. Since 0.1.
+        """
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `kdtool_state` gave, so that a killed phase goes on as if nothing had happened.
+
+        Called by the trainer when it resumes from a checkpoint, on every rank, before the first step. Since 0.1.
+        """
 
     def kdtool_close(self) -> None:
         """Let go of memory, processes and files. Called once at the end of the component's life, also after errors.
@@ -90,4 +99,3 @@ class Component:
         Every component is closed, on every rank, in reverse order; an exception is reported and does not stop the others.
         Since 0.1.
         """
-        return None

@@ -3,7 +3,8 @@
 A hook's docstring is its contract: when it is called, by whom and how often, on which rank, shapes and units, whether
 gradients flow, what the result means, and what an exception does. Unless it says otherwise, an exception stops the stage
 with a note that names the component; finished artefacts are kept. A method may take fewer arguments than declared,
-never others.
+never others. A declaration has no body: a hook that is not implemented answers None. Whatever depends on chance is drawn
+from `run.seed`, never from the generators that a process shares. The suites of `kdtool.testing` hold components to this.
 """
 
 from __future__ import annotations
@@ -44,10 +45,9 @@ class Corpus(Component):
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example] | None:
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
-        Called once when the text artefact is made, on rank 0. Ids are unique; the split of an example never depends on
-        the others that are there. Since 0.1.
+        Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
+        example never depends on the others that are there. Several iterators may be read in turns. Since 0.1.
         """
-        return None
 
 
 class Screen(Component):
@@ -58,10 +58,9 @@ class Screen(Component):
     def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
         """Judge a batch of examples: one entry each, None to keep it.
 
-        Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen.
-        Since 0.1.
+        Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen. A
+        judgement may depend on the examples before (near-duplicates), never on where batches begin. Since 0.1.
         """
-        return None
 
 
 class Packer(Component):
@@ -72,10 +71,10 @@ class Packer(Component):
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
         """Yield rows of equal length.
 
-        Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split. Row keys
-        are unique and depend on the content, not on the machine. Since 0.1.
+        Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
+        endless: rows come as soon as they are full. Row keys are unique and depend on the content, not on the machine.
+        Since 0.1.
         """
-        return None
 
 
 class Teacher(Component):
@@ -86,20 +85,26 @@ class Teacher(Component):
     """What `kdtool_signal` and `kdtool_answer` can give; may depend on the config."""
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
-        """Return the tokenizer, without loading weights. Called often: keep it. Since 0.1."""
-        return None
+        """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: keep it.
+
+        Since 0.1.
+        """
 
     def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
-        """Tell what is wanted about a batch, without gradient, on the batch's device.
+        """Tell what is wanted about a batch, and nothing else, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are taken or, without a cache, while training; every rank calls its
-        own. Weights load at the first call and stay until `kdtool_close`. Since 0.1.
+        own. Weights load at the first call and stay until `kdtool_close`. What a row is told depends on that row alone, up
+        to rounding, and the same batch is told the same again; documents of a row do not see each other. Tensors are
+        ordinary ones, not of inference mode: losses keep them for backward. Since 0.1.
         """
-        return None
 
     def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
-        """Answer prompts in any order; answers carry the request's id. On rank 0. Since 0.1."""
-        return None
+        """Answer prompts in any order; answers carry the request's id. On rank 0.
+
+        An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
+        whatever is asked beside it. Since 0.1.
+        """
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
@@ -107,7 +112,6 @@ class Teacher(Component):
         Callers go through `kdtool.open_subject`, which asks a teacher by its name. On rank 0; the caller closes the
         runtime. Since 0.1.
         """
-        return None
 
 
 class Cache(Component):
@@ -119,7 +123,6 @@ class Cache(Component):
 
     def kdtool_wanted(self, want: Want) -> Want | None:
         """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
-        return None
 
     def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
@@ -127,14 +130,12 @@ class Cache(Component):
         Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
         and goes on from them. Report progress by `run.hook.kdtool_progress`. Since 0.1.
         """
-        return None
 
     def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
         Called for every micro-batch, on every rank, read-only. A row that is not there is an error. Since 0.1.
         """
-        return None
 
 
 class Student(Component):
@@ -146,18 +147,18 @@ class Student(Component):
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Since 0.1."""
-        return None
 
     def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
-        """Build the untrained student. Called once a seed (or once, see `uses_seed`), on rank 0, and saved. Since 0.1."""
-        return None
+        """Build the untrained student, as `kdtool_describe` said it would be.
+
+        Called once a seed (or once, see `uses_seed`), on rank 0, and saved: it opens again with the same logits. Since 0.1.
+        """
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open a saved student (its folder in `subject.path`) for training or measurement; None for what it is not.
 
         On every rank; the caller closes the runtime. Since 0.1.
         """
-        return None
 
 
 class Transform(Component):
@@ -168,13 +169,15 @@ class Transform(Component):
     def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
         """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
 
-        None leaves it as it is. Since 0.1.
+        None leaves it as it is. A killed phase does this anew and then reads its checkpoint: the parameters' names and
+        shapes are the same each time. What stays as it is has `requires_grad` off. On every rank. Since 0.1.
         """
-        return None
 
     def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
-        """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is. Since 0.1."""
-        return None
+        """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is.
+
+        The result can be saved, knows what was learnt, and learns again in a next phase what learnt before. Since 0.1.
+        """
 
 
 class Loss(Component):
@@ -197,25 +200,21 @@ class Loss(Component):
         chunk's logits alone: no parameters, no state, nothing changed in place. The engine weighs, masks, sums and
         divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
-        return None
 
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
         """Return one value a labelled position or one a row, with gradient through `view.student`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """
-        return None
 
     def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
         """Pair (student layer, teacher layer) whose hidden states are compared; layers count from 0.
 
         Called once a phase before signals are taken. None asks for no hidden states. Since 0.1.
         """
-        return None
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:
         """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it. Since 0.1."""
-        return None
 
 
 class Weighting(Component):
@@ -224,18 +223,19 @@ class Weighting(Component):
     kind = "weighting"
 
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
-        """Return a weight for each position, shape [C], without gradient, of mean about 1.
+        """Return a weight for each position, shape [C], finite, not negative, without gradient, of mean about 1.
 
-        Called for every chunk; several weightings are multiplied; the divisor stays the number of tokens. Since 0.1.
+        Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is kept or changed
+        in place. Several weightings are multiplied; the divisor stays the number of tokens. Since 0.1.
         """
-        return None
 
     def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
-        """Return the factor of each term's weight for the coming step, from the last step's figures.
+        """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
-        The first weighting that answers decides. Since 0.1.
+        Terms go by their components' names; one that is left out keeps its weight. Called before every step but the first,
+        on every rank with the same figures. The first weighting that answers decides. What is kept from call to call
+        belongs into `kdtool_state`. Since 0.1.
         """
-        return None
 
 
 class Trainer(Component):
@@ -244,8 +244,13 @@ class Trainer(Component):
     kind = "trainer"
 
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
-        """Train the student in place, resuming from `phase.checkpoints`; on every rank. Since 0.1."""
-        return None
+        """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
+
+        A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
+        history: a checkpoint holds also what `kdtool_state` of the phase's components gives. Logged steps go to
+        `kdtool_step_end`, `kdtool_progress` and the history; whole checkpoints to `kdtool_checkpoint`. A loss that breaks
+        its contract is a `PluginError` that names it. Parameters with `requires_grad` off stay. Since 0.1.
+        """
 
 
 class Evaluator(Component):
@@ -256,8 +261,11 @@ class Evaluator(Component):
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
 
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
-        """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0. Since 0.1."""
-        return None
+        """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
+
+        One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
+        compared. What cannot be measured is left out and said by `run.say`. Items are files below `run.folder`. Since 0.1.
+        """
 
 
 class Exporter(Component):
@@ -266,16 +274,22 @@ class Exporter(Component):
     kind = "exporter"
 
     def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact | None:
-        """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. Rank 0. Since 0.1."""
-        return None
+        """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. On rank 0.
+
+        The artefact is a file or folder of its own there; the engine moves it, so nothing in it names its place. The same
+        student gives the same files. `trained` stays as it is. Since 0.1.
+        """
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
-        """Open a file that this exporter wrote; None for others. Since 0.1."""
-        return None
+        """Open what this exporter wrote (role "artifact"), wherever it lies now; None for others. Since 0.1."""
 
 
 class Tracker(Component):
-    """Hears what happens. A tracker that raises is reported once and muted."""
+    """Hears what happens. A tracker that raises is reported once and muted.
+
+    Any hook may be the first that is called, numbers may be infinite or not numbers, and texts may hold anything. A run that
+    was killed begins again with `kdtool_run_start`, in the same folder.
+    """
 
     kind = "tracker"
 
@@ -315,8 +329,11 @@ class Reporter(Component):
     kind = "reporter"
 
     def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
-        """Write the report below `run.folder` and return its path. Once at the end, on rank 0. Since 0.1."""
-        return None
+        """Write the report, one file below `run.folder` that needs no other, and return its path.
+
+        Once at the end, on rank 0, also of a run that failed: any part of `results` may be empty. All text in it is text,
+        whatever it holds. The same results give the same file, in the same place. Since 0.1.
+        """
 
 
 class Hooks(HooksBase):
@@ -330,6 +347,8 @@ class Hooks(HooksBase):
     kdtool_describe = every(Component.kdtool_describe)
     kdtool_estimate = every(Component.kdtool_estimate)
     kdtool_acknowledge = every(Component.kdtool_acknowledge)
+    kdtool_state = every(Component.kdtool_state)
+    kdtool_restore = tell(Component.kdtool_restore)
     kdtool_close = tell(Component.kdtool_close)
     kdtool_examples = every(Corpus.kdtool_examples)
     kdtool_screen = every(Screen.kdtool_screen)

@@ -96,8 +96,9 @@ class SignalSource(Protocol):
 class RunInfo:
     """What a component may know about the run. Write only into `folder`.
 
-    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time). `stage` is the artefact being made.
-    `rank` and `world` count processes. `say` shows a line to the user.
+    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time). `stage` is the kind of artefact being
+    made; where that is a phase of training, `phase` is its name. `rank` and `world` count processes. `say` shows a line to
+    the user.
     """
 
     name: str
@@ -111,6 +112,7 @@ class RunInfo:
     world: int = 1
     offline: bool = False
     say: Callable[[str], None] = print
+    phase: str = ""
 
 
 @dataclass(frozen=True)

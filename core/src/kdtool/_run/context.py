@@ -70,6 +70,7 @@ class Context:
             seed=stage.seed,
             offline=self.offline,
             say=lambda text: self.say(text),
+            phase=stage.phase,
         )
 
     def say(self, text: str) -> None:

@@ -25,13 +25,17 @@ GRAPH = "graph.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is called and for whom it is. `label` tells nodes of the same kind apart; `unit` is what it counts."""
+    """What a stage is called and for whom it is. `label` tells nodes of the same kind apart; `unit` is what it counts.
+
+    `phase` is the name of the phase that is trained, "" in other stages.
+    """
 
     kind: str
     label: str = ""
     arm: str = "student"
     seed: int = 0
     unit: str = ""
+    phase: str = ""
 
     @property
     def name(self) -> str:

@@ -108,7 +108,9 @@ def add_arm(
     phases = context.assembly.arms[stage.arm]
     nodes = [initial]
     for phase in phases:
-        named = replace(stage, kind="phases", label=f"{stage.arm}-seed{stage.seed}-{phase.name}", unit="steps")
+        named = replace(
+            stage, kind="phases", label=f"{stage.arm}-seed{stage.seed}-{phase.name}", unit="steps", phase=phase.name
+        )
         nodes.append(graph.add(_phase_node(context, named, phase, nodes[-1], materials[phase.name], matched)))
     return Arm(stage.arm, stage.seed, phases, tuple(nodes[1:]))
 

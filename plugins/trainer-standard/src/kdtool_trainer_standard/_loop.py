@@ -51,6 +51,8 @@ class Progress:
     squared_norms: Mapping[str, float] | None = None
     """Sums of squared gradient norms since the phase began: which terms did nothing."""
     last_values: Mapping[str, float] | None = None
+    states: Mapping[str, Mapping[str, Any]] | None = None
+    """What components remember from step to step, by their names; taken at each checkpoint."""
 
 
 class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
@@ -234,6 +236,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self._wait_for_all()
         if self.run.rank == 0:
             written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
+            self.progress.states = self._states()
             content = json.dumps(asdict(self.progress), indent=1)
             (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
             shutil.copyfile(root / HISTORY, written / HISTORY)
@@ -261,6 +264,21 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.progress = Progress(
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
+        for name, state in (self.progress.states or {}).items():
+            if name in self.run.hook.kdtool_restore.names():
+                self.run.hook.kdtool_restore.maybe(name)(state)
+
+    def _states(self) -> dict[str, Mapping[str, Any]]:
+        found = self.run.hook.kdtool_state()
+        for name, state in found.items():
+            try:
+                json.dumps(state, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise kdtool.PluginError(
+                    f"{self.run.hook.owner(name) or name} gave in kdtool_state what cannot be stored as JSON: {error}; "
+                    "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
+                ) from error
+        return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _pickles_refused(checkpoint):
