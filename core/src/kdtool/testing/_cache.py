@@ -32,6 +32,8 @@ class CacheConformance(ComponentConformance):
     Give `settings` under which 11 rows fill several files.
     """
 
+    kind: ClassVar[str] = "cache"
+
     wants: ClassVar[Want] = Want()
     """A need that the cache can meet; the suite's teacher has 4 layers of width 8 and 40 tokens."""
 

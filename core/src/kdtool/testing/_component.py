@@ -1,101 +1,61 @@
-"""Suites that every component passes: how it is registered, imported, configured and described."""
+"""The suite that every component passes: how it is configured, described, built and closed."""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
+import os
+import random
 from collections.abc import Iterator, Mapping
-from importlib.metadata import metadata
 from math import inf, nextafter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pydantic
 import pytest
 
 from kdtool._contract.component import Component
-from kdtool._contract.training import RunInfo
-from kdtool.testing._guard import Suite
+from kdtool._contract.models import ModelFacts
+from kdtool._contract.training import Estimate, RunInfo, Terms
+from kdtool.testing._registration import RegistrationConformance
 from kdtool.testing._surroundings import Listener, make_run
 
-__all__ = ["ComponentConformance", "RegistrationConformance"]
-
-HEAVY = (
-    "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "datasets", "accelerate", "peft", "bitsandbytes",
-    "safetensors", "gguf", "onnx", "onnxruntime", "scipy", "sklearn", "matplotlib", "wandb", "tensorboard", "mlflow",
-    "anthropic", "openai", "httpx", "requests", "aiohttp", "huggingface_hub", "trl", "vllm", "llama_cpp", "jinja2", "rich",
-    "tree_sitter", "fastapi", "starlette", "uvicorn",
-)  # fmt: skip
-"""What the module that an entry point names must not import before a hook is called."""
-
-_LIGHT = """
-import importlib, json, sys, traceback
-heavy, module, name, settings = json.loads(sys.stdin.read())
-class Refuse:
-    def find_spec(self, found, path=None, target=None):
-        if found.partition(".")[0] in heavy:
-            raise ImportError(f"{found} is imported when the component is merely imported or built")
-sys.meta_path.insert(0, Refuse())
-component = getattr(importlib.import_module(module), name)
-component(component.Config.model_validate_json(settings, strict=True))
-"""
-
-
-class RegistrationConformance(Suite):
-    """A component is found under its name, can be registered, and imports nothing heavy."""
-
-    component: ClassVar[type[Component]]
-    """The class under test."""
-    entry_point: ClassVar[str]
-    """The name it is registered under."""
-    settings: ClassVar[Mapping[str, Any]] = {}
-    """A valid config, as a recipe would write it."""
-
-    def test_its_name_is_registered_and_leads_to_it(self) -> None:
-        from kdtool._registry import find
-
-        assert find(self.component.kind, self.entry_point).point.load() is self.component
-
-    def test_nothing_hinders_its_registration(self) -> None:
-        from kdtool._registration import mistakes
-
-        assert list(mistakes(self.component, self.component.kind)) == []
-
-    def test_importing_and_building_it_is_light(self) -> None:
-        task = [HEAVY, self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))]
-        process = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _LIGHT], input=json.dumps(task), capture_output=True, text=True, check=False
-        )
-        assert process.returncode == 0, process.stderr
-
-    def test_its_readme_names_it_and_its_settings(self) -> None:
-        text = self._readme()
-        for word in (self.entry_point, *self.component.Config.model_fields):
-            assert word in text, f"the README does not mention {word!r}"
-
-    def _readme(self) -> str:
-        beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"
-        if beside.is_file():
-            return beside.read_text(encoding="utf-8")
-        from kdtool._registry import find
-
-        return str(metadata(find(self.component.kind, self.entry_point).distribution).json["description"])
+__all__ = ["ComponentConformance"]
 
 
 class ComponentConformance(RegistrationConformance):
-    """A component's settings are described, bounded and strict; it can be closed at any time."""
+    """A component's settings are described, bounded and strict; it says of itself what is so; it can be closed at any time.
+
+    Override `prepared` where the component needs files, and `companions` where it asks others of the run.
+    """
+
+    def prepared(self, folder: Path) -> Mapping[str, Any]:
+        """Return settings, over `settings`, under which the component works; write the files they name into `folder`."""
+        return {}
+
+    def companions(self, folder: Path) -> Mapping[str, Component]:
+        """Return the other components that `run.hook` reaches, by name."""
+        return {}
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> RunInfo:
-        """A run in a folder of its own; `run.hook` reaches a `Listener`."""
-        return make_run(tmp_path, {"listener": Listener()})
+        """A run in a folder of its own; `run.hook` reaches a `Listener` and the companions."""
+        folder = tmp_path / "run"
+        folder.mkdir()
+        return self.make_run(folder)
+
+    def make_run(self, folder: Path, **fields: Any) -> RunInfo:
+        """Return a run in `folder` as `run` is, with further fields of `RunInfo`."""
+        return make_run(folder, {"listener": Listener(), **self.companions(folder)}, **fields)
 
     def build(self, **settings: Any) -> Any:
         """Build the component from `settings`, with further ones laid over them, validated as a recipe's are."""
         return self.component(self._validated({**self.settings, **settings}))
+
+    def ready(self, run: RunInfo) -> Any:
+        """Build the component so that it works in `run`."""
+        return self.build(**self.prepared(run.folder))
 
     def _validated(self, settings: Mapping[str, Any]) -> Any:
         return self.component.Config.model_validate_json(json.dumps(dict(settings)), strict=True)
@@ -132,8 +92,40 @@ class ComponentConformance(RegistrationConformance):
         config = self._validated(self.settings)
         assert self.component.Config.model_validate_json(config.model_dump_json(), strict=True) == config
 
-    def test_it_can_be_closed_unused(self) -> None:
-        self.build().kdtool_close()
+    def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
+        said = [_said(component, run) for component in (self.ready(run), self.ready(run))]
+        assert said[0] == said[1]
+        identity, facts, terms, estimate = said[0]
+        assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
+        assert facts is None or isinstance(facts, ModelFacts)
+        assert terms is None or (isinstance(terms, Terms) and terms.licence)
+        assert estimate is None or isinstance(estimate, Estimate)
+        assert estimate is None or min(value for value in vars(estimate).values() if not isinstance(value, str)) >= 0
+
+    def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
+        self.prepared(run.folder)
+        before = _around(run.folder)
+        component = self.ready(run)
+        _said(component, run)
+        component.kdtool_close()
+        assert _around(run.folder) == before
+
+    def test_it_can_be_closed_unused_and_twice(self) -> None:
+        component = self.build()
+        component.kdtool_close()
+        component.kdtool_close()
+
+
+def _said(component: Any, run: RunInfo) -> tuple[Any, Any, Any, Any]:
+    identity = component.kdtool_identity(run)
+    facts = component.kdtool_describe(run)
+    models = {} if facts is None else {"subject": facts}
+    return identity, facts, component.kdtool_acknowledge(), component.kdtool_estimate(run, models)
+
+
+def _around(folder: Path) -> tuple[object, ...]:
+    """Return what a component must leave as it is: environment, working folder, random numbers, the run's files."""
+    return dict(os.environ), Path.cwd(), random.getstate(), sorted(folder.rglob("*"))
 
 
 def _properties(component: type[Component]) -> Iterator[tuple[str, Mapping[str, Any]]]:

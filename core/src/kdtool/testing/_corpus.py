@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Iterator
+from itertools import islice
+from typing import ClassVar, get_args
 
 from kdtool._contract.text import Completion, Example, Messages, Split, Text
 from kdtool._contract.training import RunInfo
@@ -17,15 +17,13 @@ __all__ = ["CorpusConformance"]
 class CorpusConformance(ComponentConformance):
     """A corpus gives the same well-formed examples every time, and says what it was made from."""
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
-        """Return settings for which the corpus has examples; write the files that they name into `folder`."""
-        return self.settings
+    kind: ClassVar[str] = "corpus"
 
     def _examples(self, run: RunInfo) -> list[Example]:
-        return list(self.build(**self.prepared(run.folder)).kdtool_examples(run))
+        return list(self.ready(run).kdtool_examples(run))
 
     def test_examples_are_given_one_by_one(self, run: RunInfo) -> None:
-        assert isinstance(self.build(**self.prepared(run.folder)).kdtool_examples(run), Iterator)
+        assert isinstance(self.ready(run).kdtool_examples(run), Iterator)
 
     def test_examples_are_well_formed(self, run: RunInfo) -> None:
         examples = self._examples(run)
@@ -35,6 +33,10 @@ class CorpusConformance(ComponentConformance):
             assert isinstance(example.body, Text | Completion | Messages)
             assert example.split in get_args(Split)
             assert example.language == example.language.lower()
+            assert _words(example.body), f"{example.id} has no text"
+            assert all(
+                isinstance(text, str) for text in (example.licence, example.source, *sum(example.meta.items(), ()))
+            )
 
     def test_ids_are_unique(self, run: RunInfo) -> None:
         ids = [example.id for example in self._examples(run)]
@@ -43,9 +45,22 @@ class CorpusConformance(ComponentConformance):
     def test_the_same_examples_come_in_the_same_order(self, run: RunInfo) -> None:
         assert self._examples(run) == self._examples(run)
 
+    def test_several_readers_do_not_disturb_each_other(self, run: RunInfo) -> None:
+        expected = self._examples(run)
+        corpus = self.ready(run)
+        first, second = iter(corpus.kdtool_examples(run)), iter(corpus.kdtool_examples(run))
+        heads = [list(islice(reader, 2)) for reader in (first, second)]
+        assert heads[0] == heads[1] == expected[:2]
+        assert [*heads[1], *second] == expected
+
     def test_what_it_was_made_from_is_said_and_stable(self, run: RunInfo) -> None:
-        settings = self.prepared(run.folder)
-        first = self.build(**settings).kdtool_identity(run)
+        first = self.ready(run).kdtool_identity(run)
         assert first
         assert all(isinstance(text, str) for pair in first.items() for text in pair)
-        assert self.build(**settings).kdtool_identity(run) == first
+        assert self.ready(run).kdtool_identity(run) == first
+
+
+def _words(body: Text | Completion | Messages) -> str:
+    if isinstance(body, Text):
+        return body.text
+    return body.completion if isinstance(body, Completion) else "".join(content for _, content in body.turns)

@@ -1,4 +1,8 @@
-"""Keeps a suite's tests in place: a subclass that loses one fails when it is defined."""
+"""Keeps a suite's tests in place: a subclass that loses one fails when it is defined.
+
+What can only be seen when tests run (a skip in a fixture, by a mark or from code of the subclass, an empty list of
+parameters) is turned into a failure by `kdtool._pytest_plugin`.
+"""
 
 from __future__ import annotations
 

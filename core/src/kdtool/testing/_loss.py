@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
 
@@ -22,6 +22,7 @@ from kdtool._contract.signals import (
     TokenChunk,
 )
 from kdtool._contract.text import Batch
+from kdtool.testing._chunks import part_of, teacher_tokens
 from kdtool.testing._component import ComponentConformance
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ POSITIONS, VOCABULARY = 7, 11
 
 class LossConformance(ComponentConformance):
     """What a loss says of itself is possible."""
+
+    kind: ClassVar[str] = "loss"
 
     def test_it_implements_one_form_of_loss(self) -> None:
         from kdtool._registration import implements
@@ -71,7 +74,7 @@ class TokenLossConformance(LossConformance):
 
         for chunk in self._chunks():
             whole = self._values(chunk)
-            parts = torch.cat([self._values(_part(chunk, slice(i, i + 1))) for i in range(POSITIONS)])
+            parts = torch.cat([self._values(part_of(chunk, slice(i, i + 1))) for i in range(POSITIONS)])
             torch.testing.assert_close(parts, whole)
 
     def test_nothing_is_changed_in_place_and_nothing_remembered(self) -> None:
@@ -88,7 +91,7 @@ class TokenLossConformance(LossConformance):
         import torch
 
         for chunk in self._chunks(dtype=torch.float64):
-            small = _part(chunk, slice(0, 3))
+            small = part_of(chunk, slice(0, 3))
             logits = small.student_logits.requires_grad_()
             # steps and tolerances for losses that compute in float32 whatever they are given, as the contract asks
             assert torch.autograd.gradcheck(
@@ -151,7 +154,7 @@ class TokenLossConformance(LossConformance):
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
             for _ in range(2)
         )
-        signals = [_tokens(need, teacher, loss.temperature) for need in loss.needs] or [None]
+        signals = [teacher_tokens(need, teacher, loss.temperature) for need in loss.needs] if loss.needs else [None]
         for signal in signals:
             yield TokenChunk(
                 student_logits=student,
@@ -229,38 +232,6 @@ def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChun
         chunk.temperature,
         chunk.progress,
         step,
-    )
-
-
-def _tokens(need: frozenset[Offer], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens | None:
-    import torch
-
-    if "logits" in need:
-        return DenseTokens(logits)
-    probabilities = (logits / temperature).softmax(-1).float()
-    if "top-k" in need:
-        weights, ids = probabilities.topk(4)
-        ids, weights = ids.clone(), weights.clone()
-        ids[0, 2:], weights[0, 2:] = -1, 0
-        return SparseTokens(ids.int(), weights, "top-k", temperature)
-    if "sampled" in need:
-        draws = torch.multinomial(probabilities, 5, replacement=True, generator=torch.Generator().manual_seed(1))
-        return SparseTokens(draws.int(), torch.full(draws.shape, 0.2), "sampled", temperature)
-    raise TypeError(f"a token loss sees logits, sampled or top-k tokens, and none of them is in {sorted(need)}")
-
-
-def _part(chunk: TokenChunk, rows: slice) -> TokenChunk:
-    teacher = chunk.teacher
-    if isinstance(teacher, DenseTokens):
-        teacher = DenseTokens(teacher.logits[rows])
-    elif teacher is not None:
-        teacher = replace(teacher, ids=teacher.ids[rows], weights=teacher.weights[rows])
-    return replace(
-        chunk,
-        student_logits=chunk.student_logits[rows].clone(),
-        labels=chunk.labels[rows],
-        teacher=teacher,
-        positions=chunk.positions[rows],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
+from typing import ClassVar
 
 from kdtool._contract.text import Completion, Example, Messages, Row, Text
 from kdtool._contract.training import RunInfo
@@ -22,6 +23,8 @@ EXAMPLES = (
 
 class PackerConformance(ComponentConformance):
     """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams."""
+
+    kind: ClassVar[str] = "packer"
 
     def rows(self, run: RunInfo, examples: Iterable[Example]) -> Iterator[Row]:
         """Return the rows that a fresh component makes of `examples`."""

@@ -1,0 +1,46 @@
+"""Assembles the part of a recipe that a README shows, so that no example of a README is wrong.
+
+What the part leaves out, and what it names of packages that are not installed, are stand-ins. The rest is imported,
+configured and checked as `kdtool check` does it; nothing is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdtool._assembly import assemble
+from kdtool._recipe.parse import load_recipe
+from kdtool._registry import installed
+from kdtool.testing._standins import BASE, STAND_INS
+
+__all__ = ["uses"]
+
+
+def uses(block: str, folder: Path) -> set[tuple[str, str]]:
+    """Assemble a README's block and return the kind and `use` of every component in it.
+
+    Raises:
+        RecipeError: with all that is wrong with the example.
+    """
+    folder.mkdir()
+    content = yaml.safe_load(block)
+    base = "base.yaml" if "extends" not in content else str(content["extends"])
+    (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
+    recipe = folder / "example.yaml"
+    recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
+    assembly = assemble(load_recipe(recipe, dict(_replacements(recipe))), lambda _: None)
+    return {(built.spec.kind, built.spec.use) for built in assembly.built.values()}
+
+
+def _replacements(recipe: Path) -> Iterator[tuple[str, Any]]:
+    """Yield settings that put a stand-in where a component is not installed."""
+    found = load_recipe(recipe)
+    trained = [own for phase in found.phases for own in phase.components]
+    for spec in {spec.key: spec for spec in (*found.shared, *trained)}.values():
+        if ":" not in spec.use and spec.use not in installed(spec.kind):
+            yield ".".join(map(str, (*spec.key, "use"))), STAND_INS[spec.kind]

@@ -1,0 +1,95 @@
+"""Made-up results of runs, for tests of reporters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
+from kdtool._contract.training import StepReport, TermReport, Terms, Trained
+from kdtool._run.results import ArmResult, Comparison, ComponentRecord, Results, StageRecord
+
+__all__ = ["empty_results", "make_results"]
+
+ARMS = ("student", "control", "control-time")
+
+
+def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
+    """Return the results of a finished run: two seeds, a student and two controls, two terms.
+
+    Args:
+        folder: the run's folder; nothing is written.
+        text: is given every free text of the results, and returns what stands there instead.
+    """
+    arms = tuple(_arm(folder, arm, seed, text) for arm in ARMS for seed in (0, 1))
+    subjects = (
+        Subject("teacher", "teacher"),
+        *(Subject(f"{arm}-seed{seed}", "student" if arm == "student" else "control", folder, seed)
+          for arm in ARMS for seed in (0, 1)),
+        Subject("safetensors-seed0", "artifact", folder / "exports", 0),
+    )  # fmt: skip
+    return Results(
+        name="small",
+        folder=folder,
+        status="done",
+        verdict=text("The student is better than the control."),
+        measurements=tuple(found for subject in subjects for found in _measurements(subject.name, text)),
+        comparisons=tuple(
+            Comparison("perplexity", control, 12.0, 14.0, -0.14, -0.2, -0.1, True, "better", 2, 64)
+            for control in ARMS[1:]
+        ),
+        arms=arms,
+        stages=(
+            StageRecord("text", "a" * 64, 1.5, True, folder / "text"),
+            StageRecord("phases/student-seed0-distil", "b" * 64, 60.0, False, folder / "phases"),
+        ),
+        components=(
+            ComponentRecord("teacher", "teacher", "causal-lm", "kdtool-teacher-causal-lm", "0.1", {"model": text("m")}),
+            ComponentRecord(text("losses.own"), "loss", text("./own.py:Own"), "", "", {text("gamma"): 2.0}),
+        ),
+        models={"student": _facts(10), "teacher": _facts(30)},
+        data={"documents": {"train": 100, "test": 12}, "licences": {text("MIT"): 90, "": 22}, "rows": 64},
+        recipe={"name": "small", "teacher": {"use": "causal-lm", "model": text("m")}},
+        recipe_text=text("name: small\nteacher: {use: causal-lm}\n"),
+        environment={"python": "3.11.7", "processor": text("x86_64")},
+        seconds=123.4,
+        notes=(text("hidden was 0.4% of the terms' gradient"),),
+        subjects=subjects,
+        terms={"teacher": Terms(text("Apache-2.0"), "https://example.org/licence", (text("name the source"),))},
+    )
+
+
+def empty_results(folder: Path, status: str = "failed") -> Results:
+    """Return the results of a run that ended before it found out anything."""
+    if status not in {"done", "failed", "interrupted"}:
+        raise ValueError(f"{status!r} is no status of a run")
+    return Results("small", folder, status, "", (), (), (), (), (), {}, {}, {}, "", {}, 0.0)  # type: ignore[arg-type]
+
+
+def _measurements(subject: str, text: Callable[[str], str]) -> tuple[Measurement, ...]:
+    value = 5.0 + len(subject) / 7
+    settings = {"split": "test", text("texts"): text("64 documents")}
+    return (
+        Measurement("perplexity", subject, "per token", value, 64, False, value - 0.5, value + 0.5, settings),
+        Measurement("decode-speed", subject, text("tokens/s"), 42.0, 1, True),
+        Measurement(text("own-score"), subject, "", -0.25, 3, True, -0.5, 0.0, settings),
+    )
+
+
+def _arm(folder: Path, arm: str, seed: int, text: Callable[[str], str]) -> ArmResult:
+    history = tuple(
+        StepReport(step, 5, step * 512, step * 0.5, 4.0 / step, 1e-3, 0.5, {
+            "ce": TermReport(5.0 / step, 0.5, 0.1), "own": TermReport(3.0 / step, 0.5),
+        })
+        for step in range(1, 6)
+    )  # fmt: skip
+    last = history[-1]
+    place = folder / "phases" / f"{arm}-{seed}"
+    trained = Trained(last.step, last.tokens, last.seconds, place / "history.jsonl", "float32", (text("a note"),))
+    how = text("model = AutoModelForCausalLM.from_pretrained('…')")
+    artifacts = (Artifact(folder / "exports", "safetensors", 12345, how_to_use=how),) if arm == "student" else ()
+    return ArmResult(arm, seed, place / "model", {"distil": trained}, {"distil": history}, artifacts)
+
+
+def _facts(layers: int) -> ModelFacts:
+    return ModelFacts(10**6 * layers, 10**6 * layers, layers, 64, 4, 2, 128, 50_000, 2048, "float32", True, "f" * 64)

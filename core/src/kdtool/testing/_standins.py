@@ -1,0 +1,44 @@
+"""Components that do nothing, in place of what a README's recipe names and is not installed. Nothing of them is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from kdtool._contract.component import Component, Config
+from kdtool._contract.kinds import KINDS
+from kdtool._contract.signals import Offer
+
+__all__ = ["BASE", "STAND_INS"]
+
+
+class _AnySettings(Config, extra="allow"):
+    """Takes every setting."""
+
+
+def _stand_in(base: type[Component]) -> type[Component]:
+    more = {"offers": frozenset(get_args(Offer))} if hasattr(base, "offers") else {}
+    return type(base.__name__, (base,), {"__doc__": "Does nothing.", "Config": _AnySettings, **more})
+
+
+_CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}
+STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
+"""What to write after `use` for a component of each kind that does nothing; teachers and caches offer everything."""
+
+BASE: Mapping[str, Any] = {
+    "name": "example",
+    "corpus": {"use": STAND_INS["corpus"]},
+    "rows": {"use": STAND_INS["packer"]},
+    "teacher": {"use": STAND_INS["teacher"]},
+    "student": {"use": STAND_INS["student"]},
+    "trainer": {"use": STAND_INS["trainer"]},
+    "train": {"losses": {"stand-in": {"use": STAND_INS["loss"]}}, "steps": 1},
+}
+"""A recipe of them, below the part of a recipe that a README shows."""
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _CLASSES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
