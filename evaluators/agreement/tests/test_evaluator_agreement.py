@@ -10,7 +10,7 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_agreement import Agreement
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,7 +22,7 @@ STUDENT = kdtool.Subject("student", "student", Path("student"), 0)
 CONTROL = kdtool.Subject("control", "control", Path("control"), 0)
 
 
-class TestAgreement(ComponentConformance):
+class TestAgreement(EvaluatorConformance):
     component = Agreement
     entry_point = "agreement"
 

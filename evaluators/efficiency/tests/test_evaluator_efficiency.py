@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_efficiency import Efficiency, _representatives
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 
-class TestEfficiency(ComponentConformance):
+class TestEfficiency(EvaluatorConformance):
     component = Efficiency
     entry_point = "efficiency"
+    settings: ClassVar = {"turns": 1, "prompt": 16, "generated": 2}
+    repeatable = False
 
 
 class Opener(kdtool.Exporter):

@@ -10,14 +10,14 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_perplexity import Perplexity
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]
 
 
-class TestPerplexity(ComponentConformance):
+class TestPerplexity(EvaluatorConformance):
     component = Perplexity
     entry_point = "perplexity"
 

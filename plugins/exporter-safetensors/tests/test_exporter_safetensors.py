@@ -8,13 +8,13 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_safetensors import Safetensors
 from kdtool_transformers import open_model
 from kdtool_transformers.testing import save_tiny
 
 
-class TestSafetensors(ComponentConformance):
+class TestSafetensors(ExporterConformance):
     component = Safetensors
     entry_point = "safetensors"
 

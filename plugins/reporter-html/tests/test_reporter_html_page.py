@@ -13,7 +13,7 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import ReporterConformance, make_run
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._page import page
 
@@ -21,7 +21,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "p
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
 
 
-class TestHtmlReporter(ComponentConformance):
+class TestHtmlReporter(ReporterConformance):
     component = HtmlReporter
     entry_point = "html"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import TrackerConformance, make_run
 from kdtool_tracker_console import ConsoleTracker
 from kdtool_tracker_console._live import LiveDisplay
 from kdtool_tracker_console._plain import PlainDisplay
@@ -17,7 +17,7 @@ from kdtool_tracker_console._words import duration, rate
 from rich.console import Console
 
 
-class TestConsoleTracker(ComponentConformance):
+class TestConsoleTracker(TrackerConformance):
     component = ConsoleTracker
     entry_point = "console"
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import TrackerConformance, make_run
 from kdtool_tracker_jsonl import JsonLinesTracker
 
 REPORT = kdtool.StepReport(3, 10, 6144, 4.2, float("nan"), 1e-3, 0.5, {"ce": kdtool.TermReport(2.5, 1.0, None)})
 
 
-class TestJsonLinesTracker(ComponentConformance):
+class TestJsonLinesTracker(TrackerConformance):
     component = JsonLinesTracker
     entry_point = "jsonl"
 

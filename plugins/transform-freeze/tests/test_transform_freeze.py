@@ -8,11 +8,11 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import TransformConformance, make_run
 from kdtool_transform_freeze import Freeze
 
 
-class TestFreezeConforms(ComponentConformance):
+class TestFreezeConforms(TransformConformance):
     component = Freeze
     entry_point = "freeze"
 

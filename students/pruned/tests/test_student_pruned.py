@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import StudentConformance, make_run
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._cut import cut
 from kdtool_student_pruned._importance import block_influence, most_important, uniform
@@ -25,12 +26,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},
     "gpt2": {},
 }
-
-
-class TestPruned(ComponentConformance):
-    component = Pruned
-    entry_point = "pruned"
-    settings: ClassVar[dict[str, Any]] = {"layers": 2}
 
 
 class Source(kdtool.Teacher):
@@ -51,6 +46,22 @@ class Source(kdtool.Teacher):
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         return TransformersRuntime(self.model) if subject.role == "teacher" else None
+
+
+class TestPruned(StudentConformance):
+    component = Pruned
+    entry_point = "pruned"
+    settings: ClassVar[dict[str, Any]] = {"layers": 2, "importance": "uniform"}
+
+    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
+        return {"teacher": Source(tiny_model("llama", 4))}
+
+
+class TestPrunedWithItsOwnHead(TestPruned):
+    settings: ClassVar[dict[str, Any]] = {"keep": [0, 3]}
+
+    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
+        return {"teacher": Source(tiny_model("qwen2", 4, tie_word_embeddings=False))}
 
 
 def _run(folder: Path, model: TransformersModel, **fields: Any) -> kdtool.RunInfo:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import kdtool
 import pytest
 import torch
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_transformers import TransformersModel, _files, open_model, project_logits
 from kdtool_transformers.testing import save_tiny
 
 
-class TestCausalLM(ComponentConformance):
+class TestCausalLM(TeacherConformance):
     component = CausalLM
     entry_point = "causal-lm"
     settings: ClassVar[dict[str, str]] = {"model": "owner/name"}
+
+    def prepared(self, folder: Path) -> Mapping[str, str]:
+        return {"model": str(write_toy_model(folder / "model")), "dtype": "float32"}
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import kdtool
 import pytest
-from kdtool.testing import ComponentConformance, make_run
+from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
 from kdtool_transformers import _files, open_facts, open_tokenizer
 from kdtool_transformers.testing import save_tiny
@@ -18,9 +19,12 @@ from kdtool_transformers.testing import save_tiny
 CODE = 'def f(x):\n\tif x  >  10:\n        return {"é": 0x1F, "漢": -123_456}   # two  spaces\n\n\n    \n'
 
 
-class TestSmolLM2(ComponentConformance):
+class TestSmolLM2(TeacherConformance):
     component = SmolLM2
     entry_point = "smollm2"
+
+    def prepared(self, folder: Path) -> Mapping[str, str]:
+        return {"weights": str(write_toy_model(folder / "model")), "dtype": "float32"}
 
 
 @pytest.fixture(autouse=True)
