@@ -1,14 +1,11 @@
-"""The whole way on a tiny real teacher: from text to a report and an exported student; swapping, own losses, kill -9."""
+"""The whole way on a tiny real teacher: from text to a report and an exported student; swapping, own losses."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -118,34 +115,3 @@ def test_mistakes_of_an_own_loss_are_explained_with_its_name(
     assert "focal" in done.stderr
     assert "Traceback" not in done.stderr
     assert re.search(message, done.stderr), done.stderr
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-def test_killed_anywhere_the_run_ends_with_the_same_weights(recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe = {**recipe, "evaluators": {"perplexity": {"documents": 2, "characters": 200}}, "control": "tokens"}
-    recipe["trainer"] = {**recipe["trainer"], "checkpoint_every": 2}
-    Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    whole = kdtool.run(recipe, out="whole", store=tmp_path / "whole-store")
-    command = [sys.executable, "-m", "kdtool", "run", "recipe.json", "--out", "killed", "--store", "killed-store"]
-    killed = 0
-    for seconds in (
-        3,
-        4,
-        5,
-        5.5,
-        6,
-        6.5,
-        7,
-        8,
-    ):  # imports take the first; then each attempt comes further than the last
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-        time.sleep(seconds)
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert killed
-    subprocess.run(command, check=True, capture_output=True)
-    for arm in whole.arms:
-        name = arm.path.relative_to(whole.folder) / "model.safetensors"
-        resumed = tmp_path / "killed" / "small" / name
-        assert resumed.read_bytes() == (whole.folder / name).read_bytes(), name

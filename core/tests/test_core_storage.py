@@ -1,4 +1,4 @@
-"""What is stored is what was written, or it is named: every file of a run is damaged in turn; and half work is not reused."""
+"""What is stored is what was written, or it is named: every file of a run is damaged in turn; half work is not reused."""
 
 from __future__ import annotations
 
@@ -100,6 +100,16 @@ def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> 
     made = attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
     made.rename(made.with_suffix(".partial"))
     assert attempt(tmp_path, lambda _: pytest.fail("made again")) == made
+
+
+def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) -> None:
+    trained = kdtool.run({**recipe, "control": False, "seeds": [0]}).arms[0].path
+    weights, made = (trained / "counts.json").stat().st_mtime_ns, trained.parent
+    partial = made.rename(made.with_name(made.name + ".partial"))
+    (partial / "manifest.json").unlink()  # the checkpoints went before it was written
+    again = kdtool.run({**recipe, "control": False, "seeds": [0]})
+    assert [stage.name for stage in again.stages if not stage.reused] == ["phases/student-seed0-train"]
+    assert (trained / "counts.json").stat().st_mtime_ns == weights
 
 
 def test_an_artefact_under_another_fingerprint_is_not_taken(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""kill -9 at moments spread over every stage of a run: it ends with the same weights and does nothing twice that it kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_process import command, log_of, recipe_with_faults
+
+_EVERY = 3
+"""Steps between checkpoints in these runs."""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+
+
+def made_by(log: Path) -> list[tuple[float, int]]:
+    """Return the seconds and the steps of everything that an uninterrupted run made, in order; last the report."""
+    found, begun, steps = [], 0.0, 0
+    for time, (what, *_) in log_of(log):
+        if what == "step":
+            steps += 1
+        elif what in {"made", "end"}:
+            found.append((time - begun, steps))
+        if what in {"start", "made"}:
+            begun, steps = time, 0
+    return found
+
+
+def moments(nodes: list[tuple[float, int]], generator: random.Random) -> list[str]:
+    """Choose moments in order: while steps are trained, and one at any time in every node."""
+    found = []
+    for node, (seconds, steps) in enumerate(nodes):
+        # The last two steps are left to the second kind, so that the node is not complete before its last moment.
+        chosen = generator.sample(range(1, steps - 1), k=min(3, steps - 2)) if steps > 2 else []
+        found += [f"{node} kill-at-step {step}" for step in sorted(chosen)]
+        found.append(f"{node} kill {generator.random() * seconds}")
+    return found
+
+
+def test_killed_at_twenty_moments_the_run_ends_as_if_it_had_not_been(recipe: dict[str, Any], tmp_path: Path) -> None:
+    file = recipe_with_faults(recipe, tmp_path)
+    log, killed_log = tmp_path / "whole.log", tmp_path / "killed.log"
+    whole, killed = tmp_path / "whole" / "small", tmp_path / "killed" / "small"
+    code, said = command(file, whole.parent, tmp_path / "whole-store", log)
+    assert code == 0, said
+    give_same_time(whole, killed)
+    seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"again with these moments: KILL_SEED={seed}")  # shown when the test fails
+    nodes = made_by(log)
+    chosen = moments(nodes, random.Random(seed))
+    assert len(chosen) >= 20
+    for moment in chosen:
+        settings = {"FAULT": moment, "FAULT_NODES": str(len(nodes) - 1)}
+        code, said = command(file, killed.parent, tmp_path / "killed-store", killed_log, **settings)
+        assert code == -signal.SIGKILL, said
+    code, said = command(file, killed.parent, tmp_path / "killed-store", killed_log)
+    assert code == 0, said
+
+    hit = {int(words[2]) for _, words in log_of(killed_log) if words[0] == "killed"}
+    assert hit == set(range(len(nodes)))
+    same_files(tmp_path / "whole-store", tmp_path / "killed-store")
+    same_files(whole, killed)
+    assert measured(killed) == measured(whole)
+    nothing_kept_is_done_again(killed_log)
+
+
+def measured(folder: Path) -> list[Any]:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return [[each["name"], each["subject"], each["value"]] for each in results["measurements"]]
+
+
+def give_same_time(whole: Path, killed: Path) -> None:
+    """Let the control that is matched in time have the steps that it had: two runs do not measure the same times."""
+    (kept,) = (whole / "phases").glob("control-time-*/steps.json")
+    partial = killed / "phases" / f"{kept.parent.name}.partial"
+    partial.mkdir(parents=True)
+    shutil.copyfile(kept, partial / kept.name)
+
+
+def same_files(whole: Path, killed: Path) -> None:
+    """Compare the files of two runs, or of their stores; only what tells times or places may differ."""
+    ignored = {"manifest.json", "history.jsonl", "trained.json", "results.json", "report.html", "graph.json"}
+    found = []
+    for root in (whole, killed):
+        files = sorted(path for path in root.rglob("*") if path.is_file() and path.parent.name != "runs")
+        found.append({path.relative_to(root): path.read_bytes() for path in files if not path.name.endswith(".lock")})
+    assert found[0].keys() == found[1].keys()
+    differ = [path for path, content in found[0].items() if content != found[1][path] and path.name not in ignored]
+    assert differ == []
+    assert [path for path in found[0] if path.name == "model.safetensors"]
+
+
+def nothing_kept_is_done_again(log: Path) -> None:
+    """Check that a finished node is never begun again, and that training goes on from its last checkpoint."""
+    finished: set[int] = set()
+    node, step, checkpoint = 0, 0, 0
+    resumed = False
+    for _, (what, *which) in log_of(log):
+        if what in {"killed", "end"}:
+            node, resumed = 0, True
+        elif what == "start":
+            assert node not in finished
+        elif what in {"made", "reused"}:
+            finished.add(node)
+            node, step, checkpoint = node + 1, *((step, checkpoint) if what == "reused" else (0, 0))
+        elif what == "checkpoint":
+            checkpoint = int(which[1])
+        elif what == "step":
+            # Killed between sealing a checkpoint and saying so, the run has one more than was told.
+            assert int(which[1]) in ({checkpoint + 1, checkpoint + _EVERY + 1} if resumed else {step + 1})
+            step, resumed = int(which[1]), False
+            checkpoint = max(checkpoint, (step - 1) // _EVERY * _EVERY)
