@@ -1,26 +1,44 @@
-"""Run mypy on every package of the repository, as one program."""
+"""Run mypy on every package of the repository as one program, and then on all tests.
+
+tox calls it in its environment `type`, where everything is installed.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from packages import ROOT, folders
 
 
 def main() -> int:
-    """Return mypy's exit code."""
-    sources = sorted(path for pattern in ("core/src", "*/*/src") for path in ROOT.glob(pattern))
-    names = sorted(
-        package.name for source in sources for package in source.iterdir() if (package / "py.typed").exists()
-    )
-    path = os.pathsep.join(str(source) for source in sources)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-    arguments = [argument for name in names for argument in ("-p", name)]
-    checked = subprocess.run([*command, *arguments], env={**os.environ, "MYPYPATH": path}, cwd=ROOT, check=False)
-    return checked.returncode
+    """Return mypy's worst exit code."""
+    sources = [package for folder in folders() for package in folder.glob("src/*") if (package / "py.typed").exists()]
+    codes = [_mypy(*(argument for package in sources for argument in ("-p", package.name)))]
+    codes += [_mypy(*map(str, files)) for files in _tests()]
+    return max(codes)
+
+
+def _tests() -> Iterator[list[Path]]:
+    """All test files, in groups in which no name (`conftest`) stands twice: mypy sees modules, not folders."""
+    files = [path for tests in _test_folders() for path in sorted(tests.glob("*.py"))]
+    while files:
+        group = {path.name: path for path in files}
+        yield list(group.values())
+        files = [path for path in files if path not in group.values()]
+
+
+def _test_folders() -> list[Path]:
+    return [tests for folder in (ROOT, ROOT / "docs", *folders()) if (tests := folder / "tests").is_dir()]
+
+
+def _mypy(*what: str) -> int:
+    path = os.pathsep.join(map(str, [*(folder / "src" for folder in folders()), *_test_folders()]))
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *what]
+    return subprocess.run(command, env={**os.environ, "MYPYPATH": path}, cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Corpus(kdtool.Corpus):
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         for number in range(self.config.documents):
-            split = "test" if number % 3 == 0 else "train"
+            split: kdtool.Split = "test" if number % 3 == 0 else "train"
             yield Example(f"d{number}", kdtool.Text(f"document {number} has {number} words " * 5), split, licence="MIT")
 
 
@@ -201,14 +201,15 @@ class Trainer(kdtool.Trainer):
 
     def kdtool_train(self, run: RunInfo, phase: kdtool.Phase, student: Any) -> kdtool.Trained:
         state_file = phase.checkpoints / "state.json"
-        state = json.loads(state_file.read_text()) if state_file.exists() else {"step": 0, "counts": {}}
+        state: dict[str, Any] = json.loads(state_file.read_text()) if state_file.exists() else {"step": 0, "counts": {}}
         student.model.update(state["counts"])
         history = phase.checkpoints / "history.jsonl"
         for step in range(state["step"], phase.steps):
             row = phase.rows[(step + run.seed) % len(phase.rows)]
             for byte in row.input_ids:
                 student.model[str(byte)] = student.model.get(str(byte), 0.0) + self.config.factor
-            for source in phase.signals.values():
+            sources: Iterable[Any] = phase.signals.values()  # of signals without tensors
+            for source in sources:
                 for byte_text, weight in source.signal(None).counts.items():
                     student.model[byte_text] = student.model.get(byte_text, 0.0) + weight
             terms = {term.label: kdtool.TermReport(1.0, term.weight_at(0.0)) for term in phase.terms}

@@ -80,7 +80,8 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
     names = {path.name for path in (killed / "checkpoints" / "checkpoint-9").iterdir()}
     assert names >= {"student.safetensors", "optimizer.pt", "rng_state.pth", "progress.json", "history.jsonl"}
     for name in names:
-        root, said = tmp_path / name, []
+        root = tmp_path / name
+        said: list[str] = []
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
         assert _checkpoints.newest_whole(root, said.append) == root / "checkpoint-6"
