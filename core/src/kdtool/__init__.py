@@ -60,6 +60,12 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Tokenizer as Tokenizer
     from kdtool._opening import open_subject as open_subject
     from kdtool._run.plan import PlannedStage as PlannedStage
+    from kdtool._sweep import sweep as sweep
+    from kdtool._sweep.points import SweepPoint as SweepPoint
+    from kdtool._sweep.record import SweepResults as SweepResults
+    from kdtool._sweep.table import SweepCell as SweepCell
+    from kdtool._sweep.table import SweepRow as SweepRow
+    from kdtool._sweep.table import SweepTable as SweepTable
     from kdtool._run.results import ArmResult as ArmResult
     from kdtool._run.results import Comparison as Comparison
     from kdtool._run.results import ComponentRecord as ComponentRecord
@@ -129,6 +135,10 @@ _HOMES = {
     ),
     "kdtool._opening": ("open_subject",),
     "kdtool._run.plan": ("PlannedStage",),
+    "kdtool._sweep": ("sweep",),
+    "kdtool._sweep.points": ("SweepPoint",),
+    "kdtool._sweep.record": ("SweepResults",),
+    "kdtool._sweep.table": ("SweepCell", "SweepRow", "SweepTable"),
     "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
     "kdtool._contract.signals": (
         "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Signal", "SparseTokens",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["recipe_argument", "set_option"]
+__all__ = ["pairs", "recipe_argument", "set_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,10 +20,11 @@ def recipe_argument(command: F) -> F:
 def set_option(command: F) -> F:
     """Add `--set KEY=VALUE`, gathered into a mapping of key paths to text."""
     text = "Change a key of the recipe, such as teacher.use=causal-lm; may be given more than once."
-    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_pairs, help=text)(command)
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=pairs, help=text)(command)
 
 
-def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+def pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Gather `KEY=VALUE` texts: the callback of an option that may be given more than once."""
     settings: dict[str, str] = {}
     for value in values:
         key, sign, text = value.partition("=")

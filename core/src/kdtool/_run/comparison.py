@@ -11,19 +11,20 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import exp
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from kdtool._contract.models import Measurement, Subject
 from kdtool._run.results import Comparison
 
-__all__ = ["compare", "compare_all"]
+__all__ = ["compare", "compare_all", "interval", "read_items"]
 
 REPLICATES = 2000
 Verdict = Literal["better", "worse", "no evidence of a difference"]
 Items = Mapping[str, tuple[float, float]]
+T = TypeVar("T")
 
 
 def compare_all(
@@ -59,20 +60,14 @@ def compare(control: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> C
         ValueError: the pairs share no item.
     """
     first = pairs[0][0]
-    tables = [(_items(student.items), _items(other.items)) for student, other in pairs]
+    tables = [(read_items(student.items), read_items(other.items)) for student, other in pairs]
     names = sorted(set.intersection(*(set(table) for pair in tables for table in pair)))
     if not names:
         raise ValueError(f"{first.name}: student and {control} share no items")
     columns = [tuple([table[name] for name in names] for table in pair) for pair in tables]
-    generator = random.Random(f"{first.name} {control}")
     everything = list(range(len(names)))
-    differences = []
-    for _ in range(REPLICATES):
-        drawn = generator.choices(everything, k=len(names))
-        chosen = generator.choices(columns, k=len(columns))
-        differences.append(_difference(chosen, drawn, first.transform))
-    differences.sort()
-    low, high = differences[int(0.025 * REPLICATES)], differences[int(0.975 * REPLICATES) - 1]
+    draws = _draws(f"{first.name} {control}", everything, columns)
+    low, high = _bounds(_difference(chosen, drawn, first.transform) for drawn, chosen in draws)
     student_value, control_value = (
         _mean([pair[side] for pair in columns], everything, first.transform) for side in (0, 1)
     )
@@ -91,11 +86,41 @@ def compare(control: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> C
     )
 
 
-def _items(path: Path | None) -> Items:
+def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
+    """Return the 95 % interval of one arm's mean over its seeds, from the same bootstrap; None where items are missing.
+
+    Args:
+        measurements: one a seed.
+    """
+    first = measurements[0]
+    tables = [read_items(measurement.items) for measurement in measurements]
+    names = sorted(set.intersection(*map(set, tables)))
+    if not names:
+        return None
+    columns = [[table[name] for name in names] for table in tables]
+    draws = _draws(first.name, list(range(len(names))), columns)
+    return _bounds(_mean(chosen, drawn, first.transform) for drawn, chosen in draws)
+
+
+def read_items(path: Path | None) -> Items:
+    """Return a measurement's items: sum and weight by name; none where there is no file."""
     if path is None:
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["item"]: (row["sum"], row["weight"]) for row in rows}
+
+
+def _draws(seed: str, items: Sequence[int], columns: Sequence[T]) -> Iterator[tuple[list[int], list[T]]]:
+    """Draw items and seeds with replacement, once for each replicate."""
+    generator = random.Random(seed)
+    for _ in range(REPLICATES):
+        drawn = generator.choices(items, k=len(items))
+        yield drawn, generator.choices(columns, k=len(columns))
+
+
+def _bounds(replicates: Iterable[float]) -> tuple[float, float]:
+    ordered = sorted(replicates)
+    return ordered[int(0.025 * REPLICATES)], ordered[int(0.975 * REPLICATES) - 1]
 
 
 def _value(column: Sequence[tuple[float, float]], drawn: Sequence[int], transform: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +30,13 @@ class PlannedStage:
         name: such as `rows` or `phases/student-seed0-train`.
         action: "reuse" what is there, "continue" what was interrupted, or "run".
         why: what has changed since the last run, a line each; empty where it is reused.
+        path: the folder in which its artefact is, or will be.
     """
 
     name: str
     action: Literal["reuse", "continue", "run"]
     why: tuple[str, ...] = ()
+    path: Path = Path()
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
@@ -57,7 +59,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     finally:
         close_components(context.hooks, set(assembly.shared), context.say)
     before = _last_graph(folder)
-    return tuple(_planned(node, before) for node in graph.nodes.values())
+    return tuple(replace(_planned(node, before), path=node.path) for node in graph.nodes.values())
 
 
 def _last_graph(folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,125 @@
+"""The points of a sweep: assembled all before the first one runs, run one after the other, and what became of each.
+
+A point is a run in `<out>/<recipe's name>-sweep/<label>/`. A second call goes on where the first stopped; a point in which
+everything is there already costs no more than looking. Points share text, rows and signals through the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kdtool._assembly import Assembly, assemble
+from kdtool._contract.hooks import owner_of
+from kdtool._errors import (
+    AuthenticationError,
+    BudgetError,
+    KdtoolError,
+    MemoryExceededError,
+    RecipeError,
+    StorageError,
+    UsageError,
+)
+from kdtool._recipe.parse import load_recipe
+from kdtool._run.results import Results
+from kdtool._run.runner import execute
+from kdtool._sweep.grid import Grid
+
+__all__ = ["Prepared", "SweepPoint", "prepare", "run_point"]
+
+_OF_ALL = (UsageError, BudgetError, AuthenticationError, StorageError)
+"""What would befall the other points too."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point of a sweep and what became of it.
+
+    Attributes:
+        label: names the point and its run.
+        values: the settings that are special about it.
+        folder: the run's folder.
+        status: "done", "failed", or "not run" where the sweep was stopped before.
+        reused: whether everything was there from before.
+        error: why it failed.
+        exit_code: the exit code that its error has by itself.
+        results: what the run found out; None unless it is done.
+    """
+
+    label: str
+    values: Mapping[str, Any]
+    folder: Path
+    status: Literal["done", "failed", "not run"] = "not run"
+    reused: bool = False
+    error: str = ""
+    exit_code: int = 0
+    results: Results | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All points of a sweep, assembled; `name` is the recipe's."""
+
+    name: str
+    assemblies: Mapping[str, Assembly]
+
+
+def prepare(
+    recipe: Path | Mapping[str, Any], settings: Mapping[str, Any], grid: Grid, say: Callable[[str], None]
+) -> Prepared:
+    """Assemble the recipe at every point; `settings` are the same at all of them.
+
+    Raises:
+        RecipeError: with all that is wrong at any point.
+    """
+    found: dict[Any, list[str]] = {}
+    assemblies: dict[str, Assembly] = {}
+    name = ""
+    for label, own in grid.points.items():
+        try:
+            loaded = load_recipe(recipe, {**settings, **own})
+            name = loaded.name
+            assemblies[label] = assemble(replace(loaded, name=label), say)
+            assemblies[label].complain = say
+        except RecipeError as error:
+            for problem in error.problems:
+                found.setdefault(problem, []).append(label)
+    if found:
+        count = len(grid.points)
+        raise RecipeError([replace(p, message=p.message + _where(labels, count)) for p, labels in found.items()])
+    return Prepared(name, assemblies)
+
+
+def run_point(point: SweepPoint, assembly: Assembly, store: Path, *, offline: bool, text: str) -> SweepPoint:
+    """Run a point and return what became of it.
+
+    Raises:
+        KdtoolError: of the call, of money or of the disk: the other points would meet it as well.
+    """
+    try:
+        results = execute(assembly, point.folder, store, offline=offline, recipe_text=text)
+    except _OF_ALL:
+        raise
+    except Exception as error:
+        return _failed(point, error)
+    return replace(point, status="done", reused=all(stage.reused for stage in results.stages), results=results)
+
+
+def _failed(point: SweepPoint, error: Exception) -> SweepPoint:
+    """Return the point as one that ended with this error."""
+    if isinstance(error, KdtoolError):
+        return replace(point, status="failed", error=str(error), exit_code=error.exit_code)
+    owner = owner_of(error)
+    text = f"{owner or 'kdtool'} failed: {type(error).__name__}: {error}"
+    exit_code = MemoryExceededError.exit_code if isinstance(error, MemoryError) else KdtoolError.exit_code
+    return replace(point, status="failed", error=text, exit_code=exit_code)
+
+
+def _where(labels: Sequence[str], of: int) -> str:
+    if len(labels) == of:
+        return ""
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return f" (at {'the point' if len(labels) == 1 else 'the points'} {', '.join(labels[:_NAMED])}{more})"
