@@ -32,6 +32,21 @@ class Even(kdtool.Weighting):
     def kdtool_balance(self, terms, step):
         return dict.fromkeys(terms, 1.0)
 
+    def kdtool_state(self):
+        return {}
+
+    def kdtool_restore(self, state):
+        assert state == {}
+
+
+class Once(kdtool.Tracker):
+    """Stops the run at its first checkpoint, as Ctrl-C would."""
+
+    def kdtool_checkpoint(self, run, path, step):
+        if not (run.folder / "stopped").exists():
+            (run.folder / "stopped").touch()
+            raise KeyboardInterrupt
+
 
 class Noted(kdtool.Transform):
     """Changes nothing."""
@@ -93,6 +108,10 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     recipe["trainer"] |= {"checkpoint_every": 2, "compile": "off"}
     recipe["evaluators"] = {"asked": {"use": "./own.py:Asked"}, "perplexity": {"documents": 2, "characters": 200}}
     recipe["control"] = False
+    recipe["trackers"] = {"console": {}, "once": {"use": "./own.py:Once"}}
+    kdtool.check(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        kdtool.run(recipe)
     results = kdtool.run(recipe)
     assert {component.kind for component in results.components} == set(KINDS), "a kind is missing from the run"
     assert sorted(called) == sorted(DECLARED)
