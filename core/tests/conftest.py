@@ -1,9 +1,17 @@
+"""Makes `plugin_site` importable, and gives every test a folder of its own."""
+
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kdtool._registry import GROUPS
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from plugin_site import install
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -38,3 +46,19 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test works in a folder of its own and finds no user's store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def faulty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `sys.path` with the distribution faulty-plugins 1.0: see `faulty.py`."""
+    site = tmp_path_factory.mktemp("site")
+    kinds = set(GROUPS) - {"command", "loss", "evaluator", "weighting"}
+    classes = {"exporter": "Export", "tracker": "Events", "reporter": "Report"}
+    named = [(kind, kind, classes.get(kind, kind.capitalize())) for kind in sorted(kinds)]
+    named += [("loss", "count", "Count"), ("loss", "imitate", "Imitate"), ("evaluator", "nats", "Nats")]
+    lines = [f"[{GROUPS[kind]}]\nfaulty-{name} = faulty_plugins:{cls}\n" for kind, name, cls in named]
+    here = Path(__file__).parent
+    files = {"__init__.py": "faulty.py", "toy.py": "toy.py"}
+    sources = {f"faulty_plugins/{to}": (here / name).read_text(encoding="utf-8") for to, name in files.items()}
+    install(site, "faulty-plugins", "\n".join(lines), sources)
+    return site

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdtool._errors import PluginError
 
-__all__ = ["Answers", "attribute_problem"]
+__all__ = ["Answers", "attribute_problem", "require"]
 
 Check = Callable[[Any], str]
 """Says what is wrong with a value, beginning behind its name (`.split is 3, not str`); "" for nothing."""
@@ -73,6 +73,16 @@ class Answers:
     @cached_property
     def _check(self) -> Check:
         return _check_of(get_args(self._hint)[0] if get_origin(self._hint) is Iterator else self._hint)
+
+
+def require(value: Any, cls: type, what: str) -> None:
+    """Refuse a value that a component gave outside of a hook's answer; `what` is its name.
+
+    Raises:
+        PluginError: it is not what `cls` says.
+    """
+    if problem := _check_of(cls)(value):
+        raise PluginError(f"the {what}{problem}")
 
 
 def attribute_problem(component: object, base: type) -> str:

@@ -17,7 +17,7 @@ import pydantic
 
 from kdtool._answers import attribute_problem
 from kdtool._arms import control_arms
-from kdtool._blame import using
+from kdtool._blame import told, using
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Owner
 from kdtool._contract.kinds import KINDS, Cache, Hooks, Loss, Teacher
@@ -127,7 +127,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, say: Callable[[str], None], prob
         with using(item.owner, "its class"):
             return _configured(recipe, item, what, problems)
     except (UsageError, PluginError) as error:
-        problems.append(replace(problem_at(recipe, key, str(error)), plugin=isinstance(error, PluginError)))
+        problems.append(replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError)))
     return None
 
 

@@ -18,7 +18,7 @@ from kdtool._distributions import origin_of, points
 from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError
 from kdtool._importing import cause_of
 
-__all__ = ["culprit", "out_of_memory", "translated", "using"]
+__all__ = ["culprit", "out_of_memory", "told", "translated", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -38,6 +38,12 @@ def culprit(error: BaseException) -> str:
             origin = origin_of(offered[module].dist)
             return f"{origin.name} {origin.version}".rstrip()
     return ""
+
+
+def told(error: BaseException) -> str:
+    """Return what an error for the user says, and the component that raised it where that is not said already."""
+    owner, text = owner_of(error), str(error)
+    return f"{text}\n  in {owner}" if owner is not None and str(owner) not in text else text
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ import click
 
 from kdtool._cli.leaving import INTERRUPTED, Stopped, leave, stoppable
 
-__all__ = ["cli", "main"]
+__all__ = ["call", "cli", "main"]
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("kdtool._cli.run:run", "Run a recipe, from data to report; a second call goes on where the first stopped."),
@@ -129,16 +129,20 @@ def cli(debug: bool) -> None:  # read by main from the command line
 
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
-    debug = "--debug" in sys.argv[1:]
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    stoppable()
+    _write_utf8()
+    leave(call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit code, and say what went wrong on standard error."""
+    debug = "--debug" in arguments
     try:
-        stoppable()
-        _write_utf8()
-        result = cli.main(arguments, prog_name="kdtool", standalone_mode=False)
-        code = result if isinstance(result, int) else 0  # what a command gave to ctx.exit
+        given = [argument for argument in arguments if argument != "--debug"]
+        result = cli.main(given, prog_name="kdtool", standalone_mode=False)
+        return result if isinstance(result, int) else 0  # what a command gave to ctx.exit
     except BaseException as error:
-        code = _explained(error, debug=debug)
-    leave(code)
+        return _explained(error, debug=debug)
 
 
 def _explained(error: BaseException, *, debug: bool) -> int:

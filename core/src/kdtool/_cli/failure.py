@@ -6,8 +6,7 @@ import traceback
 
 import click
 
-from kdtool._blame import culprit, translated
-from kdtool._contract.hooks import owner_of
+from kdtool._blame import culprit, told, translated
 from kdtool._errors import KdtoolError
 from kdtool._importing import cause_of
 
@@ -22,10 +21,7 @@ def explain(error: BaseException) -> int:
         with translated():
             raise error
     except KdtoolError as known:
-        owner = owner_of(error)
-        text = str(known)
-        blamed = f"\n  in {owner}" if owner and str(owner) not in text else ""
-        click.echo(f"error: {_cut(text)}{blamed}", err=True)
+        click.echo(f"error: {_cut(told(known))}", err=True)
         return known.exit_code
     except BaseException:
         return _explain_foreign(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
+from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
@@ -83,7 +84,7 @@ def _add_rows(context: Context, graph: Graph, phase: PhaseSpec, facts: Mapping[s
 
     def build(run: RunInfo, folder: Path) -> None:
         rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
-        write_rows(rows or (), folder, run.hook.owner(packer.path))
+        write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {"packer": context.part(packer.path), "tokenizer": tokenizer.fingerprint}
     rows = graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
@@ -102,7 +103,9 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
 
     def build(run: RunInfo, folder: Path) -> None:
         wanted = run.hook.kdtool_wanted.of(cache)(want)
-        run.hook.kdtool_record.of(cache)(run, rows_of(rows), from_teacher(run.hook, teacher, wanted), folder)
+        made = run.hook.kdtool_record.of(cache)(run, rows_of(rows), from_teacher(run.hook, teacher, wanted), folder)
+        if made != len(rows_of(rows)):
+            raise PluginError(f"{run.hook.owner(cache)} recorded {made:,} of {len(rows_of(rows)):,} rows")
 
     return graph.add(
         Node(

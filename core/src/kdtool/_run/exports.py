@@ -37,8 +37,8 @@ def read_artifact(node: Node) -> Artifact:
 def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
         artifact = run.hook.kdtool_export.of(name)(run, arm.model)
-        if artifact is None:
-            raise PluginError(f"{run.hook.owner(name)} exported nothing")
+        if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
+            raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")
         relative = replace(artifact, path=artifact.path.relative_to(folder))
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 

@@ -28,25 +28,29 @@ def write_rows(rows: Iterable[Row], folder: Path, owner: object) -> int:
     """Write rows in shards and an index; return their number.
 
     Raises:
-        PluginError: rows differ in length, have a key twice, or there are none (`owner` is named).
+        PluginError: rows differ in length or columns, have a key twice, hold something else than whole numbers of 32 bits,
+            or there are none (`owner` is named).
     """
     shards: list[dict[str, object]] = []
     pending: list[Row] = []
-    length = 0
+    length, columns = 0, None
     seen: set[str] = set()
     for row in rows:
         length = length or len(row.input_ids)
         if not len(row.input_ids) == len(row.labelled) == len(row.document) == length:
             raise PluginError(f"{owner} gave row {row.key!r} of {len(row.input_ids)} tokens among rows of {length}")
+        columns = row.columns.keys() if columns is None else columns
+        if row.columns.keys() != columns or any(len(column) != length for column in row.columns.values()):
+            raise PluginError(f"{owner} gave row {row.key!r} with other columns than the first, or of another length")
         if row.key in seen:
             raise PluginError(f"{owner} gave the row key {row.key!r} twice")
         seen.add(row.key)
         pending.append(row)
         if len(pending) * length >= _SHARD_TOKENS:
-            shards.append(_write_shard(pending, length, folder, len(shards)))
+            shards.append(_write_shard(pending, length, folder, len(shards), owner))
             pending = []
     if pending:
-        shards.append(_write_shard(pending, length, folder, len(shards)))
+        shards.append(_write_shard(pending, length, folder, len(shards), owner))
     if not shards:
         raise PluginError(f"{owner} gave no rows: is there text in the split 'train', and enough of it for one row?")
     (folder / INDEX).write_text(json.dumps({"length": length, "shards": shards}), encoding="utf-8")
@@ -75,14 +79,14 @@ class StoredRows:
         return self._shards[number].row(index - (self._ends[number - 1] if number else 0))
 
 
-def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int) -> dict[str, object]:
-    columns = sorted(rows[0].columns)
-    tensors: dict[str, tuple[str, bytes]] = {
-        "input_ids": ("I32", _integers(row.input_ids for row in rows)),
-        "document": ("I32", _integers(row.document for row in rows)),
-        "labelled": ("U8", b"".join(bytes(map(bool, row.labelled)) for row in rows)),
-        **{f"columns.{name}": ("I32", _integers(row.columns[name] for row in rows)) for name in columns},
-    }
+def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int, owner: object) -> dict[str, object]:
+    try:
+        tensors = _tensors(rows)
+    except (TypeError, ValueError, OverflowError) as error:
+        keys = f"{rows[0].key!r} to {rows[-1].key!r}"
+        raise PluginError(
+            f"{owner} gave something else than whole numbers of 32 bits in rows {keys}: {error}"
+        ) from error
     header: dict[str, object] = {"__metadata__": {"keys": json.dumps([row.key for row in rows])}}
     end = 0
     for name, (dtype, content) in tensors.items():
@@ -95,6 +99,17 @@ def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int) ->
         out.write(len(encoded).to_bytes(8, "little") + encoded)
         out.writelines(content for _, content in tensors.values())
     return {"file": file, "rows": len(rows)}
+
+
+def _tensors(rows: Sequence[Row]) -> dict[str, tuple[str, bytes]]:
+    return {
+        "input_ids": ("I32", _integers(row.input_ids for row in rows)),
+        "document": ("I32", _integers(row.document for row in rows)),
+        "labelled": ("U8", b"".join(bytes(map(bool, row.labelled)) for row in rows)),
+        **{
+            f"columns.{name}": ("I32", _integers(row.columns[name] for row in rows)) for name in sorted(rows[0].columns)
+        },
+    }
 
 
 def _integers(rows: Iterable[Sequence[int]]) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from kdtool._assembly import Assembly
 from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import UsageError
+from kdtool._errors import PluginError, UsageError
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
@@ -86,6 +86,8 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)
     for name in context.assembly.named("reporter"):
         results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
+        if results.report is None or not results.report.exists():
+            raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
     with storage_errors(context.folder):
         write_results(results)
     return results

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,6 +13,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.kinds import Evaluator
 from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.training import RunInfo
+from kdtool._errors import PluginError
 from kdtool._run.context import Context
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import Graph, Node, Stage
@@ -85,7 +88,9 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     def build(run: RunInfo, folder: Path) -> None:
         subjects = tuple(measured.subject() for measured in group)
         lines = []
-        for measurement in run.hook.kdtool_evaluate.of(name)(run, subjects) or ():
+        for measurement in run.hook.kdtool_evaluate.of(name)(run, subjects):
+            if problem := _problem(measurement, {subject.name for subject in subjects}, folder):
+                raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -99,3 +104,24 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     }
     inputs = {"texts": texts, **{measured.name: measured.node for measured in group if measured.node}}
     return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts))
+
+
+def _problem(measurement: Measurement, subjects: Collection[str], folder: Path) -> str:
+    """Say what is wrong with a measurement that cannot be stored or compared; "" for nothing."""
+    if measurement.subject not in subjects:
+        return f"of {measurement.subject!r}, which it was not asked to measure"
+    numbers = [value for value in (measurement.value, measurement.low, measurement.high) if value is not None]
+    if not all(map(isfinite, numbers)):
+        return f"of {measurement.subject!r} that is no number: {', '.join(map(str, numbers))}"
+    if measurement.items is None:
+        return ""
+    if not measurement.items.is_relative_to(folder):
+        return f"with items in {measurement.items}, which is not below {folder}"
+    try:
+        with measurement.items.open(encoding="utf-8") as lines:
+            for line in lines:
+                item = json.loads(line)
+                _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
+    return ""

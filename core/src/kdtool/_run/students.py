@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from kdtool._answers import require
+from kdtool._contract.hooks import blame
 from kdtool._contract.kinds import Student
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import UsageError
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 
@@ -67,9 +69,9 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
 
     def build(run: RunInfo, folder: Path) -> None:
         student = run.hook.kdtool_build_student.of(name)(run)
-        if student is None:
-            raise PluginError(f"{run.hook.owner(name)} built no student")
-        student.save(folder / MODEL)
+        with blame(run.hook.owner(name), "the student that it built"):
+            require(student.facts, ModelFacts, "facts of the student")
+            student.save(folder / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
     return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))

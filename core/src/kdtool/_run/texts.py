@@ -24,7 +24,8 @@ def write_texts(run: RunInfo, folder: Path, corpora: Sequence[str], screens: Seq
     """Gather, screen and write the examples of the named corpora.
 
     Raises:
-        PluginError: a corpus gives an id twice, or a screen judges another number of examples than it was given.
+        PluginError: a corpus gives an id twice or what is no text, or a screen judges another number of examples than it
+            was given.
     """
     counts, hooks = _Counts(), run.hook
     files = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in get_args(Split)}
@@ -61,9 +62,11 @@ class StoredTexts:
 def _gathered(run: RunInfo, corpora: Sequence[str]) -> Iterator[Example]:
     for corpus in corpora:
         seen: set[str] = set()
-        for example in run.hook.kdtool_examples.of(corpus)(run) or ():
+        for example in run.hook.kdtool_examples.of(corpus)(run):
             if example.id in seen:
                 raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
+            if not _is_text(example):
+                raise PluginError(f"{run.hook.owner(corpus)} gives text in {example.id!r} that no file can hold")
             seen.add(example.id)
             yield example
 
@@ -73,8 +76,8 @@ def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Example],
     while batch := list(islice(iterator, _SCREEN_BATCH)):
         for screen in screens:
             verdicts = hooks.kdtool_screen.of(screen)(batch)
-            if verdicts is None or len(verdicts) != len(batch):
-                raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts or ())} of {len(batch)} examples")
+            if len(verdicts) != len(batch):
+                raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
             counts.reject(screen, (verdict.reason for verdict in verdicts if verdict is not None))
             batch = [example for example, verdict in zip(batch, verdicts, strict=True) if verdict is None]
         yield from batch
@@ -102,6 +105,20 @@ class _Counts:
     def summary(self) -> dict[str, Any]:
         by = {name: dict(counter.most_common(20)) for name, counter in self.by.items()}
         return {"splits": self.splits, **by, "rejected": {name: dict(found) for name, found in self.rejected.items()}}
+
+
+def _is_text(example: Example) -> bool:
+    """Return whether everything can be written as UTF-8: strings may hold lone surrogates."""
+    fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
+    try:
+        "".join((*fields, *_parts(example), *_roles(example))).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _roles(example: Example) -> tuple[str, ...]:
+    return tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
 
 
 def _parts(example: Example) -> tuple[str, ...]:

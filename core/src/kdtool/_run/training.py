@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.hooks import Call
+from kdtool._contract.hooks import Call, Owner
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.models import LanguageModel, Subject
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
@@ -207,15 +207,25 @@ def _train(context: Context, phase: PhaseSpec, plan: Phase, model: Path, run: Ru
         raise PluginError(f"phase {phase.name!r} has no trainer")
     opened = hooks.kdtool_open(run, Subject("student", "student", model, run.seed))
     if opened is None or opened.value.model is None:
-        raise PluginError(f"no component of the run opens the student in {model}")
+        (built,) = context.assembly.named("student")
+        raise PluginError(f"neither {hooks.owner(built)} nor another component opens the student in {model}")
     try:
         with opened.value:
             student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
             trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
+            _check_history(trained.history, hooks.owner(phase.trainer.path))
             _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(target)
             return trained
     finally:
         close_components(hooks, {spec.path for spec in phase.components}, context.say)
+
+
+def _check_history(path: Path, owner: Owner | None) -> None:
+    try:
+        read_history(path)
+    except (OSError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise PluginError(f"{owner} left no history of its steps that can be read in {path}: {cause}") from error
 
 
 def _transformed(

@@ -1,0 +1,258 @@
+"""Every error class at every stage: exit code, who is named, no traceback, and that the run goes on from what was finished.
+
+The stages fail where `faulty.py` is told to fail; what only the core raises has cases of its own below.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from kdtool import _errors
+from kdtool._cli import call
+from kdtool._errors import KdtoolError
+from plugin_site import forget_installed
+
+CLASSES: dict[str, type[KdtoolError]] = {
+    name: found for name, found in vars(_errors).items() if inspect.isclass(found) and issubclass(found, KdtoolError)
+}
+RECIPE = """\
+name: faulty
+corpus: faulty-corpus
+screen: faulty-screen
+rows: faulty-packer
+teacher: faulty-teacher
+signals: faulty-cache
+student: faulty-student
+trainer: faulty-trainer
+train:
+  losses: {faulty-count: {weight: 0.5}, faulty-imitate: {weight: 0.5}}
+  transforms: [faulty-transform]
+  steps: 3
+evaluators: [faulty-nats]
+exporters: [faulty-trainer-export]
+trackers: {faulty-tracker: {required: true}}
+reporter: faulty-reporter
+""".replace("faulty-trainer-export", "faulty-exporter")
+STAGES: dict[str, tuple[str, str]] = {
+    "assembly": ("Corpus.__init__", "corpus 'corpus'"),
+    "start": ("Corpus.kdtool_identity", "corpus 'corpus'"),
+    "text": ("Corpus.kdtool_examples", "corpus 'corpus'"),
+    "screens": ("Screen.kdtool_screen", "screen 'screen'"),
+    "students": ("Student.kdtool_build_student", "student 'student'"),
+    "rows": ("Packer.kdtool_rows", "packer 'rows'"),
+    "signals": ("Cache.kdtool_record", "cache 'signals'"),
+    "signals from the teacher": ("Teacher.kdtool_signal", "teacher 'teacher'"),
+    "opening the student": ("Student.kdtool_open", "student 'student'"),
+    "transforms": ("Transform.kdtool_transform", "transform 'train.transforms.faulty-transform'"),
+    "phases": ("Trainer.kdtool_train", "trainer 'trainer'"),
+    "trackers": ("Events.kdtool_stage_end", "tracker 'trackers.faulty-tracker'"),
+    "exports": ("Export.kdtool_export", "exporter 'exporters.faulty-exporter'"),
+    "scores": ("Nats.kdtool_evaluate", "evaluator 'evaluators.faulty-nats'"),
+    "report": ("Report.kdtool_report", "reporter 'reporter'"),
+}
+"""Where a plugin can raise, with who must be named then."""
+DISTRIBUTION = "faulty-plugins 1.0"
+
+
+@pytest.fixture
+def faulty(faulty_site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(faulty_site)
+    monkeypatch.setenv("TOY_FAULT", "")
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    forget_installed()
+    yield
+    monkeypatch.undo()
+    forget_installed()
+
+
+def _fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str, *command: str
+) -> tuple[int, str]:
+    monkeypatch.setenv("TOY_FAULT", fault)
+    capsys.readouterr()
+    code = call(command or ("run", "recipe.yaml"))
+    monkeypatch.setenv("TOY_FAULT", "")
+    return code, capsys.readouterr().err
+
+
+def _finishes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command without the fault ends well, and makes nothing again that was finished."""
+    manifests = sorted(Path().glob("*/**/manifest.json"))
+    before = {path: path.stat().st_mtime_ns for path in manifests}
+    assert call(["run", "recipe.yaml"]) == 0, capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in manifests} == before
+
+
+def _kdtool(site: Path, *arguments: str, fault: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TOY_FAULT": fault, "PYTHONPATH": _path(site), **more}
+    command = [sys.executable, "-m", "kdtool", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8", env=environment)
+
+
+def _path(site: Path) -> str:
+    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_class_travels_from_every_stage(
+    stage: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, component = STAGES[stage]
+    for name, cls in CLASSES.items():
+        code, said = _fail(capsys, monkeypatch, f"{place}={name}")
+        assert code == cls.exit_code, (name, said)
+        assert "planned" in said, name
+        assert component in said, (name, said)
+        assert DISTRIBUTION in said, (name, said)
+        assert said.count("error: ") == 1, (name, said)
+        assert "Traceback" not in said, name
+    _finishes(capsys)
+
+
+def _locked(site: Path) -> subprocess.CompletedProcess[str]:
+    Path("runs/faulty").mkdir(parents=True)
+    with FileLock("runs/faulty/.lock"):
+        return _kdtool(site, "run", "recipe.yaml")
+
+
+def _damaged(site: Path) -> subprocess.CompletedProcess[str]:
+    _kdtool(site, "run", "recipe.yaml", fault="Packer.kdtool_rows=ValueError")
+    (file,) = Path("store/text").glob("*/train.jsonl")
+    file.write_text("", encoding="utf-8")
+    return _kdtool(site, "run", "recipe.yaml")
+
+
+def _broken_recipe(site: Path) -> subprocess.CompletedProcess[str]:
+    Path("recipe.yaml").write_text("corpus: [", encoding="utf-8")
+    return _kdtool(site, "check", "recipe.yaml")
+
+
+def _fault(fault: str) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    return lambda site: _kdtool(site, "run", "recipe.yaml", fault=fault)
+
+
+CORES_OWN: dict[str, tuple[Callable[[Path], subprocess.CompletedProcess[str]], str]] = {
+    "KdtoolError": (_fault("Corpus.kdtool_examples=ValueError"), "faulty-plugins 1.0) failed: ValueError: planned"),
+    "UsageError": (lambda site: _kdtool(site, "report", "nowhere"), "holds no finished run"),
+    "RecipeError": (_broken_recipe, "recipe.yaml:2:1: cannot be read as YAML"),
+    "PluginError": (_fault("Corpus.kdtool_examples=same id"), "gives the example id 'same' twice"),
+    "BudgetError": (_fault("Teacher.kdtool_signal=BudgetError"), "planned\n  in teacher 'teacher'"),
+    "AuthenticationError": (_fault("Teacher.kdtool_signal=AuthenticationError"), "planned\n  in teacher 'teacher'"),
+    "ServiceError": (_fault("Teacher.kdtool_signal=ServiceError"), "planned\n  in teacher 'teacher'"),
+    "TargetMissedError": (_fault("Nats.kdtool_evaluate=TargetMissedError"), "planned\n  in evaluator 'evaluators."),
+    "LockedError": (_locked, "is in use"),
+    "StorageError": (_damaged, "train.jsonl"),
+    "MemoryExceededError": (_fault("Trainer.kdtool_train=MemoryError"), "not enough memory in trainer 'trainer'"),
+    "SandboxError": (_fault("Nats.kdtool_evaluate=SandboxError"), "planned\n  in evaluator 'evaluators."),
+}
+"""One run of the real command line for each class: by what the core finds itself where it does, else by a plugin."""
+
+
+def test_every_class_has_a_case_and_a_code_of_its_own() -> None:
+    assert set(CORES_OWN) == set(CLASSES)
+    codes = [cls.exit_code for name, cls in CLASSES.items() if name not in {"KdtoolError", "RecipeError"}]
+    assert sorted(codes) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("name", CORES_OWN)
+def test_exit_code_of_the_command_line(name: str, faulty: None, faulty_site: Path) -> None:
+    run, message = CORES_OWN[name]
+    done = run(faulty_site)
+    assert done.returncode == CLASSES[name].exit_code, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_command_that_ends_well_exits_with_0(faulty: None, faulty_site: Path) -> None:
+    done = _kdtool(faulty_site, "check", "recipe.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FOREIGN = {
+    "MemoryError": (9, "not enough memory in "),
+    "torch on the CPU": (9, "not enough memory in "),
+    "torch on CUDA": (9, "not enough memory in "),
+    "full disk": (8, "No space left on device"),
+    "ValueError": (1, "failed: ValueError: planned"),
+    "EOFError": (1, "failed: EOFError: planned"),
+    "BrokenPipeError": (1, "failed: BrokenPipeError"),
+    "sys.exit": (1, "tried to end the process by sys.exit(0)"),
+    "click.exit": (1, "failed: Exit: 0"),
+    "click.abort": (1, "failed: Abort"),
+    "BaseException": (1, "failed: BaseException: planned"),
+}
+
+
+@pytest.mark.parametrize(
+    "place", ["Teacher.kdtool_describe", "Packer.kdtool_rows", "Trainer.kdtool_train", "Report.kdtool_report"]
+)
+def test_what_is_no_error_of_ours_names_the_plugin(
+    place: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what, (expected, message) in FOREIGN.items():
+        command = ("check", "recipe.yaml") if "describe" in place else ("run", "recipe.yaml")
+        code, said = _fail(capsys, monkeypatch, f"{place}={what}", *command)
+        assert code == expected, said
+        assert message in said
+        assert DISTRIBUTION in said or what == "full disk", said
+        assert "Traceback" not in said
+    _finishes(capsys)
+
+
+@pytest.mark.parametrize("place", ["Unigram.save", "Unigram.facts", "Bytes.encode", "Runtime.score"])
+def test_what_a_hook_gave_and_fails_later_names_the_plugin(
+    place: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("ValueError", "MemoryError", "sys.exit"):
+        code, said = _fail(capsys, monkeypatch, f"{place}={what}")
+        assert code == (9 if what == "MemoryError" else 1), said
+        assert DISTRIBUTION in said, said
+        assert "Traceback" not in said
+    _finishes(capsys)
+
+
+ANSWERS = {
+    "Corpus.kdtool_examples": "None;text;numbers;same id;wrong split;body is text;surrogate;late ValueError",
+    "Corpus.kdtool_identity": "text;numbers for text",
+    "Screen.kdtool_screen": "None;too few;numbers",
+    "Student.kdtool_tokenizer": "None;text",
+    "Student.kdtool_build_student": "None;text",
+    "Student.kdtool_open": "None;text",
+    "Unigram.facts": "None;text",
+    "Packer.kdtool_rows": (
+        "None;text;numbers;same key;short labels;huge ids;ids are text;short column;other columns;late ValueError"
+    ),
+    "Cache.kdtool_wanted": "None;text",
+    "Cache.kdtool_record": "None;text;fewer",
+    "Teacher.kdtool_signal": "None;text",
+    "Teacher.kdtool_acknowledge": "text",
+    "Cache.kdtool_recall": "None;text",
+    "Transform.kdtool_transform": "text",
+    "Transform.kdtool_finish": "text",
+    "Imitate.kdtool_layers": "text;numbers",
+    "Trainer.kdtool_train": "None;text;steps are text;no history",
+    "Export.kdtool_export": "None;text;outside;no artifact",
+    "Nats.kdtool_evaluate": "None;text;numbers;nan;items outside;other subject;late ValueError",
+    "Report.kdtool_report": "None;text;no file",
+}
+
+
+@pytest.mark.parametrize("place", ANSWERS)
+def test_wrong_answer_names_the_plugin(
+    place: str, faulty: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+    for what in ANSWERS[place].split(";"):
+        code, said = _fail(capsys, monkeypatch, f"{place}={what}")
+        if code != 1 or DISTRIBUTION not in said or "Traceback" in said:
+            failed.append(f"{what}: {code} {said}")
+    assert not failed, "\n".join(failed)
+    _finishes(capsys)
