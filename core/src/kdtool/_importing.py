@@ -33,6 +33,8 @@ LIMIT = "KDTOOL_IMPORT_SECONDS"
 _SECONDS = 60.0
 _PATIENCE = 5.0
 _GLANCE = 0.1
+_TURN = threading.RLock()
+"""Held while foreign code is imported: standard output, which is redirected meanwhile, belongs to the whole process."""
 _VALUE = re.compile(r"\s*[\w.]+\s*:\s*[\w.]+\s*(\[[^]]*\]\s*)?")
 
 
@@ -82,7 +84,7 @@ def imported(what: str, act: Callable[[], T], explain: Callable[[BaseException],
         except BaseException as error:
             raised.append(error)
 
-    with redirect_stdout(sys.stderr):
+    with _TURN, redirect_stdout(sys.stderr):
         if limit:
             _wait(what, work, limit, say)
         else:

@@ -19,6 +19,9 @@ from kdtool._importing import cause_of, imported
 from kdtool._registry import Loaded
 from kdtool._suggest import did_you_mean
 
+_WHOLE: dict[str, ModuleType] = {}
+"""Modules that were imported to their end, by name: `sys.modules` also holds those that another thread is importing."""
+
 
 def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
     """Import `Class` from the file in `use` (`path.py:Class`, relative to `folder`).
@@ -35,7 +38,7 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
         raise UsageError(f"{kind} {use!r}: the file cannot be read: {error}") from error
     digest = hashlib.sha256(source).hexdigest()
     module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
-    module = sys.modules.get(module_name)
+    module = _WHOLE.get(module_name)
     if module is None:
         announce(f"running code from {path_text} (named by the recipe as a {kind})")
         module = _import(module_name, path, source, use, announce)
@@ -48,11 +51,14 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
 
 def _import(module_name: str, path: Path, source: bytes, use: str, say: Callable[[str], None]) -> ModuleType:
     def run() -> ModuleType:
+        if module_name in _WHOLE:  # another thread imported it meanwhile
+            return _WHOLE[module_name]
         module = ModuleType(module_name)
         module.__file__ = str(path)
         sys.modules[module_name] = module
         linecache.checkcache(str(path))
         exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102  # what the recipe names, as it was read
+        sys.modules[module_name] = _WHOLE[module_name] = module
         return module
 
     def explain(error: BaseException) -> str:
