@@ -13,7 +13,10 @@ from importlib.metadata import Distribution
 __all__ = ["CONTRACT", "CONTRACTS", "contracts_of", "refusal"]
 
 CONTRACT = 1
-"""The contract's number. It grows when plugins written for an older one would no longer work."""
+"""The contract's number. It grows when plugins written for an older one would no longer work.
+
+`core/contract-N.json` holds what plugins may rely on under each number; a test compares.
+"""
 
 CONTRACTS = frozenset({CONTRACT})
 """The numbers whose plugins this core still works with. Its distribution offers an extra `contract-N` for each."""

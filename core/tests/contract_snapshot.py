@@ -1,0 +1,159 @@
+"""What plugins may rely on, as plain text: every public name of kdtool with its hooks, fields, arguments and defaults.
+
+`contract-N.json` beside the core's pyproject.toml holds it for contract N as it was last released; a test compares.
+
+    python core/tests/contract_snapshot.py
+
+writes the file anew after additions. What would break plugins is refused: raise `CONTRACT` for that, and the next number
+gets a file of its own. Only a number that was never released may be begun anew: delete its file first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_origin
+
+import kdtool
+import kdtool.testing
+from kdtool._compatibility import CONTRACT
+from kdtool._contract.hooks import Spec
+
+FILE = Path(__file__).resolve().parents[1] / f"contract-{CONTRACT}.json"
+REQUIRED = "required "
+"""Begins the text of what users of the contract must give: fields and arguments without default, abstract methods."""
+
+
+def current() -> dict[str, str]:
+    """Return the contract as it is: a line of text for every thing that a plugin can name."""
+    found: dict[str, str] = {}
+    for name in sorted(kdtool._HOME_OF):
+        found.update(_described(name, getattr(kdtool, name)))
+    for name in kdtool.testing.__all__:
+        found.update(_described(f"testing.{name}", getattr(kdtool.testing, name)))
+    return dict(sorted(found.items()))
+
+
+def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return what breaks plugins written for `old`, and what is merely new."""
+    breaking = [f"{key} is gone (it was: {text})" for key, text in old.items() if key not in new]
+    breaking += [
+        f"{key} is now: {new[key]} (it was: {text})" for key, text in old.items() if new.get(key, text) != text
+    ]
+    additions = []
+    for key, text in new.items():
+        if key not in old:
+            needed = text.startswith(REQUIRED) and _owner(key) in old
+            (breaking if needed else additions).append(f"{key} is new: {text}")
+    return breaking, additions
+
+
+def released() -> dict[str, str]:
+    """Return the contract of that number as it was last written down."""
+    found: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def _owner(key: str) -> str:
+    return key.partition("(")[0] if "(" in key else key.rpartition(".")[0]
+
+
+def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if name == "Field":
+        yield name, "pydantic's"
+    elif inspect.isclass(value) and get_origin(value) is None:
+        yield name, f"class({', '.join(base.__name__ for base in value.__bases__)})"
+        yield from _members(name, value)
+    elif inspect.isroutine(value):
+        yield from _function(name, value)
+    else:
+        yield name, str(value).replace("typing.", "")
+
+
+def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
+    protocol = bool(getattr(cls, "_is_protocol", False))
+    fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    for place, field in enumerate(fields.values()):
+        if not field.name.startswith("_"):
+            yield f"{name}.{field.name}", _field(place, field)
+    named = getattr(cls, "_field_defaults", None)
+    for attribute, annotation in inspect.get_annotations(cls).items():
+        if attribute not in fields and not attribute.startswith("_"):
+            default = (vars(cls) if named is None else named).get(attribute, inspect.Parameter.empty)
+            yield f"{name}.{attribute}", (REQUIRED if protocol else "") + f"{annotation}{_default(default)}"
+    for attribute, member in vars(cls).items():
+        hidden = attribute.startswith("_") and not (protocol and attribute in {"__len__", "__getitem__"})
+        if hidden or attribute.startswith("test_") or attribute in fields:
+            continue
+        if isinstance(member, Spec):
+            yield f"{name}.{attribute}", member.style
+        elif attribute.startswith("kdtool_"):
+            yield f"{name}.{attribute}", f"hook({', '.join(_arguments(member)[1:])}) -> {_returned(member)}"
+        elif isinstance(member, property):
+            yield f"{name}.{attribute}", _need(member.fget, protocol) + f"property {_returned(member.fget)}"
+        elif inspect.isfunction(member):
+            for key, text in _function(f"{name}.{attribute}", member):
+                yield key, (_need(member, protocol) if "(" not in key else "") + text
+
+
+def _field(place: int, field: dataclasses.Field[Any]) -> str:
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = f"{field.default_factory.__name__}()"
+    elif default is dataclasses.MISSING:
+        return f"{REQUIRED}{place}: {field.type}"
+    return f"{place}: {field.type}{_default(default)}"
+
+
+def _function(name: str, function: Any) -> Iterator[tuple[str, str]]:
+    yield name, f"function -> {_returned(function)}"
+    for place, parameter in enumerate(inspect.signature(function).parameters.values()):
+        if parameter.name not in {"self", "cls"}:
+            where = "by name" if parameter.kind is parameter.KEYWORD_ONLY else f"{place}"
+            optional = parameter.default is not parameter.empty or parameter.kind in {
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            }
+            text = f"{where}: {parameter.annotation}{_default(parameter.default)}"
+            yield f"{name}({parameter.name})", ("" if optional else REQUIRED) + text
+
+
+def _arguments(function: Any) -> list[str]:
+    return [
+        f"{parameter.name}: {parameter.annotation}" for parameter in inspect.signature(function).parameters.values()
+    ]
+
+
+def _returned(function: Any) -> str:
+    return str(inspect.signature(function).return_annotation)
+
+
+def _need(function: Any, protocol: bool) -> str:
+    return REQUIRED if protocol or getattr(function, "__isabstractmethod__", False) else ""
+
+
+def _default(value: Any) -> str:
+    if value is inspect.Parameter.empty:
+        return ""
+    return f" = {value.__name__ if callable(value) else value!r}"
+
+
+def main() -> int:
+    """Write the file; return 1 where that would hide a break."""
+    new = current()
+    if FILE.is_file():
+        breaking, additions = differences(released(), new)
+        if breaking:
+            print(f"contract {CONTRACT} would break; raise CONTRACT instead:", *breaking, sep="\n  ", file=sys.stderr)
+            return 1
+        print(*(additions or ["nothing is new"]), sep="\n")
+    FILE.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

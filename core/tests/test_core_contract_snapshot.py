@@ -1,0 +1,100 @@
+"""The contract is what was released under its number; whatever is new or would break plugins is said, with what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import contract_snapshot
+import pytest
+from contract_snapshot import current, differences, released
+from kdtool._compatibility import CONTRACT
+
+
+def test_the_contract_is_as_it_was_released() -> None:
+    breaking, additions = differences(released(), current())
+    assert not breaking, (
+        f"plugins written for contract {CONTRACT} would break. Undo it, or raise CONTRACT in kdtool/_compatibility.py, "
+        f"add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must change:\n{_lines(breaking)}"
+    )
+    assert not additions, (
+        "the contract grew. Run `python core/tests/contract_snapshot.py` and name what is new in CHANGELOG.md:\n"
+        f"{_lines(additions)}"
+    )
+
+
+OLD = {
+    "Row": "class(object)",
+    "Row.key": "required 0: str",
+    "Row.count": "1: int = 0",
+    "Loss": "class(Component)",
+    "Loss.kdtool_token_loss": "hook(chunk: TokenChunk) -> Tensor | None",
+    "run": "function -> Results",
+    "run(recipe)": "required 0: Path",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "breaks"),
+    [
+        ({"Row.key": None}, True),
+        ({"Row.count": "1: int = 1"}, True),
+        ({"Row.key": "required 1: str"}, True),
+        ({"Row.more": "required 2: str"}, True),
+        ({"Row.more": "2: str = ''"}, False),
+        ({"Loss.kdtool_token_loss": "hook(chunk: TokenChunk, step: int) -> Tensor | None"}, True),
+        ({"Loss.kdtool_more": "hook() -> None"}, False),
+        ({"run(out)": "required 1: Path"}, True),
+        ({"run(out)": "by name: Path = 'runs'"}, False),
+        ({"New": "class(object)", "New.key": "required 0: str"}, False),
+        ({"Loss": None}, True),
+    ],
+)
+def test_breaks_are_told_from_additions(changes: dict[str, str | None], breaks: bool) -> None:
+    new = {key: text for key, text in {**OLD, **changes}.items() if text is not None}
+    breaking, additions = differences(OLD, new)
+    assert bool(breaking) == breaks
+    assert bool(additions) != breaks
+    assert all(next(iter(changes)) in line for line in breaking)
+
+
+def test_everything_that_plugins_name_is_in_it() -> None:
+    found = current()
+    for key in (
+        "Teacher.kdtool_signal",
+        "Hooks.kdtool_signal",
+        "RunInfo.seed",
+        "Tokenizer.encode(text)",
+        "RowSource.__len__",
+        "run(recipe)",
+        "RecipeError",
+        "testing.ComponentConformance.prepared",
+    ):
+        assert key in found
+    assert found["Hooks.kdtool_open"] == "one"
+    assert found["Want.temperature"] == "2: float = 1.0"
+    assert found["RunInfo.folder"] == "required 2: Path"
+    assert found["Loss.needs"] == "tuple[frozenset[Offer], ...] = ()"
+
+
+def test_writing_it_anew_hides_no_break(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "contract.json"
+    monkeypatch.setattr(contract_snapshot, "FILE", path)
+    assert contract_snapshot.main() == 0
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content == current()
+    content.pop("Want.layers")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert contract_snapshot.main() == 0
+    assert "Want.layers is new" in capsys.readouterr().out
+    content["Want.gone"] = "0: int = 0"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert contract_snapshot.main() == 1
+    assert "Want.gone is gone" in capsys.readouterr().err
+    assert json.loads(path.read_text(encoding="utf-8")) == content
+
+
+def _lines(texts: list[str]) -> str:
+    return "\n".join(f"  {text}" for text in texts)
