@@ -1,0 +1,87 @@
+"""Every component and command that the repository's packages register is held to the suite of its kind."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool.testing
+import pytest
+from kdtool._registry import GROUPS, installed
+from kdtool.testing._guard import Suite
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITES = {name: getattr(kdtool.testing, name) for name in kdtool.testing.__all__ if name.endswith("Conformance")}
+
+
+def registered() -> list[tuple[str, str, Path]]:
+    """Return kind, name and folder of all that the packages' metadata registers."""
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    found = []
+    for path in sorted(ROOT.glob("*/*/pyproject.toml")):
+        groups = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get("entry-points", {})
+        found += [
+            (kinds[group], name, path.parent) for group, points in groups.items() if group in kinds for name in points
+        ]
+    return found
+
+
+def bound(folder: Path) -> Iterator[tuple[type[Suite], str]]:
+    """Yield the suites that a package's test classes inherit, directly or by one another, with their entry points."""
+    for path in sorted(folder.glob("tests/test_*.py")):
+        classes = {
+            node.name: node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ClassDef)
+        }
+        for name, node in classes.items():
+            line = list(_line(node, classes))
+            suites = [SUITES[base.id] for found in line for base in found.bases if _is_suite(base)]
+            points = [_text(entry) for found in line for entry in found.body if _is_entry_point(entry)]
+            if name.startswith("Test") and suites and points:
+                yield suites[0], points[0]
+
+
+REGISTERED = registered()
+
+
+def test_there_are_components_of_most_kinds_and_none_is_forgotten() -> None:
+    assert len(REGISTERED) > 20
+    assert len({kind for kind, _, _ in REGISTERED}) > 10
+    for kind, name, folder in REGISTERED:
+        assert name in installed(kind), f"{folder.relative_to(ROOT)} is not installed: run bootstrap.py"
+
+
+@pytest.mark.parametrize(("kind", "name", "folder"), REGISTERED, ids=[f"{kind}-{name}" for kind, name, _ in REGISTERED])
+def test_it_is_held_to_the_suite_of_its_kind(kind: str, name: str, folder: Path) -> None:
+    kinds = {suite.kind for suite, point in bound(folder) if point == name}
+    wanted = [suite for suite, found in SUITES.items() if found.kind == kind]
+    assert kind in kinds, (
+        f"no test class in {folder.relative_to(ROOT)}/tests inherits {' or '.join(wanted)} for {name!r}"
+    )
+
+
+def test_every_kind_has_a_suite() -> None:
+    assert {suite.kind for suite in SUITES.values()} - {""} == set(GROUPS)
+
+
+def _line(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    yield node
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            yield from _line(classes[base.id], classes)
+
+
+def _is_suite(base: ast.expr) -> bool:
+    return isinstance(base, ast.Name) and base.id in SUITES
+
+
+def _is_entry_point(entry: ast.stmt) -> bool:
+    return isinstance(entry, ast.Assign) and [ast.unparse(target) for target in entry.targets] == ["entry_point"]
+
+
+def _text(entry: ast.stmt) -> str:
+    assert isinstance(entry, ast.Assign)
+    return str(ast.literal_eval(entry.value))
