@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kdtool._registry import GROUPS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from plugin_site import install
+from plugin_site import forget_installed, install
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -62,3 +63,14 @@ def faulty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = {f"faulty_plugins/{to}": (here / name).read_text(encoding="utf-8") for to, name in files.items()}
     install(site, "faulty-plugins", "\n".join(lines), sources)
     return site
+
+
+@pytest.fixture
+def faulty_installed(faulty_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The distribution faulty-plugins is there, and nothing fails yet."""
+    monkeypatch.syspath_prepend(faulty_site)
+    monkeypatch.setenv("TOY_FAULT", "")
+    forget_installed()
+    yield
+    monkeypatch.undo()
+    forget_installed()

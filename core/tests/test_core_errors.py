@@ -9,7 +9,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from filelock import FileLock
 from kdtool import _errors
 from kdtool._cli import call
 from kdtool._errors import KdtoolError
-from plugin_site import forget_installed
 
 CLASSES: dict[str, type[KdtoolError]] = {
     name: found for name, found in vars(_errors).items() if inspect.isclass(found) and issubclass(found, KdtoolError)
@@ -62,14 +61,8 @@ DISTRIBUTION = "faulty-plugins 1.0"
 
 
 @pytest.fixture
-def faulty(faulty_site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(faulty_site)
-    monkeypatch.setenv("TOY_FAULT", "")
+def faulty(faulty_installed: None, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    forget_installed()
-    yield
-    monkeypatch.undo()
-    forget_installed()
 
 
 def _fail(

@@ -1,0 +1,207 @@
+"""Plugins that misbehave when imported, and distributions with broken metadata: named, and nobody else suffers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool._registry import load
+from plugin_site import forget_installed, install
+
+GOOD = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"
+ENTRY = "[kdtool.losses]\nx-bad = x_bad:X\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on `sys.path` with the good distribution x-good 1.0."""
+    folder = tmp_path / "site"
+    install(folder, "x-good", "[kdtool.losses]\nx-good = x_good:X\n", {"x_good.py": GOOD})
+    monkeypatch.syspath_prepend(folder)
+    forget_installed()
+    yield folder
+    for name in ("x_bad", "x_good"):
+        sys.modules.pop(name, None)
+    monkeypatch.undo()
+    forget_installed()
+
+
+def _bad(site: Path, source: str) -> None:
+    install(site, "x-bad", ENTRY, {"x_bad.py": source})
+    forget_installed()
+
+
+def _process(site: Path, *arguments: str, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", f"{code}\nfrom kdtool._cli import main; main()", *arguments]
+    more = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8", env=more, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import sys; sys.exit(0)", "it calls sys.exit(0)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise BaseException('odd')", "BaseException: odd"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first;"),
+        ("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "cannot be imported: E;"),
+        ("import x_bad_nothing", "the module 'x_bad_nothing' is missing"),
+        ("def broken(:", "SyntaxError"),
+        ("a = 1", "AttributeError"),
+        ("def f(): f()\nf()", "RecursionError"),
+    ],
+)
+def test_what_goes_wrong_when_imported_names_the_distribution(
+    source: str, cause: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _bad(site, source)
+    assert call(["plugins", "show", "x-bad"]) == 1
+    said = capsys.readouterr().err
+    assert "loss 'x-bad' (entry point 'x_bad:X' of x-bad 1.0) cannot be imported" in said
+    assert cause in said
+    assert "Traceback" not in said
+    assert call(["plugins", "show", "x-good"]) == 0
+
+
+def test_an_import_that_hangs_is_told_of_and_given_up(site: Path) -> None:
+    _bad(site, "import time\ntime.sleep(60)")
+    done = _process(site, "plugins", "show", "x-bad", KDTOOL_IMPORT_SECONDS="0.6")
+    assert done.returncode == 1
+    what = "loss 'x-bad' (entry point 'x_bad:X' of x-bad 1.0)"
+    told, error = done.stderr.splitlines()
+    assert told == f"still waiting for the import of {what}"
+    assert error.startswith(f"error: {what} cannot be imported: it did not end within 0.6 s")
+
+
+def test_a_local_file_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", "0.3")
+    (tmp_path / "slow.py").write_text("import threading\nthreading.Event().wait(3)", encoding="utf-8")
+    said: list[str] = []
+    with pytest.raises(kdtool.PluginError, match=r"'./slow.py:X' cannot be imported: it did not end within 0.3 s"):
+        load("loss", "./slow.py:X", tmp_path, said.append)
+    assert said[-1] == "still waiting for the import of './slow.py:X'"
+
+
+def test_no_limit_means_the_calling_thread(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bad(site, f"import threading\nWHERE = threading.current_thread().name\n{GOOD}")
+    for limit, main in (("", False), ("0", True)):
+        monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", limit)
+        cls = load("loss", "x-bad", site, print).cls
+        where = sys.modules.pop(cls.__module__).WHERE
+        assert (where == threading.current_thread().name) is main
+
+
+@pytest.mark.parametrize("limit", ["soon", "-1", "nan", "1e300"])
+def test_a_limit_that_is_no_number_is_refused(limit: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", limit)
+    with pytest.raises(kdtool.UsageError, match=f"KDTOOL_IMPORT_SECONDS is '{limit}'"):
+        load("loss", "x-good", site, print)
+
+
+def test_what_a_plugin_prints_when_imported_spoils_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _bad(site, f"print('hello from x-bad')\n{GOOD}")
+    assert call(["schema"]) == 0
+    printed = capsys.readouterr()
+    assert "loss.x-bad" in json.loads(printed.out)["$defs"]
+    assert "hello from x-bad" in printed.err
+
+
+def test_a_thread_that_an_import_leaves_running_is_not_waited_for(site: Path) -> None:
+    _bad(
+        site,
+        f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,), name='idle', daemon=False).start()\n{GOOD}",
+    )
+    patience = "from kdtool._cli import leaving; leaving._PATIENCE = 0.2"
+    done = _process(site, "plugins", "show", "x-bad", code=patience)
+    assert done.returncode == 0
+    assert "A loss." in done.stdout
+    assert "not waiting for threads that are still running: 'idle'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "metadata", "message"),
+    [
+        ("[kdtool.losses]\nx-bad = x_bad\n", None, "an entry point names a class as `module:Class`"),
+        ("[kdtool.losses]\nx-bad = \n", None, "an entry point names a class as `module:Class`"),
+        ("[kdtool.losses]\nx-bad = a b:c d\n", None, "an entry point names a class as `module:Class`"),
+        ("[kdtool.losses]\nx-bad = x_bad:X.Y.Z\n", None, "cannot be imported: AttributeError"),
+        (ENTRY, "Metadata-Version: 2.1\nName: x-bad\n", "gives no version"),
+        (ENTRY, "", "gives no name and no version"),
+        (ENTRY, "Metadata-Version: 2.1\nName: x-bad\nVersion: 1.0\nRequires-Dist: ~~~\n", ""),
+    ],
+)
+def test_broken_metadata_is_named(
+    entry: str, metadata: str | None, message: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "x-bad", entry, {"x_bad.py": GOOD}, metadata)
+    forget_installed()
+    assert call(["--help"]) == call(["plugins", "list"]) == call(["plugins", "show", "x-good"]) == 0
+    capsys.readouterr()
+    assert call(["plugins", "show", "x-bad"]) == (1 if message else 0)
+    said = capsys.readouterr().err
+    assert message in said
+    assert not message or "x-bad" in said or "x_bad" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("entry_points.txt", b"[kdtool.losses]\nno equals sign\n"),
+        ("entry_points.txt", b"\xff\xfe"),
+        ("METADATA", b"\xff\xfe\x00"),
+    ],
+)
+def test_a_distribution_that_cannot_be_read_keeps_nobody_from_the_others(
+    file: str, content: bytes, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "x-bad", ENTRY, {"x_bad.py": GOOD})
+    (site / "x_bad-1.0.dist-info" / file).write_bytes(content)
+    forget_installed()
+    assert call(["--help"]) == call(["plugins", "show", "x-good"]) == call(["schema"]) == 0
+    capsys.readouterr()
+    assert call(["plugins", "list"]) == 0
+    printed = capsys.readouterr()
+    assert "x-good" in printed.out
+    assert "x_bad" in printed.out + printed.err or "x-bad" in printed.err
+    assert call(["plugins", "show", "x-bad"]) in {1, 2}
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_group_that_is_none_is_told_with_the_one_that_was_meant(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "x-bad", "[kdtool.loss]\nx-bad = x_bad:X\n", {"x_bad.py": GOOD})
+    forget_installed()
+    assert call(["plugins", "list"]) == 0
+    assert "x-bad registers 'x-bad' in a group 'kdtool.loss', which is none; did you mean 'kdtool.losses'" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(kdtool.UsageError, match=r"no loss is called 'x-bad'.*registers 'x-bad' in a group"):
+        load("loss", "x-bad", site, print)
+
+
+def test_a_command_that_is_none_is_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source, code, message in (
+        ("X = 3", 1, "command 'x-bad' of x-bad 1.0 is no click command but int"),
+        ("1 / 0", 1, "command 'x-bad' (entry point 'x_bad:X' of x-bad 1.0) cannot be imported: ZeroDivisionError"),
+        ("import click, sys\n@click.command()\ndef X(): sys.exit(7)", 7, ""),
+        ("import click\n@click.command()\n@click.pass_context\ndef X(c): c.exit(6)", 6, ""),
+    ):
+        (site / "x_bad.py").unlink(missing_ok=True)
+        sys.modules.pop("x_bad", None)
+        if not (site / "x_bad-1.0.dist-info").exists():
+            install(site, "x-bad", "[kdtool.commands]\nx-bad = x_bad:X\n", {})
+        (site / "x_bad.py").write_text(source, encoding="utf-8")
+        forget_installed()
+        assert call(["x-bad"]) == code
+        assert message in capsys.readouterr().err
