@@ -191,7 +191,10 @@ class Sometimes(kdtool.Evaluator):
         errors = {"value": ValueError("bad luck"), "disk": kdtool.StorageError("disk full"), "stop": KeyboardInterrupt()}
         if self.config.error in errors:
             raise errors[self.config.error]
-        return []
+        for subject in subjects:
+            if subject.role == "student":
+                yield kdtool.Measurement("luck", subject.name, "", 1.0, 1, True, settings={"error": self.config.error})
+                yield kdtool.Measurement("length", subject.name, "", float(len(self.config.error)), 1, True)
 """
 
 
@@ -201,6 +204,15 @@ def sometimes(recipe: dict[str, Any]) -> dict[str, Any]:
     Path("broken.py").write_text(BROKEN, encoding="utf-8")
     recipe["evaluators"]["sometimes"] = {"use": "./broken.py:Sometimes"}
     return recipe
+
+
+def test_what_is_not_measured_alike_or_not_item_by_item_is_not_tested(sometimes: dict[str, Any]) -> None:
+    found = kdtool.sweep(sometimes, {"evaluators.sometimes.error": ["none", "another"]})
+    tables = {table.measurement: table for table in found.tables}
+    assert tables["luck"].note == "not ranked: the points were measured differently (error)"
+    assert [row.standing for row in tables["luck"].rows] == ["", ""]
+    assert tables["length"].note == "differences are not tested: it is not measured item by item"
+    assert [row.standing for row in tables["length"].rows] == ["", "best value"]
 
 
 def test_failed_point_stops_no_other_and_is_named(sometimes: dict[str, Any]) -> None:
@@ -243,6 +255,8 @@ def test_command_prints_the_table_plans_and_gives_json(sometimes: dict[str, Any]
     assert shown.exit_code == 0
     assert "## nats (nats/byte; lower is better)" in shown.output
     again = CliRunner().invoke(cli, [*sweep, "--json"], catch_exceptions=False)
-    assert [point["reused"] for point in json.loads(again.stdout)["points"]] == [True, True]
+    plain = json.loads(again.stdout)
+    assert [point["reused"] for point in plain["points"]] == [True, True]
+    assert plain["grid"] == {"seeds": [[0, 1], [2]]}
     failing = ["sweep", "recipe.yaml", "--set", "evaluators.sometimes.error=none,value"]
     assert CliRunner().invoke(cli, failing, catch_exceptions=False).exit_code == 1

@@ -28,14 +28,19 @@ _OPENING, _CLOSING = "[{", "]}"
 
 @dataclass(frozen=True)
 class Grid:
-    """The keys that vary, with their values, and the points in the order in which they run: labels to settings."""
+    """A grid of settings.
+
+    Attributes:
+        values: the keys that vary, with their values as a recipe reads them.
+        points: settings by label, as they were given, in the order in which they run.
+    """
 
     values: Mapping[str, tuple[Any, ...]]
     points: Mapping[str, Mapping[str, Any]]
 
     def special(self, label: str) -> dict[str, Any]:
-        """Return what is special about a point: its values of the keys that vary."""
-        return {key: self.points[label][key] for key in self.values}
+        """Return what is special about a point: its values of the keys that vary, as a recipe reads them."""
+        return {key: _read(self.points[label][key]) for key in self.values}
 
 
 def read_grid(values: Mapping[str, Sequence[Any]]) -> Grid:
@@ -55,7 +60,7 @@ def read_grid(values: Mapping[str, Sequence[Any]]) -> Grid:
     for combination in itertools.product(*varied.values()):
         point = dict(zip(varied, combination, strict=True))
         points[_label({name: point[key] for key, name in names.items()})] = point
-    return Grid({key: varied[key] for key in names}, points)
+    return Grid({key: tuple(map(_read, varied[key])) for key in names}, points)
 
 
 def split_values(key: str, text: str) -> list[str]:

@@ -17,6 +17,7 @@ from kdtool._sweep.table import SweepCell, SweepRow, SweepTable
 __all__ = ["JSON", "MARKDOWN", "SweepResults", "as_json", "as_markdown", "write_sweep"]
 
 JSON, MARKDOWN = "sweep.json", "sweep.md"
+_INTERVALS = "Numbers are means over seeds, with 95 % intervals from a bootstrap over seeds and items."
 _PLAIN: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -81,6 +82,8 @@ def as_markdown(sweep: SweepResults) -> str:
         ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
         parts.append(_table(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows]))
         parts += [f"{table.note[0].upper()}{table.note[1:]}."] if table.note else []
+    cells = (cell for table in sweep.tables for row in table.rows for cell in row.cells.values())
+    parts += [_INTERVALS] if any(cell.low is not None for cell in cells) else []
     return "\n\n".join([*parts, *([sweep.caution] if sweep.caution else [])]) + "\n"
 
 

@@ -74,7 +74,7 @@ class Agreement(kdtool.Evaluator):
                     states.keep(document, model)
                     run.hook.kdtool_progress(run, done)
                 fingerprint = model.facts.tokenizer_fingerprint
-            settings = self._settings(encoded, states.dtype, fingerprint)
+            settings = {**self._settings(encoded, states.dtype, fingerprint), **_yardstick(run, teacher)}
             for number, learner in enumerate(learners, 1):
                 yield from _compare(run, teacher, learner, encoded, states, settings, number * len(encoded))
 
@@ -88,6 +88,13 @@ class Agreement(kdtool.Evaluator):
             "numbers": f"computed in {dtype}, compared in float32",
             "temperature": "1",
         }
+
+
+def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
+    """Name the teacher's weights, where it does: agreement with two teachers is not the same measure."""
+    hook = run.hook.kdtool_identity
+    identity = hook.of(teacher.name)(run) if teacher.name in hook.names() else {}
+    return {"teacher": ", ".join(f"{key} {value[:12]}" for key, value in identity.items())} if identity else {}
 
 
 def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdtool.LanguageModel | None:

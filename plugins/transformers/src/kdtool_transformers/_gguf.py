@@ -54,7 +54,7 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
     from kdtool_transformers._model import no_progress_bar
 
     try:
-        with no_progress_bar(), alone():
+        with alone(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,

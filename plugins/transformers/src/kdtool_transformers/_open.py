@@ -54,7 +54,7 @@ def open_model(
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
-    with _explained(source, offline), no_progress_bar(), alone():
+    with _explained(source, offline), alone(), no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
