@@ -27,12 +27,12 @@ class Faults(kdtool.Tracker):
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         self._log(f"start {run.stage}:{run.arm}")
         if self._done == self._node and self._what != "checkpoint":
-            self._begin(run.folder)
+            self._begin()
 
     def kdtool_checkpoint(self, run: kdtool.RunInfo, path: Path, step: int) -> None:
         self._log(f"checkpoint {run.arm} {step}")
         if self._done == self._node and self._what == "checkpoint":
-            fill(run.folder)
+            fill(int(self._number))
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         self._log(f"step {run.arm} {report.step}")
@@ -46,18 +46,18 @@ class Faults(kdtool.Tracker):
         self._done += 1
         if self._done == self._node == int(os.environ.get("FAULT_NODES", "-1")):
             self._log("start report")
-            self._begin(run.folder)
+            self._begin()
 
     def kdtool_run_end(self, run: kdtool.RunInfo, status: str, report: Path | None) -> None:
         if status == "done" and self._what == "kill":
             self._die()
         self._log(f"end {status}")
 
-    def _begin(self, folder: Path) -> None:
+    def _begin(self) -> None:
         if self._what == "kill":
             threading.Thread(target=self._die, args=[self._number], daemon=True).start()
         elif self._what == "fill":
-            fill(folder)
+            fill(int(self._number))
         elif self._what == "read-only":
             disk = os.environ["FAULT_DISK"]
             subprocess.run(["mount", "--bind", disk, disk], check=True)
@@ -73,13 +73,14 @@ class Faults(kdtool.Tracker):
             file.write(f"{time.monotonic()} {line}\n")
 
 
-def fill(folder: Path) -> None:
-    """Write until the disk takes no more."""
-    disk = Path(os.environ["FAULT_DISK"])
-    with (disk / "filler").open("wb", buffering=0) as file:
+def fill(left: int) -> None:
+    """Write until the disk takes no more than `left` bytes."""
+    path = Path(os.environ["FAULT_DISK"]) / "filler"
+    with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
                 while file.write(b"x" * size) == size:
                     pass
             except OSError:
                 continue
+        file.truncate(path.stat().st_size - left)

@@ -51,6 +51,8 @@ def test_killed_at_twenty_moments_the_run_ends_as_if_it_had_not_been(recipe: dic
     code, said = command(file, whole.parent, tmp_path / "whole-store", log)
     assert code == 0, said
     give_same_time(whole, killed)
+    leave_behind(tmp_path / "whole-store", tmp_path / "killed-store")
+    leave_behind(whole, killed)
     seed = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
     print(f"again with these moments: KILL_SEED={seed}")  # shown when the test fails
     nodes = made_by(log)
@@ -82,6 +84,16 @@ def give_same_time(whole: Path, killed: Path) -> None:
     partial = killed / "phases" / f"{kept.parent.name}.partial"
     partial.mkdir(parents=True)
     shutil.copyfile(kept, partial / kept.name)
+
+
+def leave_behind(whole: Path, killed: Path) -> None:
+    """Lay temporary files where a process that is killed in the midst of writing weights leaves them."""
+    for weights in whole.glob("*/*/**/*.safetensors"):
+        kind, name, *inner = weights.relative_to(whole).parts
+        if kind != "rows":  # written by the core itself, without temporary files
+            left = killed.joinpath(kind, f"{name}.partial", *inner).with_name(".tmpA1b2C3")
+            left.parent.mkdir(parents=True, exist_ok=True)
+            left.write_text("half of the weights", encoding="utf-8")
 
 
 def same_files(whole: Path, killed: Path) -> None:

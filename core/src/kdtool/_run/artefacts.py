@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from kdtool._errors import KdtoolError, StorageError
 from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 
-__all__ = ["Artefact", "Artefacts", "problems_of", "storage_errors", "sync_files"]
+__all__ = ["Artefact", "Artefacts", "emptied", "problems_of", "storage_errors", "sync_files"]
 
 MANIFEST = "manifest.json"
 _SECONDS = ".seconds"
@@ -145,6 +145,16 @@ class Artefacts:
         partial.replace(path)
         _sync_folder(path.parent)
         return Artefact(path, fingerprint, seconds, reused=False)
+
+
+def emptied(folder: Path) -> Path:
+    """Return the folder of an unfinished artefact without what a killed attempt left: libraries leave temporary files."""
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif not left.name.startswith(_SECONDS):
+            left.unlink()
+    return folder
 
 
 def problems_of(path: Path) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.models import Artifact
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
+from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.training import Arm
@@ -36,6 +37,7 @@ def read_artifact(node: Node) -> Artifact:
 
 def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
+        emptied(folder)
         artifact = run.hook.kdtool_export.of(name)(run, arm.model)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
             raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")

@@ -12,6 +12,7 @@ from kdtool._contract.kinds import Student
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
+from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 
@@ -71,7 +72,7 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
         student = run.hook.kdtool_build_student.of(name)(run)
         with blame(run.hook.owner(name), "the student that it built"):
             require(student.facts, ModelFacts, "facts of the student")
-            student.save(folder / MODEL)
+            student.save(emptied(folder) / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
     return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))

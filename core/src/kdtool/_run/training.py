@@ -214,6 +214,7 @@ def _train(context: Context, phase: PhaseSpec, plan: Phase, model: Path, run: Ru
             student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
             trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
             _check_history(trained.history, hooks.owner(phase.trainer.path))
+            shutil.rmtree(target, ignore_errors=True)  # what a process killed while saving left
             _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(target)
             return trained
     finally:

@@ -43,6 +43,8 @@ class _Recorder:
         self._source = source
         self._folder = folder
         self._told = float("-inf")
+        for left in folder.glob(".tmp*"):  # safetensors' own, from a process killed while it wrote
+            left.unlink()
         head = load_manifest(folder, HEAD)
         self._fingerprint: str | None = head["fingerprint"] if head else None
 

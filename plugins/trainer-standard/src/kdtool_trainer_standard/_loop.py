@@ -330,8 +330,8 @@ def _full_disk_explained(root: Path) -> Iterator[None]:
             raise
         shutil.rmtree(root / _checkpoints.WRITING, ignore_errors=True)
         raise kdtool.StorageError(
-            f"cannot write a checkpoint below {root}: {str(error).splitlines()[0]}. The one before it is kept; make room, "
-            "then run the same command again"
+            f"cannot write a checkpoint below {root}: it was cut short, as on a full disk "
+            f"({str(error).splitlines()[0]}). The one before it is kept; make room, then run the same command again"
         ) from error
 
 
