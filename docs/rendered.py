@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
 from sphinx.application import Sphinx
@@ -158,7 +158,7 @@ def _class(cls: type) -> list[str]:
 
 
 def _attributes(cls: type) -> Iterator[str]:
-    documented = _attribute_docs(cls.__module__)
+    documented = {**_attribute_docs(cls.__module__), **_section_docs(cls)}
     declared = inspect.get_annotations(cls)
     defaults = {field.name: field for field in fields(cls)} if is_dataclass(cls) else {}
     for name, kind in declared.items():
@@ -171,12 +171,16 @@ def _attributes(cls: type) -> Iterator[str]:
 
 
 def _without_aliases(annotation: str, module: str) -> str:
-    """Replace a module's private `Annotated` aliases by the types behind them."""
+    """Replace a module's own aliases of types by the types behind them."""
+    names = vars(import_module(module))
 
     def behind(found: re.Match[str]) -> str:
-        return str(getattr(import_module(module), found[0]).__origin__.__name__)
+        value = names.get(found[0])
+        if found[0] in kdtool._HOME_OF or get_origin(value) not in {Annotated, Literal}:
+            return found[0]
+        return str(get_args(value)[0].__name__ if get_origin(value) is Annotated else value).replace("typing.", "")
 
-    return re.sub(r"\b_[A-Z]\w*", behind, annotation)
+    return re.sub(r"\b[A-Z_]\w+", behind, annotation)
 
 
 def _methods(cls: type) -> Iterator[str]:
@@ -226,17 +230,26 @@ def _attribute_docs(module: str) -> dict[tuple[str, str], str]:
     return {key: " ".join(lines).strip() for key, lines in analyzer.find_attr_docs().items()}
 
 
+def _section_docs(cls: type) -> dict[tuple[str, str], str]:
+    """Return what the section "Attributes" of a class's docstring says of each."""
+    sections = _SECTIONS.split(inspect.cleandoc(cls.__doc__ or ""))
+    body = sections[sections.index("Attributes") + 1] if "Attributes" in sections else ""
+    found = re.findall(r"^(\w+): (.+(?:\n .+)*)", inspect.cleandoc(body), flags=re.MULTILINE)
+    return {(cls.__name__, name): " ".join(text.split()) for name, text in found}
+
+
+_SECTIONS = re.compile(r"^(Args|Attributes|Returns|Raises|Example):\n", flags=re.MULTILINE)
+
+
 def _text(docstring: str | None) -> str:
     """Return a docstring as MyST: sections become field lists, examples code, names of kdtool links."""
-    plain, *sections = re.split(
-        r"^(Args|Returns|Raises|Example):\n", inspect.cleandoc(docstring or ""), flags=re.MULTILINE
-    )
+    plain, *sections = _SECTIONS.split(inspect.cleandoc(docstring or ""))
     blocks = [re.sub(r"(?<!`)`(\w+)`(?!`)", _link, plain.strip())]
     for name, body in zip(sections[::2], sections[1::2], strict=True):
         lines = inspect.cleandoc(body).splitlines()
         if name == "Example":
             blocks.append("\n".join(["```python", *lines, "```"]))
-        else:
+        elif name != "Attributes":  # these stand with the attributes
             blocks.append("\n".join(_field(name, line) for line in lines))
     return "\n\n".join(blocks)
 

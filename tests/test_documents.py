@@ -25,6 +25,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +246,9 @@ def _compare(expected: list[str], shown: str) -> None:
     """Compare output line by line; `…` stands for anything, alone on a line for any lines."""
     if not any(line.strip() for line in expected):
         return
-    parts = [re.escape(line.rstrip()).replace("…", ".*") for line in expected]
-    pattern = "\n".join(r"(?:.*\n?)*?" if part == ".*" else part for part in parts)
-    plain = "\n".join(line.rstrip() for line in shown.splitlines())
+    parts = [re.escape(line.rstrip()).replace("…", "[^\n]*") + "\n" for line in expected]
+    pattern = "".join(r"(?:[^\n]*\n)*?" if part == "[^\n]*\n" else part for part in parts)
+    plain = "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
     assert re.fullmatch(pattern + r"\s*", plain), f"the output is\n{shown}"
 
 
@@ -261,11 +262,22 @@ def _module(words: list[str], _: list[str]) -> None:
     assert find_spec(words[0]) is not None, f"there is no module {words[0]}"
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that all pages share, as a reader's runs do."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture
 def page(
-    tmp_path: Path, teacher_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    teacher_folder: Path,
+    store: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Page:
     """A folder with what pages take for granted, which is the working folder."""
+    monkeypatch.setenv("KDTOOL_STORE", str(store))
     shutil.copytree(teacher_folder, tmp_path / "teacher")
     (tmp_path / "recipes").mkdir()
     for name in ("recipes/quickstart.yaml", "recipe.yaml"):
@@ -288,6 +300,20 @@ def test_code_blocks_do_what_they_say(path: Path, page: Page) -> None:
         except (Exception, SystemExit) as error:
             error.add_note(f"{path.relative_to(ROOT)}:{block.line}")
             raise
+
+
+def test_page_on_the_run_directory_names_every_file_that_a_run_leaves(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["evaluators"] = {"perplexity": {"documents": 2, "characters": 200}}
+    results = kdtool.run(recipe, store=tmp_path / "store")
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    for heading, folder in {"In the run's folder": results.folder, "In the store": tmp_path / "store"}.items():
+        section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        named = [re.sub("[A-Z]{2,}|S(?=-)", "*", path) for path in re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)]
+        left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        left = {path for path in left if not path.endswith(".lock")}
+        assert named
+        assert [path for path in left if not any(fnmatch(path, pattern) for pattern in named)] == []
+        assert [pattern for pattern in named if not any(fnmatch(path, pattern) for path in left)] == []
 
 
 def test_blocks_are_left_out_for_a_reason_and_seldom() -> None:
