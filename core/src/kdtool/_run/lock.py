@@ -32,7 +32,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         LockedError: another process works on the run.
         StorageError: the folder cannot be written, or a disk became full or read-only meanwhile.
     """
-    holder = folder / HOLDER
+    holder, process = folder / HOLDER, os.getpid()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -41,15 +41,16 @@ def run_lock(folder: Path) -> Iterator[None]:
         except Timeout as error:
             raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
     try:
-        about = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        about = {"pid": process, "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         with storage_errors(folder):
             write_beside(holder, json.dumps(about))
         with storage_errors(folder, own=False):
             yield
     finally:
-        with contextlib.suppress(OSError):  # a disk that became read-only
-            holder.unlink(missing_ok=True)
-        lock.release()
+        if os.getpid() == process:  # not in a forked worker that comes by here when it ends
+            with contextlib.suppress(OSError):  # a disk that became read-only
+                holder.unlink(missing_ok=True)
+            lock.release()
 
 
 def worker_of(folder: Path) -> str | None:
