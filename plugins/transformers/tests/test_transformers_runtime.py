@@ -163,7 +163,27 @@ def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
         (partial / "whole").touch()
     with _files.complete_folder(target) as again:
         assert again is None
-    assert [file.name for file in target.iterdir()] == ["whole"]
+    assert sorted(file.name for file in target.iterdir()) == ["SHA256SUMS", "whole"]
+
+
+def test_a_changed_byte_in_a_converted_model_is_found_and_named(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    assert not _files.is_complete(target)
+    with _files.complete_folder(target) as partial:
+        assert partial is not None
+        (partial / "deep").mkdir()
+        (partial / "deep" / "model.safetensors").write_bytes(b"weights")
+        (partial / "config.json").write_bytes(b"{}")
+    for name in ("deep/model.safetensors", "config.json", "SHA256SUMS"):
+        whole = (target / name).read_bytes()
+        for content in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1] + bytes([whole[-1] ^ 64])):
+            (target / name).write_bytes(content)
+            with pytest.raises(kdtool.StorageError, match=r"made\b.* is missing or damaged.*Delete the folder"):
+                _files.is_complete(target)
+        (target / name).write_bytes(whole)
+    (target / "config.json").unlink()
+    with pytest.raises(kdtool.StorageError, match=r"config\.json is missing or damaged"):
+        _files.is_complete(target)
 
 
 def test_self_check_in_half_precision() -> None:

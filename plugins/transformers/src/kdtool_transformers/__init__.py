@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._bytes import byte_tokenizer
     from kdtool_transformers._check import project_logits, self_check
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
-    from kdtool_transformers._files import cache_folder, card_licence, complete_folder, weights_identity
+    from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
     from kdtool_transformers._model import TransformersModel, decoder_layers
     from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
@@ -30,7 +30,7 @@ _HOMES = {
     "_bytes": ("byte_tokenizer",),
     "_check": ("project_logits", "self_check"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
-    "_files": ("cache_folder", "card_licence", "complete_folder", "weights_identity"),
+    "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
     "_model": ("TransformersModel", "decoder_layers"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
@@ -56,6 +56,7 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "is_complete",
     "open_config",
     "open_facts",
     "open_model",

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from shutil import rmtree
@@ -18,9 +18,12 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["cache_folder", "card_licence", "complete_folder", "content_hash", "weights_identity"]
+__all__ = ["cache_folder", "card_licence", "complete_folder", "content_hash", "is_complete", "weights_identity"]
 
 _HASHES = "hashes.json"
+_SUMS = "SHA256SUMS"
+_compared: set[tuple[str, int, int]] = set()
+"""Path, size and time of change of the files of complete folders that this process has compared with their sums."""
 
 
 def cache_folder() -> Path:
@@ -55,8 +58,7 @@ def content_hash(file: Path) -> str:
     known = _read_hashes(store)
     if key in known:
         return known[key]
-    with file.open("rb") as opened:
-        found = file_digest(opened, "sha256").hexdigest()
+    found = _hash(file)
     _write_hashes(store, {**_read_hashes(store), key: found})
     return found
 
@@ -65,16 +67,17 @@ def content_hash(file: Path) -> str:
 def complete_folder(target: Path) -> Iterator[Path | None]:
     """Make a folder that is there completely or not at all, once among processes: yield where to write, None if it is there.
 
-    Other processes wait. What an exception or a killed process leaves behind is removed by the next one.
+    Other processes wait. What an exception or a killed process leaves behind is removed by the next one. The sums of its
+    files are kept in it, as `sha256sum` writes them. Raises as `is_complete`.
     """
     from filelock import FileLock
 
-    if target.is_dir():
+    if is_complete(target):
         yield None
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if target.is_dir():
+        if is_complete(target):
             yield None
             return
         partial = target.with_name(target.name + ".partial")
@@ -85,7 +88,30 @@ def complete_folder(target: Path) -> Iterator[Path | None]:
         except BaseException:
             rmtree(partial, ignore_errors=True)
             raise
+        _write_sums(partial)
         partial.replace(target)
+
+
+def is_complete(target: Path) -> bool:
+    """Say whether a folder that `complete_folder` makes is there. Its files are read once in a process.
+
+    Raises:
+        StorageError: a file of it is missing or is not what was written.
+    """
+    if not target.is_dir():
+        return False
+    if not (target / _SUMS).is_file():  # made before there were sums
+        with suppress(OSError):  # a cache that may only be read
+            _write_sums(target)
+        return True
+    for line in (target / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        if not _is_as_written(target / name, expected):
+            raise kdtool.StorageError(
+                f"the stored file {target / name} is missing or damaged: it is not what {_SUMS} beside it says. Delete the "
+                f"folder {target} and run again to make it anew"
+            )
+    return True
 
 
 def card_licence(folder: Path) -> str | None:
@@ -96,6 +122,33 @@ def card_licence(folder: Path) -> str | None:
     front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     named = re.search(r"^license:\s*[\"']?([\w.+-]+)", front.group(1), re.MULTILINE) if front else None
     return named.group(1) if named else None
+
+
+def _write_sums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = folder / f"{_SUMS}.writing"
+    sums.write_text(
+        "".join(f"{_hash(file)}  {file.relative_to(folder).as_posix()}\n" for file in files), encoding="utf-8"
+    )
+    sums.replace(folder / _SUMS)
+
+
+def _is_as_written(file: Path, expected: str) -> bool:
+    try:
+        status = file.stat()
+        known = (str(file), status.st_size, status.st_mtime_ns)
+        if known not in _compared:
+            if _hash(file) != expected:
+                return False
+            _compared.add(known)
+    except OSError:
+        return False
+    return True
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
 
 
 def _read_hashes(store: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import kdtool
-from kdtool_transformers import cache_folder, complete_folder, convert_gguf, convert_gguf_into
+from kdtool_transformers import cache_folder, complete_folder, convert_gguf, convert_gguf_into, is_complete
 
 __all__ = ["FACTS", "GGUF_BYTES", "SAFETENSORS_BYTES", "cached_weights", "find_weights", "own_weights"]
 
@@ -75,9 +75,13 @@ def own_weights(path: Path, say: Callable[[str], None]) -> Path:
 
 
 def cached_weights() -> Path | None:
-    """Return the folder of weights that are on this machine already, without any network."""
+    """Return the folder of weights that are on this machine already, without any network.
+
+    Raises:
+        StorageError: a converted file is not what was written.
+    """
     converted = _converted_folder()
-    if converted.is_dir():
+    if is_complete(converted):
         return converted
     from huggingface_hub import snapshot_download
 
