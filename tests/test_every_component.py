@@ -10,10 +10,12 @@ from pathlib import Path
 import kdtool.testing
 import pytest
 from kdtool._registry import GROUPS, installed
-from kdtool.testing._guard import Suite
+from kdtool.testing._registration import OfferedConformance
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = {name: getattr(kdtool.testing, name) for name in kdtool.testing.__all__ if name.endswith("Conformance")}
+SUITES: dict[str, type[OfferedConformance]] = {
+    name: getattr(kdtool.testing, name) for name in kdtool.testing.__all__ if name.endswith("Conformance")
+}
 
 
 def registered() -> list[tuple[str, str, Path]]:
@@ -28,7 +30,7 @@ def registered() -> list[tuple[str, str, Path]]:
     return found
 
 
-def bound(folder: Path) -> Iterator[tuple[type[Suite], str]]:
+def bound(folder: Path) -> Iterator[tuple[type[OfferedConformance], str]]:
     """Yield the suites that a package's test classes inherit, directly or by one another, with their entry points."""
     for path in sorted(folder.glob("tests/test_*.py")):
         classes = {
@@ -38,7 +40,8 @@ def bound(folder: Path) -> Iterator[tuple[type[Suite], str]]:
         }
         for name, node in classes.items():
             line = list(_line(node, classes))
-            suites = [SUITES[base.id] for found in line for base in found.bases if _is_suite(base)]
+            names = [ast.unparse(base) for found in line for base in found.bases]
+            suites = [SUITES[base] for base in names if base in SUITES]
             points = [_text(entry) for found in line for entry in found.body if _is_entry_point(entry)]
             if name.startswith("Test") and suites and points:
                 yield suites[0], points[0]
@@ -72,10 +75,6 @@ def _line(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[ast.
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in classes:
             yield from _line(classes[base.id], classes)
-
-
-def _is_suite(base: ast.expr) -> bool:
-    return isinstance(base, ast.Name) and base.id in SUITES
 
 
 def _is_entry_point(entry: ast.stmt) -> bool:

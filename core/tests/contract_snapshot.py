@@ -44,7 +44,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[st
     breaking += [
         f"{key} is now: {new[key]} (it was: {text})" for key, text in old.items() if new.get(key, text) != text
     ]
-    additions = []
+    additions: list[str] = []
     for key, text in new.items():
         if key not in old:
             needed = text.startswith(REQUIRED) and _owner(key) in old
@@ -103,7 +103,7 @@ def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
 def _field(place: int, field: dataclasses.Field[Any]) -> str:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
-        default = f"{field.default_factory.__name__}()"
+        default = f"{getattr(field.default_factory, '__name__', 'made')}()"
     elif default is dataclasses.MISSING:
         return f"{REQUIRED}{place}: {field.type}"
     return f"{place}: {field.type}{_default(default)}"

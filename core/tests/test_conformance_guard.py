@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from outcomes import outcomes_of
 
 HEAD = """
 import kdtool
@@ -96,35 +94,14 @@ CASES = {
 }
 
 
-RECORDER = """
-import json
-def record(report):
-    with open("outcomes.jsonl", "a", encoding="utf-8") as file:
-        text = str(report.longrepr) + getattr(report, "wasxfail", "")
-        file.write(json.dumps([report.nodeid, report.outcome, text]) + "\\n")
-def pytest_runtest_logreport(report):
-    if report.when == "call" or not report.passed:
-        record(report)
-def pytest_collectreport(report):
-    if report.failed:
-        record(report)
-"""
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
     """Outcome and words of the tests of each case, from one run of pytest."""
     folder = tmp_path_factory.mktemp("guard")
-    (folder / "conftest.py").write_text(RECORDER, encoding="utf-8")
     for name, (body, _, _) in CASES.items():
         (folder / f"test_{name}.py").write_text(HEAD + body, encoding="utf-8")
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--continue-on-collection-errors"]
-    command = [sys.executable, "-m", "pytest", *options, "-k", "test_ids_are_unique"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8")
-    assert done.returncode == 1, done.stdout + done.stderr
     found: dict[str, list[tuple[str, str]]] = {}
-    for line in (folder / "outcomes.jsonl").read_text(encoding="utf-8").splitlines():
-        test, outcome, text = json.loads(line)
+    for test, outcome, text in outcomes_of(folder, "-k", "test_ids_are_unique"):
         found.setdefault(Path(test.partition("::")[0]).stem.removeprefix("test_"), []).append((outcome, text))
     return found
 
@@ -138,7 +115,5 @@ def test_a_suite_cannot_be_got_round(name: str, outcomes: dict[str, list[tuple[s
 def test_skips_of_other_tests_stay_skips(tmp_path: Path) -> None:
     content = "import pytest\nfrom kdtool.testing import make_run\n\ndef test_it():\n    pytest.skip('not here')\n"
     (tmp_path / "test_other.py").write_text(content, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, encoding="utf-8")
-    assert done.returncode == 0, done.stdout
-    assert "1 skipped" in done.stdout
+    ((_, outcome, _),) = outcomes_of(tmp_path)
+    assert outcome == "skipped"

@@ -14,16 +14,16 @@ __all__ = ["ScreenConformance"]
 
 EXAMPLES = (
     *(
-        Example(f"text{i}", Text(f"def f{i}(x):\n    return x + {i}\n" * (1 + i % 5)), language="python")
+        Example(f"id-{i}-", Text(f"def f{i}(x):\n    return x + {i}\n" * (1 + i % 5)), language="python")
         for i in range(9)
     ),
-    Example("empty", Text("")),
-    Example("broken", Text("def f(:\n\treturn }"), language="python"),
-    Example("odd", Text("\x00\ufffd é 漢 \U0001f600\r\n" * 20), split="test"),
-    Example("long", Text("x = 1\n" * 5000), split="validation", licence="MIT"),
-    Example("copy", Text("def f1(x):\n    return x + 1\n" * 2), language="python"),
-    Example("pair", Completion("# add one\n", "x += 1\n")),
-    Example("talk", Messages((("system", "Be brief."), ("user", "print 1"), ("assistant", "print(1)")))),
+    Example("id-empty", Text("")),
+    Example("id-broken", Text("def f(:\n\treturn }"), language="python"),
+    Example("id-odd", Text("\x00\ufffd é 漢 \U0001f600\r\n" * 20), split="test"),
+    Example("id-long", Text("x = 1\n" * 5000), split="validation", licence="MIT"),
+    Example("id-copy", Text("def f1(x):\n    return x + 1\n" * 2), language="python"),
+    Example("id-pair", Completion("# add one\n", "x += 1\n")),
+    Example("id-talk", Messages((("system", "Be brief."), ("user", "print 1"), ("assistant", "print(1)")))),
 )
 
 
@@ -47,15 +47,14 @@ class ScreenConformance(ComponentConformance):
         for reason in reasons:
             assert 0 < len(reason) <= 80, reason
             assert "\n" not in reason
-            assert not any(example.id in reason.split() for example in EXAMPLES), "reasons are counted: name no example"
+            assert not any(example.id in reason for example in EXAMPLES), "reasons are counted: name no example"
 
     def test_it_keeps_and_rejects_what_it_should(self, run: RunInfo) -> None:
         kept, rejected = self.examples()
         assert kept
         assert rejected
         answers = self.ready(run).kdtool_screen([*kept, *rejected])
-        assert answers[: len(kept)] == [None] * len(kept)
-        assert None not in answers[len(kept) :]
+        assert [answer is None for answer in answers] == [True] * len(kept) + [False] * len(rejected)
 
     def test_nothing_to_judge_is_no_error(self, run: RunInfo) -> None:
         assert list(self.ready(run).kdtool_screen([])) == []

@@ -75,7 +75,10 @@ class ByteTokenizer:
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
-        """Write nothing: this one has no files."""
+        """Write the files from which `transformers.AutoTokenizer` opens it."""
+        from kdtool.testing._toy import write_tokenizer
+
+        write_tokenizer(folder)
 
 
 class ListSource:

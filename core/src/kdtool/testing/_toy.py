@@ -24,7 +24,7 @@ from kdtool._contract.training import RunInfo
 if TYPE_CHECKING:
     from kdtool.testing._toy_model import ToyModel
 
-__all__ = ["Opener", "ToyRuntime", "batch_of", "toy_model", "write_safetensors", "write_toy_model"]
+__all__ = ["Opener", "ToyRuntime", "batch_of", "toy_model", "write_safetensors", "write_tokenizer", "write_toy_model"]
 
 _WIDTH, _HEADS, _PAIRS, _INNER, _VOCABULARY, _CONTEXT = 32, 4, 2, 48, 257, 256
 
@@ -48,9 +48,15 @@ def write_toy_model(folder: Path, seed: int = 0, layers: int = 2) -> Path:
     shapes["model.norm.weight"] = (_WIDTH,)
     weights = {name: [rng.gauss(0, 0.25) for _ in range(prod(shape))] for name, shape in shapes.items()}
     write_safetensors(folder / "model.safetensors", shapes, weights)
-    for name, content in (("config.json", _config(layers)), *_tokenizer_files().items()):
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(_config(layers)), encoding="utf-8")
+    write_tokenizer(folder)
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write the files of a tokenizer of bytes, as `transformers` reads them."""
+    for name, content in _tokenizer_files().items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[float]]) -> None:

@@ -52,7 +52,7 @@ class TransformConformance(ComponentConformance):
 
     def test_a_finished_student_can_be_saved(self, run: RunInfo, tmp_path: Path) -> None:
         plain, student = self.student(run.folder), self._finished(run)
-        assert list(student.model.state_dict()) == list(plain.model.state_dict())
+        assert set(student.model.state_dict()) == set(plain.model.state_dict())
         student.save(tmp_path / "finished")
         assert list((tmp_path / "finished").rglob("*.safetensors"))
 
@@ -90,7 +90,7 @@ class TransformConformance(ComponentConformance):
         for number in range(2):
             torch.manual_seed(1000 + number)
             states.append(self._transformed(run).model.state_dict())
-        assert list(states[0]) == list(states[1])
+        assert set(states[0]) == set(states[1])
         for name, weight in states[0].items():
             assert weight.equal(states[1][name]), f"{name} differs: it was drawn from torch's global generator"
 
