@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.artefacts import Artefacts
+from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.sealed import read_sealed, write_sealed
 
 PRINT = "f" * 64
@@ -110,6 +112,31 @@ def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) 
     again = kdtool.run({**recipe, "control": False, "seeds": [0]})
     assert [stage.name for stage in again.stages if not stage.reused] == ["phases/student-seed0-train"]
     assert (trained / "counts.json").stat().st_mtime_ns == weights
+
+
+def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, build_whole = {**recipe, "seeds": [0]}, Artefacts._build
+    full_at, made = "", []
+
+    def build_or_fail(self: Artefacts, path: Path, fingerprint: str, build: Any, about: Any) -> Artefact:
+        def build_without_room(folder: Path) -> None:
+            build(folder)
+            if path.parent.name == full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "file"))
+
+        artefact = build_whole(self, path, fingerprint, build_without_room, about)
+        made.append(path)
+        return artefact
+
+    monkeypatch.setattr(Artefacts, "_build", build_or_fail)
+    for stage in ("text", "students", "rows", "signals", "phases", "exports", "scores"):
+        full_at = stage
+        with pytest.raises(kdtool.StorageError, match=rf"cannot write .*{stage}.*What is finished is kept; make room"):
+            kdtool.run(recipe)
+    full_at = ""
+    assert len(kdtool.run(recipe).stages) == len(made) == len(set(made))
 
 
 def test_an_artefact_under_another_fingerprint_is_not_taken(tmp_path: Path) -> None:
