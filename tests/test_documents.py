@@ -4,7 +4,7 @@ A page's blocks share a folder and a namespace, in order. In the folder lie a ti
 with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
-- `python` runs. A file is only compiled: what uses it runs it.
+- `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
 - `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
 - `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
   compared (`…` stands for anything); of the rest options and recipes are checked. `DIR` stands for the teacher's folder.
@@ -105,8 +105,8 @@ class Page:
     def _python(self, block: Block) -> None:
         """Run it; the empty lines in front make tracebacks show the page's lines."""
         code = compile("\n" * block.line + block.text, str(block.page), "exec")
-        if not block.file:
-            exec(code, self.namespace)  # noqa: S102 - our own documents
+        if not Path(block.file).name.startswith("test_"):
+            exec(code, {"__name__": Path(block.file).stem} if block.file else self.namespace)  # noqa: S102 - our own
 
     def _json(self, block: Block) -> None:
         for line in block.text.splitlines() if block.text.count("\n{") else [block.text]:
@@ -143,16 +143,15 @@ class Page:
     def _console(self, block: Block) -> None:
         lines = block.text.splitlines()
         prompts = any(line.startswith("$ ") for line in lines)
-        command, output = "", list[str]()
-        for line in [*lines, "$ "]:
+        commands: list[tuple[str, list[str]]] = []
+        for line in lines:
             if not prompts or line.startswith("$ "):
-                if command:
-                    self._command(command, output)
-                command, output = line.removeprefix("$ ").partition(" # ")[0].strip(), []
+                commands.append((line.removeprefix("$ ").partition(" # ")[0].strip(), []))
             else:
-                output.append(line)
-        if not prompts and command:
-            self._command(command, [])
+                commands[-1][1].append(line)
+        for command, output in commands:
+            if command:
+                self._command(command, output)
 
     _bash = _console
 
@@ -171,7 +170,7 @@ class Page:
             ("pip", "install"): self._pip,
             ("python", "-m"): _module,
             ("cd",): self._cd,
-            ("pytest",): lambda _, __: None,
+            ("pytest",): lambda _, __: None,  # of a package that is not installed; tox runs it in its own environment
         }
 
     def _cd(self, words: list[str], _: list[str]) -> None:
@@ -233,13 +232,13 @@ TINY: Mapping[str, Any] = {
 
 def _parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> click.Context:
     """Parse arguments as the command line does, without calling anything."""
-    context = command.make_context(command.name or "kdtool", list(words), parent=parent)
-    rest = [*context._protected_args, *context.args]
-    if isinstance(command, click.Group) and rest:
-        found = command.get_command(context, rest[0])
-        assert found is not None, f"there is no command {rest[0]!r}"
-        return _parse(found, rest[1:], context)
-    return context
+    rest = [word for word in words if not word.startswith("-")] if isinstance(command, click.Group) else []
+    if not isinstance(command, click.Group) or not rest:
+        return command.make_context(command.name or "kdtool", list(words), parent=parent)
+    context = click.Context(command, parent=parent, info_name=command.name or "kdtool")
+    found = command.get_command(context, rest[0])
+    assert found is not None, f"there is no command {rest[0]!r}"
+    return _parse(found, words[words.index(rest[0]) + 1 :], context)
 
 
 def _compare(expected: list[str], shown: str) -> None:
