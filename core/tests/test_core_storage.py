@@ -89,13 +89,23 @@ def attempt(root: Path, build: Any) -> Path:
 def test_what_a_killed_attempt_left_of_its_manifest_is_no_part_of_the_artefact(tmp_path: Path) -> None:
     partial = Artefacts(tmp_path).path_of("kind", "label", PRINT).with_suffix(".partial")
     partial.mkdir(parents=True)
-    for left in ("manifest.json.writing", "manifest.json", ".seconds", ".seconds.writing"):
-        (partial / left).write_text("0.5", encoding="utf-8")
+    for left in ("manifest.json.writing", "manifest.json", ".seconds.writing"):
+        (partial / left).write_text("half", encoding="utf-8")
+    write_sealed(partial / ".seconds", {"seconds": 0.5})
     attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
     found = Artefacts(tmp_path).find("kind", "label", PRINT)
     assert found is not None
     assert sorted(path.name for path in found.path.iterdir()) == ["file", "manifest.json"]
     assert found.seconds >= 0.5
+
+
+def test_damage_to_the_time_that_was_spent_is_named(tmp_path: Path) -> None:
+    partial = Artefacts(tmp_path).path_of("kind", "label", PRINT).with_suffix(".partial")
+    partial.mkdir(parents=True)
+    write_sealed(partial / ".seconds", {"seconds": 0.5})
+    flip(partial / ".seconds", 14)
+    with pytest.raises(kdtool.StorageError, match=r"\.seconds is damaged.*Delete .*partial and run again"):
+        attempt(tmp_path, lambda _: None)
 
 
 def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_work_of_an_unfinished_run_is_kept_and_other_partial_folders_go(recipe: 
         made.rename(made.with_name(made.name + ".partial"))
         made.with_name(made.name[:-1] + "x.partial").mkdir()  # no name of ours
     others = [made.with_name(f"{made.name[:-16]}{'0' * 16}.partial") for made in (rows, phase)]
+    others.append(rows.with_name(f"{'1' * 16}.removed"))  # by a `kdtool clean` that was killed
     for other in others:
         other.mkdir()
     assert {item.path for item in clean(tmp_path / "store", remove=True).found} == set(others)

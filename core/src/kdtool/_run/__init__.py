@@ -1,6 +1,8 @@
 """A run: artefacts made stage by stage, each complete or absent, reused where nothing they depend on has changed.
 
-`runner` goes through the stages; `context` is what they share; `artefacts` publishes folders atomically; `fingerprint`
-names them by what they depend on; `lock` keeps other processes out; `texts`, `rows`, `signals`, `students`, `training`,
-`scores` and `exports` make one stage each; `comparison` pairs student and control; `record` writes `results.json`.
+`stages` builds the graph (`graph`), `runner` makes its nodes, `plan` says beforehand what would be made; `context` is what
+they share. `artefacts` publishes folders atomically and verifies them; `fingerprint` names them by what they depend on;
+`sealed` writes small files in which damage is noticed; `lock` keeps other processes out. `texts`, `data`, `rows`, `signals`,
+`students`, `training`, `exports` and `scores` make the artefacts; `comparison` pairs student and control; `record` writes
+`results.json`. `store` knows the runs that share a store, `store_runs` lists them, `store_clean` frees what none needs.
 """

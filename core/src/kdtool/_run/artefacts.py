@@ -29,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdtool._errors import KdtoolError, StorageError
-from kdtool._run.sealed import read_sealed, write_beside, write_sealed
+from kdtool._run.sealed import read_sealed, write_sealed
 
 __all__ = ["Artefact", "Artefacts", "emptied", "problems_of", "storage_errors", "sync_files"]
 
@@ -177,7 +177,9 @@ class _Stopwatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+        self._before = 0.0
+        if path.exists():
+            self._before = json.loads(read_sealed(path, f"Delete {path.parent} and run again"))["seconds"]
         self._start = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -194,12 +196,12 @@ class _Stopwatch:
         self._done.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            write_beside(self._path, repr(self.seconds))
+            write_sealed(self._path, {"seconds": self.seconds})
 
     def _keep(self) -> None:
         while not self._done.wait(1.0):
             with contextlib.suppress(OSError):  # a full disk is the build's to report
-                write_beside(self._path, repr(self.seconds))
+                write_sealed(self._path, {"seconds": self.seconds})
 
 
 @contextmanager
