@@ -37,6 +37,25 @@ def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.Mo
         torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore")  # compilers' own
+def test_each_phase_of_a_process_is_compiled_as_if_it_were_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch gives a function up that was compiled anew too often; here other losses make it compile anew."""
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **named: compile_with(*given, **named, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    said: list[str] = []
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        names = [f"losses.kl{number}" for number in range(count)]
+        run = make_run(folder / "run", {name: KL(KL.Config()) for name in names}, say=said.append)
+        teachers = {"teacher": TinyTeacher(make_model(99))}
+        phase = make_phase(folder, [kl_term(name) for name in names], teachers, steps=1)
+        make_trainer(compile="on").kdtool_train(run, phase, make_model(1))
+    assert said == []
+
+
 def test_a_loss_that_cannot_be_compiled_runs_uncompiled_and_says_so(tmp_path: Path) -> None:
     class Untraceable(KL):
         def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> torch.Tensor:
