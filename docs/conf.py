@@ -2,6 +2,10 @@
 
 Pages are Markdown that also reads well as plain files. The reference is rendered from the code by `rendered.py`. The site
 loads nothing from elsewhere: the theme uses the reader's own fonts, and the search needs no server.
+
+Why Sphinx: it is kept by several people, refuses references that lead nowhere, and lets pages be made while it builds.
+MkDocs has had no release since 2024 and its usual theme is in maintenance; their successor, Zensical, is at 0.x, cannot make
+pages yet, and its search without a server loads a script from elsewhere.
 """
 
 from __future__ import annotations

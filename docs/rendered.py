@@ -68,9 +68,13 @@ def interface() -> str:
     shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data)\} (\w+)", page)}
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    blocks = [_module()]
-    for name in sorted(set(rest) - set(errors), key=lambda name: (inspect.isclass(getattr(kdtool, name)), name)):
-        blocks += _named(name)
+    running = [
+        name for name in rest if kdtool._HOME_OF[name].startswith(("kdtool._api", "kdtool._run", "kdtool._sweep"))
+    ]
+    running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
+    blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
+    for name in rest:
+        blocks += _named(name) if name not in {*running, *errors} else []
     blocks.append("## Errors")
     for name in errors:
         blocks.append(_directive("exception", name, f"{_text(getattr(kdtool, name).__doc__)} {_exit_code(name)}"))
