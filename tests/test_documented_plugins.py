@@ -1,0 +1,90 @@
+"""The pages on writing plugins: their examples are what `kdtool new` makes, and run as files in which no part is ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from click.testing import CliRunner
+from kdtool._cli import cli
+from kdtool._registry import GROUPS
+
+_spec = importlib.util.spec_from_file_location("documented", Path(__file__).parent / "documented.py")
+assert _spec is not None
+assert _spec.loader is not None
+_documented = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_documented)
+EXAMPLES = _documented.examples()
+
+
+def test_there_is_a_page_for_every_kind() -> None:
+    assert set(EXAMPLES) == set(GROUPS)
+
+
+@pytest.mark.parametrize("kind", sorted(set(GROUPS) - {"loss"}))  # the loss is README's, which does without types
+def test_an_example_is_what_a_new_package_holds(kind: str) -> None:
+    example = EXAMPLES[kind]
+    CliRunner().invoke(cli, ["new", kind, example.name], catch_exceptions=False)
+    module = Path(f"kdtool-{kind}-{example.name}", "src", example.import_name, "__init__.py")
+    assert module.read_text(encoding="utf-8") == example.code
+
+
+@pytest.mark.parametrize("kind", sorted(GROUPS))
+def test_a_page_has_what_all_pages_have(kind: str) -> None:
+    text = (_documented.DOCS / f"write-a-{kind}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "As a package",
+        "What the conformance suite asks",
+        "Pitfalls",
+    ]
+
+
+def recipe() -> dict[str, Any]:
+    """Return a run of which every part is an example, from files beside it."""
+    used = {}
+    for kind, example in EXAMPLES.items():
+        Path(example.file).write_text(example.code, encoding="utf-8")
+        used[kind] = f"./{example.file}:{example.class_name}"
+    return {
+        "name": "files",
+        "corpus": {"use": used["corpus"], "characters": 500},
+        "screens": {"repeated": {"use": used["screen"]}},
+        "rows": {"use": used["packer"], "length": 48},
+        "teacher": {"use": used["teacher"], "files": 5},
+        "student": {"use": used["student"], "layers": 2, "heads": 2},
+        "trainer": {"use": used["trainer"], "learning_rate": 0.2},
+        "train": {
+            "transforms": {"shrink": {"use": used["transform"]}},
+            "weightings": {"beginnings": {"use": used["weighting"]}},
+            "losses": {"focal": {"use": used["loss"]}},
+            "steps": 12,
+        },
+        "evaluators": {"swapped-lines": {"use": used["evaluator"], "documents": 4, "characters": 300}},
+        "exporters": {"int8": {"use": used["exporter"]}},
+        "trackers": {"csv": {"use": used["tracker"], "required": True}},
+        "reporter": {"use": used["reporter"]},
+    }
+
+
+def test_a_run_of_which_no_part_is_ours() -> None:
+    results = kdtool.run(recipe())
+    assert {component.distribution for component in results.components} == {""}
+    history = results.arms[0].histories["train"]
+    assert history[-1].terms["focal"].value < history[0].terms["focal"].value
+    assert {found.subject for found in results.measurements} == {"teacher", "student", "student-int8"}
+    assert results.report is not None
+    assert "swapped-lines" in results.report.read_text(encoding="utf-8")
+    assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13
+
+
+def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:
+    cache = EXAMPLES["cache"]
+    signals = {"use": f"./{cache.file}:{cache.class_name}", "k": 8}
+    plain = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
+    train = {"losses": {"forward-kl": {}}, "steps": 12}
+    history = kdtool.run({**plain, "signals": signals, "train": train}).arms[0].histories["train"]
+    assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
