@@ -1,20 +1,24 @@
-"""Prove that a package made by `kdtool new` works as it is, for every kind: it is built, installed alone, and tested.
+"""Prove that a package made by `kdtool new` works as it is, for every kind: it is built, installed alone, tested, and run.
 
     python tests/scaffolds.py WHEELS [KIND …]
 
 tox calls it where `kdtool new` is installed. What is proved of a package of the repository is proved of these
-(`package_alone`): that what they declare is enough.
+(`package_alone`): that what they declare is enough. Then all are installed together with everything that kdtool offers,
+and the recipe of each is run (`scaffold_recipes`).
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from install import install
 from kdtool._registry import GROUPS
 from package_alone import prove
+from packages import ROOT
 
 NAME = "tried"
 
@@ -27,6 +31,8 @@ def main(wheels: Path, kinds: list[str]) -> int:
             print(f"kdtool new {kind} {NAME}", flush=True)
             if _try(kind, wheels, Path(folder)):
                 failed.append(kind)
+        if _run_recipes(wheels, Path(folder)):
+            failed.append("recipes")
     print("these fail:" if failed else "all work", *failed)
     return bool(failed)
 
@@ -38,6 +44,15 @@ def _try(kind: str, wheels: Path, folder: Path) -> int:
     build = ["uv", "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir"]
     subprocess.run([*build, str(built), str(package)], check=True)
     return prove(package, [wheels, built], Path(sys.prefix) / "alone", pytest=("-q",))
+
+
+def _run_recipes(wheels: Path, folder: Path) -> int:
+    environment = Path(sys.prefix) / "together"
+    subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)], check=True)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    install(python, [wheels, folder / "dist"], "kdtool-all", *(path.name for path in folder.glob("kdtool-*")))
+    program = [str(python), "-P", str(ROOT / "tests" / "scaffold_recipes.py"), str(folder)]
+    return subprocess.run(program, check=False, cwd=folder).returncode
 
 
 if __name__ == "__main__":
