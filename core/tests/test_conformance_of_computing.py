@@ -115,7 +115,7 @@ class Forgetful(kdtool.Cache):
         return replace(want, kinds=frozenset({"logits"}))
 
     def kdtool_record(self, run: kdtool.RunInfo, rows: Any, source: Any, folder: Path) -> int:
-        from kdtool.testing._cache import batch_of
+        from kdtool.testing import batch_of
         from safetensors.torch import save_file
 
         found = {rows[i].key: source.signal(batch_of([rows[i]])) for i in range(len(rows))}

@@ -4,7 +4,8 @@ A hook's docstring is its contract: when it is called, by whom and how often, on
 gradients flow, what the result means, and what an exception does. Unless it says otherwise, an exception stops the stage
 with a note that names the component; finished artefacts are kept. A method may take fewer arguments than declared,
 never others. A declaration has no body: a hook that is not implemented answers None. Whatever depends on chance is drawn
-from `run.seed`, never from the generators that a process shares. The suites of `kdtool.testing` hold components to this.
+from `run.seed`, never from the generators that a process shares (but for `kdtool_modules`, before which the trainer seeds
+torch). The suites of `kdtool.testing` hold components to this.
 """
 
 from __future__ import annotations
@@ -214,7 +215,10 @@ class Loss(Component):
         """
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:
-        """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it. Since 0.1."""
+        """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it.
+
+        Called once a phase, on every rank, after the trainer has seeded torch's generator with `run.seed`. Since 0.1.
+        """
 
 
 class Weighting(Component):

@@ -16,7 +16,9 @@ from kdtool._contract.text import Batch, Row
 from kdtool._contract.training import RunInfo
 from kdtool._errors import KdtoolError, StorageError
 from kdtool.testing._component import ComponentConformance
+from kdtool.testing._models import close, logits_of
 from kdtool.testing._surroundings import Listener, ListSource, make_run
+from kdtool.testing._toy import batch_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +58,26 @@ class CacheConformance(ComponentConformance):
         for order in ([3, 1], [10, 0, 5], list(reversed(range(ROWS))), [2, 2]):
             together = self._recall(recorded, [rows[i] for i in order])
             _same(together, [alone[i] for i in order])
+
+    def test_what_is_recalled_is_what_the_teacher_told(self, recorded: Path) -> None:
+        batch = batch_of(small_rows())
+        told, found = self._teacher().signal(batch), self._recall(recorded, small_rows())
+        if told.lazy is not None and found.lazy is not None:
+            close(
+                logits_of(found.lazy.hidden, found.lazy.head),
+                logits_of(told.lazy.hidden, told.lazy.head),
+                "logits differ",
+            )
+        for layer in set(told.hidden) & set(found.hidden):
+            close(found.hidden[layer].float(), told.hidden[layer], f"hidden states of layer {layer} differ")
+        if told.sparse is not None and found.sparse is not None and found.sparse.form == told.sparse.form == "top-k":
+            for one, other in zip(_as_sets(found.sparse), _as_sets(told.sparse), strict=True):
+                assert one == pytest.approx(other, rel=2e-2)
+
+    def test_recalling_reads_and_does_not_write(self, recorded: Path) -> None:
+        before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+        self._recall(recorded, small_rows())
+        assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
 
     def test_recalling_needs_nothing_but_the_folder(self, recorded: Path) -> None:
         first, second = (self._recall(recorded, small_rows()[:3]) for _ in range(2))
@@ -165,20 +187,6 @@ def small_rows() -> list[Row]:
         )
         for i in range(ROWS)
     ]
-
-
-def batch_of(rows: Sequence[Row]) -> Batch:
-    """Collate rows of one document each."""
-    import torch
-
-    ids = torch.tensor([row.input_ids for row in rows])
-    labels = torch.full_like(ids, -100)
-    for b, row in enumerate(rows):
-        for i in range(LENGTH - 1):
-            if row.labelled[i + 1]:
-                labels[b, i] = row.input_ids[i + 1]
-    positions = torch.arange(LENGTH).repeat(len(rows), 1)
-    return Batch(ids, positions, labels, torch.zeros_like(ids, dtype=torch.int32), tuple(row.key for row in rows))
 
 
 def _kept(batch: Batch) -> list[tuple[str, Tensor]]:

@@ -31,7 +31,9 @@ def uses(block: str, folder: Path) -> set[tuple[str, str]]:
     content = yaml.safe_load(block)
     base = str(content.get("extends", "base.yaml"))
     if Path(base).suffix not in {".yaml", ".yml"}:
-        raise ValueError(f"the example extends {base!r}, which is no file: write for instance `extends: quickstart.yaml`")
+        raise ValueError(
+            f"the example extends {base!r}, which is no file: write for instance `extends: quickstart.yaml`"
+        )
     (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
     recipe = folder / "example.yaml"
     recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
