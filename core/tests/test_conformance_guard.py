@@ -32,6 +32,11 @@ CASES = {
         "failed",
         "TestIt replaces test_ids_are_unique",
     ),
+    "undermined": (
+        "class TestIt(CorpusConformance):\n    component = Two\n    def _examples(self, run): return []\n",
+        "failed",
+        "TestIt replaces _examples",
+    ),
     "switched_off": (
         "class TestIt(CorpusConformance):\n    __test__ = False\n    component = Two\n",
         "failed",

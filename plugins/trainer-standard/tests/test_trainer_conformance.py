@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
-from kdtool.testing import TrainerConformance
+import kdtool
+import pytest
+from kdtool.testing import TrainerConformance, make_run
 from kdtool_trainer_standard import StandardTrainer
+from trainer_models import CE, make_model, make_phase, make_trainer
 
 
 class TestStandardTrainer(TrainerConformance):
@@ -19,3 +24,18 @@ class TestStandardTrainer(TrainerConformance):
         "log_every": 1,
         "compile": "off",
     }
+
+
+class Hoards(kdtool.Weighting):
+    """Remembers what JSON has no form for."""
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        return {"seen": {1, 2}}
+
+
+def test_a_state_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
+    components = {"losses.ce": CE(CE.Config()), "weightings.hoards": Hoards(Hoards.Config())}
+    run = make_run(tmp_path / "run", components, say=lambda _: None)
+    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)], steps=3)
+    with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_state.*set is not JSON"):
+        make_trainer(checkpoint_every=1).kdtool_train(run, phase, make_model(1))
