@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from filelock import FileLock
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.sealed import read_sealed, write_sealed
 
@@ -114,6 +119,15 @@ def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> 
     assert attempt(tmp_path, lambda _: pytest.fail("made again")) == made
 
 
+def test_partial_work_under_another_fingerprint_goes_unless_a_process_is_at_it(tmp_path: Path) -> None:
+    names = {digit: f"label-{digit * 16}.partial" for digit in "abc"} | {"other": f"label-more-{'a' * 16}.partial"}
+    for name in names.values():
+        (tmp_path / "kind" / name).mkdir(parents=True)
+    with FileLock(tmp_path / "kind" / f"label-{'c' * 16}.lock"):
+        attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
+    assert {path.name for path in (tmp_path / "kind").glob("*.partial")} == {names["c"], names["other"]}
+
+
 def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) -> None:
     trained = kdtool.run({**recipe, "control": False, "seeds": [0]}).arms[0].path
     weights, made = (trained / "counts.json").stat().st_mtime_ns, trained.parent
@@ -147,6 +161,28 @@ def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
             kdtool.run(recipe)
     full_at = ""
     assert len(kdtool.run(recipe).stages) == len(made) == len(set(made))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows folders have no such permissions")
+def test_a_folder_that_may_not_be_written_is_a_sentence_at_every_stage(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "toy.json").write_text(json.dumps({**recipe, "seeds": [0]}), encoding="utf-8")
+    # The superuser may write everywhere, unless this is taken away.
+    capabilities = "-dac_override,-dac_read_search"
+    bound = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"] if os.geteuid() == 0 else []
+    if bound and not shutil.which("setpriv"):
+        pytest.skip("the superuser may write everywhere, and there is no setpriv")
+    command = [*bound, sys.executable, "-m", "kdtool", "run", "toy.json"]
+    store, run = (f"store/{kind}" for kind in ("runs", "text", "students", "rows", "signals")), "runs/toy"
+    for name in ("runs", run, "store", *store, f"{run}/phases", f"{run}/exports", f"{run}/scores"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o555)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+        folder.chmod(0o755)
+        assert done.returncode == 8, (name, done.stderr)
+        assert f"error: cannot write {folder}" in done.stderr
+        assert "Permission denied" in done.stderr
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_an_artefact_under_another_fingerprint_is_not_taken(tmp_path: Path) -> None:
