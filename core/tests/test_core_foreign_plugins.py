@@ -116,10 +116,8 @@ def test_what_a_plugin_prints_when_imported_spoils_nothing(site: Path, capsys: p
 
 
 def test_a_thread_that_an_import_leaves_running_is_not_waited_for(site: Path) -> None:
-    _bad(
-        site,
-        f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,), name='idle', daemon=False).start()\n{GOOD}",
-    )
+    thread = "threading.Thread(target=time.sleep, args=(60,), name='idle', daemon=False)"
+    _bad(site, f"import threading, time\n{thread}.start()\n{GOOD}")
     patience = "from kdtool._cli import leaving; leaving._PATIENCE = 0.2"
     done = _process(site, "plugins", "show", "x-bad", code=patience)
     assert done.returncode == 0

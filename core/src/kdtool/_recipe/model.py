@@ -109,7 +109,7 @@ def invalid(
     for detail in error.errors(include_url=False):
         path, name = (*key, *map(str, detail["loc"])), ".".join(map(str, detail["loc"]))
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            hint = did_you_mean(path[-1], fields, what=f"settings of {what}", shown=20)
+            hint = did_you_mean(str(path[-1]), fields, what=f"settings of {what}", shown=20)
             yield problem_at(recipe, path, f"is no setting of {what}", hint)
         elif detail["type"] in ("missing", "missing_argument"):
             described = getattr(fields.get(name), "description", "") or ""
