@@ -9,11 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["MANIFEST", "WRITING", "newest_whole", "rotate", "seal", "start_writing"]
+import kdtool
+
+__all__ = [
+    "MANIFEST",
+    "WRITING",
+    "full_disk_explained",
+    "newest_whole",
+    "pickles_refused",
+    "rotate",
+    "seal",
+    "start_writing",
+    "step_of",
+]
 
 WRITING = ".writing"
 MANIFEST = "manifest.json"
@@ -68,6 +82,33 @@ def rotate(root: Path, keep: int) -> None:
     found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
     for folder in sorted(found, key=step_of)[:-keep]:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def full_disk_explained(root: Path) -> Iterator[None]:
+    """torch.save tells of a disk that takes no more only by the name of its own source file."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        shutil.rmtree(root / WRITING, ignore_errors=True)
+        raise kdtool.StorageError(
+            f"cannot write a checkpoint below {root}: it was cut short, as on a full disk "
+            f"({str(error).splitlines()[0]}). The one before it is kept; make room, then run the same command again"
+        ) from error
+
+
+@contextmanager
+def pickles_refused(checkpoint: str | None) -> Iterator[None]:
+    """A state file that would run code is not opened, since the parent asks torch for plain states only; say which it is."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise kdtool.StorageError(
+            f"the checkpoint {checkpoint} holds a file that is no plain state, so it was not opened: delete the folder and "
+            f"run again ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _problem(folder: Path) -> str | None:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -231,7 +229,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         if self.run.rank == 0:
             _checkpoints.start_writing(root)
         self._wait_for_all()
-        with _full_disk_explained(root):
+        with _checkpoints.full_disk_explained(root):
             super()._save_checkpoint(model, trial)
         self._wait_for_all()
         if self.run.rank == 0:
@@ -281,11 +279,11 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _pickles_refused(checkpoint):
+        with _checkpoints.pickles_refused(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _pickles_refused(checkpoint):
+        with _checkpoints.pickles_refused(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _wait_for_all(self) -> None:
@@ -318,32 +316,6 @@ def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) 
         return 1.0
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
-
-
-@contextmanager
-def _full_disk_explained(root: Path) -> Iterator[None]:
-    """torch.save tells of a disk that takes no more only by the name of its own source file."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
-            raise
-        shutil.rmtree(root / _checkpoints.WRITING, ignore_errors=True)
-        raise kdtool.StorageError(
-            f"cannot write a checkpoint below {root}: it was cut short, as on a full disk "
-            f"({str(error).splitlines()[0]}). The one before it is kept; make room, then run the same command again"
-        ) from error
-
-
-@contextmanager
-def _pickles_refused(checkpoint: str | None) -> Iterator[None]:
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise kdtool.StorageError(
-            f"the checkpoint {checkpoint} holds a file that is no plain state, so it was not opened: delete the folder and "
-            f"run again ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:
