@@ -8,9 +8,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
+import click
 import kdtool
 import pytest
-from kdtool.testing import ComponentConformance, CorpusConformance, PackerConformance, make_run
+from kdtool.testing import CommandConformance, ComponentConformance, CorpusConformance, PackerConformance, make_run
+from kdtool.testing._examples import uses
 
 FAULTS = (AssertionError, pytest.fail.Exception)
 
@@ -187,3 +189,42 @@ class Hoarder(kdtool.Packer):
 
 def test_packers_that_collect_all_examples_first_are_seen(tmp_path: Path) -> None:
     fails(PackerConformance, "test_rows_come_before_the_examples_end", Hoarder, make_run(tmp_path))
+
+
+# --- examples of READMEs, commands ---
+
+
+def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_path: Path) -> None:
+    own = f"use: {json.dumps(f'{tmp_path.as_posix()}/own.py:Own')}"
+    source = 'import kdtool\n\nclass Own(kdtool.Screen):\n    "Keeps all."\n'
+    (tmp_path / "own.py").write_text(source, encoding="utf-8")
+    whole = f"teacher: {{use: not-installed, size: 3}}\nscreens:\n  own: {{{own}}}\n"
+    kinds = {kind for kind, _ in uses(whole, tmp_path / "whole")}
+    assert {"teacher", "screen", "loss", "trainer"} <= kinds
+    assert ("screen", f"{tmp_path.as_posix()}/own.py:Own") in uses(whole, tmp_path / "again")
+    phases = "extends: mine.yaml\ntrain:\n  first: {losses: {not-installed: {weight: 0.5}}, steps: 3}\n"
+    assert {kind for kind, _ in uses(phases, tmp_path / "phases")} >= {"loss", "corpus"}
+    for number, (block, message) in enumerate(
+        {
+            "techer: {use: x}\n": "did you mean",
+            f"screens:\n  own: {{{own}, size: 3}}\n": "is no setting of screen",
+            "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "is no weight",
+        }.items()
+    ):
+        with pytest.raises(kdtool.RecipeError, match=message):
+            uses(block, tmp_path / f"bad{number}")
+    with pytest.raises(ValueError, match="is no file"):
+        uses("extends: quickstart\n", tmp_path / "nowhere")
+
+
+def test_commands_must_be_described() -> None:
+    silent = click.Command("silent", params=[click.Option(["--fast"])])
+    for test in ("test_it_is_a_command_that_says_what_it_does", "test_its_options_and_arguments_are_explained"):
+        for command in (silent, print):
+            subject = type("Subject", (CommandConformance,), {"command": command, "__module__": __name__})()
+            with pytest.raises((AssertionError, AttributeError)):
+                getattr(subject, test)()
+    told = click.Command("told", help="Does it.", params=[click.Option(["--fast"], help="Faster.")])
+    subject = type("Subject", (CommandConformance,), {"command": told, "__module__": __name__})()
+    subject.test_it_is_a_command_that_says_what_it_does()
+    subject.test_its_options_and_arguments_are_explained()
