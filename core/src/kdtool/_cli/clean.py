@@ -21,7 +21,7 @@ def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
-    from kdtool._run.store import store_folder
+    from kdtool._run.store import readable, store_folder
     from kdtool._run.store_clean import clean as clean_store
 
     folder = store_folder(store)
@@ -35,13 +35,13 @@ def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
         click.echo(json.dumps({**about, "found": found}, indent=1))
         return
     for item in done.found:
-        click.echo(f"{item.bytes / 1e6:>9,.1f} MB  {item.path}  ({done.left.get(item.path) or item.why})")
+        click.echo(f"{readable(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = sum(item.bytes for item in done.found if item.path not in done.left)
-    of = f"of {done.total / 1e6:,.1f} MB in {folder}, which {done.runs} {'run uses' if done.runs == 1 else 'runs use'}"
+    of = f"of {readable(done.total)} in {folder}, which {done.runs} {'run uses' if done.runs == 1 else 'runs use'}"
     if not done.found:
         click.echo(f"Nothing is damaged {of}." if damaged else f"Nothing to free {of}.")
     elif yes:
-        click.echo(f"Freed {freed / 1e6:,.1f} MB {of}.")
+        click.echo(f"Freed {readable(freed)} {of}.")
     else:
         command = "kdtool clean" + (f" --store {folder}" if store else "") + (" --damaged" if damaged else "")
-        click.echo(f"{freed / 1e6:,.1f} MB {of}. To free them: {command} --yes")
+        click.echo(f"{readable(freed)} {of}. To free them: {command} --yes")

@@ -18,7 +18,7 @@ __all__ = ["runs"]
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
-    from kdtool._run.store import store_folder
+    from kdtool._run.store import readable, store_folder
     from kdtool._run.store_runs import list_runs
 
     found = list_runs(store_folder(store), Path(out))
@@ -30,6 +30,6 @@ def runs(out: str, store: str | None, as_json: bool) -> None:
         click.echo(f"There are no runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}.")
     for run in found:
         when = f"{run.when.astimezone():%Y-%m-%d %H:%M}"
-        click.echo(f"{run.name:<20} {run.state:<10} {when}  {run.bytes / 1e6:>9,.1f} MB  {run.folder}")
+        click.echo(f"{run.name:<20} {run.state:<10} {when}  {readable(run.bytes):>9}  {run.folder}")
         if run.verdict:
             click.echo(f"    {run.verdict}")

@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 from kdtool._run.artefacts import storage_errors
 from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["REGISTERED", "bytes_below", "known_runs", "register_run", "store_folder", "store_lock"]
+__all__ = ["REGISTERED", "bytes_below", "known_runs", "readable", "register_run", "store_folder", "store_lock"]
 
 REGISTERED = "runs"
 
@@ -73,3 +73,11 @@ def bytes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):  # removed meanwhile
                 total += Path(root, name).lstat().st_size
     return total
+
+
+def readable(size: int) -> str:
+    """Return a number of bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -120,7 +121,7 @@ def _damaged(store: Path, runs: list[_Run]) -> list[Found]:
         if problem and user:
             raise LockedError(f"{problem}, and {user.folder} is in use by {user.worker}: stop it first, or wait for it")
         if problem:
-            found.append(Found(path, bytes_below(path), problem))
+            found.append(Found(path, bytes_below(path), problem.removeprefix(f"{path}{os.sep}")))
     return found
 
 
