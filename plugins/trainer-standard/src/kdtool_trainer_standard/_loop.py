@@ -2,9 +2,10 @@
 
 Built and run by `_train`. The parent does accumulation, autocast, gradient scaling, DDP, clipping, the optimiser and the
 saving of its own state; overridden are what is said at each step and how checkpoints reach the disk. `_save`,
-`_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_rng_state`, `_get_output_dir`,
-`_get_grad_norm` and `_get_train_sampler` are private names: the minor version of transformers is pinned, and tests kill the
-process while it saves. The parent's state files are pickles, which it opens with `weights_only=True`: tests offer it others.
+`_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`,
+`_get_output_dir`, `_get_grad_norm` and `_get_train_sampler` are private names: the minor version of transformers is pinned,
+and tests kill the process while it saves. The parent's state files are pickles, which it opens with `weights_only=True`:
+tests offer it others.
 """
 
 from __future__ import annotations
@@ -281,6 +282,10 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _checkpoints.pickles_refused(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _checkpoints.pickles_refused(checkpoint):
+            super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _checkpoints.pickles_refused(checkpoint):
