@@ -36,10 +36,11 @@ def _siblings(found: Distribution) -> list[str]:
 
 
 def _not_importable(found: Distribution) -> list[str]:
+    for_pytest = {point.value for point in found.entry_points if point.group == "pytest11"}
     packages = {path.parts[0] for path in found.files or () if path.name == "__init__.py" and len(path.parts) == 2}
     wrong: list[str] = []
     for package in sorted(packages):
-        for module in (package, *_modules(package)):
+        for module in sorted({package, *_modules(package)} - for_pytest):
             try:
                 importlib.import_module(module)
             except Exception as error:  # whatever an import raises
