@@ -88,3 +88,27 @@ def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:
     train = {"losses": {"forward-kl": {}}, "steps": 12}
     history = kdtool.run({**plain, "signals": signals, "train": train}).arms[0].histories["train"]
     assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
+
+
+def test_neither_teacher_nor_student_need_be_of_transformers() -> None:
+    own = Path(__file__).parent / "plain_torch.py"
+    results = kdtool.run(
+        {
+            "name": "plain",
+            "corpus": {"use": "python-source", "train_files": 6, "validation_files": 2, "test_files": 3},
+            "rows": {"use": "packed", "length": 64, "maximum_tokens": 4096},
+            "teacher": {"use": f"{own}:Letters"},
+            "signals": {"use": "states"},
+            "student": {"use": f"{own}:Window"},
+            "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2, "compile": "off"},
+            "train": {"losses": {"forward-kl": {"weight": 0.2}, "ce": {}}, "steps": 16},
+            "control": {"match": "tokens", "losses": {"ce": {}}},
+            "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": {}, "efficiency": {}},
+            "reporter": "html",
+        }
+    )
+    measured = {(found.name, found.subject): found.value for found in results.measurements}
+    assert measured["perplexity", "student"] < 257 / 2
+    assert ("file-size", "student") in measured
+    assert results.comparisons
+    assert results.report is not None
