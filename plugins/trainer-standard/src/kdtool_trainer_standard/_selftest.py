@@ -173,11 +173,11 @@ def _check_token_loss(
 def _value_and_gradient(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Tensor, rows: ChunkRows
 ) -> tuple[Tensor, Tensor]:
-    hook = run.hook.kdtool_token_loss.of(bound.term.name)
+    hook = run.hook.kdtool_token_loss.maybe(bound.term.name)  # None is explained below, with the shape that is expected
     leaf = logits.detach().clone().requires_grad_()
     with torch.enable_grad():
-        values = hook(work.loss.chunk(index, leaf, rows))
-        _expect_values(run, bound.term.name, "kdtool_token_loss", values, (logits.shape[0],))
+        answer = hook(work.loss.chunk(index, leaf, rows))
+        values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (logits.shape[0],))
         if not values.requires_grad:
             raise kdtool.PluginError(
                 f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.student_logits "
@@ -238,7 +238,7 @@ def _check_chunking(work: HeadWork, hidden: Tensor) -> None:
         )
 
 
-def _expect_values(run: kdtool.RunInfo, name: str, hook: str, values: object, shape: tuple[int, ...]) -> None:
+def _expect_values(run: kdtool.RunInfo, name: str, hook: str, values: object, shape: tuple[int, ...]) -> Tensor:
     expected = f"expected: a tensor of shape {list(shape)} and dtype float32, one value for each position"
     if not isinstance(values, Tensor):
         raise kdtool.PluginError(f"{_who(run, name)}: {hook} returned {type(values).__name__}; {expected}")
@@ -253,14 +253,11 @@ def _expect_values(run: kdtool.RunInfo, name: str, hook: str, values: object, sh
             f"{_who(run, name)}: {hook} returned {float(bad[0])} at {len(bad)} of {values.numel()} positions of a first "
             "chunk; expected: finite values for any finite logits (look for log(0) and 0/0)"
         )
+    return values
 
 
 def _expect_result(run: kdtool.RunInfo, bound: BoundTerm, result: object, view: kdtool.StepView) -> None:
-    if not isinstance(result, kdtool.PerToken | kdtool.PerSequence):
-        raise kdtool.PluginError(
-            f"{_who(run, bound.term.name)}: kdtool_sequence_loss returned {type(result).__name__}; expected: "
-            "kdtool.PerToken(values) with one value for each labelled position, or kdtool.PerSequence(values) with one a row"
-        )
+    assert isinstance(result, kdtool.PerToken | kdtool.PerSequence)  # noqa: S101 - the hook allows nothing else
     per_token = isinstance(result, kdtool.PerToken)
     count = view.student.last.shape[0] if per_token else view.batch.input_ids.shape[0]
     _expect_values(run, bound.term.name, "kdtool_sequence_loss", result.values, (count,))
