@@ -20,7 +20,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -33,7 +32,7 @@ import click
 import kdtool
 import pytest
 import yaml
-from kdtool._cli import cli, main
+from kdtool._cli import call, cli
 from kdtool._recipe.layers import COLLECTIONS
 from kdtool._recipe.parse import TOP_KEYS
 from markdown_it import MarkdownIt
@@ -192,13 +191,8 @@ class Page:
         if name == "run" and not self.installs:
             self._check(self.folder / parsed.params["recipe"], parsed.params["settings"])
         if words[0] in RUN or parsed.params.get("only_plan"):
-            self.monkeypatch.setattr(sys, "argv", ["kdtool", *words])
             self.capture()
-            code = 0
-            try:
-                main()
-            except SystemExit as end:
-                code = int(end.code or 0)
+            code = call(words)
             shown = self.capture()
             assert code == 0 or output, f"kdtool {shlex.join(words)} ends with {code}:\n{shown}"
             _compare(output, shown)

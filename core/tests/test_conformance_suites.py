@@ -196,7 +196,7 @@ def test_packers_that_collect_all_examples_first_are_seen(tmp_path: Path) -> Non
 
 def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_path: Path) -> None:
     own = f"use: {json.dumps(f'{tmp_path.as_posix()}/own.py:Own')}"
-    source = 'import kdtool\n\nclass Own(kdtool.Screen):\n    "Keeps all."\n'
+    source = 'import kdtool\n\nclass Own(kdtool.Screen):\n    "Keeps all."\n    def kdtool_screen(self): ...\n'
     (tmp_path / "own.py").write_text(source, encoding="utf-8")
     whole = f"teacher: {{use: not-installed, size: 3}}\nscreens:\n  own: {{{own}}}\n"
     kinds = {kind for kind, _ in uses(whole, tmp_path / "whole")}

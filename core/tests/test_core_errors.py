@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from kdtool import _errors
 from kdtool._cli import call
 from kdtool._errors import KdtoolError
 
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 CLASSES: dict[str, type[KdtoolError]] = {
     name: found for name, found in vars(_errors).items() if inspect.isclass(found) and issubclass(found, KdtoolError)
 }
@@ -154,10 +156,36 @@ def test_every_class_has_a_case_and_a_code_of_its_own() -> None:
     assert sorted(codes) == list(range(1, 11))
 
 
+def _wording(message: str) -> str:
+    """What stays of a message without names, places and numbers."""
+    kept = [line for line in message.strip().splitlines() if not line.startswith("  at ")]
+    return re.sub(r"'[^']*'|\([^)]*\)|\S*/\S*|\d+|ValueError: .*", "*", "\n".join(kept))
+
+
+def _page() -> dict[str, str]:
+    """The sections of the page about errors, by class."""
+    parts = re.split(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documents lie in the repository")
+def test_page_lists_every_class_with_code_causes_remedy_and_example() -> None:
+    sections = _page()
+    assert set(sections) == set(CLASSES)
+    for name, text in sections.items():
+        assert f"Exit code {CLASSES[name].exit_code}." in text, name
+        assert "\nCauses: " in text, name
+        assert "\nRemedy: " in text, name
+        assert "\n```text\nerror: " in text, name
+
+
 @pytest.mark.parametrize("name", CORES_OWN)
 def test_exit_code_of_the_command_line(name: str, faulty: None, faulty_site: Path) -> None:
     run, message = CORES_OWN[name]
     done = run(faulty_site)
+    if PAGE.exists() and "planned\n" not in message:
+        example = _page()[name].partition("```text\n")[2].partition("```")[0]
+        assert _wording(example) == _wording(done.stderr)
     assert done.returncode == CLASSES[name].exit_code, done.stderr
     assert message in done.stderr
     assert done.stderr.count("error: ") == 1

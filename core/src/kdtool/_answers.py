@@ -87,6 +87,8 @@ def require(value: Any, cls: type, what: str) -> None:
 
 def attribute_problem(component: object, base: type) -> str:
     """Say which attribute of a component is not what its kind's base class declares; "" for none."""
+    if not isinstance(component, base):
+        return f"building it gives something of class {type(component).__name__}"
     declared = SimpleNamespace(__annotations__=vars(base).get("__annotations__", {}))
     for name, hint in get_type_hints(declared, _names()).items():
         if problem := _check_of(hint)(getattr(component, name)):

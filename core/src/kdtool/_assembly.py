@@ -80,7 +80,8 @@ class Assembly:
         required = set()
         own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
         for name, item in {**self._shared_built, **own}.items():
-            manager.register(self.shared[name] if name in self.shared else item.instance(), name)
+            with using(item.owner, "its registration"):
+                manager.register(self.shared[name] if name in self.shared else item.instance(), name)
             owners[name] = item.owner
             if item.spec.required:
                 required.add(name)
@@ -142,9 +143,10 @@ def _configured(recipe: Recipe, item: Built, what: str, problems: list[Problem])
     except pydantic.ValidationError as error:
         problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
         return None
+    json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
     built = replace(item, config=config)
     if problem := attribute_problem(built.instance(), KINDS[spec.kind]):
-        raise PluginError(f"{item.owner} has a wrong attribute: {problem}")
+        raise PluginError(f"{item.owner}: {problem}")
     return built
 
 

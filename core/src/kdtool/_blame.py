@@ -88,8 +88,8 @@ def translated() -> Iterator[None]:
         if out_of_memory(error):
             who = culprit(error) or "kdtool itself"
             first = (str(error).strip().splitlines() or ["MemoryError"])[0]
-            remedy = "a smaller batch, shorter rows or a smaller model need less. What was finished is kept"
-            raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy.capitalize()}") from error
+            remedy = "A smaller batch, shorter rows or a smaller model need less. What was finished is kept."
+            raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy}") from error
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f" {error.filename}" if error.filename else ""
             remedy = "make room or choose another folder, then run the same command again; what was finished is kept"

@@ -31,8 +31,10 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
         PluginError: it fails when imported (with file and line), or has no such class.
     """
     path_text, _, name = use.rpartition(":")
-    path = (folder / path_text).resolve()
     try:
+        path = (folder / path_text).resolve()
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         source = path.read_bytes()
     except (OSError, ValueError) as error:
         raise UsageError(f"{kind} {use!r}: the file cannot be read: {error}") from error

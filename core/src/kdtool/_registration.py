@@ -22,6 +22,8 @@ RESERVED_KEYS = frozenset(
     {"use", "weight", "teacher", "share", "steps", "losses", "transforms", "weightings", "required", "trainer"}
 )
 """The core's own keys of a component's entry: a `Config` must not have fields of these names."""
+_NEEDED = "build_student evaluate examples export recall record report rows screen train wanted"
+"""Hooks without which a component is of no use to its kind."""
 SPECS: dict[str, Spec[Any, Any, Any]] = {name: spec for name, spec in vars(Hooks).items() if isinstance(spec, Spec)}
 
 
@@ -38,6 +40,8 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
         yield "overrides equality, by which components are told apart; remove __eq__ and __hash__"
     yield from _config_mistakes(cls)
+    needed = {PREFIX + name for name in _NEEDED.split()} & vars(base).keys()
+    yield from (f"has no {name}, which every {kind} needs" for name in sorted(needed) if not implements(cls, name))
     for name in dir(cls):
         if name.startswith(PREFIX):
             yield from _hook_mistakes(cls, base, name)

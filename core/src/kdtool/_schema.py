@@ -5,8 +5,10 @@ A component that cannot be imported is left out of its kind's choices and named 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,7 @@ def class_and_settings(kind: str, name: str) -> tuple[type[Component], dict[str,
     try:
         wrong = list(mistakes(loaded.cls, kind))
         schema = {} if wrong else loaded.cls.Config.model_json_schema(ref_template="#/$defs/{model}")
+        json.dumps(schema)
     except Exception as error:
         raise PluginError(f"{origin} cannot be described: {cause_of(error)}") from error
     if wrong:
@@ -137,7 +140,7 @@ def class_and_settings(kind: str, name: str) -> tuple[type[Component], dict[str,
 def _settings(kind: str, name: str) -> dict[str, Any]:
     cls, schema = class_and_settings(kind, name)
     schema.setdefault("properties", {}).update(_OWN_KEYS.get(kind, {}))
-    schema["description"] = (cls.__doc__ or "").strip().partition("\n")[0]
+    schema["description"] = (getdoc(cls) or "").partition("\n")[0]
     return schema
 
 

@@ -23,7 +23,10 @@ __all__ = ["call", "cli", "main"]
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("kdtool._cli.run:run", "Run a recipe, from data to report; a second call goes on where the first stopped."),
-    "sweep": ("kdtool._cli.sweep:sweep", "Run a recipe at every point of a grid of settings, with one table at the end."),
+    "sweep": (
+        "kdtool._cli.sweep:sweep",
+        "Run a recipe at every point of a grid of settings, with one table at the end.",
+    ),
     "check": ("kdtool._cli.check:check", "Check a recipe: everything that can be known before weights load."),
     "plugins": ("kdtool._cli.plugins:plugins", "List the installed plugins, or show one with its settings."),
     "schema": ("kdtool._cli.schema:schema", "Print the JSON Schema of recipes, for your editor."),

@@ -98,7 +98,7 @@ def show(name: str, kind: str | None) -> None:
         for field, about in schema.get("properties", {}).items():
             click.echo(f"  {field}: {_type(about)}{_default(field, about, schema)}")
             if about.get("description"):
-                click.echo(indent(cleandoc(about["description"]), "      "))
+                click.echo(indent(cleandoc(str(about["description"])), "      "))
 
 
 def _type(about: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import Problem, RecipeError
-from kdtool._recipe.yaml_text import KeyPath, Node, Place, as_node, read_document, read_scalar
+from kdtool._recipe.yaml_text import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 from kdtool._registration import RESERVED_KEYS
 
 COLLECTIONS: Mapping[str, str] = {
@@ -66,14 +66,18 @@ def read_layers(path: Path) -> list[Node]:
     seen: list[Path] = []
     where = Place("", 0, 0, Path())
     while True:
-        if path.resolve() in seen:
-            raise _refused(where, f"{path.name} extends itself")
-        seen.append(path.resolve())
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            if path.resolve() in seen:
+                raise _refused(where, f"{path.name} extends itself")
+            seen.append(path.resolve())
+            text = read_text(path)
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else "") or "it is no UTF-8 text"
-            raise _refused(where, f"recipe {str(path)!r} cannot be read: {reason}") from error
+            reason = (
+                "it is no UTF-8 text"
+                if isinstance(error, UnicodeError)
+                else getattr(error, "strerror", "") or str(error)
+            )
+            raise _refused(where, f"recipe {str(path)[:200]!r} cannot be read: {reason}") from error
         layers.insert(0, read_document(text, str(path), path.parent))
         base = layers[0].value.pop("extends", None)
         if base is None:

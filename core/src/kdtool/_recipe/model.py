@@ -115,6 +115,6 @@ def invalid(
             described = getattr(fields.get(name), "description", "") or ""
             yield problem_at(recipe, key, f"{what} needs the setting {name!r}", described)
         else:
-            message = detail["msg"].removeprefix("Value error, ")
+            message = f"{'' if name else f'{what}: '}{detail['msg'].removeprefix('Value error, ')}"
             given = f", not {detail['input']!r}" if isinstance(detail["input"], str | int | float | bool) else ""
             yield problem_at(recipe, path, f"{message}{given}")

@@ -70,6 +70,19 @@ def as_node(data: Any, place: Place) -> Node:
     return Node([as_node(item, place) for item in data], place) if isinstance(data, list | tuple) else Node(data, place)
 
 
+def read_text(path: Path) -> str:
+    """Return a file's text, at most a little more than a recipe may hold. Pipes and devices are no recipes: they may hang.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file, or no UTF-8 text.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open(encoding="utf-8-sig") as file:
+        return file.read(MAXIMUM_BYTES + 1)
+
+
 def read_document(text: str, file: str, folder: Path) -> Node:
     """Read a recipe's text.
 

@@ -7,6 +7,7 @@ Not in it: names, paths, tool versions, settings marked as not affecting results
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -54,21 +55,25 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
 def _source_hash(built: Built) -> str:
     """Hash code that may change without a new version: a local file, or what was installed from a folder."""
     loaded = built.loaded
-    return loaded.digest or _code(loaded.distribution, loaded.cls.__module__.partition(".")[0])
+    return loaded.digest or _code(loaded.distribution, (loaded.cls.__module__ or "").partition(".")[0])
 
 
 def _libraries(name: str) -> dict[str, str]:
     """Return version and code of the project's own libraries that a distribution needs."""
-    try:
-        requires = distribution(name).requires or [] if name else []
-    except PackageNotFoundError:
-        requires = []
     found = {}
-    for requirement in requires:
+    for requirement in _requires(name):
         library = re.split(r"[\s;<>=!~\[(]", requirement)[0]
-        if library.startswith("kdtool-"):
-            found[library] = f"{distribution(library).version} {_code(library, library.replace('-', '_'))}"
+        with contextlib.suppress(PackageNotFoundError):  # it may belong to an extra
+            if library.startswith("kdtool-"):
+                found[library] = f"{distribution(library).version} {_code(library, library.replace('-', '_'))}"
     return found
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return distribution(name).requires or [] if name else []
+    except PackageNotFoundError:
+        return []
 
 
 def _code(name: str, package: str) -> str:

@@ -18,7 +18,12 @@ class _AnySettings(Config, extra="allow"):
 
 def _stand_in(base: type[Component]) -> type[Component]:
     more = {"offers": frozenset(get_args(Offer))} if hasattr(base, "offers") else {}
-    return type(base.__name__, (base,), {"__doc__": "Does nothing.", "Config": _AnySettings, **more})
+    hooks = dict.fromkeys((name for name in vars(base) if name.startswith("kdtool_")), _nothing)
+    return type(base.__name__, (base,), {"__doc__": "Does nothing.", "Config": _AnySettings, **hooks, **more})
+
+
+def _nothing(self: Component) -> None:
+    """Stand in for a hook."""
 
 
 _CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}

@@ -1,0 +1,245 @@
+"""Mutated plugin packages: metadata, entry points, classes, settings and signatures as authors get them wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import indent
+
+from hypothesis import strategies as st
+from kdtool._registration import SPECS
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution `name` with one module of that name in snake case, which should bring a component `kind` `name`."""
+
+    name: str
+    kind: str
+    entry_points: str
+    metadata: str
+    source: str
+
+
+KINDS = {
+    "loss": ("Loss", "losses", "def kdtool_token_loss(self, chunk):\n    return chunk"),
+    "teacher": ("Teacher", "teachers", "def kdtool_tokenizer(self, run):\n    return toy.Bytes()"),
+    "corpus": (
+        "Corpus",
+        "corpora",
+        "def kdtool_examples(self, run):\n    for n in range(9):\n"
+        "        yield kdtool.Example(str(n), kdtool.Text('word ' * 20), 'test' if n % 3 == 0 else 'train')",
+    ),
+    "tracker": ("Tracker", "trackers", "def kdtool_said(self, run, text):\n    pass"),
+    "evaluator": ("Evaluator", "evaluators", "def kdtool_evaluate(self, run, subjects):\n    return iter(())"),
+}
+"""Base class, group and a good hook of the kinds that are mutated."""
+BASES = (
+    "object", "kdtool.Component", "kdtool.Loss, kdtool.Teacher", "Exception", "kdtool.{base}, metaclass=Odd",
+    "toy.Teacher", "kdtool.{base}, abc.ABC", "kdtool.{base}, Generic[T]", "kdtool.Config", "type", "str", "enum.Enum",
+    "kdtool.Corpus",
+)  # fmt: skip
+IN_PLACE_OF_A_CLASS = (
+    "X = 3", "X = None", "X = kdtool", "def X(config): return config", "X = lambda config: 1 / 0", "X = property()",
+    "X = kdtool.Loss", "X = kdtool.Component", "X = int", "X = typing.Any", "X = list[int]", "X = type('X', (), {})",
+    "", "def __getattr__(name): raise ValueError(name)", "def __getattr__(name): return 3", "X = Odd('X', (), {})",
+    "X = functools.partial(kdtool.Loss)", "X = typing.NewType('X', int)",
+)  # fmt: skip
+AT_IMPORT = (
+    "raise ValueError('no')", "import sys; sys.exit(0)", "raise KeyboardInterrupt", "import nothing_of_that_name",
+    "1 / 0", "raise SystemExit", "raise BaseException", "print('hello')", "def broken(:", "\tx = 1", "x = '\\ud800'",
+    "assert False", "raise RecursionError", "raise MemoryError", "raise kdtool.BudgetError('no')",
+    "raise GeneratorExit", "import warnings", "raise ExceptionGroup('many', [ValueError()])",
+    "raise kdtool.RecipeError([])", "raise StopIteration", "raise Mute",
+    "import threading; threading.Thread(target=print).start()", "__all__ = 3",
+    "kdtool.Loss.extra = 1; del kdtool.Loss.extra",
+)  # fmt: skip
+ATTRIBUTES = (
+    "needs = None", "needs = ({'logits'},)", "needs = (frozenset({'nothing'}),)", "needs = frozenset({'logits'})",
+    "offers = []", "needs = (frozenset({'logits'}),)", "needs = property(lambda self: 1 / 0)",
+    "offers = frozenset({3})", "softened = 'yes'", "temperature = 0", "temperature = 'hot'", "temperature = None",
+    "temperature = -1.0", "temperature = float('nan')", "kind = 'other'", "kind = None", "config = 3", "together = 1",
+    "divergence = None", "__slots__ = ()", "__doc__ = 3", "offers = frozenset({'logits', 'nothing'})",
+    "offers = property(lambda self: frozenset({'logits'}))", "uses_seed = 0", "kdtool_token_loss = None",
+    "kdtool_token_loss = []", "kdtool_token_loss = 3", "kdtool_describe = staticmethod(print)",
+    "kdtool_close = classmethod(lambda cls: None)", "kdtool_identity = property(lambda self: 1 / 0)", "kdtool_ = 1",
+    "kdtool_acknowledge = functools.partial(print)", "kdtool_identity = Odd('X', (), {})", "kdtool_describe = print",
+    "__eq__ = lambda self, other: True", "__hash__ = None", "__getattr__ = lambda self, name: 1 / 0", "__name__ = 3",
+    "__module__ = None", "__class_getitem__ = 1", "__qualname__ = 'Y'", "__dict__ = {}", "__annotations__ = 3",
+    "__getattribute__ = lambda self, name: object.__getattribute__(self, name)", "__bool__ = lambda self: 1 / 0",
+)  # fmt: skip
+CONFIGS = (
+    "Config = None", "Config = dict", "Config = 3", "class Config: pass", "class Config(pydantic.BaseModel): pass",
+    "Config = property(lambda self: 1 / 0)", "Config = kdtool.Config", "Config = kdtool.Config()",
+    "Config = list[int]", "class Config(kdtool.Config, frozen=False): pass",
+    "class Config(kdtool.Config, extra='allow'): pass", "class Config(pydantic.RootModel[int]): pass",
+    "def Config(self): pass", "class Config(kdtool.Config, Generic[T]): x: T = None",
+)  # fmt: skip
+FIELDS = (
+    "weight: float = 1.0", "use: str = ''", "teacher: str = ''", "steps: int = 1", "required: bool = False",
+    "share: int = 0", "needed: int", "items: list[int] = []", "table: dict[str, list[int]] = {}",
+    "again: 'Config | None' = None", "unknown: 'Nothing' = None", "code: typing.Callable[..., int] = print",
+    "where: Path = Path('x')", "raw: bytes = b'\\xff'", "many: set[int] = {1}", "number: float = float('nan')",
+    "number: float = float('inf')", "anything: typing.Any = object()", "anything: object = None", "cls: type = int",
+    "x: int = 'three'", "x: int = Field(3, gt=5)", "x = 3", "_private: int = 3",
+    "x: int = Field(default_factory=lambda: 1 / 0)", "x: int = Field(default_factory=list)",
+    "x: int = Field(alias='y')", "model_config: int = 3", "model_fields: int = 3", "schema: int = 3", "copy: int = 3",
+    "json: int = 3", "x: complex = 1j", "x: typing.Literal['a', 'b'] = 'a'", "x: int | str | None = None",
+    "x: typing.Pattern = '('", "x: float = 1e400", "x: int = 10**5000", "x: str = '\\ud800'",
+    "x: frozenset[int] = frozenset()", "x: tuple[int, ...] = ()", "x: 'int' = 3", "x: typing.ClassVar[int] = 3",
+    "x: typing.Annotated[int, 3] = 3", "x: kdtool.Schedule = None", "x: Exception = None",
+    "x: int = Field(json_schema_extra=lambda schema: 1 / 0)", "x: int = Field(json_schema_extra=3)",
+    "x: range = range(3)", "model_post_init = 3", "__hash__ = None", "x: int = Field(3, description=4)",
+    "x: Odd = None", "x: typing.Annotated[int, kdtool.does_not_affect_results()] = 1",
+    "x: str = Field('a', pattern='(')", "y: int = Field(..., ge='a')",
+)  # fmt: skip
+RAISERS = (
+    "ValueError('no')", "KeyError('no')", "RecursionError()", "SystemExit(0)", "kdtool.BudgetError('no')",
+    "AssertionError()", "TypeError('no')", "MemoryError()", "BaseException()", "StopIteration()", "Mute()",
+)  # fmt: skip
+VALIDATORS = (
+    "@pydantic.model_validator(mode='{mode}')\ndef check(self_or_cls, *args):\n    raise {error}",
+    "@pydantic.field_validator('*')\ndef check(cls, value):\n    raise {error}",
+    "def model_post_init(self, context):\n    raise {error}",
+    "def __init__(self, **given):\n    raise {error}",
+    "@pydantic.model_serializer\ndef dump(self):\n    raise {error}",
+    "@pydantic.field_serializer('*')\ndef dump(self, value):\n    raise {error}",
+    "@pydantic.computed_field\ndef late(self) -> int:\n    raise {error}",
+    "def model_dump(self, **given):\n    raise {error}",
+    "@classmethod\ndef __get_pydantic_core_schema__(cls, source, handler):\n    raise {error}",
+    "@classmethod\ndef __get_pydantic_json_schema__(cls, core, handler):\n    raise {error}",
+    "@classmethod\ndef model_validate_json(cls, *args, **given):\n    raise {error}",
+    "@classmethod\ndef model_validate_json(cls, *args, **given):\n    return 3",
+    "def __repr__(self):\n    raise {error}",
+)  # fmt: skip
+METHODS = (
+    "def __init__(self):\n    pass", "def __init__(self, config, more):\n    pass",
+    "def __init__(self, config):\n    raise {error}", "def __new__(cls, config):\n    return 3",
+    "def __new__(cls, config):\n    raise {error}", "def __init_subclass__(cls):\n    raise {error}",
+    "def __getattr__(self, name):\n    raise {error}", "def __repr__(self):\n    raise {error}",
+    "def __eq__(self, other):\n    raise {error}", "def __hash__(self):\n    raise {error}",
+    "def __getattribute__(self, name):\n    raise {error}", "def {hook}():\n    return None",
+    "def {hook}(self):\n    return None", "def {hook}(self, *args):\n    return None",
+    "def {hook}(self, **args):\n    return None", "def {hook}(self, run=3):\n    return None",
+    "def {hook}(self, *, run):\n    return None", "def {hook}(self, run, /):\n    return None",
+    "async def {hook}(self{args}):\n    return 1", "async def {hook}(self{args}):\n    yield 1",
+    "def {hook}(self, rum):\n    return None", "def {hook}(self, run, more):\n    return 1",
+    "def {hook}s(self, run):\n    return None", "@staticmethod\ndef {hook}(run):\n    return None",
+    "@classmethod\ndef {hook}(cls, run):\n    return 1", "@property\ndef {hook}(self):\n    raise {error}",
+    "@functools.cache\ndef {hook}(self{args}):\n    return None",
+    "@functools.cached_property\ndef {hook}(self):\n    raise {error}",
+    "@plain\ndef {hook}(self{args}):\n    return None", "def {hook}(self{args}):\n    return 3",
+    "def {hook}(self{args}):\n    return 'text'", "def {hook}(self{args}):\n    return [3]",
+    "def {hook}(self{args}):\n    return {'a': 3}", "def {hook}(self{args}):\n    raise {error}",
+    "def {hook}(self{args}):\n    return self", "def {hook}(self{args}):\n    yield 3",
+    "def {hook}(self{args}):\n    return iter(())", "def {hook}(self{args}):\n    return Mute",
+    "def {hook}(self{args}):\n    return toy.Unigram({}).facts",
+    "def {hook}(self, run: 'Nothing') -> 'Nothing':\n    return None",
+    "def {hook}(self{args}):\n    run.say('a'); run.say(3)",
+    "def {hook}(self{args}):\n    return run.hook.{hook}(run)", "def {hook}(self{args}):\n    run.stage = 3",
+    "def kdtool_close(self):\n    raise {error}", "def kdtool_nothing(self):\n    pass",
+    "def kdtool_estimate(self, run, models):\n    return kdtool.Estimate(3)",
+    "def kdtool_acknowledge(self):\n    return kdtool.Terms(3)",
+    "def kdtool_acknowledge(self):\n    return kdtool.Terms('MIT', restrictions='one')",
+    "def kdtool_identity(self, run):\n    return {3: 3}",
+)  # fmt: skip
+HOOKS = ("kdtool_describe", "kdtool_identity", "kdtool_acknowledge", "kdtool_estimate", "kdtool_close")
+OWN_HOOKS = {
+    "loss": ("kdtool_token_loss", "kdtool_layers"),
+    "teacher": ("kdtool_tokenizer", "kdtool_signal", "kdtool_open"),
+    "corpus": ("kdtool_examples",),
+    "tracker": ("kdtool_run_start", "kdtool_stage_end", "kdtool_said", "kdtool_run_end", "kdtool_progress"),
+    "evaluator": ("kdtool_evaluate",),
+}
+VALUES = (
+    "{module}", "{module}:", ":X", "", "{module}:X.Y", "{module}:X Y", "{module}.sub:X", "a b:c",
+    "{module}:X [extra]", "3:4", "{module}:X:Y", "..:X", "{module}:__doc__", "os:system", "{module}\u00e9:X",
+    "{module}:x", "kdtool:Loss", "\u202e:X",
+)  # fmt: skip
+ENTRIES = (
+    "{good}{good}", "[{group}]\n", "", "{name} = {module}:X\n", "[{group}\n{name} = {module}:X\n",
+    "[{group}]\n{name}\n", "[]\n= \n", "[kdtool]\n{name} = {module}:X\n", "[kdtool.nothing]\n{name} = {module}:X\n",
+    "{good}[kdtool.loss]\na = b\n", "\0", "\ufeff{good}", "[{group}]\n{name} = {module}:X\n{name} = {module}:Y\n",
+    "[{group}]\n# {name}\n; x\n", "[{group}]\n{name} : {module}:X\n", "[{group}]\n\u00e9 = {module}:X\n",
+    "[{group}]\n = {module}:X\n", "{good}\n[{group}]\nce = {module}:X\n", "[{group}]\n{name}={module}:X",
+)  # fmt: skip
+METADATA = (
+    "", "Name: {name}\n", "Version: 1.0\n", "Name: {name}\nVersion: \n", "Name: \nVersion: 1\n", "\0\1\2",
+    "Name: {name}\nName: b\nVersion: 1\n", "Name: {name}\nVersion: 1.0\nRequires-Dist: ~~\n",
+    "Name: {name}\nVersion: one\n", "no colon at all", "Name: \u00e9\nVersion: 1\n",
+    "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool[contract-7]\n",
+    "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool-nothing\n", "Name: {name}\nVersion: 1.0\nSummary: a\n b\n",
+    "Name: kdtool\nVersion: 1.0\n", "Name: {name}\nVersion: 1.0\nRequires-Dist: kdtool-rows; extra == 'x'\n",
+)  # fmt: skip
+HEAD = """\
+import abc, enum, functools, typing
+from pathlib import Path
+from typing import Generic, TypeVar
+import kdtool, pydantic
+from kdtool import Field
+from package_toy import toy
+T = TypeVar("T")
+
+class Odd(type):
+    def __dir__(cls): raise ValueError("odd")
+    def __getattr__(cls, name): raise ValueError(name)
+    def __eq__(cls, other): raise ValueError("odd")
+    def __hash__(cls): raise ValueError("odd")
+
+class Mute(Exception):
+    def __str__(self): raise ValueError("mute")
+
+def plain(function):
+    return lambda *args, **given: function(*args, **given)
+
+"""
+
+
+_PLACES = (
+    *("base", "config", "class", "import", "value", "entries", "metadata"),
+    *("method",) * 6,
+    *("field",) * 3,
+    *("attribute", "validator") * 2,
+)
+
+
+@st.composite
+def packages(draw: st.DrawFn, name: str) -> Package:
+    """A package with one to three things wrong, or none."""
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    base, group, hook = KINDS[kind]
+    module = name.replace("-", "_")
+    words = {"name": name, "module": module, "group": f"kdtool.{group}", "base": base}
+    wrong = draw(st.lists(st.sampled_from(_PLACES), max_size=3))
+    bases, attributes, config, body = f"kdtool.{base}", ["'A component.'"], [], [hook]
+    fields = ["size: int = Field(3, ge=1)\n'How many.'"]
+    attributes += [draw(st.sampled_from(ATTRIBUTES)) for _ in range(wrong.count("attribute"))]
+    fields += [draw(st.sampled_from(FIELDS)) for _ in range(wrong.count("field"))]
+    for _ in range(wrong.count("validator")):
+        given = {"mode": draw(st.sampled_from(["before", "after", "wrap"])), "error": draw(st.sampled_from(RAISERS))}
+        config.append(_filled(draw(st.sampled_from(VALIDATORS)), given))
+    for _ in range(wrong.count("method")):
+        called = draw(st.sampled_from([*HOOKS, *OWN_HOOKS[kind], *OWN_HOOKS[kind]]))
+        words |= {"hook": called, "args": "".join(f", {name}" for name in SPECS[called].arguments)}
+        body.append(_filled(draw(st.sampled_from(METHODS)), {**words, "error": draw(st.sampled_from(RAISERS))}))
+    if "base" in wrong:
+        bases = draw(st.sampled_from(BASES)).replace("{base}", base)
+    settings = "class Config(kdtool.Config):\n" + indent("\n".join([*fields, *config]), "    ")
+    if "config" in wrong:
+        settings = draw(st.sampled_from(CONFIGS))
+    members = "\n".join([*attributes, settings, *body])
+    cls = f"class X({bases}):\n" + indent(members, "    ")
+    if "class" in wrong:
+        cls = draw(st.sampled_from(IN_PLACE_OF_A_CLASS))
+    source = HEAD + (draw(st.sampled_from(AT_IMPORT)) + "\n" if "import" in wrong else "") + cls + "\n"
+    value = draw(st.sampled_from(VALUES)) if "value" in wrong else "{module}:X"
+    good = f"[{words['group']}]\n{name} = {value.replace('{module}', module)}\n"
+    entries = draw(st.sampled_from(ENTRIES)) if "entries" in wrong else "{good}"
+    about = draw(st.sampled_from(METADATA)) if "metadata" in wrong else "Name: {name}\nVersion: 1.0\n"
+    words["good"] = good
+    return Package(name, kind, _filled(entries, words), _filled(about, words), source)
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    for word, meaning in words.items():
+        text = text.replace(f"{{{word}}}", meaning)
+    return text

@@ -1,0 +1,148 @@
+"""Mutated recipes: never a traceback, never a hang, and what is accepted gets past assembly.
+
+Some hundred mutants here; KDTOOL_FUZZ=full makes it 10,000. Every one goes through the command line's own code (or the
+Python API for mappings); accepted ones are planned and, where they are small, run to the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from fuzzing import FULL, QUICK, at_most, say
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool._assembly import assemble
+from kdtool._recipe.parse import load_recipe
+from kdtool._recipe.yaml_text import read_document
+from kdtool._run import artefacts, sealed
+from recipe_mutants import Mutant, mutants
+
+MUTANTS = 10_000 if FULL else 300
+TOY = Path(__file__).with_name("toy.py")
+REAL = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
+OUTCOMES: Counter[str] = Counter()
+
+
+def _two_phases(recipe: dict[str, Any]) -> dict[str, Any]:
+    losses = recipe["train"]["losses"]
+    count, imitate = losses["count"], losses["imitate"]
+    ramp = {"start": 1.0, "end": 0.5, "begin": 0.1, "until": 0.9, "shape": "cosine"}
+    return {
+        **{key: value for key, value in recipe.items() if key not in {"corpus", "teacher", "control", "train"}},
+        "seeds": [3],
+        "corpora": {"one": recipe["corpus"], "two": {**recipe["corpus"], "documents": 7}},
+        "teachers": {"a": recipe["teacher"], "b": recipe["teacher"]},
+        "train": {
+            "first": {"losses": {"imitate": {**imitate, "teacher": "b", "weight": ramp}}, "steps": 2},
+            "second": {"losses": {"count": count}, "steps": 1, "trainer": {"factor": 2.0}},
+        },
+        "control": {"match": "tokens", "losses": {"plain": count}},
+    }
+
+
+@pytest.fixture
+def bases(recipe: dict[str, Any]) -> tuple[Any, ...]:
+    small = {key: value for key, value in recipe.items() if key not in {"control", "signals", "exporters", "trackers"}}
+    return (recipe, {**small, "seeds": [0]}, _two_phases(recipe))
+
+
+def _from_mapping(mutant: Mutant) -> bool:
+    try:
+        with at_most(), contextlib.redirect_stderr(io.StringIO()):
+            kdtool.check(mutant.data, mutant.settings)
+    except kdtool.KdtoolError as error:
+        assert str(error)
+        assert not isinstance(error, kdtool.RecipeError) or all(problem.message for problem in error.problems)
+        return False
+    with at_most(), contextlib.redirect_stderr(io.StringIO()):
+        kdtool.plan(mutant.data, mutant.settings)
+    return True
+
+
+def _from_files(mutant: Mutant) -> bool:
+    changes = [part for key, value in mutant.settings.items() for part in ("--set", f"{key}={value}")]
+    code, said = say("check", "recipe.yaml", *changes)
+    assert code in {0, 1, 2}, said
+    if code == 0:
+        planned, why = say("run", "recipe.yaml", "--plan", *changes)
+        assert planned == 0, why
+    return code == 0
+
+
+def _small(data: Any) -> bool:
+    """Whether running it to the end takes no time."""
+    numbers = []
+    pending = [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict | list):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, int | float):
+            numbers.append(value)
+    return all(abs(number) < 100 for number in numbers)
+
+
+def _run(mutant: Mutant) -> None:
+    """An accepted recipe ends, or its data are not enough for it: it is not refused as a recipe any more."""
+    recipe: Any = mutant.data if mutant.files == {} else Path("recipe.yaml")
+    if not _small(dict(load_recipe(recipe, mutant.settings).data)):
+        OUTCOMES["accepted, too large to run"] += 1
+        return
+    try:
+        with at_most(), contextlib.redirect_stderr(io.StringIO()):
+            kdtool.run(recipe, mutant.settings)
+        OUTCOMES["accepted and run"] += 1
+    except kdtool.KdtoolError as error:
+        assert not isinstance(error, kdtool.RecipeError)
+        OUTCOMES[f"accepted and stopped: {str(error)[:60]}"] += 1
+
+
+@settings(QUICK, max_examples=MUTANTS * 4 // 5)
+@given(data=st.data())
+def test_a_mutated_recipe_runs_or_is_explained(
+    bases: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    mutant = data.draw(mutants(bases))
+    work = tmp_path / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for module in (artefacts, sealed):
+        monkeypatch.setattr(module.os, "fsync", lambda _: None)
+    mutant.write(work)
+    if _from_files(mutant) if mutant.files else _from_mapping(mutant):
+        _run(mutant)
+    else:
+        OUTCOMES["refused"] += 1
+
+
+@pytest.mark.skipif(not REAL, reason="the recipes lie in the repository")
+@settings(QUICK, max_examples=MUTANTS // 5)
+@given(data=st.data())
+def test_a_mutated_recipe_of_the_repository_is_assembled_or_explained(tmp_path: Path, data: st.DataObject) -> None:
+    bases = tuple(read_document(path.read_text(encoding="utf-8"), path.name, path.parent).plain() for path in REAL)
+    mutant = data.draw(mutants(bases))
+    mutant.write(tmp_path)
+    try:
+        with at_most():
+            assemble(
+                load_recipe(mutant.data if mutant.files == {} else Path("recipe.yaml"), mutant.settings), lambda _: None
+            )
+    except kdtool.KdtoolError as error:
+        assert str(error)
+
+
+def test_mutants_are_of_every_sort() -> None:
+    """Refused and accepted ones are both there, in numbers that make the test above worth something."""
+    if sum(OUTCOMES.values()) < MUTANTS / 2:
+        pytest.skip("the mutants were not run")
+    print(OUTCOMES.most_common(20))
+    assert OUTCOMES["refused"] > MUTANTS / 10
+    assert OUTCOMES["accepted and run"] > MUTANTS / 50
