@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import kdtool
@@ -48,6 +49,14 @@ PLACES = [
     "Events.kdtool_stage_end",
 ]
 SENTENCE = "what is finished is kept, and the same command goes on from there"
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """What a shell starts in its background ignores Ctrl-C, and so would processes that tests start there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _start(site: Path, fault: str, *command: str, marker: str = "marker") -> subprocess.Popen[str]:
