@@ -75,7 +75,7 @@ def interface() -> str:
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
     for name in rest:
         blocks += _named(name) if name not in {*running, *errors} else []
-    blocks.append("## Errors")
+    blocks += ["## Errors", "Causes and remedies are on the page [Errors](../errors.md)."]
     for name in errors:
         blocks.append(_directive("exception", name, f"{_text(getattr(kdtool, name).__doc__)} {_exit_code(name)}"))
     return "\n\n".join(blocks)
