@@ -243,7 +243,7 @@ class TestDated(ReporterConformance):
 
 class TestDemanding(ReporterConformance):
     component = Demanding
-    fails: ClassVar = {"test_runs_that_found_out_nothing_are_reported", "test_runs_that_lack_a_part_are_reported"}
+    fails: ClassVar = {"test_a_run_that_found_out_nothing_is_reported", "test_runs_that_lack_a_part_are_reported"}
 
 
 class TestScattered(ReporterConformance):

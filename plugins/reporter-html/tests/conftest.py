@@ -200,7 +200,6 @@ def make_sample(**changes: Any) -> kdtool.Results:
     fields: dict[str, Any] = {
         "name": "quickstart",
         "folder": Path("runs/quickstart"),
-        "status": "done",
         "verdict": (
             "At equal tokens the student is better than the same model trained without the teacher; "
             "at equal wall time it is worse on perplexity."

@@ -80,7 +80,6 @@ class Results:
 
     name: str
     folder: Path
-    status: Literal["done", "failed", "interrupted"]
     verdict: str
     measurements: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]

@@ -111,7 +111,6 @@ def _results(
     return Results(
         name=context.assembly.recipe.name,
         folder=context.folder,
-        status="done",
         verdict=verdict(comparisons),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),

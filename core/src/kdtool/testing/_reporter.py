@@ -49,9 +49,8 @@ class ReporterConformance(ComponentConformance):
         for word in ("small", "perplexity"):
             assert word in text
 
-    @pytest.mark.parametrize("status", ["done", "failed", "interrupted"])
-    def test_runs_that_found_out_nothing_are_reported(self, run: RunInfo, status: str) -> None:
-        assert "small" in self._written(run, empty_results(run.folder, status))
+    def test_a_run_that_found_out_nothing_is_reported(self, run: RunInfo) -> None:
+        assert "small" in self._written(run, empty_results(run.folder))
 
     @pytest.mark.parametrize(
         "missing",
