@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -17,6 +18,7 @@ from kdtool._registry import load
 from plugin_site import forget_installed, install
 
 GOOD = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"
+CONFIG = "class Config(kdtool.Config):\n"
 ENTRY = "[kdtool.losses]\nx-bad = x_bad:X\n"
 
 
@@ -125,6 +127,21 @@ def test_a_thread_that_an_import_leaves_running_is_not_waited_for(site: Path) ->
     assert "not waiting for threads that are still running: 'idle'" in done.stderr
 
 
+def test_errors_that_stop_nothing_are_a_line_each(site: Path) -> None:
+    thread = (
+        "import threading\nstray = threading.Thread(target=lambda: 1 / 0, name='stray')\nstray.start()\nstray.join()"
+    )
+    _bad(site, f"{thread}\n{GOOD}\nclass Odd:\n    def __del__(self): 1 / 0\nOdd()\n")
+    done = _process(site, "plugins", "show", "x-bad")
+    assert done.returncode == 0
+    assert "note: x-bad 1.0 failed in the thread 'stray', which stops nothing: ZeroDivisionError" in done.stderr
+    assert "note: x-bad 1.0 failed in Odd.__del__, which stops nothing: ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+    shown = _process(site, "plugins", "show", "x-bad", "--debug")
+    assert shown.returncode == 0
+    assert "Traceback" in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("entry", "metadata", "message"),
     [
@@ -203,3 +220,48 @@ def test_a_command_that_is_none_is_named(site: Path, capsys: pytest.CaptureFixtu
         forget_installed()
         assert call(["x-bad"]) == code
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def __new__(cls, config): return 3", "building it gives something of class int"),
+        ("def __init__(self): pass", "failed in its constructor: TypeError"),
+        (
+            "def __init__(self, config): raise kdtool.BudgetError('no')",
+            "no\n  in loss 'train.losses.own' (x-bad, x-bad 1.0)",
+        ),
+        ("def __getattribute__(self, name): raise kdtool.BudgetError('no')", "(x-bad, x-bad 1.0)"),
+        ("needs = ({'logits'},)", "its attribute needs[0] is of class builtins.set"),
+        ("temperature = 'hot'", "its attribute temperature is 'hot', not float"),
+        ("kdtool_token_loss = []", "has kdtool_token_loss as list; a hook is a plain method"),
+        ("Config = property(lambda self: 1 / 0)", "has a Config that does not extend kdtool.Config"),
+        (f"{CONFIG}        x: int = 10**5000", "failed in its class: ValueError"),
+        (f"{CONFIG}        x: str = '\\ud800'", "failed in its class: UnicodeEncodeError"),
+        (f"{CONFIG}        x: type = int", "failed in its class: PydanticSerializationError"),
+        (f"{CONFIG}        def model_post_init(self, context): raise ValueError('no')", "loss 'x-bad': no"),
+        (f"{CONFIG}        def model_post_init(self, context): raise KeyError('no')", "failed in its class: KeyError"),
+        (f"{CONFIG}        def __init__(self, **given): raise SystemExit", "tried to end the process"),
+        (f"{CONFIG}        def model_dump(self, **given): raise KeyError('no')", "failed in its class: KeyError"),
+        (f"{CONFIG}        use: str = ''", "has a Config field named 'use', which is a key of kdtool itself"),
+    ],
+)
+def test_what_a_class_does_wrong_is_named_when_the_recipe_is_checked(
+    source: str, message: str, site: Path, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _bad(site, f"{GOOD}    {source}\n")
+    recipe["train"]["losses"]["own"] = {"use": "x-bad"}
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    code = call(["check", "recipe.yaml"])
+    said = capsys.readouterr().err
+    assert code == (3 if "BudgetError" in source else 2 if "ValueError" in source else 1), said
+    assert message in said
+    assert "x-bad" in said
+    assert "Traceback" not in said
+
+
+def test_a_component_without_the_hook_of_its_kind_is_refused_before_the_run(site: Path, recipe: dict[str, Any]) -> None:
+    _bad(site, "import kdtool\nclass X(kdtool.Reporter):\n    'Writes nothing.'\n")
+    recipe["reporter"] = {"use": "x_bad:X"}
+    with pytest.raises(kdtool.RecipeError, match="has no kdtool_report, which every reporter needs"):
+        kdtool.check(recipe)

@@ -113,6 +113,35 @@ def test_who_raises_is_named_also_in_generators() -> None:
     assert "raised by loss 'late'" in caught.value.__notes__[0]
 
 
+WRONG: tuple[Any, ...] = ("text", 3.5, object(), [object()], {1: object()})
+UNCHECKED = {"kdtool_token_loss", "kdtool_token_weight", "kdtool_modules"}
+"""Hooks that answer with tensors or modules: torch is not imported for their sake, and trainers look at shapes."""
+
+
+@pytest.mark.parametrize("name", sorted(SPECS.keys() - UNCHECKED))
+def test_every_hook_refuses_what_it_does_not_allow(name: str) -> None:
+    answers: list[Any] = [None]
+    kind = next(base for base in kdtool.Component.__subclasses__() if hasattr(base, name))
+    component = type("Wrong", (kind,), {name: lambda self: answers[-1]})
+    manager = ComponentManager()
+    manager.register(component(None), "wrong")
+    hook = getattr(kdtool.Hooks(manager, {}), name)
+    values = dict.fromkeys(SPECS[name].arguments)
+    assert hook.maybe("wrong")(**values) is None
+    for wrong in WRONG:
+        answers.append(wrong)
+        if SPECS[name].style == "tell":  # nobody looks at what it returns
+            assert hook.of("wrong")(**values) is None
+            continue
+        with pytest.raises(kdtool.PluginError, match=rf"{name} gave what it must not: the (answer|item 0)"):
+            _read(hook.of("wrong")(**values))
+
+
+def _read(answer: Any) -> None:
+    if isinstance(answer, Iterator):
+        list(answer)
+
+
 def test_failing_tracker_is_reported_once_and_muted() -> None:
     COMPLAINTS.clear()
     hooks = _hooks(bad=Raises(None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,27 @@ def test_phases_keep_their_order_and_inherit_the_trainer(tmp_path: Path) -> None
     trainers = [phase.trainer for phase in recipe.phases]
     assert [dict(spec.options) if spec else None for spec in trainers] == [{"batch": 4}, {"batch": 8}]
     assert recipe.phases[0].losses[0].path == "train.distil.loss"
+
+
+def test_names_of_entries_may_be_keys_of_the_recipe(recipe: dict[str, Any]) -> None:
+    recipe["train"]["losses"] = {
+        "rows": recipe["train"]["losses"]["count"],
+        "trainer": recipe["train"]["losses"]["imitate"],
+    }
+    recipe["evaluators"] = {"student": recipe["evaluators"]["nats"]}
+    found = load_recipe(recipe)
+    assert [(spec.name, spec.kind) for spec in found.phases[0].losses] == [("rows", "loss"), ("trainer", "loss")]
+    assert kdtool.run({**recipe, "seeds": [0], "control": False}).measurements
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other words, and no devices")
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [("\0", "embedded null byte"), ("/dev/zero", "no file"), (".", "no file"), ("x" * 5000, "too long")],
+)
+def test_what_is_no_file_is_not_read(base: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(kdtool.RecipeError, match=f"cannot be read: .*{reason}"):
+        load_recipe(_write(tmp_path, f"extends: {json.dumps(base)}\n"))
 
 
 def test_schedule_is_evaluated_over_the_phase() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from kdtool._cli.leaving import INTERRUPTED, Stopped, leave, stoppable
+from kdtool._cli.leaving import INTERRUPTED, Stopped, leave, note_strays, stoppable
 
 __all__ = ["call", "cli", "main"]
 
@@ -133,6 +133,8 @@ def cli(debug: bool) -> None:  # read by main from the command line
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
     stoppable()
+    if "--debug" not in sys.argv:
+        note_strays()
     _write_utf8()
     leave(call(sys.argv[1:]))
 

@@ -1,7 +1,7 @@
 """How the process is stopped and how it ends: Ctrl-C, a cluster's stop signal, and threads that plugins left running.
 
-`stoppable` makes a stop signal the same as Ctrl-C. `leave` ends the process with an exit code, also where a plugin's thread
-would keep it alive for ever.
+`stoppable` makes a stop signal the same as Ctrl-C. `note_strays` keeps away tracebacks of what stops nothing. `leave` ends
+the process with an exit code, also where a plugin's thread would keep it alive for ever.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 import click
 
-__all__ = ["INTERRUPTED", "Stopped", "leave", "stoppable"]
+__all__ = ["INTERRUPTED", "Stopped", "leave", "note_strays", "stoppable"]
 
 INTERRUPTED = 130
 _PATIENCE = 5.0
@@ -35,6 +36,12 @@ def stoppable() -> None:
             signal.signal(number, _stop)
 
 
+def note_strays() -> None:
+    """Say in a line what Python would show as a traceback, though it stops nothing: errors in threads and in `__del__`."""
+    threading.excepthook = lambda args: _note(args.exc_value, f"in the thread {getattr(args.thread, 'name', '')!r}")
+    sys.unraisablehook = lambda args: _note(args.exc_value, f"in {getattr(args.object, '__qualname__', 'cleaning up')}")
+
+
 def leave(code: int) -> NoReturn:
     """End the process. From here on Ctrl-C ends it at once; threads that a plugin left running are not waited for long."""
     for number in {signal.SIGINT, *(getattr(signal, name, signal.SIGINT) for name in _STOPS)}:
@@ -51,6 +58,16 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _note(error: BaseException | None, where: str) -> None:
+    with suppress(Exception):  # the interpreter may be on its way out
+        from kdtool._blame import culprit
+        from kdtool._importing import cause_of
+
+        if error is not None and not isinstance(error, SystemExit):
+            who = culprit(error) or "kdtool"
+            click.echo(f"note: {who} failed {where}, which stops nothing: {cause_of(error)}", err=True)
 
 
 def _stop(number: int, _: FrameType | None) -> None:

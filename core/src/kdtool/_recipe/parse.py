@@ -131,7 +131,8 @@ class Parser:
             return ()
         for name in value:
             self.require(_NAME.fullmatch(name) is not None, (*path, name), "is no name: letters, digits, - and _")
-        found = [self._component((*path, name), entry) for name, entry in value.items() if entry is not False]
+        kind = COLLECTIONS[str(path[-1])]
+        found = [self._component((*path, name), entry, kind) for name, entry in value.items() if entry is not False]
         return tuple(spec for spec in found if spec is not None)
 
     def _single(self, path: KeyPath) -> ComponentSpec | None:
@@ -144,14 +145,14 @@ class Parser:
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
 
-    def _component(self, path: KeyPath, value: Any) -> ComponentSpec | None:
+    def _component(self, path: KeyPath, value: Any, kind: str = "") -> ComponentSpec | None:
+        """Return one component: of a collection's kind, under any name, or else of the kind that its key stands for."""
         if not self.require(
             isinstance(value, Mapping), path, f"is a mapping of settings or the name of a plugin, not {value!r}"
         ):
             return None
         name = str(path[-1])
-        kind = _KIND_OF[name if name in SINGLE else str(path[-2])]
-        use = value.get("use", None if name in SINGLE or name == kind else name)
+        use, kind = value.get("use", name if kind not in {"", name} else None), kind or SINGLE[name]
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         if not self.require(good, (*path, "use"), "names no plugin", "write `use: NAME`, or `use: ./file.py:Class`"):
             return None
