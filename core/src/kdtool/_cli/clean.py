@@ -37,9 +37,10 @@ def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
     for item in done.found:
         click.echo(f"{readable(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = sum(item.bytes for item in done.found if item.path not in done.left)
-    of = f"of {readable(done.total)} in {folder}, which {done.runs} {'run uses' if done.runs == 1 else 'runs use'}"
+    runs = f"{done.runs} run{'' if done.runs == 1 else 's'}"
+    of = f"of {readable(done.total)} in {folder} ({runs})"
     if not done.found:
-        click.echo(f"Nothing is damaged {of}." if damaged else f"Nothing to free {of}.")
+        click.echo(f"Nothing is damaged {of}." if damaged else f"Nothing to free: all {of} is needed.")
     elif yes:
         click.echo(f"Freed {readable(freed)} {of}.")
     else:

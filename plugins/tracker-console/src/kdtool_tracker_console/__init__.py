@@ -58,7 +58,7 @@ class ConsoleTracker(kdtool.Tracker):
     ) -> None:
         from kdtool_tracker_console._words import summary
 
-        for line in summary(run, status, report, made=self._made, reused=self._reused, seconds=self._seconds):
+        for line in summary(run, status, made=self._made, reused=self._reused, seconds=self._seconds):
             self._display.line(line)
         self.kdtool_close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import kdtool
@@ -70,14 +69,10 @@ def measured(measurement: kdtool.Measurement) -> str:
     return f"{measurement.name} of {measurement.subject}: {measurement.value:.4g} {measurement.unit}{bounds}"
 
 
-def summary(
-    run: kdtool.RunInfo, status: str, report: Path | None, *, made: int, reused: int, seconds: float
-) -> Iterator[str]:
+def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> Iterator[str]:
     """Say how a run ended, in a few lines."""
     words = {"done": "is done", "failed": "failed", "interrupted": "was interrupted"}
     again = f", {reused} used again" if reused else ""
     yield f"Run {run.name} {words[status]}: {made} stages made in {duration(seconds)}{again}"
     if status != "done":
         yield "What was finished is kept: the same command goes on from there"
-    if report is not None:
-        yield f"Report: {report}"
