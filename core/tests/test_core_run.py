@@ -16,7 +16,7 @@ from filelock import FileLock
 
 def _heard() -> list[str]:
     local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
-    module = next(module for module in local if hasattr(module, "Events"))
+    module = next(module for module in local if str(module.__file__).endswith("toy.py"))
     heard = [line for line in module.Events.heard if not line.startswith("said")]
     module.Events.heard.clear()
     return heard
