@@ -117,7 +117,7 @@ def _check_of(hint: Any) -> Check:
     if origin is Literal:
         return lambda value: "" if isinstance(value, str) and value in options else _is_not(value, hint)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping_check(hint, _check_of(options[0]), _check_of(options[1]))
+        return _mapping_check(hint, _check_of(options[0]), _field_check(options[1]))
     if origin is not None:
         return _sequence_check(hint, origin, options)
     if getattr(hint, "_is_protocol", False):
