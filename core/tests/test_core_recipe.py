@@ -116,6 +116,12 @@ def test_phases_keep_their_order_and_inherit_the_trainer(tmp_path: Path) -> None
     assert recipe.phases[0].losses[0].path == "train.distil.loss"
 
 
+@pytest.mark.parametrize("train", [False, {}, [], 3, {"one": False, "two": False}])
+def test_a_recipe_without_a_phase_is_refused(train: Any, recipe: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"train(\.train)?: is a phase"):
+        load_recipe({**recipe, "train": train})
+
+
 def test_names_of_entries_may_be_keys_of_the_recipe(recipe: dict[str, Any]) -> None:
     recipe["train"]["losses"] = {
         "rows": recipe["train"]["losses"]["count"],
