@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly import Assembly
+from kdtool._blame import translated
 from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
@@ -36,6 +37,7 @@ from kdtool._run.verdict import verdict
 __all__ = ["execute"]
 
 
+@translated()
 def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = False, recipe_text: str = "") -> Results:
     """Run an assembled recipe.
 
