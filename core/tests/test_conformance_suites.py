@@ -206,7 +206,7 @@ def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_p
     assert {kind for kind, _ in uses(phases, tmp_path / "phases")} >= {"loss", "corpus"}
     for number, (block, message) in enumerate(
         {
-            "techer: {use: x}\n": "did you mean",
+            "teachher: {use: x}\n": "did you mean",
             f"screens:\n  own: {{{own}, size: 3}}\n": "is no setting of screen",
             "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "is no weight",
         }.items()
