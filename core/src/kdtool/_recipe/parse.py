@@ -179,9 +179,7 @@ class Parser:
     def _phases(self) -> tuple[PhaseSpec, ...]:
         train = self.data.get("train")
         good = isinstance(train, Mapping) and any(phase is not False for phase in train.values())
-        if train is None or not self.require(
-            good, ("train",), "is a phase, or a mapping of phases, not all switched off"
-        ):
+        if train is None or not self.require(good, ("train",), "is a phase, or phases that are not all off"):
             self.require(train is not None, (), "has no `train`", "add `train: {losses: {…}, steps: 100}`")
             return ()
         phases = [self._phase(("train", name), phase) for name, phase in train.items() if phase is not False]
