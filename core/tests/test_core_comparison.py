@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Literal
 
+import kdtool
 import pytest
 from kdtool import Measurement
 from kdtool._run.comparison import compare
@@ -72,5 +73,5 @@ def test_arms_without_shared_items_are_refused(tmp_path: Path) -> None:
     one = _measurement(tmp_path / "one.jsonl", [(1.0, 1.0)])
     other = _measurement(tmp_path / "other.jsonl", [(1.0, 1.0)])
     (tmp_path / "other.jsonl").write_text('{"item": "else", "sum": 1, "weight": 1}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="share no items"):
+    with pytest.raises(kdtool.PluginError, match="shares no items"):
         compare("control", [(one, other)])

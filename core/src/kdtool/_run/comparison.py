@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from kdtool._contract.models import Measurement, Subject
+from kdtool._errors import PluginError
 from kdtool._run.results import Comparison
 
 __all__ = ["compare", "compare_all", "interval", "read_items"]
@@ -57,13 +58,14 @@ def compare(control: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> C
     """Compare student and control, one pair of measurements a seed, paired by item.
 
     Raises:
-        ValueError: the pairs share no item.
+        PluginError: the pairs share no item.
     """
     first = pairs[0][0]
     tables = [(read_items(student.items), read_items(other.items)) for student, other in pairs]
     names = sorted(set.intersection(*(set(table) for pair in tables for table in pair)))
     if not names:
-        raise ValueError(f"{first.name}: student and {control} share no items")
+        remedy = "an evaluator gives the same item ids for every subject"
+        raise PluginError(f"the measurement {first.name!r} of student and {control} shares no items; {remedy}")
     columns = [tuple([table[name] for name in names] for table in pair) for pair in tables]
     everything = list(range(len(names)))
     draws = _draws(f"{first.name} {control}", everything, columns)
