@@ -207,7 +207,11 @@ def test_a_group_that_is_none_is_told_with_the_one_that_was_meant(
 
 def test_a_command_that_is_none_is_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source, code, message in (
-        ("X = 3", 1, "command 'x-bad' of x-bad 1.0 is no click command but int"),
+        (
+            "X = 3  # of another length than the next: bytecode is told apart by that",
+            1,
+            "command 'x-bad' of x-bad 1.0 is no click command but int",
+        ),
         ("1 / 0", 1, "command 'x-bad' (entry point 'x_bad:X' of x-bad 1.0) cannot be imported: ZeroDivisionError"),
         ("import click, sys\n@click.command()\ndef X(): sys.exit(7)", 7, ""),
         ("import click\n@click.command()\n@click.pass_context\ndef X(c): c.exit(6)", 6, ""),

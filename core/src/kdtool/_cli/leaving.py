@@ -6,11 +6,13 @@ the process with an exit code, also where a plugin's thread would keep it alive 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
@@ -34,6 +36,7 @@ def stoppable() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _stop)
+    atexit.register(_be_deaf)  # registered first, so it runs last
 
 
 def note_strays() -> None:
@@ -44,9 +47,7 @@ def note_strays() -> None:
 
 def leave(code: int) -> NoReturn:
     """End the process. From here on Ctrl-C ends it at once; threads that a plugin left running are not waited for long."""
-    for number in {signal.SIGINT, *(getattr(signal, name, signal.SIGINT) for name in _STOPS)}:
-        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
-            signal.signal(number, lambda *_: os._exit(code))
+    _answer_signals(lambda *_: os._exit(code))
     end = time.monotonic() + _PATIENCE
     for thread in _left():
         thread.join(max(0.0, end - time.monotonic()))
@@ -58,6 +59,17 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _answer_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in {signal.SIGINT, *(getattr(signal, name, signal.SIGINT) for name in _STOPS)}:
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            signal.signal(number, handler)
+
+
+def _be_deaf() -> None:
+    """Keep the exit code: while the interpreter is taken down it has no handlers, and a signal would kill the process."""
+    _answer_signals(signal.SIG_IGN)
 
 
 def _note(error: BaseException | None, where: str) -> None:
