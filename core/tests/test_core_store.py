@@ -167,7 +167,7 @@ def test_runs_are_listed_with_what_they_are(recipe: dict[str, Any], tmp_path: Pa
     kdtool.run(small(recipe, name="stopped"))
     (tmp_path / "runs" / "stopped" / "results.json").unlink()
     broken = kdtool.run(small(recipe, name="broken"), out="elsewhere").folder / "results.json"
-    broken.write_bytes(broken.read_bytes().replace(b"broken", b"brokem"))
+    broken.write_bytes(broken.read_bytes().replace(b"broken", b"BROKEN"))
     kdtool.run(small(recipe, name="busy"))
     with run_lock(tmp_path / "runs" / "busy"):
         found = {run["name"]: run for run in json.loads(command("runs", "--json").stdout)}
