@@ -2,8 +2,9 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from; `alone` keeps
-runs in one process apart. Names load when first used, so that importing this package imports neither torch nor
+before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
+`LlamaStudent` a whole student from random weights for those that only say its shape; `alone` keeps runs in one process
+apart. Names load when first used, so that importing this package imports neither torch nor
 transformers. It has no entry points.
 """
 
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from kdtool_transformers._alone import alone
     from kdtool_transformers._bytes import byte_tokenizer
     from kdtool_transformers._check import project_logits, self_check
+    from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
+    from kdtool_transformers._llama import LlamaShape
     from kdtool_transformers._model import TransformersModel, decoder_layers
     from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
     from kdtool_transformers._runtime import TransformersRuntime
+    from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
     from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig, Source
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -29,20 +33,28 @@ _HOMES = {
     "_alone": ("alone",),
     "_bytes": ("byte_tokenizer",),
     "_check": ("project_logits", "self_check"),
+    "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_llama": ("LlamaShape",),
     "_model": ("TransformersModel", "decoder_layers"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
     "_runtime": ("TransformersRuntime",),
+    "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
     "_teacher": ("CausalTeacher", "CausalTeacherConfig", "Source"),
     "_tokenizer": ("TransformersTokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
+    "CausalStudent",
     "CausalTeacher",
     "CausalTeacherConfig",
     "DtypeName",
+    "LlamaShape",
+    "LlamaStudent",
+    "LlamaStudentConfig",
+    "ParameterCount",
     "Source",
     "TransformersModel",
     "TransformersRuntime",
@@ -64,6 +76,7 @@ __all__ = [
     "open_tokenizer",
     "pick_device",
     "project_logits",
+    "readable_count",
     "self_check",
     "weights_identity",
 ]
