@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool.testing import StudentConformance, make_run
 from kdtool_student_gpt import Gpt
-from kdtool_student_gpt._solve import TOLERANCE, solve
+from kdtool_student_gpt._solve import TOLERANCE, _shapes, solve
 from kdtool_transformers import LlamaShape, alone, byte_tokenizer
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones
@@ -58,6 +58,10 @@ def test_a_count_is_met_or_refused_with_the_nearest(wanted: int, vocabulary: int
         nearest = int(found[1])
         assert abs(nearest / wanted - 1) > TOLERANCE, "that would have done"
         assert f"{vocabulary:,} tokens" in str(error)
+        counts = (
+            shape.parameters(vocabulary, tied) for shape in _shapes((0, 2 * max(wanted, nearest)), vocabulary, tied)
+        )
+        assert abs(nearest - wanted) == min(abs(count - wanted) for count in counts), "another is nearer"
         shape, wanted = solve(nearest, vocabulary, tied), nearest  # what is proposed is accepted
     assert abs(shape.parameters(vocabulary, tied) / wanted - 1) <= TOLERANCE
     assert shape.mistake() is None

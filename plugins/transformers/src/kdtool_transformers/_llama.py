@@ -58,9 +58,9 @@ class LlamaShape(NamedTuple):
     def sentence(self, vocabulary: int, tied: bool) -> str:
         """Say the shape in a line, embeddings apart."""
         whole, words = self.parameters(vocabulary, tied), self.embedding_parameters(vocabulary, tied)
-        heads = f"{self.heads} heads of {self.hidden // self.heads}"
+        heads = f"{_counted(self.heads, 'head')} of {self.hidden // self.heads}"
         if self.kv_heads != self.heads:
-            heads += f" on {self.kv_heads} KV heads"
+            heads += f" on {_counted(self.kv_heads, 'KV head')}"
         return (
             f"{whole:,} parameters, {words:,} of them ({words / whole:.0%}) {'tied ' if tied else ''}embeddings for "
             f"{vocabulary:,} tokens, {readable_count(whole - words)} in layers: {self.layers} × {self.hidden}, {heads}, "
@@ -76,12 +76,12 @@ class LlamaShape(NamedTuple):
         }
         odd = [f"{name} {size}" for name, size in sizes.items() if size % KERNEL_MULTIPLE]
         if odd:
-            yield f"{_listed(odd)} {_is(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
+            yield f"{_listed(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
         del sizes["head size"]
         odd = [f"{name} {size}" for name, size in sizes.items() if size % QUANT_MULTIPLE]
         if odd:
             yield (
-                f"{_listed(odd)} {_is(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
+                f"{_listed(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
                 "is stored as q5_0, q5_k as q5_1, q6_k as q8_0, and the file is larger"
             )
 
@@ -112,9 +112,9 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context
     )
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join(names)
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _is(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+def _listed(sizes: list[str]) -> str:
+    return f"{' and '.join(sizes)} {'is' if len(sizes) == 1 else 'are'}"
