@@ -10,6 +10,7 @@ transformers. It has no entry points.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,9 @@ __all__ = [
     "self_check",
     "weights_identity",
 ]
+
+# Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:
