@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from kdtool_transformers._model import TransformersModel, decoder_layers
     from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
     from kdtool_transformers._runtime import TransformersRuntime
+    from kdtool_transformers._sources import Source, find_source, licence_of, source_identity, terms_of
     from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
-    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig, Source
+    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 _HOMES = {
@@ -42,8 +43,9 @@ _HOMES = {
     "_model": ("TransformersModel", "decoder_layers"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
     "_runtime": ("TransformersRuntime",),
+    "_sources": ("Source", "find_source", "licence_of", "source_identity", "terms_of"),
     "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
-    "_teacher": ("CausalTeacher", "CausalTeacherConfig", "Source"),
+    "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
     "_tokenizer": ("TransformersTokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -69,7 +71,9 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "find_source",
     "is_complete",
+    "licence_of",
     "open_config",
     "open_facts",
     "open_model",
@@ -79,6 +83,8 @@ __all__ = [
     "project_logits",
     "readable_count",
     "self_check",
+    "source_identity",
+    "terms_of",
     "weights_identity",
 ]
 

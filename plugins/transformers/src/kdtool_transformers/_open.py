@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ def open_model(
     `dtype` None keeps the stored one. The model is in evaluation mode.
 
     Raises:
-        UsageError: the folder is missing, is no model, holds pickled weights only, or needs code of its own.
+        UsageError: the folder is missing, is no model, holds pickled or not all weights, or needs own code.
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
@@ -55,7 +55,7 @@ def open_model(
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with _explained(source, offline), alone(), no_progress_bar():
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype="auto" if dtype is None else dtype,
@@ -63,7 +63,9 @@ def open_model(
             trust_remote_code=False,
             local_files_only=offline,
             revision=revision,
+            output_loading_info=True,
         )
+        _require_all(loaded["missing_keys"], model, source)
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     copied = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"] if origin and origin.is_file() else ()
     return TransformersModel(model.to(device).eval(), tokenizer, copied)
@@ -166,6 +168,15 @@ def _require_safetensors(folder: Path) -> None:
             f"'{folder}', use_safetensors=False); m.save_pretrained('{folder}')\""
         )
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
+
+
+def _require_all(missing: Collection[str], model: Any, source: str | Path) -> None:
+    """Refuse a model with weights that its files do not hold: transformers draws them at random and only warns."""
+    if missing:
+        raise kdtool.UsageError(
+            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(sorted(missing)[:3])}): it "
+            "is no whole causal language model, perhaps one without its head; give one that is"
+        )
 
 
 @contextmanager

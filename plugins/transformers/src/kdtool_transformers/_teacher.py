@@ -6,12 +6,12 @@ Teacher plugins subclass `CausalTeacher` and say where (`locate`). Light: torch 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import kdtool
 
 from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
+from kdtool_transformers._sources import Source, source_identity
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._model import TransformersModel
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["CausalTeacher", "CausalTeacherConfig", "Source"]
+__all__ = ["CausalTeacher", "CausalTeacherConfig"]
 
 
 class CausalTeacherConfig(kdtool.Config):
@@ -27,13 +27,6 @@ class CausalTeacherConfig(kdtool.Config):
 
     dtype: DtypeName = "auto"
     """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
-
-
-class Source(NamedTuple):
-    """Where weights are: a folder, or a hub name with a revision (None: the newest)."""
-
-    place: Path | str
-    revision: str | None = None
 
 
 class CausalTeacher(kdtool.Teacher):
@@ -127,15 +120,9 @@ class CausalTeacher(kdtool.Teacher):
         return self._tokenizer
 
     def _identity(self, run: kdtool.RunInfo | None) -> str:
-        from kdtool_transformers._files import weights_identity
-        from kdtool_transformers._open import hub_commit
-
-        place, revision = self._located(run)
+        source = self._located(run)
         if not self._fingerprint:
-            if isinstance(place, Path):
-                self._fingerprint = weights_identity(place)
-            else:
-                self._fingerprint = hub_commit(place, revision=revision, offline=self._offline)
+            self._fingerprint = source_identity(source, offline=self._offline)
         return self._fingerprint
 
     def _dtype(self, device: torch.device) -> torch.dtype:
