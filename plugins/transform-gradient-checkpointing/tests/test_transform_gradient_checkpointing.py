@@ -53,7 +53,7 @@ def gradients(student: TransformersModel) -> tuple[dict[str, torch.Tensor], int]
         torch.manual_seed(0)  # for dropout
         outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
         loss = outputs.last.square().mean() + outputs.hidden[1].square().mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
     return found, sum(kept.values()) - weights
 

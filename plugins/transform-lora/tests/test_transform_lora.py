@@ -39,6 +39,10 @@ class TestQloraConforms(TransformConformance):
         return tiny_model()
 
 
+def make(kind: type[Lora], **settings: Any) -> Lora:
+    return kind(kind.Config(**settings))
+
+
 def batch(rows: int = 2, length: int = 24) -> kdtool.Batch:
     ids = torch.randint(257, (rows, length), generator=torch.Generator().manual_seed(1))
     return kdtool.Batch(
@@ -56,7 +60,7 @@ def learn(student: TransformersModel, steps: int = 3) -> torch.optim.Optimizer:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.5)
     for _ in range(steps):
         optimizer.zero_grad()
-        student.backbone(batch(), kdtool.Want()).last.square().mean().backward()
+        student.backbone(batch(), kdtool.Want()).last.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return optimizer
 
@@ -82,7 +86,7 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", [Lora, Qlora])
 def test_adapters_learn_and_all_else_stays_to_the_bit(kind: type[Lora], tmp_path: Path) -> None:
-    student, transform = tiny_model("qwen2"), kind(kind.Config(**SYSTEM_E))
+    student, transform = tiny_model("qwen2"), make(kind, **SYSTEM_E)
     transform.kdtool_transform(student, make_run(tmp_path))
     names = {name for name, p in student.model.named_parameters() if p.requires_grad}
     assert len(names) == 4 * 2 * 2  # layers, q and v, A and B
@@ -109,7 +113,7 @@ FAMILIES = ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_merges_into_a_plain_model_that_transformers_opens(family: str, tied: bool, tmp_path: Path) -> None:
     student, plain = (tiny_model(family, tie_word_embeddings=tied) for _ in range(2))
-    transform = Lora(Lora.Config(r=4))
+    transform = make(Lora, r=4)
     transform.kdtool_transform(student, make_run(tmp_path))
     learn(student)
     learnt = logits(student.model)
@@ -129,7 +133,7 @@ def test_qlora_saves_dequantised_weights_plus_adapters(family: str, double: bool
     import bitsandbytes.functional as bnb
 
     student, plain = (tiny_model(family) for _ in range(2))
-    transform = Qlora(Qlora.Config(r=4, targets=["q_proj"], double_quantisation=double))
+    transform = make(Qlora, r=4, targets=["q_proj"], double_quantisation=double)
     transform.kdtool_transform(student, make_run(tmp_path))
     assert away(logits(student.model), logits(plain.model)) > 0.01  # 4 bits are not all bits
     learn(student)
@@ -154,7 +158,7 @@ def test_qlora_saves_dequantised_weights_plus_adapters(family: str, double: bool
 @pytest.mark.parametrize("kind", [Lora, Qlora])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_student_in_half_precision_keeps_it(kind: type[Lora], dtype: torch.dtype, tmp_path: Path) -> None:
-    student, transform = tiny_model("qwen2"), kind(kind.Config(r=4))
+    student, transform = tiny_model("qwen2"), make(kind, r=4)
     student.model.to(dtype)
     transform.kdtool_transform(student, make_run(tmp_path))
     for parameter in student.model.parameters():
@@ -168,7 +172,7 @@ def test_a_student_in_half_precision_keeps_it(kind: type[Lora], dtype: torch.dty
 @pytest.mark.parametrize(("stabilised", "scale"), [(False, 32 / 4), (True, 32 / 2)])
 def test_alpha_scales_the_product(stabilised: bool, scale: float, tmp_path: Path) -> None:
     student, plain = tiny_model(), tiny_model()
-    transform = Lora(Lora.Config(r=4, alpha=32, targets=["o_proj"], rank_stabilised=stabilised))
+    transform = make(Lora, r=4, alpha=32, targets=["o_proj"], rank_stabilised=stabilised)
     transform.kdtool_transform(student, make_run(tmp_path))
     learn(student)
     name = "model.layers.0.self_attn.o_proj"
@@ -183,7 +187,7 @@ def test_alpha_scales_the_product(stabilised: bool, scale: float, tmp_path: Path
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own call
 def test_a_kept_adapter_opens_with_peft_on_the_model_from_before(tmp_path: Path) -> None:
     student = save_tiny(tmp_path / "before")
-    transform, run = Lora(Lora.Config(**SYSTEM_E, keep_adapter=True)), make_run(tmp_path)
+    transform, run = make(Lora, **SYSTEM_E, keep_adapter=True), make_run(tmp_path)
     transform.kdtool_transform(student, run)
     learn(student)
     transform.kdtool_finish(student, run)
@@ -195,7 +199,7 @@ def test_a_kept_adapter_opens_with_peft_on_the_model_from_before(tmp_path: Path)
 @pytest.mark.parametrize("broken", ["scaled", "not finite"])
 @pytest.mark.parametrize("kind", [Lora, Qlora])
 def test_a_merge_that_changes_the_model_is_refused(kind: type[Lora], broken: str, tmp_path: Path) -> None:
-    student, transform = tiny_model(), kind(kind.Config(r=4))
+    student, transform = tiny_model(), make(kind, r=4)
     transform.kdtool_transform(student, make_run(tmp_path))
     learn(student)
     for module in student.model.modules():
@@ -221,20 +225,20 @@ def test_targets_that_cannot_be_are_explained(
 ) -> None:
     student = tiny_model()
     with pytest.raises(kdtool.UsageError, match=message):
-        kind(kind.Config(targets=targets)).kdtool_transform(student, make_run(tmp_path))
+        make(kind, targets=targets).kdtool_transform(student, make_run(tmp_path))
     assert all(parameter.requires_grad for parameter in student.model.parameters())
 
 
 def test_both_at_once_are_refused(tmp_path: Path) -> None:
     student = tiny_model()
-    Lora(Lora.Config()).kdtool_transform(student, make_run(tmp_path))
+    make(Lora).kdtool_transform(student, make_run(tmp_path))
     with pytest.raises(kdtool.UsageError, match="take one of lora and qlora"):
-        Qlora(Qlora.Config()).kdtool_transform(student, make_run(tmp_path))
+        make(Qlora).kdtool_transform(student, make_run(tmp_path))
 
 
 def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"c_attn, c_fc, c_proj of GPT2LMHeadModel are Conv1D: use lora"):
-        Qlora(Qlora.Config()).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path))
+        make(Qlora).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path))
 
 
 def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,5 +247,5 @@ def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(kdtool_transform_lora, "version", absent)
     with pytest.raises(kdtool.UsageError, match=r'pip install "kdtool-transform-lora\[qlora\]"'):
-        Qlora(Qlora.Config())
-    Lora(Lora.Config())
+        make(Qlora)
+    make(Lora)
