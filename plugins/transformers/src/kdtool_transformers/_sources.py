@@ -10,7 +10,7 @@ import kdtool
 
 from kdtool_transformers._files import card_licence, weights_identity
 
-__all__ = ["Source", "find_source", "licence_of", "source_identity", "terms_of"]
+__all__ = ["Source", "find_source", "is_cached", "licence_of", "source_identity", "terms_of"]
 
 
 class Source(NamedTuple):
@@ -48,6 +48,17 @@ def source_identity(source: Source, *, offline: bool = False) -> str:
     if isinstance(source.place, Path):
         return weights_identity(source.place)
     return hub_commit(source.place, revision=source.revision, offline=offline)
+
+
+def is_cached(hub_name: str) -> bool:
+    """Say whether the files of a hub name are on this machine: configuration, tokenizer, and weights or their index."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def held(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(hub_name, name), str)
+
+    weights = held("model.safetensors") or held("model.safetensors.index.json")
+    return weights and held("config.json") and (held("tokenizer.json") or held("tokenizer_config.json"))
 
 
 def licence_of(text: str) -> str | None:
