@@ -110,7 +110,9 @@ def test_package_depends_on_the_core_and_shared_libraries_alone(name: str) -> No
     allowed = {requirement.replace("-", "_") for requirement in ours} | {path.name for path in folder.glob("src/*")}
     imported = {module for path in folder.glob("src/**/*.py") for module in _imports(path)}
     assert {module for module in imported if module.startswith("kdtool")} <= allowed
-    declared = {requirement.replace("-", "_").lower() for requirement in _requirements(project)}
+    extras = {"dependencies": [one for extra in project.get("optional-dependencies", {}).values() for one in extra]}
+    offered = _requirements(project) | _requirements(extras)
+    declared = {requirement.replace("-", "_").lower() for requirement in offered}
     known = {"yaml": "pyyaml", "PIL": "pillow"}
     foreign = {known.get(module, module) for module in imported if module not in sys.stdlib_module_names}
     assert {module.lower() for module in foreign} - allowed <= declared, "imported and not declared"

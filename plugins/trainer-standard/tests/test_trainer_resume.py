@@ -12,7 +12,8 @@ import kdtool
 import pytest
 import torch
 from kdtool_trainer_standard import _checkpoints
-from trainer_models import make_model
+from safetensors.torch import load_file
+from trainer_models import TinyModel, make_model
 from trainer_process import start, train_small, train_until
 
 
@@ -87,6 +88,37 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         assert _checkpoints.newest_whole(root, said.append) == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0] or name == _checkpoints.MANIFEST
+
+
+def test_frozen_weights_are_in_no_checkpoint_and_stay(tmp_path: Path) -> None:
+    def student() -> TinyModel:
+        model = make_model(1, dropout=0.2)
+        model.model.embedding.requires_grad_(False)
+        model.model.register_buffer("seen", torch.ones(2))
+        return model
+
+    first, second = student(), student()
+    start = first.model.embedding.weight.detach().clone()
+    train_small(tmp_path / "first", first)
+    assert first.model.embedding.weight.equal(start)
+    assert first.model.embedding.weight.grad is None
+    newest = tmp_path / "first" / "checkpoints" / "checkpoint-12"
+    learning = {name for name, parameter in first.model.named_parameters() if parameter.requires_grad}
+    assert load_file(newest / "student.safetensors").keys() == {*learning, "seen"}
+    projectors = load_file(newest / "loss_modules.safetensors")
+    assert len(torch.load(newest / "optimizer.pt", weights_only=True)["state"]) == len(learning) + len(projectors)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    train_small(tmp_path / "second", second)  # goes on from step 12
+    for name, parameter in first.model.named_parameters():
+        assert parameter.equal(second.model.get_parameter(name)), name
+
+
+def test_a_checkpoint_of_another_student_is_not_opened(tmp_path: Path) -> None:
+    train_small(tmp_path, make_model(1))
+    other = make_model(1)
+    other.model.layers.requires_grad_(False)
+    with pytest.raises(kdtool.StorageError, match=r"checkpoint-12 is of another student: layers\.0\.bias"):
+        train_small(tmp_path, other)
 
 
 class Hostile:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from kdtool_rows import collate
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
@@ -249,13 +249,14 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         folder = Path(output_dir or self._get_output_dir(None))
         if self.run.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.module.student, str(folder / _STUDENT))
+            learnt = {name: tensor.contiguous() for name, tensor in _changing(self.module.student).items()}
+            save_file(learnt, folder / _STUDENT)
             if self.module.loss_modules:
                 save_model(self.module.loss_modules, str(folder / _LOSS_MODULES))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        load_model(self.module.student, folder / _STUDENT, strict=True)
+        _restore(self.module.student, load_file(folder / _STUDENT), folder)
         if self.module.loss_modules:
             load_model(self.module.loss_modules, folder / _LOSS_MODULES, strict=True)
         content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
@@ -321,6 +322,27 @@ def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) 
         return 1.0
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
+
+
+def _changing(student: torch.nn.Module) -> dict[str, Tensor]:
+    """Return what a phase changes, by name: parameters that learn, and buffers. Frozen weights come with the student."""
+    found = {name: parameter.data for name, parameter in student.named_parameters() if parameter.requires_grad}
+    for prefix, module in student.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".removeprefix(".")] = buffer
+    return found
+
+
+def _restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
+    here = _changing(student)
+    if here.keys() != stored.keys():
+        some = ", ".join(sorted(here.keys() ^ stored.keys())[:3])
+        raise kdtool.StorageError(
+            f"the checkpoint {folder} is of another student: {some} is in one of them alone; delete the folder and run again"
+        )
+    for name, tensor in stored.items():
+        here[name].copy_(tensor)
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from; `alone` keeps
+before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
+`PublishedTeacher` one for families whose models are known by name; `LlamaStudent` a whole student from
+random weights for plugins that only say its shape, `CausalStudent` one for those that build it otherwise; `alone` keeps
 runs in one process apart. Names load when first used, so that importing this package imports neither torch nor
 transformers. It has no entry points.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +19,58 @@ if TYPE_CHECKING:
     from kdtool_transformers._alone import alone
     from kdtool_transformers._bytes import byte_tokenizer
     from kdtool_transformers._check import project_logits, self_check
+    from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
+    from kdtool_transformers._infilling import GAP, Infilling
+    from kdtool_transformers._llama import LlamaShape
     from kdtool_transformers._model import TransformersModel, decoder_layers
     from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
+    from kdtool_transformers._published import Published, PublishedTeacher, PublishedTeacherConfig, read_published
+    from kdtool_transformers._quantised import Quantisation
     from kdtool_transformers._runtime import TransformersRuntime
-    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig, Source
+    from kdtool_transformers._sources import Source, find_source, licence_of, source_identity, terms_of
+    from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
+    from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 _HOMES = {
     "_alone": ("alone",),
     "_bytes": ("byte_tokenizer",),
     "_check": ("project_logits", "self_check"),
+    "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_llama": ("LlamaShape",),
+    "_infilling": ("GAP", "Infilling"),
     "_model": ("TransformersModel", "decoder_layers"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
+    "_published": ("Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"),
+    "_quantised": ("Quantisation",),
     "_runtime": ("TransformersRuntime",),
-    "_teacher": ("CausalTeacher", "CausalTeacherConfig", "Source"),
+    "_sources": ("Source", "find_source", "licence_of", "source_identity", "terms_of"),
+    "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
+    "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
     "_tokenizer": ("TransformersTokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
+    "GAP",
+    "CausalStudent",
     "CausalTeacher",
     "CausalTeacherConfig",
     "DtypeName",
+    "Infilling",
+    "LlamaShape",
+    "LlamaStudent",
+    "LlamaStudentConfig",
+    "ParameterCount",
+    "Published",
+    "PublishedTeacher",
+    "PublishedTeacherConfig",
+    "Quantisation",
     "Source",
     "TransformersModel",
     "TransformersRuntime",
@@ -56,7 +84,9 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "find_source",
     "is_complete",
+    "licence_of",
     "open_config",
     "open_facts",
     "open_model",
@@ -64,9 +94,16 @@ __all__ = [
     "open_tokenizer",
     "pick_device",
     "project_logits",
+    "read_published",
+    "readable_count",
     "self_check",
+    "source_identity",
+    "terms_of",
     "weights_identity",
 ]
+
+# Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

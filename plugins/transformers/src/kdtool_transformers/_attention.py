@@ -66,6 +66,7 @@ class Documents:
     _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _lengths: tuple[Tensor, int] | None = None
+    _elsewhere: dict[torch.device, Documents] = field(default_factory=dict)
 
     @classmethod
     def of(cls, positions: Tensor, document: Tensor, wanted: frozenset[int] = frozenset()) -> Documents:
@@ -75,6 +76,14 @@ class Documents:
         """
         index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         return cls(torch.where(document < 0, index, index - positions), wanted)
+
+    def on(self, device: torch.device) -> Documents:
+        """Return the same documents for layers on another device; maps are collected in one place."""
+        if device == self.start.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Documents(self.start.to(device), self.wanted, attentions=self.attentions)
+        return self._elsewhere[device]
 
     def first_key(self, window: int | None) -> Tensor:
         """Return [B, L], the first key that each query sees."""
@@ -138,6 +147,7 @@ def attend(
             f"{type(module).__name__} adds sinks or biases to its attention, which packed documents do not support yet; "
             "choose a model without them"
         )
+    documents = documents.on(query.device)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window, soft_cap = kwargs.get("sliding_window"), kwargs.get("softcap")
     layer = getattr(module, "layer_idx", None)

@@ -19,7 +19,7 @@ from kdtool_transformers import _files
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DtypeName", "compute_dtype", "pick_device"]
+__all__ = ["DtypeName", "compute_dtype", "gpu_bytes", "pick_device"]
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,6 +42,15 @@ def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     return torch.bfloat16 if _bfloat16_is_faster(device.type) else torch.float32
+
+
+def gpu_bytes() -> int:
+    """Return the memory of all CUDA devices together, 0 where there is none."""
+    import torch
+
+    return sum(
+        int(torch.cuda.get_device_properties(number).total_memory) for number in range(torch.cuda.device_count())
+    )
 
 
 @lru_cache

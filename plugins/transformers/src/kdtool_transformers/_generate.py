@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["generate"]
+__all__ = ["generate", "prompt_ids"]
 
 
 def generate(language_model: TransformersModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
@@ -31,14 +31,15 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
     """
     model, tokenizer = language_model.model, language_model.tokenizer
     context = language_model.facts.context
-    prompts = [tokenizer.encode(request.prompt) or [tokenizer.end_of_text] for request in requests]
+    prompts = [prompt_ids(tokenizer, request.prompt) for request in requests]
     limits = [_limit(request, len(prompt), context) for request, prompt in zip(requests, prompts, strict=True)]
-    device, longest = model.get_input_embeddings().weight.device, max(map(len, prompts))
+    device, longest = language_model.head.weight.device, max(map(len, prompts))
     padded = [[tokenizer.end_of_text] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     settings = GenerationConfig(
         max_new_tokens=max(limits),
         do_sample=False,
+        use_cache=True,  # whatever a training left in the configuration
         pad_token_id=tokenizer.end_of_text,
         eos_token_id=list(tokenizer.end_ids),
     )
@@ -62,6 +63,11 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
         _answer(request, prompt, ids[:limit], tokenizer)
         for request, prompt, ids, limit in zip(requests, prompts, new, limits, strict=True)
     ]
+
+
+def prompt_ids(tokenizer: TransformersTokenizer, prompt: str) -> list[int]:
+    """Return the ids of a prompt as the model expects it: one at least."""
+    return [*tokenizer.start_ids, *tokenizer.encode(prompt)] or [tokenizer.end_of_text]
 
 
 def _limit(request: kdtool.Request, prompt: int, context: int) -> int:

@@ -89,8 +89,10 @@ class TransformersModel(kdtool.LanguageModel):
             and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules())
         ):
             _refuse_cut_gradients(attentions)
-        hidden = {layer: states[layer][labelled] for layer in layers}
-        return kdtool.ModelOutputs(last=last[labelled], hidden=hidden, attentions=attentions)
+        place = batch.input_ids.device  # a spread model leaves its states where its layers lie
+        hidden = {layer: states[layer].to(place)[labelled] for layer in layers}
+        attentions = {layer: weights.to(place) for layer, weights in attentions.items()}
+        return kdtool.ModelOutputs(last=last.to(place)[labelled], hidden=hidden, attentions=attentions)
 
     def save(self, folder: Path) -> None:
         """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again.
@@ -118,24 +120,29 @@ class TransformersModel(kdtool.LanguageModel):
             )
 
 
-def facts_of(model: Any, tokenizer: TransformersTokenizer, copied_layers: tuple[int, ...] = ()) -> kdtool.ModelFacts:
-    """Count a model, which may lie on the meta device."""
+def facts_of(
+    model: Any, tokenizer: TransformersTokenizer | None, copied_layers: tuple[int, ...] = ()
+) -> kdtool.ModelFacts:
+    """Count a model, which may lie on the meta device, by the values that its weights stand for.
+
+    Without a tokenizer the vocabulary is the configuration's.
+    """
     config = causal_of(model).config.get_text_config()
     parameters = list(model.parameters())
     heads = int(config.num_attention_heads)
     return kdtool.ModelFacts(
-        parameters=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(_values(p) for p in parameters),
+        trainable=sum(_values(p) for p in parameters if p.requires_grad),
         layers=int(config.num_hidden_layers),
         hidden=int(config.hidden_size),
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         feed_forward=int(_feed_forward(config)),
-        vocabulary=tokenizer.vocabulary,
+        vocabulary=config.vocab_size if tokenizer is None else tokenizer.vocabulary,
         context=int(getattr(config, "max_position_embeddings", 0)),
         dtype=str(parameters[0].dtype).removeprefix("torch."),
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_fingerprint="" if tokenizer is None else tokenizer.fingerprint,
         copied_layers=copied_layers,
     )
 
@@ -176,6 +183,11 @@ def decoder_layers(causal: Any) -> nn.ModuleList:
 def causal_of(model: Any) -> Any:
     """Return the causal LM itself where an adapter wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _values(parameter: nn.Parameter) -> int:
+    packed = getattr(parameter, "quant_state", None)  # bitsandbytes keeps two values in a byte
+    return parameter.numel() if packed is None else int(packed.shape.numel())
 
 
 def _feed_forward(config: Any) -> int:

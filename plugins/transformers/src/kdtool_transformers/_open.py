@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
@@ -19,10 +19,20 @@ if TYPE_CHECKING:
     import torch
 
     from kdtool_transformers._model import TransformersModel
+    from kdtool_transformers._quantised import Quantisation
     from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["hub_commit", "open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "resolve"]
+__all__ = [
+    "hub_commit",
+    "open_config",
+    "open_facts",
+    "open_model",
+    "open_runtime",
+    "open_tokenizer",
+    "resolve",
+    "without_weights",
+]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -34,28 +44,44 @@ def open_model(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     offline: bool = False,
+    quantise: Quantisation | None = None,
+    device_map: Literal["auto"] | None = None,
+    adapter: Path | None = None,
 ) -> TransformersModel:
-    """Open a causal language model from a folder or by its hub name.
+    """Open a causal language model from a folder or by its hub name. It is in evaluation mode.
 
-    `dtype` None keeps the stored one. The model is in evaluation mode.
+    Args:
+        source: folder or hub name.
+        dtype: None keeps the stored one.
+        device: where to; with `device_map` where its head lies, and where it takes batches.
+        revision: of a hub name.
+        offline: take nothing that is not here.
+        quantise: hold the weights of linear layers in few bits, by bitsandbytes.
+        device_map: "auto" lets accelerate spread layers over GPUs, memory and disk.
+        adapter: folder of a PEFT adapter, which is folded in, or stays beside quantised weights.
 
     Raises:
-        UsageError: the folder is missing, is no model, holds pickled weights only, or needs code of its own.
+        UsageError: the folder is missing, is no model, holds pickled or not all weights, or needs own code; the adapter is
+            none or another model's; a library that is asked for is not installed.
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
     from transformers import AutoModelForCausalLM
 
+    from kdtool_transformers._adapter import add_adapter, require_adapter
     from kdtool_transformers._alone import alone
     from kdtool_transformers._model import ORIGIN_FILE, TransformersModel, no_progress_bar
+    from kdtool_transformers._placed import bring_head, placement
 
+    if adapter is not None:
+        require_adapter(adapter)
     where = resolve(source)
     if isinstance(where, Path):
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
     with _explained(source, offline), alone(), no_progress_bar():
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype="auto" if dtype is None else dtype,
@@ -63,10 +89,19 @@ def open_model(
             trust_remote_code=False,
             local_files_only=offline,
             revision=revision,
+            output_loading_info=True,
+            **placement(config, dtype, device, quantise, device_map),
         )
+        _require_all(loaded["missing_keys"], model, source)
+        if adapter is not None:
+            model = add_adapter(model, adapter, quantise)
+    if device_map is not None:
+        bring_head(model, device)
+    elif quantise is None:
+        model = model.to(device)
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     copied = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"] if origin and origin.is_file() else ()
-    return TransformersModel(model.to(device).eval(), tokenizer, copied)
+    return TransformersModel(model.eval(), tokenizer, copied)
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
@@ -76,10 +111,14 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
     where = resolve(source)
+    settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with _explained(source, offline):
-        inner = AutoTokenizer.from_pretrained(
-            where, trust_remote_code=False, local_files_only=offline, revision=revision
-        )
+        inner = AutoTokenizer.from_pretrained(where, **settings)
+        if type(inner).__name__ == "CodeLlamaTokenizer":
+            # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
+            inner = AutoTokenizer.from_pretrained(where, fill_token=None, **settings)
+        elif type(inner).__name__ == "GPT2Tokenizer":
+            inner = _as_stored(inner, where, settings)
     return TransformersTokenizer(inner)
 
 
@@ -99,16 +138,22 @@ def open_facts(
 
     Raises as `open_model`.
     """
+    from kdtool_transformers._model import facts_of
+
+    config = open_config(source, revision=revision, offline=offline)
+    with _explained(source, offline):
+        return facts_of(without_weights(config), tokenizer)
+
+
+def without_weights(config: Any) -> Any:
+    """Build the causal LM of a configuration on the meta device: all of its shapes, none of its memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from kdtool_transformers._alone import alone
-    from kdtool_transformers._model import facts_of
 
-    config = open_config(source, revision=revision, offline=offline)
-    with _explained(source, offline), alone(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return facts_of(model, tokenizer)
+    with alone(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def hub_commit(source: str, *, revision: str | None = None, offline: bool = False) -> str:
@@ -165,6 +210,40 @@ def _require_safetensors(folder: Path) -> None:
             f"'{folder}', use_safetensors=False); m.save_pretrained('{folder}')\""
         )
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
+
+
+def _require_all(missing: Collection[str], model: Any, source: str | Path) -> None:
+    """Refuse a model with weights that its files do not hold: transformers draws them at random and only warns."""
+    if missing:
+        raise kdtool.UsageError(
+            f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(sorted(missing)[:3])}): it "
+            "is no whole causal language model, perhaps one without its head; give one that is"
+        )
+
+
+def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
+    """Return a GPT-2 tokenizer with the pre-tokenizer of its file.
+
+    transformers 5 gives every tokenizer of this class the one of GPT-2 (transformers issue 45812), which splits numbers
+    otherwise than StarCoder2, SmolLM2 and others were trained with.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        str(where),
+        "tokenizer.json",
+        local_files_only=settings["local_files_only"],
+        revision=settings["revision"],
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return inner
+    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    if stored.get("pre_tokenizer") == json.loads(inner.backend_tokenizer.to_str())["pre_tokenizer"]:
+        return inner
+    return PreTrainedTokenizerFast.from_pretrained(where, **settings)
 
 
 @contextmanager

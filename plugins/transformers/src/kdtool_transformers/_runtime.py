@@ -6,6 +6,7 @@ chunks, so that nothing of size texts × length × vocabulary exists.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtool_transformers._check import project_logits
-from kdtool_transformers._generate import generate
+from kdtool_transformers._generate import generate, prompt_ids
 from kdtool_transformers._model import TransformersModel
 
 __all__ = ["TransformersRuntime"]
@@ -28,6 +29,9 @@ _LONGEST_WINDOW = 2048
 _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
 _REQUESTS_AT_ONCE = 16
+_REQUESTS_SORTED = 64
+_ANSWER_TOKENS = 16384
+"""Prompts and answers of a batch together: what its key-value cache has to hold."""
 _HEAD_ROWS = 512
 
 
@@ -70,12 +74,13 @@ class TransformersRuntime(kdtool.Runtime):
                 yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Answer requests by greedy decoding (temperature 0) or sampling, some at a time, in order."""
-        for group in _groups(requests, _REQUESTS_AT_ONCE):
+        """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together."""
+        for group in _groups(requests, _REQUESTS_SORTED):
             model = self._opened()
-            with self._autocast():
-                answers = generate(model, group)
-            yield from answers
+            for batch in _batches_of_requests(model, group):
+                with self._autocast():
+                    answers = generate(model, batch)
+                yield from answers
 
     def close(self) -> None:
         """Let go of the model."""
@@ -118,6 +123,20 @@ class TransformersRuntime(kdtool.Runtime):
         if self.compute is None or self.compute == weight.dtype:
             return nullcontext()
         return torch.autocast(weight.device.type, self.compute)
+
+
+def _batches_of_requests(model: TransformersModel, requests: list[kdtool.Request]) -> Iterator[list[kdtool.Request]]:
+    """Group requests, longest first, so that little is padded and a batch's cache has its size."""
+    context = model.facts.context or math.inf
+    sizes = {
+        number: min(len(prompt_ids(model.tokenizer, request.prompt)) + request.max_tokens, context)
+        for number, request in enumerate(requests)
+    }
+    order = sorted(sizes, key=lambda number: -sizes[number])
+    while order:
+        count = max(1, min(_REQUESTS_AT_ONCE, int(_ANSWER_TOKENS // max(1, sizes[order[0]]))))
+        yield [requests[number] for number in order[:count]]
+        order = order[count:]
 
 
 def _windows(text: int, length: int, size: int) -> Iterator[Window]:

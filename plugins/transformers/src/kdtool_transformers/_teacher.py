@@ -1,17 +1,22 @@
 """A teacher that is a causal language model: everything but where its weights come from.
 
-Teacher plugins subclass `CausalTeacher` and say where (`locate`). Light: torch and transformers load in hooks.
+Teacher plugins subclass `CausalTeacher` and say where (`locate`), and where they have something to say how prompts are
+written (`written`). Light: torch and transformers load in hooks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
 from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
+from kdtool_transformers._quantised import Quantisation
+from kdtool_transformers._sources import Source, source_identity
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._model import TransformersModel
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["CausalTeacher", "CausalTeacherConfig", "Source"]
+__all__ = ["CausalTeacher", "CausalTeacherConfig"]
 
 
 class CausalTeacherConfig(kdtool.Config):
@@ -28,12 +33,12 @@ class CausalTeacherConfig(kdtool.Config):
     dtype: DtypeName = "auto"
     """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 
-
-class Source(NamedTuple):
-    """Where weights are: a folder, or a hub name with a revision (None: the newest)."""
-
-    place: Path | str
-    revision: str | None = None
+    quantise: Quantisation | None = None
+    """Hold the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: as `dtype` says."""
+    device_map: Literal["auto"] | None = None
+    """`auto`: spread over the GPUs, then main memory, then disk, by accelerate. None: one device."""
+    adapter: str | None = kdtool.Field(default=None, min_length=1)
+    """A folder with a PEFT adapter on top of the weights. None: none."""
 
 
 class CausalTeacher(kdtool.Teacher):
@@ -44,10 +49,13 @@ class CausalTeacher(kdtool.Teacher):
 
     offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "text"})
     config: CausalTeacherConfig
+    answer_ends: tuple[str, ...] = ()
+    """Tokens that end an answer, besides the end of text and of a turn; those that the tokenizer lacks are left out."""
 
     def __init__(self, config: CausalTeacherConfig) -> None:
         super().__init__(config)
         self._model: TransformersModel | None = None
+        self._meta: Any = None
         self._tokenizer: TransformersTokenizer | None = None
         self._fingerprint = ""
         self._source: Source | None = None
@@ -57,6 +65,17 @@ class CausalTeacher(kdtool.Teacher):
         """Say where the weights are, fetching or converting them if need be. Called once; `run` is None in bare calls."""
         raise NotImplementedError
 
+    def absent(self) -> Mapping[str, Any] | None:
+        """Return the content of the published config.json of weights that are not on this machine yet, None if they are.
+
+        `kdtool check` describes the model by it, so that nothing is fetched.
+        """
+        return None
+
+    def written(self, prompt: str) -> str:
+        """Write a prompt as the model wants it; called for every request of `kdtool_answer`."""
+        return prompt
+
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._opened_tokenizer(run)
 
@@ -64,17 +83,20 @@ class CausalTeacher(kdtool.Teacher):
         return {"weights": self._identity(run), "dtype": str(self._dtype(pick_device())).removeprefix("torch.")}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_transformers._open import open_facts
+        from kdtool_transformers._model import facts_of
 
-        place, revision = self._located(run)
-        return open_facts(place, self._opened_tokenizer(run), revision=revision, offline=self._offline)
+        return facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
-        facts = self.kdtool_describe(run)
+        from kdtool_transformers._device import gpu_bytes
+        from kdtool_transformers._quantised import held_bytes
+
         device = pick_device()
-        held = facts.parameters * self._dtype(device).itemsize
-        on_host = device.type != "cuda"
-        return kdtool.Estimate("teacher", host_bytes=held if on_host else 0, device_bytes=0 if on_host else held)
+        held = held_bytes(self._shapes(run), self._dtype(device), self.config.quantise)
+        on_device = held if device.type == "cuda" else 0
+        if self.config.device_map is not None:
+            on_device = min(held, gpu_bytes())
+        return kdtool.Estimate("teacher", host_bytes=held - on_device, device_bytes=on_device)
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
         import torch
@@ -97,7 +119,8 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        yield from TransformersRuntime(self._opened(pick_device())).answer(requests)
+        runtime = TransformersRuntime(self._opened(pick_device()))
+        yield from runtime.answer(replace(request, prompt=self.written(request.prompt)) for request in requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         from kdtool_transformers._runtime import TransformersRuntime
@@ -110,6 +133,21 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_close(self) -> None:
         self._model = None
         self._tokenizer = None
+
+    def _shapes(self, run: kdtool.RunInfo) -> Any:
+        from transformers import AutoConfig
+
+        from kdtool_transformers._open import open_config, without_weights
+
+        if self._meta is None:
+            published = self.absent()
+            if published is None:
+                place, revision = self._located(run)
+                config = open_config(place, revision=revision, offline=self._offline)
+            else:
+                config = AutoConfig.for_model(**published)
+            self._meta = without_weights(config)
+        return self._meta
 
     def _located(self, run: kdtool.RunInfo | None) -> Source:
         if run is not None:
@@ -124,18 +162,18 @@ class CausalTeacher(kdtool.Teacher):
         place, revision = self._located(run)
         if self._tokenizer is None:
             self._tokenizer = open_tokenizer(place, revision=revision, offline=self._offline)
+            self._tokenizer.answer_ends = self.answer_ends
         return self._tokenizer
 
     def _identity(self, run: kdtool.RunInfo | None) -> str:
-        from kdtool_transformers._files import weights_identity
-        from kdtool_transformers._open import hub_commit
+        from kdtool_transformers._adapter import adapter_identity
 
-        place, revision = self._located(run)
+        source = self._located(run)
         if not self._fingerprint:
-            if isinstance(place, Path):
-                self._fingerprint = weights_identity(place)
-            else:
-                self._fingerprint = hub_commit(place, revision=revision, offline=self._offline)
+            weights = source_identity(source, offline=self._offline)
+            if self._adapter is not None:
+                weights = sha256(f"{weights} {adapter_identity(self._adapter)}".encode()).hexdigest()
+            self._fingerprint = weights
         return self._fingerprint
 
     def _dtype(self, device: torch.device) -> torch.dtype:
@@ -147,9 +185,21 @@ class CausalTeacher(kdtool.Teacher):
         if self._model is None:
             place, revision = self._located(None)
             self._model = open_model(
-                place, dtype=self._dtype(device), device=device, revision=revision, offline=self._offline
+                place,
+                dtype=self._dtype(device),
+                device=device,
+                revision=revision,
+                offline=self._offline,
+                quantise=self.config.quantise,
+                device_map=self.config.device_map,
+                adapter=self._adapter,
             )
+            self._model.tokenizer = self._opened_tokenizer(None)
             self._model.model.requires_grad_(False)
         elif self._model.head.weight.device != device:
             self._model.model.to(device)
         return self._model
+
+    @property
+    def _adapter(self) -> Path | None:
+        return None if self.config.adapter is None else Path(self.config.adapter).expanduser()

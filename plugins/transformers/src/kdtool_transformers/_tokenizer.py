@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+from tokenizers.pre_tokenizers import Metaspace
 
 __all__ = ["TransformersTokenizer"]
 
@@ -25,7 +26,12 @@ _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 
 
 class TransformersTokenizer(kdtool.Tokenizer):
-    """Text to ids and back. `inner` is the `PreTrainedTokenizerFast` behind it, chat template included."""
+    """Text to ids and back. `inner` is the `PreTrainedTokenizerFast` behind it, chat template included.
+
+    `answer_ends` names tokens that end an answer, besides those of `end_ids` that the tokenizer knows itself.
+    """
+
+    answer_ends: Sequence[str] = ()
 
     def __init__(self, inner: Any) -> None:
         backend = getattr(inner, "backend_tokenizer", None)
@@ -55,12 +61,18 @@ class TransformersTokenizer(kdtool.Tokenizer):
             raise kdtool.UsageError(f"the tokenizer of {self.inner.name_or_path} names no end-of-sequence token")
         return int(self.inner.eos_token_id)
 
-    @cached_property
+    @property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids at which generation ends: a document's and a turn's end."""
-        return tuple(
-            sorted({self.end_of_text, *([] if self.inner.eos_token_id is None else [self.inner.eos_token_id])})
-        )
+        """The ids at which generation ends: a document's, a turn's and an answer's end."""
+        named = (self._backend.token_to_id(token) for token in self.answer_ends)
+        known = {self.end_of_text, self.inner.eos_token_id, *named} - {None}
+        return tuple(sorted(known))
+
+    @cached_property
+    def start_ids(self) -> list[int]:
+        """The ids that the model expects before a prompt: the beginning-of-text token where its tokenizer puts one."""
+        first = self._backend.encode("", add_special_tokens=True).ids[:1]
+        return list(first) if first == [self.inner.bos_token_id] else []
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,13 +81,17 @@ class TransformersTokenizer(kdtool.Tokenizer):
         canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
         return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
+    def has_token(self, token: str) -> bool:
+        """Say whether `token` is one of the vocabulary as a whole."""
+        return self._backend.token_to_id(token) is not None
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens written in it count, none are added."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return list(self._backend.encode(self._spaced(text), add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoded = self._backend.encode_batch_fast([self._spaced(text) for text in texts], add_special_tokens=False)
         return [list(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -85,3 +101,10 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and its companions."""
         self.inner.save_pretrained(folder)
+
+    def _spaced(self, text: str) -> str:
+        # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
+        # for such tokenizers leaves it out where the text has a space there already, which would be lost.
+        pre = self._backend.pre_tokenizer
+        lacking = isinstance(pre, Metaspace) and pre.prepend_scheme == "first"
+        return f" {text}" if lacking and text.startswith(" ") else text

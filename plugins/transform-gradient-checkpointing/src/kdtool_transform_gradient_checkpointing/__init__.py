@@ -1,0 +1,31 @@
+"""The transform `gradient-checkpointing`: activations of layers are computed again instead of kept.
+
+Switches on what transformers offers, for one phase. It does nothing to weights or to what is saved.
+"""
+
+from __future__ import annotations
+
+import kdtool
+
+__all__ = ["GradientCheckpointing"]
+
+
+class GradientCheckpointing(kdtool.Transform):
+    """Keeps only each layer's input for the backward pass, and computes the layer again there (arXiv 1604.06174)."""
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        name = type(student.model).__name__
+        switch_on = getattr(student.model, "activation_checkpointing_enable", None)
+        if switch_on is None:
+            raise kdtool.UsageError(
+                f"gradient-checkpointing is for models of transformers, and {name} is none: leave it out"
+            )
+        try:
+            switch_on({"use_reentrant": False})  # reentrant, captured hidden states would carry no gradient
+        except ValueError as error:
+            raise kdtool.UsageError(f"gradient-checkpointing: {error} Leave it out") from error
+        return student
+
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        student.model.activation_checkpointing_disable()
+        return student

@@ -1,0 +1,87 @@
+"""The transforms `lora` and `qlora`: a phase trains low-rank adapters beside frozen weights, and merges them at its end.
+
+`_adapters` puts adapters into the model and merges them, with peft's layers; `_nf4` stores frozen weights in 4 bits, with
+bitsandbytes. The model object stays the student's own, so trainers see backbone and head as they were.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+from kdtool import Field
+
+if TYPE_CHECKING:
+    from kdtool_transform_lora._adapters import Adapters
+
+__all__ = ["Lora", "Qlora"]
+
+
+class Lora(kdtool.Transform):
+    """Trains W + scale · B · A, W frozen, A and B of low rank (arXiv 2106.09685), and adds the product to W at the end."""
+
+    class Config(kdtool.Config):
+        """Size and place of the adapters."""
+
+        r: int = Field(8, ge=1)
+        """Rank of the adapters."""
+        alpha: int = Field(16, ge=1)
+        """The adapters' product is scaled by alpha / r."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Share of an adapter's inputs that is zeroed while it trains."""
+        targets: list[str] | Literal["all-linear"] = "all-linear"
+        """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all but the head."""
+        rank_stabilised: bool = False
+        """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
+        keep_adapter: bool = False
+        """Also write the adapter alone, in peft's format, to `adapter` in the phase's folder."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._adapters: Adapters | None = None
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        self._adapters = Adapters(student, self.config, run.seed)
+        return student
+
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        if self._adapters is None:
+            raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
+        if self.config.keep_adapter and run.rank == 0:
+            self._adapters.save(run.folder / "adapter")
+        self._adapters.merge()
+        self._adapters = None
+        return student
+
+
+class Qlora(Lora):
+    """LoRA on frozen weights that are stored in 4 bits (nf4, arXiv 2305.14314), dequantised and merged at the end."""
+
+    class Config(Lora.Config):
+        """Size and place of the adapters, and how the frozen weights are stored."""
+
+        double_quantisation: bool = True
+        """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits a weight."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        try:
+            version("bitsandbytes")
+        except PackageNotFoundError:
+            raise kdtool.UsageError(
+                'qlora needs bitsandbytes, which is not installed: pip install "kdtool-transform-lora[qlora]"; '
+                "lora does without"
+            ) from None
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        self._adapters = Adapters(student, self.config, run.seed, double_quantisation=self.config.double_quantisation)
+        return student

@@ -1,0 +1,197 @@
+"""Adapters in a student: put in before a phase, merged into its weights afterwards, with a check that nothing changed.
+
+Called by `Lora` and `Qlora`. The layers are peft's; which ones, the seed, merging and its check are done here. peft would
+merge into 4-bit weights by rounding them to 4 bits again, and into half-precision ones by adding in half precision; here the
+sum is made in float32 and rounded once, to the dtype that the student had.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+import peft
+import torch
+from kdtool_transformers import alone, project_logits
+from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from kdtool_transform_lora import Lora
+
+__all__ = ["MERGE_TOLERANCE", "Adapters"]
+
+MERGE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""What merging may change of logits, by the student's dtype: root mean square, in standard deviations of the logits."""
+
+_NAME = "default"
+"""peft's name for an adapter that is alone."""
+
+
+class Adapters:
+    """The adapters of one student during one phase."""
+
+    def __init__(
+        self, student: kdtool.LanguageModel, config: Lora.Config, seed: int, *, double_quantisation: bool | None = None
+    ) -> None:
+        """Freeze the student and put adapters into it; with `double_quantisation` given, also store its weights in 4 bits.
+
+        Raises:
+            UsageError: the targets name no linear layers of this student, or it has adapters already.
+        """
+        self._student, self._model = student, student.model
+        if any(isinstance(module, BaseTunerLayer) for module in self._model.modules()):
+            raise kdtool.UsageError("the student has adapters already: take one of lora and qlora in a phase")
+        self._learning = {name for name, parameter in self._model.named_parameters() if parameter.requires_grad}
+        linear = _linear_layers(student)
+        targets = list(linear) if config.targets == "all-linear" else _named(self._model, config.targets, linear)
+        self._targets = targets
+        self._dtype = linear[targets[0]].weight.dtype
+        self._quantised: list[str] = []
+        if double_quantisation is not None:
+            self._quantise(linear, targets, double_quantisation=double_quantisation)
+        self._config = peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=targets,
+            use_rslora=config.rank_stabilised,
+            fan_in_fan_out=isinstance(linear[targets[0]], Conv1D),
+            bias="none",
+        )
+        with alone(seed):
+            self._insert()
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter alone, as `peft.PeftModel.from_pretrained` opens it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = peft.get_peft_model_state_dict(self._model, adapter_name=_NAME)
+        save_file(
+            {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()},
+            folder / "adapter_model.safetensors",
+        )
+        self._config.save_pretrained(str(folder))
+
+    def merge(self) -> None:
+        """Make the student a plain model again that computes what it did with its adapters.
+
+        Raises:
+            PluginError: its logits changed by more than `MERGE_TOLERANCE`.
+        """
+        before = _logits(self._student)
+        for name in dict.fromkeys([*self._targets, *self._quantised]):
+            self._model.set_submodule(name, self._merged(name))
+        del self._model.peft_config
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in self._learning)
+        self._check(before, _logits(self._student))
+
+    def _quantise(self, linear: dict[str, Any], targets: list[str], *, double_quantisation: bool) -> None:
+        from kdtool_transform_lora import _nf4
+
+        self._quantised = [name for name, layer in linear.items() if isinstance(layer, nn.Linear)]
+        other = sorted({_leaf(name) for name in {*linear, *targets} - set(self._quantised)})
+        if other:
+            raise kdtool.UsageError(
+                f"qlora stores torch.nn.Linear in 4 bits; {', '.join(other)} of {type(self._model).__name__} are "
+                f"{type(linear[targets[0]]).__name__}: use lora"
+            )
+        _nf4.quantise(self._model, self._quantised, double_quantisation=double_quantisation)
+
+    def _insert(self) -> None:
+        self._model.is_loaded_in_4bit = bool(self._quantised)  # by which peft chooses its layers
+        try:
+            LoraModel(self._model, self._config, _NAME)
+        finally:
+            del self._model.is_loaded_in_4bit
+
+    def _merged(self, name: str) -> nn.Module:
+        layer: Any = self._model.get_submodule(name)
+        base: Any = layer.base_layer if isinstance(layer, LoraLayer) else layer
+        weight: Tensor = base.weight.data
+        if name in self._quantised:
+            from kdtool_transform_lora import _nf4
+
+            weight = _nf4.dequantised(base)
+        if layer is not base:
+            weight = (weight.float() + layer.get_delta_weight(_NAME).float()).to(weight.dtype)
+        return _plain(base, weight)
+
+    def _check(self, before: Tensor, after: Tensor) -> None:
+        limit = MERGE_TOLERANCE[self._dtype]
+        away = float((after - before).square().mean().sqrt() / before.std())
+        if not away <= limit:
+            raise kdtool.PluginError(
+                f"merging the adapters into {type(self._model).__name__} changed its logits by {away:.2g} of their standard "
+                f"deviation; at most {limit:g} is expected of weights in {str(self._dtype).removeprefix('torch.')}. Not "
+                "finite means that training diverged; else give the student a dtype of more precision"
+            )
+
+
+def _linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
+    """Return the layers that adapters go to, by name: linear ones, without the head."""
+    head = student.head.weight
+    return {
+        name: module
+        for name, module in student.model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module.weight is not head
+    }
+
+
+def _named(model: nn.Module, targets: list[str], linear: dict[str, Any]) -> list[str]:
+    """Return the full names of the layers that the recipe's short ones stand for."""
+    found: list[str] = []
+    for target in targets:
+        full = [name for name, _ in model.named_modules() if name == target or name.endswith(f".{target}")]
+        fitting = [name for name in full if name in linear]
+        if not fitting or len(fitting) < len(full):
+            what = (
+                "there is none of this name"
+                if not full
+                else f"this is a {type(model.get_submodule(full[0])).__name__} that takes no adapter (the head and "
+                "embeddings do not: they are often one tensor)"
+            )
+            known = ", ".join(sorted({_leaf(name) for name in linear}))
+            raise kdtool.UsageError(f"targets: {target!r}: {what}; linear layers of this student are {known}")
+        found.extend(name for name in fitting if name not in found)
+    return found
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _plain(layer: Any, weight: Tensor) -> nn.Module:
+    """Return a layer as it was before the phase, with this weight."""
+    if isinstance(layer, Conv1D) or type(layer) is nn.Linear:
+        layer.weight.data = weight
+        return layer
+    with torch.device("meta"):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    plain.weight, plain.bias = nn.Parameter(weight), layer.bias
+    return plain.train(layer.training)
+
+
+def _logits(student: kdtool.LanguageModel) -> Tensor:
+    """Return the student's logits over a few drawn tokens, as trainers compute them."""
+    device, count = student.head.weight.device, 32
+    ids = torch.randint(student.head.vocabulary, (1, count), generator=torch.Generator().manual_seed(0)).to(device)
+    batch = kdtool.Batch(
+        input_ids=ids,
+        positions=torch.arange(count, device=device)[None],
+        labels=ids,
+        document=torch.zeros_like(ids, dtype=torch.int32),
+        row_keys=("merge",),
+    )
+    training = student.model.training
+    student.model.eval()  # without dropout
+    try:
+        with torch.no_grad():
+            return project_logits(student.backbone(batch, kdtool.Want()).last, student.head).float()
+    finally:
+        student.model.train(training)

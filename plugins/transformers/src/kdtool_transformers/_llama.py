@@ -1,0 +1,120 @@
+"""Shapes of transformers' Llama class: counted, judged and made configurations, before there is a model.
+
+Used by students that start from random weights. Light: transformers loads in `llama_config` alone.
+
+The Llama class, because llama.cpp converts it with every kind of tokenizer that teachers have (its converter takes GPT-2's
+class with byte-level BPE alone), because transformers opens all of those beside it (Qwen2's class insists on its own),
+because its positions take no parameters, and because kernels know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import kdtool
+
+from kdtool_transformers._counts import readable_count
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+    from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["LlamaShape", "llama_config"]
+
+KERNEL_MULTIPLE = 64
+QUANT_MULTIPLE = 256
+
+
+class LlamaShape(NamedTuple):
+    """Sizes of a Llama: `hidden` is the width of states, `feed_forward` that of the gated unit between its matrices."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+
+    def mistake(self) -> str | None:
+        """Say why no model has these sizes, or None."""
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            return f"hidden {self.hidden} is to be heads {self.heads} times an even number: positions turn pairs"
+        if self.heads % self.kv_heads:
+            return f"kv_heads {self.kv_heads} does not divide heads {self.heads}: every one serves equally many heads"
+        return None
+
+    def embedding_parameters(self, vocabulary: int, tied: bool) -> int:
+        """Count the embedding, and the head where it is not the same matrix."""
+        return vocabulary * self.hidden * (1 if tied else 2)
+
+    def parameters(self, vocabulary: int, tied: bool) -> int:
+        """Count all parameters."""
+        kv_width = self.kv_heads * (self.hidden // self.heads)
+        attention = 2 * self.hidden * (self.hidden + kv_width)
+        layer = attention + 3 * self.hidden * self.feed_forward + 2 * self.hidden
+        return self.embedding_parameters(vocabulary, tied) + self.layers * layer + self.hidden
+
+    def sentence(self, vocabulary: int, tied: bool) -> str:
+        """Say the shape in a line, embeddings apart."""
+        whole, words = self.parameters(vocabulary, tied), self.embedding_parameters(vocabulary, tied)
+        heads = f"{_counted(self.heads, 'head')} of {self.hidden // self.heads}"
+        if self.kv_heads != self.heads:
+            heads += f" on {_counted(self.kv_heads, 'KV head')}"
+        return (
+            f"{whole:,} parameters, {words:,} of them ({words / whole:.0%}) {'tied ' if tied else ''}embeddings for "
+            f"{vocabulary:,} tokens, {readable_count(whole - words)} in layers: {self.layers} × {self.hidden}, {heads}, "
+            f"feed-forward {self.feed_forward:,}"
+        )
+
+    def notes(self) -> Iterator[str]:
+        """Yield what kernels and GGUF's K-quants do not like about the shape."""
+        sizes = {
+            "hidden": self.hidden,
+            "feed_forward": self.feed_forward,
+            "head size": self.hidden // self.heads,
+        }
+        odd = [f"{name} {size}" for name, size in sizes.items() if size % KERNEL_MULTIPLE]
+        if odd:
+            yield f"{_listed(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
+        del sizes["head size"]
+        odd = [f"{name} {size}" for name, size in sizes.items() if size % QUANT_MULTIPLE]
+        if odd:
+            yield (
+                f"{_listed(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
+                "is stored as q5_0, q5_k as q5_1, q6_k as q8_0, and the file is larger"
+            )
+
+
+def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context: int, tied: bool) -> LlamaConfig:
+    """Return the configuration of a Llama for a tokenizer, in float32.
+
+    Raises:
+        UsageError: no model has such a shape.
+    """
+    import transformers
+
+    mistake = shape.mistake()
+    if mistake is not None:
+        raise kdtool.UsageError(mistake)
+    return transformers.LlamaConfig(
+        vocab_size=tokenizer.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=tied,
+        bos_token_id=tokenizer.inner.bos_token_id,
+        eos_token_id=tokenizer.end_of_text,
+        pad_token_id=None,
+    )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _listed(sizes: list[str]) -> str:
+    return f"{' and '.join(sizes)} {'is' if len(sizes) == 1 else 'are'}"

@@ -1,0 +1,99 @@
+"""A teacher whose family is known before anything is fetched: shapes, sizes and licence come from data in its package.
+
+Plugins of such families subclass `PublishedTeacher` and say which model of the family it is (`published`). `kdtool check`
+knows it then without a network; weights are fetched when a run needs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+import kdtool
+
+from kdtool_transformers._infilling import GAP, Infilling
+from kdtool_transformers._sources import Source, find_source, is_cached
+from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
+
+__all__ = ["Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model as its publisher describes it: hub name, the content of config.json, bytes of its safetensors."""
+
+    hub_name: str
+    config: Mapping[str, Any]
+    bytes: int
+
+
+def read_published(package: str) -> dict[str, Published]:
+    """Return the models that `published.json` of a package lists, by the names that recipes use.
+
+    The file holds what all have in common as `common` (model type included), and under `models` what each adds to it:
+    `hub_name`, `bytes` and `config`.
+    """
+    content = json.loads((files(package) / "published.json").read_text(encoding="utf-8"))
+    return {
+        name: Published(model["hub_name"], {**content["common"], **model["config"]}, model["bytes"])
+        for name, model in content["models"].items()
+    }
+
+
+class PublishedTeacherConfig(CausalTeacherConfig):
+    """Settings that every teacher of a known family has."""
+
+    weights: str = kdtool.Field(default="auto", min_length=1)
+    """`auto`: the published weights, from the local cache or the hub. Or a folder, another hub name, or a .gguf file."""
+
+
+class PublishedTeacher(CausalTeacher):
+    """A teacher of a known family. Described from its published configuration until its weights are there."""
+
+    config: PublishedTeacherConfig
+    infilling: Infilling
+    """How it is asked for what is missing where a prompt holds `GAP`."""
+
+    def published(self) -> Published:
+        """Say which model the settings ask for."""
+        raise NotImplementedError
+
+    def locate(self, run: kdtool.RunInfo | None) -> Source:
+        if self.config.weights == "auto":
+            return Source(self.published().hub_name)
+        return find_source(self.config.weights, say=print if run is None else run.say)
+
+    def written(self, prompt: str) -> str:
+        """Write a prompt that holds `GAP` as this family wants it.
+
+        Raises:
+            UsageError: there are several gaps, or this model was not trained to fill any.
+        """
+        if GAP not in prompt:
+            return prompt
+        if prompt.count(GAP) > 1:
+            raise kdtool.UsageError(f"a prompt may hold one {GAP}, this one has {prompt.count(GAP)}: {prompt[:60]!r}")
+        marks = (self.infilling.prefix, self.infilling.suffix, self.infilling.middle)
+        tokenizer = self._opened_tokenizer(None)
+        missing = [mark for mark in marks if not tokenizer.has_token(mark)]
+        if missing:
+            raise kdtool.UsageError(
+                f"{self._located(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
+                f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without a gap"
+            )
+        return self.infilling.written(*prompt.split(GAP))
+
+    def absent(self) -> Mapping[str, Any] | None:
+        if self.config.weights != "auto" or is_cached(self.published().hub_name):
+            return None
+        return self.published().config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
+        estimate = super().kdtool_estimate(run, models)
+        if self.absent() is None:
+            return estimate
+        size = self.published().bytes
+        return replace(estimate, download_bytes=size, disk_bytes=size)

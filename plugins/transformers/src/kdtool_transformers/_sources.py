@@ -1,0 +1,84 @@
+"""Where a model's weights are, from what a recipe says: a folder, a hub name, or a .gguf file to convert. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import kdtool
+
+from kdtool_transformers._files import card_licence, weights_identity
+
+__all__ = ["Source", "find_source", "is_cached", "licence_of", "source_identity", "terms_of"]
+
+
+class Source(NamedTuple):
+    """Where weights are: a folder, or a hub name with a revision (None: the newest)."""
+
+    place: Path | str
+    revision: str | None = None
+
+
+def find_source(text: str, revision: str | None = None, say: Callable[[str], None] = print) -> Source:
+    """Return where the weights are that `text` names; a .gguf file is converted, once.
+
+    Raises:
+        UsageError: there is no such file or folder, and it is no hub name; or a revision of a folder was given.
+    """
+    path = Path(text).expanduser()
+    if path.suffix.lower() == ".gguf":
+        from kdtool_transformers._gguf import convert_gguf
+
+        if not path.is_file():
+            raise kdtool.UsageError(f"there is no file {path}; give a folder, a hub name or a .gguf file")
+        return Source(convert_gguf(path, say))
+    from kdtool_transformers._open import resolve
+
+    place = resolve(text)
+    if isinstance(place, Path) and revision is not None:
+        raise kdtool.UsageError(f"revision {revision!r} belongs to hub names; {place} is a folder")
+    return Source(place, revision)
+
+
+def source_identity(source: Source, *, offline: bool = False) -> str:
+    """Return what names the weights' content: the SHA-256 of a folder's files, or the commit of a hub name."""
+    from kdtool_transformers._open import hub_commit
+
+    if isinstance(source.place, Path):
+        return weights_identity(source.place)
+    return hub_commit(source.place, revision=source.revision, offline=offline)
+
+
+def is_cached(hub_name: str) -> bool:
+    """Say whether the files of a hub name are on this machine: configuration, tokenizer, and weights or their index."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def held(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(hub_name, name), str)
+
+    weights = held("model.safetensors") or held("model.safetensors.index.json")
+    return weights and held("config.json") and (held("tokenizer.json") or held("tokenizer_config.json"))
+
+
+def licence_of(text: str) -> str | None:
+    """Return the licence that a folder's model card or a .gguf file names itself, None where there is none."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return card_licence(path)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        from gguf import GGUFReader
+
+        field = GGUFReader(path).get_field("general.license")
+        return None if field is None else str(field.contents())
+    return None
+
+
+def terms_of(text: str) -> kdtool.Terms | None:
+    """Return the licence of what a recipe names: its own, or for a hub name where to read it. Nothing is fetched."""
+    licence = licence_of(text)
+    if licence is not None:
+        return kdtool.Terms(licence)
+    if Path(text).expanduser().exists() or Path(text).suffix.lower() == ".gguf":
+        return None
+    return kdtool.Terms("as named on its model card", url=f"https://huggingface.co/{text}")

@@ -1,0 +1,129 @@
+"""Students on transformers: what all of them share, and those of the Llama class that start from random weights.
+
+Student plugins subclass `CausalStudent` (opens what was saved) or `LlamaStudent` (all but the shape). Light: torch and
+transformers load in hooks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_transformers._llama import LlamaShape, llama_config
+
+if TYPE_CHECKING:
+    from kdtool_transformers._model import TransformersModel
+    from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["CausalStudent", "LlamaStudent", "LlamaStudentConfig"]
+
+
+class CausalStudent(kdtool.Student):
+    """A student whose folder is a causal language model of transformers."""
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        import torch
+
+        from kdtool_transformers._device import compute_dtype, pick_device
+        from kdtool_transformers._open import open_runtime
+
+        if subject.role not in ("student", "control") or subject.path is None:
+            return None
+        device = pick_device()
+        compute = compute_dtype("auto", device)
+        return open_runtime(subject.path, dtype=torch.float32, compute=compute, device=device, offline=True)
+
+
+class LlamaStudentConfig(kdtool.Config):
+    """Settings that every student has which starts from random weights."""
+
+    source: str = "teacher"
+    """The component whose tokenizer it takes: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
+    tokenizer: str | None = kdtool.Field(default=None, min_length=1)
+    """A folder or hub name whose tokenizer it takes instead. Then losses on the teacher's tokens ask for the same one."""
+
+
+class LlamaStudent(CausalStudent):
+    """A student of transformers' Llama class that starts from random weights, drawn from the run's seed.
+
+    Subclasses say its shape by `shape`; `context` and `tied` are asked for beside it.
+    """
+
+    config: LlamaStudentConfig
+
+    def __init__(self, config: LlamaStudentConfig) -> None:
+        super().__init__(config)
+        self._own_tokenizer: TransformersTokenizer | None = None
+        self._said = False
+
+    @property
+    def context(self) -> int:
+        """The greatest number of tokens that it is made for."""
+        raise NotImplementedError
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return True
+
+    def shape(self, vocabulary: int) -> LlamaShape:
+        """Return its sizes for a vocabulary, or raise a UsageError."""
+        raise NotImplementedError
+
+    def notes(self, vocabulary: int) -> list[str]:
+        """Return what the user must know of the shape."""
+        return list(self.shape(vocabulary).notes())
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self._tokenizer(run)
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        return self._model(run, None).facts
+
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        return self._model(run, run.seed)
+
+    def _model(self, run: kdtool.RunInfo, seed: int | None) -> TransformersModel:
+        """Build the model; without a seed, and without memory for its weights, where `seed` is None."""
+        import torch
+        from transformers import LlamaForCausalLM
+
+        from kdtool_transformers._alone import alone
+        from kdtool_transformers._model import TransformersModel
+
+        tokenizer = self._tokenizer(run)
+        shape = self.shape(tokenizer.vocabulary)
+        config = llama_config(shape, tokenizer, context=self.context, tied=self.tied)
+        self._say(run, shape, tokenizer.vocabulary)
+        with alone(seed), torch.device("meta" if seed is None else "cpu"):
+            model = LlamaForCausalLM(config)
+        return TransformersModel(model.eval(), tokenizer)
+
+    def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
+        if not self._said:  # once, not for each seed
+            self._said = True
+            for line in (shape.sentence(vocabulary, self.tied), *self.notes(vocabulary)):
+                run.say(f"student: {line}")
+
+    def _tokenizer(self, run: kdtool.RunInfo) -> TransformersTokenizer:
+        from kdtool_transformers._open import open_tokenizer
+        from kdtool_transformers._tokenizer import TransformersTokenizer
+
+        if self.config.tokenizer is not None:
+            if self._own_tokenizer is None:
+                self._own_tokenizer = open_tokenizer(self.config.tokenizer, offline=run.offline)
+            return self._own_tokenizer
+        source = self.config.source
+        try:
+            found = run.hook.kdtool_tokenizer.of(source)(run)
+        except LookupError as error:
+            raise kdtool.UsageError(
+                f"source: {source} is no teacher of this recipe that has a tokenizer ({error}); name one that has, or give "
+                "tokenizer: a folder or hub name"
+            ) from error
+        if not isinstance(found, TransformersTokenizer):
+            raise kdtool.UsageError(
+                f"source: the tokenizer of {source} is none of transformers; give tokenizer: a folder or hub name"
+            )
+        return found

@@ -1,0 +1,256 @@
+"""Weights in few bits, adapters, placement, and tokenizers that transformers changes: each against the plain model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import kdtool
+import pytest
+import tokenizers
+import torch
+import transformers
+from kdtool_transformers import (
+    TransformersRuntime,
+    _adapter,
+    _files,
+    _quantised,
+    open_model,
+    open_tokenizer,
+    self_check,
+)
+from kdtool_transformers._attention import Documents
+from kdtool_transformers._open import without_weights
+from kdtool_transformers._placed import bring_head
+from kdtool_transformers._quantised import Quantisation, held_bytes
+from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer, save_tiny, tiny_model
+
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft 0.21
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+FAMILIES = ("llama", "starcoder2")
+SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
+IDS = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+
+
+def _logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits.float()
+    return found
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).square().mean().sqrt() / expected.std())
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("quantise", "limit"), [("nf4", 0.35), ("int8", 0.05)])
+def test_weights_in_few_bits_are_the_model_and_take_what_was_said(
+    tmp_path: Path, family: str, quantise: Quantisation, limit: float
+) -> None:
+    plain = save_tiny(tmp_path, family, **SHAPE)
+    model = open_model(tmp_path, dtype=torch.float32, quantise=quantise)
+    deviation = _deviation(_logits(model.model), _logits(plain.model))
+    assert 0.001 < deviation < limit
+    assert replace(model.facts, trainable=plain.facts.trainable) == plain.facts
+    assert model.model.model.layers[0].self_attn.q_proj.weight.dtype != torch.float32
+    assert model.head.weight.dtype == torch.float32
+    shapes = without_weights(plain.model.config)
+    told = held_bytes(shapes, torch.float32, quantise)
+    assert told < 0.5 * held_bytes(shapes, torch.float32, None)
+    weights = model.model.get_memory_footprint()  # counts no scales
+    assert weights < told < 1.05 * weights
+    assert self_check(model, tolerance=0.05) < 0.05  # int8 rounds activations by the rows that share a batch
+    (answer,) = TransformersRuntime(model).answer([kdtool.Request("1", "def f", 5)])
+    assert answer.tokens_out == 5
+
+
+@needs_bitsandbytes
+def test_bitsandbytes_says_nothing_at_every_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_tiny(tmp_path, **SHAPE)
+    with caplog.at_level(logging.WARNING):
+        _logits(open_model(tmp_path, dtype=torch.bfloat16, quantise="int8").model)
+    assert "MatMul8bitLt" not in caplog.text
+
+
+def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path / "model")
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "adapter" / name).touch()
+    monkeypatch.setattr(_quantised, "find_spec", lambda _: None)
+    monkeypatch.setattr(_adapter, "find_spec", lambda _: None)
+    with pytest.raises(kdtool.UsageError, match=r'bitsandbytes.*pip install "kdtool-transformers\[quantised\]"'):
+        open_model(tmp_path / "model", quantise="nf4")
+    with pytest.raises(kdtool.UsageError, match=r'peft.*pip install "kdtool-transformers\[peft\]"'):
+        open_model(tmp_path / "model", adapter=tmp_path / "adapter")
+
+
+def _save_adapter(folder: Path, model: Any, targets: list[str]) -> torch.Tensor:
+    """Write an adapter that changes the model, and return the logits with it."""
+    import peft
+
+    joined = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in joined.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1, generator=generator)
+    joined.eval()
+    joined.save_pretrained(str(folder), save_embedding_layers=False)
+    return _logits(joined)
+
+
+@needs_peft
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_is_folded_in(tmp_path: Path, family: str) -> None:
+    plain = save_tiny(tmp_path / "model", family, tie_word_embeddings=False, **SHAPE)
+    without = _logits(plain.model)
+    facts = plain.facts
+    expected = _save_adapter(tmp_path / "adapter", plain.model, ["q_proj", "v_proj", "lm_head"])
+    model = open_model(tmp_path / "model", dtype=torch.float32, adapter=tmp_path / "adapter")
+    assert _deviation(_logits(model.model), expected) < 1e-5
+    assert _deviation(without, expected) > 0.05
+    assert model.facts == facts
+    assert self_check(model) < 1e-4
+
+
+@needs_peft
+@needs_bitsandbytes
+def test_an_adapter_stays_beside_weights_in_few_bits(tmp_path: Path) -> None:
+    plain = save_tiny(tmp_path / "model", tie_word_embeddings=False, **SHAPE)
+    without = _logits(plain.model)
+    expected = _save_adapter(tmp_path / "adapter", plain.model, ["q_proj", "v_proj"])
+    model = open_model(tmp_path / "model", dtype=torch.float32, adapter=tmp_path / "adapter", quantise="int8")
+    assert _deviation(_logits(model.model), expected) < 0.05 < _deviation(without, expected)
+    assert self_check(model, tolerance=0.05) < 0.05
+    other = save_tiny(tmp_path / "other", tie_word_embeddings=False, **SHAPE)
+    _save_adapter(tmp_path / "of head", other.model, ["lm_head"])
+    with pytest.raises(kdtool.UsageError, match="changes the head"):
+        open_model(tmp_path / "other", adapter=tmp_path / "of head", quantise="nf4")
+
+
+@needs_peft
+def test_an_adapter_that_is_none_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+    plain = save_tiny(tmp_path / "model", **SHAPE)
+    _save_adapter(tmp_path / "adapter", plain.model, ["q_proj"])
+    save_tiny(tmp_path / "smaller")
+    save_tiny(tmp_path / "gpt2", "gpt2")
+    for name in ("smaller", "gpt2"):
+        with pytest.raises(kdtool.UsageError, match="does not fit"):
+            open_model(tmp_path / name, adapter=tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(kdtool.UsageError, match=r"holds no adapter_model\.safetensors"):
+        open_model(tmp_path / "model", adapter=tmp_path / "adapter")
+
+
+def test_a_spread_model_computes_the_same(tmp_path: Path) -> None:
+    plain = save_tiny(tmp_path)
+    model = open_model(tmp_path, device_map="auto")
+    torch.testing.assert_close(_logits(model.model), _logits(plain.model))
+
+
+def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
+    plain, model = tiny_model(tie_word_embeddings=False), tiny_model(tie_word_embeddings=False)
+    accelerate.cpu_offload(model.model, execution_device=torch.device("cpu"))
+    assert model.head.weight.device.type == "meta"
+    bring_head(model.model, "cpu")
+    torch.testing.assert_close(model.head.weight, plain.head.weight)
+    batch = kdtool.Batch(
+        IDS, torch.arange(40).expand(2, -1), IDS.clone(), torch.zeros(2, 40, dtype=torch.int32), ("a", "b")
+    )
+    want = kdtool.Want(frozenset({"hidden", "attentions"}), layers=(1,))
+    found, expected = model.backbone(batch, want), plain.backbone(batch, want)
+    torch.testing.assert_close(found.last, expected.last)
+    torch.testing.assert_close(found.attentions[1], expected.attentions[1])
+
+
+def test_documents_follow_layers_to_other_devices_and_collect_in_one_place() -> None:
+    documents = Documents.of(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}))
+    elsewhere = documents.on(torch.device("meta"))
+    assert documents.on(torch.device("cpu")) is documents
+    assert elsewhere.start.device.type == "meta"
+    assert documents.on(torch.device("meta")) is elsewhere
+    assert (elsewhere.attentions is documents.attentions, elsewhere.wanted) == (True, documents.wanted)
+
+
+def _configured(folder: Path, model_type: str) -> None:
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": model_type, "bos_token_id": 0, "eos_token_id": 0}), "utf-8"
+    )
+
+
+def test_digits_stand_alone_where_the_tokenizer_s_file_says_so(tmp_path: Path) -> None:
+    save_starcoder2_tokenizer(tmp_path, 2000, 1_000_000)
+    _configured(tmp_path, "starcoder2")
+    tokenizer = open_tokenizer(tmp_path)
+    text = "x =   1024 + 17\n"
+    changed = transformers.AutoTokenizer.from_pretrained(tmp_path).encode(text)
+    assert tokenizer.encode(text) != changed, "transformers keeps the file's pre-tokenizer: `_as_stored` can go"
+    assert len(tokenizer.encode("1024")) == 4
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    (tmp_path / "student").mkdir()
+    tokenizer.save(tmp_path / "student")
+    _configured(tmp_path / "student", "starcoder2")
+    plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert plain.encode(text) == tokenizer.encode(text)
+    assert open_tokenizer(tmp_path / "student").fingerprint == tokenizer.fingerprint
+
+
+def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
+    save_code_llama_tokenizer(tmp_path, 1500, 1_000_000, infilling=True)
+    _configured(tmp_path, "llama")
+    tokenizer = open_tokenizer(tmp_path)
+    assert (tokenizer.vocabulary, tokenizer.start_ids, tokenizer.end_ids) == (1500, [1], (2,))
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path)) == 1501, "`fill_token=None` can go"
+    for text in ("  x", " x", "x ", "\n  x", ""):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert [tokenizer.encode(text)] == tokenizer.encode_batch([text])
+    stored = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("  x = 1") == stored.encode("  x = 1", add_special_tokens=False).ids
+    assert tokenizer.has_token("▁<MID>")
+    assert not tokenizer.has_token("<FILL_ME>")
+    tokenizer.answer_ends = ("▁<EOT>", "<absent>")
+    assert tokenizer.end_ids == (2, 1499)
+    (tmp_path / "student").mkdir()
+    tokenizer.save(tmp_path / "student")
+    _configured(tmp_path / "student", "llama")
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "student")) == 1500
+
+
+def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdtool_transformers import _runtime
+
+    monkeypatch.setattr(_runtime, "_ANSWER_TOKENS", 100)
+    model = tiny_model()
+    requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
+    batches = list(_runtime._batches_of_requests(model, requests))
+    assert [[request.id for request in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
+    assert {answer.id for answer in TransformersRuntime(model).answer(requests)} == set("01234567")
+
+
+def test_generation_keeps_what_it_computed_whatever_training_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    model.model.config.use_cache = False
+    lengths: list[int] = []
+    forward = model.model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        lengths.append(kwargs["input_ids"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    list(TransformersRuntime(model).answer([kdtool.Request("1", "def f", 4)]))
+    assert lengths == [5, 1, 1, 1]

@@ -1,0 +1,91 @@
+"""Student plugin `pretrained`: any causal language model of transformers goes on learning.
+
+`Pretrained` is the student. Where its weights are and who licensed them says `kdtool_transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import kdtool
+from kdtool_transformers import CausalStudent, Source
+
+__all__ = ["Pretrained"]
+
+
+class Pretrained(CausalStudent):
+    """A causal language model from a folder, from the hub, or from a GGUF file, with its own tokenizer."""
+
+    uses_seed = False
+
+    class Config(kdtool.Config):
+        """Settings of the student `pretrained`."""
+
+        model: str = kdtool.Field(min_length=1)
+        """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
+        revision: str | None = None
+        """Branch, tag or commit of a hub name. None: the newest; what it was is recorded with the run."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._source: Source | None = None
+        self._tokenizer: kdtool.Tokenizer | None = None
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        from kdtool_transformers import open_tokenizer
+
+        if self._tokenizer is None:
+            place, revision = self._located(run)
+            self._tokenizer = open_tokenizer(place, revision=revision, offline=run.offline)
+        return self._tokenizer
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        from kdtool_transformers import source_identity
+
+        return {"weights": source_identity(self._located(run), offline=run.offline)}
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        from kdtool_transformers import TransformersTokenizer, open_facts
+
+        place, revision = self._located(run)
+        tokenizer = self.kdtool_tokenizer(run)
+        assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
+        self._refuse_quantised(run)
+        facts = open_facts(place, tokenizer, revision=revision, offline=run.offline)
+        return replace(facts, dtype="float32")
+
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        import torch
+        from kdtool_transformers import open_model
+
+        place, revision = self._located(run)
+        self._refuse_quantised(run)
+        return open_model(place, dtype=torch.float32, revision=revision, offline=run.offline)
+
+    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+        from kdtool_transformers import terms_of
+
+        return terms_of(self.config.model)
+
+    def _located(self, run: kdtool.RunInfo) -> Source:
+        from kdtool_transformers import find_source
+
+        if self._source is None:
+            self._source = find_source(self.config.model, self.config.revision, run.say)
+        return self._source
+
+    def _refuse_quantised(self, run: kdtool.RunInfo) -> None:
+        """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
+        from kdtool_transformers import open_config
+
+        place, revision = self._located(run)
+        stored = getattr(open_config(place, revision=revision, offline=run.offline), "quantization_config", None)
+        if stored is not None:
+            method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__
+            raise kdtool.UsageError(
+                f"model: the weights of {self.config.model} are quantised ({method}), and a student learns in float32: give "
+                "the model that they were made from, or a GGUF file"
+            )

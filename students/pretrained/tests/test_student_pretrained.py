@@ -1,0 +1,135 @@
+"""The student `pretrained`: it begins as the model that is named, whatever family that is, and opens plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+import torch
+import transformers
+from kdtool.testing import StudentConformance, make_run, write_toy_model
+from kdtool_student_pretrained import Pretrained
+from kdtool_transformers import _files, _gguf, self_check
+from kdtool_transformers.testing import save_tiny
+
+
+class TestPretrained(StudentConformance):
+    component = Pretrained
+    entry_point = "pretrained"
+    settings: ClassVar[dict[str, str]] = {"model": "owner/name"}
+
+    def prepared(self, folder: Path) -> Mapping[str, str]:
+        return {"model": str(write_toy_model(folder / "model"))}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
+
+
+def _student(model: Path | str, **settings: Any) -> Pretrained:
+    return Pretrained(Pretrained.Config(model=str(model), **settings))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
+def test_it_begins_as_the_model_and_opens_plainly(family: str, tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model", family)
+    student, run = _student(tmp_path / "model"), make_run(tmp_path)
+    built = student.kdtool_build_student(run)
+    assert student.kdtool_describe(run) == built.facts == source.facts
+    self_check(built)
+    built.save(tmp_path / "student")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, source.model(input_ids=ids).logits)
+
+
+def test_it_learns_in_float32_whatever_was_stored(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    student, run = _student(tmp_path / "model"), make_run(tmp_path)
+    built = student.kdtool_build_student(run)
+    assert {parameter.dtype for parameter in built.model.parameters()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in built.model.parameters())
+    assert student.kdtool_describe(run) == built.facts
+
+
+def test_it_remembers_which_layers_it_was_copied_from(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model")
+    source.copied_layers = (0, 2, 5, 7)
+    source.save(tmp_path / "model")
+    built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
+    assert built.facts.copied_layers == (0, 2, 5, 7)
+
+
+def test_identity_follows_the_weights_and_needs_no_model(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "one")
+    save_tiny(tmp_path / "two", seed=1)
+    run = make_run(tmp_path)
+    found = [_student(tmp_path / name).kdtool_identity(run)["weights"] for name in ("one", "two", "one")]
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_gguf_file_is_opened_as_what_it_is_converted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = save_tiny(tmp_path / "converted")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    asked: list[Path] = []
+
+    def convert(file: Path, say: object) -> Path:
+        asked.append(file)
+        return tmp_path / "converted"
+
+    monkeypatch.setattr(_gguf, "convert_gguf", convert)
+    student, run = _student(tmp_path / "model.gguf"), make_run(tmp_path)
+    assert student.kdtool_build_student(run).facts == student.kdtool_describe(run) == source.facts
+    assert asked == [tmp_path / "model.gguf"], "once"
+
+
+def test_its_licence_is_the_models(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    assert _student(tmp_path / "model").kdtool_acknowledge() is None
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: bigcode-openrail-m\n---\n", encoding="utf-8")
+    assert _student(tmp_path / "model").kdtool_acknowledge() == kdtool.Terms("bigcode-openrail-m")
+    hub = _student("bigcode/starcoder2-3b").kdtool_acknowledge()
+    assert hub is not None
+    assert hub.url == "https://huggingface.co/bigcode/starcoder2-3b"
+
+
+def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "model", tie_word_embeddings=False)
+    source.model.model.save_pretrained(tmp_path / "model")  # the decoder alone
+    settings = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert settings["architectures"] == ["LlamaModel"]
+    with pytest.raises(kdtool.UsageError, match=r"lacks 1 of the weights of LlamaForCausalLM \(lm_head.weight\)"):
+        _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8")) | {
+        "quantization_config": {"quant_method": "gptq", "bits": 4}
+    }
+    config.write_text(json.dumps(content), encoding="utf-8")
+    student, run = _student(tmp_path / "model"), make_run(tmp_path)
+    for hook in (student.kdtool_describe, student.kdtool_build_student):
+        with pytest.raises(kdtool.UsageError, match=r"are quantised \(gptq\).*give the model that they were made from"):
+            hook(run)
+
+
+def test_mistakes_are_explained(tmp_path: Path) -> None:
+    run = make_run(tmp_path, offline=True)
+    save_tiny(tmp_path / "model")
+    for model, revision, told in (
+        (str(tmp_path / "absent"), None, "there is no folder"),
+        (str(tmp_path / "absent.gguf"), None, "there is no file"),
+        ("owner/name", None, "hf download owner/name"),
+        (str(tmp_path / "model"), "main", "belongs to hub names"),
+    ):
+        with pytest.raises(kdtool.KdtoolError, match=told):
+            _student(model, revision=revision).kdtool_identity(run)

@@ -1,0 +1,122 @@
+"""The teacher `codellama`: the whole suite on its class made small, and its published shapes without a network.
+
+Random weights and tokenizers of the right sizes: they prove shapes and parity, nothing about quality.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import huggingface_hub
+import kdtool
+import pytest
+from kdtool.testing import TeacherConformance, make_run
+from kdtool_teacher_codellama import CodeLlama
+from kdtool_transformers import GAP, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced
+
+SIZES = {
+    "7B-base": (6_738_546_688, 32_016),
+    "7B-python": (6_738_415_616, 32_000),
+    "7B-instruct": (6_738_546_688, 32_016),
+    "13B-base": (13_016_028_160, 32_016),
+    "13B-python": (13_015_864_320, 32_000),
+    "13B-instruct": (13_016_028_160, 32_016),
+    "34B-base": (33_743_970_304, 32_000),
+    "34B-python": (33_743_970_304, 32_000),
+    "34B-instruct": (33_743_970_304, 32_000),
+}
+
+
+@cache
+def _model() -> Path:
+    folder = Path(mkdtemp())
+    save_code_llama_tokenizer(folder, 32_016, 6_000_000, infilling=True)
+    save_reduced(folder, CodeLlama(CodeLlama.Config()).published().config)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy() -> object:
+    yield
+    if _model.cache_info().currsize:
+        shutil.rmtree(_model())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+
+class TestCodeLlama(TeacherConformance):
+    component = CodeLlama
+    entry_point = "codellama"
+
+    def prepared(self, folder: Path) -> Mapping[str, str]:
+        return {"weights": str(_model()), "dtype": "float32"}
+
+
+def _teacher(tmp_path: Path, **settings: str) -> CodeLlama:
+    teacher = CodeLlama(CodeLlama.Config.model_validate({"weights": str(_model()), "dtype": "float32", **settings}))
+    teacher.kdtool_tokenizer(make_run(tmp_path))
+    return teacher
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_path: Path, name: str) -> None:
+    size, variant = name.split("-")
+    teacher = CodeLlama(CodeLlama.Config.model_validate({"size": size, "variant": variant}))
+    run = make_run(tmp_path, offline=True)
+    facts = teacher.kdtool_describe(run)
+    assert (facts.parameters, facts.vocabulary) == SIZES[name]
+    assert (facts.context, facts.tied) == (16_384, False)
+    estimate = teacher.kdtool_estimate(run, {})
+    assert estimate.host_bytes + estimate.device_bytes == estimate.download_bytes == 2 * facts.parameters
+
+
+def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> None:
+    teacher = CodeLlama(CodeLlama.Config(size="13B", variant="python"))
+    with pytest.raises(kdtool.ServiceError, match="hf download codellama/CodeLlama-13b-Python-hf"):
+        teacher.kdtool_tokenizer(make_run(tmp_path, offline=True))
+
+
+def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(_model())
+    assert (tokenizer.vocabulary, tokenizer.start_ids) == (32_016, [1])
+    before, after = "def f(x):\n    return ", "\n\nf(1)\n"
+    ids = tokenizer.encode(_teacher(tmp_path).written(f"{before}{GAP}{after}"))
+    prefix, suffix, middle = (tokenizer.encode(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))
+    assert (prefix, suffix, middle) == (32_012, 32_013, 32_014)
+    # as sentencepiece writes the code before the gap, and without a leading space what stands behind it
+    behind = tokenizer.encode("<s>" + after)[1:]
+    assert ids == [prefix, *tokenizer.encode(before), suffix, *behind, middle]
+    (answer,) = _teacher(tmp_path).kdtool_answer([kdtool.Request("1", f"{before}{GAP}{after}", 4)])
+    assert answer.tokens_in == len(ids) + 1, "a prompt begins with <s>"
+
+
+def test_prompts_of_the_instruct_model_are_wrapped(tmp_path: Path) -> None:
+    assert _teacher(tmp_path).written("Add two numbers.\n") == "Add two numbers.\n"
+    teacher = _teacher(tmp_path, variant="instruct")
+    assert teacher.written("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
+    assert teacher.written(f"a{GAP}b").startswith("▁<PRE> a")
+
+
+def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
+    folder = tmp_path / "python"
+    folder.mkdir()
+    save_code_llama_tokenizer(folder, 2000, 1_000_000, infilling=False)
+    save_reduced(folder, {**CodeLlama(CodeLlama.Config(variant="python")).published().config, "vocab_size": 2000})
+    teacher = _teacher(tmp_path, weights=str(folder), variant="python")
+    assert open_tokenizer(folder).vocabulary == 2000
+    with pytest.raises(kdtool.UsageError, match=r"its 2,000 tokens have no ▁<PRE> and no"):
+        teacher.written(f"a{GAP}b")
+
+
+def test_its_licence_lets_it_teach_its_own_family_only() -> None:
+    terms = CodeLlama(CodeLlama.Config()).kdtool_acknowledge()
+    assert terms.licence == "Llama 2 Community License"
+    assert "improve another large language model" in terms.restrictions[0]

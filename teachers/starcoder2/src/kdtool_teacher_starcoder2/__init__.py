@@ -1,0 +1,55 @@
+"""Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
+
+`StarCoder2` says which model, how it is asked to fill a gap, and its licence; all else is
+`kdtool_transformers.PublishedTeacher`. `published.json` holds the configurations as BigCode published them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import kdtool
+from kdtool_transformers import (
+    DtypeName,
+    Infilling,
+    Published,
+    PublishedTeacher,
+    PublishedTeacherConfig,
+    read_published,
+)
+
+__all__ = ["StarCoder2"]
+
+
+class StarCoder2(PublishedTeacher):
+    """A StarCoder2 (sliding-window attention, 49,152 tokens, context 16,384): completes code and fills gaps in it."""
+
+    class Config(PublishedTeacherConfig):
+        """Settings of the teacher `starcoder2`."""
+
+        size: Literal["3B", "7B", "15B"] = "3B"
+        """Which of the family. Own `weights` have a size of their own."""
+        dtype: DtypeName = "bfloat16"
+        """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
+
+    config: Config
+    infilling = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
+
+    def published(self) -> Published:
+        return read_published(__name__)[self.config.size]
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        return kdtool.Terms(
+            "BigCode OpenRAIL-M v1",
+            url="https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement",
+            restrictions=(
+                "whoever gets the model, a modification of it or a model distilled from it is bound to the use restrictions "
+                "of the licence's attachment A, and gets a copy of the licence; the main ones are:",
+                "no use that breaks the law, exploits or harms minors, or discriminates against people or groups",
+                "no malware, and no verifiably false or personal information in order to harm",
+                "nothing generated is placed in public without saying that a machine wrote it",
+                "no defaming, no harassing, no impersonating of people to deceive",
+                "no fully automated decisions that adversely affect somebody's legal rights",
+            ),
+        )

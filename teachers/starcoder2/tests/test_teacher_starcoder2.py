@@ -1,0 +1,119 @@
+"""The teacher `starcoder2`: the whole suite on its class made small, and its published shapes without a network.
+
+Random weights and a tokenizer of the right size: they prove shapes and parity, nothing about quality.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import huggingface_hub
+import kdtool
+import pytest
+import torch
+from kdtool.testing import TeacherConformance, make_run
+from kdtool_teacher_starcoder2 import StarCoder2
+from kdtool_transformers import GAP, TransformersModel, open_tokenizer
+from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny
+
+VOCABULARY = 49_152
+SIZES = {"3B": 3_030_371_328, "7B": 7_173_923_840, "15B": 15_957_889_024}
+
+
+@cache
+def _model() -> Path:
+    folder = Path(mkdtemp())
+    save_starcoder2_tokenizer(folder, VOCABULARY, 12_000_000)
+    save_reduced(folder, StarCoder2(StarCoder2.Config()).published().config)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy() -> object:
+    yield
+    if _model.cache_info().currsize:
+        shutil.rmtree(_model())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+
+class TestStarCoder2(TeacherConformance):
+    component = StarCoder2
+    entry_point = "starcoder2"
+
+    def prepared(self, folder: Path) -> Mapping[str, str]:
+        return {"weights": str(_model()), "dtype": "float32"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_path: Path, size: str) -> None:
+    teacher = StarCoder2(StarCoder2.Config.model_validate({"size": size}))
+    run = make_run(tmp_path, offline=True)
+    facts = teacher.kdtool_describe(run)
+    assert facts.parameters == SIZES[size]
+    assert (facts.vocabulary, facts.context, facts.tied) == (VOCABULARY, 16_384, size != "15B")
+    estimate = teacher.kdtool_estimate(run, {})
+    assert estimate.host_bytes + estimate.device_bytes == 2 * SIZES[size], "bfloat16 unless asked otherwise"
+    assert estimate.download_bytes == estimate.disk_bytes == 4 * SIZES[size]
+    quantised = StarCoder2(StarCoder2.Config.model_validate({"size": size, "quantise": "nf4"})).kdtool_estimate(run, {})
+    assert 0.25 < (quantised.host_bytes + quantised.device_bytes) / (2 * SIZES[size]) < 0.33
+
+
+def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.ServiceError, match="hf download bigcode/starcoder2-3b"):
+        StarCoder2(StarCoder2.Config()).kdtool_tokenizer(make_run(tmp_path, offline=True))
+
+
+def test_a_gap_is_written_with_its_marks_and_filled(tmp_path: Path) -> None:
+    teacher = StarCoder2(StarCoder2.Config(weights=str(_model()), dtype="float32"))
+    teacher.kdtool_tokenizer(make_run(tmp_path))
+    written = teacher.written(f"def f(x):\n    return {GAP}\n\nf(1)\n")
+    assert written == "<fim_prefix>def f(x):\n    return <fim_suffix>\n\nf(1)\n<fim_middle>"
+    tokenizer = open_tokenizer(_model())
+    ids = tokenizer.encode(written)
+    assert [ids.count(mark) for mark in (1, 2, 3)] == [1, 1, 1]
+    assert tokenizer.decode(ids) == "def f(x):\n    return \n\nf(1)\n"
+    assert teacher.written("def f(x):\n") == "def f(x):\n"
+    (answer,) = teacher.kdtool_answer([kdtool.Request("1", f"def f(x):\n    return {GAP}\n", 4)])
+    assert answer.tokens_in == len(tokenizer.encode(f"def f(x):\n    return {GAP}\n".replace(GAP, ""))) + 3
+    with pytest.raises(kdtool.UsageError, match=r"one <FILL_ME>, this one has 2"):
+        teacher.written(GAP + GAP)
+
+
+def test_an_answer_ends_where_the_model_begins_another_file(tmp_path: Path) -> None:
+    teacher = StarCoder2(StarCoder2.Config(weights=str(_model()), dtype="float32"))
+    runtime = teacher.kdtool_open(make_run(tmp_path), kdtool.Subject("teacher", "teacher"))
+    assert runtime is not None
+    assert isinstance(runtime.model, TransformersModel)
+    assert runtime.model.tokenizer.end_ids == (0, 6)
+    model = runtime.model.model
+    with torch.no_grad():  # a bias towards <file_sep> would need a head with one: make its row the likeliest instead
+        states = model.model(torch.tensor([runtime.model.tokenizer.encode("x = 1\n")])).last_hidden_state[0, -1]
+        model.lm_head.weight[6] = 100 * states
+    (answer,) = runtime.answer([kdtool.Request("1", "x = 1\n", 20)])
+    assert (answer.finish, answer.text, answer.tokens_out) == ("stop", "", 0)
+
+
+def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "bytes", "starcoder2")
+    teacher = StarCoder2(StarCoder2.Config(weights=str(tmp_path / "bytes")))
+    teacher.kdtool_tokenizer(make_run(tmp_path))
+    with pytest.raises(kdtool.UsageError, match=r"its 257 tokens have no <fim_prefix> and no"):
+        teacher.written(f"a{GAP}b")
+    for weights, told in (("absent.gguf", "there is no file"), (str(tmp_path / "absent"), "there is no folder")):
+        with pytest.raises(kdtool.UsageError, match=told):
+            StarCoder2(StarCoder2.Config(weights=weights)).kdtool_identity(make_run(tmp_path))
+
+
+def test_its_licence_binds_what_is_distilled_from_it() -> None:
+    terms = StarCoder2(StarCoder2.Config()).kdtool_acknowledge()
+    assert terms.licence == "BigCode OpenRAIL-M v1"
+    assert "distilled" in terms.restrictions[0]
+    assert any("malware" in restriction for restriction in terms.restrictions)
