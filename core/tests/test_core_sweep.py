@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, reject
 from hypothesis import strategies as st
-from kdtool._cli import cli
+from kdtool._cli import call, cli
 from kdtool._sweep.grid import read_grid, split_values
 
 VALUES = st.one_of(
@@ -241,7 +241,9 @@ def test_full_disk_and_ctrl_c_stop_the_sweep_and_leave_what_is_done(
     assert [point["status"] for point in plain["points"]] == ["done", "not run", "not run"]
 
 
-def test_command_prints_the_table_plans_and_gives_json(sometimes: dict[str, Any]) -> None:
+def test_command_prints_the_table_plans_and_gives_json(
+    sometimes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("recipe.yaml").write_text(json.dumps(sometimes), encoding="utf-8")
     sweep = ["sweep", "recipe.yaml", "--set", "seeds=[0,1],[2]", "--set", "train.steps=3"]
 
@@ -255,8 +257,9 @@ def test_command_prints_the_table_plans_and_gives_json(sometimes: dict[str, Any]
     shown = CliRunner().invoke(cli, sweep, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "## nats (nats/byte; lower is better)" in shown.output
-    again = CliRunner().invoke(cli, [*sweep, "--json"], catch_exceptions=False)
-    plain = json.loads(again.stdout)
+    capsys.readouterr()
+    assert call([*sweep, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
     assert [point["reused"] for point in plain["points"]] == [True, True]
     assert plain["grid"] == {"seeds": [[0, 1], [2]]}
     failing = ["sweep", "recipe.yaml", "--set", "evaluators.sometimes.error=none,value"]

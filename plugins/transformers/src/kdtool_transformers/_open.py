@@ -110,7 +110,8 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
 
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
-    where = resolve(source)
+    folder = Path(source).expanduser()
+    where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with _explained(source, offline):
         inner = AutoTokenizer.from_pretrained(where, **settings)
