@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_reporter_html._numbers import count, difference, duration, interval, quantity, tick
 from kdtool_reporter_html._scales import axis
@@ -47,6 +47,7 @@ def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
     st.booleans(),
     st.booleans(),
 )
+@example([1e9, 999999999.9999999], False, False)
 def test_axes_hold_their_values_in_order(values: list[float], include_zero: bool, logarithmic: bool) -> None:
     scale = axis(values, include_zero=include_zero, may_be_logarithmic=logarithmic)
     places = [scale.at(value) for value in sorted(values)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kdtool.testing import ReporterConformance, make_run
 from kdtool_reporter_html import HtmlReporter
@@ -183,6 +183,7 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
+@example([0.0, 5e-324])
 def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     reports = tuple(
         kdtool.StepReport(step, 9, step, float(step), value, 0.1, value, {"ce": kdtool.TermReport(value, 1.0, value)})

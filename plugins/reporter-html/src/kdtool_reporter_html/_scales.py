@@ -10,6 +10,12 @@ from math import ceil, floor, isfinite, log10
 __all__ = ["Axis", "Tick", "axis"]
 
 
+_RESOLVED = 1e-9
+"""The share of a value below which differences are drawn as none: ticks between them would be rounding errors."""
+_SMALLEST = 1e-300
+"""Below it division leaves nothing."""
+
+
 @dataclass(frozen=True)
 class Tick:
     """A mark on an axis: its place in percent and its label."""
@@ -46,8 +52,9 @@ def axis(
     if include_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     logarithmic = may_be_logarithmic and low > 0 and high / low > 8
-    if high == low:
-        margin = abs(high) / 10 or 1.0
+    largest = max(abs(low), abs(high))
+    if high - low <= max(_RESOLVED * largest, _SMALLEST):
+        margin = largest / 10 if largest > _SMALLEST else 1.0
         low, high = low - margin, high + margin
     marks = _round_powers(low, high, most) if logarithmic else _round_steps(low, high, most)
     show = label or _plain(marks)
