@@ -44,8 +44,16 @@ def _not_importable(found: Distribution) -> list[str]:
             try:
                 importlib.import_module(module)
             except Exception as error:  # whatever an import raises
+                if isinstance(error, ModuleNotFoundError) and error.name in _of_extras(found):
+                    continue  # what the module needs comes with an extra, which is not installed here
                 wrong.append(f"{module} cannot be imported: {type(error).__name__}: {error}")
     return wrong
+
+
+def _of_extras(found: Distribution) -> set[str]:
+    """Modules that extras of a distribution bring, as far as they are called as their distributions are."""
+    needs = [need for need in found.requires or () if "extra ==" in need]
+    return {re.split(r"[^\w.-]", need)[0].replace("-", "_").lower() for need in needs}
 
 
 def _modules(package: str) -> list[str]:
