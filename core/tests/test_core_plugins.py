@@ -10,7 +10,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.hooks import owner_of
+from kdtool._owner import owner_of
 from kdtool._registration import SPECS, ComponentManager, mistakes
 from kdtool._registry import GROUPS, installed
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from kdtool._contract.component import Config as Config
     from kdtool._contract.component import does_not_affect_results as does_not_affect_results
     from kdtool._contract.hooks import Named as Named
-    from kdtool._contract.hooks import Owner as Owner
-    from kdtool._contract.hooks import blame as blame
+    from kdtool._owner import Owner as Owner
+    from kdtool._owner import blame as blame
     from kdtool._contract.kinds import Cache as Cache
     from kdtool._contract.kinds import Corpus as Corpus
     from kdtool._contract.kinds import Evaluator as Evaluator
@@ -123,7 +123,8 @@ _HOMES = {
     "kdtool._api": ("check", "plan", "report", "run"),
     "kdtool._compatibility": ("CONTRACT",),
     "kdtool._contract.component": ("Component", "Config", "does_not_affect_results"),
-    "kdtool._contract.hooks": ("Named", "Owner", "blame"),
+    "kdtool._contract.hooks": ("Named",),
+    "kdtool._owner": ("Owner", "blame"),
     "kdtool._contract.kinds": (
         "Cache", "Corpus", "Evaluator", "Exporter", "Hooks", "Loss", "Packer", "Reporter", "Screen", "Student", "Teacher",
         "Tracker", "Trainer", "Transform", "Weighting",

@@ -13,7 +13,7 @@ from kdtool._errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from kdtool._contract.component import Component
-    from kdtool._contract.hooks import Owner
+    from kdtool._owner import Owner
     from kdtool._run.plan import PlannedStage
     from kdtool._run.results import Results
 
@@ -145,7 +145,7 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     from pydantic import ValidationError
 
     from kdtool._blame import using
-    from kdtool._contract.hooks import Owner
+    from kdtool._owner import Owner
     from kdtool._registration import mistakes
     from kdtool._registry import find, installed, load
     from kdtool._run.record import read_results

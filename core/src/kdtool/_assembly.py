@@ -19,9 +19,9 @@ from kdtool._answers import attribute_problem
 from kdtool._arms import control_arms
 from kdtool._blame import told, using
 from kdtool._contract.component import Component
-from kdtool._contract.hooks import Owner
 from kdtool._contract.kinds import KINDS, Cache, Hooks, Loss, Teacher
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
+from kdtool._owner import Owner
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes

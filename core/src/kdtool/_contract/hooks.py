@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
@@ -21,7 +20,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, ca
 import pluggy
 
 from kdtool._answers import Answers
-from kdtool._errors import PluginError
+from kdtool._owner import Owner, blame
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,49 +28,11 @@ T = TypeVar("T")
 N = TypeVar("N")
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Who stands behind a component: for messages."""
-
-    name: str
-    kind: str
-    use: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        origin = f"{self.use}, {self.distribution} {self.version}".rstrip(", ") if self.distribution else self.use
-        return f"{self.kind} '{self.name}' ({origin})"
-
-
 class Named(NamedTuple, Generic[N]):
     """An answer and the name of the component that gave it."""
 
     name: str
     value: N
-
-
-@contextmanager
-def blame(owner: Owner | None, hook: str) -> Iterator[None]:
-    """Note on any exception from the block that `owner` raised it in `hook`. Innermost owner wins; Ctrl-C is nobody's."""
-    try:
-        try:
-            yield
-        except SystemExit as error:
-            raise PluginError(f"tried to end the process by sys.exit({error.code!r})") from error
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        if owner is not None and owner_of(error) is None:
-            notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
-            vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also where the class refuses to be changed
-        raise
-
-
-def owner_of(error: BaseException) -> Owner | None:
-    """Return the component that raised `error`, if one did."""
-    owner = getattr(error, "__kdtool_owner__", None)
-    return owner if isinstance(owner, Owner) else None
 
 
 class Spec(Generic[P, R, T]):

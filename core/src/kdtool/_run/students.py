@@ -7,11 +7,11 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from kdtool._answers import require
-from kdtool._contract.hooks import blame
 from kdtool._contract.kinds import Student
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
+from kdtool._owner import blame
 from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.hooks import Call, Owner
+from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.models import LanguageModel, Subject
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
+from kdtool._owner import Owner
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.artefacts import sync_files
 from kdtool._run.context import Context, close_components

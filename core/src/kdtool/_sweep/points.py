@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._assembly import Assembly, assemble
-from kdtool._contract.hooks import owner_of
 from kdtool._errors import (
     AuthenticationError,
     BudgetError,
@@ -22,6 +21,7 @@ from kdtool._errors import (
     StorageError,
     UsageError,
 )
+from kdtool._owner import owner_of
 from kdtool._recipe.parse import load_recipe
 from kdtool._run.results import Results
 from kdtool._run.runner import execute

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._contract.component import Component
-from kdtool._contract.hooks import Owner
 from kdtool._contract.kinds import Hooks, Tracker
 from kdtool._contract.text import Example, Row, Split
 from kdtool._contract.training import RunInfo
+from kdtool._owner import Owner
 
 __all__ = ["ByteTokenizer", "ListSource", "Listener", "make_run"]
 

@@ -1,0 +1,52 @@
+"""Who stands behind a component, and how an exception is made to name it.
+
+Hooks blame the component that they ask; the engine blames one for what it returned, where that fails later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kdtool._errors import PluginError
+
+__all__ = ["Owner", "blame", "owner_of"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who stands behind a component: for messages."""
+
+    name: str
+    kind: str
+    use: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        origin = f"{self.use}, {self.distribution} {self.version}".rstrip(", ") if self.distribution else self.use
+        return f"{self.kind} '{self.name}' ({origin})"
+
+
+@contextmanager
+def blame(owner: Owner | None, hook: str) -> Iterator[None]:
+    """Note on any exception from the block that `owner` raised it in `hook`. Innermost owner wins; Ctrl-C is nobody's."""
+    try:
+        try:
+            yield
+        except SystemExit as error:
+            raise PluginError(f"tried to end the process by sys.exit({error.code!r})") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if owner is not None and owner_of(error) is None:
+            notes = [*getattr(error, "__notes__", ()), f"raised by {owner} in {hook}"]
+            vars(error).update(__kdtool_owner__=owner, __notes__=notes)  # also where the class refuses to be changed
+        raise
+
+
+def owner_of(error: BaseException) -> Owner | None:
+    """Return the component that raised `error`, if one did."""
+    owner = getattr(error, "__kdtool_owner__", None)
+    return owner if isinstance(owner, Owner) else None
