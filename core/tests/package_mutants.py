@@ -142,7 +142,14 @@ METHODS = (
     "def kdtool_acknowledge(self):\n    return kdtool.Terms('MIT', restrictions='one')",
     "def kdtool_identity(self, run):\n    return {3: 3}",
 )  # fmt: skip
-HOOKS = ("kdtool_describe", "kdtool_identity", "kdtool_acknowledge", "kdtool_estimate", "kdtool_close")
+HOOKS = (
+    "kdtool_describe",
+    "kdtool_identity",
+    "kdtool_acknowledge",
+    "kdtool_estimate",
+    "kdtool_close",
+    "kdtool_missing",
+)
 OWN_HOOKS = {
     "loss": ("kdtool_token_loss", "kdtool_layers"),
     "teacher": ("kdtool_tokenizer", "kdtool_signal", "kdtool_open"),

@@ -96,7 +96,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `terms` (licences), `estimates`.
 
     Raises:
-        RecipeError: with all that is wrong.
+        RecipeError: with all that is wrong, or all that this machine lacks.
     """
     import tempfile
 
@@ -107,6 +107,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._run.artefacts import Artefacts
     from kdtool._run.context import Context, close_components
     from kdtool._run.graph import Stage
+    from kdtool._run.missing import refuse_missing
     from kdtool._run.record import component_record
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
@@ -116,6 +117,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
         info = context.info(Stage("check"), folder)
         try:
+            refuse_missing(assembly, info)
             models = context.hooks.kdtool_describe(info)
             found = {
                 "name": assembly.recipe.name,

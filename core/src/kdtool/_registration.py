@@ -63,12 +63,9 @@ def _config_mistakes(cls: type[Component]) -> Iterator[str]:
 
 
 def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]:
-    spec = SPECS.get(name)
-    if spec is None:
-        yield f"has a method {name}, which is no hook; {did_you_mean(name, _hooks_of(base), what='hooks of this kind')}"
-        return
     if not hasattr(base, name):
-        yield f"has {name}, a hook of another kind; {did_you_mean(name, _hooks_of(base), what='hooks of this kind')}"
+        what = "a hook of another kind" if name in SPECS else "which is no hook"
+        yield f"has {name}, {what}; {did_you_mean(name, _hooks_of(base), what='hooks of this kind')}"
         return
     if not implements(cls, name):
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
@@ -78,6 +78,14 @@ class Component:
         """Give the licence or terms of use of what the component brings (weights, data, a service).
 
         Called once before a run, on rank 0; shown to the user and recorded in the results. Since 0.1.
+        """
+
+    def kdtool_missing(self, run: RunInfo) -> Sequence[str] | None:
+        """Say what this machine lacks for the component to work (a library, a GPU, a compiler), each with its remedy.
+
+        Called on every component, the phases' own too, by `kdtool check` and before a run makes anything, on rank 0; what
+        all of them lack is shown at once, and nothing is made. No weights are loaded and nothing is fetched. Empty or None
+        where nothing is missing. Since 0.1.
         """
 
     def kdtool_state(self) -> Mapping[str, Any] | None:

@@ -351,6 +351,7 @@ class Hooks(HooksBase):
     kdtool_describe = every(Component.kdtool_describe)
     kdtool_estimate = every(Component.kdtool_estimate)
     kdtool_acknowledge = every(Component.kdtool_acknowledge)
+    kdtool_missing = every(Component.kdtool_missing)
     kdtool_state = every(Component.kdtool_state)
     kdtool_restore = tell(Component.kdtool_restore)
     kdtool_close = tell(Component.kdtool_close)

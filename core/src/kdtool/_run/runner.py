@@ -24,6 +24,7 @@ from kdtool._run.data import rows_of
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Stage
 from kdtool._run.lock import run_lock
+from kdtool._run.missing import refuse_missing
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.scores import read_scores
@@ -73,6 +74,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
 
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
+    refuse_missing(context.assembly, run)
     stages = add_stages(context, context.make)
     with storage_errors(context.folder):
         record = stages.graph.record(context.assembly.recipe.name, context.store.root)

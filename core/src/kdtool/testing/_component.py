@@ -95,11 +95,12 @@ class ComponentConformance(RegistrationConformance):
     def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
         said = [_said(component, run) for component in (self.ready(run), self.ready(run))]
         assert said[0] == said[1]
-        identity, facts, terms, estimate = said[0]
+        identity, facts, terms, estimate, missing = said[0]
         assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
         assert facts is None or isinstance(facts, ModelFacts)
         assert terms is None or (isinstance(terms, Terms) and terms.licence)
         assert estimate is None or isinstance(estimate, Estimate)
+        assert missing is None or all(isinstance(text, str) and text for text in missing)
         assert estimate is None or min(value for value in vars(estimate).values() if not isinstance(value, str)) >= 0
 
     def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
@@ -116,11 +117,12 @@ class ComponentConformance(RegistrationConformance):
         component.kdtool_close()
 
 
-def _said(component: Any, run: RunInfo) -> tuple[Any, Any, Any, Any]:
+def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
     identity = component.kdtool_identity(run)
     facts = component.kdtool_describe(run)
     models = {} if facts is None else {"subject": facts}
-    return identity, facts, component.kdtool_acknowledge(), component.kdtool_estimate(run, models)
+    missing = component.kdtool_missing(run)
+    return identity, facts, component.kdtool_acknowledge(), component.kdtool_estimate(run, models), missing
 
 
 def _around(folder: Path) -> tuple[object, ...]:

@@ -1,0 +1,33 @@
+"""What components lack on this machine, said before anything is spent: a library, a GPU, a compiler.
+
+Asked by `kdtool check` and by the runner before the first stage. Shared components and those of every phase are asked.
+"""
+
+from __future__ import annotations
+
+from kdtool._assembly import Assembly
+from kdtool._contract.training import RunInfo
+from kdtool._errors import Problem, RecipeError
+from kdtool._recipe.model import problem_at
+from kdtool._run.context import close_components
+
+__all__ = ["refuse_missing"]
+
+
+def refuse_missing(assembly: Assembly, run: RunInfo) -> None:
+    """Ask every component what it lacks here.
+
+    Raises:
+        RecipeError: with all that is missing, each at the component that needs it.
+    """
+    problems: dict[Problem, None] = {}
+    for phase in (phase for phases in assembly.arms.values() for phase in phases):
+        hooks, built = assembly.hooks(phase), assembly.built_for(phase)
+        try:
+            for name, lacks in hooks.kdtool_missing(run).items():
+                key = built[name].spec.key
+                problems |= {problem_at(assembly.recipe, key, f"cannot work here: {text}"): None for text in lacks}
+        finally:
+            close_components(hooks, {spec.path for spec in phase.components}, assembly.complain)
+    if problems:
+        raise RecipeError(list(problems))
