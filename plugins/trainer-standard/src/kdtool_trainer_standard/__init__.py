@@ -62,8 +62,6 @@ class StandardTrainer(kdtool.Trainer):
         """Steps between reports. The first and the last step are always reported."""
         gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
         """Steps between measurements of each term's gradient (about 2 % of a step each); such a step is reported."""
-        activation_checkpointing: bool = False
-        """Compute activations a second time in backward instead of keeping them: less memory, about a third slower."""
         head_rows: int | None = Field(default=None, ge=1)
         """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
         loss_rows: int | None = Field(default=None, ge=1)

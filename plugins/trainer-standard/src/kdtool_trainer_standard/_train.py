@@ -63,7 +63,7 @@ def _prepared(
     args: transformers.TrainingArguments,
 ) -> TrainingLoop:
     device: torch.device = args.device
-    _ready(config, student, device)
+    _ready(student, device)
     batch = collate(_first_labelled(phase, config.batch, run.seed), device)
     with torch.no_grad():
         signals = {name: plain_tensors(source.signal(batch)) for name, source in phase.signals.items()}
@@ -96,18 +96,13 @@ def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.R
     return found
 
 
-def _ready(config: StandardTrainer.Config, student: kdtool.LanguageModel, device: torch.device) -> None:
+def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
     """Put the student where it trains; trained weights are float32, and autocast computes in less."""
     student.model.to(device)
     student.model.train()
     for parameter in student.model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
-    if config.activation_checkpointing:
-        switch_on = getattr(student.model, "activation_checkpointing_enable", None)
-        if switch_on is None:
-            raise kdtool.UsageError(f"{type(student.model).__name__} has no activation checkpointing: set it to false")
-        switch_on({"use_reentrant": False})  # reentrant, captured hidden states would carry no gradient
 
 
 def _arguments(
