@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ __all__ = [
     "tiny_config",
     "tiny_model",
 ]
+
+_CODE_LLAMA_MARKS = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
 
 
 def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, **settings: Any) -> Any:
@@ -64,8 +67,11 @@ def save_tiny(
     return model
 
 
-def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0) -> None:
-    """Write a model of a published configuration, made small, with random weights, beside a tokenizer in its folder."""
+def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0, **settings: Any) -> None:
+    """Write a model of a published configuration, made small, with random weights, beside a tokenizer in its folder.
+
+    `settings` are laid over its configuration last.
+    """
     heads, kv_heads = published["num_attention_heads"], published["num_key_value_heads"]
     small = {
         "hidden_size": 64,
@@ -78,9 +84,11 @@ def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0) -> N
     }
     if "sliding_window" in published:
         small["sliding_window"] = 128
+    if "head_dim" in published:
+        small["head_dim"] = 16
     with alone(seed):
         model = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.for_model(**{**published, **small})
+            transformers.AutoConfig.for_model(**{**published, **small, **settings})
         )
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
@@ -92,6 +100,14 @@ def save_starcoder2_tokenizer(folder: Path, vocabulary: int, text_bytes: int) ->
 
     Bytes, digits one by one, fill-in-the-middle marks; the class that its publisher names.
     """
+    (folder / "tokenizer.json").write_text(_starcoder2_tokenizer(vocabulary, text_bytes), encoding="utf-8")
+    end = "<|endoftext|>"
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@cache  # training takes seconds, and several files of tests want the same
+def _starcoder2_tokenizer(vocabulary: int, text_bytes: int) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -104,10 +120,7 @@ def save_starcoder2_tokenizer(folder: Path, vocabulary: int, text_bytes: int) ->
     )
     tokenizer.train_from_iterator(_standard_library(text_bytes), trainer)
     _require_size(tokenizer, vocabulary)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    end = "<|endoftext|>"
-    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return tokenizer.to_str()
 
 
 def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *, infilling: bool) -> None:
@@ -116,6 +129,16 @@ def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *,
     Pieces with a mark for spaces and bytes for what has no piece, as sentencepiece makes them; with `infilling` the last 16
     are its marks.
     """
+    marks = _CODE_LLAMA_MARKS if infilling else []
+    (folder / "tokenizer.json").write_text(_code_llama_tokenizer(vocabulary, text_bytes, infilling), encoding="utf-8")
+    names = ("prefix_token", "suffix_token", "middle_token", "eot_token", "fill_token")
+    settings = dict(zip(names, [*marks, "<FILL_ME>"] if infilling else [None] * 5, strict=True))
+    settings |= {"tokenizer_class": "CodeLlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@cache
+def _code_llama_tokenizer(vocabulary: int, text_bytes: int, infilling: bool) -> str:
     pieces = vocabulary - 16 if infilling else vocabulary
     trained = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - no password
     trained.pre_tokenizer = pre_tokenizers.Sequence(  # what it splits besides at spaces only makes training fast
@@ -126,7 +149,7 @@ def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *,
     trained.train_from_iterator(_standard_library(text_bytes), trainer)
     _require_size(trained, pieces)
     model = json.loads(trained.to_str())["model"]
-    marks = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"] if infilling else []
+    marks = _CODE_LLAMA_MARKS if infilling else []
     parts = [f"▁<PART_{number}" for number in range(12)] if infilling else []
     known = {**model["vocab"], **{piece: pieces + number for number, piece in enumerate([*parts, *marks])}}
     tokenizer = Tokenizer(
@@ -144,11 +167,7 @@ def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *,
     )
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in ("<unk>", "<s>", "</s>", *marks)])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = ("prefix_token", "suffix_token", "middle_token", "eot_token", "fill_token")
-    settings = dict(zip(names, [*marks, "<FILL_ME>"] if infilling else [None] * 5, strict=True))
-    settings |= {"tokenizer_class": "CodeLlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return tokenizer.to_str()
 
 
 def _standard_library(text_bytes: int) -> Iterator[str]:
