@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +205,7 @@ def test_a_merge_that_changes_the_model_is_refused(kind: type[Lora], broken: str
         if hasattr(module, "get_delta_weight"):
             product, factor = module.get_delta_weight, 1.1 if broken == "scaled" else float("nan")
             module.get_delta_weight = lambda name, product=product, factor=factor: factor * product(name)
-    with pytest.raises(kdtool.PluginError, match="merging the adapters into LlamaForCausalLM changed its logits"):
+    with pytest.raises(kdtool.PluginError, match="merging the adapters changed the logits of LlamaForCausalLM"):
         transform.kdtool_finish(student, make_run(tmp_path))
 
 
@@ -241,11 +240,19 @@ def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
         make(Qlora).kdtool_transform(tiny_model("gpt2"), make_run(tmp_path))
 
 
-def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
+def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert make(Qlora).kdtool_missing(make_run(tmp_path)) == []
+    monkeypatch.setattr(kdtool_transform_lora, "find_spec", lambda name: None)
+    (text,) = make(Qlora).kdtool_missing(make_run(tmp_path)) or ()
+    assert 'pip install "kdtool-transform-lora[qlora]"' in text
+    assert make(Lora).kdtool_missing(make_run(tmp_path)) is None
 
-    monkeypatch.setattr(kdtool_transform_lora, "version", absent)
-    with pytest.raises(kdtool.UsageError, match=r'pip install "kdtool-transform-lora\[qlora\]"'):
-        make(Qlora)
-    make(Lora)
+
+def test_layers_that_another_transform_made_are_refused(tmp_path: Path) -> None:
+    class Own(torch.nn.Linear):
+        """A layer that computes otherwise."""
+
+    student = tiny_model()
+    student.model.set_submodule("model.layers.0.self_attn.q_proj", Own(32, 32))
+    with pytest.raises(kdtool.UsageError, match=r"self_attn\.q_proj is a Own, .*a phase of its own"):
+        make(Lora).kdtool_transform(student, make_run(tmp_path))

@@ -6,7 +6,7 @@ bitsandbytes. The model object stays the student's own, so trainers see backbone
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -70,15 +70,10 @@ class Qlora(Lora):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        try:
-            version("bitsandbytes")
-        except PackageNotFoundError:
-            raise kdtool.UsageError(
-                'qlora needs bitsandbytes, which is not installed: pip install "kdtool-transform-lora[qlora]"; '
-                "lora does without"
-            ) from None
+    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+        if find_spec("bitsandbytes") is not None:
+            return []
+        return ['bitsandbytes is not installed: pip install "kdtool-transform-lora[qlora]"; lora does without']
 
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transform_lora._adapters import Adapters

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_transformers import alone, project_logits
+from kdtool_transformers import alone, logits_kept
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
@@ -23,10 +23,7 @@ from transformers.pytorch_utils import Conv1D
 if TYPE_CHECKING:
     from kdtool_transform_lora import Lora
 
-__all__ = ["MERGE_TOLERANCE", "Adapters"]
-
-MERGE_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""What merging may change of logits, by the student's dtype: root mean square, in standard deviations of the logits."""
+__all__ = ["Adapters"]
 
 _NAME = "default"
 """peft's name for an adapter that is alone."""
@@ -50,7 +47,6 @@ class Adapters:
         linear = _linear_layers(student)
         targets = list(linear) if config.targets == "all-linear" else _named(self._model, config.targets, linear)
         self._targets = targets
-        self._dtype = linear[targets[0]].weight.dtype
         self._quantised: list[str] = []
         if double_quantisation is not None:
             self._quantise(linear, targets, double_quantisation=double_quantisation)
@@ -81,15 +77,14 @@ class Adapters:
         """Make the student a plain model again that computes what it did with its adapters.
 
         Raises:
-            PluginError: its logits changed by more than `MERGE_TOLERANCE`.
+            PluginError: its logits changed by more than rounding.
         """
-        before = _logits(self._student)
-        for name in dict.fromkeys([*self._targets, *self._quantised]):
-            self._model.set_submodule(name, self._merged(name))
-        del self._model.peft_config
+        with logits_kept(self._student, "merging the adapters"):
+            for name in dict.fromkeys([*self._targets, *self._quantised]):
+                self._model.set_submodule(name, self._merged(name))
+            del self._model.peft_config
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in self._learning)
-        self._check(before, _logits(self._student))
 
     def _quantise(self, linear: dict[str, Any], targets: list[str], *, double_quantisation: bool) -> None:
         from kdtool_transform_lora import _nf4
@@ -122,25 +117,26 @@ class Adapters:
             weight = (weight.float() + layer.get_delta_weight(_NAME).float()).to(weight.dtype)
         return _plain(base, weight)
 
-    def _check(self, before: Tensor, after: Tensor) -> None:
-        limit = MERGE_TOLERANCE[self._dtype]
-        away = float((after - before).square().mean().sqrt() / before.std())
-        if not away <= limit:
-            raise kdtool.PluginError(
-                f"merging the adapters into {type(self._model).__name__} changed its logits by {away:.2g} of their standard "
-                f"deviation; at most {limit:g} is expected of weights in {str(self._dtype).removeprefix('torch.')}. Not "
-                "finite means that training diverged; else give the student a dtype of more precision"
-            )
-
 
 def _linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
-    """Return the layers that adapters go to, by name: linear ones, without the head."""
+    """Return the layers that adapters go to, by name: linear ones, without the head.
+
+    Raises:
+        UsageError: one of them holds its weights otherwise, in few bits for example.
+    """
     head = student.head.weight
-    return {
+    found = {
         name: module
         for name, module in student.model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module.weight is not head
     }
+    for name, module in found.items():
+        if type(module) not in {nn.Linear, Conv1D}:
+            raise kdtool.UsageError(
+                f"{name} is a {type(module).__name__}, and adapters are merged into plain layers; if another transform of "
+                "this phase made it so, give each of the two a phase of its own, else open the model with all its bits"
+            )
+    return found
 
 
 def _named(model: nn.Module, targets: list[str], linear: dict[str, Any]) -> list[str]:
@@ -175,23 +171,3 @@ def _plain(layer: Any, weight: Tensor) -> nn.Module:
         plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     plain.weight, plain.bias = nn.Parameter(weight), layer.bias
     return plain.train(layer.training)
-
-
-def _logits(student: kdtool.LanguageModel) -> Tensor:
-    """Return the student's logits over a few drawn tokens, as trainers compute them."""
-    device, count = student.head.weight.device, 32
-    ids = torch.randint(student.head.vocabulary, (1, count), generator=torch.Generator().manual_seed(0)).to(device)
-    batch = kdtool.Batch(
-        input_ids=ids,
-        positions=torch.arange(count, device=device)[None],
-        labels=ids,
-        document=torch.zeros_like(ids, dtype=torch.int32),
-        row_keys=("merge",),
-    )
-    training = student.model.training
-    student.model.eval()  # without dropout
-    try:
-        with torch.no_grad():
-            return project_logits(student.backbone(batch, kdtool.Want()).last, student.head).float()
-    finally:
-        student.model.train(training)

@@ -2,7 +2,8 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
+before training, `logits_kept` a rewritten one with what it was;
+`CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
 `PublishedTeacher` one for families whose models are known by name; `LlamaStudent` a whole student from
 random weights for plugins that only say its shape, `CausalStudent` one for those that build it otherwise; `alone` keeps
 runs in one process apart. Names load when first used, so that importing this package imports neither torch nor
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtool_transformers._alone import alone
     from kdtool_transformers._bytes import byte_tokenizer
-    from kdtool_transformers._check import project_logits, self_check
+    from kdtool_transformers._check import logits_kept, project_logits, self_check
     from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_alone": ("alone",),
     "_bytes": ("byte_tokenizer",),
-    "_check": ("project_logits", "self_check"),
+    "_check": ("logits_kept", "project_logits", "self_check"),
     "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
@@ -87,6 +88,7 @@ __all__ = [
     "find_source",
     "is_complete",
     "licence_of",
+    "logits_kept",
     "open_config",
     "open_facts",
     "open_model",

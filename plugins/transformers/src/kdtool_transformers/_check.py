@@ -1,10 +1,13 @@
-"""The start-up check: a wrapped model against itself, so that nothing trains silently wrong.
+"""A wrapped model against itself, so that nothing trains or is rewritten silently wrong.
 
-A trainer calls `self_check` once before its first step. It takes well under a second for small models.
+A trainer calls `self_check` once before its first step; transforms that rewrite a trained model do so under `logits_kept`.
+Each takes well under a second for small models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -12,9 +15,11 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["project_logits", "self_check"]
+__all__ = ["logits_kept", "project_logits", "self_check"]
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 2e-2}
+_REWRITTEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+"""What rewriting may change of logits, by the coarsest dtype of the result: a rounding or two of its weights."""
 
 
 def project_logits(hidden: Tensor, head: kdtool.Head) -> Tensor:
@@ -74,6 +79,46 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
             f"document and {deviations[1]:.2g} in the second (in standard deviations; allowed {limit:g})"
         )
     return max(deviations)
+
+
+@contextmanager
+def logits_kept(language_model: kdtool.LanguageModel, what: str) -> Iterator[None]:
+    """Hold a rewriting of a model, done in the block, to what the model computed before.
+
+    Compared are logits over a few drawn tokens without dropout, as a root mean square in standard deviations of the logits:
+    0.001 in float32, 0.01 in float16, 0.05 in bfloat16 are allowed. `what` names the rewriting: "merging the adapters".
+
+    Raises:
+        PluginError: the logits changed by more, or are not finite.
+    """
+    before = _drawn_logits(language_model)
+    yield
+    after = _drawn_logits(language_model)
+    found = {str(parameter.dtype).removeprefix("torch.") for parameter in language_model.model.parameters()}
+    dtype = max(found & _REWRITTEN_TOLERANCE.keys(), key=_REWRITTEN_TOLERANCE.__getitem__)
+    away = float((after - before).square().mean().sqrt() / before.std())
+    if not away <= _REWRITTEN_TOLERANCE[dtype]:
+        raise kdtool.PluginError(
+            f"{what} changed the logits of {type(language_model.model).__name__} by {away:.2g} of their standard deviation; "
+            f"at most {_REWRITTEN_TOLERANCE[dtype]:g} is expected of weights in {dtype}. Not finite means that training "
+            "diverged; else give the student a dtype of more precision"
+        )
+
+
+def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
+    """Return logits of one short document, as trainers compute them."""
+    import torch
+
+    head = language_model.head
+    ids = torch.randint(head.vocabulary, (1, 32), generator=torch.Generator().manual_seed(0)).to(head.weight.device)
+    training = language_model.model.training
+    language_model.model.eval()
+    try:
+        with torch.no_grad():
+            last = language_model.backbone(_packed(ids, [ids.shape[1]]), kdtool.Want()).last
+            return project_logits(last, head).float()
+    finally:
+        language_model.model.train(training)
 
 
 def _packed(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
