@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdtool._contract.kinds import Hooks
     from kdtool._contract.signals import Signal
     from kdtool._contract.text import Batch, RowSource, TextSource
+    from kdtool._licences import Licensed
 
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -113,6 +114,7 @@ class RunInfo:
     offline: bool = False
     say: Callable[[str], None] = print
     phase: str = ""
+    licences: tuple[Licensed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Terms:
+Transfer = Literal["weights", "signals", "text"]
+"""What a student can take of others: weights that are copied, what a model says about tokens or inside it, text."""
+
+
     """A licence or terms of use that a component brings: shown before a run and recorded with it."""
 
     licence: str
     url: str = ""
     restrictions: tuple[str, ...] = ()
+    forbids: tuple[Transfer, ...] = ()
+    notices: tuple[str, ...] = ()
+    name_prefix: str = ""

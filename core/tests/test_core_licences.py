@@ -1,0 +1,225 @@
+"""The licence gate: who takes what of whom, what is refused and in which words, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import yaml
+from kdtool import Terms, Transfer
+from kdtool._cli import call
+from kdtool._licences import judged, published_name
+
+FREE = Terms("Apache-2.0", "https://example.org/free")
+RULES = Terms("Rules 1.0", "https://example.org/rules", ("do no harm",))
+OWN = Terms("Own Kind Only", "https://example.org/own", ("only for its own kind",), forbids=("signals", "text"))
+NAMED = Terms("Named 3", restrictions=("name it so",), notices=("Built with Named",), name_prefix="Named")
+OWN_NEEDED = "Own Kind Only, with permission for"
+
+CASES = [
+    # teacher's terms, what the student takes of it, terms of the student's own weights, what the recipe must say
+    (FREE, ("signals",), None, ""),
+    (FREE, ("weights", "signals"), RULES, ""),
+    (RULES, (), None, ""),
+    (RULES, ("signals",), None, "Rules 1.0"),
+    (RULES, ("text",), FREE, "Rules 1.0"),
+    (RULES, ("weights",), None, "Rules 1.0"),
+    (OWN, (), FREE, ""),
+    (OWN, ("signals",), None, f"{OWN_NEEDED} signals"),
+    (OWN, ("text",), FREE, f"{OWN_NEEDED} text"),
+    (OWN, ("signals", "text"), RULES, f"{OWN_NEEDED} signals and text"),
+    (OWN, ("weights",), None, "Own Kind Only"),
+    (OWN, ("weights", "signals"), None, "Own Kind Only"),
+    (OWN, ("signals", "text"), OWN, "Own Kind Only"),
+    (NAMED, ("signals",), OWN, "Named 3"),
+]
+
+
+@pytest.mark.parametrize(("teacher", "takes", "student", "needed"), CASES)
+def test_teacher_ancestry_and_transfer_decide(
+    teacher: Terms, takes: tuple[Transfer, ...], student: Terms | None, needed: str
+) -> None:
+    terms = {"teacher": teacher} | ({"student": student} if student else {})
+    taken: dict[str, tuple[Transfer, ...]] = {"teacher": takes, "student": ("weights",)}
+    own = {"student": student.licence} if student and student.restrictions else {}
+    found, objections = judged(terms, taken, own)
+    assert found[0].needed == needed
+    assert [objection.component for objection in objections] == (["teacher"] if needed else [])
+    if needed:
+        assert f'teacher: "{needed}"' in objections[0].remedy
+        assert teacher.licence in objections[0].message
+        again, none = judged(terms, taken, {**own, "teacher": needed})
+        assert not none
+        assert again[0].acknowledged == needed
+        # to have read the terms is not to have permission
+        _, still = judged(terms, taken, {**own, "teacher": teacher.licence})
+        assert bool(still) == (needed != teacher.licence)
+
+
+def test_what_names_nothing_is_refused_and_says_what_there_is() -> None:
+    terms: dict[str, Terms] = {"teacher": FREE, "student": RULES}
+    taken: dict[str, tuple[Transfer, ...]] = {"student": ("weights",)}
+    _, objections = judged(terms, taken, {"student": "Rules 1.0", "oracle": "Rules 1.0"})
+    assert [objection.line for objection in objections] == ["oracle"]
+    assert "components with terms: teacher, student" in objections[0].remedy
+    _, objections = judged(terms, taken, {"student": "Rules 2.0"})
+    assert {objection.line for objection in objections} == {"student", ""}
+    assert "comes under: Rules 1.0" in objections[0].message
+    # what is there may be acknowledged though nothing asks for it
+    assert judged(terms, taken, {"student": "Rules 1.0", "teacher": "Apache-2.0"})[1] == ()
+
+
+def test_published_name_begins_as_the_terms_ask() -> None:
+    bound, _ = judged({"teacher": NAMED}, {"teacher": ("signals",)}, {"teacher": "Named 3"})
+    free, _ = judged({"teacher": NAMED}, {}, {})
+    assert published_name("small", bound) == "Named-small"
+    assert published_name("Named-small", bound) == "Named-small"
+    assert published_name("small", free) == "small"
+
+
+_SOURCE = """
+import kdtool
+import toy
+
+class Bound(toy.Teacher):
+    def kdtool_acknowledge(self):
+        return kdtool.Terms("Own Kind Only", "https://example.org/own", ("only for its own kind",), ("signals", "text"))
+    def kdtool_signal(self, batch, want):
+        raise AssertionError("weights would be loaded")
+
+class Allowed(toy.Teacher):
+    def kdtool_acknowledge(self):
+        return kdtool.Terms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
+
+class Cut(toy.Student):
+    class Config(kdtool.Config):
+        source: str = "teacher"
+        "Whom."
+    def __init__(self, config):
+        super().__init__(config)
+        self.takes = {config.source: "weights"}
+
+class Answers(toy.Corpus):
+    takes = {"teacher": "text"}
+"""
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    file = tmp_path / "licensed.py"
+    file.write_text(_SOURCE, encoding="utf-8")
+    return file
+
+
+def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[str, Any], local: Path) -> None:
+    recipe["teacher"] = {"use": f"{local}:Bound"}
+    for way in (kdtool.run, kdtool.check, kdtool.plan):
+        with pytest.raises(kdtool.RecipeError) as refused:
+            way(recipe)
+        text = str(refused.value)
+        assert "teacher: the Own Kind Only (https://example.org/own) forbids what this recipe does" in text
+        assert "a model learns what it says about tokens" in text
+        assert "it has no weights of others" in text
+        assert 'terms_acknowledged: {teacher: "Own Kind Only, with permission for signals"}' in text
+    assert not Path("runs").exists()
+
+
+def test_line_of_the_message_can_be_copied_into_the_recipe(recipe: dict[str, Any], local: Path) -> None:
+    recipe["teacher"] = {"use": f"{local}:Bound"}
+    with pytest.raises(kdtool.RecipeError) as refused:
+        kdtool.check(recipe)
+    found = re.search(r"terms_acknowledged: (\{.*\})$", str(refused.value), re.MULTILINE)
+    assert found is not None
+    (licensed,) = kdtool.check({**recipe, "terms_acknowledged": yaml.safe_load(found.group(1))})["licences"]
+    assert licensed["acknowledged"] == "Own Kind Only, with permission for signals"
+    assert licensed["forbidden"] == ["signals"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "takes", "needed"),
+    [
+        ({"student": "Cut"}, ["signals", "weights"], "Own Kind Only"),
+        ({"losses": "count"}, [], ""),
+        ({"losses": "count", "student": "Cut"}, ["weights"], "Own Kind Only"),
+        ({"losses": "count", "corpus": "Answers"}, ["text"], "Own Kind Only, with permission for text"),
+        ({"losses": "count", "corpus": "Answers", "student": "Cut"}, ["text", "weights"], "Own Kind Only"),
+        ({"losses": "silent"}, [], ""),
+    ],
+)
+def test_what_is_taken_follows_from_the_recipe(
+    changes: dict[str, str], takes: list[str], needed: str, recipe: dict[str, Any], local: Path
+) -> None:
+    recipe["teacher"] = {"use": f"{local}:Bound"}
+    for key in ("student", "corpus"):
+        if key in changes:
+            recipe[key] = {"use": f"{local}:{changes[key]}"}
+    losses = recipe["train"]["losses"]
+    if changes.get("losses") == "count":
+        losses["imitate"] = False
+        recipe["signals"] = False
+    if changes.get("losses") == "silent":
+        losses["imitate"]["weight"] = 0
+    if needed:
+        with pytest.raises(kdtool.RecipeError, match=re.escape(f'teacher: "{needed}"')):
+            kdtool.check(recipe)
+        recipe["terms_acknowledged"] = {"teacher": needed}
+    (licensed,) = kdtool.check(recipe)["licences"]
+    assert licensed["takes"] == takes
+
+
+def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any], local: Path) -> None:
+    recipe |= {"teacher": {"use": f"{local}:Allowed"}, "seeds": [0], "terms_acknowledged": {"teacher": "Named 3"}}
+    results = kdtool.run(recipe)
+    (licensed,) = results.licences
+    assert (licensed.takes, licensed.forbidden, licensed.acknowledged) == (("signals",), (), "Named 3")
+    plain = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
+    assert plain["licences"][0]["terms"]["name_prefix"] == "Named"
+    assert plain["licences"][0]["acknowledged"] == "Named 3"
+    assert plain["recipe"]["terms_acknowledged"] == {"teacher": "Named 3"}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["Named 3"], "terms_acknowledged: is a mapping of components to licences"),
+        ({"teacher": 3}, "terms_acknowledged.teacher: is the name of a licence"),
+        ({"techer": "Named 3"}, "terms_acknowledged.techer: techer is no component of this recipe that has terms"),
+        ({"teacher": "named"}, "terms_acknowledged.teacher: is 'named', but teacher comes under: Named 3"),
+        ({"teachers": {"teacher": "Named 2"}}, "but teacher comes under: Named 3"),
+        ({"teacher": False}, 'terms_acknowledged: {teacher: "Named 3"}'),
+    ],
+)
+def test_wrong_acknowledgements_are_refused(value: Any, message: str, recipe: dict[str, Any], local: Path) -> None:
+    recipe |= {"teacher": {"use": f"{local}:Allowed"}, "terms_acknowledged": value}
+    with pytest.raises(kdtool.RecipeError, match=re.escape(message)):
+        kdtool.check(recipe)
+
+
+def test_several_teachers_are_named_by_their_paths(recipe: dict[str, Any], local: Path) -> None:
+    del recipe["teacher"]
+    recipe["teachers"] = {"big": {"use": f"{local}:Allowed"}, "own": {"use": f"{local}:Bound"}}
+    recipe["train"]["losses"]["imitate"]["teacher"] = "big"
+    with pytest.raises(kdtool.RecipeError, match=re.escape('terms_acknowledged: {teachers.big: "Named 3"}')):
+        kdtool.check(recipe)
+    for key in ("teachers.big", "big"):
+        assert kdtool.check({**recipe, "terms_acknowledged": {key: "Named 3"}})["licences"][0]["acknowledged"]
+    assert kdtool.check(recipe, {"terms_acknowledged.teachers.big": "Named 3"})["licences"][1]["takes"] == []
+
+
+def test_command_lists_licences_and_refuses_without_acknowledgement(
+    recipe: dict[str, Any], local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(json.dumps({**recipe, "teacher": {"use": f"{local}:Allowed"}}), encoding="utf-8")
+    assert call(["check", str(file)]) == 2
+    assert 'terms_acknowledged: {teacher: "Named 3"}' in capsys.readouterr().err
+    assert call(["check", str(file), "--set", "terms_acknowledged.teacher=Named 3"]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "terms of teacher: Named 3; the student takes what it says about tokens; acknowledged\n  name it so\n" in told
+    )
+    assert "such as Named-toy" in told
