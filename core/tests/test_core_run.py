@@ -35,7 +35,9 @@ def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any],
     control = next(arm for arm in results.arms if arm.arm == "control")
     assert set(control.histories["train"][0].terms) == {"count"}
     assert control.histories["train"][0].terms["count"].weight == 1.0
-    assert results.terms["teacher"].licence == "Apache-2.0"
+    assert [(licensed.component, licensed.terms.licence, licensed.takes) for licensed in results.licences] == [
+        ("teacher", "Apache-2.0", ("signals",))
+    ]
     artifact = results.arms[0].artifacts[0]
     assert artifact.how_to_use == f"open {artifact.path}"
     assert artifact.path.is_file()
@@ -103,7 +105,7 @@ def test_check_says_what_would_be_used(recipe: dict[str, Any]) -> None:
     found = kdtool.check(recipe)
     assert found["arms"] == ["student", "control", "control-time"]
     assert found["models"]["teacher"]["parameters"] == 257
-    assert found["terms"]["teacher"]["licence"] == "Apache-2.0"
+    assert [licensed["terms"]["licence"] for licensed in found["licences"]] == ["Apache-2.0"]
 
 
 def test_phase_has_its_own_text_rows_teacher_and_signals(recipe: dict[str, Any]) -> None:

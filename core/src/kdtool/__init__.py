@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Subject as Subject
     from kdtool._contract.models import TextAnswer as TextAnswer
     from kdtool._contract.models import Tokenizer as Tokenizer
+    from kdtool._licences import Licensed as Licensed
+    from kdtool._licences import published_name as published_name
     from kdtool._opening import open_subject as open_subject
     from kdtool._run.plan import PlannedStage as PlannedStage
     from kdtool._sweep import sweep as sweep
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from kdtool._contract.training import TermReport as TermReport
     from kdtool._contract.training import Terms as Terms
     from kdtool._contract.training import Trained as Trained
+    from kdtool._contract.training import Transfer as Transfer
     from kdtool._errors import AuthenticationError as AuthenticationError
     from kdtool._errors import BudgetError as BudgetError
     from kdtool._errors import KdtoolError as KdtoolError
@@ -134,6 +137,7 @@ _HOMES = {
         "Artifact", "LanguageModel", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject", "TextAnswer",
         "Tokenizer",
     ),
+    "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._opening": ("open_subject",),
     "kdtool._run.plan": ("PlannedStage",),
     "kdtool._sweep": ("sweep",),
@@ -150,7 +154,7 @@ _HOMES = {
     ),
     "kdtool._contract.training": (
         "Estimate", "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport",
-        "Terms", "Trained",
+        "Terms", "Trained", "Transfer",
     ),
     "kdtool._errors": (
         "AuthenticationError", "BudgetError", "KdtoolError", "LockedError", "MemoryExceededError", "PluginError", "Problem",

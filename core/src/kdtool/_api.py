@@ -93,7 +93,8 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     """Check a recipe without loading weights or fetching anything, and say what it would use.
 
     Returns:
-        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `terms` (licences), `estimates`.
+        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
+        student takes under them), `estimates`.
 
     Raises:
         RecipeError: with all that is wrong, or all that this machine lacks.
@@ -107,6 +108,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._run.artefacts import Artefacts
     from kdtool._run.context import Context, close_components
     from kdtool._run.graph import Stage
+    from kdtool._run.licences import licences_of
     from kdtool._run.missing import refuse_missing
     from kdtool._run.record import component_record
 
@@ -118,13 +120,14 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         info = context.info(Stage("check"), folder)
         try:
             refuse_missing(assembly, info)
+            licences = licences_of(assembly, context.hooks)
             models = context.hooks.kdtool_describe(info)
             found = {
                 "name": assembly.recipe.name,
                 "arms": list(assembly.arms),
                 "components": [component_record(built) for built in assembly.built.values()],
                 "models": models,
-                "terms": context.hooks.kdtool_acknowledge(),
+                "licences": licences,
                 "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
             }
         finally:

@@ -71,6 +71,10 @@ def recipe_schema() -> dict[str, Any]:
             "control": _control(),
         },
         "additionalProperties": False,
+            "terms_acknowledged": {
+                "description": "Licences that are read and agreed to, by component.",
+                "type": ["object", "null", "boolean"],
+            },
         "$defs": definitions,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_safetensors import Safetensors
-from kdtool_transformers import open_model
+from kdtool_transformers import known_terms, open_model, terms_of
 from kdtool_transformers.testing import save_tiny
 
 
@@ -19,9 +20,9 @@ class TestSafetensors(ExporterConformance):
     entry_point = "safetensors"
 
 
-class Licensed(kdtool.Teacher):
-    def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms("Apache-2.0", "https://example.org", ("name the source",))
+_APACHE = kdtool.Licensed(
+    "teacher", kdtool.Terms("Apache-2.0", "https://example.org", ("name the source",)), ("signals",)
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_the_export_opens_again_in_its_dtype(dtype: Any, stored: torch.dtype, tm
     trained.copied_layers = (0, 1, 2, 3)
     trained.save(tmp_path / "trained")
     exporter = Safetensors(Safetensors.Config(dtype=dtype))
-    run = make_run(tmp_path / "run", {"teacher": Licensed(Licensed.Config())})
+    run = make_run(tmp_path / "run", licences=(_APACHE,))
     artifact = exporter.kdtool_export(run, tmp_path / "trained")
     assert artifact.bytes == sum(file.stat().st_size for file in artifact.path.iterdir())
     subject = kdtool.Subject("export", "artifact", artifact.path)
@@ -56,7 +57,7 @@ def _scores(trained: Any) -> Any:
 
 def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny(tmp_path / "trained")
-    run = make_run(tmp_path / "run", {"teacher": Licensed(Licensed.Config())})
+    run = make_run(tmp_path / "run", licences=(_APACHE,))
     artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
     card = (artifact.path / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n")
@@ -71,6 +72,41 @@ def test_without_any_licence_the_card_says_so(tmp_path: Path) -> None:
     card = (artifact.path / "README.md").read_text(encoding="utf-8")
     assert "license: other" in card
     assert "check before you publish" in card
+
+
+def test_the_card_carries_on_what_the_terms_ask_for(tmp_path: Path) -> None:
+    llama = kdtool.Licensed(
+        "student", known_terms("llama3.2"), ("weights",), acknowledged="Llama 3.2 Community License"
+    )
+    rail = kdtool.Licensed("teacher", known_terms("bigcode-openrail-m"), ("signals",), acknowledged="…")
+    unused = kdtool.Licensed("teachers.other", kdtool.Terms("Own terms", restrictions=("none of ours",)))
+    save_tiny(tmp_path / "trained")
+    run = replace(make_run(tmp_path / "run", licences=(llama, rail, unused)), name="web")
+    folder = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained").path
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\n# Llama-web\n" in card
+    assert "\n> Built with Llama\n" in card
+    assert "machine generated" in card
+    assert "`teachers.other`: Own terms\n  - the model takes nothing of it\n" in card
+    assert "none of ours" not in card
+    assert (folder / "NOTICE").read_text(encoding="utf-8").splitlines() == list(llama.terms.notices)
+    # whoever trains on from here is under the same terms
+    again = terms_of(str(folder))
+    assert again is not None
+    assert again.licence == "Llama 3.2 Community License AND BigCode OpenRAIL-M v1"
+    assert set(again.restrictions) == {*llama.terms.restrictions, *rail.terms.restrictions}
+    assert again.name_prefix == "Llama"
+
+
+def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
+    said = "Llama 2 Community License, with permission for signals"
+    taken = kdtool.Licensed("teacher", known_terms("llama2"), ("signals",), ("signals",), said)
+    save_tiny(tmp_path / "trained")
+    run = make_run(tmp_path / "run", licences=(taken,))
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    assert f"the terms forbid to take signals; who made this model says: {said}" in card
+    assert card.startswith("---\nlicense: llama2\n")
 
 
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:

@@ -243,11 +243,16 @@ def make_sample(**changes: Any) -> kdtool.Results:
             "cpu": "2 cores",
         },
         "seconds": 561.0,
-        "terms": {
-            "teacher": kdtool.Terms(
-                "Apache-2.0", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct", ("keep the notice",)
-            )
-        },
+        "licences": (
+            kdtool.Licensed(
+                "teacher",
+                kdtool.Terms(
+                    "Apache-2.0", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct", ("keep the notice",)
+                ),
+                ("signals", "weights"),
+                acknowledged="Apache-2.0",
+            ),
+        ),
         "notes": ("The test split shares no file with training; near-duplicates above 0.8 were removed.",),
     }
     return kdtool.Results(**{**fields, **changes})

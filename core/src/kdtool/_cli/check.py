@@ -18,7 +18,10 @@ __all__ = ["check"]
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def check(recipe: str, settings: dict[str, str], as_json: bool) -> None:
     """Check a recipe: everything that can be known before weights load."""
+    from pydantic import TypeAdapter
+
     from kdtool._api import check as check_recipe
+    from kdtool._licences import Licensed, told
 
     found = check_recipe(Path(recipe), settings)
     if as_json:
@@ -32,10 +35,8 @@ def check(recipe: str, settings: dict[str, str], as_json: bool) -> None:
     for name, facts in found["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         click.echo(f"model {name}: {facts['parameters']:,} parameters, {shape}")
-    for name, terms in found["terms"].items():
-        click.echo(f"terms of {name}: {terms['licence']} {terms['url']}".rstrip())
-        for restriction in terms["restrictions"]:
-            click.echo(f"  {restriction}")
+    for line in told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"]):
+        click.echo(line)
     for estimate in found["estimates"]:
         if estimate["download_bytes"]:
             click.echo(f"will download {estimate['download_bytes'] / 1e6:,.0f} MB: {estimate['part']}")

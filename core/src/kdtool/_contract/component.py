@@ -9,7 +9,7 @@ import pydantic
 
 if TYPE_CHECKING:
     from kdtool._contract.models import ModelFacts
-    from kdtool._contract.training import Estimate, RunInfo, Terms
+    from kdtool._contract.training import Estimate, RunInfo, Terms, Transfer
 
 
 class Config(pydantic.BaseModel):
@@ -45,6 +45,9 @@ class Component:
     kind: ClassVar[str] = ""
     config: Any
     """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
+    takes: Mapping[str, Transfer] = {}
+    """What it takes of other components, by their names in the recipe, and passes on to the student: a student that is cut
+    from a teacher takes its weights, a corpus of a teacher's answers its text. Decides which terms bind the student."""
 
     class Config(Config):
         """No settings."""
@@ -77,7 +80,8 @@ class Component:
     def kdtool_acknowledge(self) -> Terms | None:
         """Give the licence or terms of use of what the component brings (weights, data, a service).
 
-        Called once before a run, on rank 0; shown to the user and recorded in the results. Since 0.1.
+        Called once before a run, on rank 0; nothing is fetched. Shown to the user, compared with what the student takes of
+        the component (its signals, its weights, its text), and recorded in results and model card. Since 0.1.
         """
 
     def kdtool_missing(self, run: RunInfo) -> Sequence[str] | None:

@@ -99,7 +99,7 @@ class RunInfo:
 
     `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time). `stage` is the kind of artefact being
     made; where that is a phase of training, `phase` is its name. `rank` and `world` count processes. `say` shows a line to
-    the user.
+    the user. `licences` are the terms that the run's components bring, and what the student takes under them.
     """
 
     name: str
@@ -186,13 +186,19 @@ class Estimate:
     picodollars: int = 0
 
 
-@dataclass(frozen=True)
-class Terms:
 Transfer = Literal["weights", "signals", "text"]
 """What a student can take of others: weights that are copied, what a model says about tokens or inside it, text."""
 
 
-    """A licence or terms of use that a component brings: shown before a run and recorded with it."""
+@dataclass(frozen=True)
+class Terms:
+    """A licence or terms of use that a component brings: shown before a run and recorded with it.
+
+    `licence` is an SPDX expression or the name that all components use for it. `restrictions` bind whoever uses or passes on
+    what took something of the component; a recipe in which a student does must acknowledge them. `forbids` are transfers
+    into a model none of whose weights are under the same licence. `notices` are to be repeated word for word by the model
+    card, and a model that is published has a name that begins with `name_prefix`.
+    """
 
     licence: str
     url: str = ""

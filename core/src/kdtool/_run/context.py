@@ -12,6 +12,7 @@ from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.text import Example, Split, TextSource
 from kdtool._contract.training import RunInfo
+from kdtool._licences import Licensed
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
@@ -56,6 +57,7 @@ class Context:
     hooks: Hooks
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    licences: tuple[Licensed, ...] = ()
     made: dict[str, Artefact] = field(default_factory=dict)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
@@ -71,6 +73,7 @@ class Context:
             offline=self.offline,
             say=lambda text: self.say(text),
             phase=stage.phase,
+            licences=self.licences,
         )
 
     def say(self, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -45,5 +45,5 @@ def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
     stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
-    parts = {"exporter": context.part(name)}
+    parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
     return graph.add(Node(stage, context.own, False, parts, {"model": arm.nodes[-1]}, build))

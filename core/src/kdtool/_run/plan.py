@@ -16,6 +16,7 @@ from kdtool._assembly import Assembly
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.context import Context, close_components
 from kdtool._run.graph import GRAPH, Node
+from kdtool._run.licences import licences_of
 from kdtool._run.sealed import read_sealed
 from kdtool._run.stages import add_stages
 
@@ -53,7 +54,10 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
-    context = Context(assembly, folder, Artefacts(store), Artefacts(folder), True, assembly.hooks())
+    hooks = assembly.hooks()
+    context = Context(
+        assembly, folder, Artefacts(store), Artefacts(folder), True, hooks, licences=licences_of(assembly, hooks)
+    )
     try:
         graph = add_stages(context, make=lambda _: None).graph
     finally:

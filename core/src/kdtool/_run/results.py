@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
-from kdtool._contract.training import StepReport, Terms, Trained
+from kdtool._contract.training import StepReport, Trained
+from kdtool._licences import Licensed
 
 __all__ = ["ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"]
 
@@ -95,4 +96,4 @@ class Results:
     notes: tuple[str, ...] = ()
     report: Path | None = None
     subjects: tuple[Subject, ...] = ()
-    terms: Mapping[str, Terms] = field(default_factory=dict)
+    licences: tuple[Licensed, ...] = ()

@@ -17,12 +17,15 @@ from kdtool._blame import translated
 from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
+from kdtool._licences import told
+from kdtool._recipe.model import of_kind
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import rows_of
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Stage
+from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
 from kdtool._run.missing import refuse_missing
 from kdtool._run.record import component_record, environment, write_results
@@ -53,14 +56,15 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         KdtoolError: see `kdtool._errors`. What was finished is kept, and the same call goes on from there.
     """
     start = time.monotonic()
+    hooks = assembly.hooks()
+    licences = licences_of(assembly, hooks)
     with run_lock(folder):
         register_run(store, folder)
-        context = Context(assembly, folder, Artefacts(store), Artefacts(folder), offline, assembly.hooks())
+        context = Context(assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, licences=licences)
         run = context.info(Stage("run"), folder)
         context.hooks.kdtool_run_start(run)
-        for name, found in context.hooks.kdtool_acknowledge().items():
-            text = (f"terms of {name}: {found.licence}", found.url, *found.restrictions)
-            context.say(" ".join(part for part in text if part))
+        for line in told(licences, assembly.recipe.name):
+            context.say(line)
         try:
             results = _run(context, run, start, recipe_text)
         except BaseException as error:
@@ -129,7 +133,7 @@ def _results(
         seconds=0.0,
         notes=_notes(arms),
         subjects=tuple(measured.subject() for measured in stages.measured),
-        terms=context.hooks.kdtool_acknowledge(),
+        licences=context.licences,
     )
 
 

@@ -64,7 +64,7 @@ class ReporterConformance(ComponentConformance):
             "data",
             "recipe",
             "subjects",
-            "terms",
+            "licences",
         ],
     )
     def test_runs_that_lack_a_part_are_reported(self, run: RunInfo, missing: str) -> None:

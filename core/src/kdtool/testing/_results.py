@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
 from kdtool._contract.training import StepReport, TermReport, Terms, Trained
+from kdtool._licences import Licensed
 from kdtool._run.results import ArmResult, Comparison, ComponentRecord, Results, StageRecord
 
 __all__ = ["empty_results", "make_results"]
@@ -54,7 +55,7 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
         seconds=123.4,
         notes=(text("hidden was 0.4% of the terms' gradient"),),
         subjects=subjects,
-        terms={"teacher": Terms(text("Apache-2.0"), "https://example.org/licence", (text("name the source"),))},
+        licences=(Licensed("teacher", _terms(text), ("signals",), (), text("Apache-2.0")),),
     )
 
 
@@ -71,6 +72,10 @@ def _measurements(subject: str, text: Callable[[str], str]) -> tuple[Measurement
         Measurement("decode-speed", subject, text("tokens/s"), 42.0, 1, True),
         Measurement(text("own-score"), subject, "", -0.25, 3, True, -0.5, 0.0, settings),
     )
+
+
+def _terms(text: Callable[[str], str]) -> Terms:
+    return Terms(text("Apache-2.0"), "https://example.org/licence", (text("name the source"),), notices=(text("(c)"),))
 
 
 def _arm(folder: Path, arm: str, seed: int, text: Callable[[str], str]) -> ArmResult:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
     from kdtool_transformers._infilling import GAP, Infilling
+    from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
     from kdtool_transformers._llama import LlamaShape
     from kdtool_transformers._model import TransformersModel, decoder_layers
     from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
     from kdtool_transformers._published import Published, PublishedTeacher, PublishedTeacherConfig, read_published
     from kdtool_transformers._quantised import Quantisation
     from kdtool_transformers._runtime import TransformersRuntime
-    from kdtool_transformers._sources import Source, find_source, licence_of, source_identity, terms_of
+    from kdtool_transformers._sources import Source, find_source, source_identity
     from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
     from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
     from kdtool_transformers._tokenizer import TransformersTokenizer
@@ -44,6 +45,7 @@ _HOMES = {
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
     "_infilling": ("GAP", "Infilling"),
     "_model": ("TransformersModel", "decoder_layers"),
@@ -51,7 +53,7 @@ _HOMES = {
     "_published": ("Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"),
     "_quantised": ("Quantisation",),
     "_runtime": ("TransformersRuntime",),
-    "_sources": ("Source", "find_source", "licence_of", "source_identity", "terms_of"),
+    "_sources": ("Source", "find_source", "source_identity"),
     "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
     "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
     "_tokenizer": ("TransformersTokenizer",),
@@ -80,6 +82,7 @@ __all__ = [
     "byte_tokenizer",
     "cache_folder",
     "card_licence",
+    "card_name",
     "complete_folder",
     "compute_dtype",
     "convert_gguf",
@@ -87,6 +90,7 @@ __all__ = [
     "decoder_layers",
     "find_source",
     "is_complete",
+    "known_terms",
     "licence_of",
     "logits_kept",
     "open_config",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import kdtool
 
-from kdtool_transformers._files import card_licence, weights_identity
+from kdtool_transformers._files import weights_identity
 
-__all__ = ["Source", "find_source", "is_cached", "licence_of", "source_identity", "terms_of"]
+__all__ = ["Source", "find_source", "is_cached", "source_identity"]
 
 
 class Source(NamedTuple):
@@ -59,26 +59,3 @@ def is_cached(hub_name: str) -> bool:
 
     weights = held("model.safetensors") or held("model.safetensors.index.json")
     return weights and held("config.json") and (held("tokenizer.json") or held("tokenizer_config.json"))
-
-
-def licence_of(text: str) -> str | None:
-    """Return the licence that a folder's model card or a .gguf file names itself, None where there is none."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return card_licence(path)
-    if path.suffix.lower() == ".gguf" and path.is_file():
-        from gguf import GGUFReader
-
-        field = GGUFReader(path).get_field("general.license")
-        return None if field is None else str(field.contents())
-    return None
-
-
-def terms_of(text: str) -> kdtool.Terms | None:
-    """Return the licence of what a recipe names: its own, or for a hub name where to read it. Nothing is fetched."""
-    licence = licence_of(text)
-    if licence is not None:
-        return kdtool.Terms(licence)
-    if Path(text).expanduser().exists() or Path(text).suffix.lower() == ".gguf":
-        return None
-    return kdtool.Terms("as named on its model card", url=f"https://huggingface.co/{text}")

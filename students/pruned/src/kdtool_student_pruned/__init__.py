@@ -59,6 +59,10 @@ class Pruned(kdtool.Student):
 
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.takes = {config.source: "weights"}
+
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._of_source(run.hook.kdtool_tokenizer.of)(run)
 

@@ -16,6 +16,7 @@ from kdtool_transformers import (
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
+    known_terms,
     read_published,
 )
 
@@ -49,16 +50,4 @@ class CodeLlama(PublishedTeacher):
         return super().written(prompt)
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms(
-            "Llama 2 Community License",
-            url="https://ai.meta.com/llama/license/",
-            restrictions=(
-                "neither the model nor its outputs may be used to improve another large language model, unless that is "
-                "Llama 2 or a derivative of it: take a student that is cut from this teacher",
-                "a copy of the licence and its notice (Llama 2 is licensed under the LLAMA 2 Community License, Copyright "
-                "(c) Meta Platforms, Inc. All Rights Reserved.) go with the model and what is made of it",
-                "Meta's names and marks may only be used to describe and redistribute the model: name a student otherwise",
-                "who had more than 700 million monthly users in the month before the release needs a licence of their own",
-                "the acceptable use policy applies: https://ai.meta.com/llama/use-policy/",
-            ),
-        )
+        return known_terms("llama2")

@@ -15,6 +15,7 @@ from kdtool_transformers import (
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
+    known_terms,
     read_published,
 )
 
@@ -40,16 +41,4 @@ class StarCoder2(PublishedTeacher):
         return read_published(__name__)[self.config.size]
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms(
-            "BigCode OpenRAIL-M v1",
-            url="https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement",
-            restrictions=(
-                "whoever gets the model, a modification of it or a model distilled from it is bound to the use restrictions "
-                "of the licence's attachment A, and gets a copy of the licence; the main ones are:",
-                "no use that breaks the law, exploits or harms minors, or discriminates against people or groups",
-                "no malware, and no verifiably false or personal information in order to harm",
-                "nothing generated is placed in public without saying that a machine wrote it",
-                "no defaming, no harassing, no impersonating of people to deceive",
-                "no fully automated decisions that adversely affect somebody's legal rights",
-            ),
-        )
+        return known_terms("bigcode-openrail-m")
