@@ -20,13 +20,20 @@ class Corpus(kdtool.Corpus):
     class Config(kdtool.Config):
         documents: int = Field(12, ge=1)
         """How many documents."""
+        letter: str = "d"
+        """What ids begin with."""
 
     config: Config
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         for number in range(self.config.documents):
             split: kdtool.Split = "test" if number % 3 == 0 else "train"
-            yield Example(f"d{number}", kdtool.Text(f"document {number} has {number} words " * 5), split, licence="MIT")
+            yield Example(
+                f"{self.config.letter}{number}",
+                kdtool.Text(f"document {number} has {number} words " * 5),
+                split,
+                licence="MIT",
+            )
 
 
 class Bytes:
@@ -35,9 +42,16 @@ class Bytes:
     vocabulary = 257
     end_of_text = 256
     fingerprint = "bytes"
+    chat_fingerprint = ""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+        return None
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        return None
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(index for index in ids if index < 256).decode(errors="replace")

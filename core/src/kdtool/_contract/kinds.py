@@ -74,7 +74,7 @@ class Packer(Component):
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
         endless: rows come as soon as they are full. Row keys are unique and depend on the content, not on the machine.
-        Since 0.1.
+        Called with no examples before a run makes anything, so that a tokenizer that does not suit is refused. Since 0.1.
         """
 
 

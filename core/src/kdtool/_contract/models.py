@@ -32,8 +32,24 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str:
         """Names the map from text to ids: equal fingerprints mean equal tokenizers."""
 
+    chat_fingerprint: str
+    """Names the template by which `encode_chat` writes conversations; "" where the tokenizer has none. Since 0.1."""
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens added."""
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+        """Return the ids of a conversation as the tokenizer's own template writes it, and whether each is learned.
+
+        Learned are the assistant's answers, each with the token that ends it. None where there is no template; a
+        `UsageError` says why a template cannot be split so, or why it refuses the conversation. Since 0.1.
+        """
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        """Return the ids of a text whose middle comes last, between the marks that the tokenizer has for it, and its end.
+
+        `before` comes first, or with `suffix_first` what is behind the middle. None where there are no marks. Since 0.1.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens left out."""

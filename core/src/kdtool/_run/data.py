@@ -21,7 +21,7 @@ from kdtool._run.signals import from_teacher
 from kdtool._run.terms import terms_of, want_of
 from kdtool._run.texts import write_texts
 
-__all__ = ["Materials", "add_data", "add_texts", "rows_of"]
+__all__ = ["Materials", "add_data", "add_texts", "rows_of", "try_packers"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
     parts = {"components": [context.part(name) for name in (*corpora, *screens)]}
     return graph.add(Node(Stage("text", label, unit="documents"), context.store, True, parts, {}, build))
+
+
+def try_packers(context: Context, run: RunInfo) -> None:
+    """Give every packer the student's tokenizer and nothing to pack, so that one that does not suit is refused at once."""
+    (student,) = context.assembly.named("student")
+    tokenizer = context.hooks.kdtool_tokenizer.of(student)(run)
+    for packer in context.assembly.named("packer"):
+        if any(True for _ in context.hooks.kdtool_rows.of(packer)(run, (), tokenizer)):
+            raise PluginError(f"{context.hooks.owner(packer)} gave rows without any text")
 
 
 def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
@@ -86,7 +95,7 @@ def _add_rows(context: Context, graph: Graph, phase: PhaseSpec, facts: Mapping[s
         rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
-    parts = {"packer": context.part(packer.path), "tokenizer": tokenizer.fingerprint}
+    parts = {"packer": context.part(packer.path), "tokenizer": tokenizer.fingerprint, "chat": tokenizer.chat_fingerprint}
     rows = graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
     return Materials(texts, rows, facts)
 

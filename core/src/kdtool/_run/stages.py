@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._run.context import Context
-from kdtool._run.data import Materials, add_data, add_texts
+from kdtool._run.data import Materials, add_data, add_texts, try_packers
 from kdtool._run.exports import add_exports
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.scores import Measured, add_scores, subjects_of
@@ -63,6 +63,7 @@ def add_stages(context: Context, make: Callable[[Node], object]) -> Stages:
         term.teacher for phase in context.assembly.arms["student"] for term in plain_terms(context.assembly, phase)
     }
     check_tokenizers(context, run, frozenset(name for name in teachers if name))
+    try_packers(context, run)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
     for node in graph.nodes.values():

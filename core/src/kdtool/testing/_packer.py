@@ -82,6 +82,9 @@ class PackerConformance(ComponentConformance):
         assert "reply" in text
         assert "QUESTION" not in text
 
+    def test_no_examples_give_no_rows(self, run: RunInfo) -> None:
+        assert not list(self.rows(run, ()))
+
     def test_rows_come_before_the_examples_end(self, run: RunInfo) -> None:
         endless = (Example(f"e{i}", Text(f"x = {i}\n" * 50)) for i in count())
         assert len(list(islice(self.rows(run, endless), 3))) == 3

@@ -65,10 +65,17 @@ class ByteTokenizer:
     vocabulary = 257
     end_of_text = 256
     fingerprint = "bytes"
+    chat_fingerprint = ""
 
     def encode(self, text: str) -> list[int]:
         """Return the bytes of `text`."""
         return list(text.encode("utf-8"))
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+        """Return None: there is no template."""
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        """Return None: there are no marks."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`; broken characters become U+FFFD."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Literal
 
 import kdtool
 import pydantic
 
-from kdtool_packer_packed._documents import Document, document_of
+from kdtool_packer_packed._documents import Document, FillInTheMiddle, document_of
 
 __all__ = ["Packed"]
 
@@ -35,6 +36,11 @@ class Packed(kdtool.Packer):
         maximum_tokens: int | None = kdtool.Field(default=None, ge=2)
         """At most so many tokens of each split, in whole rows from the start; null takes all. For scarce data."""
 
+        conversations: Literal["template", "plain"] = "template"
+        """How they are written: by the tokenizer's chat template where it has one, or always with `### role` lines."""
+        fim: FillInTheMiddle | None = None
+        """Fill in the middle: cuts plain texts so that the student learns to write what is missing; null leaves them whole."""
+
         @pydantic.model_validator(mode="after")
         def _holds_a_row(self) -> Packed.Config:
             if self.maximum_tokens is not None and self.maximum_tokens < self.length:
@@ -44,11 +50,21 @@ class Packed(kdtool.Packer):
     def kdtool_rows(
         self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
     ) -> Iterator[kdtool.Row]:
-        """Yield rows as examples come in."""
-        documents = (document_of(example, tokenizer) for example in examples)
-        rows = _rows((document for document in documents if document.ids), self.config.length, tokenizer.end_of_text)
-        limit = self.config.maximum_tokens
-        yield from islice(rows, None if limit is None else limit // self.config.length)
+        """Yield rows as examples come in.
+
+        Raises:
+            UsageError: gaps are wanted, and the tokenizer has no marks for them; or its template refuses a conversation.
+        """
+        config = self.config
+        if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
+            raise kdtool.UsageError(
+                "rows.fim: the student's tokenizer has no marks for a prefix, a suffix and a middle; take a student whose "
+                "tokenizer has them, as those of StarCoder2, Code Llama, Qwen2.5-Coder and DeepSeek-Coder do, or leave out `fim`"
+            )
+        documents = (document_of(example, tokenizer, config.fim, config.conversations) for example in examples)
+        rows = _rows((document for document in documents if document.ids), config.length, tokenizer.end_of_text)
+        limit = config.maximum_tokens
+        yield from islice(rows, None if limit is None else limit // config.length)
 
 
 def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[kdtool.Row]:

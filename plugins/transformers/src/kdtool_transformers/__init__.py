@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
-    from kdtool_transformers._infilling import GAP, Infilling
+    from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
     from kdtool_transformers._llama import LlamaShape
     from kdtool_transformers._model import TransformersModel, decoder_layers
@@ -47,7 +47,7 @@ _HOMES = {
     "_gguf": ("convert_gguf", "convert_gguf_into"),
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
-    "_infilling": ("GAP", "Infilling"),
+    "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
     "_model": ("TransformersModel", "decoder_layers"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
     "_published": ("Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"),
@@ -60,7 +60,9 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
+    "CODE_LLAMA",
     "GAP",
+    "STARCODER",
     "CausalStudent",
     "CausalTeacher",
     "CausalTeacherConfig",

@@ -1,10 +1,13 @@
-"""How a model wants to be asked for what is missing between two pieces of code. Light; teacher plugins fill it in."""
+"""How models are asked for what is missing between two pieces of code, and trained to write it. Light.
+
+Marks, and where they stand, are known here for every family; teachers name theirs, tokenizers find theirs by its tokens.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["GAP", "Infilling"]
+__all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling"]
 
 GAP = "<FILL_ME>"
 """What a prompt says where code is missing, whatever the model; the mark that CodeLlama's tokenizer takes."""
@@ -12,16 +15,45 @@ GAP = "<FILL_ME>"
 
 @dataclass(frozen=True)
 class Infilling:
-    """A model's marks before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
+    """A family's marks before, after and between: prefix-suffix-middle order (arXiv 2207.14255).
 
-    `behind_prefix` stands between the first mark and the code.
+    `behind_prefix` stands between the mark and the code before the gap. `end` is the token that ends what was missing; ""
+    is the end of the text.
     """
 
     prefix: str
     suffix: str
     middle: str
     behind_prefix: str = ""
+    end: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The tokens that must be in the vocabulary."""
+        return tuple(mark for mark in (self.prefix, self.suffix, self.middle, self.end) if mark)
 
     def written(self, before: str, after: str) -> str:
         """Return the prompt at whose end the model writes what stands between `before` and `after`."""
         return f"{self.prefix}{self.behind_prefix}{before}{self.suffix}{after}{self.middle}"
+
+    def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:
+        """Return a whole text with its middle last, as (mark or "", text behind it): each is encoded on its own.
+
+        With `suffix_first` in the order that the paper calls SPM, variant 2: the code before the gap and the middle are not
+        parted by a mark.
+        """
+        code = f"{self.behind_prefix}{before}"
+        if suffix_first:
+            return [(self.prefix, ""), (self.suffix, after), (self.middle, code), ("", middle)]
+        return [(self.prefix, code), (self.suffix, after), (self.middle, middle)]
+
+
+STARCODER = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+CODE_LLAMA = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ", end="▁<EOT>")
+"""sentencepiece writes the first word of a text with a space before it, also behind the mark."""
+FAMILIES = (
+    STARCODER,
+    CODE_LLAMA,
+    Infilling("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder
+    Infilling("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+)

@@ -16,10 +16,16 @@ from typing import Any
 import kdtool
 from tokenizers.pre_tokenizers import Metaspace
 
+from kdtool_transformers._chat import Turns, cut
+from kdtool_transformers._infilling import FAMILIES, Infilling
+
 __all__ = ["TransformersTokenizer"]
 
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
 """What ends a document in pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
+
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
+"""Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
 
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
@@ -44,6 +50,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         backend.no_padding()
         self.inner = inner
         self._backend = backend
+        self.chat_fingerprint = self._chat_fingerprint()
 
     @cached_property
     def vocabulary(self) -> int:
@@ -81,6 +88,11 @@ class TransformersTokenizer(kdtool.Tokenizer):
         canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
         return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
+    @cached_property
+    def infilling(self) -> Infilling | None:
+        """The marks that the vocabulary holds for filling gaps; None where it holds none that are known."""
+        return next((family for family in FAMILIES if all(map(self.has_token, family.marks))), None)
+
     def has_token(self, token: str) -> bool:
         """Say whether `token` is one of the vocabulary as a whole."""
         return self._backend.token_to_id(token) is not None
@@ -88,6 +100,34 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens written in it count, none are added."""
         return list(self._backend.encode(self._spaced(text), add_special_tokens=False).ids)
+
+    def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
+        """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
+
+        What is learned and what is not are encoded each on its own, as when the model is asked.
+        """
+        if not self.chat_fingerprint:
+            return None
+        ids: list[int] = []
+        labelled: list[bool] = []
+        before = ""
+        for piece, learned in cut(self._render, turns, self._special, str(self.inner.name_or_path)):
+            own = self._encode_behind(before, piece) if before else self.encode(piece)
+            ids += own
+            labelled += [learned] * len(own)
+            before = piece
+        return ids, labelled
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        """Return a text's ids with its middle last, between the model's marks; None too where the text holds one itself."""
+        marks = self.infilling
+        if marks is None or any(mark in text for mark in marks.marks for text in (before, middle, after)):
+            return None
+        ids: list[int] = []
+        for mark, text in marks.pieces(before, middle, after, suffix_first):
+            ids += [self._backend.token_to_id(mark)] if mark else []
+            ids += self._encode_behind(mark, text) if text else []
+        return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""
@@ -101,6 +141,51 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and its companions."""
         self.inner.save_pretrained(folder)
+
+    @cached_property
+    def _special(self) -> dict[str, bool]:
+        """The special tokens, and whether each swallows the white space behind it."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return {
+            token.content: token.rstrip for token in added if token.special or token.content == self.inner.eos_token
+        }
+
+    def _encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` where it follows `before`: no space is put before it, as before the first text."""
+        for mark, swallows in self._special.items():
+            if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
+                break
+        else:
+            mark = next((mark for mark, swallows in self._special.items() if not swallows), "")
+        return list(self._backend.encode(mark + text, add_special_tokens=False).ids[bool(mark) :])
+
+    def _render(self, turns: Turns, prompting: bool) -> str:
+        """Write turns by the template, the same on every day.
+
+        Raises:
+            UsageError: the template refuses them.
+        """
+        from jinja2 import TemplateError
+
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            template = self.inner.get_chat_template()
+            template = f"{_DATE}{template}" if "strftime_now" in template else template
+            text = self.inner.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=prompting
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            roles = ", ".join(role for role, _ in turns)
+            raise kdtool.UsageError(
+                f"the chat template of {self.inner.name_or_path} refuses turns of {roles or 'nobody'}: {error}"
+            ) from error
+        return str(text)
+
+    def _chat_fingerprint(self) -> str:
+        if not self.inner.chat_template:
+            return ""
+        about = [self.inner.chat_template, {name: str(token) for name, token in self.inner.special_tokens_map.items()}]
+        return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def _spaced(self, text: str) -> str:
         # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds

@@ -10,9 +10,9 @@ from typing import Literal
 
 import kdtool
 from kdtool_transformers import (
+    CODE_LLAMA,
     GAP,
     DtypeName,
-    Infilling,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
@@ -37,9 +37,8 @@ class CodeLlama(PublishedTeacher):
         """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 
     config: Config
-    # sentencepiece writes the first word of a text with a space before it, also behind the mark
-    infilling = Infilling("▁<PRE>", "▁<SUF>", "▁<MID>", behind_prefix=" ")
-    answer_ends = ("▁<EOT>",)
+    infilling = CODE_LLAMA
+    answer_ends = (CODE_LLAMA.end,)
 
     def published(self) -> Published:
         return read_published(__name__)[f"{self.config.size}-{self.config.variant}"]

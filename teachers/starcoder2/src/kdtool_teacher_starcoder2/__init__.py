@@ -10,8 +10,8 @@ from typing import Literal
 
 import kdtool
 from kdtool_transformers import (
+    STARCODER,
     DtypeName,
-    Infilling,
     Published,
     PublishedTeacher,
     PublishedTeacherConfig,
@@ -34,7 +34,7 @@ class StarCoder2(PublishedTeacher):
         """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 
     config: Config
-    infilling = Infilling("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    infilling = STARCODER
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
     def published(self) -> Published:

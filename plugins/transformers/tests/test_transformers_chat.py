@@ -1,0 +1,253 @@
+"""Conversations and gaps as tokens: what is learned, against the template written whole and the text itself."""
+
+from __future__ import annotations
+
+import string
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import kdtool
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool_transformers import TransformersTokenizer, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA_3 = (
+    "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "{{- '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '<|eot_id|>' }}"
+    "{%- for message in messages %}{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{- message['content'] | trim }}{{- '<|eot_id|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+PHI_3 = (
+    "{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+SPLIT_OF_LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+STYLES = {
+    "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"], "<|im_end|>", "<|im_end|>"),
+    "llama-2": (LLAMA_2, ["<s>", "</s>"], "</s>", " </s>"),
+    "llama-3": (
+        LLAMA_3,
+        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|eot_id|>",
+        "<|eot_id|>",
+    ),
+    "phi-3": (PHI_3, ["<s>", "<|user|>", "<|assistant|>", "<|end|>"], "<|end|>", "<|end|>"),
+}
+
+
+@cache
+def tokenizer_of(style: str, template: str | None = None, *, spaced: bool = False) -> TransformersTokenizer:
+    """A small tokenizer with a template: of bytes, or as sentencepiece makes them, with a space before the first word."""
+    own, marks, end, _ = STYLES[style]
+    inner = Tokenizer(models.BPE(unk_token="<unk>" if spaced else None))
+    if spaced:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    else:
+        bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        split = pre_tokenizers.Split(Regex(SPLIT_OF_LLAMA_3), "isolated")
+        inner.pre_tokenizer = (
+            pre_tokenizers.Sequence([split, bytes_alone])
+            if style == "llama-3"
+            else pre_tokenizers.ByteLevel(add_prefix_space=False)
+        )
+        inner.decoder = decoders.ByteLevel()
+    alphabet = list(string.printable) if spaced else pre_tokenizers.ByteLevel.alphabet()
+    special = [AddedToken(mark, special=True) for mark in ("<unk>", "<|endoftext|>", *marks)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator([string.printable, Path(__file__).read_text(encoding="utf-8")], trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token=marks[0], eos_token="<|endoftext|>" if style == "phi-3" else end
+    )
+    fast.chat_template = own if template is None else template
+    return TransformersTokenizer(fast)
+
+
+words = st.text(string.ascii_letters + string.digits + " .,()=\n", min_size=1, max_size=30)
+plain = st.text(string.ascii_letters + string.digits, min_size=1, max_size=12)
+
+
+@st.composite
+def conversations(draw: st.DrawFn, content: st.SearchStrategy[str] = words) -> list[tuple[str, str]]:
+    system = [("system", draw(content))] if draw(st.booleans()) else []
+    pairs = draw(st.integers(1, 3))
+    turns = [(role, draw(content)) for _ in range(pairs) for role in ("user", "assistant")]
+    return [*system, *turns, *([("user", draw(content))] if draw(st.booleans()) else [])]
+
+
+def shown(tokenizer: TransformersTokenizer, ids: list[int]) -> str:
+    return str(tokenizer.inner.backend_tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def whole(tokenizer: TransformersTokenizer, turns: list[tuple[str, str]]) -> str:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return str(tokenizer.inner.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024"))
+
+
+def runs(ids: list[int], labelled: list[bool]) -> list[list[int]]:
+    """The learned tokens, in runs."""
+    found: list[list[int]] = []
+    for token, learned, before in zip(ids, labelled, [False, *labelled], strict=False):
+        if learned:
+            found += [] if before else [[]]
+            found[-1].append(token)
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(turns=conversations())
+@settings(max_examples=60, deadline=None)
+def test_exactly_the_answers_with_their_end_are_learned(style: str, turns: list[tuple[str, str]]) -> None:
+    tokenizer, end = tokenizer_of(style), STYLES[style][3]
+    encoded = tokenizer.encode_chat(turns)
+    assert encoded is not None
+    ids, labelled = encoded
+    assert shown(tokenizer, ids) == whole(tokenizer, turns), "nothing but the template is written"
+    answers = [content for role, content in turns if role == "assistant"]
+    learned = [shown(tokenizer, run) for run in runs(ids, labelled)]
+    if style in {"llama-2", "llama-3"}:
+        answers, learned = [answer.strip() for answer in answers], [text.removeprefix(" ") for text in learned]
+    assert learned == [f"{answer}{end}" for answer in answers]
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("style", STYLES)
+@given(turns=conversations(plain))
+@settings(max_examples=30, deadline=None)
+def test_tokens_are_those_of_the_template_written_whole(style: str, spaced: bool, turns: list[tuple[str, str]]) -> None:
+    tokenizer = tokenizer_of(style, spaced=spaced)
+    encoded = tokenizer.encode_chat(turns)
+    assert encoded is not None
+    assert encoded[0] == tokenizer.encode(whole(tokenizer, turns))
+
+
+def test_what_is_asked_is_encoded_as_when_the_model_is_asked() -> None:
+    tokenizer = tokenizer_of("chatml")
+    turns = [("user", "hi"), ("assistant", "\n\n  yes")]  # a line feed of the prompt would join those of the answer
+    ids, labelled = tokenizer.encode_chat(turns) or ([], [])
+    prompt = tokenizer.inner.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert ids[: labelled.index(True)] == tokenizer.encode(prompt)
+
+
+def test_marks_that_swallow_spaces_do_so_at_borders_too(tmp_path: Path) -> None:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = ("<|user|>", "<|assistant|>", "<|end|>")
+    special = [AddedToken("<|endoftext|>"), *(AddedToken(name, rstrip=True) for name in names)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator([], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
+    fast.chat_template = PHI_3
+    tokenizer = TransformersTokenizer(fast)
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    ids, labelled = tokenizer.encode_chat(turns) or ([], [])
+    assert ids == tokenizer.encode(whole(tokenizer, turns))
+    assert [shown(tokenizer, run) for run in runs(ids, labelled)] == ["b<|end|>", "d<|end|>"]
+
+
+def test_without_a_template_there_is_no_conversation(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("chatml", "")
+    assert (tokenizer.chat_fingerprint, tokenizer.encode_chat([("user", "hi")])) == ("", None)
+    assert tokenizer_of("chatml").chat_fingerprint != tokenizer_of("chatml", CHATML + " ").chat_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages | length }}" + CHATML, "changes with the turns that follow"),
+        (CHATML.replace("message['content']", "message['content'] | upper"), "does not follow the generation prompt"),
+        (
+            "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}",
+            "does not follow the generation prompt",
+        ),
+        (
+            "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}### assistant\n{% endif %}",
+            "no special token ends an answer",
+        ),
+        ("{{ raise_exception('no system turn') }}", "refuses turns of user.*no system turn"),
+        ("{{ messages[0]['content'] + 1 }}", "refuses turns of user"),
+    ],
+)
+def test_a_template_that_cannot_be_split_is_refused_with_the_reason(template: str, reason: str) -> None:
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    with pytest.raises(kdtool.UsageError, match=reason):
+        tokenizer_of("chatml", template).encode_chat(turns)
+
+
+@cache
+def infilling_tokenizer(family: str) -> TransformersTokenizer:
+    with TemporaryDirectory() as folder:
+        if family == "starcoder2":
+            save_starcoder2_tokenizer(Path(folder), 600, 100_000)
+        else:
+            save_code_llama_tokenizer(Path(folder), 1000, 200_000, infilling=True)
+        return open_tokenizer(folder)
+
+
+code = st.text(string.ascii_letters + string.digits + " .()=:\n\t", max_size=40)
+
+
+@pytest.mark.parametrize("family", ["starcoder2", "codellama"])
+@given(before=code, middle=code, after=code, suffix_first=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_document_is_recovered_from_its_parts(
+    family: str, before: str, middle: str, after: str, suffix_first: bool
+) -> None:
+    tokenizer = infilling_tokenizer(family)
+    marks = tokenizer.infilling
+    assert marks is not None
+    ids = tokenizer.encode_infilling(before, middle, after, suffix_first)
+    assert ids is not None
+    end = tokenizer.end_of_text if family == "starcoder2" else tokenizer.encode("▁<EOT>")[-1]
+    assert ids[-1] == end
+    prefix, suffix, gap = (ids.index(tokenizer.encode(mark)[-1]) for mark in (marks.prefix, marks.suffix, marks.middle))
+    assert prefix == 0
+
+    def text(part: list[int]) -> str:
+        return tokenizer.decode([*tokenizer.encode("x"), *part])[1:]
+
+    space = " " if family == "codellama" else ""  # sentencepiece's, before the code that comes first
+    if suffix_first:
+        assert suffix == 1
+        assert text(ids[2:gap]) == after
+        assert text(ids[gap + 1 : -1]) == space + before + middle
+    else:
+        assert text(ids[1:suffix]) == space + before
+        assert text(ids[suffix + 1 : gap]) == after
+        assert text(ids[gap + 1 : -1]) == middle
+        assert ids[: gap + 1] == tokenizer.encode(marks.written(before, after)), "as the model is asked"
+
+
+def test_a_text_with_a_mark_in_it_has_no_gap() -> None:
+    assert infilling_tokenizer("starcoder2").encode_infilling("a", "<fim_suffix>", "b", False) is None
+    assert tokenizer_of("chatml").encode_infilling("a", "b", "c", False) is None
