@@ -26,6 +26,7 @@ from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_k
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
+from kdtool._takes import takes_problems
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ class Assembly:
         manager = ComponentManager()
         owners: dict[str, Owner] = {}
         required = set()
-        own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
-        for name, item in {**self._shared_built, **own}.items():
+        for name, item in self.built_for(phase).items():
             with using(item.owner, "its registration"):
                 manager.register(self.shared[name] if name in self.shared else item.instance(), name)
             owners[name] = item.owner
@@ -115,6 +115,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     shared = {spec.path: built[spec.key] for spec in recipe.lasting}
     arms = {"student": recipe.phases, **control_arms(recipe, built, problems)}
     _check_signals(recipe, built, problems)
+    problems.extend(takes_problems(recipe, built))
     if problems:
         raise RecipeError(problems)
     return Assembly(recipe, shared, arms, built)
