@@ -26,6 +26,7 @@ from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_k
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
+from kdtool._shares import share_problems
 from kdtool._takes import takes_problems
 
 
@@ -115,7 +116,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     shared = {spec.path: built[spec.key] for spec in recipe.lasting}
     arms = {"student": recipe.phases, **control_arms(recipe, built, problems)}
     _check_signals(recipe, built, problems)
-    problems.extend(takes_problems(recipe, built))
+    problems.extend((*takes_problems(recipe, built), *share_problems(recipe, built)))
     if problems:
         raise RecipeError(problems)
     return Assembly(recipe, shared, arms, built)

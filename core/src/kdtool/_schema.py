@@ -42,7 +42,14 @@ _WEIGHT: Mapping[str, Any] = {
         },
     ],
 }
+_SHARE: Mapping[str, Any] = {
+    "description": "Share of the text to learn from, in bytes, where several corpora are mixed; all of them sum to 1.",
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "maximum": 1,
+}
 _OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "corpus": {"share": _SHARE},
     "loss": {"weight": _WEIGHT, "teacher": {"type": "string", "description": "Which teacher it learns from."}},
     "tracker": {"required": {"type": "boolean", "description": "Whether its failure stops the run."}},
 }

@@ -23,7 +23,8 @@ ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 class ComponentSpec:
     """A component named by the recipe. `name` is its short name, `path` its key path, `options` go to its `Config`.
 
-    `key` is the composed document's path, by which places of single options are found.
+    `key` is the composed document's path, by which places of single options are found. `share` is a corpus's, None where
+    it is taken whole.
     """
 
     path: str
@@ -35,6 +36,7 @@ class ComponentSpec:
     weight: float | Schedule = 1.0
     teacher: str | None = None
     required: bool = False
+    share: float | None = None
 
 
 def of_kind(specs: Iterable[ComponentSpec], kind: str) -> tuple[ComponentSpec, ...]:

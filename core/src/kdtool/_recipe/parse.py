@@ -156,7 +156,7 @@ class Parser:
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         if not self.require(good, (*path, "use"), "names no plugin", "write `use: NAME`, or `use: ./file.py:Class`"):
             return None
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = {"share": value.get("share")} if kind == "corpus" else {}
         if kind == "loss":
             own = {"weight": self._weight((*path, "weight"), value.get("weight", 1.0)), "teacher": value.get("teacher")}
             self.require(own["teacher"] is None or isinstance(own["teacher"], str), (*path, "teacher"), "is a name")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Want
@@ -20,8 +21,9 @@ from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.signals import from_teacher
 from kdtool._run.terms import terms_of, want_of
 from kdtool._run.texts import write_texts
+from kdtool._takes import taken_by
 
-__all__ = ["Materials", "add_data", "add_texts", "rows_of", "try_packers"]
+__all__ = ["Materials", "add_data", "add_texts", "corpora_of", "rows_of", "try_packers"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,28 @@ def rows_of(node: Node) -> StoredRows:
     return StoredRows(node.path, node.fingerprint)
 
 
+def corpora_of(context: Context, sources: Iterable[ComponentSpec]) -> list[str]:
+    """Return the corpora among `sources` that give text themselves, in recipe order."""
+    corpora = [spec.path for spec in of_kind(sources, "corpus")]
+    return [name for name in corpora if name not in taken_by(corpora, context.assembly.shared)]
+
+
 def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
-    """Add the text of the corpora among `sources`, after the screens among them."""
+    """Add the text of the corpora among `sources`, after the screens among them.
+
+    Whoever's text they take takes part: a teacher that answers, a corpus that gives prompts and then no text itself.
+    """
     sources = tuple(sources)
-    corpora, screens = ([spec.path for spec in of_kind(sources, kind)] for kind in ("corpus", "screen"))
+    corpora, screens = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "screen")]
+    taken = taken_by((*corpora, *screens), context.assembly.shared)
+    shares = {spec.path: spec.share for spec in sources if spec.path in corpora and spec.share is not None}
 
     def build(run: RunInfo, folder: Path) -> None:
-        write_texts(run, folder, corpora, screens)
+        write_texts(run, folder, corpora, screens, shares)
 
-    parts = {"components": [context.part(name) for name in (*corpora, *screens)]}
+    parts: dict[str, Any] = {"components": [context.part(name) for name in (*corpora, *screens, *taken)]}
+    if shares:
+        parts["shares"] = list(shares.values())
     return graph.add(Node(Stage("text", label, unit="documents"), context.store, True, parts, {}, build))
 
 

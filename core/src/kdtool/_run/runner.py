@@ -18,11 +18,10 @@ from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._licences import told
-from kdtool._recipe.model import of_kind
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
-from kdtool._run.data import rows_of
+from kdtool._run.data import corpora_of, rows_of
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Stage
 from kdtool._run.licences import licences_of
@@ -147,8 +146,9 @@ def _models(context: Context, stages: Stages) -> dict[str, ModelFacts]:
 def _data(context: Context, stages: Stages) -> dict[str, Any]:
     """Return what was trained on: counts of the recipe's text, rows of all phases, and what the teacher's signals cost."""
     rows = [rows_of(node) for node in {own.rows.name: own.rows for own in stages.materials.values()}.values()]
+    corpora = corpora_of(context, context.assembly.recipe.shared)
     return {
-        **StoredTexts(stages.texts.path).counts(),
+        **StoredTexts(stages.texts.path).counts(corpora),
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
         "signal_seconds": sum(context.seconds(node) for node in stages.signals),

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from kdtool._contract.kinds import Hooks
 from kdtool._contract.text import Completion, Example, Messages, Split, Text
 from kdtool._contract.training import RunInfo
-from kdtool._errors import PluginError
+from kdtool._run.counts import Counts
+from kdtool._run.gathering import gather
 
 __all__ = ["StoredTexts", "write_texts"]
 
 COUNTS = "counts.json"
-_SCREEN_BATCH = 256
 
 
-def write_texts(run: RunInfo, folder: Path, corpora: Sequence[str], screens: Sequence[str]) -> None:
-    """Gather, screen and write the examples of the named corpora.
+def write_texts(
+    run: RunInfo, folder: Path, corpora: Sequence[str], screens: Sequence[str], shares: Mapping[str, float]
+) -> None:
+    """Gather, screen and write the examples of the named corpora, mixed by `shares` where there are any.
 
-    Raises:
-        PluginError: a corpus gives an id twice or what is no text, or a screen judges another number of examples than it
-            was given.
+    Raises as `gather`.
     """
-    counts, hooks = _Counts(), run.hook
+    counts, hooks = Counts(corpora, shares), run.hook
     files = {split: (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in get_args(Split)}
     try:
-        for number, example in enumerate(_screened(hooks, screens, _gathered(run, corpora), counts)):
+        for number, (corpus, example) in enumerate(gather(run, corpora, screens, shares, counts)):
             files[example.split].write(json.dumps(_to_plain(example), ensure_ascii=False) + "\n")
-            counts.add(example)
+            counts.add(corpus, example)
             if number % 100 == 0:
                 hooks.kdtool_progress(run, number)
     finally:
         for file in files.values():
             file.close()
+    for corpus, (documents, size) in counts.left_out().items():
+        run.say(f"{corpus}: its share had no room for {documents:,} documents ({size:,} bytes)")
     (folder / COUNTS).write_text(json.dumps(counts.summary(), indent=1), encoding="utf-8")
 
 
@@ -53,81 +52,14 @@ class StoredTexts:
             for line in file:
                 yield _from_plain(json.loads(line), split)
 
-    def counts(self) -> dict[str, Any]:
-        """Return documents and bytes a split, licences, languages, sources, and what screens rejected."""
+    def counts(self, corpora: Sequence[str]) -> dict[str, Any]:
+        """Return documents and bytes a split, licences, languages, sources, the same of each corpus, and what was rejected.
+
+        Args:
+            corpora: the recipe's names of the corpora, in its order; recipes that share the text may name them otherwise.
+        """
         counts: dict[str, Any] = json.loads((self.folder / COUNTS).read_text(encoding="utf-8"))
-        return counts
-
-
-def _gathered(run: RunInfo, corpora: Sequence[str]) -> Iterator[Example]:
-    for corpus in corpora:
-        seen: set[str] = set()
-        for example in run.hook.kdtool_examples.of(corpus)(run):
-            if example.id in seen:
-                raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
-            if not _is_text(example):
-                raise PluginError(f"{run.hook.owner(corpus)} gives text in {example.id!r} that no file can hold")
-            seen.add(example.id)
-            yield example
-
-
-def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Example], counts: _Counts) -> Iterator[Example]:
-    iterator = iter(examples)
-    while batch := list(islice(iterator, _SCREEN_BATCH)):
-        for screen in screens:
-            verdicts = hooks.kdtool_screen.of(screen)(batch)
-            if len(verdicts) != len(batch):
-                raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
-            counts.reject(screen, (verdict.reason for verdict in verdicts if verdict is not None))
-            batch = [example for example, verdict in zip(batch, verdicts, strict=True) if verdict is None]
-        yield from batch
-
-
-class _Counts:
-    def __init__(self) -> None:
-        self.splits: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in get_args(Split)}
-        self.by: dict[str, Counter[str]] = {"licences": Counter(), "languages": Counter(), "sources": Counter()}
-        self.rejected: dict[str, Counter[str]] = {}
-
-    def add(self, example: Example) -> None:
-        self.splits[example.split]["documents"] += 1
-        self.splits[example.split]["bytes"] += sum(len(text.encode()) for text in _parts(example))
-        for name, value in (
-            ("licences", example.licence),
-            ("languages", example.language),
-            ("sources", example.source),
-        ):
-            self.by[name][value or "unknown"] += 1
-
-    def reject(self, screen: str, reasons: Iterable[str]) -> None:
-        self.rejected.setdefault(screen, Counter()).update(reasons)
-
-    def summary(self) -> dict[str, Any]:
-        by = {name: dict(counter.most_common(20)) for name, counter in self.by.items()}
-        return {"splits": self.splits, **by, "rejected": {name: dict(found) for name, found in self.rejected.items()}}
-
-
-def _is_text(example: Example) -> bool:
-    """Return whether everything can be written as UTF-8: strings may hold lone surrogates."""
-    fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
-    try:
-        "".join((*fields, *_parts(example), *_roles(example))).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _roles(example: Example) -> tuple[str, ...]:
-    return tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
-
-
-def _parts(example: Example) -> tuple[str, ...]:
-    body = example.body
-    if isinstance(body, Text):
-        return (body.text,)
-    if isinstance(body, Completion):
-        return (body.prompt, body.completion)
-    return tuple(content for _, content in body.turns)
+        return {**counts, "corpora": dict(zip(corpora, counts["corpora"], strict=True))}
 
 
 def _to_plain(example: Example) -> dict[str, Any]:
