@@ -8,43 +8,22 @@ embeddings.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
 from kdtool_transformers import alone, logits_kept
 from torch import nn
+from torchao.quantization import quantize_
+from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
+from torchao.quantization.qat.linear import FakeQuantizedLinear
+from torchao.quantization.quant_primitives import ZeroPointDomain
 
 if TYPE_CHECKING:
     from kdtool_transform_qat import Qat
 
 __all__ = ["Grid"]
-
-_SHOWN = 4
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep from the user what torchao says while it is imported: of kernels for other GPUs, and of its own enums."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-with _quiet():
-    from torchao.quantization import quantize_
-    from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
-    from torchao.quantization.qat.linear import FakeQuantizedLinear
-    from torchao.quantization.quant_primitives import ZeroPointDomain
 
 
 class Grid:

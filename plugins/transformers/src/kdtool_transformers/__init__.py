@@ -112,6 +112,9 @@ __all__ = [
 
 # Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# Where torchao is installed, transformers imports it, and it tells of kernels for other GPUs and of its own enums.
+logging.getLogger("torchao").setLevel(logging.ERROR)
+logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in record.getMessage())
 
 
 def __getattr__(name: str) -> Any:
