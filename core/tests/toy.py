@@ -169,6 +169,27 @@ class Teacher(kdtool.Teacher):
         return Runtime(Unigram(_ALPHABET)) if subject.role == "teacher" else None
 
 
+class Scholar(Teacher):
+    """A teacher that can learn: what it counts is what it says."""
+
+    def __init__(self, config: kdtool.Config) -> None:
+        super().__init__(config)
+        self._counts: Mapping[str, float] = _ALPHABET
+
+    def kdtool_signal(self, batch: Any, want: Want) -> kdtool.Signal:
+        return Alphabet("alphabet", counts=self._counts)
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
+        return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
+
+    def kdtool_trainable(self, run: RunInfo) -> kdtool.Runtime:
+        return Runtime(Unigram(self._counts))
+
+    def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
+        text = "" if folder is None else (folder / "counts.json").read_text(encoding="utf-8")
+        self._counts = json.loads(text) if text else _ALPHABET
+
+
 class Cache(kdtool.Cache):
     """Keeps the teacher's alphabet."""
 
@@ -242,7 +263,7 @@ class Nats(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[kdtool.Measurement]:
         (subject,) = subjects
-        opened = run.hook.kdtool_open(run, subject)
+        opened = kdtool.open_subject(run, subject)
         assert opened is not None
         items = run.folder / "items.jsonl"
         total = weight = 0.0

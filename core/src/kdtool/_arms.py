@@ -1,6 +1,7 @@
 """The arms of a run: the student, and controls that train the same student without the teacher.
 
-`read_control` reads the recipe's key `control`; `control_arms` gives the controls' phases once the losses are known.
+`read_control` reads the recipe's key `control`; `arms_of` gives every arm's phases once the losses are known. Phases that
+train a teacher belong to no arm.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kdtool._adapting import adapting_problems
 from kdtool._errors import Problem
 from kdtool._recipe.model import ARMS, ComponentSpec, ControlSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml_text import KeyPath
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from kdtool._assembly import Built
     from kdtool._recipe.parse import Parser
 
-__all__ = ["CONTROL_KEYS", "control_arms", "read_control"]
+__all__ = ["CONTROL_KEYS", "arms_of", "read_control"]
 
 CONTROL_KEYS = ("match", "losses", "trainer")
 
@@ -38,6 +40,7 @@ def read_control(parser: Parser, phases: tuple[PhaseSpec, ...]) -> ControlSpec |
     remedy = "time needs tokens too: its speed decides how many steps the time is worth"
     parser.require("time" not in match or "tokens" in match, ("control", "match"), remedy)
     losses = parser.components(("control", "losses"))
+    phases = tuple(phase for phase in phases if phase.trains is None)
     own = [
         replace(phase, losses=losses or phase.losses, trainer=_control_trainer(parser, phase, alone=len(phases) == 1))
         for phase in phases
@@ -53,7 +56,16 @@ def _control_trainer(parser: Parser, phase: PhaseSpec, *, alone: bool) -> Compon
     return replace(spec, path=f"control.{phase.name}.trainer", key=("control", phase.name, "trainer"))
 
 
-def control_arms(
+def arms_of(
+    recipe: Recipe, built: Mapping[KeyPath, Built], problems: list[Problem]
+) -> dict[str, tuple[PhaseSpec, ...]]:
+    """Return the phases of each arm by its name, the student's first."""
+    problems.extend(adapting_problems(recipe, built))
+    student = tuple(phase for phase in recipe.phases if phase.trains is None)
+    return {"student": student, **_control_arms(recipe, built, problems)}
+
+
+def _control_arms(
     recipe: Recipe, built: Mapping[KeyPath, Built], problems: list[Problem]
 ) -> dict[str, tuple[PhaseSpec, ...]]:
     """Return the control's phases: without the losses that need a teacher, the others' weights scaled to sum to 1."""

@@ -16,7 +16,7 @@ from typing import Any
 import pydantic
 
 from kdtool._answers import attribute_problem
-from kdtool._arms import control_arms
+from kdtool._arms import arms_of
 from kdtool._blame import told, using
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS, Cache, Hooks, Loss, Teacher
@@ -114,7 +114,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
     if problems:
         raise RecipeError(problems)
     shared = {spec.path: built[spec.key] for spec in recipe.lasting}
-    arms = {"student": recipe.phases, **control_arms(recipe, built, problems)}
+    arms = arms_of(recipe, built, problems)
     _check_signals(recipe, built, problems)
     problems.extend((*takes_problems(recipe, built), *share_problems(recipe, built)))
     if problems:

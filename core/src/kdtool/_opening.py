@@ -6,17 +6,22 @@ from kdtool._contract.hooks import Named
 from kdtool._contract.models import Runtime, Subject
 from kdtool._contract.training import RunInfo
 
-__all__ = ["open_subject"]
+__all__ = ["UNADAPTED", "open_subject"]
+
+UNADAPTED = ".unadapted"
+"""Behind a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
 
 
 def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     """Open a subject and say which component did; None where no component can.
 
-    A teacher's name is its component's name, and that component alone is asked, so that several teachers are not taken
-    for each other. For all others the first component that answers counts. The caller closes the runtime.
+    A teacher's name is its component's name, perhaps with `UNADAPTED` behind it, and that component alone is asked, so that
+    several teachers are not taken for each other. For all others the first component that answers counts. The caller
+    closes the runtime.
     """
     hook = run.hook.kdtool_open
-    if subject.role == "teacher" and subject.name in hook.names():
-        runtime = hook.maybe(subject.name)(run, subject)
-        return None if runtime is None else Named(subject.name, runtime)
+    name = subject.name if subject.name in hook.names() else subject.name.removesuffix(UNADAPTED)
+    if subject.role == "teacher" and name in hook.names():
+        runtime = hook.maybe(name)(run, subject)
+        return None if runtime is None else Named(name, runtime)
     return hook(run, subject)

@@ -163,7 +163,9 @@ def _phase() -> dict[str, Any]:
     sections = {key: _section(key) for key in PHASE_KEYS if key in COLLECTIONS or key in SINGLE}
     singular = {COLLECTIONS[key]: {"$ref": f"#/$defs/{COLLECTIONS[key]}"} for key in PHASE_KEYS if key in COLLECTIONS}
     steps = {"type": "integer", "minimum": 1, "description": "Optimiser steps."}
-    return {"type": "object", "properties": {"steps": steps, **sections, **singular}, "additionalProperties": False}
+    trains = {"type": "string", "description": "The teacher that this phase trains; the student where it is left out."}
+    properties = {"steps": steps, "trains": trains, **sections, **singular}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _control() -> dict[str, Any]:

@@ -114,6 +114,22 @@ class Teacher(Component):
         runtime. Since 0.1.
         """
 
+    def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
+        """Open a copy of the model that it speaks with, to be trained: what is learnt there changes the teacher nowhere else.
+
+        Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
+        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Together with `kdtool_adapted`, or
+        neither. Since 0.1.
+        """
+
+    def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
+        """Speak from now on with the model in `folder`, as `LanguageModel.save` left it; None: with the teacher's own.
+
+        Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` are then that model's; tokenizer, settings
+        such as precision, and shapes stay. Called between stages, also several times, on every rank. Nothing needs to load
+        before it is asked for. Since 0.1.
+        """
+
 
 class Cache(Component):
     """Records a teacher's signals and recalls them row by row."""
@@ -362,6 +378,8 @@ class Hooks(HooksBase):
     kdtool_signal = every(Teacher.kdtool_signal)
     kdtool_answer = every(Teacher.kdtool_answer)
     kdtool_open = one(Teacher.kdtool_open)
+    kdtool_trainable = every(Teacher.kdtool_trainable)
+    kdtool_adapted = tell(Teacher.kdtool_adapted)
     kdtool_wanted = every(Cache.kdtool_wanted)
     kdtool_record = every(Cache.kdtool_record)
     kdtool_recall = every(Cache.kdtool_recall)

@@ -97,7 +97,8 @@ class SignalSource(Protocol):
 class RunInfo:
     """What a component may know about the run. Write only into `folder`.
 
-    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time). `stage` is the kind of artefact being
+    `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
+    trained. `stage` is the kind of artefact being
     made; where that is a phase of training, `phase` is its name. `rank` and `world` count processes. `say` shows a line to
     the user. `licences` are the terms that the run's components bring, and what the student takes under them.
     """

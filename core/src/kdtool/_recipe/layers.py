@@ -40,7 +40,7 @@ SINGLE: Mapping[str, str] = {
 
 SOURCE_KEYS = ("corpora", "screens", "rows", "teachers", "signals")
 """Where data and signals come from: keys of the recipe that a phase may have of its own."""
-PHASE_KEYS = ("losses", "steps", "trainer", "transforms", "weightings", *SOURCE_KEYS)
+PHASE_KEYS = ("trains", "losses", "steps", "trainer", "transforms", "weightings", *SOURCE_KEYS)
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 

@@ -46,7 +46,10 @@ def of_kind(specs: Iterable[ComponentSpec], kind: str) -> tuple[ComponentSpec, .
 
 @dataclass(frozen=True)
 class PhaseSpec:
-    """A phase of training as the recipe gives it. `sources` give it data and signals: its own, or else the recipe's."""
+    """A phase of training as the recipe gives it. `sources` give it data and signals: its own, or else the recipe's.
+
+    `trains` names the teacher that it trains, as it was written; None for the student.
+    """
 
     name: str
     steps: int
@@ -56,6 +59,7 @@ class PhaseSpec:
     trainer: ComponentSpec | None
     sources: tuple[ComponentSpec, ...]
     key: KeyPath
+    trains: str | None = None
 
     @property
     def components(self) -> tuple[ComponentSpec, ...]:

@@ -190,9 +190,10 @@ class Parser:
         if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
             return None
         self.refuse_unknown(path, PHASE_KEYS)
-        steps = phase.get("steps")
+        steps, trains = phase.get("steps"), phase.get("trains")
         good = _is_integer(steps) and 1 <= steps < 2**31
         self.require(good, (*path, "steps"), "is the number of optimiser steps, from 1")
+        self.require(trains is None or isinstance(trains, str), (*path, "trains"), "is the name of a teacher")
         losses, transforms, weightings = (
             self.components((*path, key)) for key in ("losses", "transforms", "weightings")
         )
@@ -201,9 +202,8 @@ class Parser:
         self._need(losses, path, "losses")
         self._need(own_trainer, path, "trainer")
         self._need(of_kind(sources, "packer"), path, "rows")
-        return PhaseSpec(
-            str(path[-1]), steps if good else 1, losses, transforms, weightings, own_trainer, sources, path
-        )
+        steps = steps if good else 1
+        return PhaseSpec(str(path[-1]), steps, losses, transforms, weightings, own_trainer, sources, path, trains)
 
     def _sources(self, phase: KeyPath, key: str) -> tuple[ComponentSpec, ...]:
         """Return what a phase has of its own under a key, or else what the recipe has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from kdtool._licences import Licensed
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
-from kdtool._run.graph import Node, Stage
+from kdtool._run.graph import MODEL, Node, Stage
 from kdtool._run.results import StageRecord
 from kdtool._run.texts import StoredTexts
 
@@ -47,7 +47,7 @@ class NoTexts:
 
 @dataclass
 class Context:
-    """One run in progress."""
+    """One run in progress. `adapted` holds the nodes with what teachers learnt in phases of their own, by component."""
 
     assembly: Assembly
     folder: Path
@@ -59,6 +59,8 @@ class Context:
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
     made: dict[str, Artefact] = field(default_factory=dict)
+    adapted: dict[str, Node] = field(default_factory=dict)
+    _voices: dict[str, Node | None] = field(default_factory=dict)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""
@@ -87,6 +89,10 @@ class Context:
         """Return what stands for a component in fingerprints."""
         return component_part(self.assembly.built_for(phase)[name], self.identities.get(name))
 
+    def speaking(self, teachers: Iterable[str]) -> dict[str, Node | None]:
+        """Return what `Node.teachers` is to hold for these teachers: they speak with what they have learnt."""
+        return {name: self.adapted.get(name) for name in teachers}
+
     def make(self, node: Node) -> Artefact:
         """Make or reuse a node's artefact, and tell the trackers and the run's record; once for each node."""
         if node.name in self.made:
@@ -98,6 +104,7 @@ class Context:
 
         def begin(folder: Path) -> None:
             self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, stage.unit)
+            self._give_voices(node, shown)
             node.build(replace(shown, folder=folder, hook=node.hooks() if node.hooks else self.hooks), folder)
 
         about = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
@@ -110,6 +117,13 @@ class Context:
     def seconds(self, node: Node) -> float:
         """Return what making a node took, whenever that was; it has been made or reused."""
         return self.made[node.name].seconds
+
+    def _give_voices(self, node: Node, run: RunInfo) -> None:
+        """Have each teacher that the node asks speak with the model that the node says."""
+        for name, source in node.teachers.items():
+            if self._voices.get(name) is not source:
+                self.hooks.kdtool_adapted.of(name)(run, source and source.path / MODEL)
+                self._voices[name] = source
 
     def _silent_info(self) -> RunInfo:
         return self.info(Stage("run"), self.folder)

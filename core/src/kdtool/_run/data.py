@@ -23,7 +23,7 @@ from kdtool._run.terms import terms_of, want_of
 from kdtool._run.texts import write_texts
 from kdtool._takes import taken_by
 
-__all__ = ["Materials", "add_data", "add_texts", "corpora_of", "rows_of", "try_packers"]
+__all__ = ["Materials", "add_data", "add_rows", "add_texts", "corpora_of", "rows_of", "try_packers"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     parts: dict[str, Any] = {"components": [context.part(name) for name in (*corpora, *screens, *taken)]}
     if shares:
         parts["shares"] = list(shares.values())
-    return graph.add(Node(Stage("text", label, unit="documents"), context.store, True, parts, {}, build))
+    stage, teachers = Stage("text", label, unit="documents"), context.assembly.named("teacher")
+    voices = context.speaking(name for name in taken if name in teachers)
+    return graph.add(Node(stage, context.store, True, parts, {}, build, teachers=voices))
 
 
 def try_packers(context: Context, run: RunInfo) -> None:
@@ -76,7 +78,7 @@ def try_packers(context: Context, run: RunInfo) -> None:
 
 
 def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
-    """Add texts, rows and signals of every phase; phases with the same sources share them.
+    """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them.
 
     Args:
         context: the run.
@@ -84,7 +86,8 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
         facts: shapes of the student (by its name) and of the teachers, for losses that ask for layers.
     """
     phases = context.assembly.arms["student"]
-    found = {phase.name: _add_rows(context, graph, phase, facts) for phase in phases}
+    (student,) = context.assembly.named("student")
+    found = {phase.name: add_rows(context, graph, phase, student, facts) for phase in phases}
     wants: dict[tuple[Node, str, str], list[tuple[PhaseSpec, Want]]] = {}
     for phase in phases:
         for cache in of_kind(phase.sources, "cache"):
@@ -100,11 +103,16 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
     return {name: Materials(own.texts, own.rows, facts, signals.get(name, {})) for name, own in found.items()}
 
 
-def _add_rows(context: Context, graph: Graph, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> Materials:
+def add_rows(
+    context: Context, graph: Graph, phase: PhaseSpec, learner: str, facts: Mapping[str, ModelFacts]
+) -> Materials:
+    """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
-    stage = Stage("rows", _label(context, phase, ("packer", "corpus", "screen")), unit="rows")
-    tokenizer = context.hooks.kdtool_tokenizer.of(student)(context.info(stage, context.folder))
+    info = context.info(Stage("rows"), context.folder)
+    tokenizer, usual = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (learner, student))
+    label = _label(context, phase, ("packer", "corpus", "screen"))
+    stage = Stage("rows", label if tokenizer.fingerprint == usual.fingerprint else phase.name, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
         rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
@@ -145,6 +153,7 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
             build=build,
             texts=rows.texts,
             total=lambda _: len(rows_of(rows)),
+            teachers=context.speaking([teacher]),
         )
     )
 

@@ -17,10 +17,12 @@ from kdtool._contract.training import RunInfo
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.fingerprint import fingerprint
 
-__all__ = ["GRAPH", "Graph", "Node", "Stage"]
+__all__ = ["GRAPH", "MODEL", "Graph", "Node", "Stage"]
 
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""
+MODEL = "model"
+"""The folder of a model inside its artefact."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Node:
         shared: whether runs share it; then its folder does not carry the label.
         parts: what its content depends on besides its inputs, as plain data by readable names.
         inputs: the nodes that it is made from, by what they are to it.
+        teachers: the teachers that it asks, each with the node whose model it speaks with; None for its own.
         build: fills its folder. Earlier work of a killed process is still in it.
         texts: the text that components may read meanwhile; None before there is any.
         total: how many units there are to do, asked when its inputs are there; it is given the folder that is filled.
@@ -68,6 +71,7 @@ class Node:
     texts: Node | None = None
     total: Callable[[Path], int] | None = None
     hooks: Callable[[], Hooks] | None = None
+    teachers: Mapping[str, Node | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -80,9 +84,14 @@ class Node:
         return self.stage.kind, "" if self.shared else self.stage.label, self.fingerprint
 
     @cached_property
+    def sources(self) -> Mapping[str, Node]:
+        """All nodes that it depends on: its inputs, and what its teachers learnt."""
+        return {**self.inputs, **{f"adapted {name}": node for name, node in self.teachers.items() if node}}
+
+    @cached_property
     def fingerprint(self) -> str:
         """What stands for the parts and all inputs."""
-        inputs = {role: node.fingerprint for role, node in self.inputs.items()}
+        inputs = {role: node.fingerprint for role, node in self.sources.items()}
         return fingerprint(self.stage.kind, {**self.parts, **inputs})
 
     @property
@@ -112,16 +121,28 @@ class Graph:
         self.nodes[node.name] = node
         return node
 
-    def record(self, name: str, store: Path) -> dict[str, Any]:
-        """Return plain data for `graph.json`: `clean` reads what the run needs, `plan` what has changed since."""
+    def record(self, name: str, store: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return plain data for `graph.json`: `clean` reads what the run needs, `plan` what has changed since.
+
+        Args:
+            name: the run's name.
+            store: the folder that runs share.
+            before: for a graph that is not whole yet, the nodes of the last run, which are kept where it has none of a name.
+        """
         nodes = {
             node.name: {
                 "in": "store" if node.shared else "run",
                 "path": node.path.relative_to(node.where.root).as_posix(),
                 "fingerprint": node.fingerprint,
                 "parts": node.parts,
-                "inputs": {role: other.name for role, other in node.inputs.items()},
+                "inputs": {role: other.name for role, other in node.sources.items()},
             }
             for node in self.nodes.values()
         }
-        return {"format": 1, "name": name, "store": str(store), "nodes": nodes}
+        return {
+            "format": 1,
+            "name": name,
+            "store": str(store),
+            "whole": before is None,
+            "nodes": {**(before or {}), **nodes},
+        }

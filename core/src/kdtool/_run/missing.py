@@ -5,6 +5,7 @@ Asked by `kdtool check` and by the runner before the first stage. Shared compone
 
 from __future__ import annotations
 
+from kdtool._adapting import adapting_phases
 from kdtool._assembly import Assembly
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError
@@ -21,7 +22,7 @@ def refuse_missing(assembly: Assembly, run: RunInfo) -> None:
         RecipeError: with all that is missing, each at the component that needs it.
     """
     problems: dict[Problem, None] = {}
-    for phase in (phase for phases in assembly.arms.values() for phase in phases):
+    for phase in (phase for phases in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
         try:
             for name, lacks in hooks.kdtool_missing(run).items():

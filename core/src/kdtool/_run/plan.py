@@ -20,7 +20,7 @@ from kdtool._run.licences import licences_of
 from kdtool._run.sealed import read_sealed
 from kdtool._run.stages import add_stages
 
-__all__ = ["PlannedStage", "plan_run"]
+__all__ = ["PlannedStage", "last_nodes", "plan_run"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
         graph = add_stages(context, make=lambda _: None).graph
     finally:
         close_components(context.hooks, set(assembly.shared), context.say)
-    before = _last_graph(folder)
+    before = last_nodes(folder)
     return tuple(replace(_planned(node, before), path=node.path) for node in graph.nodes.values())
 
 
-def _last_graph(folder: Path) -> Mapping[str, Any]:
+def last_nodes(folder: Path) -> Mapping[str, Any]:
     """Return the nodes of the last run; none where there is no record, or one that cannot be read."""
     try:
         nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
@@ -89,8 +89,8 @@ def _planned(node: Node, before: Mapping[str, Any]) -> PlannedStage:
         return PlannedStage(node.name, "run", ("it was not finished, or has been deleted",))
     old, new = dict(_flat(last["parts"])), dict(_flat(node.parts))
     changed = [f"{key}: {_change(key, old, new)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    inputs = [_input_change(role, other, last, before) for role, other in node.inputs.items()]
-    gone = [f"{role} is no longer used" for role in last["inputs"] if role not in node.inputs]
+    inputs = [_input_change(role, other, last, before) for role, other in node.sources.items()]
+    gone = [f"{role} is no longer used" for role in last["inputs"] if role not in node.sources]
     return PlannedStage(node.name, "run", (*changed, *(text for text in inputs if text), *gone))
 
 

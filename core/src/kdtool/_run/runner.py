@@ -7,8 +7,9 @@ arms are compared and reported. Text, untrained students, rows and signals lie i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import corpora_of, rows_of
 from kdtool._run.exports import read_artifact
-from kdtool._run.graph import GRAPH, Stage
+from kdtool._run.graph import GRAPH, Graph, Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
 from kdtool._run.missing import refuse_missing
+from kdtool._run.plan import last_nodes
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.scores import read_scores
@@ -78,10 +80,8 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
     refuse_missing(context.assembly, run)
-    stages = add_stages(context, context.make)
-    with storage_errors(context.folder):
-        record = stages.graph.record(context.assembly.recipe.name, context.store.root)
-        write_sealed(context.folder / GRAPH, record)
+    stages = add_stages(context, partial(_make_first, context))
+    _keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
         context.make(node)
         _check_tokens(stages.arms, node.stage)
@@ -100,6 +100,19 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     return results
 
 
+def _make_first(context: Context, graph: Graph) -> None:
+    """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed."""
+    record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
+    _keep(context, record)
+    for node in graph.nodes.values():
+        context.make(node)
+
+
+def _keep(context: Context, record: Mapping[str, Any]) -> None:
+    with storage_errors(context.folder):
+        write_sealed(context.folder / GRAPH, record)
+
+
 def _check_tokens(arms: Sequence[Arm], stage: Stage) -> None:
     """Refuse a control that saw more or fewer tokens than the student, once it is trained: the verdict would not be true."""
     if (stage.kind, stage.arm) != ("phases", "control"):
@@ -113,7 +126,7 @@ def _check_tokens(arms: Sequence[Arm], stage: Stage) -> None:
 def _results(
     context: Context, stages: Stages, measurements: list[Measurement], comparisons: list[Comparison]
 ) -> Results:
-    arms = [arm.result() for arm in stages.arms]
+    arms = [arm.result() for arm in (*stages.arms, *stages.teachers)]
     arms[0] = replace(arms[0], artifacts=tuple(read_artifact(node) for node in stages.exports.values()))
     return Results(
         name=context.assembly.recipe.name,

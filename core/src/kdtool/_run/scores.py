@@ -14,6 +14,7 @@ from kdtool._contract.kinds import Evaluator
 from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
+from kdtool._opening import UNADAPTED
 from kdtool._run.context import Context
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import Graph, Node, Stage
@@ -27,23 +28,27 @@ _FILE = "measurements.jsonl"
 
 @dataclass(frozen=True)
 class Measured:
-    """Who is measured. `subject` is asked for when `node`, which holds it, is made; a teacher has no node."""
+    """Who is measured. `subject` is asked for when `node`, which holds it, is made; a teacher has no node.
+
+    `unadapted` is the teacher that is measured as it was before phases of this run trained it; "" for all other subjects.
+    """
 
     name: str
     arm: str
     node: Node | None
     subject: Callable[[], Subject]
+    unadapted: str = ""
 
 
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
     """Return who is measured: teachers that open as a model or answer with text, every arm and seed, and exported files.
 
-    Exports are of the first arm, the student with the first seed.
+    A teacher that a phase of this run trained is measured as it teaches, and as it was before. Exports are of the first arm, the student with the first seed.
     """
     found = []
     for name, component in context.assembly.named("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
-            found.append(Measured(name, "teacher", None, lambda name=name: Subject(name, "teacher")))  # type: ignore[misc]
+            found += [_teacher(name), *([_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     for position, arm in enumerate(arms):
         trained = _trained(context, arm)
         exported = exports.items() if position == 0 else ()
@@ -52,11 +57,15 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
 
 
 def add_scores(context: Context, graph: Graph, measured: Sequence[Measured], texts: Node) -> list[Node]:
-    """Add the scores that every evaluator gives: of one subject at a time, or of all together where it says so."""
+    """Add the scores that every evaluator gives: of one subject at a time, or of all together where it says so.
+
+    A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
+    """
     nodes: list[Node] = []
     for name, evaluator in context.assembly.named("evaluator").items():
         together = isinstance(evaluator, Evaluator) and evaluator.together
-        groups: list[Sequence[Measured]] = [measured] if together else [(one,) for one in measured]
+        now = [one for one in measured if not one.unadapted]
+        groups: list[Sequence[Measured]] = [now] if together else [(one,) for one in measured]
         nodes.extend(_add_group(context, graph, name, group, texts) for group in groups if group)
     return nodes
 
@@ -71,6 +80,11 @@ def read_scores(context: Context, nodes: Iterable[Node]) -> list[Measurement]:
             context.hooks.kdtool_measured(context.info(node.stage, context.folder), measurement)
             found.append(measurement)
     return found
+
+
+def _teacher(name: str, suffix: str = "") -> Measured:
+    subject = Subject(name + suffix, "teacher")
+    return Measured(subject.name, "teacher", None, lambda: subject, unadapted=name if suffix else "")
 
 
 def _trained(context: Context, arm: Arm) -> Measured:
@@ -103,7 +117,9 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         "subjects": [measured.name for measured in group],
     }
     inputs = {"texts": texts, **{measured.name: measured.node for measured in group if measured.node}}
-    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts))
+    teachers = context.speaking(context.assembly.named("teacher"))
+    teachers.update({measured.unadapted: None for measured in group if measured.unadapted})
+    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts, teachers=teachers))
 
 
 def _problem(measurement: Measurement, subjects: Collection[str], folder: Path) -> str:

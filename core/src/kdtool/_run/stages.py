@@ -1,17 +1,19 @@
 """The stages of a run, as a graph of nodes: what depends on what.
 
-text → untrained students → rows → signals → phases of every seed and arm → exports → scores. The runner makes the nodes, and
-adds comparison and report. Only the untrained students are asked to be made on the way, since which of the teacher's layers
-they were cut from decides what a loss wants of the teacher.
+text → phases that train teachers → untrained students → rows → signals → phases of every seed and arm → exports → scores.
+The runner makes the nodes, and adds comparison and report. Only the untrained students, and what they are made from, are
+asked to be made on the way, since which of the teacher's layers they were cut from decides what a loss wants of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kdtool._adapting import adapting_phases
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
+from kdtool._run.adapting import add_adapted
 from kdtool._run.context import Context
 from kdtool._run.data import Materials, add_data, add_texts, try_packers
 from kdtool._run.exports import add_exports
@@ -28,13 +30,14 @@ _TIME_ARM = "control-time"
 
 @dataclass(frozen=True)
 class Stages:
-    """A run's graph, and which node is what. `materials` are by phase, `exports` by exporter."""
+    """A run's graph, and which node is what. `materials` are by phase, `exports` by exporter, `teachers` those trained."""
 
     graph: Graph
     texts: Node
     students: Mapping[int, Node]
     materials: Mapping[str, Materials]
     arms: tuple[Arm, ...]
+    teachers: tuple[Arm, ...]
     exports: Mapping[str, Node]
     measured: tuple[Measured, ...]
     scores: tuple[Node, ...]
@@ -45,13 +48,13 @@ class Stages:
         return tuple({node.name: node for own in self.materials.values() for node in own.signals.values()}.values())
 
 
-def add_stages(context: Context, make: Callable[[Node], object]) -> Stages:
+def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     """Build the graph of a run.
 
     Args:
         context: the run.
-        make: is given the untrained students' nodes and those before them; where it makes none (in a plan) and they are not
-            there, the shapes that the student describes beforehand are taken.
+        make: is given the graph up to the untrained students; where it makes nothing (in a plan) and they are not there, the
+            shapes that the student describes beforehand are taken.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
@@ -65,20 +68,22 @@ def add_stages(context: Context, make: Callable[[Node], object]) -> Stages:
     check_tokenizers(context, run, frozenset(name for name in teachers if name))
     try_packers(context, run)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
+    adapting, teachers = add_adapted(context, graph)
     students = add_students(context, graph, texts)
-    for node in graph.nodes.values():
-        make(node)
+    make(graph)
     materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
-    arms = _add_arms(context, graph, students, materials)
+    arms = _add_arms(context, graph, students, materials, teachers)
     exports = add_exports(context, graph, arms[0])
     measured = subjects_of(context, arms, exports)
     scores = add_scores(context, graph, measured, texts)
-    return Stages(graph, texts, students, materials, tuple(arms), exports, tuple(measured), tuple(scores))
+    materials.update(adapting)
+    return Stages(graph, texts, students, materials, tuple(arms), teachers, exports, tuple(measured), tuple(scores))
 
 
 def _identify(context: Context, run: RunInfo) -> None:
     context.identities.update(context.hooks.kdtool_identity(run))
-    for phase in (phase for phases in context.assembly.arms.values() for phase in phases):
+    arms = [*context.assembly.arms.values(), adapting_phases(context.assembly.recipe)]
+    for phase in (phase for phases in arms for phase in phases):
         identity = context.assembly.hooks(phase).kdtool_identity
         own = [spec.path for spec in phase.components if spec.path in identity.names()]
         context.identities.update({name: identity.maybe(name)(run) or {} for name in own})
@@ -92,17 +97,22 @@ def _facts(context: Context, run: RunInfo, student: Node) -> dict[str, ModelFact
 
 
 def _add_arms(
-    context: Context, graph: Graph, students: Mapping[int, Node], materials: Mapping[str, Materials]
+    context: Context,
+    graph: Graph,
+    students: Mapping[int, Node],
+    materials: Mapping[str, Materials],
+    teachers: Sequence[Arm],
 ) -> list[Arm]:
     """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
-    signals = {node.name: node for own in materials.values() for node in own.signals.values()}
+    costs = {node.name: node for own in materials.values() for node in own.signals.values()}
+    costs |= {node.name: node for arm in teachers for node in arm.nodes}
     found: list[Arm] = []
     for seed in context.assembly.recipe.seeds:
         by_arm: dict[str, Arm] = {}
         for arm in context.assembly.arms:
             matched = None
             if arm == _TIME_ARM:
-                matched = MatchedTime(by_arm["student"], by_arm["control"], tuple(signals.values()))
+                matched = MatchedTime(by_arm["student"], by_arm["control"], tuple(costs.values()))
             stage = Stage("phases", arm=arm, seed=seed)
             by_arm[arm] = add_arm(context, graph, stage, students[seed], materials, matched)
         found.extend(by_arm.values())

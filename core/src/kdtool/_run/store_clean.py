@@ -94,12 +94,16 @@ def _runs(store: Path) -> list[_Run]:
 def _needs(store: Path, folder: Path) -> frozenset[Path]:
     file, holder = folder / GRAPH, folder / HOLDER
     begun = holder.exists() and not (file.exists() and file.stat().st_mtime_ns >= holder.stat().st_mtime_ns)
+    unknown = f"the run in {folder} has just begun, and what it needs is not known yet: try again later"
     if begun and worker_of(folder):
-        raise LockedError(f"the run in {folder} has just begun, and what it needs is not known yet: try again later")
+        raise LockedError(unknown)
     if not file.exists():
         return frozenset()
     remedy = "Run its recipe again, or delete that folder; until then it cannot be told what the run needs"
-    nodes = json.loads(read_sealed(file, remedy))["nodes"].values()
+    graph = json.loads(read_sealed(file, remedy))
+    if not graph.get("whole", True) and worker_of(folder):
+        raise LockedError(unknown)
+    nodes = graph["nodes"].values()
     return frozenset((store if node["in"] == "store" else folder) / node["path"] for node in nodes)
 
 

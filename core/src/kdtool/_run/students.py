@@ -14,12 +14,10 @@ from kdtool._errors import UsageError
 from kdtool._owner import blame
 from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import MODEL, Graph, Node, Stage
 
-__all__ = ["MODEL", "add_students", "check_tokenizers", "facts_of"]
+__all__ = ["add_students", "check_tokenizers", "facts_of"]
 
-MODEL = "model"
-"""The folder of a model inside its artefact."""
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
 
@@ -75,4 +73,5 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
             student.save(emptied(folder) / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
-    return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
+    teachers = context.speaking(context.assembly.named("teacher"))
+    return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts, teachers=teachers))

@@ -1,34 +1,37 @@
-"""Training: the phases of one arm with one seed, each an artefact that a killed process continues in."""
+"""Training: the phases of one arm with one seed, each an artefact that a killed process continues in.
+
+`add_arm` adds those that train a student; `adapting` adds those that train a teacher, by the same `phase_node`.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks
-from kdtool._contract.models import LanguageModel, Subject
+from kdtool._contract.models import LanguageModel, Runtime, Subject
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._owner import Owner
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.artefacts import sync_files
+from kdtool._run.artefacts import Artefacts, sync_files
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import Materials, rows_of
-from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.graph import MODEL, Graph, Node, Stage
 from kdtool._run.results import ArmResult
 from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 from kdtool._run.signals import from_cache, from_teacher
-from kdtool._run.students import MODEL
 from kdtool._run.terms import terms_of, want_of
 
-__all__ = ["Arm", "MatchedTime", "add_arm", "read_history"]
+__all__ = ["Arm", "Learner", "MatchedTime", "add_arm", "phase_node", "read_history"]
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
@@ -71,21 +74,42 @@ class Arm:
 
 @dataclass(frozen=True)
 class MatchedTime:
-    """Steps of a control that may train for as long as the student did, the teacher's signals charged in full."""
+    """Steps of a control that may train for as long as the student did, what the teacher cost (`charged`) in full."""
 
     student: Arm
     control: Arm
-    signals: tuple[Node, ...]
+    charged: tuple[Node, ...]
 
     def steps(self, context: Context, phase: PhaseSpec, folder: Path) -> int:
         """Return the steps of a phase, its inputs being made; kept in its folder so that a resumed phase has the same."""
         kept = folder / _STEPS_FILE
         if kept.exists():
             return int(json.loads(read_sealed(kept, f"Delete {folder} and run again"))["steps"])
-        seconds = self.student.seconds + sum(context.seconds(node) for node in self.signals)
+        seconds = self.student.seconds + sum(context.seconds(node) for node in self.charged)
         steps = max(1, round(phase.steps * seconds / max(self.control.seconds, 1e-9)))
         write_sealed(kept, {"steps": steps})
         return steps
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Whom a phase trains, and where the result is kept.
+
+    Attributes:
+        open: opens its model as it is before the phase.
+        where: the run's own folder, or the store that runs share.
+        shared: whether runs share it.
+        inputs: the nodes that it is made from.
+        parts: what else its model depends on.
+        teachers: as in `Node`: for a teacher, whose model it begins with.
+    """
+
+    open: Callable[[RunInfo], Runtime]
+    where: Artefacts
+    shared: bool = False
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, Node | None] = field(default_factory=dict)
 
 
 def add_arm(
@@ -112,7 +136,10 @@ def add_arm(
         named = replace(
             stage, kind="phases", label=f"{stage.arm}-seed{stage.seed}-{phase.name}", unit="steps", phase=phase.name
         )
-        nodes.append(graph.add(_phase_node(context, named, phase, nodes[-1], materials[phase.name], matched)))
+        student = Learner(
+            partial(_open_student, context, nodes[-1].path / MODEL), context.own, inputs={"model": nodes[-1]}
+        )
+        nodes.append(graph.add(phase_node(context, named, phase, student, materials[phase.name], matched)))
     return Arm(stage.arm, stage.seed, phases, tuple(nodes[1:]))
 
 
@@ -121,33 +148,42 @@ def read_history(path: Path) -> tuple[StepReport, ...]:
     return tuple(_REPORT.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def _phase_node(
-    context: Context, stage: Stage, phase: PhaseSpec, before: Node, materials: Materials, matched: MatchedTime | None
+def phase_node(
+    context: Context,
+    stage: Stage,
+    phase: PhaseSpec,
+    learner: Learner,
+    materials: Materials,
+    matched: MatchedTime | None = None,
 ) -> Node:
+    """Return the node in which a phase trains the learner on the materials."""
     terms = terms_of(context, phase, materials.facts)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
     teachers = sorted({term.teacher for term in terms if term.teacher})
-    inputs = {"model": before, "rows": materials.rows}
-    inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name in materials.signals}
+    beside = [name for name in teachers if name not in materials.signals]
+    inputs = {**learner.inputs, "rows": materials.rows}
+    inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name not in beside}
     if matched:
         inputs |= {"the student's time": matched.student.nodes[-1], "the control's time": matched.control.nodes[-1]}
-        inputs |= {f"the time of {node.name}": node for node in matched.signals}
+        inputs |= {f"the time of {node.name}": node for node in matched.charged}
     return Node(
         stage=stage,
-        where=context.own,
-        shared=False,
+        where=learner.where,
+        shared=learner.shared,
         parts={
+            **learner.parts,
             "steps": phase.steps,
             "seed": stage.seed,
             "terms": {term.label: [repr(term.weight), term.temperature, list(term.layers)] for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
-            "teachers": {name: context.part(name) for name in teachers if name not in materials.signals},
+            "teachers": {name: context.part(name) for name in beside},
         },
         inputs=inputs,
-        build=partial(_train_phase, context, phase, terms, materials, before.path / MODEL, steps),
+        build=partial(_train_phase, context, phase, terms, materials, learner.open, steps),
         texts=materials.texts,
         total=steps,
         hooks=partial(context.assembly.hooks, phase),
+        teachers={**learner.teachers, **context.speaking(beside)},
     )
 
 
@@ -161,7 +197,7 @@ def _train_phase(
     phase: PhaseSpec,
     terms: tuple[Term, ...],
     materials: Materials,
-    model: Path,
+    open_learner: Callable[[RunInfo], Runtime],
     steps: Callable[[Path], int],
     run: RunInfo,
     folder: Path,
@@ -178,7 +214,7 @@ def _train_phase(
         weightings=tuple(spec.path for spec in phase.weightings),
     )
     if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
-        trained = _train(context, phase, plan, model, run, folder / MODEL)
+        trained = _train(context, phase, plan, open_learner, run, folder / MODEL)
         shutil.copyfile(trained.history, folder / _HISTORY_FILE)
         sync_files(folder)
         report = replace(trained, history=Path(_HISTORY_FILE))
@@ -201,18 +237,31 @@ def _signals(
     return found
 
 
-def _train(context: Context, phase: PhaseSpec, plan: Phase, model: Path, run: RunInfo, target: Path) -> Trained:
-    """Open the student, transform it, train it and save it in `target`."""
+def _open_student(context: Context, model: Path, run: RunInfo) -> Runtime:
+    opened = run.hook.kdtool_open(run, Subject("student", "student", model, run.seed))
+    if opened is None or opened.value.model is None:
+        (built,) = context.assembly.named("student")
+        raise PluginError(f"neither {run.hook.owner(built)} nor another component opens the student in {model}")
+    return opened.value
+
+
+def _train(
+    context: Context,
+    phase: PhaseSpec,
+    plan: Phase,
+    open_learner: Callable[[RunInfo], Runtime],
+    run: RunInfo,
+    target: Path,
+) -> Trained:
+    """Open who learns, transform it, train it and save it in `target`."""
     hooks = run.hook
     if phase.trainer is None:
         raise PluginError(f"phase {phase.name!r} has no trainer")
-    opened = hooks.kdtool_open(run, Subject("student", "student", model, run.seed))
-    if opened is None or opened.value.model is None:
-        (built,) = context.assembly.named("student")
-        raise PluginError(f"neither {hooks.owner(built)} nor another component opens the student in {model}")
     try:
-        with opened.value:
-            student = _transformed(opened.value.model, hooks.kdtool_transform, run, phase)
+        with open_learner(run) as runtime:
+            if runtime.model is None:
+                raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
+            student = _transformed(runtime.model, hooks.kdtool_transform, run, phase)
             trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
             _check_history(trained.history, hooks.owner(phase.trainer.path))
             shutil.rmtree(target, ignore_errors=True)  # what a process killed while saving left

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
 
-from kdtool._contract.models import Subject, Tokenizer
+from kdtool._contract.models import LanguageModel, Subject, Tokenizer
 from kdtool._contract.signals import Offer, Signal, SparseTokens, Want
 from kdtool._contract.text import Batch, Row
 from kdtool._contract.training import RunInfo
+from kdtool._registration import implements
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import (
+    TEXTS,
     check_answers,
     check_model,
     check_runtime,
     check_tokenizer,
     close,
+    computed,
     logits_of,
     no_model_is_built,
     packed,
@@ -139,6 +142,34 @@ class TeacherConformance(ComponentConformance):
             runtime.close()
             runtime.close()
 
+    def test_trained_it_speaks_with_what_it_learnt_until_told_otherwise(self, run: RunInfo, tmp_path: Path) -> None:
+        teacher, folder = self.ready(run), tmp_path / "learnt"
+        able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_adapted")}
+        assert len(able) == 1, "a teacher that can be trained speaks with what it learnt: both hooks, or neither"
+        if able == {False}:
+            return
+        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _spoken(teacher, run)
+        with teacher.kdtool_trainable(run) as runtime:
+            facts = runtime.model.facts
+            same_shapes(replace(described, trainable=facts.trainable, dtype=facts.dtype), facts)
+            learnt = _taught(runtime.model)
+            assert _spoken(teacher, run) == before, "what is trained is a copy"
+            runtime.model.save(folder)
+        teacher.kdtool_adapted(run, folder)
+        after = _spoken(teacher, run)
+        assert after != before
+        assert teacher.kdtool_describe(run) == described
+        assert identity is None or teacher.kdtool_identity(run) != identity
+        other = self.ready(run)
+        other.kdtool_adapted(run, folder)
+        assert _spoken(other, run) == after, "it depends on the folder alone"
+        with other.kdtool_trainable(run) as runtime:
+            again = computed(runtime.model, batch_of(packed(runtime.model.tokenizer)))
+        close(again, learnt, "a next phase begins with what was learnt")
+        teacher.kdtool_adapted(run, None)
+        assert _spoken(teacher, run) == before
+        assert teacher.kdtool_identity(run) == identity
+
     def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
         for kinds in _wanted(teacher):
             teacher.kdtool_signal(batch_of(packed(tokenizer)), Want(kinds, (LAYER,)))
@@ -194,6 +225,24 @@ def check_sparse(sparse: SparseTokens, count: int, want: Want, vocabulary: int) 
     sums = sparse.weights.sum(-1)
     assert (sums <= 1 + 1e-4).all()
     assert sparse.form == "top-k" or ((sums - 1).abs() < 1e-4).all()
+
+
+def _spoken(teacher: Any, run: RunInfo) -> list[float]:
+    """Return what the teacher thinks of a few texts, as it speaks now."""
+    with teacher.kdtool_open(run, Subject("teacher", "teacher")) as runtime:
+        return [score.log_likelihood for score in runtime.score(TEXTS)]
+
+
+def _taught(model: LanguageModel) -> Tensor:
+    """Change all that learns, and return the logits then."""
+    import torch
+
+    learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
+    assert learning, "no parameter learns"
+    with torch.no_grad():
+        for parameter in learning:
+            parameter.mul_(1.25)
+    return computed(model, batch_of(packed(model.tokenizer)))
 
 
 def _wanted(teacher: Any) -> set[frozenset[Offer]]:

@@ -18,6 +18,8 @@ ARMS = {
 }
 """The arms that a run knows, in the order of columns."""
 
+_UNADAPTED = ".unadapted"
+"""Behind the name of a teacher that the run trained: as it was before."""
 _SUBJECT = re.compile(r"^(?P<arm>control-time|control|student|teacher)\b(?P<rest>.*)$", re.DOTALL)
 _SEED = re.compile(r"^[\s/.:@#_-]*(?:seed)?[\s=_-]*(?P<seed>\d+)(?P<rest>(?!\w).*)$", re.DOTALL)
 
@@ -61,11 +63,11 @@ def arm_of(subject: str) -> tuple[str, int]:
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
-    """Sort arms: teachers, student, its controls, then all else by name."""
+    """Sort arms: teachers (one that was trained before as it was untrained), student, its controls, then all else by name."""
     known = list(ARMS)
 
     def place(arm: str) -> int:
-        if arm.startswith("teachers."):
+        if arm.startswith("teachers.") or arm.removesuffix(_UNADAPTED) == "teacher":
             return 0
         return known.index(arm) if arm in known else len(known)
 
@@ -76,7 +78,8 @@ def arm_title(arm: str) -> str:
     """Return an arm's name for people."""
     if arm.startswith("student-"):
         return f"Exported: {arm.removeprefix('student-')}"
-    return ARMS.get(arm, arm)
+    before = arm.removesuffix(_UNADAPTED)
+    return ARMS.get(arm, arm) if before == arm else f"{ARMS.get(before, before)}, unadapted"
 
 
 def gather(measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:

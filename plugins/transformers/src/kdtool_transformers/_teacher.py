@@ -44,7 +44,8 @@ class CausalTeacherConfig(kdtool.Config):
 class CausalTeacher(kdtool.Teacher):
     """A teacher on transformers: logits, hidden states, attention maps and text.
 
-    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`.
+    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`. It can be
+    trained: from then on they come from the folder that `kdtool_adapted` named.
     """
 
     offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "text"})
@@ -60,6 +61,7 @@ class CausalTeacher(kdtool.Teacher):
         self._fingerprint = ""
         self._source: Source | None = None
         self._offline = False
+        self._adapted: Path | None = None
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         """Say where the weights are, fetching or converting them if need be. Called once; `run` is None in bare calls."""
@@ -130,6 +132,16 @@ class CausalTeacher(kdtool.Teacher):
         self._located(run)
         return TransformersRuntime(self._opened(pick_device()))
 
+    def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
+        from kdtool_transformers._runtime import TransformersRuntime
+
+        self._located(run)
+        return TransformersRuntime(self._loaded(pick_device(), trainable=True))
+
+    def kdtool_adapted(self, run: kdtool.RunInfo, folder: Path | None) -> None:
+        if folder != self._adapted:
+            self._adapted, self._model, self._fingerprint = folder, None, ""
+
     def kdtool_close(self) -> None:
         self._model = None
         self._tokenizer = None
@@ -168,7 +180,7 @@ class CausalTeacher(kdtool.Teacher):
     def _identity(self, run: kdtool.RunInfo | None) -> str:
         from kdtool_transformers._adapter import adapter_identity
 
-        source = self._located(run)
+        source = self._located(run) if self._adapted is None else Source(self._adapted)
         if not self._fingerprint:
             weights = source_identity(source, offline=self._offline)
             if self._adapter is not None:
@@ -180,26 +192,33 @@ class CausalTeacher(kdtool.Teacher):
         return compute_dtype(self.config.dtype, device)
 
     def _opened(self, device: torch.device) -> TransformersModel:
-        from kdtool_transformers._open import open_model
-
         if self._model is None:
-            place, revision = self._located(None)
-            self._model = open_model(
-                place,
-                dtype=self._dtype(device),
-                device=device,
-                revision=revision,
-                offline=self._offline,
-                quantise=self.config.quantise,
-                device_map=self.config.device_map,
-                adapter=self._adapter,
-            )
-            self._model.tokenizer = self._opened_tokenizer(None)
+            self._model = self._loaded(device)
             self._model.model.requires_grad_(False)
         elif self._model.head.weight.device != device:
             self._model.model.to(device)
         return self._model
 
+    def _loaded(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
+        """Load the model that it speaks with: what it learnt, or else its own. To be trained, it is whole and in one place."""
+        from kdtool_transformers._open import open_model
+
+        place, revision = self._located(None) if self._adapted is None else Source(self._adapted)
+        model = open_model(
+            place,
+            dtype=self._dtype(device),
+            device=device,
+            revision=revision,
+            offline=self._offline,
+            quantise=None if trainable else self.config.quantise,
+            device_map=None if trainable else self.config.device_map,
+            adapter=self._adapter,
+        )
+        model.tokenizer = self._opened_tokenizer(None)
+        return model
+
     @property
     def _adapter(self) -> Path | None:
-        return None if self.config.adapter is None else Path(self.config.adapter).expanduser()
+        """The folder of its adapter; none where the model has taken that in, and learnt since."""
+        own = self.config.adapter if self._adapted is None else None
+        return None if own is None else Path(own).expanduser()

@@ -1,0 +1,180 @@
+"""Phases that train a teacher first: what depends on them, what they depend on, and what a recipe may ask of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+
+TOY = Path(__file__).with_name("toy.py")
+
+
+def use(name: str, **options: Any) -> dict[str, Any]:
+    return {"use": f"{TOY}:{name}", **options}
+
+
+def phase(**more: Any) -> dict[str, Any]:
+    return {"trains": "teacher", "losses": {"count": use("Count")}, "steps": 3, **more}
+
+
+@pytest.fixture
+def adapting(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The toy recipe with a teacher that is trained first."""
+    train = {"adapt": phase(), "distil": recipe["train"]}
+    return {**recipe, "seeds": [0], "teacher": use("Scholar"), "train": train}
+
+
+def made(results: kdtool.Results) -> set[str]:
+    return {stage.name for stage in results.stages if not stage.reused}
+
+
+def nats(results: kdtool.Results) -> dict[str, float]:
+    return {found.subject: found.value for found in results.measurements}
+
+
+def test_teacher_teaches_what_it_learnt_and_is_measured_before_and_after(adapting: dict[str, Any]) -> None:
+    results = kdtool.run(adapting)
+    counts = next(stage.path for stage in results.stages if stage.name == "teachers/teacher-adapt") / "model"
+    learnt = json.loads((counts / "counts.json").read_text(encoding="utf-8"))
+    told = next(stage.path for stage in results.stages if stage.name == "signals/teacher") / "signal.json"
+    assert json.loads(told.read_text(encoding="utf-8")) == learnt
+    assert nats(results)["teacher"] != nats(results)["teacher.unadapted"]
+    plain = kdtool.run({**adapting, "name": "plain", "train": adapting["train"]["distil"]})
+    assert nats(plain)["teacher"] == nats(results)["teacher.unadapted"]
+    assert "teacher.unadapted" not in nats(plain)
+
+
+def test_results_hold_the_phase_once_for_all_seeds(adapting: dict[str, Any]) -> None:
+    results = kdtool.run(adapting, {"seeds": [3, 5]})
+    (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
+    assert (teacher.seed, list(teacher.phases), teacher.phases["adapt"].steps) == (0, ["adapt"], 3)
+    assert len(teacher.histories["adapt"]) == 3
+    assert results.arms[0].arm == "student"
+    assert results.arms[0].artifacts
+
+
+DEPENDING = ("teachers", "students", "signals", "phases", "exports", "scores")
+CHANGES = {
+    "train.adapt.steps": (4, DEPENDING),
+    "train.adapt.trainer.factor": (2.0, DEPENDING),
+    "train.distil.losses.count.weight": (0.2, ("phases", "exports", "scores")),
+    "seeds": ([0, 1], ("phases/student-seed1", "phases/control-seed1", "phases/control-time-seed1", "scores")),
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_what_depends_on_the_teacher_is_redone_and_what_it_depends_on_is_not(
+    adapting: dict[str, Any], key: str
+) -> None:
+    value, expected = CHANGES[key]
+    first = kdtool.run(adapting)
+    plan = kdtool.plan(adapting, {key: value})
+    second = kdtool.run(adapting, {key: value})
+    assert {stage.name for stage in plan if stage.action == "run"} == made(second)
+    assert all(name.startswith(expected) for name in made(second))
+    assert {name.partition("/")[0] for name in made(second)} == {name.partition("/")[0] for name in expected}
+    assert "scores/nats-teacher.unadapted" in made(first) - made(second)
+
+
+def test_several_phases_follow_each_other_and_each_has_text_of_its_own(adapting: dict[str, Any]) -> None:
+    train = {
+        "first": phase(),
+        "second": phase(corpus=use("Corpus", documents=6)),
+        "distil": adapting["train"]["distil"],
+    }
+    results = kdtool.run({**adapting, "train": train})
+    first, second = (
+        sum(json.loads((stage.path / "model" / "counts.json").read_text(encoding="utf-8")).values())
+        for stage in results.stages
+        if stage.name.startswith("teachers/")
+    )
+    assert second > first
+    assert {"text/second", "rows/second"} <= made(results)
+    (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
+    assert list(teacher.phases) == ["first", "second"]
+    again = kdtool.run({**adapting, "train": train}, {"train.second.steps": 5})
+    assert "teachers/teacher-second" in made(again)
+    assert "teachers/teacher-first" not in made(again)
+
+
+def test_teachers_are_kept_apart(adapting: dict[str, Any]) -> None:
+    teachers = {"big": use("Scholar"), "small": use("Scholar")}
+    losses = {
+        "imitate": use("Imitate", teacher="small"),
+        "other": use("Imitate", teacher="big"),
+        "count": use("Count"),
+    }
+    train = {"adapt": phase(trains="big"), "distil": {**adapting["train"]["distil"], "losses": losses}}
+    recipe = {**adapting, "teachers": teachers, "train": train}
+    del recipe["teacher"]
+    results = kdtool.run(recipe)
+    found = nats(results)
+    assert found["teachers.small"] == found["teachers.big.unadapted"] != found["teachers.big"]
+    again = kdtool.run(recipe, {"train.adapt.steps": 5})
+    assert "signals/teachers.big" in made(again)
+    assert "signals/teachers.small" not in made(again)
+
+
+def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dict[str, Any]) -> None:
+    recipe = {**adapting, "signals": False}
+    before = kdtool.run(recipe)
+    after = kdtool.run(recipe, {"train.adapt.steps": 5})
+    assert nats(before)["student"] != nats(after)["student"]
+    why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"train.adapt.steps": 6})}
+    assert "teachers/teacher-adapt changes" in why["phases/student-seed0-distil"]
+
+
+def test_control_for_equal_time_is_charged_for_it(adapting: dict[str, Any]) -> None:
+    results = kdtool.run(adapting)
+    graph = json.loads((results.folder / "graph.json").read_text(encoding="utf-8"))
+    inputs = graph["nodes"]["phases/control-time-seed0-distil"]["inputs"]
+    assert inputs["the time of teachers/teacher-adapt"] == "teachers/teacher-adapt"
+
+
+def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, Any]) -> None:
+    file = Path("recipe.json")
+    file.write_text(json.dumps(adapting), encoding="utf-8")
+    command = [sys.executable, "-m", "kdtool", "run", str(file)]
+    environment = {**os.environ, "TOY_DIE_AT": "teacher:2"}
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 9
+    planned = {stage.name: stage.action for stage in kdtool.plan(file)}
+    assert planned["teachers/teacher-adapt"] == "continue"
+    graph = json.loads(Path("runs/toy/graph.json").read_text(encoding="utf-8"))
+    assert graph["nodes"]["teachers/teacher-adapt"]["in"] == "store"
+    assert not graph["whole"]
+    results = kdtool.run(file)
+    (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
+    assert [report.step for report in teacher.histories["adapt"]] == [1, 2, 3]
+    assert json.loads(Path("runs/toy/graph.json").read_text(encoding="utf-8"))["whole"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.adapt.trains": "techer"}, r"train.adapt.trains: 'techer' is no teacher .*did you mean 'teacher'"),
+        ({"train.adapt.trains": 3}, r"train.adapt.trains: is the name of a teacher"),
+        ({"teacher": use("Teacher")}, r"cannot be trained: it has no kdtool_trainable and no kdtool_adapted"),
+        ({"train.adapt.losses.imitate": use("Imitate")}, r"train.adapt.losses.imitate: needs a teacher, but this"),
+        ({"train.late": phase()}, r"train.late.trains: comes after 'distil', which trains the student"),
+        ({"train.distil": False}, r"train: trains no student"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    adapting: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(kdtool.RecipeError, match=message.replace(" .*", r"(.|\n)*")):
+        kdtool.run(adapting, settings)
+    assert not Path("runs").exists()
+
+
+def test_control_leaves_the_phase_out(adapting: dict[str, Any]) -> None:
+    results = kdtool.run(adapting, {"control": "tokens"})
+    (control,) = (arm for arm in results.arms if arm.arm == "control")
+    assert list(control.phases) == ["distil"]
+    assert not Path("runs/toy/phases").joinpath("control-seed0-adapt").exists()
