@@ -115,7 +115,7 @@ class Teacher(Component):
         """
 
     def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
-        """Open a copy of the model that it speaks with, to be trained: what is learnt there changes the teacher nowhere else.
+        """Open a copy of the model that it speaks with, to be trained: the teacher itself stays as it is.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
         when a phase `trains` this teacher, on every rank; the caller closes the runtime. Together with `kdtool_adapted`, or

@@ -122,7 +122,7 @@ class Context:
         """Have each teacher that the node asks speak with the model that the node says."""
         for name, source in node.teachers.items():
             if self._voices.get(name) is not source:
-                self.hooks.kdtool_adapted.of(name)(run, source and source.path / MODEL)
+                self.hooks.kdtool_adapted.of(name)(run, None if source is None else source.path / MODEL)
                 self._voices[name] = source
 
     def _silent_info(self) -> RunInfo:

@@ -43,7 +43,8 @@ class Measured:
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
     """Return who is measured: teachers that open as a model or answer with text, every arm and seed, and exported files.
 
-    A teacher that a phase of this run trained is measured as it teaches, and as it was before. Exports are of the first arm, the student with the first seed.
+    A teacher that a phase of this run trained is measured as it teaches, and as it was before. Exports are of the first arm,
+    the student with the first seed.
     """
     found = []
     for name, component in context.assembly.named("teacher").items():

@@ -68,16 +68,16 @@ def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     check_tokenizers(context, run, frozenset(name for name in teachers if name))
     try_packers(context, run)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
-    adapting, teachers = add_adapted(context, graph)
+    adapting, trained = add_adapted(context, graph)
     students = add_students(context, graph, texts)
     make(graph)
     materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
-    arms = _add_arms(context, graph, students, materials, teachers)
+    arms = _add_arms(context, graph, students, materials, trained)
     exports = add_exports(context, graph, arms[0])
     measured = subjects_of(context, arms, exports)
     scores = add_scores(context, graph, measured, texts)
     materials.update(adapting)
-    return Stages(graph, texts, students, materials, tuple(arms), teachers, exports, tuple(measured), tuple(scores))
+    return Stages(graph, texts, students, materials, tuple(arms), trained, exports, tuple(measured), tuple(scores))
 
 
 def _identify(context: Context, run: RunInfo) -> None:

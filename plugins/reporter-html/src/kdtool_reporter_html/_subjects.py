@@ -63,7 +63,7 @@ def arm_of(subject: str) -> tuple[str, int]:
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
-    """Sort arms: teachers (one that was trained before as it was untrained), student, its controls, then all else by name."""
+    """Sort arms: teachers (as they teach, and as they were before), student, its controls, then all else by name."""
     known = list(ARMS)
 
     def place(arm: str) -> int:

@@ -200,7 +200,7 @@ class CausalTeacher(kdtool.Teacher):
         return self._model
 
     def _loaded(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
-        """Load the model that it speaks with: what it learnt, or else its own. To be trained, it is whole and in one place."""
+        """Load the model that it speaks with: what it learnt, or its own. To be trained, it is whole and in one place."""
         from kdtool_transformers._open import open_model
 
         place, revision = self._located(None) if self._adapted is None else Source(self._adapted)
