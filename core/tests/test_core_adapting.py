@@ -121,6 +121,19 @@ def test_teachers_are_kept_apart(adapting: dict[str, Any]) -> None:
     assert "signals/teachers.small" not in made(again)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_text_that_the_teacher_says_is_said_with_what_it_learnt(adapting: dict[str, Any], own: bool) -> None:
+    text = {"corpus": use("Corpus")} if own else {}
+    train = {"adapt": phase(**text), "distil": adapting["train"]["distil"]}
+    recipe = {**adapting, "corpus": use("Sayings"), "train": train}
+    results = kdtool.run(recipe)
+    said = {stage.name: stage.path for stage in results.stages if stage.name.startswith("text")}
+    assert set(said) == {"text", "text/adapt"}
+    again = made(kdtool.run(recipe, {"train.adapt.steps": 5}))
+    assert "text" in again
+    assert "text/adapt" not in again
+
+
 def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dict[str, Any]) -> None:
     recipe = {**adapting, "signals": False}
     before = kdtool.run(recipe)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,17 @@ class Bytes:
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("bytes", encoding="utf-8")
+
+
+class Sayings(Corpus):
+    """The same sentences, as the teacher would have them."""
+
+    takes: Mapping[str, kdtool.Transfer] = {"teacher": "text"}
+
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
+        for example in super().kdtool_examples(run):
+            (answer,) = run.hook.kdtool_answer.of("teacher")([kdtool.Request(example.id, example.id, 1)])
+            yield replace(example, body=kdtool.Text(answer.text))
 
 
 class Packer(kdtool.Packer):
@@ -172,6 +183,8 @@ class Teacher(kdtool.Teacher):
 class Scholar(Teacher):
     """A teacher that can learn: what it counts is what it says."""
 
+    offers = frozenset({"logits", "text"})
+
     def __init__(self, config: kdtool.Config) -> None:
         super().__init__(config)
         self._counts: Mapping[str, float] = _ALPHABET
@@ -181,6 +194,10 @@ class Scholar(Teacher):
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         return Runtime(Unigram(self._counts)) if subject.role == "teacher" else None
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            yield kdtool.TextAnswer(request.id, f"{request.prompt} {sum(self._counts.values())} " * 5, "stop", 1, 1)
 
     def kdtool_trainable(self, run: RunInfo) -> kdtool.Runtime:
         return Runtime(Unigram(self._counts))

@@ -111,14 +111,18 @@ def add_rows(
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
     info = context.info(Stage("rows"), context.folder)
     tokenizer, usual = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (learner, student))
-    label = _label(context, phase, ("packer", "corpus", "screen"))
+    label = _label(context, phase, ("packer", "corpus", "screen")) or texts.stage.label
     stage = Stage("rows", label if tokenizer.fingerprint == usual.fingerprint else phase.name, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
         rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
-    parts = {"packer": context.part(packer.path), "tokenizer": tokenizer.fingerprint, "chat": tokenizer.chat_fingerprint}
+    parts = {
+        "packer": context.part(packer.path),
+        "tokenizer": tokenizer.fingerprint,
+        "chat": tokenizer.chat_fingerprint,
+    }
     rows = graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
     return Materials(texts, rows, facts)
 

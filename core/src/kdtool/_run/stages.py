@@ -67,8 +67,8 @@ def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     }
     check_tokenizers(context, run, frozenset(name for name in teachers if name))
     try_packers(context, run)
-    texts = add_texts(context, graph, context.assembly.recipe.shared)
     adapting, trained = add_adapted(context, graph)
+    texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
     make(graph)
     materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
