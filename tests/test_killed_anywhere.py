@@ -120,8 +120,10 @@ def nothing_kept_is_done_again(log: Path) -> None:
         elif what == "start":
             assert node not in finished
         elif what in {"made", "reused"}:
+            if node not in finished:  # also one that was killed between its last step and saying that it was made
+                step, checkpoint = 0, 0
             finished.add(node)
-            node, step, checkpoint = node + 1, *((step, checkpoint) if what == "reused" else (0, 0))
+            node += 1
         elif what == "checkpoint":
             checkpoint = int(which[1])
         elif what == "step":
