@@ -16,7 +16,7 @@ import kdtool
 from kdtool_transformers import _files
 from kdtool_transformers._files import complete_folder, content_hash
 
-__all__ = ["convert_gguf", "convert_gguf_into"]
+__all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
 _FORMAT = 1
 """Grows when a conversion gives other files than before, so that old ones are not used."""
@@ -43,6 +43,26 @@ def convert_gguf(file: Path, say: Callable[[str], None] = print) -> Path:
     except PermissionError as error:
         raise kdtool.StorageError(f"{target.parent} cannot be written: {error}") from error
     return target
+
+
+def save_gguf_tokenizer(file: Path, folder: Path) -> None:
+    """Write the tokenizer of a GGUF file into a folder, as `convert_gguf` does; its weights are not read.
+
+    Raises:
+        UsageError: transformers cannot read the file.
+    """
+    from transformers import AutoTokenizer
+
+    from kdtool_transformers._alone import alone
+    from kdtool_transformers._model import no_progress_bar
+
+    try:
+        with alone(), no_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {str(error).splitlines()[0]}") from error
+    _split_digits(tokenizer, file)
+    tokenizer.save_pretrained(folder)
 
 
 def convert_gguf_into(file: Path, folder: Path) -> None:

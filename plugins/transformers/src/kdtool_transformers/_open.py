@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
@@ -105,12 +106,17 @@ def open_model(
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
-    """Open a tokenizer from a folder or by its hub name, without weights. Raises as `open_model`."""
+    """Open a tokenizer from a folder, by its hub name, or out of a GGUF file, without weights. Raises as `open_model`."""
     from transformers import AutoTokenizer
 
+    from kdtool_transformers._gguf import save_gguf_tokenizer
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
     folder = Path(source).expanduser()
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        with TemporaryDirectory() as scratch:
+            save_gguf_tokenizer(folder, Path(scratch))
+            return open_tokenizer(scratch)
     where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
     with _explained(source, offline):

@@ -1,0 +1,240 @@
+"""Answers as a corpus: the suite, what is left out, prompts of other corpora, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pydantic
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kdtool.testing import CorpusConformance, make_run
+from kdtool_corpus_answers import Answers
+from kdtool_corpus_answers._journal import Journal
+
+PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
+
+
+class Echo(kdtool.Teacher):
+    """Answers the last request first, with its prompt; some of the answers cannot be used. Keeps what it was asked."""
+
+    offers = frozenset({"text"})
+
+    def __init__(self, finish: Mapping[str, str] | None = None, fails_at: int | None = None) -> None:
+        super().__init__(self.Config())
+        self.finish = finish or {}
+        self.fails_at = fails_at
+        self.asked: list[kdtool.Request] = []
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        return kdtool.Terms("Echo-1.0")
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(list(requests)[::-1]):
+            if number == self.fails_at:
+                raise kdtool.ServiceError("the server went away")
+            self.asked.append(request)
+            finish: Any = self.finish.get(request.id, "stop")
+            yield kdtool.TextAnswer(request.id, "" if finish == "refused" else f"{request.prompt}!", finish, 3, 4)
+
+
+class Others(kdtool.Corpus):
+    """A corpus to take prompts from."""
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        yield kdtool.Example("text", kdtool.Text("a\nb\nc\n"), language="python", licence="MIT", source="somewhere")
+        yield kdtool.Example("pair", kdtool.Completion("question", "its own answer"))
+        yield kdtool.Example("held out", kdtool.Text("x\n"), split="test")
+
+
+def prompts(folder: Path, lines: Iterable[Mapping[str, Any]] = PROMPTS) -> str:
+    path = folder / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def answers(folder: Path, teacher: kdtool.Teacher, **options: Any) -> list[kdtool.Example]:
+    corpus = Answers(Answers.Config.model_validate({"prompts": (Path(prompts(folder)),)} | options))
+    run = make_run(folder, {"teacher": teacher, "corpora.others": Others(Others.Config())})
+    return list(corpus.kdtool_examples(run))
+
+
+class TestAnswers(CorpusConformance):
+    component = Answers
+    entry_point = "answers"
+    settings: ClassVar = {"prompts": ["prompts.jsonl"]}
+
+    def prepared(self, folder: Path) -> Mapping[str, Any]:
+        return {"prompts": [prompts(folder)]}
+
+    def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:
+        return {"teacher": Echo()}
+
+
+def test_answers_come_in_the_order_of_the_prompts_and_say_where_they_are_from(tmp_path: Path) -> None:
+    found = answers(tmp_path, Echo(), max_tokens=9, stop=("\n\n",), temperature=0.5)
+    assert [example.id for example in found] == ["0", "1", "2", "3", "4"]
+    assert found[2].body == kdtool.Completion("# 2\n", "# 2\n!")
+    assert (found[2].licence, found[2].source) == ("MIT", "answers of teacher")
+    assert found[2].meta == {
+        "teacher": "teacher",
+        "teacher_licence": "Echo-1.0",
+        "finish": "stop",
+        "tokens_in": "3",
+        "tokens_out": "4",
+        "prompt_source": "prompts.jsonl",
+    }
+
+
+def test_requests_carry_the_settings_and_each_its_own_seed(tmp_path: Path) -> None:
+    teacher = Echo()
+    answers(tmp_path, teacher, max_tokens=9, stop=("\n\n",), temperature=0.5)
+    assert {(r.max_tokens, r.stop, r.temperature) for r in teacher.asked} == {(9, ("\n\n",), 0.5)}
+    assert len({request.seed for request in teacher.asked}) == 5
+
+
+def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    finish = {"1": "length", "3": "refused"}
+    corpus = Answers(Answers.Config(prompts=(Path(prompts(tmp_path)),), max_tokens=4))
+    run = make_run(tmp_path, {"teacher": Echo(finish)}, say=said.append)
+    assert [example.id for example in corpus.kdtool_examples(run)] == ["0", "2", "4"]
+    assert said[-1] == "3 answers of teacher; left out: 1 cut off at 4 tokens, 1 refused"
+    kept = [json.loads(line) for line in next(tmp_path.glob("answers/*.jsonl")).read_text("utf-8").splitlines()]
+    assert {record["id"]: record["finish"] for record in kept} == dict.fromkeys("024", "stop") | finish
+    with_cut = answers(tmp_path, Echo(finish), keep_truncated=True)
+    assert [example.id for example in with_cut] == ["0", "1", "2", "4"]
+
+
+def test_nothing_to_learn_from_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"no answer that can be learned from \(5 cut off.*raise max_tokens"):
+        answers(tmp_path, Echo(dict.fromkeys("01234", "length")))
+
+
+def test_prompts_come_from_another_corpus_and_its_held_out_text_stays(tmp_path: Path) -> None:
+    found = answers(tmp_path, Echo(), prompts=(), corpus="corpora.others", prefix_lines=2)
+    assert [(example.id, example.split, example.body) for example in found] == [
+        ("text", "train", kdtool.Completion("a\nb\n", "a\nb\n!")),
+        ("pair", "train", kdtool.Completion("question", "question!")),
+        ("held out", "test", kdtool.Text("x\n")),
+    ]
+    assert (found[0].language, found[0].licence, found[0].meta["prompt_source"]) == ("python", "MIT", "somewhere")
+    limited = answers(tmp_path, Echo(), prompts=(), corpus="corpora.others", limit=1)
+    assert [example.id for example in limited] == ["text", "held out"]
+
+
+def test_a_failing_teacher_loses_nothing(tmp_path: Path) -> None:
+    first, second = Echo(fails_at=3), Echo()
+    with pytest.raises(kdtool.ServiceError):
+        answers(tmp_path, first)
+    assert len(answers(tmp_path, second)) == 5
+    assert sorted(request.id for request in (*first.asked, *second.asked)) == list("01234")
+
+
+def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:
+    class Forgetful(Echo):
+        def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+            yield from super().kdtool_answer(list(requests)[1:])
+
+    with pytest.raises(kdtool.PluginError, match="gave no answer to '0'"):
+        answers(tmp_path, Forgetful())
+
+
+_SLOW = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_corpus_answers import Echo, answers
+class Slow(Echo):
+    def kdtool_answer(self, requests):
+        for answer in super().kdtool_answer(requests):
+            yield answer
+            with (Path(sys.argv[2]) / "asked").open("a") as file:
+                file.write(answer.id + "\\n")
+            time.sleep(0.3)
+answers(Path(sys.argv[2]), Slow())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_killed_process_asks_nothing_twice(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    command = [sys.executable, "-c", _SLOW, str(Path(__file__).parent), str(tmp_path)]
+    for _ in range(2):
+        before = asked.read_text() if asked.exists() else ""
+        process = subprocess.Popen(command)
+        while process.poll() is None and (asked.read_text() if asked.exists() else "") == before:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert sorted(asked.read_text().split()) == list("01234")
+
+
+@given(st.integers(0, 400))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_journal_that_was_cut_anywhere_keeps_every_whole_answer(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    given_ones = [kdtool.TextAnswer(f"é{number}", "x" * number, "stop", 1, 2) for number in range(4)]
+    path.unlink(missing_ok=True)
+    with Journal(path) as journal:
+        for answer in given_ones:
+            journal.add(answer)
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    with Journal(path) as journal:
+        assert [journal.get(answer.id) for answer in given_ones] == given_ones[:whole] + [None] * (4 - whole)
+        for answer in given_ones[whole:]:
+            journal.add(answer)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"prompts\.jsonl:2: Invalid JSON"),
+        ('{"text": "a"}', r"prompts\.jsonl:2: prompt: Field required"),
+        ('{"prompt": ""}', r"prompts\.jsonl:2: prompt: String should have at least 1"),
+        ('{"prompt": 3}', r"prompts\.jsonl:2: prompt: Input should be a valid string"),
+        ('{"prompt": "a", "id": "first"}', r"prompts\.jsonl:2: the id 'first' was given before"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a", "id": "first"}\n' + line, encoding="utf-8")
+    corpus = Answers(Answers.Config(prompts=(path,)))
+    with pytest.raises(kdtool.UsageError, match=message):
+        list(corpus.kdtool_examples(make_run(tmp_path, {"teacher": Echo()})))
+
+
+def test_conversations_are_refused(tmp_path: Path) -> None:
+    class Talks(kdtool.Corpus):
+        def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+            yield kdtool.Example("talk", kdtool.Messages((("user", "hello"),)))
+
+    corpus = Answers(Answers.Config(corpus="corpus"))
+    run = make_run(tmp_path, {"teacher": Echo(), "corpus": Talks(Talks.Config())})
+    with pytest.raises(kdtool.UsageError, match="'talk' is a conversation"):
+        list(corpus.kdtool_examples(run))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"prompts": ["a"], "corpus": "b"}, {"prompts": ["a/x", "b/x"]}, {"prompts": ["a"], "stop": [""]}]
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Answers.Config.model_validate_json(json.dumps(wrong), strict=True)
+
+
+def test_it_says_what_it_takes_of_whom() -> None:
+    assert Answers(Answers.Config(prompts=(Path("a"),), ask="teachers.big")).takes == {"teachers.big": "text"}
+    assert set(Answers(Answers.Config(corpus="corpora.b")).takes) == {"teacher", "corpora.b"}

@@ -1,0 +1,65 @@
+"""Which servers may be asked: those on this machine, or at a private address of the network it is in.
+
+Requests to paid endpoints cost money that nothing counts yet, and a killed run could pay twice; so none is sent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+import kdtool
+
+__all__ = ["local_addresses", "require_url"]
+
+_REASON = (
+    "only servers on this machine or at private addresses are asked: hosted ones cost money, and nothing counts that yet "
+    "or keeps a killed run from paying twice"
+)
+
+
+def require_url(url: str) -> str:
+    """Return a server's address without its last slash.
+
+    Raises:
+        ValueError: it is no http address, it carries a key, or it is a number that lies outside of private networks.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is to be an address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "is to be an address alone; a key comes from the environment variable that `key_variable` names"
+        )
+    try:
+        address = ipaddress.ip_address(parts.hostname)
+    except ValueError:
+        return url.rstrip("/")
+    if not _is_private(address):
+        raise ValueError(f"{parts.hostname} is a public address; {_REASON}")
+    return url.rstrip("/")
+
+
+def local_addresses(url: str, *, offline: bool) -> None:
+    """Refuse a server whose name stands for a public address, or, offline, for any other machine.
+
+    Raises:
+        UsageError: it does.
+        ServiceError: the name stands for nothing, or the run is offline and the server is another machine.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise kdtool.ServiceError(f"there is no machine named {host!r} ({error.strerror}); look at `url`") from None
+    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in sorted(found)]
+    for address in addresses:
+        if not _is_private(address):
+            raise kdtool.UsageError(f"url: {host} is {address}, a public address; {_REASON}")
+        if offline and not address.is_loopback:
+            raise kdtool.ServiceError(f"the run is offline, and {host} is another machine; give a server on this one")
+
+
+def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return (address.is_private or address.is_loopback) and not address.is_unspecified

@@ -1,0 +1,207 @@
+"""One server with the OpenAI protocol: requests that are tried again where that is safe, and errors that say what to do.
+
+`Server` runs an asyncio client in a thread of its own, so that many requests are under way while the caller, and its
+Ctrl-C, stay plain. A request is sent again only where no answer to it was received: the connection failed or broke, time
+ran out, or the server said so (408, 409, 429, 5xx). An answer that cannot be read is not asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import kdtool
+import openai
+from anyio.from_thread import start_blocking_portal
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from kdtool_teacher_openai._address import local_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from kdtool_teacher_openai import OpenAI
+
+__all__ = ["RefusedError", "Server"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AGAIN = {408, 409, 429}
+_THIS_REQUEST = {400, 413, 422}
+_NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_LONGEST_WAIT = 600.0
+_SHOWN = 300
+_MARK = "***"
+
+
+class RefusedError(Exception):
+    """The server refuses this one request, or its answer cannot be read; others may fare better."""
+
+
+class Server:
+    """A connection to one server. Nothing is sent before it is asked something."""
+
+    def __init__(self, config: OpenAI.Config, *, offline: bool) -> None:
+        local_addresses(config.url, offline=offline)
+        self._config = config
+        self._key = _key(config.key_variable)
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            self._client = self._portal.call(self._connect)
+            stack.callback(self._portal.call, self._client.close)
+            self._stack = stack.pop_all()
+
+    async def _connect(self) -> openai.AsyncOpenAI:
+        # Redirects and proxies could lead elsewhere; a key of one's own account is none of this server's business.
+        return openai.AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self._config.url,
+            organization="",
+            project="",
+            max_retries=0,
+            timeout=self._config.timeout,
+            default_headers={
+                "Connection": "close"
+            },  # one that was kept and that the server has dropped fails a request
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False),
+        )
+
+    def close(self) -> None:
+        """Close the connection and end its thread."""
+        self._stack.close()
+
+    def get(self, path: str) -> Any:
+        """Return what the server has at a path, as plain data. Raises as `post`."""
+        return self._portal.call(self._asked, lambda: self._client.get(path, cast_to=object))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Return the server's answer to a request, as plain data.
+
+        Raises:
+            RefusedError: this request is refused, or the answer is no JSON.
+            AuthenticationError: the key is missing or refused.
+            UsageError: there is no such path or model.
+            ServiceError: no answer came.
+        """
+        return self._portal.call(self.sent, path, body)
+
+    async def sent(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Do what `post` does, in the client's own thread."""
+        return await self._asked(lambda: self._client.post(path, body=dict(body), cast_to=object))
+
+    def at_once(self, items: Iterable[T], ask: Callable[[T], Awaitable[R]], limit: int) -> Iterator[tuple[T, R]]:
+        """Yield items with what `ask` returns for each, as they come; at most `limit` of them are under way.
+
+        Where one fails no more are begun, and the error is raised when those under way have been yielded: what was
+        answered is never lost.
+        """
+        source, pending = iter(items), dict[Future[R], T]()
+        failure: BaseException | None = None
+        try:
+            while True:
+                while failure is None and len(pending) < limit:
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        break
+                    pending[self._portal.start_task_soon(ask, item)] = item
+                if not pending:
+                    break
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    item = pending.pop(future)
+                    if error := future.exception():
+                        failure = failure or error
+                    else:
+                        yield item, future.result()
+            if failure is not None:
+                raise failure
+        finally:
+            for future in pending:
+                future.cancel()
+
+    async def _asked(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(_may_be_sent_again),
+            stop=stop_after_attempt(1 + self._config.retries),
+            wait=_pause,
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    answer = await send()
+        except openai.APIError as error:
+            raise self._explained(error) from None  # what is left out may hold the key
+        except json.JSONDecodeError as error:
+            raise RefusedError(f"the answer is no JSON: {error}") from None
+        if isinstance(answer, str):  # of another content type
+            raise RefusedError(f"the answer is no JSON but {answer[:60]!r}")
+        return answer
+
+    def _explained(self, error: openai.APIError) -> Exception:
+        where = f"the server at {self._config.url}"
+        told = self._without_key(_message(error))[:_SHOWN]
+        if isinstance(error, openai.APITimeoutError):
+            return kdtool.ServiceError(f"{where} gave no answer within {self._config.timeout:g} s; see `timeout`")
+        if not isinstance(error, openai.APIStatusError):
+            cause = self._without_key(str(error.__cause__ or error.message))
+            return kdtool.ServiceError(f"{where} cannot be reached: {cause}; start it, or look at `url`")
+        status = error.status_code
+        if status in {401, 403}:
+            named = (
+                f"the variable {self._config.key_variable}" if self._config.key_variable else "no key: `key_variable`"
+            )
+            return kdtool.AuthenticationError(f"{where} refuses {named} ({status}): {told}")
+        if status == 402 or error.code in _NO_MONEY:
+            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}): {told}")
+        if status in _THIS_REQUEST:
+            return RefusedError(f"{status}: {told}")
+        if status in _AGAIN or status >= 500:
+            tries = f"after {1 + self._config.retries} attempts" if self._config.retries else "at once"
+            return kdtool.ServiceError(f"{where} fails with {status} {tries}: {told}. What was answered is kept")
+        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {told}")
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, _MARK) if self._key else text
+
+
+def _message(error: openai.APIError) -> str:
+    said = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+    return " ".join(str(said or error.message).split())
+
+
+def _key(variable: str | None) -> str:
+    if variable is None:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise kdtool.AuthenticationError(f"the environment variable {variable} with the server's key is not set")
+    return key
+
+
+def _may_be_sent_again(error: BaseException) -> bool:
+    if isinstance(error, openai.APIStatusError):
+        status = error.status_code
+        return (status in _AGAIN or status >= 500) and error.code not in _NO_MONEY
+    return isinstance(error, openai.APIConnectionError)
+
+
+_BACK_OFF = wait_random_exponential(multiplier=0.5, max=30)
+
+
+def _pause(state: RetryCallState) -> float:
+    """Return what the server asks to wait for, else longer from attempt to attempt."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, openai.APIStatusError):
+        try:
+            asked = float(error.response.headers.get("retry-after", ""))
+        except ValueError:
+            asked = 0.0
+        if asked > 0:
+            return min(asked, _LONGEST_WAIT)
+    return _BACK_OFF(state)

@@ -1,0 +1,211 @@
+"""The likeliest tokens at each position, with their ids, from servers that tell them.
+
+Two protocols are known. vLLM tells them for a whole prompt at once (`prompt_logprobs`). llama.cpp tells them for the next
+token alone, so each position is asked in turn, its cache holding what came before: as slow as if the text were generated.
+`TopTokens` finds out which of them a server speaks, and compares its tokenizer with the one that the recipe names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import kdtool
+
+from kdtool_teacher_openai._server import RefusedError, Server
+from kdtool_teacher_openai._texts import choice_of
+
+if TYPE_CHECKING:
+    from kdtool_teacher_openai import OpenAI
+
+__all__ = ["TopTokens", "open_tokenizer"]
+
+Top = list[tuple[int, float]]
+"""Token ids with natural logarithms of their probabilities, the likeliest first."""
+
+_SAMPLES = (
+    "def add(a, b):\n    return a + b\n",
+    "x = 10_000 + 3.14159e-12  # 2026\n\tif x:\n",
+    "  naïve café — 日本語 🙂\r\n",
+    "#include <stdio.h>\nint main(void) { return 0x7f; }",
+    "SELECT *\n\n\nFROM t;    ",
+)
+"""What tokenizers split differently: indentation, digits, other scripts, ends of lines."""
+
+
+def open_tokenizer(source: str, *, offline: bool) -> kdtool.Tokenizer:
+    """Open a tokenizer from a folder, by its hub name, or out of a .gguf file, without weights.
+
+    Raises:
+        UsageError: it is not there, or cannot be opened.
+        ServiceError: the hub cannot be reached.
+    """
+    import kdtool_transformers
+
+    return kdtool_transformers.open_tokenizer(source, offline=offline)
+
+
+class _Piece(NamedTuple):
+    """A document of a row: its tokens, and the places in it whose next token is to be told, with those in the signal."""
+
+    tokens: list[int]
+    places: list[int]
+    targets: list[int]
+
+
+class TopTokens:
+    """The likeliest tokens by one server, whose tokenizer was found to be `tokenizer`.
+
+    Raises:
+        UsageError: the server tells no log-probabilities with token ids, or its tokenizer is another one.
+    """
+
+    def __init__(self, server: Server, config: OpenAI.Config, tokenizer: kdtool.Tokenizer) -> None:
+        self._server = server
+        self._config = config
+        self._tokenizer = tokenizer
+        self._top_k = config.top_k or 1
+        _compare(server, config, tokenizer)
+        self._tell = self._probed()
+        # Beside other requests llama.cpp rounds otherwise, and what was told would not be told the same again.
+        self._limit = 1 if self._tell == self._in_turn else config.concurrency
+
+    def of(self, batch: kdtool.Batch, temperature: float) -> kdtool.SparseTokens:
+        """Return the likeliest tokens at each labelled position of a batch, as probabilities.
+
+        Raises:
+            UsageError: the temperature is not 1, or a document is longer than the server's context.
+        """
+        import torch
+
+        if temperature != 1.0:
+            raise kdtool.UsageError(
+                f"a server tells probabilities at temperature 1, and those at {temperature:g} cannot be computed from "
+                "the likeliest tokens alone: leave the loss's temperature at 1"
+            )
+        labelled = int((batch.labels != -100).sum())
+        ids = torch.full((labelled, self._top_k), -1, dtype=torch.int32)
+        weights = torch.zeros(labelled, self._top_k)
+        try:
+            for piece, found in self._server.at_once(_pieces(batch), self._tell, self._limit):
+                for target, top in zip(piece.targets, found, strict=True):
+                    ids[target, : len(top)] = torch.tensor([token for token, _ in top], dtype=torch.int32)
+                    weights[target, : len(top)] = torch.tensor([value for _, value in top]).exp()
+        except RefusedError as error:
+            raise kdtool.UsageError(
+                f"the server refuses a document: {error}; shorter rows may fit its context"
+            ) from None
+        weights /= weights.sum(-1, keepdim=True).clamp(min=1.0)  # rounding may add up to more than 1
+        device = batch.labels.device
+        return kdtool.SparseTokens(ids.to(device), weights.to(device), "top-k", 1.0)
+
+    def _probed(self) -> Callable[[_Piece], Awaitable[list[Top]]]:
+        """Return the way to ask that this server understands: a document at once, or position by position."""
+        tokens = self._tokenizer.encode(_SAMPLES[0])[:3]
+        piece = _Piece(tokens, [0, 1], [0, 1])
+        for tell in (self._at_once, self._in_turn):
+            try:
+                list(self._server.at_once([piece], tell, 1))
+            except RefusedError:
+                continue
+            return tell
+        raise kdtool.UsageError(
+            f"the server tells no {self._top_k} likeliest tokens with their ids, neither as vLLM does (start it with "
+            f"--max-logprobs {self._top_k}) nor as llama.cpp; leave `top_k` out and learn from its text"
+        )
+
+    async def _at_once(self, piece: _Piece) -> list[Top]:
+        """Ask vLLM about a whole document: entry i of its list is about token i, given those before it."""
+        body = {"model": self._config.model, "prompt": piece.tokens, "max_tokens": 1, "temperature": 0}
+        answer = await self._server.sent("/completions", {**body, "prompt_logprobs": self._top_k})
+        listed = choice_of(answer).get("prompt_logprobs")
+        if not isinstance(listed, list) or len(listed) != len(piece.tokens):
+            raise RefusedError("no log-probabilities of the prompt")
+        return [self._read(_vllm_pairs(listed[place + 1])) for place in piece.places]
+
+    async def _in_turn(self, piece: _Piece) -> list[Top]:
+        """Ask llama.cpp about the token that follows each place.
+
+        It tells nothing where it draws a token that is no whole character or ends the text, so it is led to draw a letter:
+        what it tells is from before any such leading.
+        """
+        letter = {str(self._tokenizer.encode("a")[-1]): 1000}
+        body = {"model": self._config.model, "max_tokens": 1, "temperature": 0, "logit_bias": letter}
+        found = []
+        for place in piece.places:
+            asked = {**body, "prompt": piece.tokens[: place + 1], "logprobs": self._top_k}
+            answer = await self._server.sent("/completions", asked)
+            found.append(self._read(_llama_cpp_pairs(choice_of(answer).get("logprobs"))))
+        return found
+
+    def _read(self, pairs: Iterator[tuple[Any, Any]]) -> Top:
+        try:
+            top = sorted(((int(token), float(value)) for token, value in pairs), key=lambda pair: (-pair[1], pair[0]))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RefusedError(f"log-probabilities in an unknown form ({error!r})") from None
+        known = [pair for pair in top if 0 <= pair[0] < self._tokenizer.vocabulary]  # others pad the model's vocabulary
+        if not known:
+            raise RefusedError("no token that the tokenizer knows")
+        return known[: self._top_k]
+
+
+def _vllm_pairs(entry: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield ids and values of {"17": {"logprob": -0.5, "rank": 1, …}, …}, in which the text's own token is added."""
+    for token, about in entry.items():
+        yield token, about["logprob"]
+
+
+def _llama_cpp_pairs(logprobs: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield ids and values of {"content": [{"top_logprobs": [{"id": 17, "logprob": -0.5, …}, …]}]}."""
+    for about in logprobs["content"][0]["top_logprobs"]:
+        yield about["id"], about["logprob"]
+
+
+def _pieces(batch: kdtool.Batch) -> Iterator[_Piece]:
+    """Yield the documents of a batch in which something is labelled; each is asked about alone."""
+    target = 0
+    rows = zip(batch.input_ids.tolist(), batch.document.tolist(), batch.labels.tolist(), strict=True)
+    for ids, documents, labels in rows:
+        piece: _Piece | None = None
+        number = -1
+        for token, document, label in zip(ids, documents, labels, strict=True):
+            if piece is None or document != number:
+                if piece is not None and piece.places:
+                    yield piece
+                piece, number = _Piece([], [], []), document
+            piece.tokens.append(token)
+            if label != -100:
+                piece.places.append(len(piece.tokens) - 1)
+                piece.targets.append(target)
+                target += 1
+        if piece is not None and piece.places:
+            yield piece
+
+
+def _compare(server: Server, config: OpenAI.Config, tokenizer: kdtool.Tokenizer) -> None:
+    """Compare the server's tokenizer with the one named, on a few texts."""
+    root = config.url.removesuffix("/v1")
+    for sample in _SAMPLES:
+        # Each server takes its own words of these: vLLM `prompt`, llama.cpp `content`.
+        body = {"model": config.model, "prompt": sample, "content": sample}
+        try:
+            told = server.post(f"{root}/tokenize", {**body, "add_special_tokens": False, "add_special": False})
+        except (RefusedError, kdtool.UsageError) as error:
+            raise kdtool.UsageError(
+                f"the server does not tell how it splits text ({error}), so token ids cannot be trusted to be those of "
+                f"{config.tokenizer}: leave `top_k` out and learn from its text"
+            ) from None
+        theirs = told.get("tokens") if isinstance(told, Mapping) else None
+        own = tokenizer.encode(sample)
+        if theirs != own:
+            raise kdtool.UsageError(
+                f"the server's tokenizer is not {config.tokenizer}: {_difference(own, theirs)}. Name the one of its model "
+                "by `tokenizer`, or leave `top_k` out and learn from its text"
+            )
+
+
+def _difference(own: Sequence[int], theirs: Any) -> str:
+    if not isinstance(theirs, list):
+        return f"it gave {theirs!r} instead of token ids"
+    at = next((i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), min(len(own), len(theirs)))
+    return f"token {at} of a sample is {theirs[at : at + 3]} there and {list(own[at : at + 3])} here"

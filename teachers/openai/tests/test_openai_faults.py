@@ -1,0 +1,229 @@
+"""Servers that break: what is tried again, what is not, what the user is told, and that nothing is lost or paid twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool_teacher_openai import OpenAI
+from openai_servers import Call, Reply, Served, chat, serving
+
+KEY = "sk-very-secret"
+REQUESTS = [kdtool.Request(f"r{number}", f"prompt {number}", 8) for number in range(12)]
+
+
+@contextmanager
+def teacher(served: Served, **settings: Any) -> Iterator[OpenAI]:
+    values = {"url": served.url, "model": "m", "timeout": 5.0, "retries": 2, "concurrency": 4, **settings}
+    found = OpenAI(OpenAI.Config.model_validate(values))
+    try:
+        yield found
+    finally:
+        found.kdtool_close()
+
+
+def prompt_of(call: Call) -> str:
+    text: str = call.body["messages"][0]["content"]
+    return text
+
+
+def test_many_answers_come_whole_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_KEY", KEY)
+    with (
+        serving(lambda call, _: chat(prompt_of(call).upper())) as served,
+        teacher(served, key_variable="OWN_KEY") as asked,
+    ):
+        found = {answer.id: answer for answer in asked.kdtool_answer(REQUESTS)}
+    assert {name: answer.text for name, answer in found.items()} == {r.id: r.prompt.upper() for r in REQUESTS}
+    assert found["r0"] == kdtool.TextAnswer("r0", "PROMPT 0", "stop", 5, 7)
+    assert len(served.posts) == len(REQUESTS)
+    assert {call.key for call in served.posts} == {f"Bearer {KEY}"}
+
+
+def test_what_is_sent_is_what_was_asked() -> None:
+    request = kdtool.Request("a", "p", 9, stop=("\n\n",), temperature=0.5, seed=3)
+    with serving(lambda *_: chat("one\n\ntwo")) as served, teacher(served) as asked:
+        (answer,) = asked.kdtool_answer([request])
+    assert answer.text == "one"
+    assert served.posts[0].path == "/v1/chat/completions"
+    assert served.posts[0].body == {
+        "model": "m", "messages": [{"role": "user", "content": "p"}], "max_tokens": 9, "temperature": 0.5, "seed": 3,
+        "stop": ["\n\n"],
+    }  # fmt: skip
+
+
+def test_no_more_requests_are_under_way_than_allowed() -> None:
+    under_way, most = Counter[str](), []
+
+    def script(call: Call, _: int) -> Reply:
+        under_way["now"] += 1
+        most.append(under_way["now"])
+        time.sleep(0.03)
+        under_way["now"] -= 1
+        return chat("x")
+
+    with serving(script) as served, teacher(served, concurrency=3) as asked:
+        assert len(list(asked.kdtool_answer(REQUESTS))) == 12
+    assert 1 < max(most) <= 3
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reply(500, {"error": {"message": "oh"}}),
+        Reply(503, b"<html>", {"Content-Type": "text/html"}),
+        Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"}),
+        Reply(200, {"choices": []}, cut=True),
+        Reply(hang=1.5),
+    ],
+    ids=["500", "503", "429", "dropped", "hangs"],
+)
+def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
+    start = time.monotonic()
+    with (
+        serving(lambda _, number: broken if number < 2 else chat("good")) as served,
+        teacher(served, timeout=0.5, concurrency=1) as asked,
+    ):
+        (answer,) = asked.kdtool_answer(REQUESTS[:1])
+    assert (answer.text, len(served.posts)) == ("good", 3)
+    if broken.status == 429:
+        assert time.monotonic() - start > 0.4, "Retry-After is waited for"
+
+
+@pytest.mark.parametrize(
+    ("broken", "told", "error"),
+    [
+        (Reply(500, {"error": {"message": "oh no"}}), "fails with 500 after 3 attempts: oh no", kdtool.ServiceError),
+        (Reply(hang=1.0), "gave no answer within 0.3 s", kdtool.ServiceError),
+        (Reply(200, {}, cut=True), "cannot be reached", kdtool.ServiceError),
+    ],
+    ids=["500", "hangs", "dropped"],
+)
+def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, told: str, error: type[Exception]) -> None:
+    with serving(lambda *_: broken) as served, teacher(served, timeout=0.3) as asked, pytest.raises(error, match=told):
+        list(asked.kdtool_answer(REQUESTS[:1]))
+    assert len(served.posts) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the variable OWN_KEY"),
+        (Reply(403, {"error": {"message": "not you"}}), "refuses the variable OWN_KEY"),
+        (Reply(402, {"error": {"message": "no money"}}), "wants to be paid"),
+        (Reply(429, {"error": {"message": "quota", "code": "insufficient_quota"}}), "wants to be paid"),
+    ],
+)
+def test_keys_and_bills_stop_at_once_and_no_key_is_shown(
+    reply: Reply, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OWN_KEY", KEY)
+    with (
+        serving(lambda *_: reply) as served,
+        teacher(served, key_variable="OWN_KEY", concurrency=1) as asked,
+        pytest.raises(kdtool.AuthenticationError, match=told) as caught,
+    ):
+        list(asked.kdtool_answer(REQUESTS))
+    assert len(served.posts) == 1
+    seen: BaseException | None = caught.value
+    while seen is not None:
+        assert KEY not in str(seen)
+        seen = None if seen.__suppress_context__ else seen.__context__
+
+
+def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OWN_KEY", raising=False)
+    with (
+        serving(lambda *_: chat("x")) as served,
+        teacher(served, key_variable="OWN_KEY") as asked,
+        pytest.raises(kdtool.AuthenticationError, match=r"environment variable OWN_KEY .* is not set"),
+    ):
+        list(asked.kdtool_answer(REQUESTS))
+    assert served.posts == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Reply(200, b"{garbage"),
+        Reply(200, b"plain", {"Content-Type": "text/plain"}),
+        Reply(200, {"choices": "none"}),
+        Reply(200, [1, 2]),
+        Reply(200, {"choices": [{"message": {"content": None}, "finish_reason": None}]}),
+        Reply(400, {"error": {"message": "prompt too long"}}),
+        chat("no", "content_filter"),
+    ],
+    ids=["garbage", "text", "no choices", "no object", "no content", "refused", "filtered"],
+)
+def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply) -> None:
+    with (
+        serving(lambda call, _: odd if prompt_of(call) == "prompt 5" else chat("good")) as served,
+        teacher(served) as asked,
+    ):
+        found = {answer.id: answer.finish for answer in asked.kdtool_answer(REQUESTS)}
+    assert found == {request.id: "refused" if request.id == "r5" else "stop" for request in REQUESTS}
+    assert len(served.posts) == len(REQUESTS), "an answer that was received is not asked for again"
+
+
+def test_answers_under_way_when_the_server_fails_are_not_lost() -> None:
+    def script(call: Call, _: int) -> Reply:
+        if prompt_of(call) == "prompt 0":
+            return Reply(500, {"error": {"message": "gone"}})
+        time.sleep(0.3)
+        return chat("good")
+
+    found = []
+    with (
+        serving(script) as served,
+        teacher(served, retries=0) as asked,
+        pytest.raises(kdtool.ServiceError, match="fails with 500 at once"),
+    ):
+        found.extend(answer.id for answer in asked.kdtool_answer(REQUESTS))
+    assert sorted(found) == ["r1", "r2", "r3"]
+    assert len(served.posts) == 4, "no more was begun"
+
+
+def test_a_caller_that_stops_is_not_kept_waiting() -> None:
+    start = time.monotonic()
+    with (
+        serving(lambda call, number: chat("x") if number == 0 else Reply(hang=20)) as served,
+        teacher(served, timeout=20) as asked,
+    ):
+        answers = asked.kdtool_answer(REQUESTS)
+        next(answers)
+        answers.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        (Reply(200, {"data": [{"id": "other"}, {"id": "more"}]}), "does not serve the model 'm', but more, other"),
+        (Reply(200, b"<html>", {"Content-Type": "text/html"}), "no server with the OpenAI protocol"),
+        (Reply(404, {"detail": "Not Found"}), "no such path"),
+        (Reply(302, {}, {"Location": "https://api.openai.com/v1/models"}), "302"),
+    ],
+)
+def test_a_server_of_something_else_is_found_out_before_anything_is_asked(models: Reply, told: str) -> None:
+    with (
+        serving(lambda *_: chat("x"), models) as served,
+        teacher(served) as asked,
+        pytest.raises(kdtool.KdtoolError, match=told),
+    ):
+        list(asked.kdtool_answer(REQUESTS))
+    assert served.posts == []
+
+
+def test_nobody_there_is_said_with_the_address() -> None:
+    with serving(lambda *_: chat("x")) as served:
+        pass
+    with (
+        teacher(served, retries=0) as asked,
+        pytest.raises(kdtool.ServiceError, match=f"{served.url} cannot be reached"),
+    ):
+        list(asked.kdtool_answer(REQUESTS))
