@@ -86,6 +86,9 @@ import kdtool
 import toy
 
 class Bound(toy.Teacher):
+    offers = frozenset({"logits", "text"})
+    def kdtool_answer(self, requests):
+        yield from ()
     def kdtool_acknowledge(self):
         return kdtool.Terms("Own Kind Only", "https://example.org/own", ("only for its own kind",), ("signals", "text"))
     def kdtool_signal(self, batch, want):

@@ -56,6 +56,9 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(index for index in ids if index < 256).decode(errors="replace")
 
+    def tokens(self) -> list[str]:
+        return [*map(chr, range(256)), "end"]
+
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("bytes", encoding="utf-8")
 

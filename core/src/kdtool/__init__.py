@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from kdtool._licences import Licensed as Licensed
     from kdtool._licences import published_name as published_name
     from kdtool._opening import open_subject as open_subject
+    from kdtool._vocabulary import Vocabularies as Vocabularies
+    from kdtool._vocabulary import compare_vocabularies as compare_vocabularies
     from kdtool._run.plan import PlannedStage as PlannedStage
     from kdtool._sweep import sweep as sweep
     from kdtool._sweep.points import SweepPoint as SweepPoint
@@ -139,6 +141,7 @@ _HOMES = {
     ),
     "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._opening": ("open_subject",),
+    "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
     "kdtool._run.plan": ("PlannedStage",),
     "kdtool._sweep": ("sweep",),
     "kdtool._sweep.points": ("SweepPoint",),

@@ -94,7 +94,8 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
 
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
-        student takes under them), `estimates`.
+        student takes under them), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on
+        this machine), `estimates`.
 
     Raises:
         RecipeError: with all that is wrong, or all that this machine lacks.
@@ -111,6 +112,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
     from kdtool._run.licences import licences_of
     from kdtool._run.missing import refuse_missing
     from kdtool._run.record import component_record
+    from kdtool._run.vocabularies import compared_here
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     assembly = assemble(load_recipe(path, settings), _say)
@@ -119,8 +121,8 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
         info = context.info(Stage("check"), folder)
         try:
-            refuse_missing(assembly, info)
             licences = licences_of(assembly, context.hooks)
+            refuse_missing(assembly, info)
             models = context.hooks.kdtool_describe(info)
             found = {
                 "name": assembly.recipe.name,
@@ -128,6 +130,7 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
                 "components": [component_record(built) for built in assembly.built.values()],
                 "models": models,
                 "licences": licences,
+                "vocabularies": compared_here(context, info),
                 "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
             }
         finally:

@@ -119,10 +119,42 @@ def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:
     )
     run = make_run(tmp_path, {"any": opener}, EXAMPLES, say=heard.append)
     assert evaluate(run, TEACHER, STUDENT, CONTROL) == {}
-    assert heard == [
-        "agreement: student is left out, its tokenizer is not that of teacher",
-        "agreement: control is left out, no component opens it",
-    ]
+    sizes = f"student has {other.vocabulary} tokens and teacher {tokenizer.vocabulary}"
+    assert heard[0].startswith(
+        f"agreement: student is left out: {sizes}; ids that stand for different tokens begin with"
+    )
+    assert heard[1:] == ["agreement: control is left out, no component opens it"]
+
+
+@pytest.mark.parametrize("longer", ["teacher", "student"])
+def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Path, longer: str) -> None:
+    heard: list[str] = []
+    marks = [f"<mark_{number}>" for number in range(5)]
+    tokenizers = {name: make_tokenizer() for name in ("teacher", "student")}
+    size = make_tokenizer().vocabulary
+    tokenizers[longer]._backend.add_special_tokens(marks)
+    models = {name: make_model(seed, 16, tokenizers[name], padding=3) for seed, name in enumerate(tokenizers)}
+    opener = Opener(**{name: TransformersRuntime(model) for name, model in models.items()})
+    marked = [*EXAMPLES, kdtool.Example("marked", kdtool.Text("def <mark_0>"), split="test")]
+    run = make_run(tmp_path, {"any": opener}, marked, say=heard.append)
+    found = evaluate(run, TEACHER, STUDENT, tokens=40)["kl-to-teacher", "student"]
+    assert len(heard) == 1
+    assert f"the first {size} are the same" in heard[0]
+    divergence = tokens = 0.0
+    for text in [*TEXTS, "def <mark_0>"]:
+        ids = torch.tensor([[0, *tokenizers["teacher"].encode(text)[:40]]])
+        if int(ids.max()) >= size:
+            continue  # the student cannot read it
+        logs = []
+        for model in models.values():
+            model.model.set_attn_implementation("eager")
+            with torch.no_grad():
+                logs.append(model.model(input_ids=ids[:, :-1]).logits[0, :, :size].double().log_softmax(-1))
+        divergence += float(torch.nn.functional.kl_div(logs[1], logs[0], reduction="sum", log_target=True))
+        tokens += ids.shape[1] - 1
+    assert found.value == pytest.approx(divergence / tokens, rel=1e-4)
+    assert found.n == (5 if longer == "teacher" else 6)
+    assert found.settings["tokens compared"] == f"the first {size}, which both have"
 
 
 @pytest.mark.parametrize(

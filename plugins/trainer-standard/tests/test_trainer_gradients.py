@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from trainer_models import (
     TinyTeacher,
     first_gradients,
     make_model,
+    make_phase,
     make_rows,
+    make_trainer,
     mixture,
     train,
 )
@@ -82,6 +85,40 @@ def test_gradients_equal_those_of_full_logits(
             head_rows=head_rows, loss_rows=loss_rows, gradient_clip=0.0,
         )  # fmt: skip
     assert worst_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("head_rows", "loss_rows"), [(11, 5), (4096, 4096)])
+@pytest.mark.parametrize("head", HEADS)
+def test_shorter_shared_vocabulary_is_that_of_truncated_logits(
+    tmp_path: Path, head: str, head_rows: int, loss_rows: int
+) -> None:
+    shared, student = 50, make_model(1, **HEADS[head])
+    oracle, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
+    oracle.model.double(), teacher.model.double()
+    batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
+    asked = batch.labels != -100
+    z = full_logits(oracle, oracle.model.states(batch)[-1])[asked]
+    t = full_logits(teacher, teacher.model.states(batch)[-1])[asked]
+    q, p = ((logits[:, :shared] / 2).log_softmax(-1) for logits in (z, t))
+    kl = F.kl_div(q, p, log_target=True, reduction="sum") / asked.sum()
+    ce = F.cross_entropy(z, batch.labels[asked])  # the text's own tokens are all the student's
+    (0.7 * 4 * kl + 0.3 * ce).backward()
+    expected = {name: p.grad for name, p in oracle.model.named_parameters() if p.grad is not None}
+
+    terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
+    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), vocabulary=shared)}, steps=1)
+    with first_gradients(student.model) as found:
+        make_trainer(batch=4, head_rows=head_rows, loss_rows=loss_rows, gradient_clip=0.0).kdtool_train(
+            make_run(tmp_path / "run", mixture()), phase, student
+        )
+    assert worst_difference(found, expected) < 1e-5
+
+
+def test_signal_over_other_tokens_than_the_term_says_is_refused(tmp_path: Path) -> None:
+    terms = (replace(MIXTURE[0], shared=50),)
+    phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99))}, steps=1)
+    with pytest.raises(kdtool.UsageError, match="teacher tells about 61 tokens, the student is compared over 50"):
+        make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, make_model(1))
 
 
 def test_bfloat16_is_as_near_as_its_rounding_allows(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,12 @@ def make_model(seed: int, **options: Any) -> TinyModel:
 class TinyTeacher:
     """A signal source: a frozen `TinyModel`, its hidden states, or tokens drawn from it."""
 
-    def __init__(self, model: TinyModel, layers: Sequence[int] = (), top_k: int = 0) -> None:
+    def __init__(
+        self, model: TinyModel, layers: Sequence[int] = (), top_k: int = 0, vocabulary: int = VOCABULARY
+    ) -> None:
         self.model = model
         self.top_k = top_k
+        self.vocabulary = vocabulary
         kinds = frozenset({"top-k" if top_k else "logits", *(["hidden"] if layers else [])})
         self.want = kdtool.Want(kinds=kinds, layers=tuple(layers))  # type: ignore[arg-type]
 
@@ -104,7 +108,8 @@ class TinyTeacher:
                 probabilities = (outputs.last @ head.weight[:VOCABULARY].T).softmax(-1)
                 weights, ids = probabilities.topk(self.top_k)
                 sparse = kdtool.SparseTokens(ids.int(), weights, "top-k", 1.0)
-        lazy = None if self.top_k else kdtool.LazyLogits(outputs.last, self.model.head)
+        head = replace(self.model.head, vocabulary=self.vocabulary)
+        lazy = None if self.top_k else kdtool.LazyLogits(outputs.last, head)
         return kdtool.Signal("tiny", lazy=lazy, sparse=sparse, hidden=outputs.hidden)
 
 

@@ -22,6 +22,8 @@ def check(recipe: str, settings: dict[str, str], as_json: bool) -> None:
 
     from kdtool._api import check as check_recipe
     from kdtool._licences import Licensed, told
+    from kdtool._run.vocabularies import noted
+    from kdtool._vocabulary import Vocabularies
 
     found = check_recipe(Path(recipe), settings)
     if as_json:
@@ -36,6 +38,9 @@ def check(recipe: str, settings: dict[str, str], as_json: bool) -> None:
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         click.echo(f"model {name}: {facts['parameters']:,} parameters, {shape}")
     for line in told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"]):
+        click.echo(line)
+    verdicts = TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"])
+    for line in noted(verdicts):
         click.echo(line)
     for estimate in found["estimates"]:
         if estimate["download_bytes"]:

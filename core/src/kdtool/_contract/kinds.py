@@ -209,6 +209,9 @@ class Loss(Component):
     """The temperature it works at, handed back in `TokenChunk.temperature`. May depend on the config."""
     divergence: bool = False
     """Whether it is zero, with zero gradient, when student and teacher agree; tested before training."""
+    same_vocabulary: bool = True
+    """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them or
+    that they begin with. May depend on the config."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.

@@ -54,6 +54,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens left out."""
 
+    def tokens(self) -> Sequence[str]:
+        """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
+
+        Where two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
+        """
+
     def save(self, folder: Path) -> None:
         """Write the files from which `transformers.AutoTokenizer` opens it."""
 

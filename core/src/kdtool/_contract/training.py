@@ -64,7 +64,9 @@ class Term:
 
     The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
     `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs` and
-    `divergence` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden states.
+    `divergence` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden states. Where one
+    vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's already in its
+    signal, the student's by the trainer; None: both have the same.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Term:
     needs: tuple[frozenset[Offer], ...] = ()
     divergence: bool = False
     layers: tuple[tuple[int, int], ...] = ()
+    shared: int | None = None
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at `progress` (0 to 1)."""

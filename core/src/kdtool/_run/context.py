@@ -19,6 +19,7 @@ from kdtool._run.fingerprint import component_part
 from kdtool._run.graph import MODEL, Node, Stage
 from kdtool._run.results import StageRecord
 from kdtool._run.texts import StoredTexts
+from kdtool._vocabulary import Vocabularies
 
 __all__ = ["Context", "NoTexts", "close_components"]
 
@@ -58,6 +59,7 @@ class Context:
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
+    vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
     _voices: dict[str, Node | None] = field(default_factory=dict)

@@ -139,7 +139,8 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
 
     def build(run: RunInfo, folder: Path) -> None:
         wanted = run.hook.kdtool_wanted.of(cache)(want)
-        made = run.hook.kdtool_record.of(cache)(run, rows_of(rows), from_teacher(run.hook, teacher, wanted), folder)
+        source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
+        made = run.hook.kdtool_record.of(cache)(run, rows_of(rows), source, folder)
         if made != len(rows_of(rows)):
             raise PluginError(f"{run.hook.owner(cache)} recorded {made:,} of {len(rows_of(rows)):,} rows")
 

@@ -38,6 +38,7 @@ from kdtool._run.store import register_run
 from kdtool._run.texts import StoredTexts
 from kdtool._run.training import Arm
 from kdtool._run.verdict import verdict
+from kdtool._run.vocabularies import noted
 
 __all__ = ["execute"]
 
@@ -81,6 +82,8 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
     refuse_missing(context.assembly, run)
     stages = add_stages(context, partial(_make_first, context))
+    for line in noted(context.vocabularies):
+        context.say(line)
     _keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
         context.make(node)
@@ -143,7 +146,7 @@ def _results(
         recipe_text="",
         environment=environment(),
         seconds=0.0,
-        notes=_notes(arms),
+        notes=(*noted(context.vocabularies), *_notes(arms)),
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )

@@ -19,9 +19,9 @@ from kdtool._run.data import Materials, add_data, add_texts, try_packers
 from kdtool._run.exports import add_exports
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.scores import Measured, add_scores, subjects_of
-from kdtool._run.students import add_students, check_tokenizers, facts_of
-from kdtool._run.terms import plain_terms
+from kdtool._run.students import add_students, facts_of
 from kdtool._run.training import Arm, MatchedTime, add_arm
+from kdtool._run.vocabularies import compared
 
 __all__ = ["Stages", "add_stages"]
 
@@ -62,10 +62,7 @@ def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     run = context.info(Stage("run"), context.folder)
     graph = Graph()
     _identify(context, run)
-    teachers = {
-        term.teacher for phase in context.assembly.arms["student"] for term in plain_terms(context.assembly, phase)
-    }
-    check_tokenizers(context, run, frozenset(name for name in teachers if name))
+    context.vocabularies.update(compared(context, run))
     try_packers(context, run)
     adapting, trained = add_adapted(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)

@@ -10,13 +10,12 @@ from kdtool._answers import require
 from kdtool._contract.kinds import Student
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import UsageError
 from kdtool._owner import blame
 from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
 from kdtool._run.graph import MODEL, Graph, Node, Stage
 
-__all__ = ["add_students", "check_tokenizers", "facts_of"]
+__all__ = ["add_students", "facts_of"]
 
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
@@ -37,22 +36,6 @@ def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]
 def facts_of(node: Node) -> ModelFacts:
     """Return the shapes of the student in an artefact."""
     return _FACTS.validate_json((node.path / _FACTS_FILE).read_bytes())
-
-
-def check_tokenizers(context: Context, run: RunInfo, teachers: frozenset[str]) -> None:
-    """Refuse token-level losses between different vocabularies, before any weights load.
-
-    Raises:
-        UsageError: a teacher's tokenizer is not the student's.
-    """
-    (name,) = context.assembly.named("student")
-    own = context.hooks.kdtool_tokenizer.of(name)(run)
-    for teacher in sorted(teachers):
-        other = context.hooks.kdtool_tokenizer.of(teacher)(run)
-        if other.fingerprint != own.fingerprint:
-            sizes = f"{teacher!r} ({other.vocabulary:,} tokens) and {name!r} ({own.vocabulary:,} tokens)"
-            remedy = "take a student that inherits the teacher's tokenizer, or a loss for different ones"
-            raise UsageError(f"the tokenizers of {sizes} differ, but a loss compares them token by token: {remedy}")
 
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:

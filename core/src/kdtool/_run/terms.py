@@ -50,8 +50,15 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
                     owner = context.hooks.owner(name)
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
             pairs = layers.maybe(term.name)(facts[student], facts[term.teacher])
-        terms.append(replace(term, layers=tuple((int(own), int(other)) for own, other in pairs or ())))
+        paired = tuple((int(own), int(other)) for own, other in pairs or ())
+        terms.append(replace(term, layers=paired, shared=_shared(context, term)))
     return tuple(terms)
+
+
+def _shared(context: Context, term: Term) -> int | None:
+    """Return over how many tokens student and teacher are compared, None where they have the same."""
+    found = context.vocabularies.get(term.teacher or "")
+    return found.shared if found is not None and found.relation == "prefix" else None
 
 
 def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:

@@ -174,7 +174,7 @@ def phase_node(
             **learner.parts,
             "steps": phase.steps,
             "seed": stage.seed,
-            "terms": {term.label: [repr(term.weight), term.temperature, list(term.layers)] for term in terms},
+            "terms": {term.label: _plain(term) for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
             "teachers": {name: context.part(name) for name in beside},
         },
@@ -185,6 +185,12 @@ def phase_node(
         hooks=partial(context.assembly.hooks, phase),
         teachers={**learner.teachers, **context.speaking(beside)},
     )
+
+
+def _plain(term: Term) -> list[Any]:
+    """Return what a term's result depends on, besides its loss and its teacher."""
+    shared = [] if term.shared is None else [term.shared]
+    return [repr(term.weight), term.temperature, list(term.layers), *shared]
 
 
 def _trained(node: Node) -> Trained:
@@ -231,9 +237,10 @@ def _signals(
         recorded = materials.signals.get(teacher)
         if recorded:
             (cache,) = of_kind(phase.sources, "cache")
-            found[teacher] = from_cache(hooks, cache.path, want, recorded.path)
+            source = from_cache(hooks, cache.path, want, recorded.path)
         else:
-            found[teacher] = from_teacher(hooks, teacher, want)
+            source = from_teacher(hooks, teacher, want, context.vocabularies.get(teacher))
+        found[teacher] = replace(source, shared=next(term.shared for term in terms if term.teacher == teacher))
     return found
 
 

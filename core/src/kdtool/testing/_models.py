@@ -47,6 +47,9 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         assert tokenizer.decode([*ids, tokenizer.end_of_text]) == text, "special tokens are left out"
     assert 0 <= tokenizer.end_of_text < tokenizer.vocabulary
     assert tokenizer.fingerprint
+    names = tokenizer.tokens()
+    assert len(names) == tokenizer.vocabulary, "every id has a name"
+    assert len(set(names) - {""}) == sum(map(bool, names)), "names tell ids apart"
     folder.mkdir()
     tokenizer.save(folder)
     assert any(folder.iterdir())

@@ -81,6 +81,10 @@ class ByteTokenizer:
         """Return the text of `ids`; broken characters become U+FFFD."""
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
+    def tokens(self) -> list[str]:
+        """Return a name for each byte, and for the end of a text."""
+        return [*(f"<{byte:02x}>" for byte in range(256)), "<end>"]
+
     def save(self, folder: Path) -> None:
         """Write the files from which `transformers.AutoTokenizer` opens it."""
         from kdtool.testing._toy import write_tokenizer

@@ -126,12 +126,18 @@ def _compare(
         model = _open(run, learner, stack)
         if model is None:
             return
-        if model.facts.tokenizer_fingerprint != states.tokenizer_fingerprint:
-            run.say(f"agreement: {learner.name} is left out, its tokenizer is not that of {teacher.name}")
+        vocabularies = kdtool.compare_vocabularies(model.tokenizer, states.tokenizer)
+        sentence = vocabularies.sentence(learner.name, teacher.name)
+        if not vocabularies.comparable:
+            run.say(f"agreement: {learner.name} is left out: {sentence}")
             return
+        if sentence:
+            run.say(f"agreement: {sentence}")
+            settings = {**settings, "tokens compared": f"the first {vocabularies.shared}, which both have"}
+            encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
         found = []
         for done, document in enumerate(encoded, 1):
-            found.append(agreement(model, document, states))
+            found.append(agreement(model, document, states, vocabularies.shared))
             run.hook.kdtool_progress(run, done_before + done)
     pairs = list(zip(encoded, found, strict=True))
     yield measured(

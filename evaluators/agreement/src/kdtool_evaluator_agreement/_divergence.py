@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import kdtool
 import torch
@@ -25,12 +25,13 @@ class Found:
     tokens: int
 
 
-def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFiles) -> Found:
+def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFiles, shared: int) -> Found:
     """Compare a student with its teacher's states on one document.
 
-    KL = Σ_v t(v) (log t(v) − log s(v)) at temperature 1, in float32, over the true vocabulary; 0 when both agree.
+    KL = Σ_v t(v) (log t(v) − log s(v)) at temperature 1, in float32, over the first `shared` tokens, which are the true
+    vocabulary where both have the same; 0 when both agree.
     """
-    head = student.head
+    head, teacher_head = (replace(each, vocabulary=shared) for each in (student.head, teacher.head))
     divergence = same_first = 0.0
     student_states = final_states(student, document)
     teacher_states = teacher.of(document, head.weight.device)
@@ -38,7 +39,7 @@ def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFi
         rows = slice(start, start + _ROWS)
         with torch.inference_mode():
             student_log = _log_probabilities(student_states[rows], head)
-            teacher_log = _log_probabilities(teacher_states[rows], teacher.head)
+            teacher_log = _log_probabilities(teacher_states[rows], teacher_head)
             divergence += float((teacher_log.exp() * (teacher_log - student_log)).sum())
             same_first += float((teacher_log.argmax(-1) == student_log.argmax(-1)).sum())
     return Found(divergence, same_first, len(document.ids))

@@ -33,7 +33,7 @@ class StateFiles:
     def __init__(self, folder: Path, teacher: kdtool.LanguageModel) -> None:
         self._folder = folder
         self.head = teacher.head
-        self.tokenizer_fingerprint = teacher.facts.tokenizer_fingerprint
+        self.tokenizer = teacher.tokenizer
         self.dtype = str(_dtype(teacher.head.weight)).removeprefix("torch.")
 
     def keep(self, document: Encoded, teacher: kdtool.LanguageModel) -> None:

@@ -125,7 +125,7 @@ class ChunkLoss:
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
         return kdtool.TokenChunk(
-            student_logits=logits,
+            student_logits=logits if bound.term.shared is None else logits[:, : bound.term.shared],
             labels=rows.labels,
             teacher=tokens,
             positions=rows.positions,

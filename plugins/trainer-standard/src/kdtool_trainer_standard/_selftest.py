@@ -84,16 +84,18 @@ def _check_teachers(
         signal = signals[teacher]
         if teacher in run.hook.kdtool_tokenizer.names():
             tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
-            if tokenizer is not None and tokenizer.fingerprint != student.tokenizer.fingerprint:
+            found = None if tokenizer is None else kdtool.compare_vocabularies(student.tokenizer, tokenizer)
+            if found is not None and not found.comparable:
                 raise kdtool.UsageError(
-                    f"{bound.term.label} compares token by token, but {teacher} and the student have different tokenizers; "
-                    "take a student with the teacher's tokenizer, or a loss for different ones"
+                    f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
+                    "student with the teacher's tokenizer, or a loss that works across vocabularies"
                 )
-        vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else student.head.vocabulary
-        if vocabulary != student.head.vocabulary:
+        expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
+        vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
+        if vocabulary != expected:
             raise kdtool.UsageError(
-                f"{bound.term.label}: {teacher} has a true vocabulary of {vocabulary} tokens, the student of "
-                f"{student.head.vocabulary}; their logits cannot be compared"
+                f"{bound.term.label}: {teacher} tells about {vocabulary} tokens, the student is compared over {expected}; "
+                "their logits cannot be compared"
             )
         rows = (
             signal.lazy.hidden.shape[0]
@@ -107,10 +109,10 @@ def _check_teachers(
                 f"the signal of {teacher} has {rows} positions, but the batch has {positions} labels; one for each is "
                 "expected"
             )
-        if signal.sparse is not None and int(signal.sparse.ids.max()) >= student.head.vocabulary:
+        if signal.sparse is not None and int(signal.sparse.ids.max()) >= expected:
             raise kdtool.PluginError(
                 f"the signal of {teacher} names token {int(signal.sparse.ids.max())}; the student's vocabulary ends at "
-                f"{student.head.vocabulary - 1}"
+                f"{expected - 1}"
             )
 
 

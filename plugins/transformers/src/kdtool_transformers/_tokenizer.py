@@ -138,6 +138,13 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """Return the text of `ids`, special tokens left out."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
+    def tokens(self) -> list[str]:
+        """Return every id's token as tokenizer.json writes it."""
+        names = [""] * self.vocabulary
+        for token, index in self._backend.get_vocab(with_added_tokens=True).items():
+            names[index] = token
+        return names
+
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and its companions."""
         self.inner.save_pretrained(folder)
