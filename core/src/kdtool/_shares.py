@@ -21,9 +21,9 @@ _TOLERANCE = 1e-6
 
 def share_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
     """Yield what is wrong with the shares of the recipe's corpora, and of each phase's own."""
-    components = {spec.path: built[spec.key].instance() for spec in recipe.lasting}
-    for sources in (recipe.shared, *(phase.sources for phase in recipe.phases)):
-        corpora = of_kind(sources, "corpus")
+    components = {spec.path: built[spec.key].instance() for spec in of_kind(recipe.lasting, "corpus")}
+    own = [of_kind(sources, "corpus") for sources in (recipe.shared, *(phase.sources for phase in recipe.phases))]
+    for corpora in {tuple(spec.key for spec in corpora): corpora for corpora in own}.values():
         taken = taken_by([spec.path for spec in corpora], components)  # those give no text themselves
         yield from _problems(recipe, [spec for spec in corpora if spec.path not in taken])
 

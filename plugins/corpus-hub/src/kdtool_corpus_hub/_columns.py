@@ -1,0 +1,99 @@
+"""A record's columns as what an example holds. Called by the corpus, once a record; mistakes are said with the column."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_corpus_hub import Hub
+
+__all__ = ["body_of", "id_of", "split_of", "text_of", "words_of"]
+
+Record = Mapping[str, Any]
+Body = kdtool.Text | kdtool.Completion | kdtool.Messages
+_ROLES = {"human": "user", "gpt": "assistant"}
+"""Names of roles in ShareGPT's form."""
+
+
+def body_of(record: Record, config: Hub.Config) -> Body | None:
+    """Return what is learned from a record; None where there is nothing in it."""
+    if config.messages_column is not None:
+        turns = _turns(_value(record, config.messages_column), config.messages_column)
+        return kdtool.Messages(turns) if any(content for _, content in turns) else None
+    if config.prompt_column is not None:
+        completion = text_of(record, config.completion_column)
+        return kdtool.Completion(text_of(record, config.prompt_column), completion) if completion else None
+    text = text_of(record, config.text_column)
+    return kdtool.Text(text) if text else None
+
+
+def id_of(record: Record, config: Hub.Config, body: Body) -> str:
+    """Return a record's id: its column's, or a hash of its content."""
+    if config.id_column is None:
+        return hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
+    value = _value(record, config.id_column)
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise _wrong(config.id_column, value, "an id: text or a whole number")
+    return str(value)
+
+
+def split_of(record: Record, column: str) -> kdtool.Split:
+    """Return the split that a record's column names."""
+    value = _value(record, column)
+    if value not in get_args(kdtool.Split):
+        raise _wrong(column, value, "train, validation or test")
+    split: kdtool.Split = value
+    return split
+
+
+def text_of(record: Record, column: str | None) -> str:
+    """Return a column's text; "" without a column, or where the record holds nothing in it."""
+    value = None if column is None else _value(record, column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong(str(column), value, "text")
+    return value
+
+
+def words_of(record: Record, column: str | None) -> str:
+    """Return a column's text, or the texts of its list as an SPDX expression in which all hold."""
+    value = None if column is None else _value(record, column)
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return " AND ".join(dict.fromkeys(value))
+    return text_of(record, column)
+
+
+def _turns(value: Any, column: str) -> tuple[tuple[str, str], ...]:
+    form = "a list of turns with the texts `role` and `content`, or `from` and `value`"
+    if not isinstance(value, list | tuple) or not value:
+        raise _wrong(column, value, form)
+    found = []
+    for turn in value:
+        pair = None
+        if isinstance(turn, Mapping):
+            role, content = (turn.get(own, turn.get(other)) for own, other in (("role", "from"), ("content", "value")))
+            pair = (role, content) if isinstance(role, str) and isinstance(content, str) else None
+        if pair is None:
+            raise _wrong(column, turn, form)
+        found.append((_ROLES.get(pair[0], pair[0]), pair[1]))
+    return tuple(found)
+
+
+def _value(record: Record, column: str) -> Any:
+    if column not in record:
+        raise kdtool.UsageError(f"hub: there is no column {column!r}; there are {', '.join(sorted(record))}")
+    return record[column]
+
+
+def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
+    return kdtool.UsageError(f"hub: column {column!r} holds {_shown(value)}, not {expected}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
