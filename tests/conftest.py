@@ -26,8 +26,10 @@ def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_teacher(tmp_path_factory.mktemp("other"), seed=1, vocabulary=600)
 
 
-def make_teacher(folder: Path, seed: int, vocabulary: int = 512) -> Path:
-    """Write a tiny causal language model that `transformers` opens."""
+def make_teacher(
+    folder: Path, seed: int, vocabulary: int = 512, marks: tuple[str, ...] = (), chat_template: str | None = None
+) -> Path:
+    """Write a tiny causal language model that `transformers` opens; its tokenizer may have marks and a chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -36,10 +38,12 @@ def make_teacher(folder: Path, seed: int, vocabulary: int = 512) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    special = ["<|endoftext|>", *marks]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
     texts = [Path(module).read_text(encoding="utf-8") for module in (pytest.__file__, __file__)]
     tokenizer.train_from_iterator(texts * 3, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    wrapped.chat_template = chat_template
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(wrapped), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,

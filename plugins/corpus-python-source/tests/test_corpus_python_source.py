@@ -22,6 +22,54 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+SOURCE = '''"""A module."""
+
+
+@decorated
+def total(values):
+    """Add all the values up.
+
+    Empty sums are zero.
+    """
+    # from left to right
+    return sum(values)
+
+class Thing:
+    async def wait(self, seconds):
+        """Sleep for a while and tell for how long."""
+        await self.clock(seconds)
+        return seconds
+
+    def abstract(self):
+        """Does nothing but has many words."""
+        raise NotImplementedError
+
+    def short(self):
+        """Two words."""
+        return 1
+
+    def nothing(self):
+        """Does nothing at all, and says so."""
+
+# What comes first is a sum of its own,
+# so that the second can begin.
+first = total([1])
+second = [
+    first,
+]
+
+# TODO: think about what to do here
+third = 3
+# old = total(first, second, third, fourth)
+fourth = 4
+    # this comment stands elsewhere than its line
+fifth = """
+# a text is no comment at all
+sixth = 6
+"""
+'''
+
+
 class TestFolder(CorpusConformance):
     component = PythonSource
     entry_point = "python-source"
@@ -29,6 +77,16 @@ class TestFolder(CorpusConformance):
 
     def prepared(self, folder: Path) -> Mapping[str, Any]:
         write(folder, {f"package/m{i}.py": f"x = {i}\n" for i in range(30)})
+        return {"folder": str(folder)}
+
+
+class TestForms(CorpusConformance):
+    component = PythonSource
+    entry_point = "python-source"
+    settings: ClassVar = {"minimum_bytes": 0, "forms": ["implement", "document", "explain", "file"]}
+
+    def prepared(self, folder: Path) -> Mapping[str, Any]:
+        write(folder, {f"package/m{i}.py": SOURCE.replace("total", f"total{i}") for i in range(9)})
         return {"folder": str(folder)}
 
 
@@ -124,3 +182,62 @@ def test_the_standard_library_is_a_corpus_worth_learning_from() -> None:
     for example in found[:20]:
         assert isinstance(example.body, kdtool.Text)
         ast.parse(example.body.text)
+
+
+def test_documentation_and_implementation_go_both_ways(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": SOURCE})
+    found = {example.id: example for example in examples(tmp_path, forms=["implement", "document"])}
+    assert list(found) == ["m.py#implement:4", "m.py#implement:14", "m.py#document:4", "m.py#document:14"]
+    implement, document = found["m.py#implement:4"], found["m.py#document:14"]
+    assert implement.body == kdtool.Completion(
+        '@decorated\ndef total(values):\n    """Add all the values up.\n\n    Empty sums are zero.\n    """\n',
+        "    # from left to right\n    return sum(values)\n",
+    )
+    assert dict(implement.meta) == {"form": "implement", "name": "total"}
+    assert document.body == kdtool.Completion(
+        "async def wait(self, seconds):\n    await self.clock(seconds)\n    return seconds\n\n# What wait does:\n",
+        "Sleep for a while and tell for how long.\n",
+    )
+    assert document.meta["name"] == "Thing.wait"
+
+
+def test_comments_explain_the_lines_below_them(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": SOURCE})
+    assert [example.body for example in examples(tmp_path, forms=["explain"])] == [
+        kdtool.Completion(
+            "first = total([1])\nsecond = [\n    first,\n]\n\n# In words:\n",
+            "What comes first is a sum of its own, so that the second can begin.\n",
+        )
+    ]
+
+
+def test_files_that_do_not_parse_have_no_pairs(tmp_path: Path) -> None:
+    write(tmp_path, {"old.py": "print 'x'\n", "new.py": SOURCE})
+    assert {e.id.partition("#")[0] for e in examples(tmp_path, forms=["implement", "explain"])} == {"new.py"}
+    with pytest.raises(pydantic.ValidationError, match="at least 1"):
+        PythonSource.Config(forms=())
+
+
+def test_what_is_taken_from_the_standard_library_is_what_stands_there() -> None:
+    found = examples(None, forms=["file", "implement", "document", "explain"], train_files=30, test_files=1)
+    texts = {e.id: e.body.text for e in found if isinstance(e.body, kdtool.Text)}
+    splits = {e.id: e.split for e in found}
+    counts = Counter(e.meta.get("form", "file") for e in found)
+    assert min(counts["implement"], counts["document"], counts["explain"]) > 50
+    assert counts["implement"] == counts["document"]
+    for example in found:
+        name = example.id.partition("#")[0]
+        assert example.split == splits[name]
+        if not isinstance(example.body, kdtool.Completion):
+            continue
+        squeezed = "".join(texts[name].split())
+        if example.meta["form"] == "implement":
+            (function,) = ast.parse(example.body.prompt + example.body.completion).body
+            assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            assert example.meta["name"].rpartition(".")[2] == function.name
+            assert "".join((example.body.prompt + example.body.completion).split()) in squeezed
+        elif example.meta["form"] == "explain":
+            snippet = example.body.prompt.removesuffix("\n# In words:\n")
+            ast.parse(snippet if not snippet.lstrip().startswith(("return", "break", "continue")) else "pass")
+            assert "".join(snippet.split()) in squeezed
+            assert "".join(example.body.completion.replace("#", "").split()) in squeezed.replace("#", "")

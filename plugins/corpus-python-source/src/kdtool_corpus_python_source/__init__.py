@@ -1,7 +1,7 @@
 """Python files: the interpreter's own standard library, or a folder.
 
 `PythonSource` is the corpus that recipes call `python-source`. Files are found and filtered in `_files`; here each becomes
-an example, in an order and with a split that follow from hashes of its path. Nothing is downloaded.
+an example, or several (`_pairs`), in an order and with a split that follow from hashes of its path. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING
 import kdtool
 import pydantic
 
+from kdtool_corpus_python_source._pairs import Form
+
 if TYPE_CHECKING:
     from kdtool_corpus_python_source._files import SourceFile
 
 __all__ = ["PythonSource"]
 
+_NOTHING: Mapping[str, str] = {}
+
 
 class PythonSource(kdtool.Corpus):
-    """One example for each Python file. The id is the path below the folder, and alone decides the split.
+    """One example for each Python file, or for each of its documented functions and explained snippets (`forms`).
+
+    The id begins with the path below the folder, which alone decides the split: all of a file is in one.
 
     Generated files, files that are not UTF-8, and further copies of a file are left out; of the standard library also
     tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
@@ -38,6 +44,9 @@ class PythonSource(kdtool.Corpus):
         """Folder to read, relative to the working directory; null reads the interpreter's standard library."""
         glob: str = "**/*.py"
         """Which files below the folder."""
+        forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
+        """What becomes of a file: `file`, all of it as plain text; `implement`, its functions' bodies after signature and
+        documentation; `document`, their documentation after the code; `explain`, comments after the lines below them."""
         licence: str = ""
         """SPDX expression for the files of `folder`; the standard library's is known."""
         minimum_bytes: int = kdtool.Field(default=200, ge=0)
@@ -98,7 +107,7 @@ class PythonSource(kdtool.Corpus):
             limit = limits[split]
             if limit is None or taken[split] < limit:
                 taken[split] += 1
-                yield self._example(file, split)
+                yield from self._examples(file, split)
 
     def _files(self) -> tuple[SourceFile, ...]:
         if self._found is None:
@@ -116,15 +125,34 @@ class PythonSource(kdtool.Corpus):
             return "test"
         return "validation" if place < self.config.test_share + self.config.validation_share else "train"
 
-    def _example(self, file: SourceFile, split: kdtool.Split) -> kdtool.Example:
+    def _examples(self, file: SourceFile, split: kdtool.Split) -> Iterator[kdtool.Example]:
+        from kdtool_corpus_python_source._pairs import pairs_of
+
+        text, forms = file.text(), self.config.forms
+        if "file" in forms:
+            yield self._example(file.id, kdtool.Text(text), split)
+        pairs = pairs_of(text, [form for form in forms if form != "file"]) if set(forms) != {"file"} else ()
+        for pair in pairs:
+            body = kdtool.Completion(pair.prompt, pair.completion)
+            about = {"form": pair.form, **({"name": pair.name} if pair.name else {})}
+            yield self._example(f"{file.id}#{pair.form}:{pair.line}", body, split, about)
+
+    def _example(
+        self,
+        identifier: str,
+        body: kdtool.Text | kdtool.Completion,
+        split: kdtool.Split,
+        about: Mapping[str, str] = _NOTHING,
+    ) -> kdtool.Example:
         own = self.config.folder is None
         return kdtool.Example(
-            id=file.id,
-            body=kdtool.Text(file.text()),
+            id=identifier,
+            body=body,
             split=split,
             language="python",
             licence="Python-2.0" if own else self.config.licence,
             source="Python standard library" if own else "folder",
+            meta=about,
         )
 
 

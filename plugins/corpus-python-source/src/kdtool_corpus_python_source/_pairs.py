@@ -1,0 +1,175 @@
+"""Pairs of prompt and completion in a source file: documentation with its implementation, and snippets that are explained.
+
+Called by the corpus for each file, where its settings ask for other forms than whole files. Everything stands in the file as
+somebody wrote it; nothing is made up. A file that this interpreter cannot parse has none.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Form", "Pair", "PairForm", "pairs_of"]
+
+PairForm = Literal["implement", "document", "explain"]
+Form = Literal["file"] | PairForm
+_WORDS = 5
+"""Fewer words document or explain nothing."""
+_SNIPPET_LINES = 20
+_NO_EXPLANATION = re.compile(
+    r"\b(todo|fixme|xxx|hack|noqa|pragma|pylint|mypy|type:|copyright|licen[cs]e|coding[:=])|[-=*#~_]{4,}", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is asked and what is learned, the line it begins in, and the name of the function, "" for a snippet."""
+
+    form: PairForm
+    line: int
+    name: str
+    prompt: str
+    completion: str
+
+
+def pairs_of(text: str, forms: Sequence[PairForm]) -> Iterator[Pair]:
+    """Yield the pairs of the wanted forms in a file, form by form, in the order of the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the file's own strings escape is not ours
+            tree = ast.parse(text)
+        comments = _own_lines_of_comments(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
+        return
+    lines = text.split("\n")  # as the parser counts them: splitlines ends a line at more
+    for form in forms:
+        if form == "explain":
+            yield from _explained(tree, lines, comments)
+        else:
+            for function, name in _functions(tree.body, ""):
+                pair = _documented(function, name, lines, form)
+                if pair is not None:
+                    yield pair
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _functions(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[_Function, str]]:
+    """Yield functions and methods with their qualified names; not what is defined inside a function."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node, f"{prefix}{node.name}"
+        elif isinstance(node, ast.ClassDef):
+            yield from _functions(node.body, f"{prefix}{node.name}.")
+
+
+def _documented(function: _Function, name: str, lines: Sequence[str], form: PairForm) -> Pair | None:
+    """Return a function that is documented and does something, as implementation of its documentation or the reverse."""
+    docstring = ast.get_docstring(function, clean=False)
+    if docstring is None or len(docstring.split()) < _WORDS or not _does_something(function.body[1:]):
+        return None
+    said, first = function.body[0], function.body[1]
+    signature_end, said_end = said.lineno - 1, said.end_lineno or said.lineno
+    if first.lineno <= said_end or lines[signature_end][: said.col_offset].strip():
+        return None  # on one line with something else
+    begin = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    end = function.end_lineno or function.lineno
+    head, documentation, rest = (
+        _dedented(lines[start:stop], function.col_offset)
+        for start, stop in ((begin - 1, signature_end), (signature_end, said_end), (said_end, end))
+    )
+    if form == "implement":
+        return Pair(form, begin, name, head + documentation, rest)
+    prompt = f"{head}{rest}\n# What {function.name} does:\n"
+    return Pair(form, begin, name, prompt, f"{inspect.cleandoc(docstring).strip()}\n")
+
+
+def _does_something(body: Sequence[ast.stmt]) -> bool:
+    """Return whether there is more than pass, dots, or an exception that says that there is nothing."""
+    if not body:
+        return False
+    only = body[0]
+    if len(body) > 1:
+        return True
+    if isinstance(only, ast.Raise):
+        return "NotImplemented" not in ast.dump(only)
+    return not isinstance(only, ast.Pass) and not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
+
+
+def _explained(tree: ast.Module, lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
+    """Yield statements that follow each other without a gap, with the comment right above them."""
+    found = [pair for body in _bodies(tree) for pair in _explained_in(body, lines, comments)]
+    yield from sorted(found, key=lambda pair: pair.line)
+
+
+def _explained_in(body: Sequence[ast.stmt], lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
+    for number, statement in enumerate(body):
+        begin = statement.lineno
+        if begin - 1 not in comments or lines[begin - 1][statement.col_offset :].startswith("elif"):
+            continue
+        first = begin - 1
+        while first - 1 in comments:
+            first -= 1
+        above = lines[first - 1 : begin - 1]
+        if any(len(line) - len(line.lstrip()) != statement.col_offset for line in above):
+            continue
+        explanation = " ".join(line.strip().lstrip("#").strip() for line in above).strip()
+        end = _end_of_group(body[number:])
+        if end - begin < _SNIPPET_LINES and _explains(explanation):
+            snippet = _dedented(lines[begin - 1 : end], statement.col_offset)
+            yield Pair("explain", first, "", f"{snippet}\n# In words:\n", f"{explanation}\n")
+
+
+def _end_of_group(statements: Sequence[ast.stmt]) -> int:
+    """Return the last line of the statements that follow each other without a line between."""
+    end = statements[0].end_lineno or statements[0].lineno
+    for statement in statements[1:]:
+        if statement.lineno > end + 1:
+            break
+        end = statement.end_lineno or statement.lineno
+    return end
+
+
+def _explains(text: str) -> bool:
+    """Return whether a comment is prose: no code that was commented out, no heading, no mark for tools."""
+    letters = sum(character.isalpha() or character == " " for character in text)
+    if len(text.split()) < _WORDS or letters < 0.75 * len(text) or _NO_EXPLANATION.search(text):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    return False
+
+
+def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            body = getattr(node, field, None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
+                yield body
+
+
+def _own_lines_of_comments(text: str) -> set[int]:
+    """Return the numbers of lines that hold nothing but a comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return {
+        token.start[0]
+        for token in tokens
+        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip()
+    }
+
+
+def _dedented(lines: Sequence[str], columns: int) -> str:
+    """Return lines without the indentation of the block they are from, each ended; blank lines are empty."""
+    return "".join(f"{line[columns:] if not line[:columns].strip() else line}\n" for line in lines)
