@@ -168,7 +168,24 @@ def _data(context: Context, stages: Stages) -> dict[str, Any]:
         "rows": sum(len(each) for each in rows),
         "row_length": rows[0].length,
         "signal_seconds": sum(context.seconds(node) for node in stages.signals),
+        **({"phases": _phases(context, stages)} if len(stages.materials) > 1 else {}),
     }
+
+
+def _phases(context: Context, stages: Stages) -> dict[str, Any]:
+    """Return what each phase trained, and on what, where there are several."""
+    found = {}
+    for phase in context.assembly.recipe.phases:
+        own, corpora = stages.materials[phase.name], corpora_of(context, phase.sources)
+        rows = rows_of(own.rows)
+        found[phase.name] = {
+            "trains": phase.trains or "student",
+            "corpora": ", ".join(corpora),
+            **StoredTexts(own.texts.path).counts(corpora)["splits"]["train"],
+            "rows": len(rows),
+            "row_length": rows.length,
+        }
+    return found
 
 
 def _notes(arms: Sequence[ArmResult]) -> tuple[str, ...]:
