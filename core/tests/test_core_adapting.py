@@ -174,7 +174,6 @@ def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, An
         ({"train.adapt.trains": 3}, r"train.adapt.trains: is the name of a teacher"),
         ({"teacher": use("Teacher")}, r"cannot be trained: it has no kdtool_trainable and no kdtool_adapted"),
         ({"train.adapt.losses.imitate": use("Imitate")}, r"train.adapt.losses.imitate: needs a teacher, but this"),
-        ({"train.late": phase()}, r"train.late.trains: comes after 'distil', which trains the student"),
         ({"train.distil": False}, r"train: trains no student"),
     ],
 )
@@ -184,6 +183,14 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     with pytest.raises(kdtool.RecipeError, match=message.replace(" .*", r"(.|\n)*")):
         kdtool.run(adapting, settings)
     assert not Path("runs").exists()
+
+
+def test_a_recipe_that_extends_another_adds_the_phase_behind_and_it_comes_first(recipe: dict[str, Any]) -> None:
+    Path("base.json").write_text(json.dumps({**recipe, "seeds": [0], "teacher": use("Scholar")}), encoding="utf-8")
+    results = kdtool.run({"extends": "base.json", "train": {"adapt": phase()}})
+    names = [stage.name for stage in results.stages]
+    assert names.index("teachers/teacher-adapt") < names.index("students")
+    assert list(results.data["phases"]) == ["adapt", "train"]
 
 
 def test_control_leaves_the_phase_out(adapting: dict[str, Any]) -> None:

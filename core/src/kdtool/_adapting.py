@@ -1,7 +1,7 @@
 """Phases that train a teacher before it teaches: which they are, whom they train, and what can be wrong with them.
 
-`_arms` asks for the problems when a recipe is assembled, `_run.adapting` trains. A phase without the key `trains` trains the
-student and is none of these.
+`_arms` asks for the problems when a recipe is assembled, `_run.adapting` trains. They come before all others, wherever they
+stand: a recipe that extends another can only add phases behind. A phase without `trains` trains the student.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def trained_teacher(recipe: Recipe, phase: PhaseSpec) -> ComponentSpec | None:
 
 def adapting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
     """Yield what is wrong with the recipe's phases that train a teacher."""
-    learning = [phase for phase in recipe.phases if phase.trains is None]
-    if not learning:
+    if all(phase.trains is not None for phase in recipe.phases):
         yield problem_at(recipe, ("train",), "trains no student", "add a phase without `trains`")
     for phase in adapting_phases(recipe):
         key = (*phase.key, "trains")
@@ -49,9 +48,6 @@ def adapting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterato
             continue
         yield from _unable(recipe, key, built[teacher.key])
         yield from _taught(recipe, phase, built)
-        if learning and recipe.phases.index(learning[0]) < recipe.phases.index(phase):
-            message = f"comes after {learning[0].name!r}, which trains the student that this teacher has taught"
-            yield problem_at(recipe, key, message, "put phases that train a teacher before all others")
 
 
 def _unable(recipe: Recipe, key: KeyPath, teacher: Built) -> Iterator[Problem]:

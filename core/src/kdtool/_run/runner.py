@@ -175,7 +175,7 @@ def _data(context: Context, stages: Stages) -> dict[str, Any]:
 def _phases(context: Context, stages: Stages) -> dict[str, Any]:
     """Return what each phase trained, and on what, where there are several."""
     found = {}
-    for phase in context.assembly.recipe.phases:
+    for phase in sorted(context.assembly.recipe.phases, key=lambda phase: phase.trains is None):
         own, corpora = stages.materials[phase.name], corpora_of(context, phase.sources)
         rows = rows_of(own.rows)
         found[phase.name] = {
