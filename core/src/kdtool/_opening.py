@@ -19,9 +19,9 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     several teachers are not taken for each other. For all others the first component that answers counts. The caller
     closes the runtime.
     """
-    hook = run.hook.kdtool_open
-    name = subject.name if subject.name in hook.names() else subject.name.removesuffix(UNADAPTED)
-    if subject.role == "teacher" and name in hook.names():
-        runtime = hook.maybe(name)(run, subject)
+    hook, owner = run.hook.kdtool_open, run.hook.owner
+    name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
+    if subject.role == "teacher" and owner(name):
+        runtime = hook.maybe(name)(run, subject) if name in hook.names() else None
         return None if runtime is None else Named(name, runtime)
     return hook(run, subject)
