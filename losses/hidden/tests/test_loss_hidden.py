@@ -79,12 +79,14 @@ def test_auto_takes_every_second_layer_and_leaves_the_last() -> None:
 def test_layers_follow_what_the_student_was_copied_from() -> None:
     pairs = loss(layers=(2, 9)).kdtool_layers(replace(SMALL, copied_layers=COPIED), LARGE)
     assert pairs == ((2, 8), (9, 29))
+    wider = replace(LARGE, hidden=16)  # a student that was cut in width, too
+    assert loss(layers=(2,)).kdtool_layers(replace(SMALL, copied_layers=COPIED), wider) == ((2, 8),)
 
 
 def test_layers_are_spread_where_nothing_was_copied_from_this_teacher() -> None:
     assert loss(layers=(0, 1, 9)).kdtool_layers(SMALL, LARGE) == ((0, 0), (1, 3), (9, 27))
-    other = replace(LARGE, hidden=16)
-    assert loss(layers=(2,)).kdtool_layers(replace(SMALL, copied_layers=COPIED), other) == ((2, 6),)
+    for other in (replace(LARGE, hidden=4), replace(LARGE, tokenizer_fingerprint="other")):
+        assert loss(layers=(2,)).kdtool_layers(replace(SMALL, copied_layers=COPIED), other) == ((2, 6),)
     assert loss(layers=(9,)).kdtool_layers(SMALL, replace(SMALL, layers=2)) == ((9, 1),)
 
 

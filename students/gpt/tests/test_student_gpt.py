@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool.testing import StudentConformance, make_run
 from kdtool_student_gpt import Gpt
-from kdtool_student_gpt._solve import TOLERANCE, _shapes, solve
-from kdtool_transformers import LlamaShape, alone, byte_tokenizer
+from kdtool_student_gpt._solve import _shapes, solve
+from kdtool_transformers import TOLERANCE, LlamaShape, alone, byte_tokenizer
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones
 VOCABULARIES = st.integers(1000, 152_064)

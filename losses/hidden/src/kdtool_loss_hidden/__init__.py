@@ -116,6 +116,8 @@ def _every_second(layers: int) -> tuple[int, ...]:
 
 def _teacher_layer(layer: int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
     copied = student.copied_layers
-    if len(copied) == student.layers and max(copied) < teacher.layers and student.hidden == teacher.hidden:
+    # Facts do not name whom layers were copied from: a teacher of the same tokens that is not narrower is taken for it.
+    same = student.tokenizer_fingerprint == teacher.tokenizer_fingerprint and student.hidden <= teacher.hidden
+    if same and len(copied) == student.layers and max(copied) < teacher.layers:
         return copied[layer]
     return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)

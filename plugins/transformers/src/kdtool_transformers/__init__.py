@@ -25,13 +25,22 @@ if TYPE_CHECKING:
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
+    from kdtool_transformers._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
     from kdtool_transformers._llama import LlamaShape
-    from kdtool_transformers._model import TransformersModel, decoder_layers
-    from kdtool_transformers._open import open_config, open_facts, open_model, open_runtime, open_tokenizer
+    from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers, facts_of
+    from kdtool_transformers._open import (
+        open_config,
+        open_facts,
+        open_model,
+        open_runtime,
+        open_tokenizer,
+        without_weights,
+    )
     from kdtool_transformers._published import Published, PublishedTeacher, PublishedTeacherConfig, read_published
     from kdtool_transformers._quantised import Quantisation
     from kdtool_transformers._runtime import TransformersRuntime
+    from kdtool_transformers._shape_search import TOLERANCE, best_shape
     from kdtool_transformers._sources import Source, find_source, source_identity
     from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
     from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
@@ -45,14 +54,16 @@ _HOMES = {
     "_device": ("DtypeName", "compute_dtype", "pick_device"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
-    "_model": ("TransformersModel", "decoder_layers"),
-    "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer"),
+    "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of"),
+    "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
     "_published": ("Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"),
     "_quantised": ("Quantisation",),
     "_runtime": ("TransformersRuntime",),
+    "_shape_search": ("TOLERANCE", "best_shape"),
     "_sources": ("Source", "find_source", "source_identity"),
     "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
     "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
@@ -62,7 +73,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "CODE_LLAMA",
     "GAP",
+    "KERNEL_MULTIPLE",
+    "QUANT_MULTIPLE",
     "STARCODER",
+    "TOLERANCE",
     "CausalStudent",
     "CausalTeacher",
     "CausalTeacherConfig",
@@ -77,10 +91,12 @@ __all__ = [
     "PublishedTeacherConfig",
     "Quantisation",
     "Source",
+    "TransformersFacts",
     "TransformersModel",
     "TransformersRuntime",
     "TransformersTokenizer",
     "alone",
+    "best_shape",
     "byte_tokenizer",
     "cache_folder",
     "card_licence",
@@ -90,8 +106,10 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "facts_of",
     "find_source",
     "is_complete",
+    "kernel_notes",
     "known_terms",
     "licence_of",
     "logits_kept",
@@ -108,6 +126,7 @@ __all__ = [
     "source_identity",
     "terms_of",
     "weights_identity",
+    "without_weights",
 ]
 
 # Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.

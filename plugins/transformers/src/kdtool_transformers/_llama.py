@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import kdtool
 
 from kdtool_transformers._counts import readable_count
+from kdtool_transformers._kernels import kernel_notes
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["LlamaShape", "llama_config"]
-
-KERNEL_MULTIPLE = 64
-QUANT_MULTIPLE = 256
 
 
 class LlamaShape(NamedTuple):
@@ -68,22 +66,8 @@ class LlamaShape(NamedTuple):
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield what kernels and GGUF's K-quants do not like about the shape."""
-        sizes = {
-            "hidden": self.hidden,
-            "feed_forward": self.feed_forward,
-            "head size": self.hidden // self.heads,
-        }
-        odd = [f"{name} {size}" for name, size in sizes.items() if size % KERNEL_MULTIPLE]
-        if odd:
-            yield f"{_listed(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
-        del sizes["head size"]
-        odd = [f"{name} {size}" for name, size in sizes.items() if size % QUANT_MULTIPLE]
-        if odd:
-            yield (
-                f"{_listed(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
-                "is stored as q5_0, q5_k as q5_1, q6_k as q8_0, and the file is larger"
-            )
+        """Return what kernels and GGUF's K-quants do not like about the shape."""
+        return kernel_notes({"hidden": self.hidden, "feed_forward": self.feed_forward}, self.hidden // self.heads)
 
 
 def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context: int, tied: bool) -> LlamaConfig:
@@ -114,7 +98,3 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _listed(sizes: list[str]) -> str:
-    return f"{' and '.join(sizes)} {'is' if len(sizes) == 1 else 'are'}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
     "ORIGIN_FILE",
+    "TransformersFacts",
     "TransformersModel",
     "causal_of",
     "decoder_layers",
@@ -32,6 +34,24 @@ __all__ = [
 
 ORIGIN_FILE = "kdtool.json"
 """Beside config.json: what a folder of weights cannot say itself, such as the layers it was copied from."""
+
+
+@dataclass(frozen=True, eq=False)
+class TransformersFacts(kdtool.ModelFacts):
+    """Shapes of a model of transformers, which know the configuration that they follow from.
+
+    `config` is no field: it is neither compared nor stored with the others, but `dataclasses.replace` hands it on.
+    """
+
+    config: InitVar[Any] = None
+
+    def __post_init__(self, config: Any) -> None:
+        object.__setattr__(self, "config", config)
+
+    @property
+    def configuration(self) -> Any:
+        """The configuration of transformers. A student that is cut from a teacher tells its own shapes by it."""
+        return vars(self)["config"]
 
 
 class TransformersModel(kdtool.LanguageModel):
@@ -57,7 +77,7 @@ class TransformersModel(kdtool.LanguageModel):
         use_document_attention(model)
 
     @property
-    def facts(self) -> kdtool.ModelFacts:
+    def facts(self) -> TransformersFacts:
         """Shapes, counted from the model itself."""
         return facts_of(self.model, self.tokenizer, self.copied_layers)
 
@@ -122,7 +142,7 @@ class TransformersModel(kdtool.LanguageModel):
 
 def facts_of(
     model: Any, tokenizer: TransformersTokenizer | None, copied_layers: tuple[int, ...] = ()
-) -> kdtool.ModelFacts:
+) -> TransformersFacts:
     """Count a model, which may lie on the meta device, by the values that its weights stand for.
 
     Without a tokenizer the vocabulary is the configuration's.
@@ -130,7 +150,7 @@ def facts_of(
     config = causal_of(model).config.get_text_config()
     parameters = list(model.parameters())
     heads = int(config.num_attention_heads)
-    return kdtool.ModelFacts(
+    return TransformersFacts(
         parameters=sum(_values(p) for p in parameters),
         trainable=sum(_values(p) for p in parameters if p.requires_grad),
         layers=int(config.num_hidden_layers),
@@ -144,6 +164,7 @@ def facts_of(
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         tokenizer_fingerprint="" if tokenizer is None else tokenizer.fingerprint,
         copied_layers=copied_layers,
+        config=config,
     )
 
 

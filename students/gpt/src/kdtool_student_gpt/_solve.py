@@ -11,14 +11,18 @@ from functools import lru_cache
 from math import ceil, floor, log
 
 import kdtool
-from kdtool_transformers import LlamaShape, readable_count
+from kdtool_transformers import (
+    KERNEL_MULTIPLE,
+    QUANT_MULTIPLE,
+    TOLERANCE,
+    LlamaShape,
+    best_shape,
+    readable_count,
+)
 
-__all__ = ["TOLERANCE", "solve"]
+__all__ = ["solve"]
 
-TOLERANCE = 0.02
-"""How far from the wanted count a shape may be, as a share of it."""
-
-HEAD, STEP, QUANT_STEP = 64, 64, 256
+HEAD, STEP, QUANT_STEP = 64, KERNEL_MULTIPLE, QUANT_MULTIPLE
 WIDE = 1024
 """From this width on there is always a fitting shape of multiples of 256, so that no others are looked at."""
 WIDTH_PER_LAYER = (8, 256)
@@ -37,22 +41,18 @@ def solve(wanted: int, vocabulary: int, tied: bool) -> LlamaShape:
     Raises:
         UsageError: there is none; the message says why, and the nearest count that there is.
     """
-    fitting = _best(wanted, vocabulary, tied, TOLERANCE)
-    if fitting is None:
-        raise kdtool.UsageError(_refusal(wanted, vocabulary, tied))
-    return fitting
-
-
-def _best(wanted: int, vocabulary: int, tied: bool, tolerance: float) -> LlamaShape | None:
-    bounds = (wanted * (1 - tolerance), wanted * (1 + tolerance))
-    return min(
-        _shapes(bounds, vocabulary, tied),
-        key=lambda shape: (_cost(shape, shape.parameters(vocabulary, tied) / wanted - 1), shape),
-        default=None,
+    shape, fits = best_shape(
+        wanted,
+        lambda bounds: _shapes(bounds, vocabulary, tied),
+        lambda shape: shape.parameters(vocabulary, tied),
+        _cost,
     )
+    if not fits:
+        raise kdtool.UsageError(_refusal(shape, wanted, vocabulary, tied))
+    return shape
 
 
-def _cost(shape: LlamaShape, error: float) -> float:
+def _cost(shape: LlamaShape) -> float:
     """Weigh how unusual a shape is: doubling a proportion costs 0.7, a width that K-quants do not like as much or half."""
     return (
         abs(log(shape.hidden / shape.layers / 64))
@@ -60,7 +60,6 @@ def _cost(shape: LlamaShape, error: float) -> float:
         + 0.2 * log(shape.heads / shape.kv_heads)
         + 0.7 * (shape.hidden % QUANT_STEP != 0)
         + 0.35 * (shape.feed_forward % QUANT_STEP != 0)
-        + 10 * abs(error)
     )
 
 
@@ -98,8 +97,7 @@ def _kv_heads(heads: int) -> list[int]:
     return [heads // group for group in GROUPS if heads % group == 0]
 
 
-def _refusal(wanted: int, vocabulary: int, tied: bool) -> str:
-    nearest = _nearest(wanted, vocabulary, tied)
+def _refusal(nearest: LlamaShape, wanted: int, vocabulary: int, tied: bool) -> str:
     count = nearest.parameters(vocabulary, tied)
     sizes = []
     for hidden in (nearest.hidden, nearest.hidden + HEAD):
@@ -110,18 +108,3 @@ def _refusal(wanted: int, vocabulary: int, tied: bool) -> str:
         f"{vocabulary:,} tokens take {' and '.join(sizes)}, and widths go by {HEAD}. The nearest is parameters: {count} "
         f"({nearest.layers} layers, hidden {nearest.hidden}); or give layers, hidden and heads yourself"
     )
-
-
-def _nearest(wanted: int, vocabulary: int, tied: bool) -> LlamaShape:
-    """Return the shape whose count is nearest, looking ever further around."""
-    tolerance = TOLERANCE
-    while True:
-        tolerance *= 1.5
-        bounds = (wanted * (1 - tolerance), wanted * (1 + tolerance))
-        found = min(
-            _shapes(bounds, vocabulary, tied),
-            key=lambda shape: (abs(shape.parameters(vocabulary, tied) - wanted), shape),
-            default=None,
-        )
-        if found is not None:
-            return found

@@ -1,67 +1,105 @@
-"""Student plugin `pruned`: some of the teacher's layers, copied as they are.
+"""Student plugin `pruned`: a teacher made smaller, in layers, heads, hidden size and feed-forward size.
 
-`Pruned` is the student; `_importance` ranks the teacher's layers on calibration text; `_cut` builds the smaller model.
+`Pruned` is the student. `_anatomy` knows what a teacher is made of, `_wanted` and `_solve` find the shape before weights
+load, `_importance` measures on calibration text, `_choice` decides what stays, `_cut` and `_configuration` build it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import kdtool
 import pydantic
+from kdtool_transformers import CausalStudent, ParameterCount
 
 if TYPE_CHECKING:
-    from kdtool_transformers import TransformersModel
+    from kdtool_transformers import TransformersFacts, TransformersModel
+
+    from kdtool_student_pruned._anatomy import Anatomy, Shape
+    from kdtool_student_pruned._cut import Kept
 
 __all__ = ["Pruned"]
 
 T = TypeVar("T")
 
+WIDTHS = ("hidden", "heads", "kv_heads", "feed_forward")
 
-class Pruned(kdtool.Student):
-    """Keeps a teacher's embedding, head, final norm and some of its decoder layers; the rest is left out."""
+
+class Pruned(CausalStudent):
+    """A teacher of which some layers, channels, attention heads and feed-forward neurons are kept as they are."""
 
     uses_seed = False
 
     class Config(kdtool.Config):
         """Settings of the student `pruned`."""
 
-        layers: int | None = kdtool.Field(default=None, ge=1)
-        """How many decoder layers stay; `importance` chooses them. Give this or `keep`."""
+        parameters: ParameterCount | None = None
+        """How many parameters stay, embeddings counted: `350M`, `1.2B`, or a whole number. The shape is found, within 2 %.
+        Give this, or what is to be smaller: layers or keep, hidden, heads, kv_heads, feed_forward."""
+        layers: int | None = kdtool.Field(default=None, ge=1, le=1000)
+        """How many decoder layers stay; `importance` chooses them. Absent, and no `keep`: all."""
         keep: tuple[int, ...] | None = None
         """The teacher's layers to keep, counted from 0, in ascending order."""
+        hidden: int | None = kdtool.Field(default=None, ge=1, le=65536)
+        """How many channels of the states between layers stay. Absent: all."""
+        heads: int | None = kdtool.Field(default=None, ge=1, le=1024)
+        """How many attention heads stay in a layer. Alone: with their KV heads. Absent: all of the KV heads that stay."""
+        kv_heads: int | None = kdtool.Field(default=None, ge=1, le=1024)
+        """How many heads of keys and values stay in a layer. Absent: as many as `heads` ask for, else all."""
+        feed_forward: int | None = kdtool.Field(default=None, ge=1, le=262144)
+        """How many neurons of a feed-forward layer stay. Absent: all."""
         source: str = "teacher"
         """The component to cut: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
         importance: Literal["block-influence", "uniform"] = "block-influence"
-        """`block-influence`: layers that change their input most stay (one minus the cosine of a layer's input and output,
-        mean over calibration tokens; ShortGPT, arXiv 2403.03853). `uniform`: evenly spaced ones, first and last included."""
+        """How layers are chosen. `block-influence`: those that change their input most stay (one minus the cosine of a
+        layer's input and output, mean over calibration tokens; ShortGPT, arXiv 2403.03853). `uniform`: evenly spaced ones,
+        first and last included. Widths always follow activations on the calibration text."""
         calibration_rows: int = kdtool.Field(default=16, ge=1, le=4096)
         """Rows of training text that importance is measured on."""
         calibration_length: int = kdtool.Field(default=512, ge=8, le=8192)
         """Tokens in a calibration row."""
 
         @pydantic.model_validator(mode="after")
-        def _one_choice(self) -> Pruned.Config:
-            if (self.layers is None) == (self.keep is None):
+        def _one_way(self) -> Pruned.Config:
+            shape = ("layers", "keep", *WIDTHS)
+            given = [key for key in shape if getattr(self, key) is not None]
+            if self.parameters is not None and given:
+                raise ValueError(f"parameters finds the shape: leave out {', '.join(given)}, or parameters")
+            if self.parameters is None and not given:
+                raise ValueError(f"give parameters (how many stay), or what is to be smaller: {', '.join(shape)}")
+            if self.layers is not None and self.keep is not None:
                 raise ValueError("give either layers (how many stay) or keep (which stay)")
             if self.keep is not None and (
                 not self.keep or list(self.keep) != sorted(set(self.keep)) or self.keep[0] < 0
             ):
                 raise ValueError("keep must name at least one layer, each once, in ascending order from 0")
+            if self.heads is not None and self.kv_heads is not None and self.heads % self.kv_heads:
+                below = self.heads // self.kv_heads * self.kv_heads
+                fitting = f"heads: {below} or {below + self.kv_heads}" if below else f"heads: {self.kv_heads}"
+                raise ValueError(
+                    f"kv_heads: {self.kv_heads} does not divide heads: {self.heads}, and each is shared by equally many: "
+                    f"give {fitting}, or other kv_heads"
+                )
             return self
 
         @property
-        def count(self) -> int:
-            """How many layers stay."""
-            return len(self.keep) if self.keep is not None else self.layers or 0
+        def count(self) -> int | None:
+            """How many layers stay, None where that is not said."""
+            return self.layers if self.keep is None else len(self.keep)
+
+        @property
+        def width_keys(self) -> tuple[str, ...]:
+            """The settings given that cut more than layers."""
+            return tuple(key for key in ("parameters", *WIDTHS) if getattr(self, key) is not None)
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.takes = {config.source: "weights"}
+        self._said = False
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._of_source(run.hook.kdtool_tokenizer.of)(run)
@@ -70,55 +108,72 @@ class Pruned(kdtool.Student):
         return {f"source {name}": value for name, value in self._of_source(run.hook.kdtool_identity.of)(run).items()}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        facts = self._of_source(run.hook.kdtool_describe.of)(run)
-        self._check_layers(facts.layers)
-        parameters = facts.parameters - (facts.layers - self.config.count) * _layer_parameters(facts)
+        from kdtool_transformers import facts_of, without_weights
+
+        from kdtool_student_pruned._configuration import smaller_config
+
+        plan = self._plan(run)
+        layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
+        smaller = smaller_config(plan.facts.configuration, layers, plan.shape if plan.cuts_width else None)
         return replace(
-            facts,
-            parameters=parameters,
-            trainable=parameters,
-            layers=self.config.count,
-            dtype="float32",
+            facts_of(without_weights(smaller), None),
+            vocabulary=plan.facts.vocabulary,
+            tokenizer_fingerprint=plan.facts.tokenizer_fingerprint,
             copied_layers=self.config.keep or (),
         )
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_student_pruned._cut import cut
 
+        plan = self._plan(run)
         subject = kdtool.Subject(self.config.source, "teacher")
         with self._of_source(run.hook.kdtool_open.of)(run, subject) as runtime:
             model = self._transformers_model(runtime)
-            self._check_layers(model.facts.layers)
-            keep = self.config.keep or self._choose(run, model)
-            run.say(f"student: layers {', '.join(map(str, keep))} of the {model.facts.layers} of {self.config.source}")
-            return cut(model, keep)
+            kept = self._choose(run, model, plan)
+            layers = ", ".join(map(str, kept.layers))
+            run.say(f"student: layers {layers} of the {plan.source.shape.layers} of {self.config.source}")
+            return cut(model, kept)
 
-    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        import torch
-        from kdtool_transformers import compute_dtype, open_runtime, pick_device
+    def _plan(self, run: kdtool.RunInfo) -> _Plan:
+        """Find the shape from the source's configuration; say it, once."""
+        from kdtool_transformers import TransformersFacts
 
-        if subject.role not in ("student", "control") or subject.path is None:
-            return None
-        device = pick_device()
-        return open_runtime(
-            subject.path, dtype=torch.float32, compute=compute_dtype("auto", device), device=device, offline=True
-        )
+        from kdtool_student_pruned._anatomy import Anatomy
+        from kdtool_student_pruned._wanted import sentence, shape_notes, wanted_shape
 
-    def _choose(self, run: kdtool.RunInfo, model: TransformersModel) -> tuple[int, ...]:
-        from kdtool_student_pruned._importance import block_influence, most_important, uniform
-
-        if self.config.importance == "uniform":
-            return uniform(model.facts.layers, self.config.count)
-        examples = run.texts.examples("train")
-        influence = block_influence(model, examples, self.config.calibration_rows, self.config.calibration_length)
-        return most_important(influence, self.config.count)
-
-    def _check_layers(self, available: int) -> None:
-        if self.config.count > available or (self.config.keep and self.config.keep[-1] >= available):
-            wanted = f"keep: {list(self.config.keep)}" if self.config.keep else f"layers: {self.config.layers}"
+        facts = self._of_source(run.hook.kdtool_describe.of)(run)
+        if not isinstance(facts, TransformersFacts):
+            raise self._cannot_be_cut()
+        if getattr(facts.configuration, "scale_attn_by_inverse_layer_idx", False):
             raise kdtool.UsageError(
-                f"{wanted} asks for more than {self.config.source} has: {available} layers, 0 to {available - 1}"
+                f"source: {self.config.source} scales attention by the layer's number, so it cannot be cut: take another"
             )
+        source = Anatomy.of(facts)
+        shape = wanted_shape(self.config, source)
+        plan = _Plan(facts, source, shape)
+        if plan.cuts_width and not self._said:
+            self._said = True
+            for line in (sentence(shape, source, self.config.source), *shape_notes(shape, source)):
+                run.say(f"student: {line}")
+        return plan
+
+    def _choose(self, run: kdtool.RunInfo, model: TransformersModel, plan: _Plan) -> Kept:
+        from kdtool_student_pruned._choice import choose, most_important, uniform
+        from kdtool_student_pruned._cut import Kept
+        from kdtool_student_pruned._importance import measure
+
+        count, available = plan.shape.layers, plan.source.shape.layers
+        layers = self.config.keep
+        if count == available:
+            layers = tuple(range(available))
+        elif layers is None and self.config.importance == "uniform":
+            layers = uniform(available, count)
+        if layers is not None and not plan.cuts_width:
+            return Kept(layers)
+        rows, length = self.config.calibration_rows, self.config.calibration_length
+        importance = measure(model, run.texts.examples("train"), rows, length, widths=plan.cuts_width)
+        layers = layers or most_important(importance.layers.tolist(), count)
+        return choose(importance, layers, plan.shape, plan.source)
 
     def _of_source(self, of: Callable[[str], T]) -> T:
         try:
@@ -132,16 +187,23 @@ class Pruned(kdtool.Student):
         from kdtool_transformers import TransformersModel
 
         if not isinstance(runtime.model, TransformersModel):
-            raise kdtool.UsageError(
-                f"source: {self.config.source} gives no model of transformers, so it cannot be cut; use causal-lm or smollm2"
-            )
+            raise self._cannot_be_cut()
         return runtime.model
 
+    def _cannot_be_cut(self) -> kdtool.UsageError:
+        return kdtool.UsageError(
+            f"source: {self.config.source} gives no model of transformers, so it cannot be cut; use causal-lm or smollm2"
+        )
 
-def _layer_parameters(facts: kdtool.ModelFacts) -> int:
-    """Take embeddings and the final norm (a weight, or weight and bias) away; the layers share what is left evenly."""
-    left = facts.parameters - facts.vocabulary * facts.hidden * (1 if facts.tied else 2)
-    for norm in (facts.hidden, 2 * facts.hidden):
-        if (left - norm) % facts.layers == 0:
-            return (left - norm) // facts.layers
-    return left // facts.layers
+
+class _Plan(NamedTuple):
+    """What is known before weights load: the source described, what it is made of, and the shape of the student."""
+
+    facts: TransformersFacts
+    source: Anatomy
+    shape: Shape
+
+    @property
+    def cuts_width(self) -> bool:
+        """Whether anything is left out besides layers."""
+        return self.shape[1:] != self.source.shape[1:]

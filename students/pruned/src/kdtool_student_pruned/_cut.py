@@ -1,50 +1,112 @@
-"""Builds a model with some of another's decoder layers."""
+"""Builds a model with some of another's layers, channels, heads and neurons.
+
+`Kept` says which; `cut` builds. Weights are copied as they are, but for one factor: norms take the mean square over fewer
+channels, which their gains make good, so that leaving out channels that are always zero changes nothing.
+"""
 
 from __future__ import annotations
 
-from copy import deepcopy
+from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import kdtool
 import torch
 from kdtool_transformers import TransformersModel, alone, decoder_layers
+from torch import Tensor
 
-__all__ = ["cut"]
+from kdtool_student_pruned._anatomy import Shape, axes_of
+from kdtool_student_pruned._configuration import smaller_config
+
+__all__ = ["Kept", "cut"]
 
 
-def cut(source: TransformersModel, keep: tuple[int, ...]) -> TransformersModel:
-    """Return a new model in float32 with layers `keep` of `source`, everything else copied. `source` is left as it is.
+@dataclass(frozen=True)
+class Kept:
+    """What stays of a source, in ascending order.
+
+    `hidden` are channels of the states between layers. `heads`, `kv_heads` and `feed_forward` name for each layer of
+    `layers` its heads, KV heads and neurons. None: all of them.
+    """
+
+    layers: tuple[int, ...]
+    hidden: Tensor | None = None
+    heads: tuple[Tensor, ...] | None = None
+    kv_heads: tuple[Tensor, ...] | None = None
+    feed_forward: tuple[Tensor, ...] | None = None
+
+    @property
+    def cuts_width(self) -> bool:
+        """Whether anything is left out besides layers."""
+        return any(units is not None for units in (self.hidden, self.heads, self.kv_heads, self.feed_forward))
+
+    def index(self, axis: str, place: int | None, head_size: int) -> Tensor | None:
+        """Return which values along an axis stay in the layer at a place of the student (None: outside of layers)."""
+        if axis == "hidden":
+            return self.hidden
+        units = getattr(self, axis) if axis in ("heads", "kv_heads", "feed_forward") else None
+        if units is None or place is None:
+            return None
+        chosen: Tensor = units[place]
+        if axis == "feed_forward":
+            return chosen
+        return (chosen[:, None] * head_size + torch.arange(head_size)).flatten()
+
+
+def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
+    """Return a new model in float32 with what is kept of `source`, which is left as it is.
 
     Raises:
-        UsageError: the family scales its attention by the layer's number, which cutting changes.
+        UsageError: the source holds its weights in few bits.
     """
     causal = source.model
-    if getattr(causal.config, "scale_attn_by_inverse_layer_idx", False):
-        raise kdtool.UsageError(f"{type(causal).__name__} scales attention by the layer's number: it cannot be cut")
+    if not all(weight.is_floating_point() for weight in causal.parameters()):
+        raise kdtool.UsageError("the weights to be cut are held in few bits: give a source without quantise")
+    config, shape = causal.config, None
+    if kept.cuts_width:
+        shape = _shape(config, kept)
+    with alone():  # the constructor draws weights, which are replaced at once
+        student = type(causal)(smaller_config(config, kept.layers, shape)).to(torch.float32)
     layers = decoder_layers(causal)
     path = next(name for name, module in causal.named_modules() if module is layers)
-    with alone():  # the constructor draws weights, which are replaced at once
-        student = type(causal)(_smaller(causal.config, keep)).to(torch.float32)
-    numbers = {str(old): str(new) for new, old in enumerate(keep)}
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    places = {layer: place for place, layer in enumerate(kept.layers)}
     weights = {}
     for name, weight in causal.state_dict().items():
-        if not name.startswith(f"{path}."):
-            weights[name] = weight
-            continue
-        number, _, rest = name.removeprefix(f"{path}.").partition(".")
-        if number in numbers:
-            weights[f"{path}.{numbers[number]}.{rest}"] = weight
+        place, named = None, name
+        if name.startswith(f"{path}."):
+            number, _, rest = name.removeprefix(f"{path}.").partition(".")
+            place = places.get(int(number))
+            if place is None:
+                continue
+            named = f"{path}.{place}.{rest}"
+        weights[named] = weight
+        if kept.cuts_width:
+            weights[named] = _part(name, weight, kept, place, head_size)
     student.load_state_dict(weights)
     student.tie_weights()
-    return TransformersModel(student.eval(), source.tokenizer, keep)
+    return TransformersModel(student.eval(), source.tokenizer, kept.layers)
 
 
-def _smaller(config: Any, keep: tuple[int, ...]) -> Any:
-    """Copy a configuration for fewer layers: the count, and every list that has an entry for each layer."""
-    smaller, layers = deepcopy(config), config.num_hidden_layers
-    for name, value in vars(config).items():
-        if isinstance(value, list) and len(value) == layers and name != "architectures":
-            setattr(smaller, name, [value[layer] for layer in keep])
-    smaller.num_hidden_layers = len(keep)
-    smaller.dtype = torch.float32
-    return smaller
+def _shape(config: Any, kept: Kept) -> Shape:
+    def count(units: tuple[Tensor, ...] | None, all_of_them: int) -> int:
+        return all_of_them if units is None else len(units[0])
+
+    return Shape(
+        layers=len(kept.layers),
+        hidden=config.hidden_size if kept.hidden is None else len(kept.hidden),
+        heads=count(kept.heads, config.num_attention_heads),
+        kv_heads=count(kept.kv_heads, config.num_key_value_heads),
+        feed_forward=count(kept.feed_forward, config.intermediate_size),
+    )
+
+
+def _part(name: str, weight: Tensor, kept: Kept, place: int | None, head_size: int) -> Tensor:
+    part, axes = weight, axes_of(name)
+    for dimension, axis in enumerate(axes):
+        chosen = kept.index(axis, place, head_size)
+        if chosen is not None:
+            part = part.index_select(dimension, chosen.to(part.device))
+    if name.endswith("norm.weight") and kept.hidden is not None:
+        return part.float() * sqrt(len(weight) / len(part))
+    return part

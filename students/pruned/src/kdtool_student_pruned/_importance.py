@@ -1,11 +1,21 @@
-"""Which layers matter: how much each changes what passes through it, on calibration text.
+"""How much each layer, channel, head and neuron of a model matters, measured on calibration text in one pass.
 
-Block influence (ShortGPT, arXiv 2403.03853): one minus the mean cosine of a layer's input and output states.
+`measure` is called by `Pruned`; `_choice` decides by what it gives. Layers: block influence, one minus the mean cosine of a
+layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after Minitron (arXiv 2407.14679, section 2.2): activations of
+what a unit gives on, aggregated over all tokens, here as mean squares, and weighed by the matrix that takes them:
+
+- neuron i of a feed-forward layer: E[aᵢ²] · ‖wᵢ‖², a the input of the last matrix and wᵢ its column;
+- head h: E[‖W_h a_h‖²], a_h what the head gives to the output matrix and W_h the columns that take it;
+- channel c of the states: E[xᵢ²/mean(x²)] before each norm, the mean left out where the norm takes it away.
+
+So neurons and heads count by the energy that they add to the states, channels by their share of the energy that is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import kdtool
@@ -14,57 +24,129 @@ import torch.nn.functional as F
 from kdtool_transformers import TransformersModel, decoder_layers
 from torch import Tensor, nn
 
-__all__ = ["block_influence", "most_important", "uniform"]
+__all__ = ["Importance", "measure"]
 
 _ROWS_AT_ONCE = 4
 
 
-def block_influence(
-    model: TransformersModel, examples: Iterable[kdtool.Example], rows: int, length: int
-) -> list[float]:
-    """Return each layer's influence, 0 (changes nothing) to 2, over at most `rows` rows of `length` tokens.
+@dataclass(frozen=True)
+class Importance:
+    """Importance of units, on the CPU; greater is more.
+
+    `layers` [L]; `channels` by the name of the norm that reads them [H], shares that sum to 1; `heads` [L, heads];
+    `feed_forward` [L, neurons]. The last three are empty where only layers were measured.
+    """
+
+    layers: Tensor
+    channels: dict[str, Tensor]
+    heads: Tensor
+    feed_forward: Tensor
+
+
+class _Sums(dict[str, Tensor]):
+    """Sums over tokens, by name."""
+
+    def add(self, name: str, value: Tensor) -> None:
+        value = value.double().cpu()
+        self[name] = self[name] + value if name in self else value
+
+
+def measure(
+    model: TransformersModel, examples: Iterable[kdtool.Example], rows: int, length: int, *, widths: bool
+) -> Importance:
+    """Measure over at most `rows` rows of `length` tokens; what is not layers only with `widths`.
 
     Raises:
         UsageError: the examples hold no text.
     """
-    layers = decoder_layers(model.model)
-    sums, tokens = [0.0] * len(layers), 0
-
-    def measure(number: int) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-            before = inputs[0] if inputs else named["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output
-            sums[number] += float((1 - F.cosine_similarity(before.float(), after.float(), dim=-1)).sum())
-
-        return hook
-
-    hooks = [layer.register_forward_hook(measure(number), with_kwargs=True) for number, layer in enumerate(layers)]
-    try:
+    sums, tokens = _Sums(), 0
+    with _hooked(model.model, sums, widths):
         for batch in _batches(model, examples, rows, min(length, model.facts.context or length)):
             with torch.no_grad():
                 model.backbone(batch, kdtool.Want())
             tokens += batch.input_ids.numel()
+    if not tokens:
+        raise kdtool.UsageError(
+            "the training text is empty, so importance cannot be measured: give a corpus with training text, or keep alone, "
+            "which names the layers itself"
+        )
+    layers = decoder_layers(model.model)
+
+    def stacked(kind: str) -> Tensor:
+        return torch.stack([sums[f"{kind} {number}"] / tokens for number in range(len(layers))])
+
+    return Importance(
+        layers=stacked("layer"),
+        channels={name.removeprefix("norm "): s / s.sum() for name, s in sums.items() if name.startswith("norm ")},
+        heads=stacked("heads") if widths else torch.empty(0),
+        feed_forward=stacked("neurons") if widths else torch.empty(0),
+    )
+
+
+@contextmanager
+def _hooked(causal: Any, sums: _Sums, widths: bool) -> Iterator[None]:
+    """Let every forward pass add to `sums` while the block runs."""
+    hooks = []
+    layers: Iterable[Any] = decoder_layers(causal)
+    for number, layer in enumerate(layers):
+        hooks.append(layer.register_forward_hook(_influence(sums, f"layer {number}"), with_kwargs=True))
+        if widths:
+            size = layer.self_attn.head_dim
+            last = layer.mlp.down_proj if hasattr(layer.mlp, "down_proj") else layer.mlp.c_proj
+            hooks += [
+                layer.self_attn.o_proj.register_forward_pre_hook(_head_energy(sums, f"heads {number}", size)),
+                last.register_forward_pre_hook(_neuron_energy(sums, f"neurons {number}")),
+            ]
+    if widths:
+        hooks += [
+            module.register_forward_pre_hook(_channel_shares(sums, f"norm {name}"))
+            for name, module in causal.named_modules()
+            if name.endswith("norm")
+        ]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    if not tokens:
-        raise kdtool.UsageError(
-            "the training text is empty, so no layer's importance can be measured; give keep instead"
-        )
-    return [total / tokens for total in sums]
 
 
-def most_important(influence: Sequence[float], count: int) -> tuple[int, ...]:
-    """Return the `count` layers of greatest influence, ascending; of equals the earlier."""
-    ranked = sorted(range(len(influence)), key=lambda layer: -influence[layer])
-    return tuple(sorted(ranked[:count]))
+def _influence(sums: _Sums, name: str) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        before = inputs[0] if inputs else named["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        sums.add(name, (1 - F.cosine_similarity(before.float(), after.float(), dim=-1)).sum())
+
+    return hook
 
 
-def uniform(layers: int, count: int) -> tuple[int, ...]:
-    """Return `count` evenly spaced layers, first and last included (only the first if one stays)."""
-    if count == 1:
-        return (0,)
-    return tuple(round(number * (layers - 1) / (count - 1)) for number in range(count))
+def _head_energy(sums: _Sums, name: str, size: int) -> Callable[..., None]:
+    def hook(module: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        heads = inputs[0].float().reshape(-1, module.in_features // size, size)  # [tokens, heads, size]
+        columns = module.weight.float().reshape(-1, module.in_features // size, size)  # [hidden, heads, size]
+        gram = torch.einsum("oha,ohb->hab", columns, columns)
+        moments = torch.einsum("tha,thb->hab", heads, heads)
+        sums.add(name, (gram * moments).sum((1, 2)))
+
+    return hook
+
+
+def _neuron_energy(sums: _Sums, name: str) -> Callable[..., None]:
+    def hook(module: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        energy = inputs[0].float().square().flatten(0, -2).sum(0)
+        sums.add(name, energy * module.weight.float().square().sum(0))
+
+    return hook
+
+
+def _channel_shares(sums: _Sums, name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        states = inputs[0].float()
+        if isinstance(module, nn.LayerNorm):
+            states = states - states.mean(-1, keepdim=True)
+        energy = states.square()
+        sums.add(name, (energy / energy.mean(-1, keepdim=True).clamp(min=1e-30)).flatten(0, -2).sum(0))
+
+    return hook
 
 
 def _batches(

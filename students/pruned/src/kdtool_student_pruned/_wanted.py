@@ -1,0 +1,115 @@
+"""Which shape a recipe asks for, compared with what its source has; and what is to be known of that shape.
+
+`wanted_shape` is called by `Pruned` before any weights load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import kdtool
+from kdtool_transformers import kernel_notes, readable_count
+
+from kdtool_student_pruned._anatomy import CLASSES, Anatomy, Shape
+from kdtool_student_pruned._solve import solve
+
+if TYPE_CHECKING:
+    from kdtool_student_pruned import Pruned
+
+__all__ = ["sentence", "shape_notes", "wanted_shape"]
+
+
+def wanted_shape(config: Pruned.Config, source: Anatomy) -> Shape:
+    """Return the shape that the settings ask of a source; what they leave out stays as it is.
+
+    Raises:
+        UsageError: the source is too small, its class cannot be cut so, or no such model exists; all that is wrong is told.
+    """
+    name, whole = config.source, source.shape
+    if config.width_keys and source.model_type not in CLASSES:
+        raise kdtool.UsageError(
+            f"{', '.join(config.width_keys)}: {name} is of class {source.model_type}, and widths are cut of "
+            f"{', '.join(CLASSES.values())}: give layers or keep alone, or another source"
+        )
+    if config.parameters is not None:
+        return solve(config.parameters, source, name)
+    heads, kv_heads = _heads(config, whole)
+    shape = Shape(
+        layers=config.count or whole.layers,
+        hidden=config.hidden or whole.hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        feed_forward=config.feed_forward or whole.feed_forward,
+    )
+    mistakes = [*_too_large(config, whole), *_wrong_heads(config, shape, whole)]
+    if mistakes:
+        raise kdtool.UsageError("; ".join(mistakes))
+    return shape
+
+
+def sentence(shape: Shape, source: Anatomy, name: str) -> str:
+    """Say in a line what stays of the source, embeddings apart."""
+    count, words, whole = source.parameters(shape), source.embedding_parameters(shape), source.parameters(source.shape)
+    return (
+        f"{count:,} parameters, {count / whole:.1%} of the {readable_count(whole)} of {name}, {words:,} of them embeddings: "
+        f"{shape}; it has {source.shape}"
+    )
+
+
+def shape_notes(shape: Shape, source: Anatomy) -> Iterator[str]:
+    """Yield what kernels, K-quants and llama.cpp do not like about a shape."""
+    attention = shape.heads * source.head_size
+    rows = {"hidden": shape.hidden, "feed_forward": shape.feed_forward}
+    if attention != shape.hidden:
+        rows["attention width"] = attention
+    yield from kernel_notes(rows, source.head_size)
+    if source.heads_fill_hidden and attention != shape.hidden:
+        fitting = f"heads: {shape.hidden // source.head_size}" if shape.hidden % source.head_size == 0 else ""
+        fitting = fitting or f"hidden: {attention}"
+        yield (
+            f"{shape.heads} heads of {source.head_size} are {attention} wide and hidden is {shape.hidden}: llama.cpp opens "
+            f"{CLASSES[source.model_type]} only where they are equal, so there can be no GGUF file; {fitting} would do"
+        )
+
+
+def _heads(config: Pruned.Config, whole: Shape) -> tuple[int, int]:
+    """Return heads and KV heads; where one is given alone, heads leave together with their KV head."""
+    group = whole.heads // whole.kv_heads
+    if config.heads is None:
+        kv_heads = config.kv_heads or whole.kv_heads
+        return kv_heads * group, kv_heads
+    if config.kv_heads is not None:
+        return config.heads, config.kv_heads
+    return config.heads, max(1, config.heads // group)
+
+
+def _too_large(config: Pruned.Config, whole: Shape) -> Iterator[str]:
+    name = config.source
+    if config.keep and config.keep[-1] >= whole.layers:
+        yield f"keep: {list(config.keep)} asks for more than {name} has: {whole.layers} layers, 0 to {whole.layers - 1}"
+    for key, given, there in (
+        ("layers", config.layers, whole.layers),
+        ("hidden", config.hidden, whole.hidden),
+        ("heads", config.heads, whole.heads),
+        ("kv_heads", config.kv_heads, whole.kv_heads),
+        ("feed_forward", config.feed_forward, whole.feed_forward),
+    ):
+        if given is not None and given > there:
+            yield f"{key}: {given} asks for more than {name} has: {there}; cutting only takes away, so give at most {there}"
+
+
+def _wrong_heads(config: Pruned.Config, shape: Shape, whole: Shape) -> Iterator[str]:
+    name, group = config.source, whole.heads // whole.kv_heads
+    if config.heads is not None and config.kv_heads is None and config.heads % group:
+        below = config.heads // group * group
+        fitting = f"heads: {below or group} or {below + group}" if below else f"heads: {group}"
+        yield (
+            f"heads: {config.heads} does not go into KV groups: in {name} {group} heads share a KV head, and they leave "
+            f"together; give {fitting}, or kv_heads, too"
+        )
+    elif shape.heads <= whole.heads and shape.kv_heads <= whole.kv_heads and shape.heads > shape.kv_heads * group:
+        yield (
+            f"heads: {shape.heads} on kv_heads: {shape.kv_heads} are {shape.heads // shape.kv_heads} to a KV head, but in "
+            f"{name} only {group} share one; give at most heads: {shape.kv_heads * group}, or more kv_heads"
+        )

@@ -1,0 +1,179 @@
+"""The shape that `pruned` finds for a count: within two per cent, to be cut from its source, or refused with the nearest."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool.testing import make_run
+from kdtool_student_pruned import Pruned
+from kdtool_student_pruned._anatomy import Anatomy, Shape
+from kdtool_student_pruned._configuration import smaller_config
+from kdtool_student_pruned._solve import shapes, solve
+from kdtool_transformers import (
+    TOLERANCE,
+    Published,
+    PublishedTeacher,
+    PublishedTeacherConfig,
+    facts_of,
+    without_weights,
+)
+from kdtool_transformers.testing import tiny_config
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {"model_type": "llama", "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536}
+    | {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "codellama-7b": {"model_type": "llama", "vocab_size": 32_016, "hidden_size": 4096, "intermediate_size": 11_008}
+    | {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False}
+    | {"max_position_embeddings": 16_384},
+    "starcoder2-3b": {
+        "model_type": "starcoder2",
+        "vocab_size": 49_152,
+        "hidden_size": 3072,
+        "intermediate_size": 12_288,
+    }
+    | {"num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2-1.5b": {"model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960}
+    | {"num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True},
+}
+"""Published sizes."""
+
+
+@cache
+def _source(name: str) -> Anatomy:
+    config = transformers.AutoConfig.for_model(**SOURCES[name])
+    return Anatomy.of(facts_of(without_weights(config), None))
+
+
+class PublishedSource(PublishedTeacher):
+    """A teacher whose weights are nowhere; its configuration is known."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(PublishedTeacherConfig())
+        self.name = name
+
+    def published(self) -> Published:
+        return Published(f"nobody/{self.name}", SOURCES[self.name], 1)
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        raise AssertionError("a description asks for no tokenizer")
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        raise AssertionError("a description opens nothing")
+
+
+@given(st.sampled_from(list(SOURCES)), st.floats(0.001, 1.05))
+@settings(max_examples=60, deadline=None)
+def test_a_count_is_met_or_refused_with_the_nearest(name: str, share: float) -> None:
+    source = _source(name)
+    whole = source.parameters(source.shape)
+    wanted = int(share * whole)
+    try:
+        shape = solve(wanted, source, "teacher")
+    except kdtool.UsageError as error:
+        if wanted > whole:
+            assert "cutting only takes away" in str(error)
+            return
+        found = re.search(r"nearest is parameters: (\d+) ", str(error))
+        assert found is not None
+        nearest = int(found[1])
+        assert abs(nearest / wanted - 1) > TOLERANCE, "that would have done"
+        shape, wanted = solve(nearest, source, "teacher"), nearest  # what is proposed is accepted
+    assert abs(source.parameters(shape) / wanted - 1) <= TOLERANCE
+    _can_be_cut(shape, source)
+
+
+def _can_be_cut(shape: Shape, source: Anatomy) -> None:
+    whole = source.shape
+    assert all(1 <= size <= own for size, own in zip(shape, whole, strict=True))
+    assert shape.heads % shape.kv_heads == 0
+    assert shape.heads // shape.kv_heads <= whole.heads // whole.kv_heads
+    for size, own in ((shape.hidden, whole.hidden), (shape.feed_forward, whole.feed_forward)):
+        assert size == own or size % (64 if size < 1024 else 256) == 0
+    if source.model_type != "llama":  # llama.cpp opens no others
+        assert shape.heads * source.head_size == shape.hidden
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_all_shapes_within_bounds_are_and_can_be_cut(name: str) -> None:
+    source = _source(name)
+    wanted = source.parameters(source.shape) // 4
+    bounds = (wanted * 0.998, wanted * 1.002)
+    found = list(shapes(bounds, source))
+    assert len(found) == len(set(found)) > 0
+    for shape in found:
+        assert bounds[0] <= source.parameters(shape) <= bounds[1]
+        _can_be_cut(shape, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "shape"),
+    [
+        ("codellama-7b", 350_000_000, Shape(22, 1024, 8, 8, 2816)),
+        ("starcoder2-3b", 350_000_000, Shape(18, 1280, 10, 1, 4864)),
+        ("smollm2-135m", 60_000_000, Shape(26, 384, 6, 2, 1024)),
+        ("smollm2-135m", 134_515_008, Shape(30, 576, 9, 3, 1536)),
+    ],
+)
+def test_teachers_of_the_systems_get_these_shapes(name: str, wanted: int, shape: Shape, tmp_path: Path) -> None:
+    assert solve(wanted, _source(name), "teacher") == shape
+    said: list[str] = []
+    run = make_run(tmp_path, {"teacher": PublishedSource(name)}, offline=True, say=said.append)
+    student = Pruned(Pruned.Config(parameters=wanted))
+    facts = student.kdtool_describe(run)
+    assert facts == student.kdtool_describe(run)
+    assert facts.parameters == facts.trainable == _source(name).parameters(shape)
+    assert abs(facts.parameters / wanted - 1) <= TOLERANCE
+    sizes = (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.feed_forward)
+    assert sizes == shape
+    assert (facts.vocabulary, facts.dtype) == (SOURCES[name]["vocab_size"], "float32")
+    assert facts.tied == SOURCES[name]["tie_word_embeddings"]
+    if shape == _source(name).shape:
+        assert said == []
+        return
+    assert said[0].startswith(f"student: {facts.parameters:,} parameters, ")  # once
+    notes = " ".join(said[1:])
+    assert ("no multiple of 256, which K-quants" in notes) == any(
+        size % 256 for size in (shape.hidden, shape.feed_forward)
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2"])
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -> None:
+    options: dict[str, Any] = {"tie_word_embeddings": data.draw(st.booleans())}
+    if family == "llama":
+        options |= {"attention_bias": data.draw(st.booleans()), "mlp_bias": data.draw(st.booleans())}
+    if family == "starcoder2":
+        options["use_bias"] = data.draw(st.booleans())
+    config = tiny_config(family, 5, **options)
+    source = Anatomy.of(facts_of(without_weights(config), None))
+    assert source.parameters(source.shape) == facts_of(without_weights(config), None).parameters
+    kv_heads = data.draw(st.integers(1, 2))
+    heads = kv_heads * data.draw(st.integers(1, 2))
+    shape = Shape(
+        data.draw(st.integers(1, 5)), data.draw(st.integers(1, 32)), heads, kv_heads, data.draw(st.integers(1, 48))
+    )
+    facts = facts_of(without_weights(smaller_config(config, range(shape.layers), shape)), None)
+    assert facts.parameters == source.parameters(shape)
+    assert facts.vocabulary * facts.hidden * (1 if facts.tied else 2) == source.embedding_parameters(shape)
+
+
+def test_notes_name_what_falls_back(tmp_path: Path) -> None:
+    for given_settings, told in (
+        ({"hidden": 512}, "attention width 576 is no multiple of 256"),
+        ({"hidden": 500, "feed_forward": 1000}, "hidden 500 and feed_forward 1000 are no multiple of 64"),
+        ({"heads": 6}, "hidden 576 and attention width 384 are no multiple of 256"),
+    ):
+        said: list[str] = []
+        run = make_run(tmp_path, {"teacher": PublishedSource("smollm2-135m")}, offline=True, say=said.append)
+        Pruned(Pruned.Config(**given_settings)).kdtool_describe(run)
+        assert any(told in line for line in said), said
