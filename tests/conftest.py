@@ -26,6 +26,17 @@ def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_teacher(tmp_path_factory.mktemp("other"), seed=1, vocabulary=600)
 
 
+@pytest.fixture(scope="session")
+def marked_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A third one, whose tokenizer has marks for gaps and the chat template that is called ChatML."""
+    marks = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|im_start|>", "<|im_end|>")
+    template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return make_teacher(tmp_path_factory.mktemp("marked"), seed=0, marks=marks, chat_template=template)
+
+
 def make_teacher(
     folder: Path, seed: int, vocabulary: int = 512, marks: tuple[str, ...] = (), chat_template: str | None = None
 ) -> Path:

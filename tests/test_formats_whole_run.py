@@ -10,26 +10,14 @@ import kdtool
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_teacher
 from kdtool._run.rows import StoredRows
 from kdtool_transformers import open_tokenizer
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MARKS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|im_start|>", "<|im_end|>")
 ANSWERS = [f"the sum is {number}" for number in range(30)]
 
 
-@pytest.fixture(scope="module")
-def marked_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher whose tokenizer has marks for gaps and a chat template."""
-    return make_teacher(tmp_path_factory.mktemp("marked"), seed=0, marks=MARKS, chat_template=CHATML)
-
-
 @pytest.fixture
-def mixed(recipe: dict[str, Any], marked_teacher: Path, tmp_path: Path) -> dict[str, Any]:
+def mixed(recipe: dict[str, Any], marked_teacher_folder: Path, tmp_path: Path) -> dict[str, Any]:
     """The small recipe with four corpora, one of each form, and no arm but the student."""
     talks = [
         {"messages": [{"role": "user", "content": f"add {i}"}, {"role": "assistant", "content": answer}]}
@@ -59,12 +47,12 @@ def mixed(recipe: dict[str, Any], marked_teacher: Path, tmp_path: Path) -> dict[
             "source": {**source, "test_files": 1, "share": 0.3},
         },
         "rows": {"use": "packed", "length": 128, "fim": {"rate": 0.7}},
-        "teacher": {"use": "causal-lm", "model": str(marked_teacher), "dtype": "float32"},
+        "teacher": {"use": "causal-lm", "model": str(marked_teacher_folder), "dtype": "float32"},
         "train": {"losses": {"forward-kl": {"weight": 0.5}, "ce": {"weight": 0.5}}, "steps": 3},
     }  # fmt: skip
 
 
-def test_every_form_is_packed_and_learned(mixed: dict[str, Any], marked_teacher: Path) -> None:
+def test_every_form_is_packed_and_learned(mixed: dict[str, Any], marked_teacher_folder: Path) -> None:
     results = kdtool.run(mixed)
     corpora = results.data["corpora"]
     assert {name: round(own["share_of_training"], 1) for name, own in corpora.items()} == {
@@ -75,7 +63,7 @@ def test_every_form_is_packed_and_learned(mixed: dict[str, Any], marked_teacher:
     assert results.report is not None
     assert "Share of training" in results.report.read_text(encoding="utf-8")
 
-    tokenizer = open_tokenizer(marked_teacher)
+    tokenizer = open_tokenizer(marked_teacher_folder)
     (stage,) = (stage for stage in results.stages if stage.name == "rows")
     rows = StoredRows(stage.path, stage.fingerprint)
     end, start, prefix = (tokenizer.encode(mark)[0] for mark in ("<|im_end|>", "<|im_start|>", "<fim_prefix>"))

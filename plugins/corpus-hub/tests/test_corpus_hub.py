@@ -62,7 +62,7 @@ def examples(
 def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
     (text,) = examples(tmp_path, [{"content": "a"}], text_column="content", language="Python", licence="MIT")
     assert (text.body, text.language, text.licence, text.source) == (kdtool.Text("a"), "python", "MIT", "files")
-    row = {"task": "add", "answer": "x + 1", "lang": "Rust", "lic": ["MIT", "Apache-2.0", "MIT"]}
+    row: dict[str, Any] = {"task": "add", "answer": "x + 1", "lang": "Rust", "lic": ["MIT", "Apache-2.0", "MIT"]}
     columns = {
         "prompt_column": "task",
         "completion_column": "answer",
@@ -85,7 +85,7 @@ def test_empty_records_and_copies_are_left_out(tmp_path: Path) -> None:
 
 def test_an_example_keeps_its_id_and_split_however_it_is_read(tmp_path: Path) -> None:
     rows = [{"content": f"x = {number}"} for number in range(400)]
-    shares = {"text_column": "content", "validation_share": 0.1, "test_share": 0.2}
+    shares: dict[str, Any] = {"text_column": "content", "validation_share": 0.1, "test_share": 0.2}
     plain = examples(tmp_path, rows, **shares)
     mixed = examples(tmp_path, rows[::-1][:300], shuffle_buffer=64, seed=3, **shares)
     splits = {example.id: (example.split, example.body) for example in plain}

@@ -144,7 +144,7 @@ def test_rates_and_cuts_follow_the_id_and_the_seed() -> None:
     examples = texts(*("x = 1\n" * 9 for _ in range(400)))
 
     def cut(**fim: float) -> list[list[int]]:
-        packer = Packed(Packed.Config(fim=fim, length=64))
+        packer = Packed(Packed.Config.model_validate({"fim": fim, "length": 64}))
         each = (packer.kdtool_rows(make_run(Path()), [example], Marked()) for example in examples)
         return [list(row.input_ids) for found in each for row in found]
 
