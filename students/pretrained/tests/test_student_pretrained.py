@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import huggingface_hub
 import kdtool
 import pytest
 import torch
@@ -99,6 +100,17 @@ def test_its_licence_is_the_models(tmp_path: Path) -> None:
     hub = _student("somebody/model").kdtool_acknowledge()
     assert hub is not None
     assert hub.url == "https://huggingface.co/somebody/model"
+
+
+def test_shapes_of_published_models_are_known_before_they_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    run = make_run(tmp_path, offline=True)
+    facts = _student("meta-llama/Llama-3.2-1B").kdtool_describe(run)
+    assert (facts.parameters, facts.dtype, facts.tokenizer_fingerprint) == (1_235_814_400, "float32", "")
+    with pytest.raises(kdtool.ServiceError, match="hf download somebody/model"):
+        _student("somebody/model").kdtool_describe(run)
 
 
 def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:

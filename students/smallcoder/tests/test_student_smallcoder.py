@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import huggingface_hub
 import kdtool
 import pytest
 import torch
@@ -94,6 +95,19 @@ def test_another_vocabulary_makes_another_count_and_that_is_said(tmp_path: Path)
         "the tokenizer has 49,152 tokens, not 32,000: 323,413,632 parameters instead of 303,654,528 (+6.5%)" in line
         for line in said
     )
+
+
+def test_its_count_is_known_before_its_tokenizer_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    run = make_run(tmp_path, offline=True)
+    for tokenizer, count in (("mistralai/Mistral-7B-v0.1", 303_654_528), ("bigcode/starcoder2-3b", 323_413_632)):
+        facts = SmallCoder(SmallCoder.Config(tokenizer=tokenizer)).kdtool_describe(run)
+        assert (facts.parameters, facts.tokenizer_fingerprint) == (count, "")
+    with pytest.raises(kdtool.UsageError, match="the tokenizer has 49,152"):
+        SmallCoder(SmallCoder.Config(tokenizer="bigcode/starcoder2-3b", parameters=303_654_528)).kdtool_describe(run)
+    unknown = SmallCoder(SmallCoder.Config(tokenizer="somebody/model"))
+    with pytest.raises(kdtool.ServiceError, match="hf download somebody/model"):
+        unknown.kdtool_describe(run)
 
 
 def test_a_count_that_is_insisted_on_is_refused_before_anything_is_built(tmp_path: Path) -> None:

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
         open_tokenizer,
         without_weights,
     )
-    from kdtool_transformers._published import Published, PublishedTeacher, PublishedTeacherConfig, read_published
+    from kdtool_transformers._published import (
+        Published,
+        PublishedTeacher,
+        PublishedTeacherConfig,
+        absent_config,
+        absent_facts,
+        published_model,
+    )
     from kdtool_transformers._quantised import Quantisation
     from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._shape_search import TOLERANCE, best_shape
@@ -60,7 +67,14 @@ _HOMES = {
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
     "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
-    "_published": ("Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"),
+    "_published": (
+        "Published",
+        "PublishedTeacher",
+        "PublishedTeacherConfig",
+        "absent_config",
+        "absent_facts",
+        "published_model",
+    ),
     "_quantised": ("Quantisation",),
     "_runtime": ("TransformersRuntime",),
     "_shape_search": ("TOLERANCE", "best_shape"),
@@ -95,6 +109,8 @@ __all__ = [
     "TransformersModel",
     "TransformersRuntime",
     "TransformersTokenizer",
+    "absent_config",
+    "absent_facts",
     "alone",
     "best_shape",
     "byte_tokenizer",
@@ -120,7 +136,7 @@ __all__ = [
     "open_tokenizer",
     "pick_device",
     "project_logits",
-    "read_published",
+    "published_model",
     "readable_count",
     "self_check",
     "source_identity",

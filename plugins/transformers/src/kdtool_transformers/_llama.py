@@ -70,8 +70,8 @@ class LlamaShape(NamedTuple):
         return kernel_notes({"hidden": self.hidden, "feed_forward": self.feed_forward}, self.hidden // self.heads)
 
 
-def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context: int, tied: bool) -> LlamaConfig:
-    """Return the configuration of a Llama for a tokenizer, in float32.
+def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer | int, *, context: int, tied: bool) -> LlamaConfig:
+    """Return the configuration of a Llama for a tokenizer, or for one that is not here and has so many tokens; in float32.
 
     Raises:
         UsageError: no model has such a shape.
@@ -81,8 +81,9 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context
     mistake = shape.mistake()
     if mistake is not None:
         raise kdtool.UsageError(mistake)
+    here = None if isinstance(tokenizer, int) else tokenizer
     return transformers.LlamaConfig(
-        vocab_size=tokenizer.vocabulary,
+        vocab_size=tokenizer if isinstance(tokenizer, int) else tokenizer.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.feed_forward,
         num_hidden_layers=shape.layers,
@@ -90,8 +91,8 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer, *, context
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=context,
         tie_word_embeddings=tied,
-        bos_token_id=tokenizer.inner.bos_token_id,
-        eos_token_id=tokenizer.end_of_text,
+        bos_token_id=here.inner.bos_token_id if here else None,
+        eos_token_id=here.end_of_text if here else None,
         pad_token_id=None,
     )
 

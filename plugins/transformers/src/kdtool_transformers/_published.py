@@ -1,7 +1,7 @@
-"""A teacher whose family is known before anything is fetched: shapes, sizes and licence come from data in its package.
+"""Models that are known before anything is fetched: `published.json` holds their configurations, as published.
 
-Plugins of such families subclass `PublishedTeacher` and say which model of the family it is (`published`). `kdtool check`
-knows it then without a network; weights are fetched when a run needs them.
+`kdtool check` describes them by it without a network. Plugins for families of teachers subclass `PublishedTeacher` and say
+which model of the family it is (`published`); others ask `absent_config`. Weights are fetched when a run needs them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import kdtool
@@ -18,7 +20,14 @@ from kdtool_transformers._infilling import GAP, Infilling
 from kdtool_transformers._sources import Source, find_source, is_cached
 from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
 
-__all__ = ["Published", "PublishedTeacher", "PublishedTeacherConfig", "read_published"]
+__all__ = [
+    "Published",
+    "PublishedTeacher",
+    "PublishedTeacherConfig",
+    "absent_config",
+    "absent_facts",
+    "published_model",
+]
 
 
 @dataclass(frozen=True)
@@ -30,17 +39,44 @@ class Published:
     bytes: int
 
 
-def read_published(package: str) -> dict[str, Published]:
-    """Return the models that `published.json` of a package lists, by the names that recipes use.
+def published_model(hub_name: str) -> Published | None:
+    """Return what is known of a hub name without a network, None where nothing is.
 
-    The file holds what all have in common as `common` (model type included), and under `models` what each adds to it:
-    `hub_name`, `bytes` and `config`.
+    `published.json` holds what models of a family have in common, model type included, and what each adds to it.
     """
-    content = json.loads((files(package) / "published.json").read_text(encoding="utf-8"))
-    return {
-        name: Published(model["hub_name"], {**content["common"], **model["config"]}, model["bytes"])
-        for name, model in content["models"].items()
-    }
+    content = _content()
+    model = content["models"].get(hub_name)
+    if model is None:
+        return None
+    return Published(hub_name, {**content["families"][model["family"]], **model["config"]}, model["bytes"])
+
+
+def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any] | None:
+    """Return the content of the published config.json of a hub name that is not on this machine.
+
+    None where it is here, where it is no hub name, and where nothing is known of it, as of a branch or commit.
+    """
+    known = published_model(source) if revision is None else None
+    if known is None or Path(source).expanduser().exists() or is_cached(source):
+        return None
+    return known.config
+
+
+def absent_facts(config: Mapping[str, Any]) -> kdtool.ModelFacts:
+    """Tell the shapes of a model by its published configuration."""
+    from transformers import AutoConfig
+
+    from kdtool_transformers._model import facts_of
+    from kdtool_transformers._open import without_weights
+
+    return facts_of(without_weights(AutoConfig.for_model(**config)), None)
+
+
+@cache
+def _content() -> dict[str, Any]:
+    text = files("kdtool_transformers").joinpath("published.json").read_text(encoding="utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 class PublishedTeacherConfig(CausalTeacherConfig):
@@ -87,9 +123,9 @@ class PublishedTeacher(CausalTeacher):
         return self.infilling.written(*prompt.split(GAP))
 
     def absent(self) -> Mapping[str, Any] | None:
-        if self.config.weights != "auto" or is_cached(self.published().hub_name):
-            return None
-        return self.published().config
+        if self.config.weights != "auto":
+            return absent_config(self.config.weights)
+        return None if is_cached(self.published().hub_name) else self.published().config
 
     def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
         estimate = super().kdtool_estimate(run, models)

@@ -79,7 +79,10 @@ class LlamaStudent(CausalStudent):
         return self._tokenizer(run)
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return self._model(run, None).facts
+        vocabulary = self._absent_vocabulary(run)
+        if vocabulary is None:
+            return self._model(run, None).facts
+        return self._facts(run, vocabulary)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return self._model(run, run.seed)
@@ -99,6 +102,28 @@ class LlamaStudent(CausalStudent):
         with alone(seed), torch.device("meta" if seed is None else "cpu"):
             model = LlamaForCausalLM(config)
         return TransformersModel(model.eval(), tokenizer)
+
+    def _facts(self, run: kdtool.RunInfo, vocabulary: int) -> kdtool.ModelFacts:
+        """Tell its shapes before its tokenizer is here."""
+        from kdtool_transformers._model import facts_of
+        from kdtool_transformers._open import without_weights
+
+        shape = self.shape(vocabulary)
+        self._say(run, shape, vocabulary)
+        return facts_of(without_weights(llama_config(shape, vocabulary, context=self.context, tied=self.tied)), None)
+
+    def _absent_vocabulary(self, run: kdtool.RunInfo) -> int | None:
+        """Return how many tokens a published tokenizer has that is not on this machine, None where it is here."""
+        from kdtool_transformers._published import absent_config
+
+        if self.config.tokenizer is not None:
+            published = absent_config(self.config.tokenizer)
+            return None if published is None else int(published["vocab_size"])
+        try:
+            facts = run.hook.kdtool_describe.of(self.config.source)(run)
+        except LookupError:
+            return None
+        return facts.vocabulary if facts is not None and not facts.tokenizer_fingerprint else None
 
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
         if not self._said:  # once, not for each seed

@@ -48,8 +48,11 @@ class Pretrained(CausalStudent):
         return {"weights": source_identity(self._located(run), offline=run.offline)}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        from kdtool_transformers import TransformersTokenizer, open_facts
+        from kdtool_transformers import TransformersTokenizer, absent_config, absent_facts, open_facts
 
+        published = absent_config(self.config.model, self.config.revision)
+        if published is not None:
+            return replace(absent_facts(published), dtype="float32")
         place, revision = self._located(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import kdtool
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, find_source, terms_of
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, absent_config, find_source, terms_of
 
 __all__ = ["CausalLM"]
 
@@ -26,6 +29,9 @@ class CausalLM(CausalTeacher):
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         return find_source(self.config.model, self.config.revision, print if run is None else run.say)
+
+    def absent(self) -> Mapping[str, Any] | None:
+        return absent_config(self.config.model, self.config.revision)
 
     def kdtool_acknowledge(self) -> kdtool.Terms | None:
         return terms_of(self.config.model)

@@ -1,7 +1,6 @@
 """Teacher plugin `codellama`: Code Llama of 7, 13 and 34 billion parameters, as base, Python and Instruct model.
 
 `CodeLlama` says which model, how it is asked, and its licence; all else is `kdtool_transformers.PublishedTeacher`.
-`published.json` holds the configurations as Meta published them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kdtool_transformers import (
     PublishedTeacher,
     PublishedTeacherConfig,
     known_terms,
-    read_published,
+    published_model,
 )
 
 __all__ = ["CodeLlama"]
@@ -41,7 +40,10 @@ class CodeLlama(PublishedTeacher):
     answer_ends = (CODE_LLAMA.end,)
 
     def published(self) -> Published:
-        return read_published(__name__)[f"{self.config.size}-{self.config.variant}"]
+        variant = {"base": "", "python": "-Python", "instruct": "-Instruct"}[self.config.variant]
+        known = published_model(f"codellama/CodeLlama-{self.config.size.lower()}{variant}-hf")
+        assert known is not None, "every size is listed in every variant"  # noqa: S101
+        return known
 
     def written(self, prompt: str) -> str:
         if self.config.variant == "instruct" and GAP not in prompt:

@@ -1,7 +1,7 @@
 """Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
 
 `StarCoder2` says which model, how it is asked to fill a gap, and its licence; all else is
-`kdtool_transformers.PublishedTeacher`. `published.json` holds the configurations as BigCode published them.
+`kdtool_transformers.PublishedTeacher`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kdtool_transformers import (
     PublishedTeacher,
     PublishedTeacherConfig,
     known_terms,
-    read_published,
+    published_model,
 )
 
 __all__ = ["StarCoder2"]
@@ -38,7 +38,9 @@ class StarCoder2(PublishedTeacher):
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
     def published(self) -> Published:
-        return read_published(__name__)[self.config.size]
+        known = published_model(f"bigcode/starcoder2-{self.config.size.lower()}")
+        assert known is not None, "every size is listed"  # noqa: S101
+        return known
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
         return known_terms("bigcode-openrail-m")
