@@ -197,6 +197,23 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "licence", "forbidden"),
+    [
+        ({"model": "m"}, "unknown", ()),
+        ({"model": "m", "licence": "apache-2.0"}, "Apache-2.0", ()),
+        ({"model": "codellama/CodeLlama-7b-hf"}, "Llama 2 Community License", ("signals", "text")),
+        ({"model": "m", "licence": "llama2"}, "Llama 2 Community License", ("signals", "text")),
+    ],
+)
+def test_the_licence_is_the_model_s_and_unknown_is_not_free(
+    settings: dict[str, str], licence: str, forbidden: tuple[str, ...]
+) -> None:
+    terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).kdtool_acknowledge()
+    assert (terms.licence, terms.forbids) == (licence, forbidden)
+    assert licence == "Apache-2.0" or terms.restrictions
+
+
+@pytest.mark.parametrize(
     ("url", "told"),
     [
         ("api.openai.com/v1", "address such as"),
@@ -313,5 +330,4 @@ def test_a_run_that_only_looks_asks_nobody(running: Running, tmp_path: Path) -> 
     run = make_run(tmp_path, offline=True)
     assert asked.kdtool_tokenizer(run).vocabulary == running.model.tokenizer.vocabulary
     assert asked.kdtool_identity(run) is None
-    assert asked.kdtool_missing(run) == ()
     asked.kdtool_close()

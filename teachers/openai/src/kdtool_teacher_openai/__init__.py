@@ -6,8 +6,7 @@ tokens and compares tokenizers, `_address` says which servers may be asked. All 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -38,6 +37,9 @@ class OpenAI(kdtool.Teacher):
         """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives text alone."""
         top_k: int | None = kdtool.Field(default=None, ge=1, le=1000)
         """Ask for so many of the likeliest tokens at each position, for losses on distributions. None: text alone."""
+        licence: str | None = kdtool.Field(default=None, min_length=1)
+        """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
+        where `model` is a hub name that tells it."""
         key_variable: str | None = kdtool.Field(default=None, min_length=1)
         """The environment variable that holds the server's key. None: the server wants none."""
         concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
@@ -68,10 +70,16 @@ class OpenAI(kdtool.Teacher):
         self._tokens: TopTokens | None = None
         self._offline = False
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        if self.config.tokenizer is None or find_spec("kdtool_transformers") is not None:
-            return ()
-        return ['the setting `tokenizer` needs a library: pip install "kdtool-teacher-openai[top-k]"']
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Return the terms of the model behind the server; one whose licence nobody names is not taken for a free one."""
+        from kdtool_transformers import known_terms, licence_of
+
+        licence = self.config.licence or licence_of(self.config.model)
+        if licence is not None:
+            return known_terms(licence)
+        return kdtool.Terms(
+            "unknown", restrictions=(f"look up the licence of {self.config.model}, name it by `licence`",)
+        )
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
@@ -82,7 +90,7 @@ class OpenAI(kdtool.Teacher):
                 "file), or take the student's from elsewhere"
             )
         if self._tokenizer is None:
-            from kdtool_teacher_openai._tokens import open_tokenizer
+            from kdtool_transformers import open_tokenizer
 
             self._tokenizer = open_tokenizer(self.config.tokenizer, offline=run.offline)
         if self.config.top_k is not None and not run.offline:
@@ -120,7 +128,9 @@ class OpenAI(kdtool.Teacher):
 
     def _top_tokens(self) -> TopTokens:
         if self._tokens is None:
-            from kdtool_teacher_openai._tokens import TopTokens, open_tokenizer
+            from kdtool_transformers import open_tokenizer
+
+            from kdtool_teacher_openai._tokens import TopTokens
 
             if self._tokenizer is None:
                 self._tokenizer = open_tokenizer(self.config.tokenizer or "", offline=self._offline)

@@ -18,7 +18,7 @@ from kdtool_teacher_openai._texts import choice_of
 if TYPE_CHECKING:
     from kdtool_teacher_openai import OpenAI
 
-__all__ = ["TopTokens", "open_tokenizer"]
+__all__ = ["TopTokens"]
 
 Top = list[tuple[int, float]]
 """Token ids with natural logarithms of their probabilities, the likeliest first."""
@@ -31,18 +31,6 @@ _SAMPLES = (
     "SELECT *\n\n\nFROM t;    ",
 )
 """What tokenizers split differently: indentation, digits, other scripts, ends of lines."""
-
-
-def open_tokenizer(source: str, *, offline: bool) -> kdtool.Tokenizer:
-    """Open a tokenizer from a folder, by its hub name, or out of a .gguf file, without weights.
-
-    Raises:
-        UsageError: it is not there, or cannot be opened.
-        ServiceError: the hub cannot be reached.
-    """
-    import kdtool_transformers
-
-    return kdtool_transformers.open_tokenizer(source, offline=offline)
 
 
 class _Piece(NamedTuple):
