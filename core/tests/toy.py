@@ -56,6 +56,9 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(index for index in ids if index < 256).decode(errors="replace")
 
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [bytes([i]) if i < 256 else b"" for i in ids]
+
     def tokens(self) -> list[str]:
         return [*map(chr, range(256)), "end"]
 

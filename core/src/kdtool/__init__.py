@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from kdtool._licences import Licensed as Licensed
     from kdtool._licences import published_name as published_name
     from kdtool._opening import open_subject as open_subject
+    from kdtool._alignment import meeting_points as meeting_points
     from kdtool._vocabulary import Vocabularies as Vocabularies
     from kdtool._vocabulary import compare_vocabularies as compare_vocabularies
     from kdtool._run.plan import PlannedStage as PlannedStage
@@ -141,6 +142,7 @@ _HOMES = {
     ),
     "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._opening": ("open_subject",),
+    "kdtool._alignment": ("meeting_points",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
     "kdtool._run.plan": ("PlannedStage",),
     "kdtool._sweep": ("sweep",),

@@ -87,11 +87,8 @@ def test_gradients_equal_those_of_full_logits(
     assert worst_difference(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize(("head_rows", "loss_rows"), [(11, 5), (4096, 4096)])
 @pytest.mark.parametrize("head", HEADS)
-def test_shorter_shared_vocabulary_is_that_of_truncated_logits(
-    tmp_path: Path, head: str, head_rows: int, loss_rows: int
-) -> None:
+def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, head: str) -> None:
     shared, student = 50, make_model(1, **HEADS[head])
     oracle, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
     oracle.model.double(), teacher.model.double()
@@ -102,13 +99,13 @@ def test_shorter_shared_vocabulary_is_that_of_truncated_logits(
     q, p = ((logits[:, :shared] / 2).log_softmax(-1) for logits in (z, t))
     kl = F.kl_div(q, p, log_target=True, reduction="sum") / asked.sum()
     ce = F.cross_entropy(z, batch.labels[asked])  # the text's own tokens are all the student's
-    (0.7 * 4 * kl + 0.3 * ce).backward()
+    (0.7 * 4 * kl + 0.3 * ce).backward()  # type: ignore[no-untyped-call]
     expected = {name: p.grad for name, p in oracle.model.named_parameters() if p.grad is not None}
 
     terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
     phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), vocabulary=shared)}, steps=1)
     with first_gradients(student.model) as found:
-        make_trainer(batch=4, head_rows=head_rows, loss_rows=loss_rows, gradient_clip=0.0).kdtool_train(
+        make_trainer(batch=4, head_rows=11, loss_rows=5, gradient_clip=0.0).kdtool_train(
             make_run(tmp_path / "run", mixture()), phase, student
         )
     assert worst_difference(found, expected) < 1e-5

@@ -210,8 +210,9 @@ class Loss(Component):
     divergence: bool = False
     """Whether it is zero, with zero gradient, when student and teacher agree; tested before training."""
     same_vocabulary: bool = True
-    """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them or
-    that they begin with. May depend on the config."""
+    """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them
+    or that they begin with. If not, a teacher with other tokens is told about the same texts in its own, and `StepView` says
+    how they lie beside the student's; a sequence loss alone can do with that. May depend on the config."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.

@@ -60,6 +60,12 @@ class Tokenizer(Protocol):
         Where two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
         """
 
+    def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:
+        """Return the bytes that each of `ids` adds to their text, none for special tokens: together the UTF-8 of `decode`.
+
+        A character may be divided among tokens; ids may begin and end within one. Since 0.1.
+        """
+
     def save(self, folder: Path) -> None:
         """Write the files from which `transformers.AutoTokenizer` opens it."""
 

@@ -128,13 +128,19 @@ class TokenChunk:
 
 @dataclass(frozen=True, eq=False)
 class StepView:
-    """What a sequence loss sees: one whole micro-batch, with gradient through `student`."""
+    """What a sequence loss sees: one whole micro-batch, with gradient through `student`.
+
+    `teacher_batch` is what the teacher was told about where it does not read the student's tokens: the same rows in its own
+    tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
+    `byte_end`: which bytes of its document the token stands for that a position predicts.
+    """
 
     batch: Batch
     student: ModelOutputs
     teacher: Signal | None
     progress: Tensor
     step: Tensor
+    teacher_batch: Batch | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,11 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it."""
+    """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it.
+
+    `teacher_rows` are, for a teacher that does not read the student's tokens, the same rows in its own tokenizer, by number
+    and key: its signals are of these.
+    """
 
     name: str
     steps: int
@@ -132,6 +136,7 @@ class Phase:
     signals: Mapping[str, SignalSource]
     checkpoints: Path
     weightings: tuple[str, ...] = ()
+    teacher_rows: Mapping[str, RowSource] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

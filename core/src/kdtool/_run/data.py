@@ -6,7 +6,7 @@ The formats are in `texts` and `rows`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.signals import from_teacher
-from kdtool._run.terms import terms_of, want_of
+from kdtool._run.teacher_rows import Translation
+from kdtool._run.terms import plain_terms, terms_of, want_of
 from kdtool._run.texts import write_texts
 from kdtool._takes import taken_by
 
@@ -28,12 +29,16 @@ __all__ = ["Materials", "add_data", "add_rows", "add_texts", "corpora_of", "rows
 
 @dataclass(frozen=True)
 class Materials:
-    """What a phase trains on. `signals` are recorded ones by teacher; without them teachers run beside the student."""
+    """What a phase trains on. `signals` are recorded ones by teacher; without them teachers run beside the student.
+
+    `teacher_rows` are the rows for teachers that do not read the student's tokens.
+    """
 
     texts: Node
     rows: Node
     facts: Mapping[str, ModelFacts]
     signals: Mapping[str, Node] = field(default_factory=dict)
+    teacher_rows: Mapping[str, Node] = field(default_factory=dict)
 
 
 def rows_of(node: Node) -> StoredRows:
@@ -88,19 +93,48 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
     phases = context.assembly.arms["student"]
     (student,) = context.assembly.named("student")
     found = {phase.name: add_rows(context, graph, phase, student, facts) for phase in phases}
+    for phase in phases:
+        own = found[phase.name]
+        found[phase.name] = replace(own, teacher_rows=_add_translations(context, graph, phase, own))
     wants: dict[tuple[Node, str, str], list[tuple[PhaseSpec, Want]]] = {}
     for phase in phases:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, facts)
             for teacher in sorted({term.teacher for term in terms if term.teacher}):
-                key = (found[phase.name].rows, cache.path, teacher)
+                own = found[phase.name]
+                key = (own.teacher_rows.get(teacher, own.rows), cache.path, teacher)
                 wants.setdefault(key, []).append((phase, want_of(context, phase, terms, teacher)))
     signals: dict[str, dict[str, Node]] = {}
     for (rows, recorder, teacher), wanted in wants.items():
         node = _add_signals(context, graph, rows, recorder, teacher, _joint([want for _, want in wanted]))
         for phase, _ in wanted:
             signals.setdefault(phase.name, {})[teacher] = node
-    return {name: Materials(own.texts, own.rows, facts, signals.get(name, {})) for name, own in found.items()}
+    return {name: replace(own, signals=signals.get(name, {})) for name, own in found.items()}
+
+
+def _add_translations(context: Context, graph: Graph, phase: PhaseSpec, own: Materials) -> dict[str, Node]:
+    """Add the phase's rows in the tokenizers of teachers that do not read the student's tokens, by teacher."""
+    asked = {term.teacher for term in plain_terms(context.assembly, phase)}
+    foreign = [name for name, found in context.vocabularies.items() if name in asked and not found.comparable]
+    return {teacher: _add_translation(context, graph, own, teacher) for teacher in foreign}
+
+
+def _add_translation(context: Context, graph: Graph, own: Materials, teacher: str) -> Node:
+    (student,) = context.assembly.named("student")
+    stage = Stage("rows", "-".join(part for part in (own.rows.stage.label, teacher) if part), unit="rows")
+    info = context.info(stage, context.folder)
+    mine, theirs = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (student, teacher))
+
+    def build(run: RunInfo, folder: Path) -> None:
+        translation = Translation(rows_of(own.rows), mine, theirs)
+        write_rows(translation.rows(), folder, run.hook.owner(teacher))
+        if translation.left_out:
+            run.say(
+                f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
+            )
+
+    parts = {"tokenizers": [mine.fingerprint, theirs.fingerprint]}
+    return graph.add(Node(stage, context.store, True, parts, {"rows": own.rows}, build, texts=own.texts))
 
 
 def add_rows(

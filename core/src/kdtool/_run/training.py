@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.models import LanguageModel, Runtime, Subject
+from kdtool._contract.text import RowSource
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._owner import Owner
@@ -29,6 +30,7 @@ from kdtool._run.graph import MODEL, Graph, Node, Stage
 from kdtool._run.results import ArmResult
 from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 from kdtool._run.signals import from_cache, from_teacher
+from kdtool._run.teacher_rows import Spelled
 from kdtool._run.terms import terms_of, want_of
 
 __all__ = ["Arm", "Learner", "MatchedTime", "add_arm", "phase_node", "read_history"]
@@ -163,6 +165,7 @@ def phase_node(
     beside = [name for name in teachers if name not in materials.signals]
     inputs = {**learner.inputs, "rows": materials.rows}
     inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name not in beside}
+    inputs |= {f"rows of {name}": materials.teacher_rows[name] for name in teachers if name in materials.teacher_rows}
     if matched:
         inputs |= {"the student's time": matched.student.nodes[-1], "the control's time": matched.control.nodes[-1]}
         inputs |= {f"the time of {node.name}": node for node in matched.charged}
@@ -210,14 +213,16 @@ def _train_phase(
 ) -> None:
     checkpoints = folder / _CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
+    translated = {name: node for name, node in materials.teacher_rows.items() if name in {t.teacher for t in terms}}
     plan = Phase(
         name=phase.name,
         steps=steps(folder),
         terms=terms,
-        rows=rows_of(materials.rows),
+        rows=_spelled(context, run, rows_of(materials.rows)) if translated else rows_of(materials.rows),
         signals=_signals(context, phase, terms, materials, run.hook),
         checkpoints=checkpoints,
         weightings=tuple(spec.path for spec in phase.weightings),
+        teacher_rows={name: rows_of(node) for name, node in translated.items()},
     )
     if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
         trained = _train(context, phase, plan, open_learner, run, folder / MODEL)
@@ -226,6 +231,11 @@ def _train_phase(
         report = replace(trained, history=Path(_HISTORY_FILE))
         write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
     shutil.rmtree(checkpoints)
+
+
+def _spelled(context: Context, run: RunInfo, rows: RowSource) -> RowSource:
+    (student,) = context.assembly.named("student")
+    return Spelled(rows, run.hook.kdtool_tokenizer.of(student)(run))
 
 
 def _signals(

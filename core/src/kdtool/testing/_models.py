@@ -45,6 +45,10 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         assert tokenizer.end_of_text not in ids, "no special tokens are added"
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode([*ids, tokenizer.end_of_text]) == text, "special tokens are left out"
+        pieces = tokenizer.pieces([*ids, tokenizer.end_of_text])
+        assert b"".join(pieces) == text.encode(), "pieces make up the text"
+        assert len(pieces) == len(ids) + 1
+        assert pieces[-1] == b"", "special tokens have no bytes"
     assert 0 <= tokenizer.end_of_text < tokenizer.vocabulary
     assert tokenizer.fingerprint
     names = tokenizer.tokens()

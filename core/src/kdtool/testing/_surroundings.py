@@ -81,6 +81,10 @@ class ByteTokenizer:
         """Return the text of `ids`; broken characters become U+FFFD."""
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the byte of each id, none for the end of a text."""
+        return [bytes([i]) if i < 256 else b"" for i in ids]
+
     def tokens(self) -> list[str]:
         """Return a name for each byte, and for the end of a text."""
         return [*(f"<{byte:02x}>" for byte in range(256)), "<end>"]

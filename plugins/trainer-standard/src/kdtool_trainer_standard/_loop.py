@@ -30,6 +30,7 @@ from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
@@ -75,6 +76,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         self.config, self.run, self.phase, self.module = config, run, phase, module
+        self.teachers = Asked(phase)
         self.progress = Progress()
         self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
@@ -92,10 +94,9 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         """Ask the teachers, then the module. Teachers are outside the student's autocast."""
         batch = kdtool.Batch(**inputs)
         with torch.no_grad():
-            signals = {name: source.signal(batch) for name, source in self.phase.signals.items()}
-        return super().compute_loss(
-            model, {"batch": batch, "signals": signals}, return_outputs, num_items_in_batch=num_items_in_batch
-        )
+            told, signals = self.teachers(batch)
+        inputs = {"batch": batch, "signals": signals, "teacher_batches": told}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""

@@ -87,13 +87,18 @@ class DistillationModule(nn.Module):
         self.ledger = self._empty_ledger()
 
     def forward(
-        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], num_items_in_batch: Tensor | int
+        self,
+        batch: kdtool.Batch,
+        signals: Mapping[str, kdtool.Signal],
+        num_items_in_batch: Tensor | int,
+        teacher_batches: Mapping[str, kdtool.Batch] | None = None,
     ) -> dict[str, Tensor]:
         """Return this micro-batch's share of the step's loss.
 
         Args:
             batch: B rows; N of their positions have a label.
             signals: of each teacher, for this batch.
+            teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
             num_items_in_batch: labelled positions of the whole step, over all ranks and micro-batches.
         """
         divisor = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device).clamp(min=1)
@@ -102,7 +107,8 @@ class DistillationModule(nn.Module):
         self.ledger.tokens = divisor
         loss = self._token_losses(batch, signals, outputs, divisor)
         for index in self._sequence:
-            loss = loss + self._sequence_loss(index, batch, signals, outputs, divisor)
+            view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
+            loss = loss + self._sequence_loss(index, view, divisor)
         return {"loss": loss}
 
     def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
@@ -132,17 +138,22 @@ class DistillationModule(nn.Module):
             self.ledger.squared_norms[self._token] += squared_norms_at_logits(outputs.last.detach(), work, divisor)
         return loss
 
-    def _sequence_loss(
+    def view(
         self,
-        index: int,
+        bound: BoundTerm,
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
         outputs: kdtool.ModelOutputs,
-        divisor: Tensor,
-    ) -> Tensor:
-        bound = self.terms[index]
-        teacher = None if bound.term.teacher is None else signals[bound.term.teacher]
-        result = bound.call(kdtool.StepView(batch, outputs, teacher, self.progress, self.step))
+        teacher_batches: Mapping[str, kdtool.Batch],
+    ) -> kdtool.StepView:
+        """Return what a sequence loss sees."""
+        teacher = bound.term.teacher or ""
+        signal, beside = signals.get(teacher), teacher_batches.get(teacher)
+        return kdtool.StepView(batch, outputs, signal, self.progress, self.step, beside)
+
+    def _sequence_loss(self, index: int, view: kdtool.StepView, divisor: Tensor) -> Tensor:
+        bound, outputs = self.terms[index], view.student
+        result = bound.call(view)
         count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
         value: Tensor = result.values.float().sum() / count
         if not bool(value.isfinite()):

@@ -35,8 +35,11 @@ def self_test(
     module: DistillationModule,
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
+    told: Mapping[str, kdtool.Batch] | None = None,
 ) -> tuple[Tensor, ChunkRows]:
     """Check student, teachers and losses against each other, on a batch with labels.
+
+    `told` holds the batches of teachers that were told about rows of their own.
 
     Returns:
         Logits [r, V] and the rest of a real chunk, of the size that the token losses will be called with.
@@ -49,14 +52,12 @@ def self_test(
         self_check(module.language_model)
     _check_teachers(run, module, batch, signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
-    batch, signals = _fullest_row(batch, signals)
+    batch, signals, told = _fullest_row(batch, signals, told or {})
     with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
         outputs = module.language_model.backbone(batch, module.wanted)
         for bound in module.terms:
             if not bound.per_token:
-                teacher = signals.get(bound.term.teacher or "")
-                view = kdtool.StepView(batch, outputs, teacher, module.progress, module.step)
-                _check_sequence_loss(run, module, bound, view)
+                _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, told))
     work, hidden = module.head_work(batch, signals), outputs.last.detach()
     logits, rows = _chunk(work, hidden, work.loss_rows)
     if work.loss.terms:
@@ -117,10 +118,29 @@ def _check_teachers(
 
 
 def _fullest_row(
-    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]
-) -> tuple[kdtool.Batch, dict[str, kdtool.Signal]]:
+    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], told: Mapping[str, kdtool.Batch]
+) -> tuple[kdtool.Batch, dict[str, kdtool.Signal], dict[str, kdtool.Batch]]:
+    """Return the row with most labels alone, with what was told about it."""
+    row = int((batch.labels != -100).sum(1).argmax())
+    cut = {name: _signal_of_row(signal, told.get(name, batch), row) for name, signal in signals.items()}
+    return _row(batch, row), cut, {name: _row(other, row) for name, other in told.items()}
+
+
+def _row(batch: kdtool.Batch, row: int) -> kdtool.Batch:
+    only = slice(row, row + 1)
+    return dataclasses.replace(
+        batch,
+        input_ids=batch.input_ids[only],
+        positions=batch.positions[only],
+        labels=batch.labels[only],
+        document=batch.document[only],
+        row_keys=batch.row_keys[only],
+        columns={name: column[only] for name, column in batch.columns.items()},
+    )
+
+
+def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdtool.Signal:
     counts = (batch.labels != -100).sum(1)
-    row = int(counts.argmax())
     start = int(counts[:row].sum())
     positions, only = slice(start, start + int(counts[row])), slice(row, row + 1)
 
@@ -133,23 +153,12 @@ def _fullest_row(
         )
 
     return dataclasses.replace(
-        batch,
-        input_ids=batch.input_ids[only],
-        positions=batch.positions[only],
-        labels=batch.labels[only],
-        document=batch.document[only],
-        row_keys=batch.row_keys[only],
-        columns={name: column[only] for name, column in batch.columns.items()},
-    ), {
-        name: dataclasses.replace(
-            signal,
-            lazy=signal.lazy and of_positions(signal.lazy),
-            sparse=signal.sparse and of_positions(signal.sparse),
-            hidden={layer: of_positions(states) for layer, states in signal.hidden.items()},
-            attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
-        )
-        for name, signal in signals.items()
-    }
+        signal,
+        lazy=signal.lazy and of_positions(signal.lazy),
+        sparse=signal.sparse and of_positions(signal.sparse),
+        hidden={layer: of_positions(states) for layer, states in signal.hidden.items()},
+        attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
+    )
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Tensor, rows: ChunkRows) -> None:

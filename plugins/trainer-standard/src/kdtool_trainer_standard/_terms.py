@@ -45,6 +45,11 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
                 "kdtool_sequence_loss; exactly one is expected"
             )
         per_token = term.name in token
+        if per_token and term.teacher in phase.teacher_rows:
+            raise kdtool.PluginError(
+                f"{run.hook.owner(term.name) or term.name} says that it works across vocabularies, but kdtool_token_loss "
+                f"compares position by position, and {term.teacher} has others; kdtool_sequence_loss is expected"
+            )
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
         form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
         bound.append(BoundTerm(term, call, per_token, form, captured))

@@ -18,6 +18,7 @@ from kdtool_transformers import alone, pick_device
 from torch import nn
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._loop import TrainingLoop
@@ -66,7 +67,8 @@ def _prepared(
     _ready(student, device)
     batch = collate(_first_labelled(phase, config.batch, run.seed), device)
     with torch.no_grad():
-        signals = {name: plain_tensors(source.signal(batch)) for name, source in phase.signals.items()}
+        told, signals = Asked(phase)(batch)
+    signals = {name: plain_tensors(signal) for name, signal in signals.items()}
     terms = bind_terms(run, phase, signals)
     weightings = run.hook.kdtool_token_weight.bound()
     loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
@@ -74,7 +76,7 @@ def _prepared(
         run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student)
     )
     module.to(device)
-    logits, rows = self_test(run, module, batch, signals)
+    logits, rows = self_test(run, module, batch, signals, told)
     if loss.terms:
         to_come = phase.steps * config.accumulation * int((batch.labels != -100).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)

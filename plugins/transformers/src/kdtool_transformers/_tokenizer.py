@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import Metaspace
 
 from kdtool_transformers._chat import Turns, cut
 from kdtool_transformers._infilling import FAMILIES, Infilling
+from kdtool_transformers._pieces import Pieces
 
 __all__ = ["TransformersTokenizer"]
 
@@ -137,6 +138,18 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens left out."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each id.
+
+        Raises:
+            UsageError: the tokenizer is neither byte-level nor in the manner of sentencepiece.
+        """
+        return self._pieces.of(ids)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(json.loads(self._backend.to_str()), self.tokens())
 
     def tokens(self) -> list[str]:
         """Return every id's token as tokenizer.json writes it."""

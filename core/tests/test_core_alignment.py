@@ -1,0 +1,154 @@
+"""Two ways of cutting the same bytes: where they meet, and rows written in another tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool import meeting_points
+from kdtool._alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
+from kdtool._run.teacher_rows import Spelled, Translation
+from kdtool.testing import ListSource
+from toy import Bytes
+
+_RISING = st.lists(st.integers(0, 12), max_size=10).map(sorted)
+
+
+@given(own=_RISING, other=_RISING)
+def test_points_meet_where_numbers_are_equal(own: list[int], other: list[int]) -> None:
+    found = list(meeting_points(own, other))
+    assert all(own[i] == other[j] for i, j in found)
+    assert found == sorted(found)
+    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+    # as many as there can be
+    assert len(found) == sum(min(own.count(value), other.count(value)) for value in set(own))
+
+
+@given(text=st.text(max_size=12), begin=st.integers(0, 40), end=st.integers(0, 40))
+def test_whole_characters_are_found_in_any_cut_of_a_text(text: str, begin: int, end: int) -> None:
+    content = text.encode()
+    cut = content[begin:end]
+    skipped, found = whole_characters(cut)
+    assert cut[skipped : skipped + len(found.encode())] == found.encode()
+    lost = len(cut) - len(found.encode())
+    assert lost <= 6
+    borders = {0, *accumulate(len(letter.encode()) for letter in text)}
+    inside = [border for border in borders if begin <= border <= min(end, len(content))]
+    expected = content[min(inside) : max(inside)].decode() if len(inside) > 1 else ""
+    assert found == expected
+
+
+class Letters(Bytes):
+    """Every character is a token, and 1 ends a text: texts are cut at other bytes than single ones."""
+
+    vocabulary = 0x110000 + 2
+    end_of_text = 1
+    fingerprint = "letters"
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) + 2 for letter in text]
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [b"" if index == 1 else chr(index - 2).encode() for index in ids]
+
+
+class Pairs(Letters):
+    """Two characters are a token where they fit into one, and capitals are lost."""
+
+    fingerprint = "pairs"
+
+    def __init__(self, lower: bool = False) -> None:
+        self.lower = lower
+
+    def encode(self, text: str) -> list[int]:
+        text = text.lower() if self.lower else text
+        words = [text[i : i + 2] for i in range(0, len(text), 2)]
+        return [2 + sum((ord(letter) + 1) * 0x110001**place for place, letter in enumerate(word)) for word in words]
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        found = []
+        for index in ids:
+            second, first = divmod(index - 2, 0x110001) if index != 1 else (0, 0)
+            found.append("".join(chr(letter - 1) for letter in (first, second) if letter).encode())
+        return found
+
+
+_LETTERS = st.text(st.characters(codec="utf-8"), max_size=9)
+
+
+def _rows(texts: list[str], own: Any, length: int, masked: int) -> list[kdtool.Row]:
+    """Pack documents, each with its end, and cut rows wherever they are full."""
+    ids: list[int] = []
+    numbers: list[int] = []
+    for number, text in enumerate(texts):
+        document = [*own.encode(text), own.end_of_text]
+        ids += document
+        numbers += [number] * len(document)
+    rows = []
+    for begin in range(0, len(ids), length):
+        cut, document = ids[begin : begin + length], numbers[begin : begin + length]
+        missing = length - len(cut)
+        labelled = [(begin + place) % masked != 0 for place in range(len(cut))] + [False] * missing
+        document = [number - document[0] for number in document] + [-1] * missing
+        rows.append(kdtool.Row(f"r{begin}", cut + [own.end_of_text] * missing, labelled, document))
+    return rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    texts=st.lists(_LETTERS, min_size=1, max_size=4), length=st.integers(4, 12), masked=st.integers(2, 9),
+    names=st.sampled_from([(Bytes, Letters), (Letters, Pairs), (Pairs, Bytes), (Bytes, Pairs)]),
+)  # fmt: skip
+def test_rows_of_the_teacher_are_the_same_bytes(
+    texts: list[str], length: int, masked: int, names: tuple[type, type]
+) -> None:
+    own, other = names[0](), names[1]()
+    rows = _rows(texts, own, length, masked)
+    translation = Translation(ListSource(rows), own, other)
+    found = list(translation.rows())
+    assert translation.left_out == 0
+    assert [row.key for row in found] == [row.key for row in rows]
+    assert len({len(row.input_ids) for row in found}) == 1
+    spelled = Spelled(ListSource(rows), own)
+    for index, (row, theirs) in enumerate(zip(rows, found, strict=True)):
+        mine = spelled[index]
+        assert list(theirs.document).count(-1) + sum(number >= 0 for number in theirs.document) == len(theirs.document)
+        for number in {each for each in row.document if each >= 0}:
+            here = [i for i, each in enumerate(row.document) if each == number]
+            there = [j for j, each in enumerate(theirs.document) if each == number]
+            content = b"".join(own.pieces([row.input_ids[i] for i in here]))
+            assert [mine.columns[BYTE_END][i] for i in here] == list(
+                accumulate(len(piece) for piece in own.pieces([row.input_ids[i] for i in here]))
+            )
+            for j in there:
+                start, end = theirs.columns[BYTE_START][j], theirs.columns[BYTE_END][j]
+                assert content[start:end] == other.pieces([theirs.input_ids[j]])[0]
+                if theirs.labelled[j] and start < end:  # only what the student learns is asked of the teacher
+                    covering = [
+                        i for i in here if mine.columns[BYTE_START][i] < end and mine.columns[BYTE_END][i] > start
+                    ]
+                    assert all(row.labelled[i] for i in covering)
+            ended = row.input_ids[here[-1]] == own.end_of_text
+            assert ended == (bool(there) and theirs.input_ids[there[-1]] == other.end_of_text)
+
+
+def test_documents_that_the_other_tokenizer_changes_are_left_out_and_counted() -> None:
+    rows = _rows(["abc", "aBC", "abcd"], Letters(), 14, 99)
+    translation = Translation(ListSource(rows), Letters(), Pairs(lower=True))
+    (row,) = translation.rows()
+    assert translation.left_out == 1
+    assert set(row.document) == {0, 2, -1}
+
+
+def test_other_bytes_than_utf8_within_a_text_are_no_text() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        whole_characters(b"ab\xff\xffcd ef")
+
+
+def test_spans_begin_where_they_are_told() -> None:
+    assert byte_spans([b"a", b"", b"bcd"], 5) == ([5, 6, 6], [6, 6, 9])
