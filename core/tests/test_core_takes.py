@@ -111,3 +111,14 @@ def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: dict[str, Any]) 
 def test_what_cannot_be_taken_is_a_recipe_error(asking: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(kdtool.RecipeError, match=message):
         kdtool.check(asking, settings)
+
+
+@pytest.mark.parametrize(
+    ("takes", "told"), [("None", "takes is None"), ('{"teacher": "gold"}', "takes.'teacher'. is 'gold'")]
+)
+def test_what_is_taken_is_declared_in_the_right_form(asking: dict[str, Any], takes: str, told: str) -> None:
+    file = Path(asking["corpus"]["use"].rpartition(":")[0])
+    source = file.read_text(encoding="utf-8").replace('self.takes = {config.ask: "text"', f"self.takes = {takes} #")
+    file.write_text(source, encoding="utf-8")
+    with pytest.raises(kdtool.RecipeError, match=f"its attribute {told}"):
+        kdtool.check(asking)

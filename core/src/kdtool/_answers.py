@@ -23,6 +23,8 @@ __all__ = ["Answers", "attribute_problem", "require"]
 Check = Callable[[Any], str]
 """Says what is wrong with a value, beginning behind its name (`.split is 3, not str`); "" for nothing."""
 _SHOWN = 60
+_OF_THE_CLASS = {"kind", "config"}
+"""Attributes of components that others check: registration, and pydantic."""
 
 
 class Answers:
@@ -88,10 +90,11 @@ def require(value: Any, cls: type, what: str) -> None:
 
 
 def attribute_problem(component: object, base: type) -> str:
-    """Say which attribute of a component is not what its kind's base class declares; "" for none."""
+    """Say which attribute of a component is not what its kind's base class, or that of all kinds, declares; "" for none."""
     if not isinstance(component, base):
         return f"building it gives something of class {type(component).__name__}"
-    declared = SimpleNamespace(__annotations__=vars(base).get("__annotations__", {}))
+    of_all = {name: hint for cls in base.__mro__ for name, hint in vars(cls).get("__annotations__", {}).items()}
+    declared = SimpleNamespace(__annotations__={name: of_all[name] for name in of_all.keys() - _OF_THE_CLASS})
     for name, hint in get_type_hints(declared, _names()).items():
         if problem := _check_of(hint)(getattr(component, name)):
             return f"its attribute {name}{problem}"
