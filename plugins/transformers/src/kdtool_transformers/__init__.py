@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from kdtool_transformers._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
     from kdtool_transformers._llama import LlamaShape
-    from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers, facts_of
+    from kdtool_transformers._model import (
+        TransformersFacts,
+        TransformersModel,
+        decoder_layers,
+        facts_of,
+        no_progress_bar,
+    )
     from kdtool_transformers._open import (
         open_config,
         open_facts,
@@ -65,7 +71,7 @@ _HOMES = {
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
-    "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of"),
+    "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of", "no_progress_bar"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
     "_published": (
         "Published",
@@ -129,6 +135,7 @@ __all__ = [
     "known_terms",
     "licence_of",
     "logits_kept",
+    "no_progress_bar",
     "open_config",
     "open_facts",
     "open_model",

@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, alone, decoder_layers
+from kdtool_transformers import TransformersModel, alone, decoder_layers, no_progress_bar
 from torch import Tensor
 
 from kdtool_student_pruned._anatomy import Shape, axes_of
@@ -65,8 +65,6 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
     config, shape = causal.config, None
     if kept.cuts_width:
         shape = _shape(config, kept)
-    with alone():  # the constructor draws weights, which are replaced at once
-        student = type(causal)(smaller_config(config, kept.layers, shape)).to(torch.float32)
     layers = decoder_layers(causal)
     path = next(name for name, module in causal.named_modules() if module is layers)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -80,11 +78,18 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
             if place is None:
                 continue
             named = f"{path}.{place}.{rest}"
-        weights[named] = weight
-        if kept.cuts_width:
-            weights[named] = _part(name, weight, kept, place, head_size)
-    student.load_state_dict(weights)
-    student.tie_weights()
+        part = _part(name, weight, kept, place, head_size) if kept.cuts_width else weight
+        weights[named] = part.to(torch.float32, copy=True)
+    # Not by its constructor: that draws as many random weights first.
+    with alone(), no_progress_bar():
+        student, loaded = type(causal).from_pretrained(
+            None,
+            config=smaller_config(config, kept.layers, shape),
+            state_dict=weights,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))  # noqa: S101
     return TransformersModel(student.eval(), source.tokenizer, kept.layers)
 
 
