@@ -125,6 +125,7 @@ class Documents:
         return self._lengths
 
 
+@torch.compiler.disable  # it follows each batch's documents: compiled, it would be compiled anew for every batch
 def attend(
     module: torch.nn.Module,
     query: Tensor,
