@@ -101,13 +101,16 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         RecipeError: with all that is wrong, or all that this machine lacks.
     """
     import tempfile
+    from contextlib import suppress
 
     from pydantic import TypeAdapter
 
     from kdtool._assembly import assemble
+    from kdtool._errors import ServiceError
     from kdtool._recipe.parse import load_recipe
     from kdtool._run.artefacts import Artefacts
     from kdtool._run.context import Context, close_components
+    from kdtool._run.data import try_packers
     from kdtool._run.graph import Stage
     from kdtool._run.licences import licences_of
     from kdtool._run.missing import refuse_missing
@@ -123,6 +126,8 @@ def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | 
         try:
             licences = licences_of(assembly, context.hooks)
             refuse_missing(assembly, info)
+            with suppress(ServiceError):  # the student's tokenizer is not on this machine
+                try_packers(context, info)
             models = context.hooks.kdtool_describe(info)
             found = {
                 "name": assembly.recipe.name,

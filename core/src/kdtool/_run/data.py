@@ -76,9 +76,11 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 def try_packers(context: Context, run: RunInfo) -> None:
     """Give every packer the student's tokenizer and nothing to pack, so that one that does not suit is refused at once."""
     (student,) = context.assembly.named("student")
-    tokenizer = context.hooks.kdtool_tokenizer.of(student)(run)
+    tokenizer = context.hooks.kdtool_tokenizer.maybe(student)(run)
+    if tokenizer is None:
+        return
     for packer in context.assembly.named("packer"):
-        if any(True for _ in context.hooks.kdtool_rows.of(packer)(run, (), tokenizer)):
+        if any(True for _ in context.hooks.kdtool_rows.maybe(packer)(run, (), tokenizer) or ()):
             raise PluginError(f"{context.hooks.owner(packer)} gave rows without any text")
 
 
