@@ -11,8 +11,9 @@ import pytest
 import torch
 from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_causal_lm import CausalLM
-from kdtool_transformers import TransformersModel, _files, open_model, project_logits
+from kdtool_transformers import _files, open_model, project_logits
 from kdtool_transformers.testing import save_tiny
+from kdtool_transformers.testing_gguf import write_gguf
 
 
 class TestCausalLM(TeacherConformance):
@@ -114,8 +115,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
 
 def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "source", vocabulary=258, hidden_size=64, head_dim=16)
-    file = tmp_path / "tiny.gguf"
-    _write_gguf(source, file)
+    file = write_gguf(source, tmp_path / "tiny.gguf", pre="smollm")
     run = make_run(tmp_path)
     said: list[str] = []
     for _ in range(2):
@@ -131,49 +131,3 @@ def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
     assert teacher.kdtool_acknowledge() == kdtool.Terms("Apache-2.0")
     assert teacher.kdtool_identity(run)["dtype"] == "bfloat16"
-
-
-def _write_gguf(source: TransformersModel, file: Path) -> None:
-    import gguf
-
-    config, weights = source.model.config, source.model.state_dict()
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_license("apache-2.0")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(512)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(258)
-    tokens = [source.tokenizer.inner.convert_ids_to_tokens(number) for number in range(257)] + ["ĠĠ"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([1] * 256 + [3, 1])
-    writer.add_token_merges(["Ġ Ġ"])
-    writer.add_eos_token_id(256)
-    writer.add_bos_token_id(256)
-    names = {"embed_tokens": "token_embd", "input_layernorm": "attn_norm"}
-    names |= {"post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k"}
-    names |= {"self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate"}
-    names |= {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk"}
-    for name, weight in weights.items():
-        if name == "lm_head.weight":
-            continue
-        theirs, tensor = name.removeprefix("model."), weight
-        for old, new in names.items():
-            theirs = theirs.replace(old.removeprefix("model."), new)
-        if theirs == "norm.weight":
-            theirs = "output_norm.weight"
-        for part, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
-            if part in theirs:  # GGUF interleaves the halves that rotate together
-                tensor = weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-        writer.add_tensor(theirs, tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -106,7 +106,11 @@ def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
 )
 def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, told: str, error: type[Exception]) -> None:
     timeout = 1.0 if broken.hang else 20.0
-    with serving(lambda *_: broken) as served, teacher(served, timeout=timeout) as asked, pytest.raises(error, match=told):
+    with (
+        serving(lambda *_: broken) as served,
+        teacher(served, timeout=timeout) as asked,
+        pytest.raises(error, match=told),
+    ):
         list(asked.kdtool_answer(REQUESTS[:1]))
     assert len(served.posts) == 3
 
@@ -178,7 +182,7 @@ def test_answers_under_way_when_the_server_fails_are_not_lost() -> None:
         time.sleep(0.3)
         return chat("good")
 
-    found = []
+    found: list[str] = []
     with (
         serving(script) as served,
         teacher(served, retries=0) as asked,

@@ -22,7 +22,7 @@ from openai_servers import Call, Reply, chat, serving
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-TOP = frozenset({"top-k"})
+TOP: frozenset[kdtool.Offer] = frozenset({"top-k"})
 
 
 class Running(NamedTuple):
@@ -206,7 +206,7 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
     ],
 )
 def test_the_licence_is_the_model_s_and_unknown_is_not_free(
-    settings: dict[str, str], licence: str, forbidden: tuple[str, ...]
+    settings: dict[str, Any], licence: str, forbidden: tuple[str, ...]
 ) -> None:
     terms = OpenAI(OpenAI.Config(url="http://localhost/v1", **settings)).kdtool_acknowledge()
     assert (terms.licence, terms.forbids) == (licence, forbidden)
@@ -302,7 +302,7 @@ def test_a_server_that_cannot_is_refused_before_training(
 ) -> None:
     server = VLLM(running.model)
     if tokens != "its own":
-        server.tokenize = lambda _: tokens  # type: ignore[method-assign]
+        server.tokenize = lambda _: tokens  # type: ignore[assignment, method-assign]
     with serving(server) as served:
         asked = teacher(running._replace(url=served.url), model="m", tokenizer=str(running.folder), top_k=top_k)
         with pytest.raises(kdtool.UsageError, match=told):
