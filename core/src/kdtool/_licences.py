@@ -139,8 +139,7 @@ def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[
                 f"take a student that is cut from this model, or another teacher; who has permission writes\n    {line}"
             )
         else:
-            message = (
-                f"the {terms.licence}{where} binds the student, which takes {taken}: {'; '.join(terms.restrictions)}"
-            )
+            begin = f"the {terms.licence}{where} binds the student, which takes {taken}:"
+            message = "\n    ".join((begin, *terms.restrictions))
             remedy = f"who has read it and agrees writes\n    {line}"
         yield Objection(each.component, "", message, remedy)
