@@ -83,3 +83,15 @@ def test_results_and_report_show_the_phase(finished: kdtool.Results) -> None:
     page = finished.report.read_text(encoding="utf-8")
     assert "Teacher, unadapted" in page
     assert "Teacher, seed 0, adapt" in page
+
+
+def test_rows_follow_the_tokenizer_of_whom_a_phase_trains(
+    adapting: dict[str, Any], other_teacher_folder: Path
+) -> None:
+    student = {"use": "gpt", "layers": 1, "hidden": 64, "heads": 1, "tokenizer": str(other_teacher_folder)}
+    train = {"adapt": ADAPT, "finetune": {"losses": {"ce": {}}, "steps": 2}}
+    recipe = {**adapting, "student": student, "train": train, "signals": False, "evaluators": False}
+    names = [stage.name for stage in kdtool.plan(recipe)]
+    assert [name for name in names if name.startswith(("text", "rows"))] == ["text", "rows/adapt", "rows"]
+    same = {**recipe, "student": {key: value for key, value in student.items() if key != "tokenizer"}}
+    assert [stage.name for stage in kdtool.plan(same) if stage.name.startswith("rows")] == ["rows"]
