@@ -47,7 +47,9 @@ class Component:
     """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
     takes: Mapping[str, Transfer] = {}
     """What it takes of other components, by their names in the recipe, and passes on to the student: a student that is cut
-    from a teacher takes its weights, a corpus of a teacher's answers its text. Decides which terms bind the student."""
+    from a teacher takes its weights, a corpus of a teacher's answers its text. Decides which terms bind the student. They
+    must be there, and a teacher whose text is taken offers text. A text's fingerprint holds those that it was taken of; a
+    corpus whose text another one takes gives none itself."""
 
     class Config(Config):
         """No settings."""

@@ -47,7 +47,9 @@ class Corpus(Component):
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
-        example never depends on the others that are there. Several iterators may be read in turns. Since 0.1.
+        example never depends on the others that are there. Several iterators may be read in turns. Whoever it asks by
+        `run.hook` is named in `takes`; what it keeps below `run.folder` is there again after the process was killed.
+        Since 0.1.
         """
 
 
