@@ -205,6 +205,15 @@ def test_a_caller_that_stops_is_not_kept_waiting() -> None:
     assert time.monotonic() - start < 10
 
 
+def test_closing_ends_what_is_under_way() -> None:
+    start = time.monotonic()
+    with serving(lambda _, number: chat("x") if number == 0 else Reply(hang=20)) as served:
+        with teacher(served, timeout=20) as asked:
+            answers = asked.kdtool_answer(REQUESTS)
+            next(answers)
+        assert time.monotonic() - start < 10
+
+
 @pytest.mark.parametrize(
     ("models", "told"),
     [

@@ -50,6 +50,7 @@ class Server:
         local_addresses(config.url, offline=offline)
         self._config = config
         self._key = _key(config.key_variable)
+        self._under_way: set[Future[Any]] = set()
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             self._client = self._portal.call(self._connect)
@@ -72,7 +73,9 @@ class Server:
         )
 
     def close(self) -> None:
-        """Close the connection and end its thread."""
+        """End the thread of the connection, and with it what is under way."""
+        for future in tuple(self._under_way):
+            future.cancel()
         self._stack.close()
 
     def get(self, path: str) -> Any:
@@ -109,7 +112,10 @@ class Server:
                         item = next(source)
                     except StopIteration:
                         break
-                    pending[self._portal.start_task_soon(ask, item)] = item
+                    future = self._portal.start_task_soon(ask, item)
+                    pending[future] = item
+                    self._under_way.add(future)
+                    future.add_done_callback(self._under_way.discard)
                 if not pending:
                     break
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
