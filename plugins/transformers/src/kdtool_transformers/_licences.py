@@ -29,6 +29,7 @@ _PUBLISHED: tuple[tuple[str, str], ...] = (
     (r"meta-llama/Llama-3\.3-", "llama3.3"),
     (r"bigcode/starcoder", "bigcode-openrail-m"),
     (r"HuggingFaceTB/SmolLM", "apache-2.0"),
+    (r"mistralai/Mistral-7B-", "apache-2.0"),
 )
 """Licences of hub names, so that they are known before anything is fetched."""
 
