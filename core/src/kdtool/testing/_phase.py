@@ -6,6 +6,7 @@ Torch is imported when a method is called.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["BrokenLoss", "Watcher", "companions", "make_phase"]
+__all__ = ["Beside", "BrokenLoss", "CutTeacher", "FrozenTeacher", "Watcher", "Widths", "companions", "make_phase"]
 
 TERMS = (
     Term("losses.likelihood", "likelihood", 0.5),
@@ -86,11 +87,55 @@ class FrozenTeacher:
         return Signal("toy", LazyLogits(outputs.last, self._model.head), hidden=outputs.hidden)
 
 
+class CutTeacher(FrozenTeacher):
+    """The same over its first tokens alone."""
+
+    def __init__(self, shared: int) -> None:
+        self.shared = shared
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return what is wanted of a batch."""
+        signal = super().signal(batch)
+        if signal.lazy is None:
+            raise TypeError("logits are wanted")
+        return replace(signal, lazy=replace(signal.lazy, head=replace(signal.lazy.head, vocabulary=self.shared)))
+
+
 class Describing(Teacher):
     """Knows its shapes."""
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts:
         return toy_model(99).facts
+
+
+class Widths(Loss):
+    """Forward KL that remembers how many tokens it was given of student and teacher."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: set[tuple[int, int]] = set()
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if not isinstance(chunk.teacher, DenseTokens):
+            raise TypeError(f"the teacher's logits are expected, not {chunk.teacher!r}")
+        self.seen.add((chunk.student_logits.shape[1], chunk.teacher.logits.shape[1]))
+        p = chunk.teacher.logits.float().log_softmax(-1)
+        return (p.exp() * (p - chunk.student_logits.float().log_softmax(-1))).sum(-1)
+
+
+class Beside(Loss):
+    """Nothing but the student's states; remembers what the teacher was told about, beside what the student was."""
+
+    same_vocabulary = False
+    needs = (frozenset({"hidden"}),)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.views: list[StepView] = []
+
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken:
+        self.views.append(view)
+        return PerToken(view.student.last.float().square().mean(-1))
 
 
 class Likelihood(Loss):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,12 +12,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from kdtool._contract.component import Component
+from kdtool._contract.kinds import Loss
 from kdtool._contract.models import LanguageModel
+from kdtool._contract.text import Row, RowSource
 from kdtool._contract.training import StepReport, Term, Trained
 from kdtool._errors import KdtoolError, PluginError
 from kdtool.testing._component import ComponentConformance
-from kdtool.testing._phase import BrokenLoss, Watcher, companions, make_phase
-from kdtool.testing._surroundings import make_run
+from kdtool.testing._phase import Beside, BrokenLoss, CutTeacher, FrozenTeacher, Watcher, Widths, companions, make_phase
+from kdtool.testing._surroundings import ListSource, make_run
 from kdtool.testing._toy import toy_model
 
 if TYPE_CHECKING:
@@ -143,6 +146,30 @@ class TrainerConformance(ComponentConformance):
         with pytest.raises(PluginError, match="broken"):
             self._train(tmp_path, terms=(Term("losses.broken", "broken", 1.0),), others=broken)
 
+    def test_logits_are_cut_to_the_tokens_that_both_have(self, tmp_path: Path) -> None:
+        loss = Widths(Widths.Config())
+        term = Term("losses.cut", "cut", 1.0, 1.0, 1.0, "teacher", (frozenset({"logits"}),), True, shared=200)
+        self._train(tmp_path, terms=(term,), others=_with("losses.cut", loss), signals={"teacher": CutTeacher(200)})
+        assert loss.seen == {(200, 200)}
+
+    def test_a_teacher_may_be_told_about_rows_of_its_own(self, tmp_path: Path) -> None:
+        loss, cut = Beside(Beside.Config()), 16
+        term = Term("losses.beside", "beside", 1.0, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),))
+        own = make_phase(tmp_path, STEPS).rows
+        rows = [own[number] for number in range(len(own))]
+        theirs = [Row(row.key, row.input_ids[:cut], row.labelled[:cut], row.document[:cut]) for row in rows]
+        others, signals = _with("losses.beside", loss), {"teacher": FrozenTeacher()}
+        rows_of = {"teacher": ListSource(theirs)}
+        self._train(tmp_path, terms=(term,), others=others, signals=signals, teacher_rows=rows_of)
+        assert loss.views
+        for view in loss.views:
+            told = view.teacher_batch
+            assert told is not None
+            assert view.teacher is not None
+            assert told.row_keys == view.batch.row_keys
+            assert told.input_ids.shape[1] == cut
+            assert len(view.teacher.hidden[0]) == int((told.labels != -100).sum()), "its signal is of its own rows"
+
     def test_nothing_to_learn_from_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(KdtoolError):
             self._train(tmp_path, rows=0)
@@ -165,6 +192,8 @@ class TrainerConformance(ComponentConformance):
         student: LanguageModel | None = None,
         terms: tuple[Term, ...] | None = None,
         others: dict[str, Component] | None = None,
+        signals: Mapping[str, FrozenTeacher] | None = None,
+        teacher_rows: Mapping[str, RowSource] | None = None,
     ) -> Training:
         watcher = watcher or Watcher()
         (folder / "run").mkdir(parents=True, exist_ok=True)
@@ -172,7 +201,7 @@ class TrainerConformance(ComponentConformance):
         run = make_run(folder / "run", given, seed=seed, say=lambda _: None)
         phase = make_phase(folder, STEPS, rows)
         if terms is not None:
-            phase = replace(phase, terms=terms, signals={}, weightings=())
+            phase = replace(phase, terms=terms, signals=signals or {}, weightings=(), teacher_rows=teacher_rows or {})
         student = student or self.student()
         trainer = self.ready(run)
         trained = trainer.kdtool_train(run, phase, student)
@@ -180,6 +209,10 @@ class TrainerConformance(ComponentConformance):
         lines = trained.history.read_text(encoding="utf-8").splitlines()
         weights = {name: weight.detach().cpu().clone() for name, weight in student.model.state_dict().items()}
         return Training(trained, weights, watcher, [_REPORT.validate_json(line) for line in lines])
+
+
+def _with(name: str, loss: Loss) -> dict[str, Component]:
+    return {"teacher": companions()["teacher"], name: loss}
 
 
 def _same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
