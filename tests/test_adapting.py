@@ -83,6 +83,7 @@ def test_results_and_report_show_the_phase(finished: kdtool.Results) -> None:
     page = finished.report.read_text(encoding="utf-8")
     assert "Teacher, unadapted" in page
     assert "Teacher, seed 0, adapt" in page
+    assert page.index("Phase adapt") < page.index("Phase distil")
 
 
 def test_rows_follow_the_tokenizer_of_whom_a_phase_trains(

@@ -95,8 +95,9 @@ class _Across:
 
 
 def phases(arms: Sequence[kdtool.ArmResult]) -> list[PhaseCurves]:
-    """Draw every phase that logged at least two steps."""
-    names = list(dict.fromkeys(name for arm in arms for name in arm.histories))
+    """Draw every phase that logged at least two steps, those of teachers first: they were trained first."""
+    ordered = [arm for name in arm_order(arm.arm for arm in arms) for arm in arms if arm.arm == name]
+    names = list(dict.fromkeys(name for arm in ordered for name in arm.histories))
     drawn = []
     for name in names:
         histories = [
