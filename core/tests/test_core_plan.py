@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import kdtool
@@ -74,3 +75,15 @@ def test_plan_makes_nothing(recipe: dict[str, Any], tmp_path: Any) -> None:
     kdtool.plan(recipe)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "store").exists()
+
+
+def test_another_chat_template_makes_rows_anew(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    kdtool.run(recipe)
+    local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
+    for module in local:
+        if str(module.__file__).endswith("toy.py"):
+            monkeypatch.setattr(module.Bytes, "chat_fingerprint", "other")
+    plan = {stage.name: stage for stage in kdtool.plan(recipe)}
+    assert plan["text"].action == "reuse"
+    assert plan["rows"].why == ('chat: "" → "other"',)
