@@ -168,12 +168,12 @@ def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -
 
 
 def test_notes_name_what_falls_back(tmp_path: Path) -> None:
-    for given_settings, told in (
-        ({"hidden": 512}, "attention width 576 is no multiple of 256"),
-        ({"hidden": 500, "feed_forward": 1000}, "hidden 500 and feed_forward 1000 are no multiple of 64"),
-        ({"heads": 6}, "hidden 576 and attention width 384 are no multiple of 256"),
+    for config, told in (
+        (Pruned.Config(hidden=512), "attention width 576 is no multiple of 256"),
+        (Pruned.Config(hidden=500, feed_forward=1000), "hidden 500 and feed_forward 1000 are no multiple of 64"),
+        (Pruned.Config(heads=6), "hidden 576 and attention width 384 are no multiple of 256"),
     ):
         said: list[str] = []
         run = make_run(tmp_path, {"teacher": PublishedSource("smollm2-135m")}, offline=True, say=said.append)
-        Pruned(Pruned.Config(**given_settings)).kdtool_describe(run)
+        Pruned(config).kdtool_describe(run)
         assert any(told in line for line in said), said

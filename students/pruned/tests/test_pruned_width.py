@@ -170,7 +170,7 @@ def _by_loops(source: TransformersModel, ids: list[int]) -> Importance:
 
     def keep(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-            given[name] = (inputs[0] if inputs else named.get("hidden_states"))[0].double()
+            given[name] = (inputs[0] if inputs else named["hidden_states"])[0].double()
             gave[name] = (output[0] if isinstance(output, tuple) else output)[0].double()
 
         return hook

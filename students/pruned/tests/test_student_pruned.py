@@ -214,11 +214,11 @@ def test_what_the_source_cannot_give_is_refused_before_weights_load(
 
 def test_widths_of_other_classes_are_refused(tmp_path: Path) -> None:
     run = _run(tmp_path, tiny_model("gpt2", 4))
-    for settings in ({"parameters": 20_000}, {"hidden": 16}):
+    for config in (Pruned.Config(parameters=20_000), Pruned.Config(hidden=16)):
         with pytest.raises(
             kdtool.UsageError, match=r"teacher is of class gpt2, .* Llama, Qwen2, Starcoder2: give layers"
         ):
-            Pruned(Pruned.Config(**settings)).kdtool_describe(run)
+            Pruned(config).kdtool_describe(run)
 
 
 def test_a_source_that_is_no_model_of_transformers_is_refused(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_a_source_that_is_no_model_of_transformers_is_refused(tmp_path: Path) ->
 
 def test_empty_training_text_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"teacher": Source(tiny_model("llama", 4))})
-    for settings in ({"layers": 2}, {"keep": (0, 1), "hidden": 16}):
+    for config in (Pruned.Config(layers=2), Pruned.Config(keep=(0, 1), hidden=16)):
         with pytest.raises(kdtool.UsageError, match="training text is empty"):
-            Pruned(Pruned.Config(**settings)).kdtool_build_student(run)
+            Pruned(config).kdtool_build_student(run)
 
 
 def test_weights_in_few_bits_are_refused() -> None:
