@@ -118,7 +118,7 @@ def _locked(site: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _damaged(site: Path) -> subprocess.CompletedProcess[str]:
-    _kdtool(site, "run", "recipe.yaml", fault="Packer.kdtool_rows=ValueError")
+    _kdtool(site, "run", "recipe.yaml", fault="Student.kdtool_build_student=ValueError")
     (file,) = Path("store/text").glob("*/train.jsonl")
     file.write_text("", encoding="utf-8")
     return _kdtool(site, "run", "recipe.yaml")

@@ -8,7 +8,7 @@ runs in one process never see each other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from kdtool._answers import attribute_problem
 from kdtool._arms import arms_of
 from kdtool._blame import told, using
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import KINDS, Cache, Hooks, Loss, Teacher
+from kdtool._contract.kinds import KINDS, Hooks
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
+from kdtool._needs import needs_problems
 from kdtool._owner import Owner
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
@@ -115,8 +116,8 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
         raise RecipeError(problems)
     shared = {spec.path: built[spec.key] for spec in recipe.lasting}
     arms = arms_of(recipe, built, problems)
-    _check_signals(recipe, built, problems)
-    problems.extend((*takes_problems(recipe, built), *share_problems(recipe, built)))
+    checks = (needs_problems, takes_problems, share_problems)
+    problems.extend(problem for check in checks for problem in check(recipe, built))
     if problems:
         raise RecipeError(problems)
     return Assembly(recipe, shared, arms, built)
@@ -150,44 +151,3 @@ def _configured(recipe: Recipe, item: Built, what: str, problems: list[Problem])
     if problem := attribute_problem(built.instance(), KINDS[spec.kind]):
         raise PluginError(f"{item.owner}: {problem}")
     return built
-
-
-def teacher_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> ComponentSpec | None:
-    """Return the teacher that a loss learns from; None for one that needs none, or where it cannot be told."""
-    teachers = of_kind(phase.sources, "teacher")
-    if not loss.needs:
-        return None
-    if spec.teacher is None:
-        return teachers[0] if len(teachers) == 1 else None
-    return next((teacher for teacher in teachers if spec.teacher in {teacher.name, teacher.path}), None)
-
-
-def _check_signals(recipe: Recipe, built: Mapping[KeyPath, Built], problems: list[Problem]) -> None:
-    """Compare what the losses need with what the teachers, or the cache before them, offer."""
-    for phase in recipe.phases:
-        for spec in phase.losses:
-            loss = built[spec.key].instance()
-            if isinstance(loss, Loss) and loss.needs:
-                problems.extend(_unmet_need(recipe, phase, spec, loss, built))
-
-
-def _unmet_need(
-    recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec, loss: Loss, built: Mapping[KeyPath, Built]
-) -> Iterable[Problem]:
-    teacher = teacher_of(spec, loss, phase)
-    if teacher is None:
-        names = ", ".join(item.name for item in of_kind(phase.sources, "teacher"))
-        message = f"names the teacher {spec.teacher!r}, which is not there" if spec.teacher else "needs one teacher"
-        remedy = f"teachers: {names}; write `teacher: NAME` in the loss" if names else "add `teacher: {use: …}`"
-        yield problem_at(recipe, spec.key, message, remedy)
-        return
-    caches = of_kind(phase.sources, "cache")
-    source = built[(caches[0] if caches else teacher).key].instance()
-    offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
-    if any(need <= offers for need in loss.needs):
-        return
-    needs = " or ".join("+".join(sorted(need)) for need in loss.needs)
-    giver = f"signals ({caches[0].use})" if caches else f"teacher {teacher.name!r} ({teacher.use})"
-    message = f"needs {needs}, but the {giver} offers {', '.join(sorted(offers)) or 'nothing'}"
-    remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
-    yield problem_at(recipe, spec.key, message, remedy if caches else "")

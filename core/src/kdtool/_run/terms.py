@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kdtool._assembly import Assembly, teacher_of
+from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Loss
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Offer, Want
 from kdtool._contract.training import Term
 from kdtool._errors import PluginError
+from kdtool._needs import teacher_of
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kdtool._assembly import Assembly, teacher_of
+from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Loss
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError
+from kdtool._needs import teacher_of
 from kdtool._recipe.model import ComponentSpec, problem_at
 from kdtool._run.context import Context
 from kdtool._vocabulary import Vocabularies, compare_vocabularies
