@@ -1,7 +1,7 @@
 """Every code block of the documents is executed, or checked as far as that costs nothing.
 
-A page's blocks share a folder and a namespace, in order. In the folder lie a tiny `teacher`, and `recipes/quickstart.yaml`
-with that teacher and little to do, which is `recipe.yaml`, too.
+A page's blocks share a folder and a namespace, in order. In the folder lie a tiny `teacher`, the repository's `recipes`, and
+in place of `recipes/quickstart.yaml` one with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
 - `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
@@ -272,7 +272,7 @@ def page(
     """A folder with what pages take for granted, which is the working folder."""
     monkeypatch.setenv("KDTOOL_STORE", str(store))
     shutil.copytree(teacher_folder, tmp_path / "teacher")
-    (tmp_path / "recipes").mkdir()
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     for name in ("recipes/quickstart.yaml", "recipe.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
 

@@ -171,11 +171,6 @@ def test_public_names_are_the_same_for_type_checkers_and_at_run_time() -> None:
     assert all(getattr(kdtool, name) is not None for name in typed)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_is_fine(path: Path) -> None:
-    assert kdtool.check(path)["arms"][0] == "student"
-
-
 def test_bundle_of_the_quickstart_holds_what_its_recipe_names() -> None:
     found = kdtool.check(ROOT / "recipes" / "quickstart.yaml")
     needed = {component["distribution"] for component in found["components"]}

@@ -1,0 +1,204 @@
+"""Every recipe that ships: it can be checked with nothing at hand, small ones run, and teachers are swapped or refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import kdtool
+import kdtool_transformers._open
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+FULL = sorted(RECIPES.glob("*.yaml"))
+SMALL = sorted(RECIPES.glob("small/*.yaml"))
+SYSTEMS = {"code-craft", "starcoder2-mini-gpt", "claude-codellama", "smallcoder", "codellama-web"}
+COUNTS = {
+    "code-craft": {"teacher": 6_738_546_688, "student": 348_206_080},
+    "starcoder2-mini-gpt": {"teacher": 3_030_371_328, "student": 122_702_592},
+    "claude-codellama": {"student": 6_738_546_688},
+    "smallcoder": {"teacher": 7_241_732_096, "student": 303_654_528},
+    "codellama-web": {"student": 1_235_814_400},
+}
+"""Parameters of the full systems, as published or as the recipe asks for."""
+SHORT = {
+    "evaluators.perplexity": {"documents": 2, "characters": 200},
+    "exporters.safetensors": {"dtype": "float32"},
+    "trainer.dtype": "float32",
+    "trainer.compile": "off",
+}
+TINY: dict[str, dict[str, Any]] = {
+    "code-craft": {
+        "student.parameters": None, "student.layers": 4, "student.feed_forward": 64, "rows.maximum_tokens": 1024,
+        "rows.length": 64, "train.distil.steps": 2, "train.finetune.steps": 2, "train.qat.steps": 2,
+        "evaluators.agreement": {"documents": 2, "tokens": 32},
+    },
+    "starcoder2-mini-gpt": {
+        "student.parameters": "500k", "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
+        "evaluators.agreement": {"documents": 2, "tokens": 32},
+    },
+    "claude-codellama": {
+        "student.layers": 4, "rows.length": 64, "train.steps": 2, "corpora.answers.limit": 4,
+        "corpora.answers.max_tokens": 16,
+    },
+    "smallcoder": {
+        "student.parameters": 3_148_032, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,
+        "trainer.accumulation": 2, "evaluators.agreement": {"documents": 2, "tokens": 32},
+    },
+    "codellama-web": {"student.layers": 6, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2},
+}  # fmt: skip
+"""What makes the small recipes run in seconds with the tests' own teacher."""
+SERVER = {"use": "openai", "url": "http://127.0.0.1:9/v1", "model": "large", "licence": "apache-2.0"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither weights in the hub's cache nor a network."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a recipe's test uses the network")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="module")
+def sibling_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher with the tokenizer of `teacher_folder` and other weights."""
+    folder = shutil.copytree(teacher_folder, tmp_path_factory.mktemp("sibling") / "model")
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def teacher_of(name: str) -> str:
+    """Return the key of the teacher that is swapped."""
+    return "teachers.answers" if name == "claude-codellama" else "teacher"
+
+
+def tiny(name: str, teacher: Path) -> dict[str, Any]:
+    """Return settings by which a small recipe runs in seconds."""
+    model = {"use": "causal-lm", "model": str(teacher), "dtype": "float32"}
+    base = {"teachers.base": model} if name == "claude-codellama" else {}
+    return {**SHORT, **TINY[name], **base, teacher_of(name): model, "evaluators.efficiency": False}
+
+
+def test_there_are_recipes_of_every_system() -> None:
+    assert {path.stem for path in SMALL} == SYSTEMS
+    assert {path.stem for path in FULL} == SYSTEMS | {"quickstart"}
+
+
+@pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
+    found = kdtool.check(path)
+    assert found["arms"][0] == "student"
+    expected = COUNTS.get(path.stem, {}) if path.parent == RECIPES else {}
+    assert {name: found["models"][name]["parameters"] for name in expected} == expected
+
+
+@pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)
+def test_a_system_s_recipe_says_what_it_does_and_needs_and_what_is_not_there_yet(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    for words in ("What it does:", "What it needs:", "icence", "What later work adds:", f"recipes/small/{path.name}"):
+        assert words in header, words
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_a_small_recipe_has_the_stages_of_its_system(path: Path) -> None:
+    small, full = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (path, RECIPES / path.name))
+    phases = [
+        {name: {"losses": phase["losses"], **phase.get("transforms", {})}.keys() for name, phase in phased(one).items()}
+        for one in (small, full)
+    ]
+    assert phases[0].keys() == phases[1].keys()
+    assert small["student"]["use"] == full["student"]["use"] or full["student"]["use"] == "pretrained"
+    assert ("control" in small) == ("control" in full)
+
+
+def phased(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the phases of a recipe, one of which may have no name."""
+    return {"train": recipe["train"]} if "losses" in recipe["train"] else dict(recipe["train"])
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_a_small_recipe_runs_from_text_to_report(name: str, teacher_folder: Path) -> None:
+    results = kdtool.run(RECIPES / "small" / f"{name}.yaml", tiny(name, teacher_folder), offline=True)
+    assert results.report is not None
+    assert results.report.is_file()
+    (artifact,) = results.arms[0].artifacts
+    assert (artifact.path / "config.json").is_file()
+    assert {"perplexity", "bits-per-byte"} <= {found.name for found in results.measurements}
+    if name == "code-craft":
+        assert list(results.arms[0].phases) == ["distil", "finetune", "qat"]
+    if name == "smallcoder":
+        assert results.models["student"].parameters == 3_148_032
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_a_teacher_is_swapped_by_one_setting(name: str, teacher_folder: Path, sibling_folder: Path) -> None:
+    recipe, settings = RECIPES / "small" / f"{name}.yaml", tiny(name, teacher_folder)
+    swap = {teacher_of(name): f"{{use: causal-lm, model: '{sibling_folder}', dtype: float32}}"}
+    before, after = (kdtool.check(recipe, {**settings, **one}) for one in ({}, swap))
+    assert before["models"]["student"] == after["models"]["student"]
+
+
+@pytest.mark.parametrize("name", ["code-craft", "starcoder2-mini-gpt", "codellama-web"])
+def test_a_student_that_is_made_for_its_teacher_follows_it(
+    name: str, teacher_folder: Path, other_teacher_folder: Path
+) -> None:
+    settings = {**tiny(name, teacher_folder), "teacher.model": str(other_teacher_folder)}
+    found = kdtool.check(RECIPES / "small" / f"{name}.yaml", settings)
+    assert found["models"]["student"]["vocabulary"] == found["models"]["teacher"]["vocabulary"] == 600
+
+
+TOKENIZER = r"which tokenizer the server's model has is not known"
+CUT = rf"no teacher of this recipe whose model can be cut|{TOKENIZER}"
+REFUSED = [
+    ("code-craft", {"teacher": SERVER}, CUT),
+    ("starcoder2-mini-gpt", {"teacher": SERVER}, TOKENIZER),
+    ("smallcoder", {"teacher": SERVER}, r"forward-kl.* needs|offers"),
+    ("codellama-web", {"teacher": SERVER}, CUT),
+    ("smallcoder", {"teacher.model": "OTHER"}, r"the tokenizer has 600, which makes 3,170,560 and not 3,148,032"),
+    (
+        "claude-codellama",
+        {"teachers.answers.model": "OTHER", "train.losses.forward-kl.teacher": "answers"},
+        r"512.*600|600.*512",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "swap", "reason"), REFUSED)
+def test_a_teacher_that_does_not_fit_is_refused_before_weights_load(
+    name: str,
+    swap: dict[str, Any],
+    reason: str,
+    teacher_folder: Path,
+    other_teacher_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(kdtool_transformers._open, "open_model", refuse)
+    other = {key: str(other_teacher_folder) if value == "OTHER" else value for key, value in swap.items()}
+    recipe, settings = RECIPES / "small" / f"{name}.yaml", {**tiny(name, teacher_folder), **other}
+    for act in (kdtool.check, kdtool.run):
+        with pytest.raises((kdtool.UsageError, kdtool.RecipeError)) as refused:
+            act(recipe, settings)
+        assert re.search(reason, str(refused.value), re.DOTALL), str(refused.value)
+
+
+def test_text_of_a_teacher_needs_no_common_tokenizer(teacher_folder: Path, other_teacher_folder: Path) -> None:
+    settings = {**tiny("claude-codellama", teacher_folder), "teachers.answers.model": str(other_teacher_folder)}
+    found = kdtool.check(RECIPES / "small" / "claude-codellama.yaml", settings)
+    sizes = {name: facts["vocabulary"] for name, facts in found["models"].items()}
+    assert sizes == {"teachers.answers": 600, "teachers.base": 512, "student": 512}
