@@ -1,0 +1,245 @@
+"""The classes of published teachers, made small, from a teacher's signals to a student that teaches again.
+
+The configurations are the published ones, reduced; the weights are random; the tokenizers have as many pieces as the
+published ones and are trained on the standard library. What passes here proves shapes and parity between packages, never
+quality. What a single package does with these classes is tested beside it.
+"""
+
+from __future__ import annotations
+
+import email
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import make_run
+from kdtool_teacher_causal_lm import CausalLM
+from kdtool_teacher_codellama import CodeLlama
+from kdtool_teacher_starcoder2 import StarCoder2
+from kdtool_transformers import GAP, CausalTeacher, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+LLAMA_3_2_1B: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 128_256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+}
+ADAPTER = {"r": 8, "alpha": 32, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
+CODE = "def add(a, b):\n    return "
+STOPS = '''
+import os
+
+import kdtool
+
+
+class Stops(kdtool.Tracker):
+    """Ends the run behind the step that the environment names."""
+
+    def kdtool_step_end(self, run, report):
+        if os.environ.get("STOPS") == f"{run.phase} {report.step}":
+            raise KeyboardInterrupt
+'''
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published class, made small in a folder, and the teacher that opens it."""
+
+    folder: Path
+    kind: type[CausalTeacher]
+    teacher: str
+    setting: str
+    class_name: str
+    pieces: int
+    licence: str
+
+    def recipe(self) -> dict[str, Any]:
+        """Return a recipe with all that a student of this teacher goes through."""
+        corpus = {"use": "python-source", "folder": str(Path(email.__file__).parent), "licence": "Python-2.0"}
+        finetune = {"losses": {"ce": {}}, "steps": 4}
+        return {
+            "name": self.teacher,
+            "terms_acknowledged": {"teacher": self.licence or False},
+            "corpus": {**corpus, "validation_share": 0.2, "test_share": 0.2},
+            "rows": {"use": "packed", "length": 48, "maximum_tokens": 480},
+            "teacher": {"use": self.teacher, self.setting: str(self.folder), "dtype": "float32"},
+            "signals": {"use": "states"},
+            "student": {
+                "use": "pruned", "layers": 2, "hidden": 32, "feed_forward": 64, "calibration_length": 48,
+                "calibration_rows": 4,
+            },
+            "trainer": {
+                "use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2, "log_every": 1,
+                "checkpoint_every": 2, "compile": "off",
+            },
+            "train": {
+                "distil": {"losses": {"forward-kl": {}, "ce": {}, "hidden": {}}, "steps": 2},
+                "lora": {**finetune, "transforms": {"lora": ADAPTER}},
+                "qlora": {**finetune, "transforms": {"qlora": ADAPTER, "gradient-checkpointing": {}}},
+                "qat": {**finetune, "transforms": {"qat": {}}},
+            },
+            "evaluators": {"agreement": {"documents": 2, "tokens": 32}},
+            "exporters": {"safetensors": {"dtype": "float32"}},
+            "trackers": {"stops": {"use": "./stops.py:Stops", "required": True}},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished run, and where it lies."""
+
+    family: Family
+    results: kdtool.Results
+    recipe: Path
+    store: Path
+
+    @cached_property
+    def exported(self) -> Path:
+        """The folder that the student was exported to."""
+        (artifact,) = self.results.arms[0].artifacts
+        return artifact.path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
+    """Return the published classes, each beside a tokenizer of its publisher's size."""
+    made = {}
+    near = {**LLAMA_3_2_1B["rope_scaling"], "original_max_position_embeddings": 128}  # below the reduced context of 512
+    for name, kind, teacher, setting, class_name, published, licence in (
+        (
+            "starcoder2", StarCoder2, "starcoder2", "weights", "Starcoder2ForCausalLM",
+            StarCoder2(StarCoder2.Config()).published().config, "BigCode OpenRAIL-M v1",
+        ),
+        (
+            "codellama", CodeLlama, "codellama", "weights", "LlamaForCausalLM",
+            CodeLlama(CodeLlama.Config()).published().config, "Llama 2 Community License",
+        ),
+        (
+            "llama-3.2", CausalLM, "causal-lm", "model", "LlamaForCausalLM",
+            {**LLAMA_3_2_1B, "vocab_size": 49_152, "rope_scaling": near}, "",
+        ),
+    ):  # fmt: skip
+        folder = tmp_path_factory.mktemp(name)
+        if name == "codellama":
+            save_code_llama_tokenizer(folder, 32_016, 6_000_000, infilling=True)
+        else:  # of Llama 3.2 the kind of tokenizer, bytes, and not its number of pieces
+            save_starcoder2_tokenizer(folder, 49_152, 12_000_000)
+        save_reduced(folder, published, num_hidden_layers=3)
+        made[name] = Family(folder, kind, teacher, setting, class_name, published["vocab_size"], licence)
+    return made
+
+
+@pytest.fixture(scope="module", params=["starcoder2", "codellama", "llama-3.2"])
+def whole(
+    request: pytest.FixtureRequest, folders: dict[str, Family], tmp_path_factory: pytest.TempPathFactory
+) -> Whole:
+    family, folder = folders[request.param], tmp_path_factory.mktemp("whole")
+    (folder / "stops.py").write_text(STOPS, encoding="utf-8")
+    recipe = folder / "recipe.json"
+    recipe.write_text(json.dumps(family.recipe()), encoding="utf-8")
+    results = kdtool.run(recipe, out=folder / "whole", store=folder / "store", offline=True)
+    return Whole(family, results, recipe, folder / "store")
+
+
+def logits(folder: Path, ids: list[int]) -> torch.Tensor:
+    """Compute with transformers alone."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits  # type: ignore[no-any-return]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
+def test_a_student_of_the_class_is_trained_saved_and_opened_plainly(whole: Whole) -> None:
+    (arm,) = whole.results.arms
+    steps = {name: phase.steps for name, phase in arm.phases.items()}
+    assert steps == {"distil": 2, "lora": 4, "qlora": 4, "qat": 4}
+    teacher, student = whole.results.models["teacher"], whole.results.models["student"]
+    assert teacher.vocabulary == student.vocabulary == whole.family.pieces
+    assert (teacher.layers, teacher.hidden, teacher.feed_forward) == (3, 64, 128)
+    assert (student.layers, student.hidden, student.feed_forward) == (2, 32, 64)
+    published = AutoConfig.from_pretrained(whole.family.folder).to_dict()
+    plain = AutoModelForCausalLM.from_pretrained(whole.exported)
+    assert type(plain).__name__ == whole.family.class_name
+    kept = {"rope_parameters", "sliding_window", "tie_word_embeddings", "num_key_value_heads", "vocab_size"}
+    assert {key: plain.config.to_dict().get(key) for key in kept} == {key: published.get(key) for key in kept}
+    ids = open_tokenizer(whole.exported).encode(CODE)
+    assert ids == open_tokenizer(whole.family.folder).encode(CODE)
+    assert logits(whole.exported, ids).equal(logits(arm.path, ids))
+    weight = plain.get_submodule("model.layers.1.self_attn.o_proj").weight
+    groups = weight.detach().unflatten(1, (-1, 32)).flatten(0, 1)
+    assert max(len(group.unique()) for group in groups) <= 16, "qat leaves 4 bits a weight"
+
+
+def test_stored_signals_are_what_the_teacher_says_beside_the_student(whole: Whole) -> None:
+    settings = {"train.lora": False, "train.qlora": False, "train.qat": False, "exporters": False, "evaluators": False}
+    found = [whole.results.arms[0]]
+    found += kdtool.run(
+        whole.recipe, {**settings, "signals": False}, out=whole.recipe.parent / "beside", store=whole.store
+    ).arms
+    stored, beside = (arm.histories["distil"][0].terms for arm in found)
+    assert stored.keys() == beside.keys() == {"forward-kl", "ce", "hidden"}
+    assert stored["forward-kl"].value > 0.01
+    for name, term in stored.items():
+        assert term.value == pytest.approx(beside[name].value, rel=1e-4), name
+
+
+def test_stopped_in_two_phases_it_ends_with_the_same_bits(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = whole.recipe.parent / "stopped"
+    for stopped in ("qlora 3", "qat 3"):
+        monkeypatch.setenv("STOPS", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            kdtool.run(whole.recipe, {"evaluators": False}, out=out, store=whole.store)
+    monkeypatch.delenv("STOPS")
+    (arm,) = kdtool.run(whole.recipe, {"evaluators": False}, out=out, store=whole.store).arms
+    for phase, trained in arm.phases.items():
+        assert [report.step for report in arm.histories[phase]] == list(range(1, trained.steps + 1))
+    before = whole.results.arms[0]
+    assert weights(arm.path) == weights(before.path)
+    assert weights(arm.artifacts[0].path) == weights(whole.exported)
+
+
+def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole, tmp_path: Path) -> None:
+    family = whole.family
+    answers = []
+    for folder in (family.folder, whole.exported):
+        config: Any = family.kind.Config.model_validate({family.setting: str(folder), "dtype": "float32"})
+        teacher = family.kind(config)
+        teacher.kdtool_tokenizer(make_run(tmp_path))
+        gap = f"{GAP}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
+        request = kdtool.Request("1", CODE + gap, 3)
+        (answer,) = teacher.kdtool_answer([request])
+        answers.append((teacher.written(request.prompt or ""), answer.tokens_in))
+        assert 0 <= answer.tokens_out <= 3
+        teacher.kdtool_close()
+    assert answers[0] == answers[1]
+
+
+def test_llama_3_2_has_its_published_count_on_no_memory() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_3_2_1B))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_235_814_400
