@@ -220,5 +220,5 @@ def test_answers_of_a_model_whose_licence_is_unknown_are_asked_about(
     asked = asking(recipe, teacher_folder, served, teacher_folder)
     asked["corpora"]["answers"]["ask"] = "teachers.server"
     del asked["teachers"]["server"]["licence"]
-    with pytest.raises(kdtool.RecipeError, match="takes its text: look up the licence of tiny, name it by `licence`"):
+    with pytest.raises(kdtool.RecipeError, match=r"which takes its text:\s+look up the licence of tiny, and name it"):
         kdtool.check(asked)

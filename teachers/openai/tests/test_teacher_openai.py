@@ -199,7 +199,7 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "licence", "forbidden"),
     [
-        ({"model": "m"}, "unknown", ()),
+        ({"model": "m"}, "unknown licence", ()),
         ({"model": "m", "licence": "apache-2.0"}, "Apache-2.0", ()),
         ({"model": "codellama/CodeLlama-7b-hf"}, "Llama 2 Community License", ("signals", "text")),
         ({"model": "m", "licence": "llama2"}, "Llama 2 Community License", ("signals", "text")),

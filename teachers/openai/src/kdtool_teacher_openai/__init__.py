@@ -77,9 +77,8 @@ class OpenAI(kdtool.Teacher):
         licence = self.config.licence or licence_of(self.config.model)
         if licence is not None:
             return known_terms(licence)
-        return kdtool.Terms(
-            "unknown", restrictions=(f"look up the licence of {self.config.model}, name it by `licence`",)
-        )
+        remedy = f"look up the licence of {self.config.model}, and name it by `licence`"
+        return kdtool.Terms("unknown licence", restrictions=(remedy,))
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
