@@ -11,6 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run.store_clean import clean
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -161,6 +162,8 @@ def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, An
     graph = json.loads(Path("runs/toy/graph.json").read_text(encoding="utf-8"))
     assert graph["nodes"]["teachers/teacher-adapt"]["in"] == "store"
     assert not graph["whole"]
+    (partial,) = Path("store").absolute().glob("teachers/*.partial")
+    assert partial not in {found.path for found in clean(Path("store").absolute()).found}, "the run goes on in it"
     results = kdtool.run(file)
     (teacher,) = (arm for arm in results.arms if arm.arm == "teacher")
     assert [report.step for report in teacher.histories["adapt"]] == [1, 2, 3]
