@@ -39,7 +39,7 @@ class Packed(kdtool.Packer):
         conversations: Literal["template", "plain"] = "template"
         """How they are written: by the tokenizer's chat template where it has one, or always with `### role` lines."""
         fim: FillInTheMiddle | None = None
-        """Fill in the middle: cuts plain texts so that the student learns to write what is missing; null leaves them whole."""
+        """Fill in the middle: cuts plain texts so that the student learns to fill gaps; null leaves them whole."""
 
         @pydantic.model_validator(mode="after")
         def _holds_a_row(self) -> Packed.Config:
@@ -59,7 +59,8 @@ class Packed(kdtool.Packer):
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(
                 "rows.fim: the student's tokenizer has no marks for a prefix, a suffix and a middle; take a student whose "
-                "tokenizer has them, as those of StarCoder2, Code Llama, Qwen2.5-Coder and DeepSeek-Coder do, or leave out `fim`"
+                "tokenizer has them, as those of StarCoder2, Code Llama, Qwen2.5-Coder and DeepSeek-Coder do, or leave "
+                "out `fim`"
             )
         documents = (document_of(example, tokenizer, config.fim, config.conversations) for example in examples)
         rows = _rows((document for document in documents if document.ids), config.length, tokenizer.end_of_text)

@@ -68,7 +68,7 @@ def _with_the_middle_last(
     identifier: str, text: str, tokenizer: kdtool.Tokenizer, fim: FillInTheMiddle
 ) -> list[int] | None:
     """Return a text's ids where it is its turn to be cut and holds no mark itself; cuts lie between any two characters."""
-    chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())  # noqa: S311 - no secret
+    chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())
     chosen, suffix_first = chance.random() < fim.rate, chance.random() < fim.spm_rate
     if not chosen or not text:
         return None
