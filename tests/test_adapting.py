@@ -86,9 +86,7 @@ def test_results_and_report_show_the_phase(finished: kdtool.Results) -> None:
     assert page.index("Phase adapt") < page.index("Phase distil")
 
 
-def test_rows_follow_the_tokenizer_of_whom_a_phase_trains(
-    adapting: dict[str, Any], other_teacher_folder: Path
-) -> None:
+def test_rows_follow_the_tokenizer_of_whom_a_phase_trains(adapting: dict[str, Any], other_teacher_folder: Path) -> None:
     student = {"use": "gpt", "layers": 1, "hidden": 64, "heads": 1, "tokenizer": str(other_teacher_folder)}
     train = {"adapt": ADAPT, "finetune": {"losses": {"ce": {}}, "steps": 2}}
     recipe = {**adapting, "student": student, "train": train, "signals": False, "evaluators": False}
