@@ -218,10 +218,10 @@ def _openrail() -> kdtool.Terms:
             "(§5.1)",
             'no use "in any way that violates any applicable national, federal, state, local or international law or '
             'regulation" (a), and none that harms minors',
-            'not "to generate and/or disseminate malware (e.g. ransomware) or any other content to be used for the purpose of '
-            'Harming electronic systems" (c)',
-            'not "to generate or disseminate verifiably false information and/or content with the purpose of Harming others" '
-            "(d), nor personal information that can harm, and not to defame or harass",
+            'not "to generate and/or disseminate malware (e.g. ransomware) or any other content to be used for the purpose '
+            'of Harming electronic systems" (c)',
+            'not "to generate or disseminate verifiably false information and/or content with the purpose of Harming '
+            'others" (d), nor personal information that can harm, and not to defame or harass',
             'nothing that is generated is placed "in any public context (e.g. bot generating tweets) without expressly and '
             'intelligibly disclaiming that the information and/or content is machine generated" (f)',
             'not to "impersonate or attempt to impersonate human beings for purposes of deception" (h)',
