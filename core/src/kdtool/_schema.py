@@ -71,6 +71,10 @@ def recipe_schema() -> dict[str, Any]:
         "properties": {
             "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
             "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+            "terms_acknowledged": {
+                "description": "Licences that are read and agreed to, by component.",
+                "type": ["object", "null", "boolean"],
+            },
             "extends": {"type": "string", "description": "A recipe that this one changes, relative to this file."},
             **top,
             **singular,
@@ -78,10 +82,6 @@ def recipe_schema() -> dict[str, Any]:
             "control": _control(),
         },
         "additionalProperties": False,
-            "terms_acknowledged": {
-                "description": "Licences that are read and agreed to, by component.",
-                "type": ["object", "null", "boolean"],
-            },
         "$defs": definitions,
     }
 
