@@ -197,6 +197,11 @@ def test_a_teacher_that_does_not_fit_is_refused_before_weights_load(
         assert re.search(reason, str(refused.value), re.DOTALL), str(refused.value)
 
 
+def test_smallcoder_may_not_learn_from_code_llama_whose_tokens_it_could_take() -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"the Llama 2 Community License .* forbids what this recipe does"):
+        kdtool.check(RECIPES / "smallcoder.yaml", {"teacher": "{use: codellama, variant: python}"})
+
+
 def test_text_of_a_teacher_needs_no_common_tokenizer(teacher_folder: Path, other_teacher_folder: Path) -> None:
     settings = {**tiny("claude-codellama", teacher_folder), "teachers.answers.model": str(other_teacher_folder)}
     found = kdtool.check(RECIPES / "small" / "claude-codellama.yaml", settings)
