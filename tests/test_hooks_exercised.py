@@ -66,8 +66,8 @@ class Asked(kdtool.Evaluator):
 
     together = True
 
-    def kdtool_estimate(self, run, models):
-        return kdtool.Estimate("a few words")
+    def kdtool_estimate(self, run, ahead):
+        yield kdtool.Estimate("a few words")
 
     def kdtool_evaluate(self, run, subjects):
         answers = run.hook.kdtool_answer.of("teacher")([kdtool.Request("1", "def f(", max_tokens=2)])

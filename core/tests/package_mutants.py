@@ -137,7 +137,7 @@ METHODS = (
     "def {hook}(self{args}):\n    run.say('a'); run.say(3)",
     "def {hook}(self{args}):\n    return run.hook.{hook}(run)", "def {hook}(self{args}):\n    run.stage = 3",
     "def kdtool_close(self):\n    raise {error}", "def kdtool_nothing(self):\n    pass",
-    "def kdtool_estimate(self, run, models):\n    return kdtool.Estimate(3)",
+    "def kdtool_estimate(self, run, ahead):\n    return kdtool.Estimate(3)",
     "def kdtool_acknowledge(self):\n    return kdtool.Terms(3)",
     "def kdtool_acknowledge(self):\n    return kdtool.Terms('MIT', restrictions='one')",
     "def kdtool_identity(self, run):\n    return {3: 3}",

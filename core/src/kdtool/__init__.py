@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Tokenizer as Tokenizer
     from kdtool._licences import Licensed as Licensed
     from kdtool._licences import published_name as published_name
+    from kdtool._estimate.records import Estimate as Estimate
+    from kdtool._estimate.records import PhaseAhead as PhaseAhead
+    from kdtool._estimate.records import Prospect as Prospect
+    from kdtool._estimate.records import Saving as Saving
+    from kdtool._estimate.records import SignalsAhead as SignalsAhead
     from kdtool._opening import open_subject as open_subject
     from kdtool._alignment import meeting_points as meeting_points
     from kdtool._vocabulary import Vocabularies as Vocabularies
@@ -99,7 +104,6 @@ if TYPE_CHECKING:
     from kdtool._contract.text import Split as Split
     from kdtool._contract.text import Text as Text
     from kdtool._contract.text import TextSource as TextSource
-    from kdtool._contract.training import Estimate as Estimate
     from kdtool._contract.training import Phase as Phase
     from kdtool._contract.training import RunInfo as RunInfo
     from kdtool._contract.training import Schedule as Schedule
@@ -141,6 +145,7 @@ _HOMES = {
         "Tokenizer",
     ),
     "kdtool._licences": ("Licensed", "published_name"),
+    "kdtool._estimate.records": ("Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"),
     "kdtool._opening": ("open_subject",),
     "kdtool._alignment": ("meeting_points",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
@@ -158,7 +163,7 @@ _HOMES = {
         "Batch", "Completion", "Example", "Messages", "Rejection", "Row", "RowSource", "Split", "Text", "TextSource",
     ),
     "kdtool._contract.training": (
-        "Estimate", "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport",
+        "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport",
         "Terms", "Trained", "Transfer",
     ),
     "kdtool._errors": (

@@ -105,8 +105,17 @@ def attribute_problem(component: object, base: type) -> str:
 def _names() -> dict[str, Any]:
     """Return what annotations of the contract may name; tensors and modules are anything, since torch is not imported."""
     from kdtool._contract import models, signals, text, training
+    from kdtool._estimate import records
 
-    return {"Tensor": Any, "Module": Any, **vars(models), **vars(signals), **vars(text), **vars(training)}
+    return {
+        "Tensor": Any,
+        "Module": Any,
+        **vars(models),
+        **vars(signals),
+        **vars(text),
+        **vars(training),
+        **vars(records),
+    }
 
 
 @cache

@@ -89,59 +89,43 @@ def plan(
 
 
 @translated()
-def check(recipe: Path | str | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Check a recipe without loading weights or fetching anything, and say what it would use.
+def check(
+    recipe: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    memory: int | str | None = None,
+    fit: bool = False,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
+) -> dict[str, Any]:
+    """Check a recipe without loading weights or fetching anything, and say what it would use and take.
+
+    Args:
+        recipe: a file, or the same as a mapping.
+        settings: key paths to values, laid over the recipe.
+        memory: bytes, or text such as "8GB", that the run is to fit into; what this machine has by default.
+        fit: also look for the largest student that fits, and settings for it; takes some seconds for each that is tried.
+        out: the folder for runs: an earlier one of the same name tells how long training takes.
+        store: the folder for text, rows and signals.
 
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
         student takes under them), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on
-        this machine), `estimates`.
+        this machine), `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
 
     Raises:
         RecipeError: with all that is wrong, or all that this machine lacks.
+        UsageError: `memory` is no size.
     """
-    import tempfile
-    from contextlib import suppress
-
-    from pydantic import TypeAdapter
-
-    from kdtool._assembly import assemble
-    from kdtool._errors import ServiceError
-    from kdtool._recipe.parse import load_recipe
-    from kdtool._run.artefacts import Artefacts
-    from kdtool._run.context import Context, close_components
-    from kdtool._run.data import try_packers
-    from kdtool._run.graph import Stage
-    from kdtool._run.licences import licences_of
-    from kdtool._run.missing import refuse_missing
-    from kdtool._run.record import component_record
-    from kdtool._run.vocabularies import compared_here
+    from kdtool._check import check_recipe
+    from kdtool._estimate.machine import read_size
+    from kdtool._run.store import store_folder
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
-    assembly = assemble(load_recipe(path, settings), _say)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
-        info = context.info(Stage("check"), folder)
-        try:
-            licences = licences_of(assembly, context.hooks)
-            refuse_missing(assembly, info)
-            with suppress(ServiceError):  # the student's tokenizer is not on this machine
-                try_packers(context, info)
-            models = context.hooks.kdtool_describe(info)
-            found = {
-                "name": assembly.recipe.name,
-                "arms": list(assembly.arms),
-                "components": [component_record(built) for built in assembly.built.values()],
-                "models": models,
-                "licences": licences,
-                "vocabularies": compared_here(context, info),
-                "estimates": list(context.hooks.kdtool_estimate(info, models).values()),
-            }
-        finally:
-            close_components(context.hooks, set(assembly.shared), _say)
-    plain: dict[str, Any] = TypeAdapter(Any).dump_python(found, mode="json")
-    return plain
+    limit = read_size(memory) if isinstance(memory, str) else memory
+    return check_recipe(
+        path, settings or {}, limit=limit, fit=fit, out=Path(out).absolute(), store=store_folder(store), say=_say
+    )
 
 
 @translated()

@@ -73,7 +73,7 @@ def test_description_and_tokenizer_need_no_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"teacher": teacher})
     assert teacher.kdtool_tokenizer(run).fingerprint == model.tokenizer.fingerprint
     assert teacher.kdtool_describe(run) == facts
-    assert teacher.kdtool_estimate(run, {}).host_bytes >= 2 * facts.parameters
+    assert next(iter(teacher.kdtool_estimate(run, kdtool.Prospect()))).host_bytes >= 2 * facts.parameters
 
 
 def test_identity_follows_the_weights(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_pat
     facts = teacher.kdtool_describe(run)
     assert (facts.parameters, facts.vocabulary) == SIZES[name]
     assert (facts.context, facts.tied) == (16_384, False)
-    estimate = teacher.kdtool_estimate(run, {})
-    assert estimate.host_bytes + estimate.device_bytes == estimate.download_bytes == 2 * facts.parameters
+    held, fetched = teacher.kdtool_estimate(run, kdtool.Prospect())
+    assert held.host_bytes + held.device_bytes == fetched.download_bytes == 2 * facts.parameters
 
 
 def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> None:

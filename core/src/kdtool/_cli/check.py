@@ -1,9 +1,14 @@
-"""`kdtool check RECIPE`: everything that can be known before weights load or anything is fetched."""
+"""`kdtool check RECIPE`: everything that can be known before weights load or anything is fetched.
+
+`kdtool.check` finds it out; here it is put into lines.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,33 +20,123 @@ __all__ = ["check"]
 @click.command()
 @recipe_argument
 @set_option
+@click.option("--memory", metavar="SIZE", help="Memory that the run is to fit into, such as 8GB; else this machine's.")
+@click.option("--fit", metavar="SIZE", help="Propose the largest student that fits into SIZE, and settings for it.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), default="runs", help="The folder for runs: earlier ones tell time."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def check(recipe: str, settings: dict[str, str], as_json: bool) -> None:
-    """Check a recipe: everything that can be known before weights load."""
+def check(recipe: str, settings: dict[str, str], memory: str | None, fit: str | None, out: str, as_json: bool) -> None:
+    """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
+    from kdtool._api import check as check_recipe
+
+    if memory is not None and fit is not None:
+        raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
+    found = check_recipe(Path(recipe), settings, memory=fit or memory, fit=fit is not None, out=out)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        for line in (*_is_what(recipe, found), *_takes(found["forecast"]), *_fits(found)):
+            click.echo(line)
+        if fit is not None:
+            click.echo("\n".join(_proposed(found, fit)))
+    if memory is not None and not found["fits"]["memory"]:
+        raise click.exceptions.Exit(_EXCEEDED)
+
+
+_EXCEEDED = 9
+"""The exit code of `MemoryExceededError`."""
+
+
+def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
-    from kdtool._api import check as check_recipe
+    from kdtool._estimate.machine import size
     from kdtool._licences import Licensed, told
     from kdtool._run.vocabularies import noted
     from kdtool._vocabulary import Vocabularies
 
-    found = check_recipe(Path(recipe), settings)
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
-    click.echo(f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}")
+    yield f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}"
     for component in found["components"]:
-        click.echo(
-            f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}".rstrip()
-        )
+        line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
+        yield line.rstrip()
     for name, facts in found["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
-        click.echo(f"model {name}: {facts['parameters']:,} parameters, {shape}")
-    for line in told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"]):
-        click.echo(line)
-    verdicts = TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"])
-    for line in noted(verdicts):
-        click.echo(line)
-    for estimate in found["estimates"]:
-        if estimate["download_bytes"]:
-            click.echo(f"will download {estimate['download_bytes'] / 1e6:,.0f} MB: {estimate['part']}")
+        yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
+        cache = found["forecast"]["cache"][name]
+        yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {size(cache)}"
+    for phase, count in found["trainable"].items():
+        yield f"phase {phase}: {count:,} parameters learn"
+    yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+    yield from noted(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
+
+
+def _takes(forecast: Mapping[str, Any]) -> Iterator[str]:
+    from kdtool._estimate.machine import size
+
+    for name, memory in (("memory", forecast["memory"]), ("memory of the GPU", forecast["device_memory"])):
+        if memory["peak"]:
+            yield f"{name}: {size(memory['peak'])} at most, in {memory['at']}"
+            for part, count in memory["parts"].items():
+                yield f"  {size(count):>9}  {part}"
+    if forecast["disk"]:
+        yield f"disk: {size(forecast['disk_bytes'])}"
+        for spent in forecast["disk"]:
+            times = f" × {spent['times']}" if spent["times"] > 1 else ""
+            note = f" ({spent['note']})" if spent["note"] else ""
+            yield f"  {size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
+    for spent in forecast["downloads"]:
+        yield f"will download {size(spent['bytes'])}: {spent['what']} of {spent['of']}"
+    yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
+    if forecast["seconds"]:
+        yield f"time of training: about {_time(forecast['seconds'])}, {forecast['speed']}"
+    if forecast["picodollars"]:
+        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars"
+    for line in forecast["unknown"]:
+        yield f"not known: {line}"
+
+
+def _fits(found: Mapping[str, Any]) -> Iterator[str]:
+    from kdtool._estimate.machine import size
+
+    forecast, limits = found["forecast"], found["limits"]
+    if not found["fits"]["disk"]:
+        text = f"does not fit: {size(forecast['disk_bytes'])} of disk are needed, {size(limits['disk'])} are free"
+        yield click.style(text, fg="red", bold=True)
+    if found["fits"]["memory"]:
+        if limits["memory"]:
+            yield f"fits: {size(forecast['memory']['peak'])} of {size(limits['memory'])} of memory"
+        return
+    where = "" if limits["memory_given"] else " that are here"
+    text = f"does not fit: {size(forecast['memory']['peak'])} of memory are needed, of {size(limits['memory'])}{where}"
+    yield click.style(text, fg="red", bold=True)
+    if not found["remedies"]:
+        yield "no change that a component proposes makes it fit: take a smaller student or teacher"
+        return
+    yield "would fit:"
+    for remedy in found["remedies"]:
+        yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])} ({remedy['cost']})"
+
+
+def _proposed(found: Mapping[str, Any], limit: str) -> Iterator[str]:
+    from kdtool._estimate.machine import size
+
+    proposal = found["proposal"]
+    if proposal is None:
+        yield f"nothing that components propose fits into {limit}"
+        return
+    figures = f"a student of {proposal['parameters']:,} parameters, {size(proposal['peak'])} of {limit}"
+    settings = _options(proposal["settings"]) or "the recipe as it is"
+    cost = f" ({proposal['cost']})" if proposal["cost"] else ""
+    yield f"proposed: {figures}: {settings}{cost}"
+
+
+def _options(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

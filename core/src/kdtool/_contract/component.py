@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 
 if TYPE_CHECKING:
     from kdtool._contract.models import ModelFacts
-    from kdtool._contract.training import Estimate, RunInfo, Terms, Transfer
+    from kdtool._contract.training import RunInfo, Terms, Transfer
+    from kdtool._estimate.records import Estimate, Prospect
 
 
 class Config(pydantic.BaseModel):
@@ -72,11 +73,12 @@ class Component:
         Since 0.1.
         """
 
-    def kdtool_estimate(self, run: RunInfo, models: Mapping[str, ModelFacts]) -> Estimate | None:
-        """Predict peak memory, disk, downloads, time and money of this component's part.
+    def kdtool_estimate(self, run: RunInfo, ahead: Prospect) -> Iterator[Estimate] | None:
+        """Yield the parts of what this component will take: memory by stage, disk, downloads, tokens, time, money.
 
-        Called by `kdtool check`, on rank 0; `models` holds the described models by component name.
-        Nothing is loaded or fetched. Since 0.1.
+        Called by `kdtool check`, on rank 0; a component of a phase is asked in each phase, told as `ahead.phase`. It takes
+        seconds at most, and nothing is loaded or fetched. What cannot be known is left out or said in a note; one that
+        raises leaves its part unknown. Since 0.1.
         """
 
     def kdtool_acknowledge(self) -> Terms | None:

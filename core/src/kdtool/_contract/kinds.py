@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kdtool._contract.signals import Offer, PerSequence, PerToken, Signal, StepView, TokenChunk, Want
     from kdtool._contract.text import Batch, Example, Rejection, Row, RowSource
     from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, TermReport, Trained
+    from kdtool._estimate.records import Saving
     from kdtool._run.results import Results
 
 
@@ -70,6 +71,8 @@ class Packer(Component):
     """Turns examples into rows of tokens for one tokenizer."""
 
     kind = "packer"
+    row_length: int = 0
+    """Tokens in a row, 0 where it is not known beforehand; may depend on the config."""
 
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
         """Yield rows of equal length.
@@ -167,6 +170,13 @@ class Student(Component):
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Since 0.1."""
 
+    def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
+        """Give the student as it will be built, with weights that have shapes and no values or memory.
+
+        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, anew for each phase. In
+        PyTorch such weights are on the device "meta". Since 0.1.
+        """
+
     def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
         """Build the untrained student, as `kdtool_describe` said it would be.
 
@@ -184,12 +194,21 @@ class Transform(Component):
     """Changes a student at a phase's start and finishes at its end: adapters, quantisation-aware training, compile."""
 
     kind = "transform"
+    saves_memory: Saving | None = None
+    """Its settings and what they cost, where `kdtool check` may propose it for a run that does not fit."""
 
     def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
         """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
 
         None leaves it as it is. A killed phase does this anew and then reads its checkpoint: the parameters' names and
         shapes are the same each time. What stays as it is has `requires_grad` off. On every rank. Since 0.1.
+        """
+
+    def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Do to the outline of a student what `kdtool_transform` does to a student: freeze, add, switch on.
+
+        Called for `kdtool check`. None where nothing changes of shapes, of what learns, or of what is kept for backward.
+        Since 0.1.
         """
 
     def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
@@ -389,6 +408,8 @@ class Hooks(HooksBase):
     kdtool_wanted = every(Cache.kdtool_wanted)
     kdtool_record = every(Cache.kdtool_record)
     kdtool_recall = every(Cache.kdtool_recall)
+    kdtool_outline = every(Student.kdtool_outline)
+    kdtool_outlined = every(Transform.kdtool_outlined)
     kdtool_build_student = every(Student.kdtool_build_student)
     kdtool_transform = every(Transform.kdtool_transform)
     kdtool_finish = every(Transform.kdtool_finish)

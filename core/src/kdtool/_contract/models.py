@@ -72,7 +72,10 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Shapes of a model. `copied_layers[i]` is the teacher's layer that layer i began as; () if it began otherwise."""
+    """Shapes of a model. `copied_layers[i]` is the teacher's layer that layer i began as; () if it began otherwise.
+
+    `head_size` is the width of an attention head; 0 stands for hidden / heads.
+    """
 
     parameters: int
     trainable: int
@@ -87,6 +90,7 @@ class ModelFacts:
     tied: bool
     tokenizer_fingerprint: str
     copied_layers: tuple[int, ...] = ()
+    head_size: int = 0
 
 
 class LanguageModel(ABC):

@@ -181,20 +181,6 @@ class StepReport:
     terms: Mapping[str, TermReport] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a component will take: peak memory, disk, time, tokens and money. 0 means none, not unknown."""
-
-    part: str
-    host_bytes: int = 0
-    device_bytes: int = 0
-    disk_bytes: int = 0
-    download_bytes: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    picodollars: int = 0
-
-
 Transfer = Literal["weights", "signals", "text"]
 """What a student can take of others: weights that are copied, what a model says about tokens or inside it, text."""
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import inf, nextafter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 
 from kdtool._contract.component import Component
 from kdtool._contract.models import ModelFacts
-from kdtool._contract.training import Estimate, RunInfo, Terms
+from kdtool._contract.signals import Want
+from kdtool._contract.training import RunInfo, Terms
+from kdtool._estimate.records import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool.testing._registration import RegistrationConformance
 from kdtool.testing._surroundings import Listener, make_run
 
@@ -95,13 +98,24 @@ class ComponentConformance(RegistrationConformance):
     def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
         said = [_said(component, run) for component in (self.ready(run), self.ready(run))]
         assert said[0] == said[1]
-        identity, facts, terms, estimate, missing = said[0]
+        identity, facts, terms, missing = said[0]
         assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
         assert facts is None or isinstance(facts, ModelFacts)
         assert terms is None or (isinstance(terms, Terms) and terms.licence)
-        assert estimate is None or isinstance(estimate, Estimate)
         assert missing is None or all(isinstance(text, str) and text for text in missing)
-        assert estimate is None or min(value for value in vars(estimate).values() if not isinstance(value, str)) >= 0
+
+    def test_what_it_estimates_is_well_formed_and_stable(self, run: RunInfo) -> None:
+        said = [_estimated(component, run) for component in (self.ready(run), self.ready(run))]
+        assert [_without_seconds(part) for part in said[0]] == [_without_seconds(part) for part in said[1]]
+        stages = {*_STAGES, ""}
+        for part in said[0]:
+            assert isinstance(part, Estimate)
+            assert part.part
+            assert min(value for value in vars(part).values() if isinstance(value, int | float)) >= 0
+            assert {stage.partition(": ")[0] for stage in part.stages} <= stages, "stages are those of the prospect"
+            for saving in part.savings:
+                assert saving.cost
+                assert saving.settings.keys() <= self.component.Config.model_fields.keys()
 
     def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
         self.prepared(run.folder)
@@ -120,9 +134,42 @@ class ComponentConformance(RegistrationConformance):
 def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
     identity = component.kdtool_identity(run)
     facts = component.kdtool_describe(run)
-    models = {} if facts is None else {"subject": facts}
     missing = component.kdtool_missing(run)
-    return identity, facts, component.kdtool_acknowledge(), component.kdtool_estimate(run, models), missing
+    return identity, facts, component.kdtool_acknowledge(), missing
+
+
+_STAGES = ("students", "signals", "phases/train", "exports", "scores")
+
+
+def _estimated(component: Any, run: RunInfo) -> list[Estimate]:
+    """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
+    facts = component.kdtool_describe(run) or _SHAPE
+    phase = PhaseAhead("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
+    signals = SignalsAhead("signals", "signals", "teacher", Want(frozenset({"logits"}), (1,)), 64, 6400)
+    models = {"student": facts, "teacher": facts}
+    ahead = Prospect(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
+    return list(component.kdtool_estimate(run, ahead) or ())
+
+
+def _without_seconds(part: Estimate) -> Estimate:
+    """Leave out what is measured."""
+    return replace(part, seconds=0.0, note="")
+
+
+_SHAPE = ModelFacts(
+    parameters=1_000_000,
+    trainable=1_000_000,
+    layers=4,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    feed_forward=128,
+    vocabulary=512,
+    context=256,
+    dtype="float32",
+    tied=True,
+    tokenizer_fingerprint="",
+)
 
 
 def _around(folder: Path) -> tuple[object, ...]:

@@ -52,6 +52,15 @@ class StudentConformance(ComponentConformance):
         assert described is not None, "a student describes itself before it is built"
         same_shapes(described, built.facts)
 
+    def test_its_outline_has_its_shapes_and_no_memory(self, run: RunInfo, built: LanguageModel) -> None:
+        outline = self.ready(run).kdtool_outline(run)
+        if outline is None:
+            pytest.skip("it gives no outline: kdtool check cannot tell what training takes")
+        assert {parameter.device.type for parameter in outline.model.parameters()} == {"meta"}
+        same_shapes(outline.facts, built.facts)
+        shapes = [{name: tuple(p.shape) for name, p in one.model.named_parameters()} for one in (outline, built)]
+        assert shapes[0] == shapes[1]
+
     def test_it_starts_from_the_seed_alone(self, tmp_path: Path) -> None:
         import torch
 

@@ -50,6 +50,12 @@ class TransformConformance(ComponentConformance):
             if id(parameter) in fixed:
                 assert parameter.equal(fixed[id(parameter)])
 
+    def test_an_outline_learns_as_much_as_the_student(self, run: RunInfo) -> None:
+        outline = self.student(run.folder)
+        outline.model.to("meta")
+        outlined = self.ready(run).kdtool_outlined(outline, run) or outline
+        assert outlined.facts.trainable == self._transformed(run).facts.trainable
+
     def test_a_finished_student_can_be_saved(self, run: RunInfo, tmp_path: Path) -> None:
         plain, student = self.student(run.folder), self._finished(run)
         assert set(student.model.state_dict()) == set(plain.model.state_dict())

@@ -38,6 +38,14 @@ class Agreement(kdtool.Evaluator):
     config: Config
     together = True
 
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            layer = 4 * self.config.tokens * (4 * student.hidden + 3 * student.feed_forward)
+            logits = 5 * 4 * min(self.config.tokens, 256) * student.vocabulary
+            size = 4 * student.parameters + layer + logits
+            yield kdtool.Estimate("measured student", ("scores: agreement",), size, uses=ahead.teachers)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control."""
         from kdtool_measuring import held_out

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Efficiency"]
 
+_PROCESS_BYTES = 400_000_000
+"""What a process takes that imported torch and transformers."""
 _WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".pt"})
 
 
@@ -41,6 +43,12 @@ class Efficiency(kdtool.Evaluator):
 
     config: Config
     together = True
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        measured = [facts for name, facts in ahead.models.items() if name in (ahead.student, *ahead.teachers)]
+        size = sum(_PROCESS_BYTES + 4 * facts.parameters for facts in measured)
+        note = "one for each subject, in float32 where that is as fast"
+        yield kdtool.Estimate("processes that measure", ("scores: efficiency",), size, uses=ahead.teachers, note=note)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of the teacher, of one seed of the student, and of one of each artefact.

@@ -33,6 +33,14 @@ class Perplexity(kdtool.Evaluator):
 
     config: Config
 
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            tokens = min(8192, self.config.documents * self.config.characters // 2)  # of windows that share a batch
+            layer = 4 * tokens * (4 * student.hidden + 3 * student.feed_forward)
+            logits = 3 * 4 * min(tokens, 512) * student.vocabulary
+            yield kdtool.Estimate("measured student", ("scores: perplexity",), 4 * student.parameters + layer + logits)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas."""
         from kdtool_measuring import held_out

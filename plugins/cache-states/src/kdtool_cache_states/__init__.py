@@ -7,6 +7,7 @@ nothing is sampled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,23 @@ class States(kdtool.Cache):
 
             self._recorded[folder] = Recorded(folder)
         return self._recorded[folder].signal(batch, want)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        import torch
+
+        for signals in ahead.signals:
+            facts = ahead.models.get(signals.teacher)
+            if facts is None:
+                continue
+            item = getattr(torch, facts.dtype).itemsize
+            size = facts.hidden * item * (len(signals.want.layers) + ("logits" in signals.want.kinds))
+            shard = self.config.rows_per_shard * signals.row_length
+            layer = self.config.batch * signals.row_length * item * (4 * facts.hidden + 3 * facts.feed_forward)
+            head = facts.vocabulary * facts.hidden * item
+            working = 2 * min(shard, signals.tokens or shard) * size + layer
+            note = "" if signals.tokens else f"and {size} bytes a token: nobody knows yet how many there are"
+            yield kdtool.Estimate("signals", (signals.stage,), working, uses=(signals.teacher,))
+            yield kdtool.Estimate("signals", disk_bytes=signals.tokens * size + head, note=note)
 
     def kdtool_close(self) -> None:
         """Let go of the files."""

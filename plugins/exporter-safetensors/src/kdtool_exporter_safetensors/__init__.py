@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,13 @@ class Safetensors(kdtool.Exporter):
         overflows; it is what models are published and served in. `same`: as trained."""
 
     config: Config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            size = student.parameters * (4 if self.config.dtype in ("float32", "same") else 2)
+            yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
+            yield kdtool.Estimate("exported student", disk_bytes=size)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         import torch

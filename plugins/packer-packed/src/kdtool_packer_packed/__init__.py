@@ -18,6 +18,9 @@ from kdtool_packer_packed._documents import Document, FillInTheMiddle, document_
 
 __all__ = ["Packed"]
 
+_ROW_BYTES = 9
+"""A token's id and document in 32 bits each, and whether it is learned."""
+
 
 class Packed(kdtool.Packer):
     """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
@@ -46,6 +49,15 @@ class Packed(kdtool.Packer):
             if self.maximum_tokens is not None and self.maximum_tokens < self.length:
                 raise ValueError(f"maximum_tokens {self.maximum_tokens} is less than one row of length {self.length}")
             return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.row_length = config.length
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        limit = self.config.maximum_tokens
+        if limit is not None:
+            yield kdtool.Estimate("rows", tokens=limit, disk_bytes=limit * _ROW_BYTES, note="at most")
 
     def kdtool_rows(
         self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer

@@ -15,11 +15,13 @@
 - `_checkpoints` folders that are whole or absent
 - `_history` the file of logged steps
 - `_order` which row comes when
+- `_estimate` what a phase takes, before it is made
 - `_machine` precision, memory allocator, chunk sizes
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import kdtool
@@ -77,3 +79,8 @@ class StandardTrainer(kdtool.Trainer):
         from kdtool_trainer_standard._train import train_phase
 
         return train_phase(self.config, run, phase, student)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_trainer_standard._estimate import estimate_phase
+
+        yield from estimate_phase(self.config, run, ahead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def large_blocks_reused() -> Iterator[None]:
         yield
         return
     library = ctypes.CDLL(None)
+    gc.collect()
+    library.malloc_trim(0)  # what earlier stages left is in pieces, of which little would be used again
     library.mallopt(_M_MMAP_MAX, 0)
     library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     try:

@@ -48,6 +48,9 @@ class Freeze(kdtool.Transform):
             raise kdtool.UsageError(f"freeze: {self.config.names} leaves nothing that learns")
         return student
 
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        return self.kdtool_transform(student, run)
+
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         for parameter in self._frozen:
             parameter.requires_grad_(requires_grad=True)

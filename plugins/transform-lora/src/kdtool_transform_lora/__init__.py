@@ -37,6 +37,7 @@ class Lora(kdtool.Transform):
         keep_adapter: bool = False
         """Also write the adapter alone, in peft's format, to `adapter` in the phase's folder."""
 
+    saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True)
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -49,6 +50,12 @@ class Lora(kdtool.Transform):
         self._adapters = Adapters(student, self.config, run.seed)
         return student
 
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        Adapters(student, self.config, run.seed)
+        return student
+
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         if self._adapters is None:
             raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
@@ -57,6 +64,10 @@ class Lora(kdtool.Transform):
         self._adapters.merge()
         self._adapters = None
         return student
+
+
+_BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
+"""Of a weight in nf4, with and without scales of scales: one scale for 64 weights, one of float32 for 256 scales."""
 
 
 class Qlora(Lora):
@@ -68,6 +79,7 @@ class Qlora(Lora):
         double_quantisation: bool = True
         """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits a weight."""
 
+    saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True)
     config: Config
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
@@ -80,3 +92,13 @@ class Qlora(Lora):
 
         self._adapters = Adapters(student, self.config, run.seed, double_quantisation=self.config.double_quantisation)
         return student
+
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transformers import store_as
+
+        from kdtool_transform_lora._adapters import linear_layers
+
+        bits = _BITS[self.config.double_quantisation]
+        for layer in linear_layers(student).values():
+            store_as(layer.weight, int(layer.weight.numel() * bits / 8))
+        return super().kdtool_outlined(student, run)

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 if TYPE_CHECKING:
     from kdtool_transform_lora import Lora
 
-__all__ = ["Adapters"]
+__all__ = ["Adapters", "linear_layers"]
 
 _NAME = "default"
 """peft's name for an adapter that is alone."""
@@ -44,7 +44,7 @@ class Adapters:
         if any(isinstance(module, BaseTunerLayer) for module in self._model.modules()):
             raise kdtool.UsageError("the student has adapters already: take one of lora and qlora in a phase")
         self._learning = {name for name, parameter in self._model.named_parameters() if parameter.requires_grad}
-        linear = _linear_layers(student)
+        linear = linear_layers(student)
         targets = list(linear) if config.targets == "all-linear" else _named(self._model, config.targets, linear)
         self._targets = targets
         self._quantised: list[str] = []
@@ -118,7 +118,7 @@ class Adapters:
         return _plain(base, weight)
 
 
-def _linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
+def linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
     """Return the layers that adapters go to, by name: linear ones, without the head.
 
     Raises:

@@ -2,7 +2,7 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training, `logits_kept` a rewritten one with what it was;
+before training, `logits_kept` a rewritten one with what it was; `rehearse` counts what training keeps of an outline;
 `CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
 `PublishedTeacher` one for families whose models are known by name; `LlamaStudent` a whole student from
 random weights for plugins that only say its shape, `CausalStudent` one for those that build it otherwise; `alone` keeps
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._bytes import byte_tokenizer
     from kdtool_transformers._check import logits_kept, project_logits, self_check
     from kdtool_transformers._counts import ParameterCount, readable_count
-    from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
+    from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         open_tokenizer,
         without_weights,
     )
+    from kdtool_transformers._parts import forward_bytes, itemsize, student_parts
     from kdtool_transformers._published import (
         Published,
         PublishedTeacher,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         published_model,
     )
     from kdtool_transformers._quantised import Quantisation
+    from kdtool_transformers._rehearsal import Rehearsed, outline_of, rehearse, store_as, stored_bytes
     from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._shape_search import TOLERANCE, best_shape
     from kdtool_transformers._sources import Source, find_source, source_identity
@@ -64,7 +66,7 @@ _HOMES = {
     "_bytes": ("byte_tokenizer",),
     "_check": ("logits_kept", "project_logits", "self_check"),
     "_counts": ("ParameterCount", "readable_count"),
-    "_device": ("DtypeName", "compute_dtype", "pick_device"),
+    "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
     "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
@@ -73,6 +75,7 @@ _HOMES = {
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
     "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of", "no_progress_bar"),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
+    "_parts": ("forward_bytes", "itemsize", "student_parts"),
     "_published": (
         "Published",
         "PublishedTeacher",
@@ -82,6 +85,7 @@ _HOMES = {
         "published_model",
     ),
     "_quantised": ("Quantisation",),
+    "_rehearsal": ("Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"),
     "_runtime": ("TransformersRuntime",),
     "_shape_search": ("TOLERANCE", "best_shape"),
     "_sources": ("Source", "find_source", "source_identity"),
@@ -110,6 +114,7 @@ __all__ = [
     "PublishedTeacher",
     "PublishedTeacherConfig",
     "Quantisation",
+    "Rehearsed",
     "Source",
     "TransformersFacts",
     "TransformersModel",
@@ -130,7 +135,9 @@ __all__ = [
     "decoder_layers",
     "facts_of",
     "find_source",
+    "forward_bytes",
     "is_complete",
+    "itemsize",
     "kernel_notes",
     "known_terms",
     "licence_of",
@@ -141,12 +148,18 @@ __all__ = [
     "open_model",
     "open_runtime",
     "open_tokenizer",
+    "outline_of",
     "pick_device",
+    "product_speed",
     "project_logits",
     "published_model",
     "readable_count",
+    "rehearse",
     "self_check",
     "source_identity",
+    "store_as",
+    "stored_bytes",
+    "student_parts",
     "terms_of",
     "weights_identity",
     "without_weights",

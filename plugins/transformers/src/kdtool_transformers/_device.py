@@ -19,11 +19,12 @@ from kdtool_transformers import _files
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DtypeName", "compute_dtype", "gpu_bytes", "pick_device"]
+__all__ = ["DtypeName", "compute_dtype", "gpu_bytes", "pick_device", "product_speed"]
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 _PROBE_SECONDS = 0.3
+_MATRIX = 768
 
 
 def pick_device() -> torch.device:
@@ -42,6 +43,12 @@ def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     return torch.bfloat16 if _bfloat16_is_faster(device.type) else torch.float32
+
+
+@lru_cache
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the operations a second of a product of matrices, measured here for a third of a second."""
+    return 2 * _MATRIX**3 / _fastest_product(device.type, dtype)
 
 
 def gpu_bytes() -> int:
@@ -76,7 +83,7 @@ def _bfloat16_is_faster(device_type: str) -> bool:
 def _fastest_product(device_type: str, dtype: torch.dtype) -> float:
     import torch
 
-    matrix = torch.ones(768, 768, dtype=dtype, device=device_type)
+    matrix = torch.ones(_MATRIX, _MATRIX, dtype=dtype, device=device_type)
     best, end = float("inf"), perf_counter() + _PROBE_SECONDS
     while perf_counter() < end:
         start = perf_counter()

@@ -164,6 +164,7 @@ def facts_of(
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         tokenizer_fingerprint="" if tokenizer is None else tokenizer.fingerprint,
         copied_layers=copied_layers,
+        head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         config=config,
     )
 

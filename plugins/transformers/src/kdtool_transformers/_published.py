@@ -7,8 +7,8 @@ which model of the family it is (`published`); others ask `absent_config`. Weigh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -127,9 +127,8 @@ class PublishedTeacher(CausalTeacher):
             return absent_config(self.config.weights)
         return None if is_cached(self.published().hub_name) else self.published().config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
-        estimate = super().kdtool_estimate(run, models)
-        if self.absent() is None:
-            return estimate
-        size = self.published().bytes
-        return replace(estimate, download_bytes=size, disk_bytes=size)
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        yield from super().kdtool_estimate(run, ahead)
+        if self.absent() is not None:
+            size = self.published().bytes
+            yield kdtool.Estimate("weights from the hub", download_bytes=size, disk_bytes=size)

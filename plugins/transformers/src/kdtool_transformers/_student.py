@@ -6,7 +6,8 @@ transformers load in hooks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
@@ -21,6 +22,15 @@ __all__ = ["CausalStudent", "LlamaStudent", "LlamaStudentConfig"]
 
 class CausalStudent(kdtool.Student):
     """A student whose folder is a causal language model of transformers."""
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transformers._parts import student_parts
+
+        yield from student_parts(ahead, self.others())
+
+    def others(self) -> Iterable[Mapping[str, Any]]:
+        """Return settings under which the student would be smaller or larger, for `kdtool check` to propose."""
+        return ()
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         import torch
@@ -83,6 +93,9 @@ class LlamaStudent(CausalStudent):
         if vocabulary is None:
             return self._model(run, None).facts
         return self._facts(run, vocabulary)
+
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        return self._model(run, None)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return self._model(run, run.seed)

@@ -87,18 +87,28 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers._model import facts_of
 
-        return facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
+        facts = facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
+        return replace(facts, dtype=str(self._dtype(pick_device())).removeprefix("torch."))
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._device import gpu_bytes
         from kdtool_transformers._quantised import held_bytes
 
         device = pick_device()
-        held = held_bytes(self._shapes(run), self._dtype(device), self.config.quantise)
+        dtype = self._dtype(device)
+        held = held_bytes(self._shapes(run), dtype, self.config.quantise)
         on_device = held if device.type == "cuda" else 0
         if self.config.device_map is not None:
             on_device = min(held, gpu_bytes())
-        return kdtool.Estimate("teacher", host_bytes=held - on_device, device_bytes=on_device)
+        savings = []
+        if dtype.itemsize > 2 and self.config.quantise is None:
+            savings.append(kdtool.Saving({"dtype": "bfloat16"}, "the teacher's figures are rounded", True))
+        if self.config.quantise is None:
+            savings.append(kdtool.Saving({"quantise": "nf4"}, "the teacher's weights are rounded to 4 bits", True))
+        note = f"in {self.config.quantise or str(dtype).removeprefix('torch.')}"
+        yield kdtool.Estimate(
+            "teacher", host_bytes=held - on_device, device_bytes=on_device, note=note, savings=tuple(savings)
+        )
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
         import torch

@@ -12,6 +12,10 @@ from kdtool_transformers import LlamaShape, LlamaStudent, LlamaStudentConfig, Pa
 __all__ = ["Gpt"]
 
 
+_TIMES = (4.0, 3.0, 2.0, 1.5, 0.75, 0.5, 0.25)
+"""Sizes that are proposed where another student is asked for."""
+
+
 class Gpt(LlamaStudent):
     """A decoder from scratch, of transformers' Llama class, with a teacher's tokenizer."""
 
@@ -87,3 +91,8 @@ class Gpt(LlamaStudent):
         explicit = self.config.explicit()
         assert explicit is not None, "the configuration asks for one or the other"  # noqa: S101
         return explicit
+
+    def others(self) -> list[dict[str, int]]:
+        """Return other counts of parameters, where a count is asked for."""
+        count = self.config.parameters
+        return [] if count is None else [{"parameters": round(count * times, -6)} for times in _TIMES if count > 10**7]

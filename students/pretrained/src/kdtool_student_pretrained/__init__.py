@@ -60,6 +60,18 @@ class Pretrained(CausalStudent):
         facts = open_facts(place, tokenizer, revision=revision, offline=run.offline)
         return replace(facts, dtype="float32")
 
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
+        from transformers import AutoConfig
+
+        published = absent_config(self.config.model, self.config.revision)
+        if published is not None:
+            return outline_of(AutoConfig.for_model(**published))
+        place, revision = self._located(run)
+        tokenizer = self.kdtool_tokenizer(run)
+        assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
+        return outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
+
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
         from kdtool_transformers import open_model

@@ -6,9 +6,9 @@ load, `_importance` measures on calibration text, `_choice` decides what stays, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import kdtool
 import pydantic
@@ -110,17 +110,31 @@ class Pruned(CausalStudent):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers import facts_of, without_weights
 
-        from kdtool_student_pruned._configuration import smaller_config
-
         plan = self._plan(run)
-        layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
-        smaller = smaller_config(plan.facts.configuration, layers, plan.shape if plan.cuts_width else None)
         return replace(
-            facts_of(without_weights(smaller), None),
+            facts_of(without_weights(self._smaller(plan)), None),
             vocabulary=plan.facts.vocabulary,
             tokenizer_fingerprint=plan.facts.tokenizer_fingerprint,
             copied_layers=self.config.keep or (),
         )
+
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+        from kdtool_transformers import TransformersModel, TransformersTokenizer, without_weights
+
+        tokenizer = self.kdtool_tokenizer(run)
+        if not isinstance(tokenizer, TransformersTokenizer):
+            return None
+        return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transformers import forward_bytes, student_parts
+
+        yield from student_parts(ahead)
+        source = ahead.models.get(self.config.source)
+        if source is not None:
+            tokens = self.config.calibration_length * 4
+            size = forward_bytes(source, tokens, source.dtype)
+            yield kdtool.Estimate("calibration", ("students",), size, uses=(self.config.source,))
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_student_pruned._cut import cut
@@ -133,6 +147,12 @@ class Pruned(CausalStudent):
             layers = ", ".join(map(str, kept.layers))
             run.say(f"student: layers {layers} of the {plan.source.shape.layers} of {self.config.source}")
             return cut(model, kept)
+
+    def _smaller(self, plan: _Plan) -> Any:
+        from kdtool_student_pruned._configuration import smaller_config
+
+        layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
+        return smaller_config(plan.facts.configuration, layers, plan.shape if plan.cuts_width else None)
 
     def _plan(self, run: kdtool.RunInfo) -> _Plan:
         """Find the shape from the source's configuration; say it, once."""

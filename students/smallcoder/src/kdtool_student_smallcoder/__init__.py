@@ -69,3 +69,8 @@ class SmallCoder(LlamaStudent):
                 f"({here / named - 1:+.1%}), all of the difference in the embedding",
             )
         return notes
+
+    def others(self) -> list[dict[str, str]]:
+        """Return the other sizes, where no exact count is asked for."""
+        exact = self.config.parameters is not None
+        return [] if exact else [{"size": size} for size in SHAPES if size != self.config.size]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,12 @@ class SmolLM2(CausalTeacher):
 
         return CONFIG if self.config.weights == "auto" and cached_weights() is None else None
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, models: Mapping[str, kdtool.ModelFacts]) -> kdtool.Estimate:
-        from dataclasses import replace
-
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES
 
-        estimate = super().kdtool_estimate(run, models)
-        if self.absent() is None:
-            return estimate
-        return replace(estimate, download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)
+        yield from super().kdtool_estimate(run, ahead)
+        if self.absent() is not None:
+            yield kdtool.Estimate("SmolLM2's weights", download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
         return kdtool.Terms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -1,0 +1,79 @@
+"""Memory and disk of this machine, and sizes as people write them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from kdtool._errors import UsageError
+
+__all__ = ["free_disk", "memory_here", "read_size", "size"]
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def read_size(text: str) -> int:
+    """Read `8GB`, `512 MiB` or `1.5gb`.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)\s*", text, re.IGNORECASE)
+    if found is None or found[2].lower() not in _UNITS or not float(found[1]):
+        raise UsageError(f"{text!r} is no size: write for instance 8GB, 512MB or 6GiB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def size(count: float) -> str:
+    """Write bytes as people say them: `8.00 GB`, `512 MB`."""
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            digits = 2 if unit == "GB" else 0 if count >= 100 * least else 1
+            return f"{count / least:,.{digits}f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def memory_here() -> int:
+    """Return the memory that this machine, or the container that this process is in, has; 0 where it does not say."""
+    found = [_installed()]
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+    return min((count for count in found if count > 0), default=0)
+
+
+def free_disk(folder: Path) -> int:
+    """Return the bytes free where a folder is or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _installed() -> int:
+    if sys.platform == "win32":
+        return _installed_on_windows()
+    with contextlib.suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0
+
+
+def _installed_on_windows() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            ("total", ctypes.c_ulonglong),
+            ("others", ctypes.c_ulonglong * 6),
+        )
+
+    status = Status()
+    status.length = ctypes.sizeof(Status)
+    library = getattr(ctypes, "windll").kernel32  # noqa: B009 - it is there on Windows alone
+    return int(status.total) if library.GlobalMemoryStatusEx(ctypes.byref(status)) else 0

@@ -1,0 +1,229 @@
+"""What a phase takes, before it is made: memory of its moments, checkpoints on disk, tokens, time.
+
+Called by `StandardTrainer.kdtool_estimate`. What is alive follows `_module`, `_head` and the optimiser: arithmetic, but for
+the activations, which `kdtool_transformers.rehearse` counts on the student's outline. Two moments matter: when the head
+has done its work, with all activations alive, and the end of backward, with all gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import kdtool
+import torch
+from kdtool_transformers import (
+    Rehearsed,
+    TransformersModel,
+    forward_bytes,
+    itemsize,
+    pick_device,
+    product_speed,
+    rehearse,
+    stored_bytes,
+)
+
+from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
+
+__all__ = ["estimate_phase"]
+
+HALF_BYTES = 215_000_000
+"""What products in half precision have resident beyond the tensors that PyTorch knows of: a fitted constant (CPU)."""
+BUSY = 0.5
+"""Share of the speed of a bare product of matrices that a step reaches (docs/benchmarks.md)."""
+_FLOAT = 4
+_LOSS_TENSORS = 4
+"""Float32 tensors of one call of the losses alive at once, each of loss_rows times the vocabulary."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes of a phase by what they are for."""
+
+    weights: int
+    learnt: int
+    activations: Rehearsed
+    logits: int
+    head: int
+    signals: int
+    states: int
+    embedding: int
+    teacher: int
+
+
+def estimate_phase(
+    config: StandardTrainer.Config, run: kdtool.RunInfo, ahead: kdtool.Prospect
+) -> Iterator[kdtool.Estimate]:
+    """Yield the parts of a phase; see `kdtool.Component.kdtool_estimate`."""
+    phase = ahead.phase
+    if phase is None:
+        return
+    tokens = phase.steps * config.accumulation * config.batch * phase.row_length
+    outline = phase.outline
+    if not isinstance(outline, TransformersModel) or not phase.row_length:
+        missing = "an outline of the student" if phase.row_length else "the length of rows"
+        yield kdtool.Estimate("training", tokens=tokens, note=f"not known without {missing}")
+        return
+    device = pick_device()
+    dtype = chosen_dtype(config.dtype, device)
+    sizes = _sizes(config, run, ahead, phase, outline, dtype)
+    yield from _memory(config, phase, sizes, on_host=device.type == "cpu", half=dtype != torch.float32)
+    kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
+    yield kdtool.Estimate(
+        "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learnt * kept, note="while the phase runs"
+    )
+    yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * outline.facts.parameters)
+    speed = product_speed(dtype, device)
+    yield kdtool.Estimate(
+        "training",
+        tokens=tokens,
+        seconds=_operations(ahead, phase, outline.facts, sizes, tokens) / (BUSY * speed),
+        note=f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}",
+    )
+
+
+def _sizes(
+    config: StandardTrainer.Config,
+    run: kdtool.RunInfo,
+    ahead: kdtool.Prospect,
+    phase: kdtool.PhaseAhead,
+    outline: TransformersModel,
+    dtype: torch.dtype,
+) -> _Sizes:
+    parameters = list(outline.model.parameters())
+    learns = sum(p.numel() for p in parameters if p.requires_grad)
+    weights = sum(_FLOAT * p.numel() if p.requires_grad else stored_bytes(p) for p in parameters)
+    head, facts = outline.head.weight, outline.facts
+    rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
+    teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
+    token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
+    dense = {term.teacher for term in token_terms if term.teacher is not None}
+    head_rows, loss_rows = chunk_sizes(vocabulary, pick_device())
+    chunk = min(config.head_rows or head_rows, rows)
+    call = min(config.loss_rows or loss_rows, rows)
+    at_head = 0
+    if token_terms:
+        at_head = call * vocabulary * _FLOAT * _LOSS_TENSORS + rows * width * (_FLOAT + dtype.itemsize)
+        at_head += head.numel() * dtype.itemsize * (dtype != torch.float32)  # the cast of the weight
+        at_head += (
+            head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad
+        )  # its gradient, and a chunk's share of it
+    modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
+    return _Sizes(
+        weights=weights + _FLOAT * modules,
+        learnt=learns + modules,
+        activations=_rehearsed(outline, config.batch, phase.row_length, dtype),
+        logits=chunk * vocabulary * dtype.itemsize * (1 + len(dense)) if token_terms else 0,
+        head=at_head,
+        signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
+        states=sum(_states(ahead, term, rows, width) for term in phase.terms),
+        embedding=_FLOAT * head.numel() * head.requires_grad * facts.tied,
+        teacher=max(
+            (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
+            default=0,
+        ),
+    )
+
+
+def _memory(
+    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool, half: bool
+) -> Iterator[kdtool.Estimate]:
+    gradients, optimiser = _FLOAT * sizes.learnt, 2 * _FLOAT * sizes.learnt
+    kept = gradients if config.accumulation > 1 else 0
+    alive = sizes.activations
+    moments: dict[str, dict[str, int]] = {
+        "teacher": {"gradients": kept, "teacher's layer": sizes.teacher, "chunk buffers": sizes.logits},
+        "head": {
+            "gradients": kept,
+            "activations": alive.kept + sizes.states,
+            "chunk buffers": sizes.logits + sizes.head,
+            "signals": sizes.signals,
+        },
+        "backward": {
+            "gradients": gradients + (sizes.embedding if alive.kept else 0),
+            "chunk buffers": sizes.logits,
+            "signals": sizes.signals,
+        },
+    }
+    if alive.again:
+        moments["a layer again"] = {
+            "gradients": kept,
+            "activations": alive.kept + alive.again + sizes.states,
+            "chunk buffers": sizes.logits + sizes.embedding,
+            "signals": sizes.signals,
+        }
+    names = {moment: f"{phase.stage}: {moment}" for moment in moments}
+    common = {"weights": sizes.weights, "optimiser": optimiser}
+    for part, size in common.items():
+        yield _part(part, tuple(names.values()), size, on_host=on_host)
+    for moment, parts in moments.items():
+        own = {part: size for part, size in parts.items() if size}
+        for part, size in own.items():
+            yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
+    if on_host and half:
+        yield kdtool.Estimate("products in half precision", (phase.stage,), HALF_BYTES)
+    for teacher in phase.beside:
+        yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
+
+
+def _part(
+    name: str, stages: tuple[str, ...], size: int, *, on_host: bool, savings: tuple[kdtool.Saving, ...] = ()
+) -> kdtool.Estimate:
+    return kdtool.Estimate(
+        name, stages, host_bytes=size if on_host else 0, device_bytes=0 if on_host else size, savings=savings
+    )
+
+
+def _savings(config: StandardTrainer.Config, part: str) -> tuple[kdtool.Saving, ...]:
+    if part != "activations":
+        return ()
+    found = []
+    batch = config.batch
+    while batch % 2 == 0:
+        batch //= 2
+        times = config.batch // batch
+        more = {"batch": batch, "accumulation": config.accumulation * times}
+        found.append(kdtool.Saving(more, "the same gradient in more, smaller products"))
+    return tuple(found)
+
+
+def _states(ahead: kdtool.Prospect, term: kdtool.Term, rows: int, width: int) -> int:
+    """Hidden states that a sequence loss compares: as they are, in float32, and normalised, of both models."""
+    teacher = ahead.models.get(term.teacher or "")
+    return len(term.layers) * rows * 3 * _FLOAT * (width + (teacher.hidden if teacher else 0))
+
+
+def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, facts: kdtool.ModelFacts) -> int:
+    teacher = ahead.models.get(term.teacher or "")
+    if teacher is None or term.name not in run.hook.kdtool_modules.names():
+        return 0
+    with torch.device("meta"):
+        module = run.hook.kdtool_modules.maybe(term.name)(facts, teacher)
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _operations(
+    ahead: kdtool.Prospect, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, sizes: _Sizes, tokens: int
+) -> float:
+    """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again."""
+    embedding = 0 if facts.tied else facts.vocabulary * facts.hidden
+    passes = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient of their own
+    own: float = (passes + bool(sizes.activations.again)) * 2 * (facts.parameters - embedding)
+    own += passes * 4 * facts.layers * facts.hidden * phase.row_length / 2
+    teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
+    heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
+    return float(tokens * (own + teachers + heads))
+
+
+_known: dict[tuple[object, ...], Rehearsed] = {}
+
+
+def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.dtype) -> Rehearsed:
+    """Rehearse, or remember: `--fit` asks for one student again and again."""
+    layers = [(n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in outline.model.named_parameters()]
+    again = any(getattr(module, "gradient_checkpointing", False) for module in outline.model.modules())
+    key = (type(outline.model).__name__, tuple(layers), again, rows, length, dtype)
+    if key not in _known:
+        _known[key] = rehearse(outline, rows, length, dtype)
+    return _known[key]

@@ -1,0 +1,201 @@
+"""What a forward pass keeps for backward, found out by rehearsing it on tensors that have shapes and no memory.
+
+Trainers call `rehearse` with a student's outline when a recipe is checked. The model's own code runs, under PyTorch's
+`FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of autocast is as it will be,
+and no formula has to follow the code. Of layers that are alike two are run and the second stands for the others.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
+from kdtool_transformers._model import TransformersModel, causal_of, decoder_layers
+from kdtool_transformers._open import without_weights
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"]
+
+_STORED = "kdtool_stored_bytes"
+
+
+class Rehearsed(NamedTuple):
+    """Bytes of one micro-batch: `kept` from forward for backward, copies of weights in the compute dtype among them.
+
+    `again` is what one layer takes when it is computed a second time, 0 where layers are not.
+    """
+
+    kept: int
+    again: int
+
+
+class _Vocabulary:
+    """Stands for a tokenizer that is not on this machine: as many tokens as the configuration says."""
+
+    fingerprint = ""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+
+def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
+    """Return a model in float32 without memory for its weights; without a tokenizer it is only good to be rehearsed."""
+    stand_in: Any = _Vocabulary(config.get_text_config().vocab_size)
+    return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
+
+
+def rehearse(student: TransformersModel, rows: int, length: int, dtype: torch.dtype) -> Rehearsed:
+    """Run the backbone of an outline on a micro-batch in `dtype`, on tensors without memory.
+
+    The outline's weights may lie on the meta device; they are replaced.
+    """
+    causal = causal_of(student.model)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    _without_memory(student.model, mode)
+    student.model.train()
+    layers = decoder_layers(causal)
+    checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
+    kept, _ = _forward(causal, layers, rows, length, dtype)
+    again = 0
+    if checkpointed:
+        causal.activation_checkpointing_disable()
+        _, again = _forward(causal, layers, rows, length, dtype)
+        causal.activation_checkpointing_enable({"use_reentrant": False})
+    return Rehearsed(max(0, kept - _never_copied(student.model, dtype)), again)
+
+
+def _never_copied(model: nn.Module, dtype: torch.dtype) -> int:
+    """Return the copies that autocast made here of weights which are stored in few bits and dequantised for each use."""
+    few = [p for p in model.parameters() if hasattr(p, _STORED)]
+    return 0 if dtype == torch.float32 else sum(p.numel() * dtype.itemsize for p in few)
+
+
+def store_as(parameter: nn.Parameter, size: int) -> None:
+    """Say of an outline's parameter that it will be stored in so many bytes, as quantised weights are."""
+    setattr(parameter, _STORED, size)
+
+
+def stored_bytes(parameter: Tensor) -> int:
+    """Return the bytes that a parameter of an outline will be stored in."""
+    return int(getattr(parameter, _STORED, parameter.numel() * parameter.dtype.itemsize))
+
+
+def _forward(causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Return what is kept of a whole forward pass, and the most that one layer keeps."""
+    positions = torch.arange(length).expand(rows, length)
+    documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
+    inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
+    ours = causal.config._attn_implementation == IMPLEMENTATION
+    autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
+    gc.collect()
+    with _two_of_a_kind(causal, layers) as counts, _Alive() as alive, autocast, torch.enable_grad():
+        with document_masks_skipped() if ours else nullcontext(), _layers_told(layers, alive) as grown:
+            last = causal.base_model(**inputs, **({"documents": documents} if ours else {})).last_hidden_state
+        total = alive.bytes
+        del last
+    for kind, extra in counts.items():
+        total += extra * grown[kind][-1]
+    return total, max((size for sizes in grown.values() for size in sizes), default=0)
+
+
+@contextmanager
+def _two_of_a_kind(causal: Any, layers: nn.ModuleList) -> Iterator[dict[Any, int]]:
+    """Leave two of the layers that are alike, and say how many more of each kind there are."""
+    whole = dict(layers._modules)
+    count: Counter[Any] = Counter(map(_kind, layers))
+    seen: Counter[Any] = Counter()
+    left = []
+    for layer in layers:
+        seen[_kind(layer)] += 1
+        if seen[_kind(layer)] <= 2:
+            left.append(layer)
+    config = causal.config.get_text_config()
+    layers._modules = {str(number): layer for number, layer in enumerate(left)}
+    numbers, config.num_hidden_layers = config.num_hidden_layers, len(left)
+    types = getattr(config, "layer_types", None)
+    if types:
+        config.layer_types = types[: len(left)]
+    try:
+        yield {kind: max(0, number - 2) for kind, number in count.items()}
+    finally:
+        layers._modules, config.num_hidden_layers = whole, numbers
+        if types:
+            config.layer_types = types
+
+
+def _kind(layer: nn.Module) -> Any:
+    return tuple((name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in layer.named_parameters())
+
+
+@contextmanager
+def _layers_told(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, list[int]]]:
+    """Note what each layer leaves behind."""
+    grown: dict[Any, list[int]] = {_kind(layer): [] for layer in layers}
+    before: list[int] = []
+
+    def ahead(_module: nn.Module, _inputs: Any) -> None:
+        before.append(alive.bytes)
+
+    def behind(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        grown[_kind(module)].append(alive.bytes - before[-1])
+
+    hooks = [hook for la in layers for hook in (la.register_forward_pre_hook(ahead), la.register_forward_hook(behind))]
+    try:
+        yield grown
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the memory that what was computed would take, as long as anything refers to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for found in tree_flatten(result)[0]:
+            if isinstance(found, Tensor):
+                storage = found.untyped_storage()
+                if storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    self.bytes += storage.nbytes()
+                    weakref.finalize(storage, self._gone, storage._cdata)
+        return result
+
+    def _gone(self, key: int) -> None:
+        self.bytes -= self._sizes.pop(key, 0)
+
+
+def _without_memory(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace weights by tensors that say they are on the CPU and have no memory; shared ones stay shared."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or isinstance(parameter.data, FakeTensor):
+                continue
+            if id(parameter) not in made:
+                fake = FakeTensor(mode, parameter.detach().to("meta"), torch.device("cpu"))
+                made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+                if hasattr(parameter, _STORED):
+                    store_as(made[id(parameter)], stored_bytes(parameter))
+            module._parameters[name] = made[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not isinstance(buffer, FakeTensor):
+                module._buffers[name] = FakeTensor(mode, buffer.to("meta"), torch.device("cpu"))

@@ -1,0 +1,53 @@
+"""Claims of published systems against kdtool's own numbers: what `docs/check.md` shows side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def smallcoder(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """SmallCoder with as many tokens as its vocabulary has, trained without a teacher."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(recipe["teacher"]["model"])
+    tokenizer.add_tokens([f"<|unused{number}|>" for number in range(32_000 - len(tokenizer))])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return {
+        "name": "smallcoder",
+        "corpus": {"use": "python-source"},
+        "rows": {"use": "packed", "length": 1024},
+        "student": {"use": "smallcoder", "parameters": 303_654_528, "tokenizer": str(tmp_path / "tokenizer")},
+        "trainer": {"use": "standard", "batch": 2, "accumulation": 1, "dtype": "bfloat16"},
+        "train": {"losses": {"ce": {}}, "transforms": {"gradient-checkpointing": {}}, "steps": 10},
+    }
+
+
+def test_smallcoder_takes_what_its_shape_says(smallcoder: dict[str, Any]) -> None:
+    found = kdtool.check(smallcoder, memory="8GB")
+    facts, forecast = found["models"]["student"], found["forecast"]
+    assert facts["parameters"] == 303_654_528
+    assert round(2 * facts["parameters"] / 1e9, 2) == 0.61, "claimed: 1.2 GB in fp16"
+    assert round(facts["parameters"] / 1e9, 2) == 0.30, "claimed: 0.7 GB in INT8"
+    assert forecast["cache"]["student"] == 84_934_656, "claimed: 200 to 400 MB of keys and values at 4,096 tokens"
+    assert found["fits"]["memory"]
+    assert 5.5e9 < forecast["memory"]["peak"] < 6.5e9, "claimed: training in 5 to 6 GB"
+    parts = forecast["memory"]["parts"]
+    assert sum(parts[part] for part in ("weights", "optimiser")) == 12 * 303_654_528
+    assert forecast["unknown"] == []
+
+
+def test_what_does_not_fit_is_told_with_what_would(recipe: dict[str, Any]) -> None:
+    recipe["trainer"] = {"use": "standard", "batch": 4, "dtype": "float32"}
+    whole = kdtool.check(recipe)["forecast"]["memory"]
+    moments = {name: sum(parts.values()) for name, parts in whole["moments"].items()}
+    assert whole["peak"] == max(moments.values())
+    found = kdtool.check(recipe, memory="1MB")
+    assert not found["fits"]["memory"]
+    assert found["remedies"] == [], "a process alone is larger"
