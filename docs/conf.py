@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
     # named in signatures, documented elsewhere
     ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CP-T]"),
 ]
+suppress_warnings = ["ref.python"]  # the type `bytes` could be a link to either of two fields of that name; it is none
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"
