@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from kdtool._adapting import adapting_phases
 from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks, Packer
 from kdtool._contract.models import LanguageModel, ModelFacts
@@ -33,7 +34,8 @@ def prospect_of(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]
     """Return what components are told of the run, and what could not be found out."""
     assembly = context.assembly
     (student,) = assembly.named("student")
-    unknown: list[str] = []
+    left_out = adapting_phases(context.assembly.recipe)
+    unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
     phases = [
         _phase_ahead(context, run, models, arm, phase, unknown) for arm, own in assembly.arms.items() for phase in own
     ]
