@@ -87,7 +87,9 @@ def test_killed_in_each_phase_it_ends_with_the_same_bits(phases: dict[str, Any],
     assert code == 0, said
 
     steps = [int(words[2]) for _, words in log_of(killed) if words[0] == "step"]
-    assert steps == [1, 2, 3, 4, 5, 4, 5, 6] * len(NAMES), "each goes on from the checkpoint of step 3, and none is redone"
+    assert steps == [1, 2, 3, 4, 5, 4, 5, 6] * len(NAMES), (
+        "each goes on from the checkpoint of step 3, and none is redone"
+    )
     models = _models(tmp_path / "whole", tmp_path / "whole-store")
     assert len(models) == len(NAMES)
     again = _models(tmp_path / "killed", tmp_path / "store")

@@ -45,7 +45,12 @@ def test_every_one_that_is_listed_can_be_read(name: str) -> None:
 def test_nothing_is_said_of_what_is_here_or_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path / "model")
     name = "bigcode/starcoder2-3b"
-    for source, revision in ((str(tmp_path / "model"), None), ("somebody/model", None), (name, "main"), ("m.gguf", None)):
+    for source, revision in (
+        (str(tmp_path / "model"), None),
+        ("somebody/model", None),
+        (name, "main"),
+        ("m.gguf", None),
+    ):
         assert absent_config(source, revision) is None, source
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "held")
     assert absent_config(name) is None
