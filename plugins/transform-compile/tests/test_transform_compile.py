@@ -17,7 +17,7 @@ from kdtool_transformers.testing import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # dynamo's
 
-NO_DROPOUT = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
+NO_DROPOUT: dict[str, dict[str, Any]] = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def gradients(student: TransformersModel, length: int = 48, rows: int = 2) -> di
     student.model.train()
     student.model.zero_grad()
     outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(0,)))
-    (outputs.last.square().mean() + outputs.hidden[0].square().mean()).backward()
+    (outputs.last.square().mean() + outputs.hidden[0].square().mean()).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
 
 
@@ -73,7 +73,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def counting(graph: Any, inputs: Any, **options: Any) -> Callable[..., Any]:
         made.append(graph)
-        return aot_eager(graph, inputs, **options)  # type: ignore[no-any-return, no-untyped-call]
+        return aot_eager(graph, inputs, **options)
 
     monkeypatch.setattr(_layers, "_BACKEND", counting)
     return made

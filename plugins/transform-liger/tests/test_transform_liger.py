@@ -78,7 +78,7 @@ def gradients(student: TransformersModel) -> dict[str, Tensor]:
     student.model.train()
     student.model.zero_grad()
     outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
-    (outputs.last.square().mean() + outputs.hidden[1].square().mean()).backward()
+    (outputs.last.square().mean() + outputs.hidden[1].square().mean()).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
 
 

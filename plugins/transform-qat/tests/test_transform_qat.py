@@ -152,8 +152,9 @@ def test_a_student_in_half_precision_keeps_it(dtype: torch.dtype, tmp_path: Path
 
 
 def test_layers_whose_rows_are_no_whole_groups_stay_and_are_named(tmp_path: Path) -> None:
-    student, plain, said = tiny_model(), tiny_model(), []
-    transform = Qat(Qat.Config())
+    student, plain = tiny_model(), tiny_model()
+    said: list[str] = []
+    transform = Qat(Qat.Config(bits=4, group_size=32))
     run = make_run(tmp_path, say=said.append)
     transform.kdtool_transform(student, run)
     transform.kdtool_finish(student, run)
