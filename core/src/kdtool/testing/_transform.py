@@ -52,7 +52,6 @@ class TransformConformance(ComponentConformance):
 
     def test_an_outline_learns_as_much_as_the_student(self, run: RunInfo) -> None:
         outline = self.student(run.folder)
-        outline.model.to("meta")
         outlined = self.ready(run).kdtool_outlined(outline, run) or outline
         assert outlined.facts.trainable == self._transformed(run).facts.trainable
 
