@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from transformers import AutoConfig
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._model import TransformersModel, causal_of, decoder_layers
@@ -50,7 +51,12 @@ class _Vocabulary:
 
 
 def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
-    """Return a model in float32 without memory for its weights; without a tokenizer it is only good to be rehearsed."""
+    """Return a model in float32 without memory for its weights; without a tokenizer it is only good to be rehearsed.
+
+    `config` is a configuration, or the content of a published config.json.
+    """
+    if isinstance(config, Mapping):
+        config = AutoConfig.for_model(**config)
     stand_in: Any = _Vocabulary(config.get_text_config().vocab_size)
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 

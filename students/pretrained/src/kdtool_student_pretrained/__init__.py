@@ -62,11 +62,10 @@ class Pretrained(CausalStudent):
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
-        from transformers import AutoConfig
 
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
-            return outline_of(AutoConfig.for_model(**published))
+            return outline_of(published)
         place, revision = self._located(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
