@@ -182,7 +182,7 @@ class Page:
         self.installs = self.installs or "-e" in words or "." in words
         known = {path.parent: (path.parent / "pyproject.toml").read_text("utf-8") for path in READMES}
         names = {tomllib.loads(text)["project"]["name"] for text in known.values()}
-        ours = {word for word in words if word.startswith("kdtool")}
+        ours = {word.partition("[")[0] for word in words if word.startswith("kdtool")}
         assert ours <= {*names, "kdtool"}, f"no packages of the project: {sorted(ours - names)}"
 
     def _kdtool(self, words: list[str], output: list[str]) -> None:
@@ -297,6 +297,11 @@ def test_code_blocks_do_what_they_say(path: Path, page: Page) -> None:
 
 def test_page_on_the_run_directory_names_every_file_that_a_run_leaves(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["evaluators"] = {"perplexity": {"documents": 2, "characters": 200}}
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "def "}\n', encoding="utf-8")
+    answers = {"use": "answers", "prompts": [str(tmp_path / "prompts.jsonl")], "max_tokens": 4, "keep_truncated": True}
+    recipe["corpora"] = {"library": recipe.pop("corpus"), "answers": answers}
+    adapt = {"trains": "teacher", "corpus": recipe["corpora"]["library"], "losses": {"ce": {}}, "steps": 1}
+    recipe["train"] = {"adapt": adapt, "distil": recipe["train"]}
     results = kdtool.run(recipe, store=tmp_path / "store")
     text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
     for heading, folder in {"In the run's folder": results.folder, "In the store": tmp_path / "store"}.items():

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from conftest import TOY
 
+TOY = Path(__file__).with_name("toy.py")
 SERVER = '''
 import kdtool
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from conftest import TOY
 
+TOY = Path(__file__).with_name("toy.py")
 ASKING = '''
 import kdtool
 

@@ -125,7 +125,8 @@ class Documents:
         return self._lengths
 
 
-@torch.compiler.disable  # it follows each batch's documents: compiled, it would be compiled anew for every batch
+# It follows each batch's documents: compiled, it would be compiled anew for every batch.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: torch.nn.Module,
     query: Tensor,

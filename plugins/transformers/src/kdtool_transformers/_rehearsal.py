@@ -164,11 +164,11 @@ def _layers_told(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, lis
             hook.remove()
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the memory that what was computed would take, as long as anything refers to it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
         self._sizes: dict[int, int] = {}
 

@@ -95,4 +95,8 @@ class Gpt(LlamaStudent):
     def others(self) -> list[dict[str, int]]:
         """Return other counts of parameters, where a count is asked for."""
         count = self.config.parameters
-        return [] if count is None else [{"parameters": round(count * times, -6)} for times in _TIMES if count > 10**7]
+        return (
+            []
+            if count is None
+            else [{"parameters": round(count * times / 10**6) * 10**6} for times in _TIMES if count > 10**7]
+        )

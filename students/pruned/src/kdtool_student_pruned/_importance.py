@@ -123,8 +123,8 @@ def _head_energy(sums: _Sums, name: str, size: int) -> Callable[..., None]:
     def hook(module: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
         heads = inputs[0].float().reshape(-1, module.in_features // size, size)  # [tokens, heads, size]
         columns = module.weight.float().reshape(-1, module.in_features // size, size)  # [hidden, heads, size]
-        gram = torch.einsum("oha,ohb->hab", columns, columns)
-        moments = torch.einsum("tha,thb->hab", heads, heads)
+        gram = torch.einsum("ohi,ohj->hij", columns, columns)
+        moments = torch.einsum("nhi,nhj->hij", heads, heads)
         sums.add(name, (gram * moments).sum((1, 2)))
 
     return hook
