@@ -39,7 +39,8 @@ def build(folder):
     part = folder / "part"
     print("continues" if part.exists() else "begins", flush=True)
     part.write_text("half")
-    time.sleep(float(sys.argv[2]))
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.05)
     part.write_text("whole")
 
 made = Artefacts(Path(sys.argv[1])).make(
@@ -108,17 +109,20 @@ def test_a_worker_that_ends_does_not_give_the_run_away(tmp_path: Path) -> None:
 
 
 def test_the_second_maker_waits_and_takes_what_the_first_made(tmp_path: Path) -> None:
-    with process(MAKE, str(tmp_path), "0.5") as first:
+    go_on = tmp_path / "go on"
+    with process(MAKE, str(tmp_path), str(go_on)) as first:
         assert line_of(first) == "begins"
-        with process(MAKE, str(tmp_path), "0") as second:
-            assert [line_of(second), line_of(second)] == ["waits", "reused whole"]
+        with process(MAKE, str(tmp_path), str(go_on)) as second:
+            assert line_of(second) == "waits"
+            go_on.touch()
+            assert line_of(second) == "reused whole"
         assert line_of(first) == "made whole"
 
 
 def test_the_second_maker_goes_on_where_the_first_was_killed(tmp_path: Path) -> None:
-    with process(MAKE, str(tmp_path), "60") as first:
+    with process(MAKE, str(tmp_path), str(tmp_path / "never")) as first:
         assert line_of(first) == "begins"
-        with process(MAKE, str(tmp_path), "0") as second:
+        with process(MAKE, str(tmp_path), str(tmp_path)) as second:
             assert line_of(second) == "waits"
             first.kill()
             assert [line_of(second), line_of(second)] == ["continues", "made whole"]

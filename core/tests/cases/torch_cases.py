@@ -343,6 +343,9 @@ class Adapter(kdtool.Transform):
     def generator(self, run: kdtool.RunInfo) -> torch.Generator | None:
         return torch.Generator().manual_seed(run.seed)
 
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+        return self.kdtool_transform(student, run)
+
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
         student.model.requires_grad_(requires_grad=True)
@@ -393,6 +396,13 @@ class Drawn(Adapter):
         return None
 
 
+class Untold(Adapter):
+    """Does not say beforehand that it freezes."""
+
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+        return None
+
+
 class TestAdapter(TransformConformance):
     component = Adapter
     fails: ClassVar[set[str]] = set()
@@ -419,6 +429,11 @@ class TestFrozen(TransformConformance):
 class TestDrawn(TransformConformance):
     component = Drawn
     fails: ClassVar = {"test_it_depends_on_the_seed_alone"}
+
+
+class TestUntold(TransformConformance):
+    component = Untold
+    fails: ClassVar = {"test_an_outline_learns_as_much_as_the_student"}
 
 
 # --- weightings ---
