@@ -69,7 +69,7 @@ def test_description_and_tokenizer_need_no_weights(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     facts = model.facts
     (tmp_path / "model" / "model.safetensors").unlink()
-    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model")))
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
     run = make_run(tmp_path, {"teacher": teacher})
     assert teacher.kdtool_tokenizer(run).fingerprint == model.tokenizer.fingerprint
     assert teacher.kdtool_describe(run) == facts
