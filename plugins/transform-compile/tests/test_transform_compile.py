@@ -134,16 +134,16 @@ def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list
     assert checkpointed < sum(kept)
 
 
-def test_phases_before_do_not_count(compilations: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> None:
     """torch.compile gives up on code that was compiled too often; each phase begins anew."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    for phase in range(4):
-        student = tiny_model(layers=1, hidden_size=32 + 4 * phase, head_dim=8)
-        expected, before = gradients(student), len(compilations)
-        transform = switch_on(student, tmp_path)
-        assert away(gradients(student), expected) < 1e-5
-        assert len(compilations) > before, phase
-        transform.kdtool_finish(student, make_run(tmp_path))
+    with torch._dynamo.config.patch(recompile_limit=2):  # monkeypatch would leave it without this setting
+        for phase in range(4):
+            student = tiny_model(layers=1, hidden_size=32 + 4 * phase, head_dim=8)
+            expected, before = gradients(student), len(compilations)
+            transform = switch_on(student, tmp_path)
+            assert away(gradients(student), expected) < 1e-5
+            assert len(compilations) > before, phase
+            transform.kdtool_finish(student, make_run(tmp_path))
 
 
 def test_models_that_cannot_be_compiled_are_explained(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_passwords_of_an_index_are_not_shown(tmp_path: Path) -> None:
 
 def test_own_weights_are_used_as_they_are(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "mine")
-    teacher = SmolLM2(SmolLM2.Config(weights=str(tmp_path / "mine")))
+    teacher = SmolLM2(SmolLM2.Config(weights=str(tmp_path / "mine"), dtype="float32"))
     assert teacher.kdtool_describe(make_run(tmp_path, offline=True)) == model.facts
     with pytest.raises(kdtool.UsageError, match=r"neither a folder nor a \.gguf file"):
         SmolLM2(SmolLM2.Config(weights=str(tmp_path / "absent"))).kdtool_identity(make_run(tmp_path))

@@ -10,7 +10,7 @@ from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks, Packer
 from kdtool._contract.models import LanguageModel, ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import KdtoolError
+from kdtool._errors import KdtoolError, ServiceError
 from kdtool._estimate.records import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context, close_components
@@ -127,9 +127,9 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
             name = spec.path
             if outline is not None and name in hooks.kdtool_outlined.names():
                 outline = hooks.kdtool_outlined.maybe(name)(outline, run) or outline
-    except KdtoolError:
-        raise
     except Exception as error:
+        if isinstance(error, KdtoolError) and not isinstance(error, ServiceError):  # its tokenizer may not be here yet
+            raise
         unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
         return None
     finally:

@@ -54,8 +54,8 @@ class StudentConformance(ComponentConformance):
 
     def test_its_outline_has_its_shapes_and_no_memory(self, run: RunInfo, built: LanguageModel) -> None:
         outline = self.ready(run).kdtool_outline(run)
-        if outline is None:
-            pytest.skip("it gives no outline: kdtool check cannot tell what training takes")
+        if outline is None:  # which is allowed: kdtool check says then that it cannot tell what training takes
+            return
         assert {parameter.device.type for parameter in outline.model.parameters()} == {"meta"}
         same_shapes(outline.facts, built.facts)
         shapes = [{name: tuple(p.shape) for name, p in one.model.named_parameters()} for one in (outline, built)]
