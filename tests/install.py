@@ -7,6 +7,7 @@ tox calls it, and so does `package_alone`. The folder of wheels comes first; the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ def install(python: str | Path, wheels: Sequence[str | Path], *arguments: str | 
     """Install into the environment of `python` from folders of wheels; end the process where that fails."""
     # A wheel that was built again has the same version as before: uv must be told that it is another.
     ours = [f"--reinstall-package={declared(folder)['project']['name']}" for folder in folders()]
-    found = [f"--find-links={folder}" for folder in wheels]
+    links = os.environ.get("UV_FIND_LINKS", "").split(",")  # uv leaves its variable aside where the option is given
+    found = [f"--find-links={folder}" for folder in (*wheels, *links) if folder]
     where = ["--python", python, "--constraint", ROOT / "constraints.txt", *found]
     process = subprocess.run(["uv", "pip", "install", "--quiet", *where, *ours, *arguments], check=False)
     if process.returncode:
