@@ -13,7 +13,7 @@ import torch
 from kdtool.testing import TransformConformance, make_run
 from kdtool_transform_compile import Compile, _layers, _machine
 from kdtool_transformers import TransformersModel, self_check
-from kdtool_transformers.testing import tiny_model
+from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # dynamo's
 
@@ -41,29 +41,6 @@ def switch_on(student: TransformersModel, folder: Path) -> Compile:
     return transform
 
 
-def gradients(student: TransformersModel, length: int = 48, rows: int = 2) -> dict[str, torch.Tensor]:
-    """Return gradients of a step of packed documents, by a hidden state, too."""
-    ids = torch.randint(257, (rows, length), generator=torch.Generator().manual_seed(1))
-    half = torch.arange(length // 2)
-    batch = kdtool.Batch(
-        input_ids=ids,
-        positions=torch.cat([half, half]).expand(rows, length),
-        labels=ids,
-        document=torch.cat([0 * half, 0 * half + 1]).int().expand(rows, length),
-        row_keys=tuple(map(str, range(rows))),
-    )
-    student.model.train()
-    student.model.zero_grad()
-    outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(0,)))
-    (outputs.last.square().mean() + outputs.hidden[0].square().mean()).backward()  # type: ignore[no-untyped-call]
-    return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
-
-
-def away(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    assert found.keys() == expected.keys()
-    return max(float((found[name] - expected[name]).abs().max() / expected[name].abs().max()) for name in expected)
-
-
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The graphs that were compiled, in order."""
@@ -85,7 +62,7 @@ def test_compiled_layers_give_the_same_gradients(tmp_path: Path) -> None:
     names = list(student.model.state_dict())
     transform = switch_on(student, tmp_path)
     found = gradients(student)
-    assert away(found, expected) < 1e-5
+    assert greatest_difference(found, expected) < 1e-5
     assert gradients(student) is not found
     assert all(again.equal(found[name]) for name, again in gradients(student).items())
     assert list(student.model.state_dict()) == names
@@ -99,11 +76,11 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
 ) -> None:
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
     lengths = (48, 64, 40, 56, 72, 80, 88, 96, 104, 112)
-    expected = {length: gradients(student, length) for length in lengths}
+    expected = {length: gradients(student, length=length) for length in lengths}
     transform = switch_on(student, tmp_path)
     counts = []
     for length in lengths:
-        assert away(gradients(student, length), expected[length]) < 1e-5
+        assert greatest_difference(gradients(student, length=length), expected[length]) < 1e-5
         counts.append(len(compilations))
     assert 0 < counts[0] == counts[-1], "once for all layers and lengths"
     self_check(student)
@@ -124,13 +101,13 @@ def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        assert away(gradients(student), expected) < 1e-5
+        assert greatest_difference(gradients(student), expected) < 1e-5
     checkpointed, few = sum(kept), len(compilations)
     assert few > 0
     student.model.activation_checkpointing_disable()
     kept.clear()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        assert away(gradients(student), expected) < 1e-5
+        assert greatest_difference(gradients(student), expected) < 1e-5
     assert checkpointed < sum(kept)
 
 
@@ -141,7 +118,7 @@ def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> 
             student = tiny_model(layers=1, hidden_size=32 + 4 * phase, head_dim=8)
             expected, before = gradients(student), len(compilations)
             transform = switch_on(student, tmp_path)
-            assert away(gradients(student), expected) < 1e-5
+            assert greatest_difference(gradients(student), expected) < 1e-5
             assert len(compilations) > before, phase
             transform.kdtool_finish(student, make_run(tmp_path))
 

@@ -10,7 +10,7 @@ import torch
 from kdtool.testing import TransformConformance, make_run
 from kdtool_transform_gradient_checkpointing import GradientCheckpointing
 from kdtool_transformers import TransformersModel
-from kdtool_transformers.testing import tiny_model
+from kdtool_transformers.testing import packed_batch, tiny_model
 
 FAMILIES = ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"]
 
@@ -31,15 +31,6 @@ def switch_on(student: TransformersModel, folder: Path) -> GradientCheckpointing
 
 def gradients(student: TransformersModel) -> tuple[dict[str, torch.Tensor], int]:
     """Return gradients of a step of packed documents, hidden states included, and the bytes kept for the backward pass."""
-    ids = torch.randint(257, (2, 48), generator=torch.Generator().manual_seed(1))
-    half = torch.arange(24)
-    batch = kdtool.Batch(
-        input_ids=ids,
-        positions=torch.cat([half, half]).expand(2, 48),
-        labels=ids,
-        document=torch.cat([0 * half, 0 * half + 1]).int().expand(2, 48),
-        row_keys=("a", "b"),
-    )
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -51,7 +42,7 @@ def gradients(student: TransformersModel) -> tuple[dict[str, torch.Tensor], int]
     student.model.zero_grad()
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.manual_seed(0)  # for dropout
-        outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
+        outputs = student.backbone(packed_batch(), kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
         loss = outputs.last.square().mean() + outputs.hidden[1].square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}

@@ -17,7 +17,7 @@ import torch
 from kdtool.testing import TransformConformance, make_run
 from kdtool_transform_liger import Liger, _kernels
 from kdtool_transformers import TransformersModel, self_check
-from kdtool_transformers.testing import tiny_model
+from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor
 
 HAS_KERNELS = torch.cuda.is_available() and find_spec("liger_kernel") is not None
@@ -64,29 +64,6 @@ def switch_on(student: TransformersModel, folder: Path) -> Liger:
     return transform
 
 
-def gradients(student: TransformersModel) -> dict[str, Tensor]:
-    device = student.head.weight.device
-    ids = torch.randint(257, (2, 48), generator=torch.Generator().manual_seed(1)).to(device)
-    half = torch.arange(24, device=device)
-    batch = kdtool.Batch(
-        input_ids=ids,
-        positions=torch.cat([half, half]).expand(2, 48),
-        labels=ids,
-        document=torch.cat([0 * half, 0 * half + 1]).int().expand(2, 48),
-        row_keys=("a", "b"),
-    )
-    student.model.train()
-    student.model.zero_grad()
-    outputs = student.backbone(batch, kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
-    (outputs.last.square().mean() + outputs.hidden[1].square().mean()).backward()  # type: ignore[no-untyped-call]
-    return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
-
-
-def away(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    assert found.keys() == expected.keys()
-    return max(float((found[name] - expected[name]).abs().max() / expected[name].abs().max()) for name in expected)
-
-
 @pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", _kernels.FAMILIES)
@@ -94,30 +71,32 @@ def test_norms_rotations_and_feed_forwards_are_replaced_and_restored(
     family: str, checkpointing: bool, tmp_path: Path
 ) -> None:
     student, other = tiny_model(family, layers=2), tiny_model(family, layers=2)
-    expected = gradients(student)
+    expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
     transform = switch_on(student, tmp_path)
     replaced = sorted(type(module).__name__ for module in student.model.modules() if "forward" in vars(module))
     norms = 2 * (4 if family == "qwen3" else 2) + 1
     assert [sum(name.endswith(end) for name in replaced) for end in ("RMSNorm", "MLP", "Attention")] == [norms, 2, 2]
-    assert away(gradients(student), expected) < 1e-5
+    assert greatest_difference(gradients(student, layer=1), expected) < 1e-5
     self_check(student)
     assert not any("forward" in vars(module) for module in other.model.modules())
-    assert away(gradients(other), expected) == 0.0, "other models of the family are as they were"
+    assert greatest_difference(gradients(other, layer=1), expected) == 0.0, (
+        "other models of the family are as they were"
+    )
     transform.kdtool_finish(student, make_run(tmp_path))
     assert not any("forward" in vars(module) for module in student.model.modules())
-    assert away(gradients(student), expected) == 0.0
+    assert greatest_difference(gradients(student, layer=1), expected) == 0.0
 
 
 @pytest.mark.usefixtures("stand_ins")
 def test_a_rotation_that_is_another_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The copy of the attention's forward does call what it is given."""
     student = tiny_model(layers=2)
-    expected = gradients(student)
+    expected = gradients(student, layer=1)
     monkeypatch.setattr(_kernels, "kernels", lambda: _kernels.Kernels(rms_norm, swiglu, lambda q, k, *_: (q, k)))
     switch_on(student, tmp_path)
-    assert away(gradients(student), expected) > 0.01
+    assert greatest_difference(gradients(student, layer=1), expected) > 0.01
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -151,22 +130,22 @@ def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPat
 def test_the_kernels_give_the_same_gradients(family: str, checkpointing: bool, tmp_path: Path) -> None:
     student = tiny_model(family, layers=2, hidden_size=64, intermediate_size=128)
     student.model.to("cuda")
-    expected = gradients(student)
+    expected = gradients(student, layer=1)
     if checkpointing:
         student.model.activation_checkpointing_enable({"use_reentrant": False})
     transform = switch_on(student, tmp_path)
-    assert away(gradients(student), expected) < 1e-4
+    assert greatest_difference(gradients(student, layer=1), expected) < 1e-4
     transform.kdtool_finish(student, make_run(tmp_path))
-    assert away(gradients(student), expected) < 1e-6
+    assert greatest_difference(gradients(student, layer=1), expected) < 1e-6
 
 
 @gpu
 def test_the_kernels_under_autocast_are_as_near_to_float32_as_plain_layers(tmp_path: Path) -> None:
     student: Any = tiny_model(layers=2, hidden_size=64, intermediate_size=128)
     student.model.to("cuda")
-    exact = gradients(student)
+    exact = gradients(student, layer=1)
     with torch.autocast("cuda", torch.bfloat16):
-        plain = away(gradients(student), exact)
+        plain = greatest_difference(gradients(student, layer=1), exact)
         switch_on(student, tmp_path)
-        fused = away(gradients(student), exact)
+        fused = greatest_difference(gradients(student, layer=1), exact)
     assert fused < 1.5 * plain + 1e-3

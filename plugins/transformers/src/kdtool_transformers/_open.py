@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,7 +71,7 @@ def open_model(
 
     from kdtool_transformers._adapter import add_adapter, require_adapter
     from kdtool_transformers._alone import alone
-    from kdtool_transformers._model import ORIGIN_FILE, TransformersModel, no_progress_bar
+    from kdtool_transformers._model import TransformersModel, no_progress_bar
     from kdtool_transformers._placed import bring_head, placement
 
     if adapter is not None:
@@ -100,9 +100,7 @@ def open_model(
         bring_head(model, device)
     elif quantise is None:
         model = model.to(device)
-    origin = where / ORIGIN_FILE if isinstance(where, Path) else None
-    copied = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"] if origin and origin.is_file() else ()
-    return TransformersModel(model.eval(), tokenizer, copied)
+    return TransformersModel(model.eval(), tokenizer, _copied_layers(where))
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
@@ -226,6 +224,17 @@ def _require_all(missing: Collection[str], model: Any, source: str | Path) -> No
             f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(sorted(missing)[:3])}): it "
             "is no whole causal language model, perhaps one without its head; give one that is"
         )
+
+
+def _copied_layers(where: Path | str) -> Sequence[int]:
+    """Return which of a teacher's layers those of a saved student began as; () for models from elsewhere."""
+    from kdtool_transformers._model import ORIGIN_FILE
+
+    origin = where / ORIGIN_FILE if isinstance(where, Path) else None
+    if origin is None or not origin.is_file():
+        return ()
+    copied: list[int] = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"]
+    return copied
 
 
 def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:

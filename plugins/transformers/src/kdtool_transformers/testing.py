@@ -10,6 +10,7 @@ from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
+import kdtool
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -20,6 +21,9 @@ from kdtool_transformers._model import TransformersModel
 
 __all__ = [
     "byte_tokenizer",
+    "gradients",
+    "greatest_difference",
+    "packed_batch",
     "save_code_llama_tokenizer",
     "save_reduced",
     "save_starcoder2_tokenizer",
@@ -56,6 +60,35 @@ def tiny_model(family: str = "llama", layers: int = 4, seed: int = 0, **settings
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
     return TransformersModel(model.eval(), byte_tokenizer(family))
+
+
+def packed_batch(rows: int = 2, length: int = 48, device: torch.device | None = None) -> kdtool.Batch:
+    """Return rows of random tokens for `tiny_model`, two documents in each, every position labelled."""
+    ids = torch.randint(257, (rows, length), generator=torch.Generator().manual_seed(1)).to(device)
+    half = torch.arange(length // 2, device=device)
+    return kdtool.Batch(
+        input_ids=ids,
+        positions=torch.cat([half, half]).expand(rows, length),
+        labels=ids,
+        document=torch.cat([0 * half, 0 * half + 1]).int().expand(rows, length),
+        row_keys=tuple(map(str, range(rows))),
+    )
+
+
+def gradients(student: TransformersModel, layer: int = 0, rows: int = 2, length: int = 48) -> dict[str, torch.Tensor]:
+    """Return the gradients, by parameter, of a step on a `packed_batch`, through final states and those of a layer."""
+    student.model.train()
+    student.model.zero_grad()
+    want = kdtool.Want(kinds=frozenset({"hidden"}), layers=(layer,))
+    outputs = student.backbone(packed_batch(rows, length, student.head.weight.device), want)
+    (outputs.last.square().mean() + outputs.hidden[layer].square().mean()).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
+
+
+def greatest_difference(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Return how far gradients of the same parameters are apart at most, as a share of each parameter's greatest."""
+    assert found.keys() == expected.keys()  # noqa: S101
+    return max(float((found[name] - expected[name]).abs().max() / expected[name].abs().max()) for name in expected)
 
 
 def save_tiny(
