@@ -105,7 +105,7 @@ def _forward(causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: 
     ours = causal.config._attn_implementation == IMPLEMENTATION
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
     gc.collect()
-    with _two_of_a_kind(causal, layers) as counts, _Alive() as alive, autocast, torch.enable_grad():
+    with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
         with document_masks_skipped() if ours else nullcontext(), _layers_told(layers, alive) as grown:
             last = causal.base_model(**inputs, **({"documents": documents} if ours else {})).last_hidden_state
         total = alive.bytes
@@ -165,12 +165,13 @@ def _layers_told(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, lis
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the memory that what was computed would take, as long as anything refers to it."""
+    """Counts the memory that what was computed would take, as long as anything refers to it; views of weights take none."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
-        self._sizes: dict[int, int] = {}
+        held = (*model.parameters(), *model.buffers())
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in held}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

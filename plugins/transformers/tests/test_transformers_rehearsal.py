@@ -1,0 +1,55 @@
+"""What a rehearsal without memory says a forward pass keeps, against what one with memory does keep."""
+
+from __future__ import annotations
+
+import kdtool
+import pytest
+import torch
+from kdtool_transformers import TransformersModel, outline_of, rehearse
+from kdtool_transformers.testing import packed_batch, tiny_model
+
+ROWS, LENGTH = 2, 96
+SHAPE = {"hidden_size": 128, "intermediate_size": 256}
+
+
+def kept(student: TransformersModel, dtype: torch.dtype) -> int:
+    """Return the bytes that a forward pass leaves for backward, and of its final states."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    student.model.train()
+    autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        last = student.backbone(packed_batch(ROWS, LENGTH), kdtool.Want()).last
+    storages[last.untyped_storage().data_ptr()] = last.untyped_storage()
+    return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
+def test_a_rehearsal_keeps_what_a_forward_pass_does(family: str, dtype: torch.dtype, frozen: bool) -> None:
+    student = tiny_model(family, layers=5, **SHAPE)
+    outline = outline_of(student.model.config)
+    for model in (student.model, outline.model) if frozen else ():
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("norm" in name or "ln_" in name)
+    assert rehearse(outline, ROWS, LENGTH, dtype).kept == pytest.approx(kept(student, dtype), rel=0.05)
+
+
+def test_of_checkpointed_layers_only_what_goes_in_is_kept() -> None:
+    student = tiny_model(layers=5, **SHAPE)
+    outline = outline_of(student.model.config)
+    whole = rehearse(outline, ROWS, LENGTH, torch.float32)
+    assert whole.again == 0
+    for model in (student.model, outline.model):
+        model.train()
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    found = rehearse(outline, ROWS, LENGTH, torch.float32)
+    assert found.kept == pytest.approx(kept(student, torch.float32), rel=0.1)
+    assert found.kept < whole.kept / 5
+    assert found.again == pytest.approx(whole.kept / 5, rel=0.1)
