@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kdtool
 import pytest
 import torch
@@ -9,7 +11,7 @@ from kdtool_transformers import TransformersModel, outline_of, rehearse
 from kdtool_transformers.testing import packed_batch, tiny_model
 
 ROWS, LENGTH = 2, 96
-SHAPE = {"hidden_size": 128, "intermediate_size": 256}
+SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
 
 
 def kept(student: TransformersModel, dtype: torch.dtype) -> int:

@@ -15,8 +15,8 @@ from kdtool_transformers import DtypeName, compute_dtype
 
 __all__ = ["accelerate_as_it_was", "chosen_dtype", "chunk_sizes", "large_blocks_reused"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from malloc.h
-_TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4  # from malloc.h
+_FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t), 128 * 1024, 65536
 
 
 def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -42,6 +42,7 @@ def chunk_sizes(vocabulary: int, device: torch.device) -> tuple[int, int]:
 def large_blocks_reused() -> Iterator[None]:
     """Have malloc keep large blocks instead of mapping and clearing fresh pages each time: 5 to 27 % of CPU time.
 
+    Small blocks are joined with what is free beside them at once, or the room of a freed tensor would not hold the next one.
     Only glibc on Linux can be told; elsewhere nothing happens. Afterwards its defaults are set and memory given back.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
@@ -50,11 +51,13 @@ def large_blocks_reused() -> Iterator[None]:
     library = ctypes.CDLL(None)
     gc.collect()
     library.malloc_trim(0)  # what earlier stages left is in pieces, of which little would be used again
+    library.mallopt(_M_MXFAST, 0)
     library.mallopt(_M_MMAP_MAX, 0)
     library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
+        library.mallopt(_M_MXFAST, _FAST_DEFAULT)
         library.mallopt(_M_MMAP_MAX, _MMAP_DEFAULT)
         library.mallopt(_M_TRIM_THRESHOLD, _TRIM_DEFAULT)
         library.malloc_trim(0)
