@@ -2,8 +2,8 @@
 
     python benchmarks/check_memory.py [--seed 1] [--fit] [--json FILE]
 
-Each recipe is predicted by `kdtool.check`, then run for a few steps by `kdtool.run` in a fresh process, whose greatest
-resident memory (VmHWM, so Linux alone) is compared. It ends with 1 when a prediction is more than 15 % away. `--fit`
+Each recipe is predicted by `kdtool.check`, then run for a few steps by `kdtool run`, whose greatest resident memory (as the
+system counts it; Linux alone) is compared. It ends with 1 when a prediction is more than 15 % away. `--fit`
 does so with the six recipes on which the constants were fitted, and says what they would be now. Takes about a minute a
 recipe on two cores; memory does not depend on how busy the machine is. Needs kdtool's packages and nothing from a network.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -109,23 +110,19 @@ def recipe_of(case: Mapping[str, Any], models: Path) -> dict[str, Any]:
 
 
 def measured(recipe: Mapping[str, Any]) -> int:
-    """Run a recipe in a fresh process and return its greatest resident memory in bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__)), "--child", folder]
-        found = subprocess.run(command, input=json.dumps(recipe), capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise SystemExit(f"a run failed:\n{found.stderr[-3000:]}")
-    return int(found.stdout.split()[-1])
-
-
-def child(folder: Path) -> None:
-    """Run the recipe on standard input; print the most memory that this process ever had resident."""
-    import kdtool
-
-    kdtool.run(json.load(sys.stdin), out=folder / "runs", store=folder / "store")
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    print(int(peak.split()[1]) * 1024)
+    """Run a recipe as `kdtool run` does, in a process of its own, and return its greatest resident memory in bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        command = [sys.executable, "-m", "kdtool", "run", str(folder / "recipe.yaml")]
+        command += ["--out", str(folder / "runs"), "--store", str(folder / "store")]
+        with (folder / "said").open("wb") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"a run failed:\n{(folder / 'said').read_text(errors='replace')[-3000:]}")
+    return used.ru_maxrss * 1024
 
 
 def make_models(folder: Path) -> None:
@@ -177,11 +174,7 @@ def main() -> int:
     parser.add_argument("--fit", action="store_true", help="the six recipes that the constants were fitted on")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; some 3 GB each")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(options.child)
-        return 0
     import kdtool
 
     cases = list(FITTED) if options.fit else drawn(options.seed)

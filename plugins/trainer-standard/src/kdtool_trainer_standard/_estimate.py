@@ -28,8 +28,6 @@ from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
 
 __all__ = ["estimate_phase"]
 
-HALF_BYTES = 215_000_000
-"""What products in half precision have resident beyond the tensors that PyTorch knows of: a fitted constant (CPU)."""
 BUSY = 0.5
 """Share of the speed of a bare product of matrices that a step reaches (docs/benchmarks.md)."""
 _FLOAT = 4
@@ -68,7 +66,7 @@ def estimate_phase(
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
-    yield from _memory(config, phase, sizes, on_host=device.type == "cpu", half=dtype != torch.float32)
+    yield from _memory(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate(
         "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learnt * kept, note="while the phase runs"
@@ -127,7 +125,7 @@ def _sizes(
 
 
 def _memory(
-    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool, half: bool
+    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
     gradients, optimiser = _FLOAT * sizes.learnt, 2 * _FLOAT * sizes.learnt
     kept = gradients if config.accumulation > 1 else 0
@@ -161,8 +159,6 @@ def _memory(
         own = {part: size for part, size in parts.items() if size}
         for part, size in own.items():
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
-    if on_host and half:
-        yield kdtool.Estimate("products in half precision", (phase.stage,), HALF_BYTES)
     for teacher in phase.beside:
         yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
 
