@@ -109,15 +109,15 @@ def recipe_of(case: Mapping[str, Any], models: Path) -> dict[str, Any]:
     return recipe
 
 
-def measured(recipe: Mapping[str, Any]) -> int:
-    """Run a recipe as `kdtool run` does, in a process of its own, and return its greatest resident memory in bytes."""
+def measured(recipe: Mapping[str, Any], **environment: str) -> int:
+    """Run a recipe by `kdtool run`, with more in its environment, and return its greatest resident memory in bytes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "kdtool", "run", str(folder / "recipe.yaml")]
         command += ["--out", str(folder / "runs"), "--store", str(folder / "store")]
         with (folder / "said").open("wb") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said)
+            process = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **environment})
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
