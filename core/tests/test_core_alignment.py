@@ -99,7 +99,7 @@ def _rows(texts: list[str], own: Any, length: int, masked: int) -> list[kdtool.R
     return rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     texts=st.lists(_LETTERS, min_size=1, max_size=4), length=st.integers(4, 12), masked=st.integers(2, 9),
     names=st.sampled_from([(Bytes, Letters), (Letters, Pairs), (Pairs, Bytes), (Bytes, Pairs)]),

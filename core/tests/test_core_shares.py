@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._run.counts import Counts
 from kdtool._run.gathering import gather
@@ -62,7 +62,6 @@ sizes = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(sizes, min_size=2, max_size=3), st.lists(st.integers(1, 9), min_size=3, max_size=3), st.booleans())
 def test_every_beginning_has_the_shares_to_within_a_document(
     documents: list[list[tuple[kdtool.Split, int]]], weights: list[int], screen: bool

@@ -129,7 +129,7 @@ def test_what_is_damaged_is_freed_and_made_anew(recipe: dict[str, Any], tmp_path
     assert model.read_bytes() == trained
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     artefacts=st.sets(st.tuples(st.sampled_from(["text", "rows", "signals"]), st.integers(0, 9)), max_size=12),
     runs=st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9))), max_size=5),

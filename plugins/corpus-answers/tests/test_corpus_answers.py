@@ -180,7 +180,7 @@ def test_a_killed_process_asks_nothing_twice(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 400))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_journal_that_was_cut_anywhere_keeps_every_whole_answer(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "journal.jsonl"
     given_ones = [kdtool.TextAnswer(f"é{number}", "x" * number, "stop", 1, 2) for number in range(4)]

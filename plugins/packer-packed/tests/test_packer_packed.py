@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import kdtool
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import ByteTokenizer, PackerConformance, make_run
 from kdtool_packer_packed import Packed
@@ -130,7 +130,6 @@ def test_a_limit_takes_whole_rows_from_the_start() -> None:
         Packed.Config(length=10, maximum_tokens=9)
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=60), st.floats(0, 1), st.floats(0, 1), st.integers(0, 5))
 def test_a_text_is_whole_wherever_it_was_cut(body: str, rate: float, spm_rate: float, seed: int) -> None:
     fim = {"rate": rate, "spm_rate": spm_rate, "seed": seed}

@@ -178,7 +178,7 @@ def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> N
     assert worst_difference(found, expected) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(0, 40), head_rows=st.integers(1, 50), loss_rows=st.integers(1, 50), seed=st.integers(0, 5),
     padded=st.booleans(),

@@ -36,7 +36,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Transforme
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=_TEXTS)
 @example(text="")
 @example(text=" x")

@@ -27,7 +27,7 @@ def shapes(draw: st.DrawFn) -> LlamaShape:
 
 
 @given(shapes(), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_shape_counts_what_transformers_builds(shape: LlamaShape, tied: bool) -> None:
     tokenizer = byte_tokenizer()
     with alone(), torch.device("meta"):

@@ -48,7 +48,7 @@ def _run(folder: Path, **fields: Any) -> kdtool.RunInfo:
 
 
 @given(TARGETS, VOCABULARIES, st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_count_is_met_or_refused_with_the_nearest(wanted: int, vocabulary: int, tied: bool) -> None:
     try:
         shape = solve(wanted, vocabulary, tied)

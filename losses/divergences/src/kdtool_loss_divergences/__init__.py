@@ -1,8 +1,9 @@
 """Divergences between teacher's and student's next-token distributions.
 
-Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`. The plain functions `forward_kl`, `sampled_forward_kl`,
-`top_k_forward_kl`, `reverse_kl` and `jensen_shannon` serve any training loop. Only methods of tensors are used, so
-importing this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531) are the trainer's.
+Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `adaptive-kl`, `tvd`. The plain
+functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop. Only methods of
+tensors are used, so importing this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531) are
+the trainer's.
 """
 
 from __future__ import annotations
@@ -11,22 +12,33 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_loss_divergences._adaptive import adaptive_kl
 from kdtool_loss_divergences._forward import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_loss_divergences._jensen_shannon import jensen_shannon
 from kdtool_loss_divergences._reverse import reverse_kl
+from kdtool_loss_divergences._skew import skew_kl, skew_reverse_kl
+from kdtool_loss_divergences._total_variation import total_variation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "AdaptiveKL",
     "ForwardKL",
     "JensenShannon",
     "ReverseKL",
+    "SkewKL",
+    "SkewReverseKL",
+    "TotalVariation",
+    "adaptive_kl",
     "forward_kl",
     "jensen_shannon",
     "reverse_kl",
     "sampled_forward_kl",
+    "skew_kl",
+    "skew_reverse_kl",
     "top_k_forward_kl",
+    "total_variation",
 ]
 
 
@@ -94,6 +106,58 @@ class JensenShannon(_Divergence):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         return jensen_shannon(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+
+
+class _Skewed(_Divergence):
+    """What the two skewed divergences share: how much is mixed in."""
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `skew-kl` and `skew-reverse-kl`."""
+
+        alpha: float = kdtool.Field(default=0.1, gt=0, lt=1)
+        """How much of the distribution that is compared is mixed into the other. The value stays below −log alpha."""
+
+
+class SkewKL(_Skewed):
+    """KL(teacher ‖ mixture with some of the teacher): forward KL that one impossible token cannot swamp (DistiLLM)."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return skew_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+
+class SkewReverseKL(_Skewed):
+    """KL(student ‖ mixture with some of the student): reverse KL that stays bounded where the teacher excludes a token."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+
+class AdaptiveKL(_Divergence):
+    """Forward KL for what is wrong among the teacher's likeliest tokens, reverse KL for what is wrong in the tail (AKL)."""
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `adaptive-kl`."""
+
+        head: float = kdtool.Field(default=0.5, ge=0, lt=1)
+        """The likeliest tokens up to this probability together are the teacher's head; 0 takes one token."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return adaptive_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.head)
+
+
+class TotalVariation(_Divergence):
+    """½·Σ|teacher − student|: the probability that would have to be moved, between 0 and 1."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the distance of each position, [C]."""
+        return total_variation(chunk.student_logits, _logits(chunk), chunk.temperature)
 
 
 def _logits(chunk: kdtool.TokenChunk) -> Tensor:

@@ -1,0 +1,50 @@
+"""Skewed KL divergences: some of the one distribution is mixed into the other, which bounds the value."""
+
+from __future__ import annotations
+
+from math import log, log1p
+from typing import TYPE_CHECKING
+
+from kdtool_loss_divergences._softened import log_probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["skew_kl", "skew_reverse_kl"]
+
+
+def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1) -> Tensor:
+    """Return KL(p ‖ α·p + (1 − α)·q), p the teacher's and q the student's softmax at temperature T.
+
+    0 if and only if p = q, and never above −log α: a token that the student finds impossible cannot swamp the rest. Tends to
+    forward KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Not multiplied by T²: the trainer does that.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
+        temperature: T > 0, for both.
+        alpha: α, between 0 and 1, both excluded; the paper's best is 0.1.
+
+    Returns:
+        [C], in nats.
+    """
+    p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
+    return _to_mixture(p_log, q_log, alpha)
+
+
+def skew_reverse_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1
+) -> Tensor:
+    """Return KL(q ‖ (1 − α)·p + α·q), p the teacher's and q the student's softmax at temperature T.
+
+    0 if and only if p = q, and never above −log α, also where the teacher excludes what the student says. Tends to reverse
+    KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Arguments and result as in `skew_kl`.
+    """
+    p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
+    return _to_mixture(q_log, p_log, alpha)
+
+
+def _to_mixture(of: Tensor, other: Tensor, alpha: float) -> Tensor:
+    """Return KL(of ‖ α·of + (1 − α)·other) of log-probabilities [C, V]."""
+    mixture = (of + log(alpha)).logaddexp(other + log1p(-alpha))
+    return (of.exp() * (of - mixture)).sum(-1)
