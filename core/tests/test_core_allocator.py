@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 SHOW = """
 import os, sys
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], flush=True)
-from kdtool._cli import main
-main()
+from kdtool.__main__ import begin
+begin()
 """
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import click
 
-from kdtool._cli.allocator import begin_again_with_joined_blocks
 from kdtool._cli.leaving import INTERRUPTED, Stopped, leave, note_strays, stoppable
 
 __all__ = ["call", "cli", "main"]
@@ -133,7 +132,6 @@ def cli(debug: bool) -> None:  # read by main from the command line
 
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
-    begin_again_with_joined_blocks()
     stoppable()
     if "--debug" not in sys.argv:
         note_strays()
