@@ -20,7 +20,7 @@ ENVIRONMENT = ROOT / ".venv"
 MINIMUM = (3, 11)
 SIZES = """\
 Downloads, unless pip has them in its cache:
-  torch, transformers and what they need   0.3 GB (macOS, Windows, or a CPU build of torch on Linux)
+  torch, transformers and what they need   0.4 GB (macOS, Windows, or a CPU build of torch on Linux)
                                            3 GB on Linux where pip finds only torch with CUDA
   the teacher (quickstart only)            93 MB from the package index, or 270 MB where its hub is reachable
 Disk: 1.5 GB in .venv (6 GB with CUDA), 1.5 GB in the user's cache and in runs/.

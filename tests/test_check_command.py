@@ -28,6 +28,16 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
     assert printed["forecast"]["tokens"] > 0
 
 
+def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the student's tokenizer is not on this machine, its shape is found again for each part."""
+    recipe = Path(__file__).resolve().parent.parent / "recipes" / "smallcoder.yaml"
+    assert call(["check", str(recipe)]) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in (printed.out + printed.err).splitlines() if line.startswith("student: ")]
+    assert lines
+    assert len(lines) == len(set(lines))
+
+
 def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--memory", "1MB"]) == 9
     printed = capsys.readouterr().out

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _look(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
-        info = context.info(Stage("check"), folder)
+        info = replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
         try:
             licences = licences_of(assembly, context.hooks)
             refuse_missing(assembly, info)
