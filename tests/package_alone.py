@@ -26,8 +26,18 @@ CANNOT_BE_LOWEST = {"torch"}
 """Pinned by constraints.txt: older versions have no wheel without CUDA on the package index, so their bound is untested."""
 
 
+IN_TWO_PROCESSES = ("--numprocesses", "2", "--dist", "loadfile")
+"""Arguments for pytest with pytest-xdist: a file's tests stay together, since they share what takes long to make."""
+
+
 def prove(
-    folder: Path, wheels: Sequence[Path], environment: Path, *, lowest: bool = False, pytest: tuple[str, ...] = ()
+    folder: Path,
+    wheels: Sequence[Path],
+    environment: Path,
+    *,
+    lowest: bool = False,
+    parallel: bool = False,
+    pytest: tuple[str, ...] = (),
 ) -> int:
     """Install the package of `folder` into `environment`, look at it and run its tests; return the first bad exit code."""
     subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)], check=True)
@@ -39,12 +49,12 @@ def prove(
         return code
     if not (folder / "tests").is_dir():
         return 0
-    install(python, wheels, *what, *_for_tests(folder))
+    install(python, wheels, *what, *_for_tests(folder), *(["pytest-xdist>=3.6"] if parallel else []))
     if lowest and (raised := _raised(folder, python)):
         print("these lower bounds are not what was installed, so they are untested:", *raised, sep="\n  ")
         return 1
     # `-P`: the folder that pytest starts in is no place to import from.
-    command = [str(python), "-P", "-m", "pytest", str(folder), *pytest]
+    command = [str(python), "-P", "-m", "pytest", str(folder), *(IN_TWO_PROCESSES if parallel else ()), *pytest]
     return subprocess.run(command, check=False, cwd=ROOT).returncode
 
 
@@ -78,7 +88,8 @@ def main(wheels: str, environment: str, pytest: list[str]) -> int:
     """Prove what the environment's name asks for."""
     kind, _, name = environment.partition("-")
     folder = ROOT / "core" if "core" in {kind, name} else folder_of(f"kdtool-{name}")
-    return prove(folder, [Path(wheels)], Path(sys.prefix) / "alone", lowest=kind == "lowest", pytest=tuple(pytest))
+    alone, lowest = Path(sys.prefix) / "alone", kind == "lowest"
+    return prove(folder, [Path(wheels)], alone, lowest=lowest, parallel=True, pytest=tuple(pytest))
 
 
 if __name__ == "__main__":
