@@ -102,6 +102,9 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
     assert found["arms"][0] == "student"
     expected = COUNTS.get(path.stem, {}) if path.parent == RECIPES else {}
     assert {name: found["models"][name]["parameters"] for name in expected} == expected
+    if path.parent == RECIPES and path.stem in SYSTEMS:
+        assert found["trainable"], "known before a tokenizer is on this machine, and so is the memory of training"
+        assert not [line for line in found["forecast"]["unknown"] if "gives no outline" in line]
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)

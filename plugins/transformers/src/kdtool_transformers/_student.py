@@ -95,7 +95,13 @@ class LlamaStudent(CausalStudent):
         return self._facts(run, vocabulary)
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        return self._model(run, None)
+        from kdtool_transformers._rehearsal import outline_of
+
+        vocabulary = self._absent_vocabulary(run)
+        if vocabulary is None:
+            return self._model(run, None)
+        shape = self.shape(vocabulary)
+        return outline_of(llama_config(shape, vocabulary, context=self.context, tied=self.tied))
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return self._model(run, run.seed)

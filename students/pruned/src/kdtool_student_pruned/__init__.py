@@ -119,8 +119,11 @@ class Pruned(CausalStudent):
         )
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
-        from kdtool_transformers import TransformersModel, TransformersTokenizer, without_weights
+        from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
 
+        source = run.hook.kdtool_describe.of(self.config.source)(run)
+        if source is not None and not source.tokenizer_fingerprint:  # it is not on this machine yet
+            return outline_of(self._smaller(self._plan(run)))
         tokenizer = self.kdtool_tokenizer(run)
         if not isinstance(tokenizer, TransformersTokenizer):
             return None
