@@ -22,6 +22,7 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
 from torch import Tensor
 from trainer_models import (
+    KL,
     MIXTURE,
     VOCABULARY,
     TinyModel,
@@ -109,6 +110,38 @@ def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, h
             make_run(tmp_path / "run", mixture()), phase, student
         )
     assert worst_difference(found, expected) < 1e-5
+
+
+class WholeKL(KL):
+    """The same divergence from the head that a sequence loss is given."""
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        assert view.head is not None
+        assert view.teacher is not None
+        assert view.teacher.lazy is not None
+        q = (view.head.logits(view.student.last) / 2).log_softmax(-1)
+        with torch.no_grad():
+            p = (view.teacher.lazy.head.logits(view.teacher.lazy.hidden) / 2).log_softmax(-1)
+        return kdtool.PerToken((p.exp() * (p - q)).sum(-1))
+
+    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
+
+
+@pytest.mark.parametrize("shared", [None, 50])
+@pytest.mark.parametrize("head", HEADS)
+def test_sequence_losses_come_to_the_same_logits(tmp_path: Path, head: str, shared: int | None) -> None:
+    found = []
+    for loss in (KL, WholeKL):
+        student, components = make_model(1, **HEADS[head]), {**mixture(), "losses.kl": loss(KL.Config())}
+        terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
+        source = TinyTeacher(make_model(99), vocabulary=shared or VOCABULARY)
+        phase = make_phase(tmp_path / loss.__name__, terms, {"teacher": source}, steps=1)
+        with first_gradients(student.model) as gradients:
+            make_trainer(batch=4, gradient_clip=0.0).kdtool_train(
+                make_run(tmp_path / "run", components), phase, student
+            )
+        found.append(gradients)
+    assert worst_difference(found[1], {name: gradient.double() for name, gradient in found[0].items()}) < 1e-5
 
 
 def test_signal_over_other_tokens_than_the_term_says_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from kdtool_transformers import (
     TransformersTokenizer,
     open_model,
     open_tokenizer,
-    project_logits,
     self_check,
 )
 from kdtool_transformers._attention import IMPLEMENTATION, Documents
@@ -93,7 +92,7 @@ def test_packed_documents_equal_documents_alone_with_gradients(family: str) -> N
     wrapped = model(family)
     assert wrapped.model.config._attn_implementation == IMPLEMENTATION
     batch = packed(LENGTHS, 290)
-    logits = project_logits(wrapped.backbone(batch, kdtool.Want()).last, wrapped.head)
+    logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.Want()).last)
     expected = alone(wrapped, batch, LENGTHS)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
@@ -109,7 +108,7 @@ def test_bfloat16_is_close(family: str) -> None:
     wrapped, batch = model(family, torch.bfloat16), packed(LENGTHS, 290)
     exact = model(family)
     with torch.no_grad():
-        logits = project_logits(wrapped.backbone(batch, kdtool.Want()).last, wrapped.head).float()
+        logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.Want()).last).float()
         expected = alone(exact, batch, LENGTHS)
     assert float((logits - expected).square().mean().sqrt() / expected.std()) < 0.05
 
@@ -123,7 +122,7 @@ def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding
         batch = packed(lengths, longest + padding)
         last = wrapped.backbone(batch, kdtool.Want()).last
         expected = alone(wrapped, batch, lengths)
-    torch.testing.assert_close(project_logits(last, wrapped.head), expected, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(wrapped.head.logits(last), expected, rtol=1e-4, atol=2e-4)
 
 
 _LLAMA = model("llama")
@@ -219,5 +218,5 @@ def test_a_tokenizer_larger_than_the_head_is_refused() -> None:
 def test_padding_of_the_vocabulary_never_reaches_the_logits() -> None:
     wrapped = TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()).eval(), tokenizer(90))
     last = wrapped.backbone(packed([[12]], 12), kdtool.Want()).last
-    assert project_logits(last, wrapped.head).shape == (12, 90)
+    assert wrapped.head.logits(last).shape == (12, 90)
     assert self_check(wrapped) < 1e-4

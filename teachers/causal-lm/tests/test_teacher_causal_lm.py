@@ -11,7 +11,7 @@ import pytest
 import torch
 from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_causal_lm import CausalLM
-from kdtool_transformers import _files, open_model, project_logits
+from kdtool_transformers import _files, open_model
 from kdtool_transformers.testing import save_tiny
 from kdtool_transformers.testing_gguf import write_gguf
 
@@ -47,7 +47,7 @@ def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
     assert signal.lazy is not None
     expected = model.model(input_ids=batch.input_ids).logits[:, :15].reshape(30, -1)
     torch.testing.assert_close(
-        project_logits(signal.lazy.hidden, signal.lazy.head), expected.detach(), rtol=1e-4, atol=1e-4
+        signal.lazy.head.logits(signal.lazy.hidden), expected.detach(), rtol=1e-4, atol=1e-4
     )
     assert {layer: tuple(states.shape) for layer, states in signal.hidden.items()} == {0: (30, 32), 3: (30, 32)}
     assert tuple(signal.attentions[3].shape) == (2, 4, 20, 20)

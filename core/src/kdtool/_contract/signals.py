@@ -47,6 +47,15 @@ class Head:
     scale: float = 1.0
     soft_cap: float | None = None
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [N, V] of final states [N, H], in the weight's dtype, with gradient. Since 0.1."""
+        logits = hidden.to(self.weight.dtype) @ self.weight[: self.vocabulary].T
+        if self.bias is not None:
+            logits = logits + self.bias[: self.vocabulary]
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
+
 
 @dataclass(frozen=True, eq=False)
 class LazyLogits:
@@ -132,7 +141,8 @@ class StepView:
 
     `teacher_batch` is what the teacher was told about where it does not read the student's tokens: the same rows in its own
     tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
-    `byte_end`: which bytes of its document the token stands for that a position predicts.
+    `byte_end`: which bytes of its document the token stands for that a position predicts. `head` projects `student.last` to
+    logits over the tokens that the term compares, with gradient to its weight; None: the trainer does not give it.
     """
 
     batch: Batch
@@ -141,6 +151,7 @@ class StepView:
     progress: Tensor
     step: Tensor
     teacher_batch: Batch | None = None
+    head: Head | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,8 @@ import pytest
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import (
     DenseTokens,
+    Head,
+    LazyLogits,
     ModelOutputs,
     Offer,
     PerSequence,
@@ -219,7 +221,15 @@ class SequenceLossConformance(LossConformance):
         mine = {layer: states(self.student.hidden, learned=True) for layer, _ in pairs}
         theirs = {layer: states(self.teacher.hidden, learned=False) for _, layer in pairs}
         outputs = ModelOutputs(states(self.student.hidden, learned=True), mine)
-        return loss, StepView(batch, outputs, Signal("t", hidden=theirs), torch.tensor(0.5), torch.tensor(3))
+
+        def head(facts: ModelFacts, *, learned: bool) -> Head:
+            padded = torch.randn(facts.vocabulary + 6, facts.hidden, generator=generator)
+            return Head(padded.requires_grad_(learned), facts.vocabulary)
+
+        told = any("logits" in need for need in loss.needs)
+        lazy = LazyLogits(states(self.teacher.hidden, learned=False), head(self.teacher, learned=False))
+        signal, own = Signal("t", lazy if told else None, hidden=theirs), head(self.student, learned=True)
+        return loss, StepView(batch, outputs, signal, torch.tensor(0.5), torch.tensor(3), head=own)
 
 
 def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChunk:

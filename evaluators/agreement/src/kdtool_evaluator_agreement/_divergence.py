@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import kdtool
 import torch
-from kdtool_transformers import project_logits
 from torch import Tensor
 
 from kdtool_evaluator_agreement._states import Encoded, StateFiles, autocast, final_states
@@ -47,5 +46,5 @@ def agreement(student: kdtool.LanguageModel, document: Encoded, teacher: StateFi
 
 def _log_probabilities(states: Tensor, head: kdtool.Head) -> Tensor:
     with autocast(head.weight):
-        logits = project_logits(states, head)
+        logits = head.logits(states)
     return logits.float().log_softmax(-1)

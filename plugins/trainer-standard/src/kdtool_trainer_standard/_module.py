@@ -8,7 +8,7 @@ temperature², the divisor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import kdtool
@@ -149,7 +149,9 @@ class DistillationModule(nn.Module):
         """Return what a sequence loss sees."""
         teacher = bound.term.teacher or ""
         signal, beside = signals.get(teacher), teacher_batches.get(teacher)
-        return kdtool.StepView(batch, outputs, signal, self.progress, self.step, beside)
+        head, shared = self.language_model.head, bound.term.shared
+        head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
+        return kdtool.StepView(batch, outputs, signal, self.progress, self.step, beside, head)
 
     def _sequence_loss(self, index: int, view: kdtool.StepView, divisor: Tensor) -> Tensor:
         bound, outputs = self.terms[index], view.student

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtool_transformers._alone import alone
     from kdtool_transformers._bytes import byte_tokenizer
-    from kdtool_transformers._check import logits_kept, project_logits, self_check
+    from kdtool_transformers._check import logits_kept, self_check
     from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_alone": ("alone",),
     "_bytes": ("byte_tokenizer",),
-    "_check": ("logits_kept", "project_logits", "self_check"),
+    "_check": ("logits_kept", "self_check"),
     "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
@@ -151,7 +151,6 @@ __all__ = [
     "outline_of",
     "pick_device",
     "product_speed",
-    "project_logits",
     "published_model",
     "readable_count",
     "rehearse",

@@ -15,27 +15,11 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["logits_kept", "project_logits", "self_check"]
+__all__ = ["logits_kept", "self_check"]
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 2e-2}
 _REWRITTEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """What rewriting may change of logits, by the coarsest dtype of the result: a rounding or two of its weights."""
-
-
-def project_logits(hidden: Tensor, head: kdtool.Head) -> Tensor:
-    """Return the head's logits [N, V] over the true vocabulary, in the weight's dtype, for final states [N, H].
-
-    For tests and small pieces: training and scoring project chunks.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias)[:, : head.vocabulary]
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    if head.soft_cap is not None:
-        logits = head.soft_cap * torch.tanh(logits / head.soft_cap)
-    return logits
 
 
 def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = None) -> float:
@@ -61,7 +45,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     try:
         with torch.no_grad():
             outputs = language_model.backbone(_packed(ids, lengths), kdtool.Want())
-            packed = project_logits(outputs.last, language_model.head).float()
+            packed = language_model.head.logits(outputs.last).float()
             parts = torch.split(ids, lengths, dim=1)
             alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
     finally:
@@ -116,7 +100,7 @@ def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
     try:
         with torch.no_grad():
             last = language_model.backbone(_packed(ids, [ids.shape[1]]), kdtool.Want()).last
-            return project_logits(last, head).float()
+            return head.logits(last).float()
     finally:
         language_model.model.train(training)
 

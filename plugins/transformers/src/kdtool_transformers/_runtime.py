@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtool_transformers._check import project_logits
 from kdtool_transformers._generate import generate, prompt_ids
 from kdtool_transformers._model import TransformersModel
 
@@ -111,7 +110,7 @@ class TransformersRuntime(kdtool.Runtime):
             ).last
             targets = batch[1][batch[1] != -100]
             found = [
-                -F.cross_entropy(project_logits(states, model.head).float(), target, reduction="none")
+                -F.cross_entropy(model.head.logits(states).float(), target, reduction="none")
                 for states, target in zip(torch.split(last, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
             ]
         counts = [window.stop - window.scored for window in windows]
