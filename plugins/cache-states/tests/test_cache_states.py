@@ -15,8 +15,8 @@ import pytest
 import torch
 from kdtool.testing import CacheConformance, ListSource, make_run
 from kdtool_cache_states import States
-from kdtool_cache_states._files import verified
 from kdtool_rows import collate
+from kdtool_shards._files import verified
 
 BOTH = kdtool.Want(frozenset({"logits", "hidden"}), layers=(1, 3))
 WEIGHT = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -148,7 +148,7 @@ def test_a_killed_process_is_continued(tmp_path: Path) -> None:
         assert (folder / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["head.safetensors", "shard-00001.safetensors", "shard-00001.json"])
+@pytest.mark.parametrize("name", ["teacher.safetensors", "shard-00001.safetensors", "shard-00001.json"])
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
 def test_damage_is_noticed_and_a_remedy_named(tmp_path: Path, name: str, damage: str) -> None:
     record(tmp_path / "s")
@@ -168,12 +168,12 @@ def test_a_file_is_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
         hashed.append(name)
         return verified(folder, name, manifest)
 
-    monkeypatch.setattr("kdtool_cache_states._recall.verified", noting)
-    monkeypatch.setattr("kdtool_cache_states._recall.OPEN_SHARDS", 1)
+    monkeypatch.setattr("kdtool_shards._recall.verified", noting)
+    monkeypatch.setattr("kdtool_shards._recall.OPEN_SHARDS", 1)
     component = cache()
     for order in ((0, 9), (9, 0, 5)):
         component.kdtool_recall(collate([rows()[i] for i in order]), BOTH, tmp_path / "s")
-    assert sorted(hashed) == ["head", "shard-00000", "shard-00001", "shard-00002"]
+    assert sorted(hashed) == ["shard-00000", "shard-00001", "shard-00002", "teacher"]
 
 
 def test_rows_that_were_masked_otherwise_are_refused(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kdtool_cache_states._files._publish", full)
+    monkeypatch.setattr("kdtool_shards._files._publish", full)
     with pytest.raises(kdtool.StorageError, match="No space left"):
         record(tmp_path / "s")
 
@@ -222,4 +222,4 @@ def test_manifests_hold_no_path(tmp_path: Path) -> None:
     record(tmp_path / "s")
     for path in (tmp_path / "s").glob("*.json"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
-        assert json.loads(path.read_text(encoding="utf-8"))["format"] == 1
+        assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2

@@ -1,8 +1,7 @@
 """Exact signals from stored states of the teacher.
 
-`States` is the cache that recipes call `states`. It records in `_record`, recalls in `_recall`, and both share the files
-of `_files`. The trainer multiplies the teacher's logits out of the recalled states, chunk by chunk: nothing is rounded and
-nothing is sampled.
+`States` is the cache that recipes call `states`; what it keeps is in `_kept`, the files are `kdtool_shards`'. The trainer
+multiplies the teacher's logits out of the recalled states, chunk by chunk: nothing is rounded and nothing is sampled.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_cache_states._recall import Recorded
+    from kdtool_cache_states._kept import RecalledStates
 
 __all__ = ["States"]
 
@@ -40,7 +39,7 @@ class States(kdtool.Cache):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._recorded: dict[Path, Recorded] = {}
+        self._recorded: dict[Path, RecalledStates] = {}
 
     def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
         """Ask the teacher for logits and hidden states as they are wanted."""
@@ -55,9 +54,12 @@ class States(kdtool.Cache):
             kdtool.StorageError: the disk is full or cannot be written.
             kdtool.PluginError: the teacher's signals are not what was wanted, or come from another teacher than before.
         """
-        from kdtool_cache_states._record import record
+        from kdtool_shards import record_rows
 
-        return record(run, rows, source, folder, self.config.rows_per_shard, self.config.batch)
+        from kdtool_cache_states._kept import KeptStates
+
+        kept = KeptStates(source.want)
+        return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
         """Return the recorded signal, bit for bit, on the batch's device.
@@ -68,27 +70,25 @@ class States(kdtool.Cache):
             kdtool.StorageError: a row is not there, or a file is damaged.
         """
         if folder not in self._recorded:
-            from kdtool_cache_states._recall import Recorded
+            from kdtool_cache_states._kept import RecalledStates
 
-            self._recorded[folder] = Recorded(folder)
+            self._recorded[folder] = RecalledStates(folder)
         return self._recorded[folder].signal(batch, want)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         import torch
+        from kdtool_shards import recording_estimates
 
-        for signals in ahead.signals:
-            facts = ahead.models.get(signals.teacher)
-            if facts is None:
-                continue
-            item = getattr(torch, facts.dtype).itemsize
-            size = facts.hidden * item * (len(signals.want.layers) + ("logits" in signals.want.kinds))
-            shard = self.config.rows_per_shard * signals.row_length
-            layer = self.config.batch * signals.row_length * item * (4 * facts.hidden + 3 * facts.feed_forward)
-            head = facts.vocabulary * facts.hidden * item
-            working = 2 * min(shard, signals.tokens or shard) * size + layer
-            note = "" if signals.tokens else f"and {size} bytes a token: nobody knows yet how many there are"
-            yield kdtool.Estimate("signals", (signals.stage,), working, uses=(signals.teacher,))
-            yield kdtool.Estimate("signals", disk_bytes=signals.tokens * size + head, note=note)
+        def state(facts: kdtool.ModelFacts) -> int:
+            return facts.hidden * int(getattr(torch, facts.dtype).itemsize)
+
+        yield from recording_estimates(
+            ahead,
+            lambda signals, facts: state(facts) * (len(signals.want.layers) + ("logits" in signals.want.kinds)),
+            lambda facts: facts.vocabulary * state(facts),
+            self.config.rows_per_shard,
+            self.config.batch,
+        )
 
     def kdtool_close(self) -> None:
         """Let go of the files."""

@@ -1,8 +1,8 @@
 """The files of a recording: safetensors, each with a manifest that makes it count.
 
-`shard-00000.safetensors` holds `last` and `layer.<n>`, [M, H] each, for the M labelled positions of its rows in order;
-`head.safetensors` the teacher's head. `<name>.json` beside each is its manifest: size, SHA-256, and what else is to know.
-It is written last, so a file without one was being written when the process ended. Nothing here knows of signals.
+`shard-00000.safetensors` holds what was kept of its rows, one after the other in each tensor; `teacher.safetensors` what is
+kept once for all rows. `<name>.json` beside each is its manifest: size, SHA-256, and what else is to know. It is written
+last, so a file without one was being written when the process ended. Nothing here knows of signals.
 """
 
 from __future__ import annotations
@@ -20,21 +20,16 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "HEAD", "LAST", "layer_name", "load_manifest", "save", "shard_name", "verified"]
+__all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "save", "shard_name", "verified"]
 
-FORMAT = 1
-HEAD = "head"
-LAST = "last"
+FORMAT = 2
+ONCE = "teacher"
+REMEDY = "delete the folder and run again to record the signals anew"
 
 
 def shard_name(index: int) -> str:
     """Return the name of a shard, without ending."""
     return f"shard-{index:05d}"
-
-
-def layer_name(layer: int) -> str:
-    """Return the name of a layer's tensor in a shard."""
-    return f"layer.{layer}"
 
 
 def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -89,9 +84,6 @@ def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error
     raise kdtool.StorageError(f"{path} is damaged: its content is not what was recorded; {REMEDY}")
-
-
-REMEDY = "delete the folder and run again to record the signals anew"
 
 
 def _digest(path: Path) -> str:

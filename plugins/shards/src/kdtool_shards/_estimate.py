@@ -1,0 +1,43 @@
+"""What recording takes, for `kdtool check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import kdtool
+
+__all__ = ["recording_estimates"]
+
+
+def recording_estimates(
+    ahead: kdtool.Prospect,
+    bytes_a_token: Callable[[kdtool.SignalsAhead, kdtool.ModelFacts], float],
+    bytes_once: Callable[[kdtool.ModelFacts], int],
+    rows_per_shard: int,
+    batch: int,
+    working: int = 0,
+) -> Iterator[kdtool.Estimate]:
+    """Yield memory and disk of every recording: a shard twice, and a teacher's pass over `batch` rows.
+
+    Args:
+        ahead: what is known of the run.
+        bytes_a_token: what is kept of a labelled token.
+        bytes_once: what is kept one time for all rows.
+        rows_per_shard: rows that are held before they are written.
+        batch: rows that the teacher sees at once.
+        working: bytes that the cache itself has in use besides.
+    """
+    import torch
+
+    for signals in ahead.signals:
+        facts = ahead.models.get(signals.teacher)
+        if facts is None:
+            continue
+        size = bytes_a_token(signals, facts)
+        shard = rows_per_shard * signals.row_length
+        states = batch * signals.row_length * getattr(torch, facts.dtype).itemsize
+        layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
+        in_use = int(2 * min(shard, signals.tokens or shard) * size) + layer + working
+        note = "" if signals.tokens else f"and {size:.0f} bytes a token: nobody knows yet how many there are"
+        yield kdtool.Estimate("signals", (signals.stage,), in_use, uses=(signals.teacher,))
+        yield kdtool.Estimate("signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

@@ -1,0 +1,133 @@
+"""Recalling: what was kept of any batch of recorded rows. Called by caches for every micro-batch; reads only."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+
+from kdtool_shards._files import ONCE, REMEDY, load_manifest, shard_name, verified
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["RecordedRow", "RecordedRows"]
+
+OPEN_SHARDS = 128
+"""Files that stay mapped into memory; further ones are opened again when they are needed."""
+
+
+@dataclass(frozen=True)
+class RecordedRow:
+    """Where a row is: the how-manieth of which shard, and the number of its labelled positions."""
+
+    shard: str
+    index: int
+    labels: int
+
+
+class RecordedRows:
+    """What was recorded in one folder. A file's hash is checked when the process opens it for the first time.
+
+    Raises:
+        kdtool.StorageError: nothing was recorded there, or a manifest is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = load_manifest(folder, ONCE)
+        if manifest is None:
+            raise kdtool.StorageError(f"{folder} holds no recorded signals; {REMEDY}")
+        self.facts = manifest
+        """The teacher's `fingerprint`, and the facts that are kept once."""
+        self._folder = folder
+        self._manifests = {ONCE: manifest}
+        self._verified: set[str] = set()
+        self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._starts: dict[str, dict[str, list[int]]] = {}
+        self._rows = self._read_rows()
+
+    def once(self) -> dict[str, Tensor]:
+        """Return the tensors that are kept once, read from disk."""
+        return self._load(ONCE)
+
+    def find(self, batch: kdtool.Batch) -> list[RecordedRow]:
+        """Return where the batch's rows are.
+
+        Raises:
+            kdtool.StorageError: a row was not recorded, or with another number of labels.
+        """
+        from kdtool_rows import NO_LABEL
+
+        rows = []
+        for key, labels in zip(batch.row_keys, (batch.labels != NO_LABEL).sum(1).tolist(), strict=True):
+            row = self._rows.get(key)
+            if row is None:
+                raise kdtool.StorageError(
+                    f"row '{key}' was not recorded in {self._folder}, which holds {len(self._rows)} rows: the rows in use "
+                    f"are not those that the teacher saw; {REMEDY}"
+                )
+            if row.labels != labels:
+                raise kdtool.StorageError(
+                    f"row '{key}' has {labels} labels, but {row.labels} were recorded in {self._folder}; {REMEDY}"
+                )
+            rows.append(row)
+        return rows
+
+    def pieces(self, rows: Sequence[RecordedRow], name: str) -> list[Tensor]:
+        """Return the rows' parts of a tensor, as views of the mapped files: copy what is to be kept or changed.
+
+        Raises:
+            kdtool.StorageError: the tensor was not recorded, or a file is damaged.
+        """
+        pieces = []
+        for row in rows:
+            shard = self._shard(row.shard)
+            if name not in shard:
+                raise kdtool.StorageError(
+                    f"'{name}' was not recorded in {self._folder}, only {sorted(shard)}; {REMEDY}"
+                )
+            start, stop = self._starts[row.shard][name][row.index : row.index + 2]
+            pieces.append(shard[name][start:stop])
+        return pieces
+
+    def _read_rows(self) -> dict[str, RecordedRow]:
+        rows: dict[str, RecordedRow] = {}
+        for name in map(shard_name, count()):
+            manifest = load_manifest(self._folder, name)
+            if manifest is None:
+                return rows
+            self._manifests[name] = manifest
+            self._starts[name] = _starts(manifest["lengths"])
+            for index, (key, labels) in enumerate(zip(manifest["rows"], manifest["labels"], strict=True)):
+                rows[key] = RecordedRow(name, index, labels)
+        raise AssertionError("count() does not end")
+
+    def _shard(self, name: str) -> dict[str, Tensor]:
+        """Return a shard's tensors, mapped into memory."""
+        tensors = self._open.get(name)
+        if tensors is None:
+            tensors = self._open[name] = self._load(name)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(name)
+        return tensors
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        from safetensors import safe_open
+
+        path = self._folder / f"{name}.safetensors"
+        if name not in self._verified:
+            path = verified(self._folder, name, self._manifests[name])
+            self._verified.add(name)
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+
+
+def _starts(lengths: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return where each row begins in each tensor, and where the last one ends."""
+    return {name: list(accumulate(sizes, initial=0)) for name, sizes in lengths.items()}
