@@ -178,6 +178,58 @@ def test_loss_whose_need_nobody_offers_is_refused_with_the_remedy(recipe: dict[s
         kdtool.run(recipe)
 
 
+FEW = """
+from pathlib import Path
+import kdtool
+
+class Terse(kdtool.Teacher):
+    "Tells of tokens alone."
+    offers = frozenset({"top-k"})
+    def kdtool_tokenizer(self, run): ...
+    def kdtool_signal(self, batch, want): ...
+
+class Draws(kdtool.Cache):
+    "Draws tokens from logits."
+    offers = frozenset({"sampled"})
+    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+        return kdtool.Want(frozenset({"logits"}))
+    def kdtool_record(self, run, rows, source, folder): ...
+    def kdtool_recall(self, batch, want, folder): ...
+
+class Warm(kdtool.Loss):
+    "Learns from tokens at a temperature."
+    needs = (frozenset({"sampled"}), frozenset({"logits"}))
+    class Config(kdtool.Config):
+        at: float = 1.0
+    config: Config
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.temperature = config.at
+    def kdtool_token_loss(self, chunk): ...
+"""
+
+
+def test_signals_that_cannot_be_made_of_what_a_teacher_offers_are_refused(recipe: dict[str, Any]) -> None:
+    Path("few.py").write_text(FEW, encoding="utf-8")
+    recipe |= {"teacher": {"use": "./few.py:Terse"}, "signals": {"use": "./few.py:Draws"}}
+    recipe["train"]["losses"] = {"warm": {"use": "./few.py:Warm"}}
+    with pytest.raises(kdtool.RecipeError, match=r"signals: .* is made of logits, but teacher .* offers top-k"):
+        kdtool.run(recipe)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one phase", "in two phases"])
+def test_losses_that_share_a_teacher_s_tokens_have_one_temperature(recipe: dict[str, Any], apart: bool) -> None:
+    Path("few.py").write_text(FEW, encoding="utf-8")
+    cold, warm = ({"use": "./few.py:Warm", "at": at} for at in (1.0, 2.0))
+    own = recipe["train"]["losses"]["count"]
+    losses = [{"cold": cold, "own": own}, {"warm": warm, "own": own}]
+    phases = {f"p{i}": {"losses": each, "steps": 1} for i, each in enumerate(losses)}
+    recipe["train"] = phases if apart else {"losses": {**losses[0], **losses[1]}, "steps": 1}
+    kdtool.check({**recipe, "signals": False})
+    with pytest.raises(kdtool.RecipeError, match=r"(?s)warm: works at temperature 2, .* cold works at 1"):
+        kdtool.run({**recipe, "signals": {"use": "./few.py:Draws"}})
+
+
 def test_control_without_a_loss_of_its_own_is_refused(recipe: dict[str, Any]) -> None:
     del recipe["train"]["losses"]["count"]
     with pytest.raises(kdtool.RecipeError, match="no loss that works without a teacher"):
