@@ -1,0 +1,245 @@
+"""How exact is the gradient of a few stored tokens, and at how many bytes? Draws of two designs, and top-k, by student.
+
+    python benchmarks/science/gradient_angle.py [--mode hour|night] [--out FOLDER]
+
+Written down before the first run:
+
+Hypothesis. (1) Summed over 2,048 tokens, systematic draws give the angle of about twice as many independent draws. (2) The
+angle that RS-KD has with 12 different tokens a position (about 42 independent draws) costs at most 18 bytes a token.
+(3) Top-k of as many bytes has a larger angle, since its bias does not average out. (4) The order is the same for a fresh, a
+half-trained and a trained student.
+Measure. The angle in degrees between two gradients by the logits, each summed over the 2,048 positions of a block: forward
+KL's on all logits, and that of the loss on what was stored. Bytes are those of kdtool-cache-sampled's rows of 512. Five
+blocks of held-out files, three students; the median over the fifteen.
+Stopping rule. Every design once on every block and student, draws seeded by row; nothing is repeated or left out.
+
+Teacher SmolLM2-135M; students are ten of its layers: as cut, after a third of the training, and after all of it (forward KL
+on Python's standard library). `night` trains ten times as long. What is done is kept in the folder: a second call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kdtool
+import torch
+from kdtool.testing import make_run
+from kdtool_cache_sampled._codec import encode
+from kdtool_cache_sampled._kept import STEP, KeptDraws, KeptLikeliest, KeptTokens
+from kdtool_corpus_python_source import PythonSource
+from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
+from kdtool_rows import NO_LABEL, collate
+from kdtool_student_pruned import Pruned
+from kdtool_teacher_smollm2 import SmolLM2
+from kdtool_transformers import TransformersModel, open_model
+from torch import Tensor
+
+BLOCKS, ROWS, LENGTH = 5, 4, 512
+STEPS = {"hour": 300, "night": 3000}
+PUBLISHED = 12
+"""Different tokens a position in RS-KD's main setting."""
+
+
+class Design(NamedTuple):
+    """What is stored of a position: a kind and how many."""
+
+    kind: str
+    size: int
+
+    def kept(self) -> KeptTokens:
+        """Return the cache's own code for it."""
+        if self.kind == "top-k":
+            return KeptLikeliest(1.0, self.size)
+        return KeptDraws(1.0, self.size, systematic=self.kind == "systematic")
+
+
+DESIGNS = [
+    *(Design("systematic", size) for size in (8, 12, 16, 20, 25, 32, 42, 50, 100)),
+    *(Design("independent", size) for size in (12, 25, 42, 50, 100)),
+    *(Design("top-k", size) for size in (4, 12, 25, 50, 100)),
+]
+
+
+class Bench:
+    """Teacher, students, held-out blocks, and the figures so far."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.steps, self.file = folder, steps, folder / f"gradient_angle_{steps}.jsonl"
+        corpus, self.teacher_plugin = PythonSource(PythonSource.Config()), SmolLM2(SmolLM2.Config(dtype="float32"))
+        examples = list(corpus.kdtool_examples(make_run(folder)))
+        self.run = make_run(folder, {"teacher": self.teacher_plugin}, examples, offline=True)
+        self.teacher = model_of(self.run, kdtool.Subject("teacher", "teacher"))
+        self.blocks = list(blocks(self.teacher, examples))
+
+    def students(self) -> Iterator[tuple[str, Callable[[], TransformersModel]]]:
+        """Yield the students by name; each is made when it is called for."""
+        yield "fresh", self._fresh
+        yield "half-trained", lambda: open_model(self._trained(self.steps // 3), dtype=torch.float32)
+        yield "trained", lambda: open_model(self._trained(self.steps), dtype=torch.float32)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Return all figures, from the file or measured."""
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        done = [json.loads(line) for line in lines]
+        for name, make in self.students():
+            missing = [i for i in range(BLOCKS) if not any(d["student"] == name and d["block"] == i for d in done)]
+            student = make() if missing else None
+            for index in missing:
+                assert student is not None
+                found = [
+                    {"student": name, "block": index, **figures}
+                    for figures in angles(self.teacher, student, self.blocks[index])
+                ]
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in found)
+                done += found
+                print(f"{name}, block {index + 1} of {BLOCKS}", flush=True)
+        return done
+
+    def _fresh(self) -> TransformersModel:
+        student = Pruned(Pruned.Config(layers=10)).kdtool_build_student(self.run)
+        assert isinstance(student, TransformersModel)
+        return student
+
+    def _trained(self, steps: int) -> Path:
+        recipe = {
+            "name": f"gradient-angle-{steps}",
+            "corpus": {"use": "python-source"},
+            "rows": {"use": "packed", "length": 256, "maximum_tokens": 262144},
+            "teacher": {"use": "smollm2"},
+            "student": {"use": "pruned", "layers": 10},
+            "trainer": {"use": "standard", "batch": 4, "learning_rate": 1e-3},
+            "train": {"losses": {"forward-kl": {}}, "steps": steps, "transforms": {"freeze": {}}},
+            "trackers": {"console": {}},
+        }
+        return kdtool.run(recipe, out=self.folder, store=self.folder / "store").arms[0].path
+
+
+def model_of(run: kdtool.RunInfo, subject: kdtool.Subject) -> TransformersModel:
+    """Open a subject's model."""
+    runtime = kdtool.open_subject(run, subject)
+    assert runtime is not None
+    assert isinstance(runtime.value.model, TransformersModel)
+    return runtime.value.model
+
+
+def blocks(teacher: TransformersModel, examples: list[kdtool.Example]) -> Iterator[list[kdtool.Row]]:
+    """Yield blocks of rows of held-out text, each with `LENGTH` labels."""
+    ids: list[int] = []
+    for example in examples:
+        if example.split == "test" and isinstance(example.body, kdtool.Text):
+            ids += [*teacher.tokenizer.encode(example.body.text), teacher.tokenizer.end_of_text]
+    size = LENGTH + 1
+    for block in range(BLOCKS):
+        starts = [(block * ROWS + row) * size for row in range(ROWS)]
+        yield [kdtool.Row(f"row {s}", ids[s : s + size], [True] * size, [0] * size) for s in starts]
+
+
+def angles(teacher: TransformersModel, student: TransformersModel, rows: list[kdtool.Row]) -> Iterator[dict[str, Any]]:
+    """Yield every design's bytes and different tokens a position, and its angle, for one block."""
+    whole = torch.zeros(teacher.head.vocabulary)
+    stored = {design: torch.zeros_like(whole) for design in DESIGNS}
+    bytes_of, unique_of = dict.fromkeys(DESIGNS, 0), dict.fromkeys(DESIGNS, 0)
+    for row in rows:
+        batch = collate([row])
+        labels = batch.labels[batch.labels != NO_LABEL]
+        z, p = (logits(model, batch) for model in (student, teacher))
+        whole += gradient(z, lambda leaf, p=p: forward_kl(leaf, p))  # type: ignore[misc]
+        for design in DESIGNS:
+            kept = design.kept()
+            ((ids, numbers),) = kept.picked(row.key, len(z), iter([(slice(0, len(z)), p.softmax(-1))]))
+            bytes_of[design] += len(encode(ids.numpy(), numbers.numpy(), labels.numpy(), kept.total))
+            unique_of[design] += int((ids >= 0).sum())
+            stored[design] += gradient(z, loss_of(design, ids, numbers))
+    tokens = len(rows) * LENGTH
+    for design in DESIGNS:
+        cosine = float(torch.cosine_similarity(whole, stored[design], dim=0).clamp(-1, 1))
+        yield {
+            **design._asdict(),
+            "bytes": bytes_of[design] / tokens,
+            "unique": unique_of[design] / tokens,
+            "angle": math.degrees(math.acos(cosine)),
+        }
+
+
+def loss_of(design: Design, ids: Tensor, numbers: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the loss on what is stored, as kdtool trains with it."""
+    if design.kind == "top-k":
+        weights = torch.where(ids >= 0, ((1 - numbers) * STEP).float().exp(), 0.0)
+        return lambda leaf: top_k_forward_kl(leaf, ids, weights)
+    return lambda leaf: sampled_forward_kl(leaf, ids, numbers / design.size)
+
+
+def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the loss's gradient by the logits, summed over positions, [V]."""
+    leaf = z.detach().requires_grad_()
+    (found,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    return found.sum(0)
+
+
+def logits(model: TransformersModel, batch: kdtool.Batch) -> Tensor:
+    """Return a model's logits of a batch, [N, V]."""
+    model.model.eval()
+    with torch.no_grad():
+        return model.head.logits(model.backbone(batch, kdtool.Want()).last).float()
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return medians over blocks and students, and each student's own, as a Markdown table."""
+    students = list(dict.fromkeys(line["student"] for line in found))
+    lines = ["| stored | different tokens | bytes a token | angle | " + " | ".join(students) + " |"]
+    lines.append("|---" * (4 + len(students)) + "|")
+    for design in DESIGNS:
+        own = [line for line in found if (line["kind"], line["size"]) == design]
+        of = [statistics.median(line["angle"] for line in own if line["student"] == name) for name in students]
+        unique, size = (statistics.mean(line[key] for line in own) for key in ("unique", "bytes"))
+        angle = statistics.median(line["angle"] for line in own)
+        lines.append(
+            f"| {design.kind} {design.size} | {unique:.1f} | {size:.1f} | {angle:.2f} | "
+            + " | ".join(f"{value:.2f}" for value in of)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def plot(found: list[dict[str, Any]], path: Path) -> None:
+    """Draw angle against bytes, a line a kind."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for kind in dict.fromkeys(design.kind for design in DESIGNS):
+        points = []
+        for design in (design for design in DESIGNS if design.kind == kind):
+            own = [line for line in found if (line["kind"], line["size"]) == design]
+            points.append(
+                (statistics.mean(d["bytes"] for d in own), statistics.median(d["angle"] for d in own), design.size)
+            )
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=kind)
+        for x, y, size in points:
+            axes.annotate(str(size), (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    axes.set(xscale="log", yscale="log", xlabel="bytes a token", ylabel="angle to the full gradient, degrees")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measure what is missing, print the table and what was to be shown, write JSON and the plot."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--mode", choices=STEPS, default="hour")
+    parser.add_argument("--out", type=Path, default=Path("gradient-angle"))
+    options = parser.parse_args()
+    found = Bench(options.out, STEPS[options.mode]).measure()
+    print(table(found))
+    plot(found, options.out / "gradient_angle.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Signals of a few bytes a token: tokens sampled from the teacher's distribution, or its likeliest ones.
+
+Recipes call the caches `sampled` and `top-k`. `_draws` has the sampling as plain functions for any training loop, `_kept`
+what is recorded, `_recalled` the way back, `_codec` the bytes in between; the files are `kdtool_shards`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_cache_sampled._kept import KeptTokens
+    from kdtool_cache_sampled._recalled import RecalledTokens
+
+__all__ = ["Sampled", "TopK"]
+
+FEW = 100
+"""Likeliest tokens below which students came out worse than without a teacher: arXiv 2503.16870."""
+
+
+class _Tokens(kdtool.Cache):
+    """What both caches share: recording and recalling of a few tokens a position."""
+
+    form: ClassVar[Literal["sampled", "top-k"]]
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of both caches."""
+
+        rows_per_shard: int = kdtool.Field(default=256, ge=1, le=65536)
+        """Rows in a file. A killed recording loses at most so many."""
+        batch: int = kdtool.Field(default=8, ge=1, le=4096)
+        """Rows that the teacher sees at once while recording."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._recalled: dict[Path, RecalledTokens] = {}
+
+    def kept(self, temperature: float) -> KeptTokens:
+        """Return what is kept of each position."""
+        raise NotImplementedError
+
+    def bytes_a_token(self) -> float:
+        """Return about how much is kept of a position, of a teacher as sure as small code models are."""
+        raise NotImplementedError
+
+    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+        """Ask the teacher for logits, to choose tokens from."""
+        return replace(want, kinds=frozenset({"logits"}), layers=())
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        """Record all rows that are not there yet.
+
+        Raises:
+            kdtool.StorageError: the disk is full or cannot be written.
+            kdtool.PluginError: the teacher gives no logits, or is another one than before.
+        """
+        from kdtool_shards import record_rows
+
+        kept = self.kept(source.want.temperature)
+        return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
+
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+        """Return the recorded tokens, on the batch's device.
+
+        Raises:
+            kdtool.StorageError: a row is not there, or a file is damaged.
+        """
+        if folder not in self._recalled:
+            from kdtool_cache_sampled._recalled import RecalledTokens
+
+            self._recalled[folder] = RecalledTokens(folder, self.form)
+        return self._recalled[folder].signal(batch)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_shards import recording_estimates
+
+        from kdtool_cache_sampled._kept import CHUNK_BYTES
+
+        rows = self.config.rows_per_shard, self.config.batch
+        yield from recording_estimates(
+            ahead, lambda *_: self.bytes_a_token(), lambda _: 0, *rows, working=2 * CHUNK_BYTES
+        )
+
+    def kdtool_close(self) -> None:
+        """Let go of the files."""
+        self._recalled.clear()
+
+
+class Sampled(_Tokens):
+    """Tokens drawn from the teacher's distribution: about 10 bytes a token, and gradients that are right on average.
+
+    Only losses that are linear in the teacher's probabilities can learn from draws; of the divergences that is forward KL.
+    The temperature is the loss's, fixed when the signals are taken.
+    """
+
+    form = "sampled"
+    offers: frozenset[kdtool.Offer] = frozenset({"sampled"})
+    config: Config
+
+    class Config(_Tokens.Config):
+        """Settings of `sampled`."""
+
+        draws: int = kdtool.Field(default=20, ge=1, le=1024)
+        """Draws a position. More of them take more bytes and make the gradient more exact."""
+        design: Literal["systematic", "independent"] = "systematic"
+        """`systematic`: one random number a position, and counts that are probabilities rounded up or down. `independent`:
+        each draw for itself, as RS-KD was published; about twice the draws for the same accuracy."""
+
+    def kept(self, temperature: float) -> KeptTokens:
+        from kdtool_cache_sampled._kept import KeptDraws
+
+        return KeptDraws(temperature, self.config.draws, systematic=self.config.design == "systematic")
+
+    def bytes_a_token(self) -> float:
+        return 0.5 * self.config.draws
+
+
+class TopK(_Tokens):
+    """The teacher's likeliest tokens with their probabilities; all others are one bucket. Biased: `sampled` is better.
+
+    A loss does not see how the teacher spreads the rest. With fewer than 100 tokens expect a student worse than one without
+    teacher (arXiv 2503.16870).
+    """
+
+    form = "top-k"
+    offers: frozenset[kdtool.Offer] = frozenset({"top-k"})
+    config: Config
+
+    class Config(_Tokens.Config):
+        """Settings of `top-k`."""
+
+        k: int = kdtool.Field(default=100, ge=1, le=4096)
+        """Tokens kept a position."""
+
+    def kept(self, temperature: float) -> KeptTokens:
+        from kdtool_cache_sampled._kept import KeptLikeliest
+
+        return KeptLikeliest(temperature, self.config.k)
+
+    def bytes_a_token(self) -> float:
+        return 3.2 * self.config.k
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        if self.config.k < FEW:
+            run.say(
+                f"signals: top-k with k = {self.config.k} leaves out how the teacher spreads the rest; below about {FEW} "
+                "tokens that taught worse than no teacher. `use: sampled` takes fewer bytes and has no bias"
+            )
+        return super().kdtool_record(run, rows, source, folder)

@@ -1,0 +1,40 @@
+"""The signal of any batch of recorded rows, made of their bytes again. Called for every micro-batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import kdtool
+import torch
+from kdtool_rows import NO_LABEL
+from kdtool_shards import RecordedRows
+
+from kdtool_cache_sampled._codec import decode
+from kdtool_cache_sampled._kept import STEP, TOKENS
+
+__all__ = ["RecalledTokens"]
+
+
+class RecalledTokens:
+    """The signals of one folder."""
+
+    def __init__(self, folder: Path, form: Literal["sampled", "top-k"]) -> None:
+        self._recorded = RecordedRows(folder)
+        self._form = form
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        """Return the batch's tokens, on its device."""
+        facts, device = self._recorded.facts, batch.labels.device
+        blobs = [piece.numpy().tobytes() for piece in self._recorded.pieces(self._recorded.find(batch), TOKENS)]
+        labels = batch.labels[batch.labels != NO_LABEL].cpu().numpy()
+        ids, numbers = (torch.from_numpy(part) for part in decode(blobs, labels, facts["total"]))
+        weights = self._weights(ids, numbers, facts["total"])
+        tokens = kdtool.SparseTokens(ids.int().to(device), weights.to(device), self._form, facts["temperature"])
+        return kdtool.Signal(facts["fingerprint"], sparse=tokens)
+
+    def _weights(self, ids: torch.Tensor, numbers: torch.Tensor, total: int | None) -> torch.Tensor:
+        if total is not None:
+            return numbers.float() / total
+        weights = torch.where(ids >= 0, ((1 - numbers) * STEP).float().exp(), 0.0)
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1.0)  # rounded steps may add up to a little more

@@ -1,0 +1,152 @@
+"""The caches of a few tokens a position: their suites, what is kept of real distributions, damage, warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import kdtool
+import numpy as np
+import pytest
+import torch
+from kdtool.testing import CacheConformance, ListSource, make_run
+from kdtool_cache_sampled import Sampled, TopK
+from kdtool_rows import collate
+
+VOCABULARY = 50
+HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
+SPARSE = kdtool.Want(frozenset({"sampled"}))
+
+
+class TestSystematic(CacheConformance):
+    component = Sampled
+    entry_point = "sampled"
+    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "draws": 8}
+    wants = SPARSE
+
+
+class TestIndependent(CacheConformance):
+    component = Sampled
+    entry_point = "sampled"
+    settings: ClassVar = {"rows_per_shard": 3, "batch": 8, "draws": 300, "design": "independent"}
+    wants = kdtool.Want(frozenset({"sampled"}), temperature=2.0)
+
+
+class TestTopK(CacheConformance):
+    component = TopK
+    entry_point = "top-k"
+    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "k": 5}
+    wants = kdtool.Want(frozenset({"top-k"}))
+
+
+class Teacher:
+    """Logits that follow from the tokens alone."""
+
+    fingerprint = "t1"
+
+    def __init__(self, want: kdtool.Want) -> None:
+        self.want = want
+
+    def states(self, batch: kdtool.Batch) -> torch.Tensor:
+        kept = batch.labels != -100
+        return torch.stack([(batch.input_ids * 0.37 + h).sin() for h in range(16)], -1)[kept]
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(self.states(batch), HEAD))
+
+
+def rows(number: int = 6, length: int = 12) -> list[kdtool.Row]:
+    return [
+        kdtool.Row(
+            f"k{i}", [(7 * i + j) % 48 for j in range(length)], [j % (i + 2) > 0 for j in range(length)], [0] * length
+        )
+        for i in range(number)
+    ]
+
+
+def recalled(cache: kdtool.Cache, folder: Path, want: kdtool.Want) -> tuple[kdtool.SparseTokens, torch.Tensor]:
+    """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the want's temperature."""
+    folder.mkdir()
+    teacher = Teacher(cache.kdtool_wanted(want))
+    cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
+    batch = collate(rows())
+    signal = cache.kdtool_recall(batch, want, folder)
+    assert signal.sparse is not None
+    return signal.sparse, (HEAD.logits(teacher.states(batch)) / want.temperature).softmax(-1)
+
+
+def spread(tokens: kdtool.SparseTokens) -> torch.Tensor:
+    """Return the tokens' weights over the vocabulary, [N, V]."""
+    whole = torch.zeros(len(tokens.ids), VOCABULARY)
+    return whole.scatter_add_(1, tokens.ids.long().clamp(min=0), tokens.weights)
+
+
+def test_draws_are_the_teacher_s_probabilities_rounded_up_or_down(tmp_path: Path) -> None:
+    want = kdtool.Want(frozenset({"sampled"}), temperature=2.0)
+    tokens, probabilities = recalled(Sampled(Sampled.Config(draws=16)), tmp_path / "s", want)
+    assert (tokens.form, tokens.temperature, tokens.ids.dtype) == ("sampled", 2.0, torch.int32)
+    assert ((tokens.ids >= 0) == (tokens.weights > 0)).all()
+    torch.testing.assert_close(tokens.weights.sum(1), torch.ones(len(tokens.ids)))
+    assert ((spread(tokens) - probabilities).abs() * 16 < 1 + 1e-4).all()
+
+
+def test_independent_draws_are_right_on_average(tmp_path: Path) -> None:
+    tokens, probabilities = recalled(Sampled(Sampled.Config(draws=1000, design="independent")), tmp_path / "s", SPARSE)
+    deviation = (spread(tokens) - probabilities) / (probabilities * (1 - probabilities) / 1000).sqrt()
+    assert deviation.abs().max() < 5
+    assert float(deviation.square().mean()) == pytest.approx(1, abs=0.2)
+
+
+def test_top_k_keeps_the_likeliest_with_their_probabilities(tmp_path: Path) -> None:
+    tokens, probabilities = recalled(TopK(TopK.Config(k=7)), tmp_path / "s", kdtool.Want(frozenset({"top-k"})))
+    likeliest, ids = probabilities.topk(7)
+    assert tokens.form == "top-k"
+    assert [set(row) for row in tokens.ids.tolist()] == [set(row) for row in ids.tolist()]
+    torch.testing.assert_close(tokens.weights.sort(1, descending=True).values, likeliest, rtol=3e-4, atol=0)
+
+
+def test_top_k_of_all_tokens_is_the_whole_distribution(tmp_path: Path) -> None:
+    tokens, probabilities = recalled(TopK(TopK.Config(k=4096)), tmp_path / "s", kdtool.Want(frozenset({"top-k"})))
+    torch.testing.assert_close(spread(tokens), probabilities, rtol=1e-3, atol=1e-6)
+    assert (tokens.weights.sum(1) <= 1 + 1e-6).all()
+
+
+def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    for k in (99, 100):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        cache = TopK(TopK.Config(k=k))
+        teacher = Teacher(cache.kdtool_wanted(kdtool.Want(frozenset({"top-k"}))))
+        cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
+    assert len(said) == 1
+    assert "k = 99" in said[0]
+    assert "`use: sampled`" in said[0]
+
+
+def test_a_teacher_without_logits_is_named(tmp_path: Path) -> None:
+    class Silent(Teacher):
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            return kdtool.Signal(self.fingerprint)
+
+    with pytest.raises(kdtool.PluginError, match="asked for logits"):
+        Sampled(Sampled.Config()).kdtool_record(
+            make_run(tmp_path), ListSource(rows()), Silent(kdtool.Want(frozenset({"logits"}))), tmp_path
+        )
+
+
+def test_it_is_small(tmp_path: Path) -> None:
+    """A text whose next token is nearly certain takes little more than its labels' counts."""
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 48, 2048).tolist()
+    row = kdtool.Row("long", ids, [True] * 2048, [0] * 2048)
+
+    class Certain(Teacher):
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            head = kdtool.Head(torch.eye(VOCABULARY) * 100, VOCABULARY)
+            states = torch.nn.functional.one_hot(batch.labels[batch.labels != -100], VOCABULARY).float()
+            return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, head))
+
+    cache = Sampled(Sampled.Config())
+    cache.kdtool_record(make_run(tmp_path), ListSource([row]), Certain(cache.kdtool_wanted(SPARSE)), tmp_path)
+    assert (tmp_path / "shard-00000.safetensors").stat().st_size < 600
