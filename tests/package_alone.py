@@ -73,15 +73,23 @@ def _for_tests(folder: Path) -> list[str]:
 def _raised(folder: Path, python: Path) -> list[str]:
     """Name what the package requires and what stands in the environment in a higher version than the lowest allowed."""
     listed = subprocess.run(["uv", "pip", "freeze", "--python", python], check=True, capture_output=True, text=True)
-    found = dict(line.split("==") for line in listed.stdout.splitlines() if "==" in line)
+    frozen = (line.split("==") for line in listed.stdout.splitlines() if "==" in line)
+    found = {_canonical(name): version for name, version in frozen}
     raised = []
     for requirement in declared(folder)["project"]["dependencies"]:
         bound = re.fullmatch(r"(?P<name>[\w.-]+)(\[.*\])?>=(?P<lowest>[\d.]+)(,.*)?", requirement)
         if not bound:
             raised.append(f"{requirement}: has no lower bound")
-        elif bound["name"] not in CANNOT_BE_LOWEST and not f"{found[bound['name']]}.".startswith(f"{bound['lowest']}."):
-            raised.append(f"{requirement}: {found[bound['name']]} was installed")
+            continue
+        name = _canonical(bound["name"])
+        if name not in CANNOT_BE_LOWEST and not f"{found[name]}.".startswith(f"{bound['lowest']}."):
+            raised.append(f"{requirement}: {found[name]} was installed")
     return raised
+
+
+def _canonical(name: str) -> str:
+    """Return a distribution's name as installers compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main(wheels: str, environment: str, pytest: list[str]) -> int:
