@@ -24,6 +24,8 @@ __all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "save", "shard_name", "v
 
 FORMAT = 2
 ONCE = "teacher"
+_OWN = "manifest"
+"""The key under which a manifest holds the SHA-256 of the rest of itself."""
 REMEDY = "delete the folder and run again to record the signals anew"
 
 
@@ -47,7 +49,7 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
         digest, size = _digest(beside), beside.stat().st_size
         _publish(beside, target)
         manifest = {"format": FORMAT, "sha256": digest, "bytes": size, **facts}
-        beside.write_text(json.dumps(manifest), encoding="utf-8")
+        beside.write_text(json.dumps({**manifest, _OWN: _own_digest(manifest)}), encoding="utf-8")
         _publish(beside, folder / f"{name}.json")
     except (OSError, SafetensorError) as error:
         raise kdtool.StorageError(f"signals cannot be written to {target}: {error}; make room and run again") from error
@@ -64,6 +66,8 @@ def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise kdtool.StorageError(f"{path} has format {manifest['format']}, this version reads {FORMAT}; {REMEDY}")
+        if manifest.pop(_OWN) != _own_digest(manifest):
+            raise ValueError("its content is not what was recorded")
         return manifest  # type: ignore[no-any-return]
     except FileNotFoundError:
         return None
@@ -84,6 +88,10 @@ def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error
     raise kdtool.StorageError(f"{path} is damaged: its content is not what was recorded; {REMEDY}")
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,188 @@
+"""Recordings: whole or absent after a kill, refused when damaged, read in any order."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import ListSource, make_run
+from kdtool_rows import collate
+from kdtool_shards import RecordedRows, record_rows
+from kdtool_shards._files import verified
+from torch import Tensor
+
+
+class Kept:
+    """Keeps the states as they are, and one number more of each row than it has labels."""
+
+    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        return {"scale": torch.tensor([3.0])}, {"unit": "states"}
+
+    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+        assert signal.lazy is not None
+        for states in signal.lazy.hidden.split((batch.labels != -100).sum(1).tolist()):
+            yield {"states": states, "more": torch.arange(len(states) + 1)}
+
+
+@dataclass
+class Teacher:
+    """States that follow from the tokens alone."""
+
+    fingerprint: str = "t1"
+    calls: int = 0
+    want: kdtool.Want = field(default_factory=lambda: kdtool.Want(frozenset({"logits"})))
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        self.calls += 1
+        states = torch.stack([(batch.input_ids * 0.37 + h).sin() for h in range(4)], -1)[batch.labels != -100]
+        return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, kdtool.Head(torch.eye(4), 4)))
+
+
+def rows(number: int = 10, length: int = 12) -> list[kdtool.Row]:
+    return [
+        kdtool.Row(
+            f"k{i}", [(7 * i + j) % 48 for j in range(length)], [j % (i + 2) > 0 for j in range(length)], [0] * length
+        )
+        for i in range(number)
+    ]
+
+
+def record(folder: Path, teacher: Teacher | None = None, source: list[kdtool.Row] | None = None) -> Teacher:
+    teacher = teacher or Teacher()
+    folder.mkdir(exist_ok=True)
+    record_rows(make_run(folder), ListSource(source or rows()), teacher, folder, Kept(), rows_per_shard=4, batch=3)
+    return teacher
+
+
+def recall(folder: Path, *chosen: int) -> dict[str, Tensor]:
+    recorded = RecordedRows(folder)
+    found = recorded.find(collate([rows()[i] for i in chosen]))
+    return {name: torch.cat(recorded.pieces(found, name)) for name in ("states", "more")} | recorded.once()
+
+
+def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
+    record(tmp_path / "s")
+    own = Teacher().signal(collate([rows()[i] for i in (9, 0, 4, 4)]))
+    found = recall(tmp_path / "s", 9, 0, 4, 4)
+    assert own.lazy is not None
+    assert torch.equal(found["states"], own.lazy.hidden)
+    labels = [int((collate([rows()[i]]).labels != -100).sum()) for i in (9, 0, 4, 4)]
+    assert found["more"].tolist() == [number for count in labels for number in range(count + 1)]
+    recorded = RecordedRows(tmp_path / "s")
+    assert recorded.facts["unit"] == "states"
+    assert recorded.once()["scale"].tolist() == [3.0]
+
+
+def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.StorageError, match="holds no recorded signals"):
+        RecordedRows(tmp_path)
+    record(tmp_path / "s")
+    recorded = RecordedRows(tmp_path / "s")
+    with pytest.raises(kdtool.StorageError, match=r"'others' was not recorded .* only \['more', 'states'\]"):
+        recorded.pieces(recorded.find(collate(rows())), "others")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_shards as t
+class Dying(t.Teacher):
+    def signal(self, batch):
+        if self.calls == int(sys.argv[3]):
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return super().signal(batch)
+t.record(Path(sys.argv[1]), Dying())
+"""
+
+
+def test_a_killed_process_is_continued(tmp_path: Path) -> None:
+    folder, here = tmp_path / "s", str(Path(__file__).parent)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), here, "3"], capture_output=True, text=True, check=False
+    )
+    assert process.returncode != 0
+    assert not process.stderr, process.stderr
+    assert len(list(folder.glob("shard-*.json"))) == 1
+    assert record(folder).calls == 3, "two of five batches were complete"
+    record(tmp_path / "whole")
+    for path in (tmp_path / "whole").iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "shard-00001.safetensors", "shard-00001.json"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_damage_is_noticed_and_a_remedy_named(tmp_path: Path, name: str, damage: str) -> None:
+    record(tmp_path / "s")
+    path = tmp_path / "s" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data if damage == "flipped" else data[:-1])
+    with pytest.raises(kdtool.StorageError, match=r"run again"):
+        recall(tmp_path / "s", *range(10))
+
+
+def test_no_byte_of_a_manifest_changes_unnoticed(tmp_path: Path) -> None:
+    record(tmp_path / "s")
+    path = tmp_path / "s" / "shard-00001.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(kdtool.StorageError, match="shard-00001"):
+            RecordedRows(tmp_path / "s")
+
+
+def test_a_file_is_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "s")
+    hashed: list[str] = []
+
+    def noting(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
+        hashed.append(name)
+        return verified(folder, name, manifest)
+
+    monkeypatch.setattr("kdtool_shards._recall.verified", noting)
+    monkeypatch.setattr("kdtool_shards._recall.OPEN_SHARDS", 1)
+    recorded = RecordedRows(tmp_path / "s")
+    recorded.once()
+    for order in ((0, 9), (9, 0, 5)):
+        recorded.pieces(recorded.find(collate([rows()[i] for i in order])), "states")
+    assert sorted(hashed) == ["shard-00000", "shard-00001", "shard-00002", "teacher"]
+
+
+def test_rows_that_were_masked_otherwise_are_refused(tmp_path: Path) -> None:
+    record(tmp_path / "s")
+    other = replace(rows()[3], labelled=[True] * 12)
+    with pytest.raises(kdtool.StorageError, match=r"'k3' has 11 labels"):
+        RecordedRows(tmp_path / "s").find(collate([other]))
+
+
+def test_another_teacher_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    record(tmp_path / "s", source=rows(4))
+    other = Teacher()
+    other.fingerprint = "t2"
+    with pytest.raises(kdtool.PluginError, match=r"t1.*t2"):
+        record(tmp_path / "s", other)
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdtool_shards._files._publish", full)
+    with pytest.raises(kdtool.StorageError, match="No space left"):
+        record(tmp_path / "s")
+
+
+def test_manifests_hold_no_path(tmp_path: Path) -> None:
+    record(tmp_path / "s")
+    for path in (tmp_path / "s").glob("*.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8")
+        assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2
