@@ -1,0 +1,19 @@
+"""The suite of losses on both losses, one of them away from default settings."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from kdtool.testing import SequenceLossConformance
+from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
+
+
+class TestUniversalLogitDistillation(SequenceLossConformance):
+    component = UniversalLogitDistillation
+    entry_point = "uld"
+    settings: ClassVar = {"temperature": 2.0}
+
+
+class TestSpanLikelihood(SequenceLossConformance):
+    component = SpanLikelihood
+    entry_point = "span-likelihood"

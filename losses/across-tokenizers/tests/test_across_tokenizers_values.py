@@ -1,0 +1,145 @@
+"""The plain functions: loops in float64 that share no code, cases by hand, and what theory says of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_loss_across_tokenizers import log_likelihood, sorted_distance, span_divergence
+from torch import Tensor
+
+logits = st.lists(st.floats(-8, 8), min_size=1, max_size=7)
+temperatures = st.floats(0.3, 5)
+costs = st.lists(st.floats(0, 60), min_size=1, max_size=3)
+powers = st.floats(0.5, 300)
+
+
+def row(values: list[float]) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def softmax(values: list[float], temperature: float) -> list[float]:
+    weights = [math.exp(value / temperature) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+def plain_distance(student: list[float], teacher: list[float], temperature: float) -> float:
+    q, p = (sorted(softmax(side, temperature), reverse=True) for side in (student, teacher))
+    length = max(len(q), len(p))
+    pairs = zip(q + [0.0] * (length - len(q)), p + [0.0] * (length - len(p)), strict=True)
+    return sum(abs(a - b) for a, b in pairs)
+
+
+def plain_divergence(q_log: float, p_log: float, tau: float) -> float:
+    p, q = math.exp((p_log - 1e-6) / tau), math.exp((q_log - 1e-6) / tau)
+    unlikely = -math.expm1((p_log - 1e-6) / tau), -math.expm1((q_log - 1e-6) / tau)
+    return tau * (p * (math.log(p) - math.log(q)) + unlikely[0] * math.log(unlikely[0] / unlikely[1]))
+
+
+@given(logits, logits, temperatures)
+def test_sorted_distances_are_what_plain_loops_say(student: list[float], teacher: list[float], t: float) -> None:
+    found = sorted_distance(row(student), row(teacher), t).item()
+    assert found == pytest.approx(plain_distance(student, teacher, t), rel=1e-9, abs=1e-12)
+    assert 0 <= found <= 2
+
+
+def test_a_sorted_distance_by_hand() -> None:
+    """(½, ¼, ¼) against (¾, ¼): ¼ + 0 + ¼, in whatever order the tokens are."""
+    student, teacher = row([1.0, 2.0, 1.0]).log(), row([1.0, 3.0]).log()
+    assert sorted_distance(student, teacher).item() == pytest.approx(0.5)
+    assert sorted_distance(teacher, student).item() == pytest.approx(0.5)
+
+
+@given(logits.flatmap(lambda values: st.tuples(st.just(values), st.permutations(values))), temperatures)
+def test_order_of_tokens_and_impossible_ones_play_no_part(lists: tuple[list[float], list[float]], t: float) -> None:
+    """This is what makes it work across vocabularies, and what it cannot see."""
+    one, other = row(lists[0]).requires_grad_(), torch.cat([row(lists[1]), row([-math.inf] * 3)], -1)
+    distance = sorted_distance(one, other, t)
+    assert distance.item() == pytest.approx(0, abs=1e-12)
+    same = sorted_distance(one, one.detach(), t)
+    same.sum().backward()  # type: ignore[no-untyped-call]
+    assert same.item() == 0
+    assert one.grad is not None
+    assert not one.grad.any()
+
+
+def test_the_gradient_of_a_sorted_distance_is_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    for tokens in (4, 6, 9):
+        teacher = torch.randn(4, tokens, generator=generator, dtype=torch.float64)
+        assert torch.autograd.gradcheck(lambda z, p=teacher: sorted_distance(z, p, 1.5), (student,))
+
+
+@given(logits, st.integers(0, 6))
+def test_log_likelihoods_are_what_plain_loops_say(values: list[float], label: int) -> None:
+    label %= len(values)
+    found = log_likelihood(row(values), torch.tensor([label])).item()
+    assert found == pytest.approx(math.log(softmax(values, 1.0)[label]), rel=1e-9, abs=1e-9)
+
+
+@given(costs, costs, powers)
+def test_divergences_are_what_plain_loops_say(student: list[float], teacher: list[float], tau: float) -> None:
+    q, p = -sum(student), -sum(teacher)
+    found = span_divergence(row([q])[0], row([p])[0], tau).item()
+    assert found == pytest.approx(plain_divergence(q, p, tau), rel=1e-6, abs=1e-9)
+    assert found >= -1e-9
+
+
+def test_a_divergence_by_hand() -> None:
+    """p = ½ and q = ¼ at τ = 1: ½·log 2 + ½·log(½ / ¾) = ½·log(4/3). At τ = 2: √½ and ½, and twice the KL of these."""
+    q, p = torch.tensor([0.25]).log(), torch.tensor([0.5]).log()
+    assert span_divergence(q, p, 1.0).item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-4)
+    root = math.sqrt(0.5)
+    expected = root * math.log(root / 0.5) + (1 - root) * math.log((1 - root) / 0.5)
+    assert span_divergence(q, p, 2.0).item() == pytest.approx(2 * expected, rel=1e-4)
+
+
+@given(st.floats(0.01, 40), st.floats(0.01, 40))
+def test_at_high_temperatures_costs_are_compared(b: float, a: float) -> None:
+    """The limit that the authors give: log p − log q + log p · log(log q / log p), which is b − a + a·log(a / b)."""
+    found = span_divergence(row([-b])[0], row([-a])[0], 1e7).item()
+    assert found == pytest.approx(b - a + a * math.log(a / b), rel=1e-3, abs=1e-3)
+
+
+@given(st.floats(0.01, 60), st.floats(0.01, 60), powers)
+def test_the_derivative_is_the_one_documented(b: float, a: float, tau: float) -> None:
+    student = row([-b])[0].requires_grad_()
+    span_divergence(student, row([-a])[0], tau).backward()  # type: ignore[no-untyped-call]
+    p, q = math.exp(-(a + 1e-6) / tau), math.exp(-(b + 1e-6) / tau)
+    assert student.grad is not None
+    assert student.grad.item() == pytest.approx(-(p - q) / -math.expm1(-(b + 1e-6) / tau), rel=1e-6, abs=1e-9)
+
+
+@given(costs, powers)
+def test_equal_likelihoods_have_no_divergence_and_no_gradient(values: list[float], tau: float) -> None:
+    for dtype in (torch.float32, torch.float64):
+        teacher = -torch.tensor(values, dtype=dtype)
+        student = teacher.clone().requires_grad_()
+        found = span_divergence(student, teacher, tau)
+        found.sum().backward()  # type: ignore[no-untyped-call]
+        assert not found.any()
+        assert student.grad is not None
+        assert student.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("tau", [1.0, 100.0])
+def test_certain_and_impossible_spans_stay_finite(tau: float) -> None:
+    worst = [0.0, -1e-9, -1.0, -200.0, -1e5]
+    student = torch.tensor(worst * 6).requires_grad_()
+    teacher = torch.tensor([value for value in [*worst, -math.inf] for _ in worst])
+    found = span_divergence(student, teacher, tau)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert found.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_the_gradient_of_a_divergence_is_right() -> None:
+    student = torch.tensor([-0.3, -2.0, -9.0], dtype=torch.float64).requires_grad_()
+    teacher = torch.tensor([-1.0, -0.1, -12.0], dtype=torch.float64)
+    for tau in (1.0, 5.0, 100.0):
+        assert torch.autograd.gradcheck(lambda q, tau=tau: span_divergence(q, teacher, tau), (student,))

@@ -1,0 +1,269 @@
+"""Both losses on whole steps: plain loops in float64, any chunks, equal models, memory, what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from cut_texts import (
+    Document,
+    labels_of,
+    like_the_teacher,
+    probabilities,
+    same_reading,
+    shortest_spans,
+    values_of,
+    view_of,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation, _chunks
+from torch import Tensor
+
+OWN = [
+    [Document((0, 2, 3, 5, 8), ended=True), Document((0, 1, 4, 6), masked=frozenset({2}))],
+    [Document((0, 4, 5, 7, 9, 11, 12), marked=frozenset({4}))],
+]
+OTHER = [
+    [Document((0, 1, 3, 4, 5, 6, 8), ended=True), Document((0, 1, 2, 6))],
+    [Document((0, 2, 5, 9, 10, 12), marked=frozenset({2}))],
+]
+
+
+def uld(**settings: Any) -> UniversalLogitDistillation:
+    return UniversalLogitDistillation(UniversalLogitDistillation.Config(**settings))
+
+
+def span_likelihood(**settings: Any) -> SpanLikelihood:
+    return SpanLikelihood(SpanLikelihood.Config(**settings))
+
+
+each_loss = pytest.mark.parametrize("loss", [uld(temperature=1.5), span_likelihood(), span_likelihood(temperature=1.0)])
+
+
+def sides(view: kdtool.StepView, temperature: float = 1.0) -> tuple[list[list[float]], list[list[float]]]:
+    assert view.head is not None
+    assert view.teacher is not None
+    assert view.teacher.lazy is not None
+    own = probabilities(view.student.last.detach(), view.head, temperature)
+    return own, probabilities(view.teacher.lazy.hidden, view.teacher.lazy.head, temperature)
+
+
+def gradients(loss: kdtool.Loss, view: kdtool.StepView) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, and gradients by states and head of a sum that weighs each position otherwise."""
+    assert view.head is not None
+    values = values_of(loss, view)
+    weighed = (values * torch.arange(1, len(values) + 1)).sum()
+    return values.detach(), *torch.autograd.grad(weighed, (view.student.last, view.head.weight))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 50), st.floats(0.5, 3))
+def test_uld_is_what_plain_loops_say(seed: int, temperature: float) -> None:
+    view = view_of(OWN, OTHER, seed)
+    own, other = sides(view, temperature)
+    expected = [0.0] * len(own)
+    for i, j in same_reading(view):
+        q, p = (sorted(side, reverse=True) + [0.0] * (17 - len(side)) for side in (own[i], other[j]))
+        expected[i] = sum(abs(a - b) for a, b in zip(q, p, strict=True))
+    assert sum(value > 0 for value in expected) == 6
+    assert values_of(uld(temperature=temperature), view).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 50), st.floats(0.5, 200))
+def test_span_likelihood_is_what_plain_loops_say(seed: int, tau: float) -> None:
+    view = view_of(OWN, OTHER, seed)
+    assert view.teacher_batch is not None
+    own, other = sides(view)
+    mine, theirs = labels_of(view.batch), labels_of(view.teacher_batch)
+    expected = [0.0] * len(own)
+    for first, second in shortest_spans(view):
+        q_log = sum(math.log(own[i][mine[i]]) for i in first) - 1e-6
+        p_log = sum(math.log(other[j][theirs[j]]) for j in second) - 1e-6
+        p = math.exp(p_log / tau)
+        no = -math.expm1(p_log / tau), -math.expm1(q_log / tau)
+        expected[first[-1]] = tau * (p * (p_log - q_log) / tau + no[0] * math.log(no[0] / no[1]))
+    assert sum(value > 0 for value in expected) == 5
+    assert values_of(span_likelihood(temperature=tau), view).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_spans_by_hand() -> None:
+    """Every token of the student has ¼, every one of the teacher ½: of 2 and 1 tokens, 1/16 against ½, at τ = 1."""
+    view = view_of([[Document((0, 1, 2, 5))]], [[Document((0, 1, 5))]])
+    assert view.teacher is not None
+    assert view.teacher.lazy is not None
+    uniform = [kdtool.Head(torch.zeros(9, width), tokens) for width, tokens in ((5, 4), (7, 2))]
+    lazy = replace(view.teacher.lazy, hidden=view.teacher.lazy.hidden.float(), head=uniform[1])
+    view = replace(view, head=uniform[0], teacher=replace(view.teacher, lazy=lazy))
+    labels = [torch.where(batch.labels == -100, -100, 1) for batch in (view.batch, view.teacher_batch or view.batch)]
+    assert view.teacher_batch is not None
+    view = replace(
+        view,
+        batch=replace(view.batch, labels=labels[0]),
+        teacher_batch=replace(view.teacher_batch, labels=labels[1]),
+    )
+    expected = 0.5 * math.log(8) + 0.5 * math.log((1 / 2) / (15 / 16))
+    assert values_of(span_likelihood(temperature=1.0), view).tolist() == pytest.approx([0.0, expected], rel=1e-4)
+
+
+@each_loss
+@pytest.mark.parametrize("other", [OTHER, None], ids=["two tokenizers", "one"])
+def test_gradients_are_right_however_it_is_cut(loss: kdtool.Loss, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = view_of(OWN, other)
+    whole = gradients(loss, view)
+    monkeypatch.setattr(_chunks, "ELEMENTS", 30)  # one position at a time, or two
+    for found, expected in zip(gradients(loss, view), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert view.head is not None
+    assert not whole[2][view.head.vocabulary :].any(), "padding learns nothing"
+
+    def values(states: Tensor, weight: Tensor) -> Tensor:
+        assert view.head is not None
+        head = replace(view.head, weight=weight)
+        return values_of(loss, replace(view, student=kdtool.ModelOutputs(states), head=head))
+
+    assert torch.autograd.gradcheck(values, (view.student.last, view.head.weight))
+
+
+@each_loss
+def test_equal_models_have_no_value_and_no_gradient(loss: kdtool.Loss) -> None:
+    view = like_the_teacher(view_of(OWN))
+    found = values_of(loss, view)
+    (gradient,) = torch.autograd.grad(found.sum(), view.student.last)
+    assert found.abs().max() < 1e-9
+    assert gradient.abs().max() < 1e-9
+
+
+@each_loss
+def test_it_learns_until_it_agrees(loss: kdtool.Loss) -> None:
+    view = view_of(OWN, OTHER, plain=True)
+    states = view.student.last
+    first = values_of(loss, view).sum().item()
+    optimiser = torch.optim.Adam([states], lr=0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        values_of(loss, view).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert 0 <= values_of(loss, view).sum().item() < first / 4
+
+
+@each_loss
+def test_what_the_teacher_does_not_read_has_no_influence(loss: kdtool.Loss) -> None:
+    view = view_of(OWN, OTHER)
+    values = values_of(loss, view)
+    apart = (values == 0).nonzero()[:, 0]
+    alone = gradients(loss, view)[1]
+    used = {number for own, _ in shortest_spans(view) for number in own} | {own for own, _ in same_reading(view)}
+    for number in apart.tolist():
+        if number not in used:
+            assert not alone[number].any()
+    assert len(used) < len(values)
+
+
+@each_loss
+@pytest.mark.parametrize("own", [[[Document((0, 3))]], [[Document((0, 3, 4))]]], ids=["no labels", "no meeting"])
+def test_without_a_meeting_everything_still_has_a_gradient(loss: kdtool.Loss, own: Any) -> None:
+    """Processes that train together wait for each other's gradients."""
+    view = view_of(own, [[Document((0, 1, 4) if len(own[0][0].cuts) > 2 else (0, 3))]])
+    values, states, weight = gradients(loss, view)
+    assert not values.any()
+    assert states.shape == view.student.last.shape
+    assert not weight.any()
+
+
+@each_loss
+def test_the_graph_serves_twice(loss: kdtool.Loss) -> None:
+    """The trainer measures gradient norms before it goes backward."""
+    view = view_of(OWN, OTHER)
+    total = values_of(loss, view).sum()
+    (first,) = torch.autograd.grad(total, view.student.last, retain_graph=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert view.student.last.grad is not None
+    assert view.student.last.grad.equal(first)
+
+
+@each_loss
+def test_a_signal_of_inference_mode_and_half_precision_work(loss: kdtool.Loss) -> None:
+    view = view_of(OWN, OTHER, plain=True)
+    assert view.head is not None
+    assert view.teacher is not None
+    assert view.teacher.lazy is not None
+    expected = values_of(loss, view)
+    with torch.inference_mode():
+        hidden = view.teacher.lazy.hidden.bfloat16()
+        weight = view.teacher.lazy.head.weight.bfloat16()
+    lazy = kdtool.LazyLogits(hidden, replace(view.teacher.lazy.head, weight=weight))
+    states, own = view.student.last.detach().float().requires_grad_(), view.head.weight.detach().float()
+    half = replace(
+        view,
+        student=kdtool.ModelOutputs(states),
+        head=replace(view.head, weight=own.requires_grad_()),
+        teacher=replace(view.teacher, lazy=lazy),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = values_of(loss, half)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0.1, atol=0.05)
+    assert own.grad is not None
+    assert own.grad.isfinite().all()
+
+
+def most_alive(work: Callable[[], object]) -> int:
+    """Return the most bytes of tensors alive at once during some work, beside those alive before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    assert profile.profiler is not None
+    kineto: Any = profile.profiler.kineto_results
+    changes = [(e.start_ns(), e.nbytes()) for e in kineto.events() if e.name() == "[memory]"]
+    alive = most = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        alive += change
+        most = max(most, alive)
+    return most
+
+
+@pytest.mark.parametrize("loss", [uld(), span_likelihood()])
+def test_memory_does_not_grow_with_positions_times_tokens(loss: kdtool.Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight times the positions: 20 MB more of each tensor of logits, if they were all there."""
+    monkeypatch.setattr(_chunks, "ELEMENTS", 2**16)
+    found = []
+    for count in (100, 800):
+        view = view_of([[Document(tuple(range(count + 2)))]], [[Document(tuple(range(count + 2)))]], plain=True)
+        assert view.teacher is not None
+        assert view.teacher.lazy is not None
+        heads = [kdtool.Head(torch.randn(7000, width), 7000) for width in (5, 7)]
+        heads[0].weight.requires_grad_()
+        lazy = kdtool.LazyLogits(view.teacher.lazy.hidden.float(), heads[1])
+        states = view.student.last.detach().float().requires_grad_()
+        view = replace(
+            view, student=kdtool.ModelOutputs(states), head=heads[0], teacher=replace(view.teacher, lazy=lazy)
+        )
+        found.append(most_alive(lambda view=view: values_of(loss, view).sum().backward()))  # type: ignore[misc]
+    assert found[1] - found[0] < 1_000_000
+    assert found[0] < 12 * 4 * 2**16 + 8 * 4 * 7000 * 5
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda view: replace(view, head=None), "this trainer gives sequence losses no head"),
+        (lambda view: replace(view, teacher=None), "the signal it was given holds none"),
+        (lambda view: replace(view, teacher=kdtool.Signal("t")), "the signal it was given holds none"),
+        (
+            lambda view: replace(view, student=kdtool.ModelOutputs(view.student.last[1:])),
+            r"the student's states are of 10 positions, but its rows have 11 labels",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(loss: kdtool.Loss, spoil: Any, message: str) -> None:
+    name = "uld" if isinstance(loss, UniversalLogitDistillation) else "span-likelihood"
+    with pytest.raises(kdtool.PluginError, match=f"^{name}.*{message}"):
+        loss.kdtool_sequence_loss(spoil(view_of(OWN, OTHER)))

@@ -1,0 +1,104 @@
+"""Losses balanced against each other while they train.
+
+Recipes name the classes: `uncertainty`, `gradnorm`. The plain functions `uncertainty_step` and `gradnorm_step` serve any
+training loop. Both begin with the recipe's weights (every factor 1) and go by the figures of the last step; what they
+learned is in the phase's checkpoints. Only numbers are handled, so importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp, inf, log
+from typing import Any
+
+import kdtool
+
+from kdtool_weighting_balance._gradnorm import gradnorm_step
+from kdtool_weighting_balance._uncertainty import uncertainty_step
+
+__all__ = ["GradNorm", "Uncertainty", "gradnorm_step", "uncertainty_step"]
+
+
+class Uncertainty(kdtool.Weighting):
+    """Divides each loss by a learned variance, so that large and noisy losses do not drown the others.
+
+    A term's factor is exp(-s), twice that of the paper, so that s = 0 leaves the recipe's weights as they are. At rest every
+    term, before its weight, contributes 1: the weights are then the terms' shares. Takes losses that are not negative.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `uncertainty`."""
+
+        learning_rate: float = kdtool.Field(default=0.05, gt=0, le=1)
+        """Of the log-variances: near rest, 2 / learning_rate steps take away most of what is missing."""
+        limit: float = kdtool.Field(default=100.0, gt=1, le=1e6)
+        """No factor is above this, or below 1 / limit: a loss that comes to 0 has else a weight without bound."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._log_variances: dict[str, float] = {}
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        """Return exp(-s) of each term, after `uncertainty_step` on the last step's values."""
+        values = {name: term.value for name, term in terms.items()}
+        self._log_variances = uncertainty_step(
+            self._log_variances, values, self.config.learning_rate, self.config.limit
+        )
+        return {name: exp(-s) for name, s in self._log_variances.items()}
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give s of each term."""
+        return dict(self._log_variances)
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._log_variances = dict(state)
+
+
+class GradNorm(kdtool.Weighting):
+    """Lets all losses train at one rate: gradients of those that learn slowly are made larger, of the others smaller.
+
+    The factors' sum stays the number of terms. A term without a gradient norm, or whose norm or value is 0, keeps its
+    factor at that step, and the others are balanced among themselves.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `gradnorm`."""
+
+        alpha: float = kdtool.Field(default=1.5, ge=0, le=10)
+        """How strongly training rates are drawn together; at 0 gradient norms are made equal, whatever the rates."""
+        learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
+        """Share of the way to their targets that the factors go in one step; norms of single steps are noisy."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._first: dict[str, float] = {}
+        self._log_factors: dict[str, float] = {}
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        """Return the factor of each term, after `gradnorm_step` on the last step's norms and values."""
+        norms = {name: term.gradient_norm or 0.0 for name, term in terms.items() if _tells(term)}
+        for name in terms:
+            self._log_factors.setdefault(name, 0.0)
+        for name in norms:
+            self._first.setdefault(name, terms[name].value)
+        if norms:
+            ratios = {name: log(terms[name].value) - log(self._first[name]) for name in norms}
+            before = {name: self._log_factors[name] for name in norms}
+            self._log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha, self.config.learning_rate)
+        return {name: exp(logarithm) for name, logarithm in self._log_factors.items()}
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give each term's first value and the logarithm of its factor."""
+        return {"first": dict(self._first), "log_factors": dict(self._log_factors)}
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._first, self._log_factors = dict(state["first"]), dict(state["log_factors"])
+
+
+def _tells(term: kdtool.TermReport) -> bool:
+    """Whether the logarithms of a term's figures can be taken."""
+    return 0 < (term.gradient_norm or 0.0) < inf and 0 < term.value < inf

@@ -1,0 +1,165 @@
+"""Weights of tokens: which positions a student learns more from.
+
+Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`. The plain functions (`entropy`,
+`entropy_weight`, `probability`, `top_k_probability`, `confidence_weight`, `position_weight`) serve any training loop. Only
+methods of tensors are used, so importing this costs nothing. Every weight is its position's own: what the published
+methods take from a sequence or a batch (a quantile, a sum) is a number in the recipe here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+
+from kdtool_weighting_tokens._confidence import Of, confidence_weight, probability, top_k_probability
+from kdtool_weighting_tokens._entropy import entropy, entropy_weight
+from kdtool_weighting_tokens._position import position_weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Confidence",
+    "Position",
+    "StudentEntropy",
+    "TeacherEntropy",
+    "confidence_weight",
+    "entropy",
+    "entropy_weight",
+    "position_weight",
+    "probability",
+    "top_k_probability",
+]
+
+
+class _Entropy(kdtool.Weighting):
+    """What the two weightings by entropy share."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Which entropies count how much."""
+
+        threshold: float = kdtool.Field(default=0.0, ge=0, le=20)
+        """Positions of less entropy, in nats, have no weight."""
+        power: float = kdtool.Field(default=1.0, ge=0, le=10)
+        """The others weigh as this power of their entropy; at 0 all alike."""
+        mean: float = kdtool.Field(default=2.2, ge=1e-3, le=1e6)
+        """What is divided by: the mean over your data of the entropy's power, positions below the threshold as 0. At
+        power 0 it is the share of positions that are kept."""
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """The entropy is that of the distribution at this temperature."""
+
+    def _weight(self, logits: Tensor) -> Tensor:
+        config = self.config
+        found = entropy(logits.detach(), config.temperature)
+        return entropy_weight(found, config.threshold, config.power, config.mean)
+
+
+class TeacherEntropy(_Entropy):
+    """Weighs positions by the teacher's entropy: where much may follow, there is much to learn from its distribution.
+
+    Where there is no teacher, as in the control, all positions weigh 1.
+    """
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C].
+
+        Raises:
+            UsageError: the teacher's signal is sampled or top-k tokens, from which its entropy cannot be told.
+        """
+        teacher = chunk.teacher
+        if isinstance(teacher, kdtool.SparseTokens):
+            raise kdtool.UsageError(
+                f"teacher-entropy needs the teacher's logits, but its signal holds {teacher.form} tokens, whose entropy is "
+                "far below the teacher's: leave out `signals` or use `states`, which keep logits, or take `student-entropy`"
+            )
+        return _ones(chunk) if teacher is None else self._weight(teacher.logits)
+
+
+class StudentEntropy(_Entropy):
+    """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
+
+    Needs nothing of a teacher, so it serves any signal, and weighs the control in the same way. It follows the student: as
+    that becomes surer, all weights fall.
+    """
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C]."""
+        return self._weight(chunk.student_logits)
+
+
+class Confidence(kdtool.Weighting):
+    """Weighs positions by how sure the teacher is: of its likeliest token, or of the token that really follows.
+
+    Where there is no teacher, as in the control, all positions weigh 1.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Whose probability, and how it is used."""
+
+        of: Of = "likeliest"
+        """Whose probability: that of the teacher's `likeliest` token, or of the `label`, the text's own next token."""
+        prefer: Literal["sure", "unsure"] = "sure"
+        """Which positions count more: those of high probability p, by p, or those of low, by 1 - p."""
+        power: float = kdtool.Field(default=1.0, ge=0, le=10)
+        """Of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
+        mean: float = kdtool.Field(default=0.56, ge=1e-6, le=1)
+        """What is divided by: the mean of that power over your data."""
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """The probability is that of the teacher's distribution at this temperature."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C].
+
+        Raises:
+            UsageError: the teacher's tokens were sampled, or taken at another temperature.
+        """
+        teacher, config = chunk.teacher, self.config
+        if teacher is None:
+            return _ones(chunk)
+        if isinstance(teacher, kdtool.SparseTokens):
+            self._refuse_unless_it_serves(teacher)
+            found = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
+        else:
+            found = probability(teacher.logits, chunk.labels, config.of, config.temperature)
+        return confidence_weight(found, config.prefer, config.power, config.mean)
+
+    def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
+        if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
+            raise kdtool.UsageError(
+                "confidence cannot be told from sampled tokens: a weight made of the draws that the loss is made of would "
+                "bias it. Take signals with logits or top-k tokens, or the weighting `student-entropy`"
+            )
+        if teacher.temperature != self.config.temperature:
+            raise kdtool.UsageError(
+                f"confidence is of temperature {self.config.temperature}, but the teacher's tokens were taken at "
+                f"{teacher.temperature}: give the weighting and the signals one temperature"
+            )
+
+
+class Position(kdtool.Weighting):
+    """Weighs tokens by their place in the document: the beginning counts less, or more, than the rest."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """How much the beginning counts, and how long it is."""
+
+        first: float = kdtool.Field(default=0.0, ge=0, le=100)
+        """Weight of a document's first token; the rest goes from there to 1. Below 1 a ramp, above 1 a decay."""
+        tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        """How long that takes: a line arrives here, an exponential has gone half of the way."""
+        shape: Literal["linear", "exponential"] = "linear"
+        """How it goes there: along a line, or halving what is left again and again."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return `position_weight` of the chunk, [C]."""
+        return position_weight(chunk.positions, self.config.first, self.config.tokens, self.config.shape)
+
+
+def _ones(chunk: kdtool.TokenChunk) -> Tensor:
+    return chunk.positions.new_ones(chunk.positions.shape).float()

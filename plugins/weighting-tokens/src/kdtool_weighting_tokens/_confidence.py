@@ -1,0 +1,74 @@
+"""How sure a teacher is, and a weight made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Of", "confidence_weight", "probability", "top_k_probability"]
+
+Of = Literal["likeliest", "label"]
+"""Whose probability it is: the teacher's likeliest token's, or that of the token that really follows."""
+
+
+def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest", temperature: float = 1.0) -> Tensor:
+    """Return max_v p_v, or p_y of the label y, with p = softmax(logits / T), per position.
+
+    Args:
+        logits: [C, V], any floating type; computed in float32 or better.
+        labels: [C] int64; those at or above V, which these logits do not know, have probability 0.
+        of: whose probability.
+        temperature: T > 0.
+
+    Returns:
+        [C], from 0 to 1.
+    """
+    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    logits = logits / temperature
+    known = labels < logits.shape[-1]
+    chosen = logits.amax(-1) if of == "likeliest" else logits.gather(-1, labels.where(known, 0)[:, None])[:, 0]
+    found = (chosen - logits.logsumexp(-1)).exp().clamp(max=1)
+    return found if of == "likeliest" else found.where(known, 0)
+
+
+def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "likeliest") -> Tensor:
+    """Return the same from a teacher's likeliest tokens alone; a label that is not among them counts as 0.
+
+    It is below the least of the K, so what is lost is little where K is some dozen.
+
+    Args:
+        ids: [C, K] integers, −1 where there is none.
+        weights: [C, K] probabilities, 0 where there is none.
+        labels: [C] int64.
+        of: whose probability.
+
+    Returns:
+        [C], from 0 to 1.
+    """
+    found = weights.amax(-1) if of == "likeliest" else weights.where(ids == labels[:, None], 0).sum(-1)
+    return found.clamp(max=1)
+
+
+def confidence_weight(
+    probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0, mean: float = 0.56
+) -> Tensor:
+    """Return w = p^γ / m where sure positions are preferred, w = (1 − p)^γ / m where unsure ones are.
+
+    p^1 of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
+    by the sum over the batch; m stands for that, so that a weight is its position's own. (1 − p)^1 of the label is the
+    teacher's uncertainty by which Zhong et al. (ATKD), arXiv 2402.11890, tell hard tokens from easy ones; (1 − p)^γ is the
+    factor of the focal loss (Lin et al., arXiv 1708.02002, section 3.2), here with the teacher's p in place of the
+    student's.
+
+    Args:
+        probabilities: [C], from 0 to 1.
+        prefer: which positions count more.
+        power: γ ≥ 0; at 0 all positions count alike.
+        mean: m > 0, the mean of p^γ, or of (1 − p)^γ, over the data.
+
+    Returns:
+        [C], without unit.
+    """
+    return (probabilities if prefer == "sure" else 1 - probabilities).pow(power) / mean
