@@ -72,6 +72,34 @@ def test_a_broken_token_loss_is_seen(test: str, function: Any) -> None:
         run_test(TokenLossConformance, test, token_loss(function))
 
 
+def apart(chunk: kdtool.TokenChunk) -> Any:
+    return (chunk.student_logits.float() - chunk.second_logits.float()).square().mean(-1)
+
+
+@pytest.mark.parametrize(
+    ("test", "function"),
+    [
+        ("test_where_it_asks_for_two_passes_both_are_learned_from", nll),
+        ("test_positions_do_not_see_each_other", lambda c: apart(c) - c.second_logits.float().mean()),
+        (
+            "test_nothing_is_changed_in_place_and_nothing_remembered",
+            lambda c: apart(c) + c.second_logits.mul_(0.5).sum(-1),
+        ),
+        ("test_its_gradient_is_right", lambda c: apart(replace(c, second_logits=c.second_logits.detach())) + nll(c)),
+        ("test_it_stays_finite_at_extreme_logits", lambda c: naive(replace(c, student_logits=c.second_logits))),
+        (
+            "test_a_divergence_is_nothing_between_equals_and_never_negative",
+            lambda c: apart(c) + c.second_logits.float().sum(-1),
+        ),
+    ],
+)
+def test_a_broken_loss_of_two_passes_is_seen(test: str, function: Any) -> None:
+    attributes = {"passes": 2, "divergence": True}
+    run_test(TokenLossConformance, test, token_loss(apart, **attributes))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - torch has errors of its own for each
+        run_test(TokenLossConformance, test, token_loss(function, **attributes))
+
+
 def test_a_cross_entropy_is_no_divergence() -> None:
     def cross_entropy(chunk: kdtool.TokenChunk) -> Any:
         assert isinstance(chunk.teacher, kdtool.DenseTokens)

@@ -230,7 +230,7 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     rows = TokenRows(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, vocabulary)
     work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_rows, loss_rows)
-    value = chunked_loss(hidden, work, torch.tensor(7.0))
+    value = chunked_loss([hidden], work, torch.tensor(7.0))
     found = torch.autograd.grad(value, [hidden, weight])
     plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7
     expected = torch.autograd.grad(plain, [hidden, weight])

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from trainer_process import start, train_as_rank
 
 
-def trained(folder: Path, tied: bool, world: int) -> tuple[dict[str, torch.Tensor], str]:
+def trained(folder: Path, tied: bool, twice: bool, world: int) -> tuple[dict[str, torch.Tensor], str]:
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [start(train_as_rank, folder, tied, rank, world, port) for rank in range(world)]
+    processes = [start(train_as_rank, folder, tied, twice, rank, world, port) for rank in range(world)]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * world
@@ -23,9 +23,9 @@ def trained(folder: Path, tied: bool, world: int) -> tuple[dict[str, torch.Tenso
 
 
 def test_two_processes_have_the_gradients_and_counts_of_one(tmp_path: Path) -> None:
-    for tied in (True, False):
-        one, tokens_of_one = trained(tmp_path / f"one {tied}", tied, 1)
-        two, tokens_of_two = trained(tmp_path / f"two {tied}", tied, 2)
+    for tied, twice in ((True, False), (False, False), (True, True)):
+        one, tokens_of_one = trained(tmp_path / f"one {tied} {twice}", tied, twice, 1)
+        two, tokens_of_two = trained(tmp_path / f"two {tied} {twice}", tied, twice, 2)
         assert tokens_of_one == tokens_of_two
         for name, gradient in one.items():
             torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-7, msg=name)

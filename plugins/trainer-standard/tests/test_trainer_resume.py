@@ -17,8 +17,8 @@ from trainer_models import TinyModel, make_model
 from trainer_process import start, train_small, train_until
 
 
-def process(folder: Path, *when: str) -> int:
-    started = start(train_until, folder, *(when or (None,)))
+def process(folder: Path, *when: str, twice: bool = False) -> int:
+    started = start(train_until, folder, *(when or (None,)), twice)
     started.join(120)
     assert when or started.exitcode == 0
     return int(started.exitcode)
@@ -50,6 +50,15 @@ def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: P
     assert (tmp_path / "tokens.txt").read_text() == (uninterrupted / "tokens.txt").read_text()
     assert steps_of(tmp_path) == list(range(1, 15))
     assert reports_of(tmp_path) == reports_of(uninterrupted)
+
+
+def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) -> None:
+    process(tmp_path / "whole", twice=True)
+    assert process(tmp_path / "killed", "step 7", twice=True) != 0
+    process(tmp_path / "killed", twice=True)
+    whole, resumed = (tmp_path / name for name in ("whole", "killed"))
+    assert (resumed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(resumed) == reports_of(whole)
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,29 @@ def kl_term(name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.Offer]
     return kdtool.Term(name, label, weight, KL.temperature, KL.temperature**2, "teacher", needs, divergence=True)
 
 
+class Consistency(kdtool.Loss):
+    """Half the symmetric KL between two passes of the student."""
+
+    divergence = True
+    passes = 2
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        assert chunk.second_logits is not None
+        p, q = (logits.float().log_softmax(-1) for logits in (chunk.student_logits, chunk.second_logits))
+        return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
+
+
+class Turns(nn.Module):
+    """Stands for dropout where draws must not matter: a pass leaves out every other feature, the next one the others."""
+
+    calls = 0
+
+    def forward(self, states: Tensor) -> Tensor:
+        torch.rand(())  # as dropout does
+        self.calls += 1
+        return states * 2 * (torch.arange(WIDTH) % 2 == (self.calls - 1) // 2 % 2)
+
+
 class Hidden(kdtool.Loss):
     """Squared distance of hidden states, through a projector if told so."""
 
@@ -224,11 +247,15 @@ MIXTURE = (
 )
 
 
+CONSISTENCY = kdtool.Term("losses.consistency", "consistency", 0.8, divergence=True, passes=2)
+
+
 def mixture(project: bool = True) -> dict[str, kdtool.Component]:
     return {
         "losses.kl": KL(KL.Config()),
         "losses.ce": CE(CE.Config()),
         "losses.hidden": Hidden(Hidden.Config(project=project)),
+        "losses.consistency": Consistency(Consistency.Config()),
         "teacher": Teacher(Teacher.Config()),
     }
 
@@ -239,11 +266,16 @@ def train(
     steps: int = 3,
     rows: ListSource | None = None,
     run: Mapping[str, Any] | None = None,
+    twice: bool = False,
     **settings: Any,
 ) -> kdtool.Trained:
-    """Train with the mixture of a token divergence, cross-entropy and hidden states through a projector."""
+    """Train with the mixture of a token divergence, cross-entropy and hidden states through a projector.
+
+    With `twice` the student is run twice a step, and consistency of the two passes is a fourth term.
+    """
     teacher = TinyTeacher(make_model(99), layers=(0,))
-    phase = make_phase(folder, MIXTURE, {"teacher": teacher}, steps=steps, rows=rows)
+    terms = (*MIXTURE, CONSISTENCY) if twice else MIXTURE
+    phase = make_phase(folder, terms, {"teacher": teacher}, steps=steps, rows=rows)
     info = make_run(folder / "run", mixture(), **(run or {}))
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None

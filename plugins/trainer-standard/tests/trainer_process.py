@@ -15,7 +15,7 @@ from typing import Any
 import kdtool
 import torch
 from safetensors.torch import save_file, save_model
-from trainer_models import first_gradients, lopsided_rows, make_model, train
+from trainer_models import Turns, first_gradients, lopsided_rows, make_model, train
 
 
 def die() -> None:
@@ -48,8 +48,8 @@ def arm(when: str) -> None:
         _checkpoints._sync = sync
 
 
-def train_until(folder: Path, when: str | None) -> None:
-    """Train, and write the final weights to `folder`/final.safetensors.
+def train_until(folder: Path, when: str | None, twice: bool = False) -> None:
+    """Train, with two passes a step if `twice`, and write the final weights to `folder`/final.safetensors.
 
     `when` is "step N" or "saving N": the process kills itself after N steps, or in the midst of writing checkpoint N.
     """
@@ -57,18 +57,23 @@ def train_until(folder: Path, when: str | None) -> None:
     if when:
         arm(when)
     student = make_model(1, dropout=0.2)
-    trained = train_small(folder, student)
+    trained = train_small(folder, student, twice=twice)
     save_model(student.model, str(folder / "final.safetensors"))
     (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
 
 
-def train_small(folder: Path, student: Any) -> kdtool.Trained:
+def train_small(folder: Path, student: Any, twice: bool = False) -> kdtool.Trained:
     """Train for 14 steps with a checkpoint at every third."""
-    return train(folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET)
+    return train(
+        folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET, twice=twice
+    )
 
 
-def train_as_rank(folder: Path, tied: bool, rank: int, world: int, port: int) -> None:
-    """Train as one of `world` processes; rank 0 writes the first step's gradients and the number of tokens."""
+def train_as_rank(folder: Path, tied: bool, twice: bool, rank: int, world: int, port: int) -> None:
+    """Train as one of `world` processes, with two passes a step if `twice`.
+
+    Rank 0 writes the first step's gradients and the number of tokens.
+    """
     torch.set_num_threads(1)
     if world > 1:
         settings = {
@@ -80,10 +85,12 @@ def train_as_rank(folder: Path, tied: bool, rank: int, world: int, port: int) ->
         }
         os.environ.update({name: str(value) for name, value in settings.items()})
     student = make_model(1, tied=tied)
+    if twice:
+        student.model.dropout = Turns()
     with first_gradients(student.model) as gradients:
         trained = train(
             folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
-            gradient_clip=0.0, rows=lopsided_rows(), run={**_QUIET, "rank": rank, "world": world},
+            gradient_clip=0.0, rows=lopsided_rows(), twice=twice, run={**_QUIET, "rank": rank, "world": world},
         )  # fmt: skip
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))

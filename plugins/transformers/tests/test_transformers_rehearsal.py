@@ -14,8 +14,8 @@ ROWS, LENGTH = 2, 96
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256}
 
 
-def kept(student: TransformersModel, dtype: torch.dtype) -> int:
-    """Return the bytes that a forward pass leaves for backward, and of its final states."""
+def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int:
+    """Return the bytes that forward passes leave for one backward, and of their final states."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in student.model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -26,8 +26,8 @@ def kept(student: TransformersModel, dtype: torch.dtype) -> int:
     student.model.train()
     autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
     with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        last = student.backbone(packed_batch(ROWS, LENGTH), kdtool.Want()).last
-    storages[last.untyped_storage().data_ptr()] = last.untyped_storage()
+        last = [student.backbone(packed_batch(ROWS, LENGTH), kdtool.Want()).last for _ in range(passes)]
+    storages |= {states.untyped_storage().data_ptr(): states.untyped_storage() for states in last}
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
 
 
@@ -41,6 +41,19 @@ def test_a_rehearsal_keeps_what_a_forward_pass_does(family: str, dtype: torch.dt
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("norm" in name or "ln_" in name)
     assert rehearse(outline, ROWS, LENGTH, dtype).kept == pytest.approx(kept(student, dtype), rel=0.05)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_passes_keep_what_two_forward_passes_do(dtype: torch.dtype, frozen: bool) -> None:
+    student = tiny_model(layers=5, **SHAPE)
+    outline = outline_of(student.model.config)
+    for model in (student.model, outline.model) if frozen else ():
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("norm" in name)
+    one, two = (rehearse(outline, ROWS, LENGTH, dtype, passes).kept for passes in (1, 2))
+    assert two == pytest.approx(kept(student, dtype, passes=2), rel=0.05)
+    assert one < two <= 2 * one
 
 
 def test_of_checkpointed_layers_only_what_goes_in_is_kept() -> None:

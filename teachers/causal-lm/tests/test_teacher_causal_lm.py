@@ -46,9 +46,7 @@ def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
     signal = teacher.kdtool_signal(batch, want)
     assert signal.lazy is not None
     expected = model.model(input_ids=batch.input_ids).logits[:, :15].reshape(30, -1)
-    torch.testing.assert_close(
-        signal.lazy.head.logits(signal.lazy.hidden), expected.detach(), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(signal.lazy.head.logits(signal.lazy.hidden), expected.detach(), rtol=1e-4, atol=1e-4)
     assert {layer: tuple(states.shape) for layer, states in signal.hidden.items()} == {0: (30, 32), 3: (30, 32)}
     assert tuple(signal.attentions[3].shape) == (2, 4, 20, 20)
     for tensor in (signal.lazy.hidden, signal.lazy.head.weight, signal.hidden[0]):

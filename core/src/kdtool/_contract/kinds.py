@@ -229,7 +229,10 @@ class Loss(Component):
     temperature: float = 1.0
     """The temperature it works at, handed back in `TokenChunk.temperature`. May depend on the config."""
     divergence: bool = False
-    """Whether it is zero, with zero gradient, when student and teacher agree; tested before training."""
+    """Whether it is zero, with zero gradient, when student and teacher agree, and the two passes; tested before training."""
+    passes: Literal[1, 2] = 1
+    """2 for a loss that compares two passes of the student over the same rows, each with dropout of its own. Other losses
+    see the first; a student without dropout is refused. May depend on the config."""
     same_vocabulary: bool = True
     """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them
     or that they begin with. If not, a teacher with other tokens is told about the same texts in its own, and `StepView` says
@@ -239,12 +242,12 @@ class Loss(Component):
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
         Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
-        chunk's logits alone: no parameters, no state, nothing changed in place. The engine weighs, masks, sums and
-        divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
+        chunk's logits alone, of both passes where it asks for two: no parameters, no state, nothing changed in place. The
+        engine weighs, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
 
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
-        """Return one value a labelled position or one a row, with gradient through `view.student`.
+        """Return one value a labelled position or one a row, with gradient through `view.student` and `view.second`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """

@@ -120,7 +120,8 @@ class TokenChunk:
 
     `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels`
     [C] int64, never -100. `teacher` is None for a loss that needs none. `positions` [C]
-    int64 count within the document. `columns` [C] each.
+    int64 count within the document. `columns` [C] each. `second_logits` are those of another pass with other dropout, for a
+    loss that asks for two; gradients flow to both.
     `temperature` is the term's. `progress` (0 to 1) and `step` are 0-d tensors, so that compiled code is not rebuilt
     when they change.
     """
@@ -133,12 +134,14 @@ class TokenChunk:
     progress: Tensor
     step: Tensor
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    second_logits: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class StepView:
     """What a sequence loss sees: one whole micro-batch, with gradient through `student`.
 
+    `second` is another pass with other dropout, with gradient too, for a loss that asks for two.
     `teacher_batch` is what the teacher was told about where it does not read the student's tokens: the same rows in its own
     tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
     `byte_end`: which bytes of its document the token stands for that a position predicts. `head` projects `student.last` to
@@ -152,6 +155,7 @@ class StepView:
     step: Tensor
     teacher_batch: Batch | None = None
     head: Head | None = None
+    second: ModelOutputs | None = None
 
 
 @dataclass(frozen=True, eq=False)

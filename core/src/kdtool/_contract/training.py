@@ -63,10 +63,10 @@ class Term:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
     The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
-    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs` and
-    `divergence` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden states. Where one
-    vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's already in its
-    signal, the student's by the trainer; None: both have the same.
+    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs`,
+    `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden
+    states. Where one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the
+    teacher's already in its signal, the student's by the trainer; None: both have the same.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Term:
     divergence: bool = False
     layers: tuple[tuple[int, int], ...] = ()
     shared: int | None = None
+    passes: Literal[1, 2] = 1
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at `progress` (0 to 1)."""

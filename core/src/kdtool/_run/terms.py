@@ -28,9 +28,8 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
         teacher = teacher_of(spec, loss, phase)
         scale = loss.temperature**2 if loss.softened else 1.0
         asked = teacher.path if teacher else None
-        terms.append(
-            Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
-        )
+        term = Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        terms.append(replace(term, passes=loss.passes))
     return tuple(terms)
 
 

@@ -10,7 +10,7 @@ from kdtool._contract.signals import DenseTokens, Offer, SparseTokens, TokenChun
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["part_of", "teacher_tokens"]
+__all__ = ["part_of", "passes_of", "teacher_tokens", "with_passes"]
 
 
 def teacher_tokens(need: frozenset[Offer], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
@@ -31,6 +31,16 @@ def teacher_tokens(need: frozenset[Offer], logits: Tensor, temperature: float) -
     raise TypeError(f"a token loss sees logits, sampled or top-k tokens, and none of them is in {sorted(need)}")
 
 
+def passes_of(chunk: TokenChunk) -> tuple[Tensor, ...]:
+    """Return the student's logits of each pass."""
+    return (chunk.student_logits,) if chunk.second_logits is None else (chunk.student_logits, chunk.second_logits)
+
+
+def with_passes(chunk: TokenChunk, *logits: Tensor) -> TokenChunk:
+    """Return the chunk with other logits of the student, of one pass or two."""
+    return replace(chunk, student_logits=logits[0], second_logits=logits[1] if len(logits) > 1 else None)
+
+
 def part_of(chunk: TokenChunk, rows: slice) -> TokenChunk:
     """Return some positions of a chunk, on memory of their own."""
     teacher = chunk.teacher
@@ -39,8 +49,7 @@ def part_of(chunk: TokenChunk, rows: slice) -> TokenChunk:
     elif teacher is not None:
         teacher = replace(teacher, ids=teacher.ids[rows], weights=teacher.weights[rows])
     return replace(
-        chunk,
-        student_logits=chunk.student_logits[rows].clone(),
+        with_passes(chunk, *(logits[rows].clone() for logits in passes_of(chunk))),
         labels=chunk.labels[rows],
         teacher=teacher,
         positions=chunk.positions[rows],

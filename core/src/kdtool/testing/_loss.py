@@ -24,7 +24,7 @@ from kdtool._contract.signals import (
     TokenChunk,
 )
 from kdtool._contract.text import Batch
-from kdtool.testing._chunks import part_of, teacher_tokens
+from kdtool.testing._chunks import part_of, passes_of, teacher_tokens, with_passes
 from kdtool.testing._component import ComponentConformance
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class LossConformance(ComponentConformance):
             assert alternative
             assert alternative <= frozenset(get_args(Offer))
         assert loss.temperature > 0
-        assert loss.needs or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
+        compares = loss.needs or loss.passes == 2
+        assert compares or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
 
 
 class TokenLossConformance(LossConformance):
@@ -83,9 +84,9 @@ class TokenLossConformance(LossConformance):
         import torch
 
         for chunk in self._chunks():
-            logits, labels = chunk.student_logits.clone(), chunk.labels.clone()
+            before, labels = [logits.clone() for logits in passes_of(chunk)], chunk.labels.clone()
             first = self._values(chunk)
-            assert torch.equal(chunk.student_logits, logits)
+            assert all(map(torch.equal, passes_of(chunk), before))
             assert torch.equal(chunk.labels, labels)
             assert torch.equal(self._values(chunk), first)
 
@@ -94,17 +95,17 @@ class TokenLossConformance(LossConformance):
 
         for chunk in self._chunks(dtype=torch.float64):
             small = part_of(chunk, slice(0, 3))
-            logits = small.student_logits.requires_grad_()
+            passes = tuple(logits.requires_grad_() for logits in passes_of(small))
             # steps and tolerances for losses that compute in float32 whatever they are given, as the contract asks
             assert torch.autograd.gradcheck(
-                lambda z, c=small: self._values(replace(c, student_logits=z)), (logits,), eps=1e-2, atol=2e-3, rtol=1e-2
+                lambda *z, c=small: self._values(with_passes(c, *z)), passes, eps=1e-2, atol=2e-3, rtol=1e-2
             )
 
     def test_it_stays_finite_at_extreme_logits(self) -> None:
         for chunk in self._chunks(scale=1e4):
-            value, gradient = self._with_gradient(chunk)
+            value, gradients = self._with_gradients(chunk)
             assert value.isfinite().all()
-            assert gradient.isfinite().all()
+            assert all(gradient.isfinite().all() for gradient in gradients)
 
     def test_it_can_be_differentiated_and_compiled_as_one_graph(self) -> None:
         import torch
@@ -112,17 +113,23 @@ class TokenLossConformance(LossConformance):
         for chunk in self._chunks():
             loss = self.build()
 
-            def total(logits: Tensor, step: Tensor, chunk: TokenChunk = chunk, loss: Any = loss) -> Tensor:
+            def total(logits: tuple[Tensor, ...], step: Tensor, chunk: TokenChunk = chunk, loss: Any = loss) -> Tensor:
                 values: Tensor = loss.kdtool_token_loss(replace_logits(chunk, logits, step))
                 return values.sum()
 
             transformed = torch.func.grad_and_value(total)
             torch.compiler.reset()  # graphs of other losses count against a limit
             compiled = torch.compile(transformed, fullgraph=True, backend="eager")
-            expected = transformed(chunk.student_logits, chunk.step)
-            torch.testing.assert_close(compiled(chunk.student_logits, chunk.step), expected)
+            logits = passes_of(chunk)
+            torch.testing.assert_close(compiled(logits, chunk.step), transformed(logits, chunk.step))
             with torch.compiler.set_stance("fail_on_recompile"):
-                compiled(chunk.student_logits, chunk.step + 1)
+                compiled(logits, chunk.step + 1)
+
+    def test_where_it_asks_for_two_passes_both_are_learned_from(self) -> None:
+        for chunk in self._chunks():
+            if chunk.second_logits is not None:
+                _, gradients = self._with_gradients(chunk)
+                assert all(gradient.any() for gradient in gradients)
 
     def test_a_divergence_is_nothing_between_equals_and_never_negative(self) -> None:
         loss = self.build()
@@ -131,20 +138,22 @@ class TokenLossConformance(LossConformance):
         for chunk in self._chunks():
             if not isinstance(chunk.teacher, SparseTokens):
                 assert (self._values(chunk) >= 0).all()
-                value, gradient = self._with_gradient(replace(chunk, teacher=DenseTokens(chunk.student_logits)))
+                logits = chunk.student_logits
+                equal = with_passes(replace(chunk, teacher=DenseTokens(logits)), *[logits] * loss.passes)
+                value, gradients = self._with_gradients(equal)
                 assert value.abs().max() < 1e-6
-                assert gradient.abs().max() < 1e-6
+                assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
 
     def _values(self, chunk: TokenChunk) -> Tensor:
         values: Tensor = self.build().kdtool_token_loss(chunk)
         return values
 
-    def _with_gradient(self, chunk: TokenChunk) -> tuple[Tensor, Tensor]:
-        logits = chunk.student_logits.clone().requires_grad_()
-        values = self._values(replace(chunk, student_logits=logits))
-        values.sum().backward()  # type: ignore[no-untyped-call]
-        assert logits.grad is not None
-        return values.detach(), logits.grad
+    def _with_gradients(self, chunk: TokenChunk) -> tuple[Tensor, tuple[Tensor, ...]]:
+        import torch
+
+        passes = [logits.clone().requires_grad_() for logits in passes_of(chunk)]
+        values = self._values(with_passes(chunk, *passes))
+        return values.detach(), torch.autograd.grad(values.sum(), passes)
 
     def _chunks(self, scale: float = 2.0, dtype: torch.dtype | None = None) -> Iterator[TokenChunk]:
         """Yield a chunk for each alternative that the loss accepts."""
@@ -152,9 +161,9 @@ class TokenLossConformance(LossConformance):
 
         loss = self.build()
         generator = torch.Generator().manual_seed(0)
-        student, teacher = (
+        student, teacher, second = (
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
-            for _ in range(2)
+            for _ in range(3)
         )
         signals = [teacher_tokens(need, teacher, loss.temperature) for need in loss.needs] if loss.needs else [None]
         for signal in signals:
@@ -166,6 +175,7 @@ class TokenLossConformance(LossConformance):
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),
                 step=torch.tensor(3),
+                second_logits=second if loss.passes == 2 else None,
             )
 
 
@@ -229,19 +239,24 @@ class SequenceLossConformance(LossConformance):
         told = any("logits" in need for need in loss.needs)
         lazy = LazyLogits(states(self.teacher.hidden, learned=False), head(self.teacher, learned=False))
         signal, own = Signal("t", lazy if told else None, hidden=theirs), head(self.student, learned=True)
-        return loss, StepView(batch, outputs, signal, torch.tensor(0.5), torch.tensor(3), head=own)
+        view = StepView(batch, outputs, signal, torch.tensor(0.5), torch.tensor(3), head=own)
+        if loss.passes == 1:
+            return loss, view
+        again = {layer: states(self.student.hidden, learned=True) for layer in mine}
+        return loss, replace(view, second=ModelOutputs(states(self.student.hidden, learned=True), again))
 
 
-def replace_logits(chunk: TokenChunk, logits: Tensor, step: Tensor) -> TokenChunk:
+def replace_logits(chunk: TokenChunk, logits: tuple[Tensor, ...], step: Tensor) -> TokenChunk:
     """Return the chunk with other logits and step; written out, as `dataclasses.replace` does not compile."""
     return TokenChunk(
-        logits,
+        logits[0],
         chunk.labels,
         chunk.teacher,
         chunk.positions,
         chunk.temperature,
         chunk.progress,
         step,
+        second_logits=logits[1] if len(logits) > 1 else None,
     )
 
 
@@ -249,4 +264,4 @@ def _in_dtype(chunk: TokenChunk, dtype: torch.dtype) -> TokenChunk:
     teacher = chunk.teacher
     if isinstance(teacher, DenseTokens):
         teacher = DenseTokens(teacher.logits.to(dtype))
-    return replace(chunk, student_logits=chunk.student_logits.to(dtype), teacher=teacher)
+    return with_passes(replace(chunk, teacher=teacher), *(logits.to(dtype) for logits in passes_of(chunk)))

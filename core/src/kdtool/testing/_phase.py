@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["Beside", "BrokenLoss", "CutTeacher", "FrozenTeacher", "Watcher", "Widths", "companions", "make_phase"]
+__all__ = [
+    "Beside",
+    "BrokenLoss",
+    "CutTeacher",
+    "FrozenTeacher",
+    "Twice",
+    "Watcher",
+    "Widths",
+    "companions",
+    "make_phase",
+]
 
 TERMS = (
     Term("losses.likelihood", "likelihood", 0.5),
@@ -138,10 +148,30 @@ class Beside(Loss):
         return PerToken(view.student.last.float().square().mean(-1))
 
 
+class Twice(Loss):
+    """Squared difference of two passes' logits; remembers how many tokens each had, and how far apart they were."""
+
+    passes = 2
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: list[tuple[tuple[int, int], float]] = []
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if chunk.second_logits is None:
+            raise TypeError("the logits of a second pass are expected")
+        apart = (chunk.student_logits.float() - chunk.second_logits.float()).square().mean(-1)
+        widths = chunk.student_logits.shape[1], chunk.second_logits.shape[1]
+        self.seen.append((widths, float(apart.detach().mean())))
+        return apart
+
+
 class Likelihood(Loss):
     """Cross-entropy."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if chunk.second_logits is not None:
+            raise TypeError("a second pass is for losses that ask for it")
         return -chunk.student_logits.float().log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]
 
 

@@ -16,9 +16,19 @@ from kdtool._contract.kinds import Loss
 from kdtool._contract.models import LanguageModel
 from kdtool._contract.text import Row, RowSource
 from kdtool._contract.training import StepReport, Term, Trained
-from kdtool._errors import KdtoolError, PluginError
+from kdtool._errors import KdtoolError, PluginError, UsageError
 from kdtool.testing._component import ComponentConformance
-from kdtool.testing._phase import Beside, BrokenLoss, CutTeacher, FrozenTeacher, Watcher, Widths, companions, make_phase
+from kdtool.testing._phase import (
+    Beside,
+    BrokenLoss,
+    CutTeacher,
+    FrozenTeacher,
+    Twice,
+    Watcher,
+    Widths,
+    companions,
+    make_phase,
+)
 from kdtool.testing._surroundings import ListSource, make_run
 from kdtool.testing._toy import toy_model
 
@@ -169,6 +179,18 @@ class TrainerConformance(ComponentConformance):
             assert told.row_keys == view.batch.row_keys
             assert told.input_ids.shape[1] == cut
             assert len(view.teacher.hidden[0]) == int((told.labels != -100).sum()), "its signal is of its own rows"
+
+    def test_a_second_pass_is_given_to_the_loss_that_asks_for_it_or_refused(self, tmp_path: Path) -> None:
+        loss = Twice(Twice.Config())
+        terms = (Term("losses.likelihood", "likelihood", 1.0), Term("losses.twice", "twice", 1.0, passes=2))
+        try:
+            self._train(tmp_path, terms=terms, others={**companions(), "losses.twice": loss})
+        except UsageError:
+            assert not loss.seen, "what is refused is refused before training"
+            return
+        vocabulary = self.student().head.vocabulary
+        assert {widths for widths, _ in loss.seen} == {(vocabulary, vocabulary)}
+        assert max(apart for _, apart in loss.seen) > 0, "each pass draws dropout of its own"
 
     def test_nothing_to_learn_from_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(KdtoolError):

@@ -1,4 +1,4 @@
-"""The function called on each chunk of logits: every loss of the phase, weighed, and the gradient by the logits.
+"""The function called on each chunk of logits: every loss of the phase, weighed, and the gradients by the logits.
 
 Called by the chunked head some thirty times a step; built once a phase. Eager, the gradient is PyTorch's own for
 whatever a loss does. Compiled, losses and gradient become one kernel; results agree up to rounding.
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from kdtool_trainer_standard._terms import BoundTerm
 
-__all__ = ["ChunkLoss", "ChunkRows", "compiled_or_eager"]
+__all__ = ["ChunkLoss", "ChunkRows", "Logits", "compiled_or_eager"]
+
+Logits = tuple[Tensor, ...]
+"""The student's logits of a chunk, [C, V] for each pass: one, or two where a loss asks for them."""
 
 TeacherRows = tuple[Tensor, ...]
 """One term's teacher in a chunk: () for none, (logits,) or (ids, weights)."""
@@ -44,39 +47,40 @@ class ChunkRows:
 
 
 class ChunkLoss:
-    """All token losses of a phase as one function of logits [C, V]: gradient [C, V] and each term's sum over the rows."""
+    """All token losses of a phase as one function of logits: gradients of their shapes, each term's sum over the rows."""
 
     def __init__(self, terms: Sequence[BoundTerm], weightings: Sequence[Callable[[kdtool.TokenChunk], Tensor]]) -> None:
         self.terms = tuple(terms)
+        self.passes = max((bound.term.passes for bound in self.terms), default=1)
         self._weightings = tuple(weightings)
         self._compiled: Callable[..., Any] | None = None
 
-    def __call__(self, logits: Tensor, rows: ChunkRows) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the weighed sum by `logits`, in their dtype, and the terms' own sums [terms]."""
+    def __call__(self, logits: Logits, rows: ChunkRows) -> tuple[Logits, Tensor]:
+        """Return the gradients of the weighed sum by `logits`, in their dtype, and the terms' own sums [terms]."""
         if self._compiled is not None:
-            gradient, (_, sums) = self._compiled(logits, *_flat(rows))
-            return gradient, sums
+            gradients, (_, sums) = self._compiled(logits, *_flat(rows))
+            return gradients, sums
         with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            objective, sums = self._objective(leaf, rows)
-            (gradient,) = torch.autograd.grad(objective, leaf)
-        return gradient, sums.detach()
+            leaves = _leaves(logits)
+            objective, sums = self._objective(leaves, rows)
+            gradients = torch.autograd.grad(objective, leaves)
+        return gradients, sums.detach()
 
-    def of_term(self, index: int, logits: Tensor, rows: ChunkRows) -> tuple[Tensor, Tensor]:
-        """Return one term's weighed gradient by `logits` and its values [C], token weights included."""
+    def of_term(self, index: int, logits: Logits, rows: ChunkRows) -> tuple[Logits, Tensor]:
+        """Return one term's weighed gradients by the `logits` that it sees and its values [C], token weights included."""
         with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            values = self._values(index, leaf, rows, self._token_weights(leaf, rows))
-            (gradient,) = torch.autograd.grad(values.sum() * rows.factors[index], leaf)
-        return gradient, values.detach()
+            leaves = _leaves(logits[: self.terms[index].term.passes])
+            values = self._values(index, leaves, rows, self._token_weights(logits, rows))
+            gradients = torch.autograd.grad(values.sum() * rows.factors[index], leaves)
+        return gradients, values.detach()
 
     def compile(self) -> None:
         """Compile losses and gradient together; errors come at the first call."""
         differentiated = torch.func.grad_and_value(self._objective_of_flat, has_aux=True)
 
-        def reordered(logits: Tensor, *flat: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            gradient, (objective, sums) = differentiated(logits, *flat)
-            return gradient, (objective, sums)
+        def reordered(logits: Logits, *flat: Any) -> tuple[Logits, tuple[Tensor, Tensor]]:
+            gradients, (objective, sums) = differentiated(logits, *flat)
+            return gradients, (objective, sums)
 
         # What is learned from compiling, and how often it may be tried, is kept by a function's code, name and line for
         # the whole process: phases that were trained before must not count.
@@ -93,30 +97,30 @@ class ChunkLoss:
         """Whether the losses run compiled."""
         return self._compiled is not None
 
-    def _objective_of_flat(self, logits: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
+    def _objective_of_flat(self, logits: Logits, *flat: Any) -> tuple[Tensor, Tensor]:
         return self._objective(logits, ChunkRows(*flat))
 
-    def _objective(self, logits: Tensor, rows: ChunkRows) -> tuple[Tensor, Tensor]:
+    def _objective(self, logits: Logits, rows: ChunkRows) -> tuple[Tensor, Tensor]:
         weights = self._token_weights(logits, rows)
         values = [self._values(index, logits, rows, weights).sum() for index in range(len(self.terms))]
         sums = torch.stack(values)
         return (sums * rows.factors).sum(), sums
 
-    def _values(self, index: int, logits: Tensor, rows: ChunkRows, weights: Tensor | None) -> Tensor:
+    def _values(self, index: int, logits: Logits, rows: ChunkRows, weights: Tensor | None) -> Tensor:
         values: Tensor = self.terms[index].call(self.chunk(index, logits, rows))
         return values if weights is None else values * weights
 
-    def _token_weights(self, logits: Tensor, rows: ChunkRows) -> Tensor | None:
+    def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:
         if not self._weightings:
             return None
         index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
-        chunk = self.chunk(index, logits.detach(), rows)
+        chunk = self.chunk(index, tuple(one.detach() for one in logits), rows)
         weights = self._weightings[0](chunk).detach()
         for weighting in self._weightings[1:]:
             weights = weights * weighting(chunk).detach()
         return weights
 
-    def chunk(self, index: int, logits: Tensor, rows: ChunkRows) -> kdtool.TokenChunk:
+    def chunk(self, index: int, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""
         bound, teacher = self.terms[index], rows.teachers[index]
         tokens: kdtool.DenseTokens | kdtool.SparseTokens | None = None
@@ -124,8 +128,11 @@ class ChunkLoss:
             tokens = kdtool.DenseTokens(teacher[0])
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
+        seen = logits[: bound.term.passes]
+        if bound.term.shared is not None:
+            seen = tuple(one[:, : bound.term.shared] for one in seen)
         return kdtool.TokenChunk(
-            student_logits=logits if bound.term.shared is None else logits[:, : bound.term.shared],
+            student_logits=seen[0],
             labels=rows.labels,
             teacher=tokens,
             positions=rows.positions,
@@ -133,11 +140,12 @@ class ChunkLoss:
             progress=rows.progress,
             step=rows.step,
             columns=rows.columns,
+            second_logits=seen[1] if len(seen) > 1 else None,
         )
 
 
 def compiled_or_eager(
-    loss: ChunkLoss, mode: str, logits: Tensor, rows: ChunkRows, positions_to_come: int, say: Callable[[str], None]
+    loss: ChunkLoss, mode: str, logits: Logits, rows: ChunkRows, positions_to_come: int, say: Callable[[str], None]
 ) -> None:
     """Compile `loss` if `mode` is "on", or "auto" and it will pay, and leave it eager where that fails.
 
@@ -146,21 +154,26 @@ def compiled_or_eager(
     if mode == "off" or not loss.terms:
         return
     if mode == "auto":
-        saved = _TIME_SAVED * positions_to_come * _seconds_of_call(loss, logits, rows) / logits.shape[0]
+        saved = _TIME_SAVED * positions_to_come * _seconds_of_call(loss, logits, rows) / len(rows.labels)
         if saved < _MARGIN * (_COMPILE_SECONDS + _COMPILE_SECONDS_MORE * (len(loss.terms) - 1)):
             return
     loss.compile()
     try:
         with torch.no_grad():  # as the chunked head calls it: in another mode it would be compiled once more
             loss(logits, rows)
-            loss(logits[:-1], _first(rows, logits.shape[0] - 1))  # another length must not be compiled anew later
+            fewer = len(rows.labels) - 1
+            loss(tuple(one[:fewer] for one in logits), _first(rows, fewer))  # must not be compiled anew later
     except Exception as error:
         loss.eager()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"the losses run uncompiled, which is slower: compiling failed ({reason[:200]})")
 
 
-def _seconds_of_call(loss: ChunkLoss, logits: Tensor, rows: ChunkRows) -> float:
+def _leaves(logits: Logits) -> Logits:
+    return tuple(one.detach().requires_grad_() for one in logits)
+
+
+def _seconds_of_call(loss: ChunkLoss, logits: Logits, rows: ChunkRows) -> float:
     seconds = []
     for _ in range(4):  # the first allocates, and others may be disturbed by other processes
         start = perf_counter()

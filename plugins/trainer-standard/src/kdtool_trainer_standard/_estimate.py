@@ -37,7 +37,7 @@ _LOSS_TENSORS = 4
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of a phase by what they are for."""
+    """Bytes of a phase by what they are for, and how often a step runs the student."""
 
     weights: int
     learnt: int
@@ -48,6 +48,7 @@ class _Sizes:
     states: int
     embedding: int
     teacher: int
+    passes: int
 
 
 def estimate_phase(
@@ -98,11 +99,14 @@ def _sizes(
     token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
     dense = {term.teacher for term in token_terms if term.teacher is not None}
     head_rows, loss_rows = chunk_sizes(vocabulary, pick_device())
+    passes = max((term.passes for term in phase.terms), default=1)
+    of_head = max((term.passes for term in token_terms), default=1)
     chunk = min(config.head_rows or head_rows, rows)
     call = min(config.loss_rows or loss_rows, rows)
     at_head = 0
     if token_terms:
-        at_head = call * vocabulary * _FLOAT * _LOSS_TENSORS + rows * width * (_FLOAT + dtype.itemsize)
+        at_head = of_head * call * vocabulary * _FLOAT * _LOSS_TENSORS
+        at_head += of_head * rows * width * (_FLOAT + dtype.itemsize)
         at_head += head.numel() * dtype.itemsize * (dtype != torch.float32)  # the cast of the weight
         at_head += (
             head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad
@@ -111,8 +115,8 @@ def _sizes(
     return _Sizes(
         weights=weights + _FLOAT * modules,
         learnt=learns + modules,
-        activations=_rehearsed(outline, config.batch, phase.row_length, dtype),
-        logits=chunk * vocabulary * dtype.itemsize * (1 + len(dense)) if token_terms else 0,
+        activations=_rehearsed(outline, config.batch, phase.row_length, dtype, passes),
+        logits=chunk * vocabulary * dtype.itemsize * (of_head + len(dense)) if token_terms else 0,
         head=at_head,
         signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
         states=sum(_states(ahead, term, rows, width) for term in phase.terms),
@@ -121,6 +125,7 @@ def _sizes(
             (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
             default=0,
         ),
+        passes=passes,
     )
 
 
@@ -202,24 +207,27 @@ def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, fac
 def _operations(
     ahead: kdtool.Prospect, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, sizes: _Sizes, tokens: int
 ) -> float:
-    """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again."""
+    """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again.
+
+    All of that as often as a step runs the student.
+    """
     embedding = 0 if facts.tied else facts.vocabulary * facts.hidden
-    passes = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient of their own
-    own: float = (passes + bool(sizes.activations.again)) * 2 * (facts.parameters - embedding)
-    own += passes * 4 * facts.layers * facts.hidden * phase.row_length / 2
+    ways = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient of their own
+    own: float = (ways + bool(sizes.activations.again)) * 2 * (facts.parameters - embedding)
+    own += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
-    return float(tokens * (own + teachers + heads))
+    return float(tokens * (sizes.passes * own + teachers + heads))
 
 
 _known: dict[tuple[object, ...], Rehearsed] = {}
 
 
-def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.dtype) -> Rehearsed:
+def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int) -> Rehearsed:
     """Rehearse, or remember: `--fit` asks for one student again and again."""
     layers = [(n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in outline.model.named_parameters()]
     again = any(getattr(module, "gradient_checkpointing", False) for module in outline.model.modules())
-    key = (type(outline.model).__name__, tuple(layers), again, rows, length, dtype)
+    key = (type(outline.model).__name__, tuple(layers), again, rows, length, dtype, passes)
     if key not in _known:
-        _known[key] = rehearse(outline, rows, length, dtype)
+        _known[key] = rehearse(outline, rows, length, dtype, passes)
     return _known[key]

@@ -1,15 +1,16 @@
 """The chunked head: losses on logits that never exist all at once, with their gradient taken on the way forward.
 
 For C rows at a time: project final states to logits, hand r rows at a time to the losses, overwrite those logits with
-their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight. Backward only multiplies
-by what comes from above. One autograd function does it, so that DDP, FSDP and gradient scaling see an ordinary head.
+their gradient g, and add g · W to the gradient by the states and gᵀ · h to that by the weight; where a loss asks for two
+passes of the student, for each of them. Backward only multiplies by what comes from above. One autograd function does it,
+so that DDP, FSDP and gradient scaling see an ordinary head.
 
 Called by the distillation module. It knows no loss and no schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,15 +104,15 @@ class HeadWork:
         )
 
 
-def chunked_loss(hidden: Tensor, work: HeadWork, divisor: Tensor) -> Tensor:
+def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
     """Return Σ factor · Σ loss / divisor over all terms and positions, float32, with gradient for states and head.
 
     Args:
-        hidden: final states [N, H]; N may be 0, and then all gradients exist and are zero.
+        hidden: final states [N, H] of each pass; N may be 0, and then all gradients exist and are zero.
         work: the rest; receives the terms' sums.
         divisor: 0-d tensor, the number of labelled positions over all ranks and micro-batches of the step.
     """
-    loss: Tensor = _ChunkedHead.apply(hidden, work.head.weight, work.head.bias, divisor, work)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedHead.apply(work.head.weight, work.head.bias, divisor, work, *hidden)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -120,13 +121,13 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, divisor: Tensor, work: HeadWork
+        ctx: Any, weight: Tensor, bias: Tensor | None, divisor: Tensor, work: HeadWork, *hidden: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad
-        with torch.autocast(hidden.device.type, enabled=False):
-            gradients = _Gradients(hidden, weight, bias, wanted)
+        with torch.autocast(weight.device.type, enabled=False):
+            gradients = _Gradients(weight, bias, hidden, wanted)
             _run(hidden, work, gradients)
-        ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (hidden.dtype, weight.dtype)
+        ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (weight.dtype, [one.dtype for one in hidden])
         return (work.sums * work.rows.factors).sum() / divisor
 
     @staticmethod
@@ -136,54 +137,65 @@ class _ChunkedHead(torch.autograd.Function):
             raise RuntimeError("the chunked head keeps its gradients for one backward pass only; run forward again")
         ctx.gradients = None
         scale = from_above.float() / ctx.divisor
-        hidden_dtype, weight_dtype = ctx.dtypes
+        weight_dtype, hidden_dtypes = ctx.dtypes
         return (
-            _scaled(gradients.hidden, scale, hidden_dtype),
             _scaled(gradients.weight, scale, weight_dtype),
             _scaled(gradients.bias, scale, weight_dtype),
             None,
             None,
+            *(_scaled(one, scale, dtype) for one, dtype in zip(gradients.hidden, hidden_dtypes, strict=True)),
         )
 
 
 class _Gradients:
     """Sums over chunks, in float32; None for what needs no gradient (a frozen head has no buffer at all)."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]) -> None:
-        self.hidden = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, hidden: tuple[Tensor, ...], wanted: tuple[bool, ...]
+    ) -> None:
+        self.weight = _zeros(weight) if wanted[0] else None
+        self.bias = _zeros(bias) if bias is not None and wanted[1] else None
+        self.hidden = [_zeros(one) if asked else None for one, asked in zip(hidden, wanted[4:], strict=True)]
 
-    def add(self, rows: slice, gradient: Tensor, hidden: Tensor, projection: Projection) -> None:
-        """Add a chunk's share: `gradient` [C, V] by the logits before scale and cap, `hidden` [C, H]."""
-        if self.hidden is not None:
-            self.hidden[rows] = product(gradient, projection.weight)
+    def add(self, turn: int, rows: slice, gradient: Tensor, hidden: Tensor, projection: Projection) -> None:
+        """Add a chunk's share in pass `turn`: `gradient` [C, V] by the logits before scale and cap, `hidden` [C, H]."""
+        by_states = self.hidden[turn]
+        if by_states is not None:
+            by_states[rows] = product(gradient, projection.weight)
         if self.weight is not None:
             self.weight[: projection.vocabulary] += product(gradient.t(), hidden)
         if self.bias is not None:
             self.bias[: projection.vocabulary] += gradient.float().sum(0)
 
 
-def _run(hidden: Tensor, work: HeadWork, gradients: _Gradients) -> None:
+def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> None:
     projection = Projection(work.head, work.dtype)
-    states = hidden.detach().to(work.dtype)
-    sums = torch.zeros(len(work.loss.terms), device=hidden.device)
-    for start in range(0, states.shape[0], work.head_rows):
-        rows = slice(start, min(start + work.head_rows, states.shape[0]))
-        z = projection.logits(states[rows], _buffer(work.buffers, "student", rows.stop - start, projection))
+    states = [one.detach().to(work.dtype) for one in hidden]
+    sums = torch.zeros(len(work.loss.terms), device=projection.weight.device)
+    for start in range(0, states[0].shape[0], work.head_rows):
+        rows = slice(start, min(start + work.head_rows, states[0].shape[0]))
+        z = [
+            projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - start, projection))
+            for turn, one in enumerate(states)
+        ]
         teachers = work.teachers.project(rows, work.buffers)
         for first in range(start, rows.stop, work.loss_rows):
             part = slice(first, min(first + work.loss_rows, rows.stop))
             within = slice(part.start - start, part.stop - start)
-            gradient, values = work.loss(
-                z[within], work.chunk_rows(part, work.teachers.of_terms(teachers, within, part))
-            )
-            z[within] = projection.before_cap(gradient, z[within])
+            logits = tuple(one[within] for one in z)
+            found, values = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))
+            for one, gradient in zip(logits, found, strict=True):
+                one.copy_(projection.before_cap(gradient, one))
             sums += values
-        gradients.add(rows, z, states[rows], projection)
+        for turn, one in enumerate(states):
+            gradients.add(turn, rows, z[turn], one[rows], projection)
     work.sums = sums
-    found = sums if gradients.hidden is None else torch.stack([sums.sum(), gradients.hidden.sum()])
-    work.finite = found.isfinite().all()
+    totals = [sums.sum(), *(one.sum() for one in gradients.hidden if one is not None)]
+    work.finite = torch.stack(totals).isfinite().all()
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=torch.float32)
 
 
 def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -69,6 +69,7 @@ class DistillationModule(nn.Module):
         self.sizes = sizes
         layers = sorted({pair[0] for bound in terms for pair in bound.term.layers})
         self.wanted = kdtool.Want(kinds=frozenset({"hidden"} if layers else ()), layers=tuple(layers))
+        self.passes = max((bound.term.passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
         self._buffers_of_logits: dict[Any, Tensor] = {}
@@ -103,13 +104,17 @@ class DistillationModule(nn.Module):
         """
         divisor = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device).clamp(min=1)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-        outputs = self.language_model.backbone(batch, self.wanted)
+        outputs = self.run_student(batch)
         self.ledger.tokens = divisor
         loss = self._token_losses(batch, signals, outputs, divisor)
         for index in self._sequence:
             view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
             loss = loss + self._sequence_loss(index, view, divisor)
         return {"loss": loss}
+
+    def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
+        """Run the backbone once, or twice where a loss asks for two passes; each draws dropout of its own."""
+        return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.passes))
 
     def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
         """Return what the chunked head needs for a batch."""
@@ -125,17 +130,22 @@ class DistillationModule(nn.Module):
         )
 
     def _token_losses(
-        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], outputs: kdtool.ModelOutputs, divisor: Tensor
+        self,
+        batch: kdtool.Batch,
+        signals: Mapping[str, kdtool.Signal],
+        outputs: tuple[kdtool.ModelOutputs, ...],
+        divisor: Tensor,
     ) -> Tensor:
         if not self._token:  # states must stay in the graph, so that every rank has all gradients
-            return outputs.last.float().sum() * 0
-        work = self.head_work(batch, signals)
-        loss = chunked_loss(outputs.last, work, divisor)
+            return outputs[0].last.float().sum() * 0
+        work, hidden = self.head_work(batch, signals), [one.last for one in outputs[: self.chunk_loss.passes]]
+        loss = chunked_loss(hidden, work, divisor)
+        hidden = [one.detach() for one in hidden]
         if not bool(work.finite):
-            blame_token_losses(self.run, outputs.last.detach(), work, int(self.step))
+            blame_token_losses(self.run, hidden, work, int(self.step))
         self.ledger.values[self._token] += work.sums / divisor
         if self.measures_norms:
-            self.ledger.squared_norms[self._token] += squared_norms_at_logits(outputs.last.detach(), work, divisor)
+            self.ledger.squared_norms[self._token] += squared_norms_at_logits(hidden, work, divisor)
         return loss
 
     def view(
@@ -143,7 +153,7 @@ class DistillationModule(nn.Module):
         bound: BoundTerm,
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
-        outputs: kdtool.ModelOutputs,
+        outputs: tuple[kdtool.ModelOutputs, ...],
         teacher_batches: Mapping[str, kdtool.Batch],
     ) -> kdtool.StepView:
         """Return what a sequence loss sees."""
@@ -151,20 +161,22 @@ class DistillationModule(nn.Module):
         signal, beside = signals.get(teacher), teacher_batches.get(teacher)
         head, shared = self.language_model.head, bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
-        return kdtool.StepView(batch, outputs, signal, self.progress, self.step, beside, head)
+        second = outputs[1] if bound.term.passes == 2 else None
+        return kdtool.StepView(batch, outputs[0], signal, self.progress, self.step, beside, head, second)
 
     def _sequence_loss(self, index: int, view: kdtool.StepView, divisor: Tensor) -> Tensor:
-        bound, outputs = self.terms[index], view.student
+        bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
         count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
         value: Tensor = result.values.float().sum() / count
         if not bool(value.isfinite()):
-            blame_student(outputs.last.detach(), int(self.step))
+            for one in passes:
+                blame_student(one.last.detach(), int(self.step))
             refuse(self.run, bound.term, int(self.step), "returned", float(value))
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()
         if self.measures_norms:
-            states = [outputs.last, *outputs.hidden.values()]
+            states = [states for one in passes for states in (one.last, *one.hidden.values())]
             self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
         return weighed
 

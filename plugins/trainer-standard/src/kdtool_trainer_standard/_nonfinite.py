@@ -5,6 +5,7 @@ Called by the distillation module when a micro-batch's result is not finite, bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import kdtool
@@ -30,27 +31,30 @@ def blame_student(outputs: Tensor, step: int, what: str = "final states") -> Non
         )
 
 
-def blame_token_losses(run: kdtool.RunInfo, hidden: Tensor, work: HeadWork, step: int) -> NoReturn:
+def blame_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: HeadWork, step: int) -> NoReturn:
     """Look through all positions, term by term, and raise with the name of the first culprit.
 
     Raises:
         UsageError: the student's states or logits are not finite themselves.
         PluginError: a loss gave a value or a gradient that is not finite.
     """
-    blame_student(hidden, step)
+    for one in hidden:
+        blame_student(one, step)
     projection = Projection(work.head, work.dtype)
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, hidden.shape[0], work.loss_rows):
+    with torch.no_grad(), torch.autocast(hidden[0].device.type, enabled=False):
+        for start in range(0, hidden[0].shape[0], work.loss_rows):
             rows = slice(start, start + work.loss_rows)
-            logits = projection.logits(hidden[rows])
-            blame_student(logits, step, "logits")
-            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, logits.shape[0]), rows)
+            logits = tuple(projection.logits(one[rows]) for one in hidden)
+            for one in logits:
+                blame_student(one, step, "logits")
+            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
-                gradient, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
+                gradients, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
                 if not bool(values.isfinite().all()):
                     refuse(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
-                if not bool(gradient.isfinite().all()):
-                    refuse(run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0]))
+                for gradient in gradients:
+                    if not bool(gradient.isfinite().all()):
+                        refuse(run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0]))
     raise kdtool.UsageError(
         f"the loss is not finite at step {step}, though each term alone is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"

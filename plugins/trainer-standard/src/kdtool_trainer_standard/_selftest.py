@@ -1,14 +1,14 @@
 """What is checked in about a second before the first step, so that nothing trains silently wrong.
 
-The student's head is what it says it is; vocabularies agree; every loss returns what its contract asks for on a real
-chunk; a divergence of the teacher to itself is zero; losses do not depend on how positions are cut into chunks. Called by
-`_train` once a phase, with the first batch; only its fullest row is used.
+The student's head is what it says it is; vocabularies agree; two passes differ by dropout; every loss returns what its
+contract asks for on a real chunk; a divergence between equals is zero; losses do not depend on how positions are cut into
+chunks. Called by `_train` once a phase, with the first batch; only its fullest row is used.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kdtool
@@ -16,7 +16,7 @@ import torch
 from kdtool_transformers import self_check
 from torch import Tensor
 
-from kdtool_trainer_standard._chunk import ChunkRows
+from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._projection import Projection
@@ -36,16 +36,16 @@ def self_test(
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
     told: Mapping[str, kdtool.Batch] | None = None,
-) -> tuple[Tensor, ChunkRows]:
+) -> tuple[Logits, ChunkRows]:
     """Check student, teachers and losses against each other, on a batch with labels.
 
     `told` holds the batches of teachers that were told about rows of their own.
 
     Returns:
-        Logits [r, V] and the rest of a real chunk, of the size that the token losses will be called with.
+        Logits and the rest of a real chunk, of the size that the token losses will be called with.
 
     Raises:
-        UsageError: teacher and student do not fit together.
+        UsageError: teacher and student do not fit together, or two passes are asked of a student without dropout.
         PluginError: a plugin returned something that its contract does not allow; its name is given.
     """
     if hasattr(module.language_model.model, "get_input_embeddings"):
@@ -54,11 +54,12 @@ def self_test(
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
     batch, signals, told = _fullest_row(batch, signals, told or {})
     with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
-        outputs = module.language_model.backbone(batch, module.wanted)
+        outputs = _passes(module, batch)
         for bound in module.terms:
             if not bound.per_token:
                 _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, told))
-    work, hidden = module.head_work(batch, signals), outputs.last.detach()
+    work = module.head_work(batch, signals)
+    hidden = [one.last.detach() for one in outputs[: work.loss.passes]]
     logits, rows = _chunk(work, hidden, work.loss_rows)
     if work.loss.terms:
         _check_weightings(run, work, logits, rows)
@@ -68,9 +69,35 @@ def self_test(
     return logits, rows
 
 
-def _chunk(work: HeadWork, hidden: Tensor, count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, ChunkRows]:
-    rows = slice(0, min(count, hidden.shape[0]))
-    logits = Projection(work.head, dtype or work.dtype).logits(hidden[rows])
+def _passes(module: DistillationModule, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
+    """Run the student as training will; what tells dropout is that it draws random numbers.
+
+    Equal states would not tell that there is none: an adapter that has learned nothing yet adds zero, whatever is dropped.
+    """
+    before = _generators(batch.input_ids.device)
+    outputs = module.run_student(batch)
+    if module.passes > 1 and all(map(torch.equal, before, _generators(batch.input_ids.device))):
+        names = ", ".join(bound.term.name for bound in module.terms if bound.term.passes > 1)
+        raise kdtool.UsageError(
+            f"{names}: compares two passes of the student with different dropout, but this student has no dropout, so both "
+            "are the same. Take one that has (attention_dropout or the like above 0 in the config.json that it comes from), "
+            "or `transforms: {lora: {dropout: 0.1}}`, or leave this loss out"
+        )
+    return outputs
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    """Return the states of the generators that dropout draws from."""
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
+
+
+def _chunk(
+    work: HeadWork, hidden: Sequence[Tensor], count: int, dtype: torch.dtype | None = None
+) -> tuple[Logits, ChunkRows]:
+    rows = slice(0, min(count, hidden[0].shape[0]))
+    projection = Projection(work.head, dtype or work.dtype)
+    logits = tuple(projection.logits(one[rows]) for one in hidden)
     return logits, work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
 
 
@@ -161,41 +188,48 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
     )
 
 
-def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Tensor, rows: ChunkRows) -> None:
+def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Logits, rows: ChunkRows) -> None:
     for name in run.hook.kdtool_token_weight.names():
         weights = run.hook.kdtool_token_weight.of(name)(work.loss.chunk(0, logits, rows))
-        _expect_values(run, name, "kdtool_token_weight", weights, (logits.shape[0],))
+        _expect_values(run, name, "kdtool_token_weight", weights, (len(rows.labels),))
 
 
 def _check_token_loss(
-    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Tensor, rows: ChunkRows
+    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> None:
-    _, gradient = _value_and_gradient(run, index, bound, work, logits, rows)
-    if not bool(gradient.isfinite().all()):
+    _, gradients = _value_and_gradients(run, index, bound, work, logits, rows)
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise kdtool.PluginError(
             f"{_who(run, bound.term.name)}: the gradient of kdtool_token_loss is not finite on a first chunk, though its "
             "values are (look for square roots and powers at 0)"
         )
-    if bound.term.divergence and bound.form == "dense":
-        values, gradient = _value_and_gradient(run, index, bound, work, rows.teachers[index][0], rows)
-        _expect_zero(run, bound, float(values.abs().max()), float(gradient.abs().max()))
+    among_passes = bound.form == "none" and bound.term.passes == 2
+    if bound.term.divergence and (bound.form == "dense" or among_passes):
+        same = logits[0] if among_passes else rows.teachers[index][0]
+        values, gradients = _value_and_gradients(run, index, bound, work, (same,) * len(logits), rows)
+        _expect_zero(run, bound, values, gradients)
 
 
-def _value_and_gradient(
-    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Tensor, rows: ChunkRows
-) -> tuple[Tensor, Tensor]:
+def _value_and_gradients(
+    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     hook = run.hook.kdtool_token_loss.maybe(bound.term.name)  # None is explained below, with the shape that is expected
-    leaf = logits.detach().clone().requires_grad_()
+    leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.passes])
     with torch.enable_grad():
-        answer = hook(work.loss.chunk(index, leaf, rows))
-        values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (logits.shape[0],))
-        if not values.requires_grad:
+        answer = hook(work.loss.chunk(index, leaves, rows))
+        values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(rows.labels),))
+        found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if values.requires_grad:
+            found = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+    gradients = []
+    for gradient, name in zip(found, ("student_logits", "second_logits"), strict=False):
+        if gradient is None:
             raise kdtool.PluginError(
-                f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.student_logits "
+                f"{_who(run, bound.term.name)}: what kdtool_token_loss returned does not depend on chunk.{name} "
                 "(detached, or computed from .data, .item() or numpy); nothing could be learned from it"
             )
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient
+        gradients.append(gradient)
+    return values.detach(), tuple(gradients)
 
 
 def _check_sequence_loss(
@@ -215,30 +249,31 @@ def _check_sequence_loss(
     if not same:
         return
     outputs = dataclasses.replace(view.student, hidden={**view.student.hidden, **same})
-    result: Any = hook(dataclasses.replace(view, student=outputs))
+    result: Any = hook(dataclasses.replace(view, student=outputs, second=view.second and outputs))
     gradients = torch.autograd.grad(result.values.sum(), list(same.values()), allow_unused=True)
-    largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
-    _expect_zero(run, bound, float(result.values.abs().max()), largest)
+    _expect_zero(run, bound, result.values, [gradient for gradient in gradients if gradient is not None])
 
 
-def _check_chunking(work: HeadWork, hidden: Tensor) -> None:
+def _check_chunking(work: HeadWork, hidden: Sequence[Tensor]) -> None:
     """Compare the chunked head with all positions in one call, both in float32."""
-    count = min(hidden.shape[0], 48)
-    logits, rows = _chunk(work, hidden[:count], count, torch.float32)
+    count = min(hidden[0].shape[0], 48)
+    logits, rows = _chunk(work, hidden, count, torch.float32)
     head = dataclasses.replace(
         work.head,
         weight=work.head.weight.detach().float(),
         bias=None if work.head.bias is None else work.head.bias.detach(),
     )
     projection = Projection(head)
-    gradient, sums = work.loss(logits, rows)
-    expected = projection.before_cap(gradient, logits) @ projection.weight
-    states = hidden[:count].float().requires_grad_()
+    gradients, sums = work.loss(logits, rows)
+    states = [one[:count].float().requires_grad_() for one in hidden]
     small = dataclasses.replace(work, head=head, dtype=torch.float32, head_rows=20, loss_rows=7, buffers={})
     small.rows = dataclasses.replace(work.rows, labels=rows.labels, positions=rows.positions, columns=rows.columns)
-    chunked_loss(states, small, torch.ones((), device=hidden.device)).backward()  # type: ignore[no-untyped-call]
-    assert states.grad is not None  # noqa: S101 - it was asked for above
-    away = float((states.grad - expected).norm() / (expected.norm() + 1e-3))
+    found = torch.autograd.grad(chunked_loss(states, small, torch.ones((), device=sums.device)), states)
+    expected = [
+        projection.before_cap(gradient, one) @ projection.weight
+        for gradient, one in zip(gradients, logits, strict=True)
+    ]
+    away = max(float((one - other).norm() / (other.norm() + 1e-3)) for one, other in zip(found, expected, strict=True))
     apart = float(((small.sums - sums).abs() / sums.abs().clamp(min=1.0)).max())
     if not max(away, apart) <= _CHUNKED:
         names = ", ".join(bound.term.label for bound in work.loss.terms)
@@ -274,10 +309,12 @@ def _expect_result(run: kdtool.RunInfo, bound: BoundTerm, result: object, view: 
     _expect_values(run, bound.term.name, "kdtool_sequence_loss", result.values, (count,))
 
 
-def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, value: float, gradient: float) -> None:
-    if not max(value, gradient) <= _ZERO:
+def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, values: Tensor, gradients: Sequence[Tensor]) -> None:
+    value = float(values.detach().abs().max())
+    gradient = float(torch.stack([one.float().abs().max() for one in (*gradients, values.new_zeros(1))]).max())
+    if not (value <= _ZERO and gradient <= _ZERO):  # neither is a number that is none
         raise kdtool.PluginError(
-            f"{_who(run, bound.term.name)} calls itself a divergence, but where student and teacher are identical its value "
+            f"{_who(run, bound.term.name)} calls itself a divergence, but where all that it compares is identical its value "
             f"is {value:.3g} and its gradient {gradient:.3g}; expected: 0 and 0"
         )
 

@@ -61,10 +61,10 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 
 
-def rehearse(student: TransformersModel, rows: int, length: int, dtype: torch.dtype) -> Rehearsed:
+def rehearse(student: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int = 1) -> Rehearsed:
     """Run the backbone of an outline on a micro-batch in `dtype`, on tensors without memory.
 
-    The outline's weights may lie on the meta device; they are replaced.
+    `passes` is how often it runs before backward. The outline's weights may lie on the meta device; they are replaced.
     """
     causal = causal_of(student.model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -72,13 +72,13 @@ def rehearse(student: TransformersModel, rows: int, length: int, dtype: torch.dt
     student.model.train()
     layers = decoder_layers(causal)
     checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
-    kept, _ = _forward(causal, layers, rows, length, dtype)
+    kept, _ = _forward(causal, layers, rows, length, dtype, passes)
     again = 0
     if checkpointed:
         causal.activation_checkpointing_disable()
-        _, again = _forward(causal, layers, rows, length, dtype)
+        _, again = _forward(causal, layers, rows, length, dtype, 1)
         causal.activation_checkpointing_enable({"use_reentrant": False})
-    return Rehearsed(max(0, kept - _never_copied(student.model, dtype)), again)
+    return Rehearsed(max(0, kept - passes * _never_copied(student.model, dtype)), again)
 
 
 def _never_copied(model: nn.Module, dtype: torch.dtype) -> int:
@@ -97,21 +97,24 @@ def stored_bytes(parameter: Tensor) -> int:
     return int(getattr(parameter, _STORED, parameter.numel() * parameter.dtype.itemsize))
 
 
-def _forward(causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Return what is kept of a whole forward pass, and the most that one layer keeps."""
+def _forward(
+    causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, passes: int
+) -> tuple[int, int]:
+    """Return what is kept of whole forward passes, and the most that one layer keeps."""
     positions = torch.arange(length).expand(rows, length)
     documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
-    inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
     ours = causal.config._attn_implementation == IMPLEMENTATION
+    inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
+    inputs |= {"documents": documents} if ours else {}
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
     gc.collect()
     with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
         with document_masks_skipped() if ours else nullcontext(), _layers_told(layers, alive) as grown:
-            last = causal.base_model(**inputs, **({"documents": documents} if ours else {})).last_hidden_state
+            last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last
     for kind, extra in counts.items():
-        total += extra * grown[kind][-1]
+        total += extra * sum(grown[kind][1::2])  # the second layer of each pass, where there are more than two
     return total, max((size for sizes in grown.values() for size in sizes), default=0)
 
 
