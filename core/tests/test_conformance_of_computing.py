@@ -110,12 +110,12 @@ def test_a_cross_entropy_is_no_divergence() -> None:
         run_test(TokenLossConformance, "test_a_divergence_is_nothing_between_equals_and_never_negative", wrong)
 
 
-def sequence_loss(function: Any) -> type[kdtool.Loss]:
+def sequence_loss(function: Any, *needs: kdtool.Offer, **attributes: Any) -> type[kdtool.Loss]:
     methods = {
         "kdtool_sequence_loss": lambda self, view: function(view),
         "kdtool_layers": lambda self, student, teacher: [(0, 0)],
     }
-    return type("Some", (kdtool.Loss,), {**methods, "needs": (frozenset({"hidden"}),)})
+    return type("Some", (kdtool.Loss,), {**methods, "needs": (frozenset(needs or {"hidden"}),), **attributes})
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,35 @@ def test_a_broken_sequence_loss_is_seen(test: str, function: Any) -> None:
     run_test(SequenceLossConformance, test, sequence_loss(lambda v: kdtool.PerToken(v.student.hidden[0].mean(-1))))
     with pytest.raises(AssertionError):
         run_test(SequenceLossConformance, test, sequence_loss(function))
+
+
+def test_a_sequence_loss_is_given_what_it_says_that_it_needs() -> None:
+    def keys(view: kdtool.StepView) -> kdtool.PerToken:
+        assert view.teacher is not None
+        width = view.teacher.projections[0].keys.shape[2]
+        return kdtool.PerToken(view.student.projections[0].keys[view.batch.labels != -100].mean(-1) / width)
+
+    test = "test_gradient_reaches_the_student_and_the_modules_and_not_the_teacher"
+    run_test(SequenceLossConformance, test, sequence_loss(keys, "projections"))
+    with pytest.raises(KeyError):
+        run_test(SequenceLossConformance, test, sequence_loss(keys, "attentions"))
+
+
+def test_a_sequence_loss_that_is_something_between_equals_is_no_divergence() -> None:
+    def apart(view: kdtool.StepView) -> Any:
+        assert view.teacher is not None
+        return (view.student.attentions[0] - view.teacher.attentions[0])[:, 0]
+
+    test = "test_a_divergence_is_nothing_between_equals_and_never_negative"
+    squared = sequence_loss(lambda v: kdtool.PerSequence(apart(v).square().mean((1, 2))), "attentions", divergence=True)
+    run_test(SequenceLossConformance, test, squared)
+    for wrong in (lambda v: apart(v).mean((1, 2)) + 1, lambda v: apart(v).mean((1, 2))):
+        with pytest.raises(AssertionError):
+            run_test(
+                SequenceLossConformance,
+                test,
+                sequence_loss(lambda v, wrong=wrong: kdtool.PerSequence(wrong(v)), "attentions", divergence=True),
+            )
 
 
 class Forgetful(kdtool.Cache):

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from kdtool._estimate.records import SignalsAhead as SignalsAhead
     from kdtool._opening import open_subject as open_subject
     from kdtool._alignment import meeting_points as meeting_points
+    from kdtool._layers import pair_layers as pair_layers
     from kdtool._vocabulary import Vocabularies as Vocabularies
     from kdtool._vocabulary import compare_vocabularies as compare_vocabularies
     from kdtool._run.plan import PlannedStage as PlannedStage
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from kdtool._contract.signals import Offer as Offer
     from kdtool._contract.signals import PerSequence as PerSequence
     from kdtool._contract.signals import PerToken as PerToken
+    from kdtool._contract.signals import Projections as Projections
     from kdtool._contract.signals import Signal as Signal
     from kdtool._contract.signals import SparseTokens as SparseTokens
     from kdtool._contract.signals import StepView as StepView
@@ -148,6 +150,7 @@ _HOMES = {
     "kdtool._estimate.records": ("Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"),
     "kdtool._opening": ("open_subject",),
     "kdtool._alignment": ("meeting_points",),
+    "kdtool._layers": ("pair_layers",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
     "kdtool._run.plan": ("PlannedStage",),
     "kdtool._sweep": ("sweep",),
@@ -156,8 +159,8 @@ _HOMES = {
     "kdtool._sweep.table": ("SweepCell", "SweepRow", "SweepTable"),
     "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
     "kdtool._contract.signals": (
-        "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Signal", "SparseTokens",
-        "StepView", "TokenChunk", "Want",
+        "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Projections", "Signal",
+        "SparseTokens", "StepView", "TokenChunk", "Want",
     ),
     "kdtool._contract.text": (
         "Batch", "Completion", "Example", "Messages", "Rejection", "Row", "RowSource", "Split", "Text", "TextSource",

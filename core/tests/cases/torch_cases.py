@@ -28,7 +28,7 @@ from torch import Tensor
 class Toy(kdtool.Teacher):
     """A small teacher that offers nearly everything."""
 
-    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "top-k", "text"})
+    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "projections", "top-k", "text"})
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return ByteTokenizer()
@@ -59,7 +59,11 @@ class Toy(kdtool.Teacher):
             sparse=kdtool.SparseTokens(ids.int(), weights, "top-k", want.temperature) if "top-k" in kinds else None,
             hidden=outputs.hidden if "hidden" in kinds else {},
             attentions=dict.fromkeys(want.layers, _attention(batch)) if "attentions" in kinds else {},
+            projections=dict.fromkeys(want.layers, self.projected(batch)) if "projections" in kinds else {},
         )
+
+    def projected(self, batch: kdtool.Batch) -> kdtool.Projections:
+        return kdtool.Projections(*[_attention(batch)[:, 0]] * 3)
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         return ToyRuntime(7).answer(requests)
@@ -95,6 +99,13 @@ class Generous(Toy):
         self, batch: kdtool.Batch, want: kdtool.Want, outputs: kdtool.ModelOutputs, head: kdtool.Head
     ) -> kdtool.Signal:
         return replace(super().told(batch, want, outputs, head), hidden=outputs.hidden)
+
+
+class Divided(Toy):
+    """Gives queries, keys and values head by head."""
+
+    def projected(self, batch: kdtool.Batch) -> kdtool.Projections:
+        return kdtool.Projections(*(heads[:, None] for heads in super().projected(batch)))
 
 
 class Padded(Toy):
@@ -171,6 +182,11 @@ class TestMisdescribed(TeacherConformance):
 
 class TestGenerous(TeacherConformance):
     component = Generous
+    fails: ClassVar = {"test_signals_have_the_right_forms"}
+
+
+class TestDivided(TeacherConformance):
+    component = Divided
     fails: ClassVar = {"test_signals_have_the_right_forms"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from kdtool.testing import ListSource, make_run
 from torch import Tensor
-from trainer_models import CE, KL, TinyTeacher, kl_term, make_model, make_phase, make_rows, make_trainer
+from trainer_models import CE, KEYS, KL, Keys, TinyTeacher, kl_term, make_model, make_phase, make_rows, make_trainer
 
 CE_TERM = kdtool.Term("losses.mine", "mine", 1.0)
 KL_TERM = kl_term("losses.mine")
@@ -76,6 +77,13 @@ def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
 def test_a_loss_without_its_hook_is_explained(tmp_path: Path) -> None:
     with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.*neither"):
         train_with(tmp_path, kdtool.Loss(kdtool.Loss.Config()))
+
+
+def test_a_divergence_of_what_is_inside_that_is_not_zero_at_equality_is_refused(tmp_path: Path) -> None:
+    term, teacher = replace(KEYS, name="losses.mine"), TinyTeacher(make_model(99), layers=(1,), inside="projections")
+    train_with(tmp_path / "right", Keys(Keys.Config()), term, teacher)
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* calls itself a divergence, .* value is 0\.5 "):
+        train_with(tmp_path / "wrong", Keys(Keys.Config(more=0.5)), term, teacher)
 
 
 def test_a_divergence_that_is_not_zero_at_equality_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._terms import bind_terms
 from torch import Tensor
 from trainer_models import (
+    KEYS,
     KL,
     MIXTURE,
     VOCABULARY,
+    Keys,
     TinyModel,
     TinyTeacher,
     first_gradients,
@@ -191,6 +194,21 @@ def test_float16_with_a_scaled_loss_does_not_underflow(tmp_path: Path) -> None:
     assert worst_difference(scaled, expected) < 1e-2
     unscaled = scaled_gradients(make_model(1), tmp_path, torch.float16, 1.0, shrink)
     assert worst_difference(unscaled, expected) > 3e-2  # the backbone's small gradients are lost, so the test can fail
+
+
+def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_layers(tmp_path: Path) -> None:
+    signals = {"teacher": TinyTeacher(make_model(99), layers=(1,), inside="projections")}
+    phase = make_phase(tmp_path, (KEYS, MIXTURE[1]), signals, steps=6)
+    assert phase.wanted == kdtool.Want(frozenset({"projections"}), (1,))
+    assert replace(phase, terms=MIXTURE[:2]).wanted == kdtool.Want()
+    student = make_model(1)
+    run = make_run(tmp_path / "run", {**mixture(), "losses.keys": Keys(Keys.Config())})
+    trained = make_trainer(batch=4, learning_rate=1e-2).kdtool_train(run, phase, student)
+    assert trained is not None
+    reports = [json.loads(line)["terms"]["keys"] for line in trained.history.read_text("utf-8").splitlines()]
+    assert reports[0]["gradient_norm"] > 0
+    assert reports[-1]["value"] < reports[0]["value"]
+    assert not trained.notes
 
 
 def test_a_second_backward_is_refused(tmp_path: Path) -> None:

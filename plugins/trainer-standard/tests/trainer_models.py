@@ -74,8 +74,10 @@ class TinyModel(kdtool.LanguageModel):
     def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
         states = self.model.states(batch)
         labelled = batch.labels != -100
-        hidden = {layer: states[layer + 1][labelled] for layer in want.layers}
-        return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden)
+        hidden = {layer: states[layer + 1][labelled] for layer in want.layers if "hidden" in want.kinds}
+        kept = {layer: states[layer + 1] for layer in want.layers if "projections" in want.kinds}
+        projections = {layer: kdtool.Projections(own, 2 * own, 3 * own) for layer, own in kept.items()}
+        return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden, projections=projections)
 
     def save(self, folder: Path) -> None:
         save_model(self.model, str(folder / "model.safetensors"))
@@ -91,13 +93,18 @@ class TinyTeacher:
     """A signal source: a frozen `TinyModel`, its hidden states, or tokens drawn from it."""
 
     def __init__(
-        self, model: TinyModel, layers: Sequence[int] = (), top_k: int = 0, vocabulary: int = VOCABULARY
+        self,
+        model: TinyModel,
+        layers: Sequence[int] = (),
+        top_k: int = 0,
+        vocabulary: int = VOCABULARY,
+        inside: kdtool.Offer = "hidden",
     ) -> None:
         self.model = model
         self.top_k = top_k
         self.vocabulary = vocabulary
-        kinds = frozenset({"top-k" if top_k else "logits", *(["hidden"] if layers else [])})
-        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers))  # type: ignore[arg-type]
+        kinds = frozenset({"top-k" if top_k else "logits", *([inside] if layers else [])})
+        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers))
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         with torch.inference_mode():
@@ -110,7 +117,7 @@ class TinyTeacher:
                 sparse = kdtool.SparseTokens(ids.int(), weights, "top-k", 1.0)
         head = replace(self.model.head, vocabulary=self.vocabulary)
         lazy = None if self.top_k else kdtool.LazyLogits(outputs.last, head)
-        return kdtool.Signal("tiny", lazy=lazy, sparse=sparse, hidden=outputs.hidden)
+        return kdtool.Signal("tiny", lazy, sparse, outputs.hidden, projections=outputs.projections)
 
 
 class CE(kdtool.Loss):
@@ -186,6 +193,27 @@ class Hidden(kdtool.Loss):
         states = view.student.hidden[0]
         states = states if self.projector is None else self.projector(states)
         return kdtool.PerToken((states - view.teacher.hidden[0]).float().square().mean(-1))
+
+
+class Keys(kdtool.Loss):
+    """Squared distance of keys, and so much more."""
+
+    needs = (frozenset({"projections"}),)
+    divergence = True
+
+    class Config(kdtool.Config):
+        """Settings."""
+
+        more: float = 0.0
+        """Added to each value."""
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
+        assert view.teacher is not None
+        away = view.student.projections[1].keys - view.teacher.projections[1].keys
+        return kdtool.PerSequence(away.float().square().mean((1, 2)) + self.config.more)
+
+
+KEYS = kdtool.Term("losses.keys", "keys", 1.0, teacher="teacher", needs=Keys.needs, divergence=True, layers=((1, 1),))
 
 
 class Teacher(kdtool.Teacher):

@@ -171,19 +171,21 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     batch = kdtool.Batch(
         IDS, torch.arange(40).expand(2, -1), IDS.clone(), torch.zeros(2, 40, dtype=torch.int32), ("a", "b")
     )
-    want = kdtool.Want(frozenset({"hidden", "attentions"}), layers=(1,))
+    want = kdtool.Want(frozenset({"hidden", "attentions", "projections"}), layers=(1,))
     found, expected = model.backbone(batch, want), plain.backbone(batch, want)
     torch.testing.assert_close(found.last, expected.last)
     torch.testing.assert_close(found.attentions[1], expected.attentions[1])
+    torch.testing.assert_close(tuple(found.projections[1]), tuple(expected.projections[1]))
 
 
 def test_documents_follow_layers_to_other_devices_and_collect_in_one_place() -> None:
-    documents = Documents.of(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}))
+    documents = Documents.of(torch.arange(8)[None], torch.zeros(1, 8), frozenset({1}), frozenset({2}))
     elsewhere = documents.on(torch.device("meta"))
     assert documents.on(torch.device("cpu")) is documents
     assert elsewhere.start.device.type == "meta"
     assert documents.on(torch.device("meta")) is elsewhere
     assert (elsewhere.attentions is documents.attentions, elsewhere.wanted) == (True, documents.wanted)
+    assert (elsewhere.projections is documents.projections, elsewhere.projecting) == (True, documents.projecting)
 
 
 def _configured(folder: Path, model_type: str) -> None:

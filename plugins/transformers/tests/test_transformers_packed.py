@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,10 @@ from kdtool_transformers import (
     self_check,
 )
 from kdtool_transformers._attention import IMPLEMENTATION, Documents
+from kdtool_transformers._model import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 V = 97
 _SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -158,24 +164,114 @@ def test_hidden_states_and_attention_maps(family: str) -> None:
     assert not any(module._forward_hooks for module in wrapped.model.modules())
 
 
-def _gradients(wrapped: TransformersModel) -> list[torch.Tensor]:
-    want = kdtool.Want(kinds=frozenset({"hidden", "attentions"}), layers=(1,))
-    got = wrapped.backbone(packed([[30, 20]], 50), want)
-    loss = got.last.sum() + got.hidden[1].square().sum() + got.attentions[1].square().sum()
-    return list(torch.autograd.grad(loss, [p for p in wrapped.model.base_model.parameters() if p.requires_grad]))
+GIVEN: dict[int, tuple[torch.Tensor, ...]] = {}
+"""What plain models with the attention "spy" gave to it, by layer."""
+
+
+def _spy(module: Any, query: Any, key: Any, value: Any, mask: Any, softcap: Any = None, **settings: Any) -> Any:
+    GIVEN[module.layer_idx] = (query, key, value)
+    return sdpa_attention_forward(module, query, key, value, mask, **settings)
+
+
+t.AttentionInterface.register("spy", _spy)
+t.AttentionMaskInterface.register("spy", sdpa_mask)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projections_are_what_a_plain_model_of_each_document_gives_to_attention(family: str) -> None:
+    wrapped, lengths = model(family), [[7, 13], [12, 5]]
+    batch = packed(lengths, 20)
+    got = wrapped.backbone(batch, kdtool.Want(kinds=frozenset({"projections"}), layers=(0, 2)))
+    assert (sorted(got.projections), got.attentions, got.hidden) == ([0, 2], {}, {})
+    plain = t.AutoModelForCausalLM.from_config(wrapped.model.config, attn_implementation="spy").eval()
+    plain.load_state_dict(wrapped.model.state_dict())
+    layer = 0 if family == "gemma2" else 2  # the spy has no soft cap, which changes later layers
+    for row, sizes in enumerate(lengths):
+        start = 0
+        for size in sizes:
+            own = slice(start, start + size)
+            plain(input_ids=batch.input_ids[row : row + 1, own], use_cache=False)
+            for found, expected in zip(got.projections[layer], GIVEN[layer], strict=True):
+                side_by_side = expected[0].transpose(0, 1).reshape(size, -1)
+                torch.testing.assert_close(found[row, own], side_by_side, rtol=1e-4, atol=1e-4)
+            start += size
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2"])
+def test_projections_are_the_modules_own_turned_by_their_positions(family: str) -> None:
+    """Values as they are; queries and keys as they are in GPT-2, and turned in the others, which keeps their lengths."""
+    wrapped, batch = model(family), packed([[11, 9]], 20)
+    kept: dict[str, torch.Tensor] = {}
+    for name, module in decoder_layers(wrapped.model)[1].named_modules():
+        part = name.rpartition(".")[2]
+        module.register_forward_hook(lambda _m, _i, output, part=part: kept.update({part: output}))
+    got = wrapped.backbone(batch, kdtool.Want(kinds=frozenset({"projections"}), layers=(1,)))
+    queries, keys, values = got.projections[1]
+    if family == "gpt2":
+        torch.testing.assert_close(torch.cat([queries, keys, values], 2), kept["c_attn"])
+        return
+    torch.testing.assert_close(values, kept["v_proj"])
+    for found, name in ((queries, "q_proj"), (keys, "k_proj")):
+        heads, own = (x.reshape(1, 20, -1, 8) for x in (found, kept[name]))
+        torch.testing.assert_close(heads.norm(dim=-1), own.norm(dim=-1))
+        begins = batch.positions[0] == 0
+        torch.testing.assert_close(heads[0, begins], own[0, begins])
+        assert not torch.allclose(heads[0, ~begins], own[0, ~begins])
+
+
+def test_projections_and_maps_of_a_model_with_its_own_attention_are_refused() -> None:
+    wrapped = model("llama")
+    wrapped.model.set_attn_implementation("eager")
+    kinds: tuple[kdtool.Offer, ...] = ("projections", "attentions")
+    for kind in kinds:
+        with pytest.raises(kdtool.PluginError, match="cannot be had"):
+            wrapped.backbone(packed([[8]], 8), kdtool.Want(kinds=frozenset({kind}), layers=(0,)))
+
+
+INSIDE: dict[kdtool.Offer, Callable[[kdtool.ModelOutputs], list[torch.Tensor]]] = {
+    "hidden": lambda outputs: list(outputs.hidden.values()),
+    "attentions": lambda outputs: list(outputs.attentions.values()),
+    "projections": lambda outputs: [heads for own in outputs.projections.values() for heads in own],
+}
+
+
+def _gradients(wrapped: TransformersModel, *kinds: kdtool.Offer) -> list[torch.Tensor]:
+    got = wrapped.backbone(packed([[30, 20]], 50), kdtool.Want(kinds=frozenset(kinds), layers=(1,)))
+    loss = got.last.sum() + sum(inside.square().sum() for kind in kinds for inside in INSIDE[kind](got))
+    parameters = [p for p in wrapped.model.base_model.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(torch.as_tensor(loss), parameters))
 
 
 def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refused() -> None:
     wrapped = model("llama")
     wrapped.model.train()
-    expected = _gradients(wrapped)
+    expected = _gradients(wrapped, *INSIDE)
     wrapped.model.activation_checkpointing_enable({"use_reentrant": False})
-    for one, other in zip(_gradients(wrapped), expected, strict=True):
+    for one, other in zip(_gradients(wrapped, *INSIDE), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     wrapped.model.activation_checkpointing_enable({"use_reentrant": True})
     wrapped.model.enable_input_require_grads()
-    with pytest.raises(kdtool.PluginError, match="use_reentrant"):
-        _gradients(wrapped)
+    kinds: tuple[kdtool.Offer, ...] = ("attentions", "projections")
+    for kind in kinds:
+        with pytest.raises(kdtool.PluginError, match="use_reentrant"):
+            _gradients(wrapped, kind)
+
+
+def test_what_is_collected_goes_with_the_outputs_under_checkpointing_too() -> None:
+    """The graph holds the documents for its second pass: they must not hold what the graph gave."""
+    wrapped = model("llama")
+    wrapped.model.train()
+    wrapped.model.activation_checkpointing_enable({"use_reentrant": False})
+    gc.collect()
+    gc.disable()
+    try:
+        got = wrapped.backbone(packed([[20]], 20), kdtool.Want(kinds=frozenset(INSIDE), layers=(1,)))
+        alive = [weakref.ref(inside) for kind in INSIDE.values() for inside in kind(got)]
+        del got
+        assert len(alive) == 5
+        assert not [one for one in alive if one() is not None]
+    finally:
+        gc.enable()
 
 
 def test_dropout_is_honoured() -> None:

@@ -41,7 +41,7 @@ def _batch() -> kdtool.Batch:
 def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
-    want = kdtool.Want(frozenset({"logits", "hidden", "attentions"}), layers=(0, 3))
+    want = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), layers=(0, 3))
     batch = _batch()
     signal = teacher.kdtool_signal(batch, want)
     assert signal.lazy is not None
@@ -49,6 +49,7 @@ def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
     torch.testing.assert_close(signal.lazy.head.logits(signal.lazy.hidden), expected.detach(), rtol=1e-4, atol=1e-4)
     assert {layer: tuple(states.shape) for layer, states in signal.hidden.items()} == {0: (30, 32), 3: (30, 32)}
     assert tuple(signal.attentions[3].shape) == (2, 4, 20, 20)
+    assert [tuple(heads.shape) for heads in signal.projections[3]] == [(2, 20, 32), (2, 20, 16), (2, 20, 16)]
     for tensor in (signal.lazy.hidden, signal.lazy.head.weight, signal.hidden[0]):
         assert not tensor.requires_grad
     weight = torch.ones(32, requires_grad=True)
@@ -60,7 +61,7 @@ def test_only_what_is_wanted_is_given(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
     signal = teacher.kdtool_signal(_batch(), kdtool.Want(frozenset({"hidden"}), layers=(1,)))
-    assert (signal.lazy, list(signal.hidden), signal.attentions) == (None, [1], {})
+    assert (signal.lazy, list(signal.hidden), signal.attentions, signal.projections) == (None, [1], {}, {})
 
 
 def test_description_and_tokenizer_need_no_weights(tmp_path: Path) -> None:

@@ -253,9 +253,9 @@ class Loss(Component):
         """
 
     def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
-        """Pair (student layer, teacher layer) whose hidden states are compared; layers count from 0.
+        """Pair (student layer, teacher layer) that are compared inside, in what `needs` names; layers count from 0.
 
-        Called once a phase before signals are taken. None asks for no hidden states. Since 0.1.
+        Called once a phase before signals are taken. None asks for nothing inside. Since 0.1.
         """
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:

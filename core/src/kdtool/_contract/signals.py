@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from kdtool._contract.text import Batch
 
 
-Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "text"]
-"""What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, text answers."""
+Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
+"""What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries,
+keys and values), text answers. Hidden states, maps and projections are of layers; a loss that needs them gets the same
+of the student."""
 
 
 @dataclass(frozen=True)
 class Want:
     """What is asked of a teacher, or of a model's backbone, for a batch.
 
-    `layers` counts decoder layers from 0: hidden states are each layer's output. `temperature` matters to signals that
-    fix it at capture (`sampled`, `top-k`); logits are always raw.
+    `layers` counts decoder layers from 0, for all kinds that are of layers: hidden states are each layer's output.
+    `temperature` matters to signals that fix it at capture (`sampled`, `top-k`); logits are always raw.
     """
 
     kinds: frozenset[Offer] = frozenset()
@@ -86,12 +88,24 @@ class SparseTokens:
     temperature: float
 
 
+class Projections(NamedTuple):
+    """Queries, keys and values of one layer at all positions, [B, L, width] each, heads side by side in their order.
+
+    They are as attention multiplies them: after rotary positions and norms, where a family has these, and before any scale.
+    Keys and values are narrower than queries where several heads share one of them.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """What a teacher tells about one batch, without gradient, on the batch's device.
 
-    `lazy` is over N positions, `sparse` likewise; `hidden[layer]` is [N, H_T]; `attentions[layer]` is [B, heads, L, L].
-    Only what was wanted is there. `fingerprint` names the teacher's weights.
+    `lazy` is over N positions, `sparse` likewise; `hidden[layer]` is [N, H_T]; `attentions[layer]` is [B, heads, L, L];
+    `projections[layer]` are of all positions. Only what was wanted is there. `fingerprint` names the teacher's weights.
     """
 
     fingerprint: str
@@ -99,19 +113,21 @@ class Signal:
     sparse: SparseTokens | None = None
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
+    projections: Mapping[int, Projections] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class ModelOutputs:
     """A backbone's outputs for one batch: `last` [N, H] final states after the last norm, at labelled positions only.
 
-    `hidden[layer]` is that layer's output at the same positions, [N, H]; `attentions[layer]` is [B, heads, L, L]; both
-    only for the layers that were wanted. Gradients flow.
+    `hidden[layer]` is that layer's output at the same positions, [N, H]; `attentions[layer]` is [B, heads, L, L];
+    `projections[layer]` are of all positions; each only where it was wanted. Gradients flow.
     """
 
     last: Tensor
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
+    projections: Mapping[int, Projections] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

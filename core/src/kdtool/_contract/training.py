@@ -64,9 +64,9 @@ class Term:
 
     The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
     `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs`,
-    `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that compare hidden
-    states. Where one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the
-    teacher's already in its signal, the student's by the trainer; None: both have the same.
+    `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that look inside. Where
+    one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's already in
+    its signal, the student's by the trainer; None: both have the same.
     """
 
     name: str
@@ -139,6 +139,14 @@ class Phase:
     weightings: tuple[str, ...] = ()
     teacher_rows: Mapping[str, RowSource] = field(default_factory=dict)
 
+    @property
+    def wanted(self) -> Want:
+        """What to ask of the student's backbone: of the layers that terms pair, what their teachers are asked for."""
+        paired = [term for term in self.terms if term.layers]
+        kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)
+        layers = sorted({own for term in paired for own, _ in term.layers})
+        return Want(kinds & {"hidden", "attentions", "projections"}, tuple(layers))
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -159,8 +167,8 @@ class Trained:
 class TermReport:
     """One term at one step: its mean value before weighting, its weight, and its gradient norm where it was taken.
 
-    `gradient_norm` is the norm of the weighted term's gradient with respect to the student's logits (token losses) or
-    final states (sequence losses).
+    `gradient_norm` is the norm of the weighted term's gradient with respect to the student's logits (token losses) or to
+    states, maps and projections (sequence losses).
     """
 
     value: float

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
@@ -18,6 +19,7 @@ from kdtool._contract.signals import (
     Offer,
     PerSequence,
     PerToken,
+    Projections,
     Signal,
     SparseTokens,
     StepView,
@@ -201,11 +203,24 @@ class SequenceLossConformance(LossConformance):
     def test_gradient_reaches_the_student_and_the_modules_and_not_the_teacher(self) -> None:
         loss, view = self._ready()
         loss.kdtool_sequence_loss(view).values.sum().backward()
-        assert any(state.grad is not None for state in (view.student.last, *view.student.hidden.values()))
+        assert any(state.grad is not None for state in _inside(view.student))
         if self._module is not None:
             assert all(parameter.grad is not None for parameter in self._module.parameters())
         assert view.teacher is not None
-        assert all(not state.requires_grad for state in view.teacher.hidden.values())
+        assert all(not state.requires_grad for state in _inside(view.teacher))
+
+    def test_a_divergence_is_nothing_between_equals_and_never_negative(self) -> None:
+        import torch
+
+        loss, view = self._ready()
+        if not loss.divergence:
+            pytest.skip("not declared a divergence")
+        assert (loss.kdtool_sequence_loss(view).values >= 0).all()
+        loss, view = self._ready(equal=True)
+        values = loss.kdtool_sequence_loss(view).values
+        gradients = torch.autograd.grad(values.sum(), _inside(view.student), allow_unused=True)
+        assert values.abs().max() < 1e-6
+        assert all(gradient.abs().max() < 1e-6 for gradient in gradients if gradient is not None)
 
     def test_layers_that_are_paired_exist(self) -> None:
         for mine, theirs in self.build().kdtool_layers(self.student, self.teacher) or ():
@@ -214,36 +229,65 @@ class SequenceLossConformance(LossConformance):
 
     _module: Any = None
 
-    def _ready(self, labelled: int = 5) -> tuple[Any, StepView]:
+    def _ready(self, labelled: int = 5, *, equal: bool = False) -> tuple[Any, StepView]:
         import torch
 
-        loss = self.build()
-        pairs = loss.kdtool_layers(self.student, self.teacher) or ()
-        self._module = loss.kdtool_modules(self.student, self.teacher)
+        loss, teacher = self.build(), replace(self.student, layers=self.teacher.layers) if equal else self.teacher
+        pairs = loss.kdtool_layers(self.student, teacher) or ()
+        self._module = loss.kdtool_modules(self.student, teacher)
         labels = torch.full((2, 6), -100)
         labels.view(-1)[:labelled] = 7
         batch = Batch(labels.clamp(min=0), torch.arange(6).repeat(2, 1), labels, torch.zeros(2, 6).int(), ("a", "b"))
-        generator = torch.Generator().manual_seed(0)
+        kinds = {"hidden", *(kind for need in loss.needs[:1] for kind in need)}
+        mine = _outputs(self.student, {own: 0 if equal else own for own, _ in pairs}, batch, kinds)
+        theirs = _outputs(teacher, {other: 0 if equal else -1 - other for _, other in pairs}, batch, kinds)
+        own, other = _head(self.student, 1), _head(teacher, 1 if equal else 2)
+        lazy = LazyLogits(theirs.last, other) if any("logits" in need for need in loss.needs) else None
+        signal = Signal("t", lazy, None, theirs.hidden, theirs.attentions, theirs.projections)
+        again = _outputs(self.student, {layer: 0 if equal else 100 + layer for layer, _ in pairs}, batch, kinds)
+        second = again if equal else replace(again, last=again.last.flip(0))
+        for state in [*_inside(mine), *_inside(second), own.weight]:
+            state.requires_grad_()
+        view = StepView(batch, mine, signal, torch.tensor(0.5), torch.tensor(3), head=own)
+        return loss, replace(view, second=second) if loss.passes == 2 else view
 
-        def states(width: int, *, learned: bool) -> Tensor:
-            return torch.randn(labelled, width, generator=generator).requires_grad_(learned)
 
-        mine = {layer: states(self.student.hidden, learned=True) for layer, _ in pairs}
-        theirs = {layer: states(self.teacher.hidden, learned=False) for _, layer in pairs}
-        outputs = ModelOutputs(states(self.student.hidden, learned=True), mine)
+def _outputs(facts: ModelFacts, seeds: Mapping[int, int], batch: Batch, kinds: set[str]) -> ModelOutputs:
+    """Return random outputs of a model with these shapes, by a seed for each layer: states, attention maps, projections."""
+    import torch
 
-        def head(facts: ModelFacts, *, learned: bool) -> Head:
-            padded = torch.randn(facts.vocabulary + 6, facts.hidden, generator=generator)
-            return Head(padded.requires_grad_(learned), facts.vocabulary)
+    generator, (rows, length) = torch.Generator(), batch.labels.shape
+    labelled, size = int((batch.labels != -100).sum()), facts.head_size or facts.hidden // facts.heads
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
 
-        told = any("logits" in need for need in loss.needs)
-        lazy = LazyLogits(states(self.teacher.hidden, learned=False), head(self.teacher, learned=False))
-        signal, own = Signal("t", lazy if told else None, hidden=theirs), head(self.student, learned=True)
-        view = StepView(batch, outputs, signal, torch.tensor(0.5), torch.tensor(3), head=own)
-        if loss.passes == 1:
-            return loss, view
-        again = {layer: states(self.student.hidden, learned=True) for layer in mine}
-        return loss, replace(view, second=ModelOutputs(states(self.student.hidden, learned=True), again))
+    def of(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def each(kind: str, make: Any) -> dict[int, Any]:
+        given = seeds.items() if kind in kinds else ()
+        return {layer: make() for layer, seed in given if generator.manual_seed(seed)}
+
+    widths = (facts.heads * size, facts.kv_heads * size, facts.kv_heads * size)
+    return ModelOutputs(
+        of(labelled, facts.hidden),
+        each("hidden", lambda: of(labelled, facts.hidden)),
+        each("attentions", lambda: of(rows, facts.heads, length, length).masked_fill(later, -torch.inf).softmax(-1)),
+        each("projections", lambda: Projections(*(of(rows, length, width) for width in widths))),
+    )
+
+
+def _inside(given: ModelOutputs | Signal) -> list[Tensor]:
+    last = [given.last] if isinstance(given, ModelOutputs) else []
+    projections = chain.from_iterable(given.projections.values())
+    return [*last, *given.hidden.values(), *given.attentions.values(), *projections]
+
+
+def _head(facts: ModelFacts, seed: int) -> Head:
+    """Return a random head with some rows of padding."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return Head(torch.randn(facts.vocabulary + 6, facts.hidden, generator=generator), facts.vocabulary)
 
 
 def replace_logits(chunk: TokenChunk, logits: tuple[Tensor, ...], step: Tensor) -> TokenChunk:

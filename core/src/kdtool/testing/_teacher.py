@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -208,6 +208,12 @@ def check_signal(signal: Signal, batch: Batch, want: Want, tokenizer: Tokenizer)
         sums = maps.float().cpu().masked_fill(~seen[:, None], 0).sum(-1)
         real = (batch.document >= 0)[:, None].expand_as(sums)
         assert (sums[real] - 1).abs().max() < 0.02, "attention is causal, within documents, and sums to 1"
+    assert set(signal.projections) == (set(want.layers) if "projections" in want.kinds else set())
+    for projections in signal.projections.values():
+        for heads in projections:
+            assert heads.ndim == 3
+            assert heads.shape[:2] == (rows, length), "of all positions, heads side by side"
+            assert heads.isfinite().all()
 
 
 def check_sparse(sparse: SparseTokens, count: int, want: Want, vocabulary: int) -> None:
@@ -263,7 +269,7 @@ def _with(row: Row, ids: list[int]) -> Row:
 def _tensors(signal: Signal) -> list[Tensor]:
     lazy = [signal.lazy.hidden, signal.lazy.head.weight] if signal.lazy else []
     sparse = [signal.sparse.ids, signal.sparse.weights] if signal.sparse else []
-    return [*lazy, *sparse, *signal.hidden.values(), *signal.attentions.values()]
+    return [*lazy, *sparse, *_inside(signal)]
 
 
 def _parts(signal: Signal) -> list[Tensor]:
@@ -273,7 +279,12 @@ def _parts(signal: Signal) -> list[Tensor]:
         parts.append(logits_of(signal.lazy.hidden, signal.lazy.head))
     if signal.sparse:
         parts.append(signal.sparse.weights.sort(-1, descending=True).values)
-    return [*parts, *signal.hidden.values(), *signal.attentions.values()]
+    return [*parts, *_inside(signal)]
+
+
+def _inside(signal: Signal) -> list[Tensor]:
+    projections = chain.from_iterable(signal.projections.values())
+    return [*signal.hidden.values(), *signal.attentions.values(), *projections]
 
 
 def _agree(found: Tensor, alone: list[Tensor]) -> None:

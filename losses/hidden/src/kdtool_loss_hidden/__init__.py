@@ -67,13 +67,7 @@ class HiddenStates(kdtool.Loss):
         Raises:
             kdtool.UsageError: a layer that the student does not have, one twice, or none at all.
         """
-        chosen = _every_second(student.layers) if self.config.layers == "auto" else self.config.layers
-        if not chosen or max(chosen) >= student.layers or len(set(chosen)) < len(chosen):
-            raise kdtool.UsageError(
-                f"hidden.layers is {list(chosen)}, but must name one or more different layers of the student, which has "
-                f"layers 0 to {student.layers - 1}"
-            )
-        self._pairs = tuple((layer, _teacher_layer(layer, student, teacher)) for layer in chosen)
+        self._pairs = kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
         return self._pairs
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
@@ -107,17 +101,3 @@ class HiddenStates(kdtool.Loss):
 def _normalised(states: Tensor) -> Tensor:
     states = states if states.dtype.itemsize >= 4 else states.float()
     return states * (states.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
-
-
-def _every_second(layers: int) -> tuple[int, ...]:
-    """Take layers 1, 3, 5 …; the last is replaced by the one before, since logits already speak for its output."""
-    return tuple(sorted({min(layer, layers - 2) for layer in range(1, layers, 2)})) or (0,)
-
-
-def _teacher_layer(layer: int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
-    copied = student.copied_layers
-    # Facts do not name whom layers were copied from: a teacher of the same tokens that is not narrower is taken for it.
-    same = student.tokenizer_fingerprint == teacher.tokenizer_fingerprint and student.hidden <= teacher.hidden
-    if same and len(copied) == student.layers and max(copied) < teacher.layers:
-        return copied[layer]
-    return min(int(layer * teacher.layers / student.layers + 0.5), teacher.layers - 1)

@@ -119,7 +119,7 @@ def _sizes(
         logits=chunk * vocabulary * dtype.itemsize * (of_head + len(dense)) if token_terms else 0,
         head=at_head,
         signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
-        states=sum(_states(ahead, term, rows, width) for term in phase.terms),
+        states=sum(_inside(ahead, term, facts, phase.row_length) for term in phase.terms) * rows * _FLOAT,
         embedding=_FLOAT * head.numel() * head.requires_grad * facts.tied,
         teacher=max(
             (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
@@ -189,10 +189,22 @@ def _savings(config: StandardTrainer.Config, part: str) -> tuple[kdtool.Saving, 
     return tuple(found)
 
 
-def _states(ahead: kdtool.Prospect, term: kdtool.Term, rows: int, width: int) -> int:
-    """Hidden states that a sequence loss compares: as they are, in float32, and normalised, of both models."""
+def _inside(ahead: kdtool.Prospect, term: kdtool.Term, student: kdtool.ModelFacts, length: int) -> int:
+    """Numbers a position that a sequence loss compares of paired layers.
+
+    Hidden states as they are, in float32, and normalised, of both models; attention maps, and queries, keys and values, of
+    both, with the gradient of the student's. What these losses make of them is there for a block of one row at a time.
+    """
     teacher = ahead.models.get(term.teacher or "")
-    return len(term.layers) * rows * 3 * _FLOAT * (width + (teacher.hidden if teacher else 0))
+    kinds = {kind for need in term.needs for kind in need}
+    count = 0
+    for facts, copies in ((student, 2), (teacher, 1)):
+        if facts is not None:
+            size = facts.head_size or facts.hidden // facts.heads
+            count += 3 * facts.hidden * ("hidden" in kinds)
+            count += copies * facts.heads * length * ("attentions" in kinds)
+            count += copies * (facts.heads + 2 * facts.kv_heads) * size * ("projections" in kinds)
+    return len(term.layers) * count
 
 
 def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, facts: kdtool.ModelFacts) -> int:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
-from kdtool_trainer_standard._norms import squared_norms_at_logits, squared_norms_at_states
+from kdtool_trainer_standard._norms import seen_of, squared_norms_at_logits, squared_norms_at_states
 from kdtool_trainer_standard._terms import BoundTerm, plain_tensors
 
 __all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
+
+NOTHING_INSIDE = kdtool.Want()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class DistillationModule(nn.Module):
         loss: ChunkLoss,
         loss_modules: Mapping[str, nn.Module],
         sizes: Sizes,
+        wanted: kdtool.Want = NOTHING_INSIDE,
     ) -> None:
         super().__init__()
         self.student = student.model
@@ -67,8 +70,7 @@ class DistillationModule(nn.Module):
         self.terms = tuple(terms)
         self.chunk_loss = loss
         self.sizes = sizes
-        layers = sorted({pair[0] for bound in terms for pair in bound.term.layers})
-        self.wanted = kdtool.Want(kinds=frozenset({"hidden"} if layers else ()), layers=tuple(layers))
+        self.wanted = wanted
         self.passes = max((bound.term.passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
@@ -176,7 +178,7 @@ class DistillationModule(nn.Module):
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()
         if self.measures_norms:
-            states = [states for one in passes for states in (one.last, *one.hidden.values())]
+            states = [state for one in passes for state in seen_of(one)]
             self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
         return weighed
 

@@ -7,14 +7,16 @@ its value alone does not show.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
+import kdtool
 import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._projection import Projection
 
-__all__ = ["SAMPLED_POSITIONS", "squared_norms_at_logits", "squared_norms_at_states"]
+__all__ = ["SAMPLED_POSITIONS", "seen_of", "squared_norms_at_logits", "squared_norms_at_states"]
 
 SAMPLED_POSITIONS = 64
 """Positions of a micro-batch that are looked at: about 2 % of a step's time for two losses and 49,152 tokens."""
@@ -37,6 +39,12 @@ def squared_norms_at_logits(hidden: Sequence[Tensor], work: HeadWork, divisor: T
         gradients = [work.loss.of_term(index, logits, rows)[0] for index in range(len(work.loss.terms))]
         squares = [torch.stack([one.float().square().sum() for one in passes]).sum() for passes in gradients]
     return torch.stack(squares) * (count / len(picked)) / divisor**2
+
+
+def seen_of(outputs: kdtool.ModelOutputs) -> list[Tensor]:
+    """Return all of the student that a sequence loss may have used: states, attention maps, projections."""
+    projections = chain.from_iterable(outputs.projections.values())
+    return [outputs.last, *outputs.hidden.values(), *outputs.attentions.values(), *projections]
 
 
 def squared_norms_at_states(weighed: Tensor, states: Iterable[Tensor]) -> Tensor:

@@ -185,6 +185,9 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
         sparse=signal.sparse and of_positions(signal.sparse),
         hidden={layer: of_positions(states) for layer, states in signal.hidden.items()},
         attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
+        projections={
+            layer: kdtool.Projections(*(tensor[only] for tensor in own)) for layer, own in signal.projections.items()
+        },
     )
 
 
@@ -240,18 +243,36 @@ def _check_sequence_loss(
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
     if not bound.term.divergence or has_module or view.teacher is None:
         return
-    same = {}
-    for ours, theirs in bound.term.layers:
-        states = view.teacher.hidden[theirs].detach().to(view.student.last.dtype)
-        if states.shape != view.student.hidden[ours].shape:
-            return
-        same[ours] = states.requires_grad_()
-    if not same:
+    outputs, leaves = _as_the_teacher(bound.term, view.student, view.teacher)
+    if not leaves:
         return
-    outputs = dataclasses.replace(view.student, hidden={**view.student.hidden, **same})
     result: Any = hook(dataclasses.replace(view, student=outputs, second=view.second and outputs))
-    gradients = torch.autograd.grad(result.values.sum(), list(same.values()), allow_unused=True)
+    gradients = torch.autograd.grad(result.values.sum(), leaves, allow_unused=True)
     _expect_zero(run, bound, result.values, [gradient for gradient in gradients if gradient is not None])
+
+
+def _as_the_teacher(
+    term: kdtool.Term, student: kdtool.ModelOutputs, teacher: kdtool.Signal
+) -> tuple[kdtool.ModelOutputs, list[Tensor]]:
+    """Return the student with the teacher's insides where the term compares them, as leaves; none where shapes differ."""
+    leaves: list[Tensor] = []
+    differ = False
+
+    def leaf(own: Tensor, other: Tensor) -> Tensor:
+        nonlocal differ
+        differ = differ or own.shape != other.shape
+        leaves.append(other.detach().to(own.dtype).requires_grad_())
+        return leaves[-1]
+
+    for kind in sorted({kind for need in term.needs for kind in need} & {"hidden", "attentions", "projections"}):
+        ours, theirs = dict(getattr(student, kind)), getattr(teacher, kind)
+        for own, other in term.layers:
+            if own in ours and other in theirs:
+                both = ours[own], theirs[other]
+                ours[own] = kdtool.Projections(*map(leaf, *both)) if kind == "projections" else leaf(*both)
+        changed: dict[str, Any] = {kind: ours}
+        student = dataclasses.replace(student, **changed)
+    return student, [] if differ else leaves
 
 
 def _check_chunking(work: HeadWork, hidden: Sequence[Tensor]) -> None:

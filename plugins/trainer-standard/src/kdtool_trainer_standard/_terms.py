@@ -67,6 +67,7 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
         sparse=sparse,
         hidden={layer: _plain(states) for layer, states in signal.hidden.items()},
         attentions={layer: _plain(maps) for layer, maps in signal.attentions.items()},
+        projections={layer: kdtool.Projections(*map(_plain, own)) for layer, own in signal.projections.items()},
     )
 
 

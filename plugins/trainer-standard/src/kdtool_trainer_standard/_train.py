@@ -73,7 +73,7 @@ def _prepared(
     weightings = run.hook.kdtool_token_weight.bound()
     loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
     module = DistillationModule(
-        run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student)
+        run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student), phase.wanted
     )
     module.to(device)
     logits, rows = self_test(run, module, batch, signals, told)

@@ -55,35 +55,57 @@ class Documents:
     """Where each token's document begins: `start` [B, L] int64, the index of its first token in the row.
 
     What attention needs is derived once a forward and shared by its layers: blocks, masks, lengths, by sliding window.
-    `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], while `collecting`: layers that activation
-    checkpointing computes a second time must take the same path, but leave nothing behind.
+    `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
+    of `projecting` layers as attention is given them, while `collecting`: layers that activation checkpointing computes a
+    second time must take the same path, but leave nothing behind.
     """
 
     start: Tensor
     wanted: frozenset[int] = frozenset()
+    projecting: frozenset[int] = frozenset()
     collecting: bool = True
     attentions: dict[int, Tensor] = field(default_factory=dict)
+    projections: dict[int, kdtool.Projections] = field(default_factory=dict)
     _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _lengths: tuple[Tensor, int] | None = None
     _elsewhere: dict[torch.device, Documents] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, positions: Tensor, document: Tensor, wanted: frozenset[int] = frozenset()) -> Documents:
+    def of(
+        cls,
+        positions: Tensor,
+        document: Tensor,
+        wanted: frozenset[int] = frozenset(),
+        projecting: frozenset[int] = frozenset(),
+    ) -> Documents:
         """Find the documents of rows from `positions` (restarting at 0 in each) and `document` (-1 on padding).
 
         A padding token is a document of its own, so that its softmax is finite and nobody else sees it.
         """
         index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-        return cls(torch.where(document < 0, index, index - positions), wanted)
+        return cls(torch.where(document < 0, index, index - positions), wanted, projecting)
 
     def on(self, device: torch.device) -> Documents:
-        """Return the same documents for layers on another device; maps are collected in one place."""
+        """Return the same documents for layers on another device; what is collected is in one place."""
         if device == self.start.device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = Documents(self.start.to(device), self.wanted, attentions=self.attentions)
+            self._elsewhere[device] = Documents(
+                self.start.to(device),
+                self.wanted,
+                self.projecting,
+                attentions=self.attentions,
+                projections=self.projections,
+            )
         return self._elsewhere[device]
+
+    def taken(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:
+        """Stop collecting and hand over maps and projections: the graph holds the documents, and these must not hold it."""
+        self.collecting = False
+        taken = self.attentions, self.projections
+        self.attentions, self.projections = {}, {}
+        return taken
 
     def first_key(self, window: int | None) -> Tensor:
         """Return [B, L], the first key that each query sees."""
@@ -153,6 +175,8 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window, soft_cap = kwargs.get("sliding_window"), kwargs.get("softcap")
     layer = getattr(module, "layer_idx", None)
+    if layer in documents.projecting and documents.collecting:
+        documents.projections[layer] = kdtool.Projections(*(_side_by_side(heads) for heads in (query, key, value)))
     if layer in documents.wanted:
         weights = _attention_map(query, key, documents.mask(window), scale, soft_cap)
         if documents.collecting:
@@ -246,6 +270,11 @@ def _attention_map(query: Tensor, key: Tensor, mask: Tensor, scale: float, soft_
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
     return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+
+def _side_by_side(heads: Tensor) -> Tensor:
+    """Return [B, L, heads · D] of [B, heads, L, D]."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def _repeat(states: Tensor, heads: int) -> Tensor:

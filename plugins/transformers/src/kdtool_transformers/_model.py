@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import InitVar, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,28 @@ class TransformersModel(kdtool.LanguageModel):
         causal = causal_of(self.model)
         labelled, padding = batch.labels != -100, batch.document < 0
         layers = want.layers if "hidden" in want.kinds else ()
-        maps = want.layers if "attentions" in want.kinds else ()
+        maps = frozenset(want.layers if "attentions" in want.kinds else ())
+        projecting = frozenset(want.layers if "projections" in want.kinds else ())
+        documents = Documents.of(batch.positions, batch.document, maps, projecting)
         with _captured(causal, layers) as states:
-            last, attentions = _final_states(causal, batch, batch.positions.masked_fill(padding, 0), frozenset(maps))
+            last = _final_states(causal, batch.input_ids, batch.positions.masked_fill(padding, 0), documents)
+        attentions, projections = documents.taken()
+        collected = [*attentions.values(), *chain.from_iterable(projections.values())]
         if (
-            attentions
+            collected
             and last.requires_grad
             and any(getattr(m, "gradient_checkpointing", False) for m in causal.modules())
         ):
-            _refuse_cut_gradients(attentions)
+            _refuse_cut_gradients(collected)
         place = batch.input_ids.device  # a spread model leaves its states where its layers lie
-        hidden = {layer: states[layer].to(place)[labelled] for layer in layers}
-        attentions = {layer: weights.to(place) for layer, weights in attentions.items()}
-        return kdtool.ModelOutputs(last=last.to(place)[labelled], hidden=hidden, attentions=attentions)
+        return kdtool.ModelOutputs(
+            last=last.to(place)[labelled],
+            hidden={layer: states[layer].to(place)[labelled] for layer in layers},
+            attentions={layer: weights.to(place) for layer, weights in attentions.items()},
+            projections={
+                layer: kdtool.Projections(*(heads.to(place) for heads in own)) for layer, own in projections.items()
+            },
+        )
 
     def save(self, folder: Path) -> None:
         """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again.
@@ -219,23 +229,20 @@ def _feed_forward(config: Any) -> int:
     return 4 * int(config.hidden_size)
 
 
-def _final_states(
-    causal: Any, batch: kdtool.Batch, positions: Tensor, maps: frozenset[int]
-) -> tuple[Tensor, dict[int, Tensor]]:
+def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
     ours = causal.config._attn_implementation == IMPLEMENTATION
-    if maps and not ours:
-        raise kdtool.PluginError(f"attention maps of {type(causal).__name__} cannot be had: its attention is fixed")
-    documents = Documents.of(batch.positions, batch.document, maps)
+    if (documents.wanted or documents.projecting) and not ours:
+        raise kdtool.PluginError(
+            f"attention maps and projections of {type(causal).__name__} cannot be had: its attention is fixed"
+        )
     with document_masks_skipped() if ours else nullcontext():
-        last = causal.base_model(
-            input_ids=batch.input_ids,
+        final: Tensor = causal.base_model(
+            input_ids=input_ids,
             position_ids=positions,
             use_cache=False,
             **({"documents": documents} if ours else {}),
         ).last_hidden_state
-    documents.collecting = False
-    attentions, documents.attentions = documents.attentions, {}
-    return last, attentions
+    return final
 
 
 @contextmanager
@@ -258,8 +265,9 @@ def _captured(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]
             hook.remove()
 
 
-def _refuse_cut_gradients(attentions: dict[int, Tensor]) -> None:
-    if not all(weights.requires_grad for weights in attentions.values()):
+def _refuse_cut_gradients(collected: Sequence[Tensor]) -> None:
+    if not all(tensor.requires_grad for tensor in collected):
         raise kdtool.PluginError(
-            "attention maps carry no gradient: activation checkpointing is reentrant; switch it on with use_reentrant=False"
+            "attention maps and projections carry no gradient: activation checkpointing is reentrant; switch it on with "
+            "use_reentrant=False"
         )

@@ -42,13 +42,13 @@ class CausalTeacherConfig(kdtool.Config):
 
 
 class CausalTeacher(kdtool.Teacher):
-    """A teacher on transformers: logits, hidden states, attention maps and text.
+    """A teacher on transformers: logits, hidden states, attention maps, projections and text.
 
     Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`. It can be
     trained: from then on they come from the folder that `kdtool_adapted` named.
     """
 
-    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "text"})
+    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
     config: CausalTeacherConfig
     answer_ends: tuple[str, ...] = ()
     """Tokens that end an answer, besides the end of text and of a turn; those that the tokenizer lacks are left out."""
@@ -125,7 +125,11 @@ class CausalTeacher(kdtool.Teacher):
                 outputs.last, kdtool.Head(weight, head.vocabulary, bias, head.scale, head.soft_cap)
             )
         return kdtool.Signal(
-            fingerprint=self._identity(None), lazy=lazy, hidden=outputs.hidden, attentions=outputs.attentions
+            fingerprint=self._identity(None),
+            lazy=lazy,
+            hidden=outputs.hidden,
+            attentions=outputs.attentions,
+            projections=outputs.projections,
         )
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:

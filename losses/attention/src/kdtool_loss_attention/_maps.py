@@ -1,0 +1,105 @@
+"""The loss `attention`: squared distance between attention maps of paired layers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import kdtool
+
+from kdtool_loss_attention._blocks import Block, by_block, in_single
+from kdtool_loss_attention._paired import PairedLayers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["AttentionMaps", "attention_distance"]
+
+
+def attention_distance(
+    student: Tensor, teacher: Tensor, document: Tensor, labelled: Tensor, *, averaged: bool = False
+) -> Tensor:
+    """Return mean_h Σ_s (A^S_hts − A^T_hts)² of each labelled position t, over positions s ≤ t of its document.
+
+    0 for equal maps, 2 where all heads look at single positions that differ. After Jiao et al. (TinyBERT), arXiv 1909.10351,
+    equation 7, with two differences: theirs are scores before the softmax, ours are the maps that models give, and so the
+    sum over s is not divided by the number of positions: a map's row sums to 1, and long documents count as short ones do.
+
+    Heads are compared one by one where both have as many. Where one side has k times as many, the mean of its heads
+    k·h … k·h + k − 1 is compared with head h of the other.
+
+    Args:
+        student: [B, heads, L, L], [b, h, t, s] being what position t gives to s; computed in float32 or better.
+        teacher: [B, heads of the teacher, L, L].
+        document: [B, L] integers that number each row's documents: what maps say of others, and of later positions, is
+            left out.
+        labelled: [B, L] bool, the positions t that count. What they see counts whether it is labelled or not.
+        averaged: compare the means over all heads instead.
+
+    Returns:
+        [N], row-major.
+
+    Raises:
+        kdtool.UsageError: neither number of heads divides the other, and they are not averaged.
+    """
+    heads = 1 if averaged else shared_heads(student.shape[1], teacher.shape[1])
+    each = partial(_distance, heads=heads)
+    return by_block(each, student, teacher, document, labelled, max(student.shape[1], teacher.shape[1]))
+
+
+class AttentionMaps(PairedLayers):
+    """Squared distance between attention maps: the student learns to look where the teacher looks.
+
+    The mean over pairs of layers, 0 for equal maps, at most 2. Not softened: no temperature.
+    """
+
+    needs = (frozenset({"attentions"}),)
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `attention`."""
+
+        layers: Literal["auto"] | tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...] = "auto"
+        """Student layers to compare, counted from 0. "auto" takes every second one and leaves the last to other losses.
+
+        Each is compared with the teacher's layer that it was copied from, else with layer l · L_teacher / L_student."""
+        heads: Literal["mapped", "averaged"] = "mapped"
+        """"mapped": head by head; where one model has k times as many, means of k neighbours. "averaged": means of all."""
+
+    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
+        """Pair layers as the settings say; heads are looked at, too."""
+        if self.config.heads == "mapped":
+            shared_heads(student.heads, teacher.heads)
+        return kdtool.pair_layers("attention.layers", self.config.layers, student, teacher)
+
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+        """Return `attention_distance` of two layers' maps."""
+        own, other = view.student.attentions[mine], teacher.attentions[theirs]
+        labelled = view.batch.labels != -100
+        return attention_distance(own, other, view.batch.document, labelled, averaged=self.config.heads == "averaged")
+
+
+def shared_heads(student: int, teacher: int) -> int:
+    """Return how many heads are compared, the lesser number.
+
+    Raises:
+        kdtool.UsageError: it does not divide the other.
+    """
+    fewer, more = sorted((student, teacher))
+    if more % fewer:
+        raise kdtool.UsageError(
+            f"attention.heads is mapped, but the student has {student} heads and the teacher {teacher}, of which neither "
+            "divides the other; write heads: averaged, or take a student with another number of heads"
+        )
+    return fewer
+
+
+def _distance(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> Tensor:
+    away = _of_heads(student, block, heads) - _of_heads(teacher, block, heads)
+    return away.masked_fill(~block.seen, 0).square().sum(-1).mean(0)
+
+
+def _of_heads(maps: Tensor, block: Block, heads: int) -> Tensor:
+    """Return [heads, Q, keys] of one row's maps [·, L, L]: means of neighbours where there are more."""
+    rows = in_single(maps[:, block.queries, block.first : block.stop])
+    return rows.reshape(heads, -1, *rows.shape[1:]).mean(1)

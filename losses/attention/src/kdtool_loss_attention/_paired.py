@@ -1,0 +1,57 @@
+"""What both losses have in common: layers of student and teacher that are compared, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PairedLayers"]
+
+
+class PairedLayers(kdtool.Loss):
+    """A loss that is the mean over pairs of layers of something that subclasses say: `pair` and `compare`.
+
+    0, with zero gradient, where both models agree. Not softened: no temperature.
+    """
+
+    divergence = True
+
+    def __init__(self, config: kdtool.Config) -> None:
+        super().__init__(config)
+        self._pairs: tuple[tuple[int, int], ...] = ()
+
+    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
+        """Return pairs (student layer, teacher layer), after checking that the two models can be compared."""
+        raise NotImplementedError
+
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+        """Return the value of one pair of layers for each of the N labelled positions."""
+        raise NotImplementedError
+
+    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]]:
+        """Pair student with teacher layers.
+
+        Raises:
+            kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
+        """
+        self._pairs = self.pair(student, teacher)
+        return self._pairs
+
+    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> None:
+        """Pair layers where that has not happened in this process; nothing trains along."""
+        self.kdtool_layers(student, teacher)
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
+        """Return the mean over the pairs for each of the N labelled positions."""
+        if view.teacher is None or not self._pairs:
+            raise kdtool.PluginError(
+                f"{type(self).__name__} compares paired layers with a teacher's: the trainer must call kdtool_modules "
+                "before the first step and give each step a teacher's signal"
+            )
+        values = [self.compare(view, view.teacher, mine, theirs) for mine, theirs in self._pairs]
+        return kdtool.PerToken(sum(values[1:], values[0]) / len(values))

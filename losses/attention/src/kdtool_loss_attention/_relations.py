@@ -1,0 +1,140 @@
+"""The loss `relations`: divergence of relations among queries, among keys and among values of paired layers."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import gcd
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import kdtool
+
+from kdtool_loss_attention._blocks import Block, by_block, in_single
+from kdtool_loss_attention._paired import PairedLayers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Relations", "relation_divergence"]
+
+_Layers = tuple[Annotated[int, kdtool.Field(ge=0, le=999)], ...]
+
+
+def relation_divergence(
+    student: Tensor, teacher: Tensor, relation_heads: int, document: Tensor, labelled: Tensor
+) -> Tensor:
+    """Return 1/A Σ_a KL(R^T_at ‖ R^S_at) of each labelled position t, with R_at = softmax_s(x_at · x_as / √d).
+
+    x_a are relation heads: the vectors of all attention heads side by side, cut into A parts of d numbers, so the two models
+    may have any number of heads and any width. After Wang et al. (MiniLMv2), arXiv 2012.15828, section 3.1, whose models see
+    both ways; of a causal one the relations are to positions s ≤ t, t itself among them, of the same document, so that
+    nothing is learnt at t from what comes later. 0 for equal relations; in nats.
+
+    One block of positions of one row is computed at a time, and again in backward: memory does not grow with A · L².
+
+    Args:
+        student: [B, L, W], queries, keys or values; any floating type, computed in float32 or better.
+        teacher: [B, L, W of the teacher].
+        relation_heads: A, which divides both widths.
+        document: [B, L] integers that number each row's documents.
+        labelled: [B, L] bool, the positions t that count. What they see counts whether it is labelled or not.
+
+    Returns:
+        [N], row-major.
+
+    Raises:
+        kdtool.UsageError: `relation_heads` does not divide a width.
+    """
+    for states in (student, teacher):
+        _require_divisor(relation_heads, states.shape[2])
+    each = partial(_divergence, heads=relation_heads)
+    return by_block(each, student, teacher, document, labelled, relation_heads)
+
+
+class Relations(PairedLayers):
+    """KL between self-attention relations: how alike queries are to each other, keys to each other, values to each other.
+
+    The sum of the three, as in MiniLMv2 (arXiv 2012.15828, section 3.1), and the mean over pairs of layers. Queries and keys
+    are as attention multiplies them, after rotary positions. Not softened: no temperature.
+    """
+
+    needs = (frozenset({"projections"}),)
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `relations`."""
+
+        layers: Literal["last"] | _Layers = "last"
+        """Student layers to compare, counted from 0. One is enough: the last in the paper."""
+        teacher_layers: Literal["auto"] | _Layers = "auto"
+        """The teacher's layer for each of `layers`. "auto": the one that it was copied from, else l · L_teacher / L_student.
+
+        The paper takes the last of 12, and the 21st of 24, here number 20."""
+        relation_heads: Literal["auto"] | Annotated[int, kdtool.Field(ge=1, le=4096)] = "auto"
+        """Into how many relation heads all heads' vectors are cut. "auto": as many as hold whole heads, of both models.
+
+        More, as in the paper (48 for a width of 768), cut through heads; each width of both models is to be a multiple."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._relation_heads = 1
+
+    def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
+        """Pair layers as the settings say, and find the number of relation heads."""
+        self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
+        own = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
+        pairs = kdtool.pair_layers("relations.layers", own, student, teacher)
+        chosen = self.config.teacher_layers
+        if chosen == "auto":
+            return pairs
+        if len(chosen) != len(own) or max(chosen) >= teacher.layers:
+            raise kdtool.UsageError(
+                f"relations.teacher_layers is {list(chosen)}, but must name one layer of the teacher, which has layers 0 to "
+                f"{teacher.layers - 1}, for each of the student's layers {list(own)}"
+            )
+        return tuple(zip(own, chosen, strict=True))
+
+    def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
+        """Return the sum of `relation_divergence` over queries, keys and values of two layers."""
+        labelled, document = view.batch.labels != -100, view.batch.document
+        own, other = view.student.projections[mine], teacher.projections[theirs]
+        queries, keys, values = (
+            relation_divergence(ours, its, self._relation_heads, document, labelled)
+            for ours, its in zip(own, other, strict=True)
+        )
+        return queries + keys + values
+
+
+def _relation_heads(setting: Literal["auto"] | int, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> int:
+    if setting == "auto":
+        return gcd(student.heads, student.kv_heads, teacher.heads, teacher.kv_heads)
+    for facts in (student, teacher):
+        size = facts.head_size or facts.hidden // facts.heads
+        for heads in (facts.heads, facts.kv_heads):
+            _require_divisor(setting, heads * size)
+    return setting
+
+
+def _require_divisor(relation_heads: int, width: int) -> None:
+    if width % relation_heads:
+        raise kdtool.UsageError(
+            f"relations.relation_heads is {relation_heads}, which does not divide {width}, the width of all heads' queries, "
+            "keys or values side by side; take a number that divides it in both models, or auto"
+        )
+
+
+def _divergence(student: Tensor, teacher: Tensor, block: Block, *, heads: int) -> Tensor:
+    import torch
+
+    with torch.autocast(
+        student.device.type, enabled=False
+    ):  # a softmax of scores in half precision would blur the gradient
+        q, p = (_log_relations(in_single(states), block, heads) for states in (student, teacher))
+        return (p.exp() * (p - q).masked_fill(~block.seen, 0)).sum(-1).mean(0)
+
+
+def _log_relations(states: Tensor, block: Block, heads: int) -> Tensor:
+    """Return [heads, Q, keys] of one row's vectors [L, W]; minus infinity where a key is not seen."""
+    parts = states.reshape(len(states), heads, -1).transpose(0, 1)
+    scores = parts[:, block.queries] @ parts[:, block.first : block.stop].transpose(1, 2) * parts.shape[2] ** -0.5
+    relations: Tensor = scores.masked_fill(~block.seen, -float("inf")).log_softmax(-1)
+    return relations

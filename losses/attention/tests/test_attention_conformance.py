@@ -1,0 +1,36 @@
+"""Both losses under the suite of sequence losses: equal and other numbers of heads, layers and relation heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from kdtool.testing import SequenceLossConformance
+from kdtool_loss_attention import AttentionMaps, Relations
+
+STUDENT, TEACHER = SequenceLossConformance.student, SequenceLossConformance.teacher
+
+
+class TestMaps(SequenceLossConformance):
+    component = AttentionMaps
+    entry_point = "attention"
+
+
+class TestMapsAveraged(SequenceLossConformance):
+    component = AttentionMaps
+    entry_point = "attention"
+    settings: ClassVar = {"layers": [0, 3], "heads": "averaged"}
+    teacher = replace(TEACHER, heads=3)
+
+
+class TestRelations(SequenceLossConformance):
+    component = Relations
+    entry_point = "relations"
+
+
+class TestRelationsOfGroupedHeads(SequenceLossConformance):
+    component = Relations
+    entry_point = "relations"
+    settings: ClassVar = {"layers": [0, 2], "teacher_layers": [1, 5], "relation_heads": 4}
+    student = replace(STUDENT, heads=4, kv_heads=2)
+    teacher = replace(TEACHER, heads=6, kv_heads=2, head_size=4)

@@ -1,0 +1,123 @@
+"""Both losses in whole phases of the standard trainer: tiny models of transformers that differ in width, depth and heads."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import ListSource, make_run
+from kdtool_loss_attention import AttentionMaps, Relations
+from kdtool_trainer_standard import StandardTrainer
+from kdtool_transformers import TransformersModel
+from kdtool_transformers.testing import tiny_model
+
+LENGTH = 32
+
+
+@dataclass
+class Frozen:
+    """A model's signals."""
+
+    model: TransformersModel
+    want: kdtool.Want
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        with torch.inference_mode():  # what a trainer must cope with
+            outputs = self.model.backbone(batch, self.want)
+        return kdtool.Signal("t", attentions=outputs.attentions, projections=outputs.projections)
+
+
+class Describing(kdtool.Teacher):
+    """Knows its shapes."""
+
+    model: TransformersModel
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        return self.model.facts
+
+
+def rows() -> ListSource:
+    """Two documents and padding in each; a prompt without labels begins the second."""
+    rng, found = random.Random(0), []
+    for number in range(8):
+        cut, end = rng.randint(8, 14), LENGTH - rng.randint(0, 4)
+        document = [0 if i < cut else 1 if i < end else -1 for i in range(LENGTH)]
+        labelled = [i < cut or cut + 4 <= i < end for i in range(LENGTH)]
+        found.append(kdtool.Row(str(number), [rng.randrange(40) for _ in range(LENGTH)], labelled, document))
+    return ListSource(found)
+
+
+def train(folder: Path, student: TransformersModel, steps: int, **settings: Any) -> list[dict[str, Any]]:
+    """Train with both losses; return the logged terms, step by step."""
+    losses: dict[str, Any] = {
+        "losses.attention": AttentionMaps(AttentionMaps.Config(layers=(0,))),
+        "losses.relations": Relations(Relations.Config(relation_heads=4)),
+    }
+    teacher = Describing(Describing.Config())
+    teacher.model = tiny_model("qwen2", layers=3, seed=7)
+    terms = []
+    for name, loss in losses.items():
+        pairs = tuple(loss.kdtool_layers(student.facts, teacher.model.facts))
+        label = name.removeprefix("losses.")
+        terms.append(kdtool.Term(name, label, 1.0, teacher="teacher", needs=loss.needs, divergence=True, layers=pairs))
+    layers = tuple(sorted({other for term in terms for _, other in term.layers}))
+    source = Frozen(teacher.model, kdtool.Want(frozenset({"attentions", "projections"}), layers))
+    phase = kdtool.Phase("distil", steps, tuple(terms), rows(), {"teacher": source}, folder / "checkpoints")
+    run = make_run(folder / "run", {**losses, "teacher": teacher}, say=lambda _: None)
+    always = {"learning_rate": 1e-2, "schedule": "constant", "warmup": 0, "weight_decay": 0, "log_every": 1}
+    config = StandardTrainer.Config(**{**always, "dtype": "float32", "batch": 4, **settings})
+    trained = StandardTrainer(config).kdtool_train(run, phase, student)
+    assert trained is not None
+    return [json.loads(line)["terms"] for line in trained.history.read_text("utf-8").splitlines()]
+
+
+def other_student() -> TransformersModel:
+    """Two layers, half as many heads, another head size: 2 · 12 wide where the teacher is 4 · 8."""
+    return tiny_model("llama", layers=2, hidden_size=24, num_attention_heads=2, num_key_value_heads=1)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[TransformersModel, list[dict[str, Any]]]:
+    """A student that learnt for eight steps, and what was logged."""
+    student = other_student()
+    return student, train(tmp_path_factory.mktemp("plain"), student, steps=8)
+
+
+def test_both_losses_fall_and_the_student_alone_learns(plain: tuple[TransformersModel, list[dict[str, Any]]]) -> None:
+    student, history = plain
+    for label in ("attention", "relations"):
+        assert history[-1][label]["value"] < 0.8 * history[0][label]["value"]
+        assert history[0][label]["gradient_norm"] > 0
+    before = other_student().model.state_dict()
+    changed = {name for name, weight in student.model.state_dict().items() if not weight.equal(before[name])}
+    assert {f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qk"} <= changed
+    assert "model.layers.1.self_attn.v_proj.weight" in changed
+    assert "model.layers.1.mlp.up_proj.weight" not in changed  # behind all that is compared
+
+
+def test_checkpointing_of_activations_and_accumulation_change_nothing(
+    plain: tuple[TransformersModel, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    student = other_student()
+    student.model.activation_checkpointing_enable({"use_reentrant": False})
+    parts = train(tmp_path, student, steps=2, batch=2, accumulation=2)
+    for one, other in zip(plain[1], parts, strict=False):
+        for label in one:
+            assert other[label]["value"] == pytest.approx(one[label]["value"], rel=1e-4)
+
+
+def test_bfloat16_is_near(plain: tuple[TransformersModel, list[dict[str, Any]]], tmp_path: Path) -> None:
+    rounded = train(tmp_path, other_student(), steps=1, dtype="bfloat16")[0]
+    for label, exact in plain[1][0].items():
+        assert rounded[label]["value"] == pytest.approx(exact["value"], rel=0.05)
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
+    first = train(tmp_path, tiny_model("qwen2", layers=3, seed=7), steps=1)[0]
+    assert all(term["value"] < 1e-6 and term["gradient_norm"] < 1e-5 for term in first.values())

@@ -1,0 +1,27 @@
+"""What a phase is said to take, against the tensors themselves."""
+
+from __future__ import annotations
+
+import kdtool
+import pytest
+from kdtool_trainer_standard._estimate import _inside
+from kdtool_transformers.testing import packed_batch, tiny_model
+
+ROWS, LENGTH = 2, 48
+SIZES: dict[kdtool.Offer, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
+"""How often a student's and a teacher's tensors are counted."""
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_what_is_compared_inside_is_counted(kind: kdtool.Offer) -> None:
+    student = tiny_model("llama", layers=2, hidden_size=24, num_attention_heads=2, num_key_value_heads=1)
+    teacher = tiny_model("qwen2", layers=3)
+    pairs = ((0, 0), (1, 2))
+    term = kdtool.Term("loss", "loss", 1.0, teacher="teacher", needs=(frozenset({kind}),), layers=pairs)
+    ahead = kdtool.Prospect(models={"teacher": teacher.facts})
+    expected = 0
+    for model, times in zip((student, teacher), SIZES[kind], strict=True):
+        outputs = model.backbone(packed_batch(ROWS, LENGTH), kdtool.Want(frozenset({kind}), (0, 1)))
+        for inside in getattr(outputs, kind).values():
+            expected += times * sum(part.numel() for part in (inside if kind == "projections" else (inside,)))
+    assert _inside(ahead, term, student.facts, LENGTH) * ROWS * LENGTH == expected
