@@ -73,6 +73,7 @@ def test_a_broken_token_loss_is_seen(test: str, function: Any) -> None:
 
 
 def apart(chunk: kdtool.TokenChunk) -> Any:
+    assert chunk.second_logits is not None
     return (chunk.student_logits.float() - chunk.second_logits.float()).square().mean(-1)
 
 

@@ -64,8 +64,8 @@ def rows(number: int = 6, length: int = 12) -> list[kdtool.Row]:
     ]
 
 
-def recalled(cache: kdtool.Cache, folder: Path, want: kdtool.Want) -> tuple[kdtool.SparseTokens, torch.Tensor]:
-    """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the want's temperature."""
+def recalled(cache: Sampled | TopK, folder: Path, want: kdtool.Want) -> tuple[kdtool.SparseTokens, torch.Tensor]:
+    """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the temperature wanted."""
     folder.mkdir()
     teacher = Teacher(cache.kdtool_wanted(want))
     cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)

@@ -28,7 +28,7 @@ class Kept:
 
     def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
         assert signal.lazy is not None
-        for states in signal.lazy.hidden.split((batch.labels != -100).sum(1).tolist()):
+        for states in torch.split(signal.lazy.hidden, (batch.labels != -100).sum(1).tolist()):
             yield {"states": states, "more": torch.arange(len(states) + 1)}
 
 

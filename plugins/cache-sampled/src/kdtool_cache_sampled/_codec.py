@@ -1,9 +1,9 @@
 """A row's tokens and their values as few bytes: what is likely beforehand costs next to nothing.
 
-A position's tokens are written as ascending ranks, each as its distance to the one before. The row's own label has rank 0,
-since it is mostly among them, the token v else rank v + 1. Lengths, distances and values are laid apart, byte by byte, and
-each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum (counts of draws),
-the first one follows from the others and is left out. Nothing here knows of signals or of files.
+A position's tokens are written as ascending ranks, each as its distance to the one before. The position's own label has rank
+0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are laid apart,
+byte by byte, and each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum
+(counts of draws), the first one follows from the others and is left out. Nothing here knows of signals or of files.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from kdtool_cache_sampled._ranks import Ranks
+
 __all__ = ["decode", "encode"]
 
-_LEVEL = 9
+_LEVEL = 19
 _SIZE = 4
 """Bytes of a number in a blob's head."""
 
@@ -34,14 +36,16 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
         labels: [n], what `decode` will be given again.
         total: the sum of every position's values, None where it may be any.
     """
-    there = ids >= 0
-    lengths = there.sum(1)
-    ranks = np.where(ids == labels[:, None], 0, ids + 1)
-    order = np.where(there, ranks, np.iinfo(np.int64).max).argsort(1, kind="stable")
-    within = np.arange(ids.shape[1]) < lengths[:, None]
+    there, alone = ids >= 0, np.zeros_like(labels)
+    lengths, columns = there.sum(1), np.arange(ids.shape[1])
+    ranks = np.full(ids.shape, np.iinfo(np.int64).max)
+    ranks[there] = Ranks(labels, alone).of(ids[there], np.zeros(int(lengths.sum()), np.int64)) + 1
+    ranks[ids == labels[:, None]] = 0
+    order = ranks.argsort(1, kind="stable")
     ranks, values = np.take_along_axis(ranks, order, 1), np.take_along_axis(values, order, 1)
     distances = np.diff(ranks, axis=1, prepend=-1) - 1
-    kept = within if total is None else within & (np.arange(ids.shape[1]) > 0)
+    within = columns < lengths[:, None]
+    kept = within if total is None else within & (columns > 0)
     planes = [_planes(lengths), _planes(distances[within]), _planes(values[kept] - 1)]
     head = np.array([len(lengths), *map(len, planes), *map(len, chain(*planes))], "<u4")
     return b"".join([head.tobytes(), *chain(*planes)])
@@ -59,20 +63,21 @@ def decode(blobs: Sequence[bytes], labels: Ints, total: int | None = None) -> tu
     lengths, distances, stored = (np.concatenate([row[part] for row in rows]) for part in range(3))
     if len(lengths) != len(labels):
         raise ValueError(f"{len(lengths)} positions were recorded, {len(labels)} have a label")
-    ends = lengths.cumsum()
-    starts = ends - lengths
-    position = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(len(position)) - starts[position]
-    ranks = (distances + 1).cumsum()
-    ranks -= np.concatenate([[0], ranks])[starts][position] + 1
-    ids = np.full((len(lengths), int(lengths.max(initial=0))), -1, np.int64)
-    values = np.zeros_like(ids)
-    ids[position, column] = np.where(ranks == 0, labels[position], ranks - 1)
+    width = int(lengths.max(initial=0))
+    within = np.arange(width) < lengths[:, None]
+    steps = np.zeros(within.shape, np.int64)
+    steps[within] = distances + 1
+    ranks = steps.cumsum(1)[within] - 1
+    row_of = np.repeat(np.arange(len(rows)), [len(row[0]) for row in rows])
+    others = ranks > 0
+    tokens = np.repeat(labels, lengths)
+    tokens[others] = Ranks(labels, row_of).tokens(ranks[others] - 1, np.repeat(row_of, lengths)[others])
+    ids, values = np.full(within.shape, -1, np.int64), np.zeros(within.shape, np.int64)
+    ids[within] = tokens
     if total is None:
-        values[position, column] = stored + 1
+        values[within] = stored + 1
     else:
-        later = column > 0
-        values[position[later], column[later]] = stored + 1
+        values[:, 1:][within[:, 1:]] = stored + 1
         values[:, :1] = (total - values.sum(1))[:, None]
     return ids, values
 

@@ -60,7 +60,9 @@ class KeptTokens(ABC):
         if signal.lazy is None or given != sum(counts):
             raise kdtool.PluginError(f"the teacher was asked for logits of {sum(counts)} positions and gave {given}")
         head = signal.lazy.head
-        for key, labels, states in zip(batch.row_keys, batch.labels, signal.lazy.hidden.split(counts), strict=True):
+        for key, labels, states in zip(
+            batch.row_keys, batch.labels, torch.split(signal.lazy.hidden, counts), strict=True
+        ):
             parts = self.picked(key, len(states), self._probabilities(states, head))
             ids, numbers = _joined(list(parts))
             blob = encode(ids.numpy(), numbers.numpy(), labels[labels != NO_LABEL].cpu().numpy(), self.total)
@@ -70,7 +72,11 @@ class KeptTokens(ABC):
         size = max(1, CHUNK_BYTES // (8 * head.vocabulary))
         for start in range(0, len(states), size):
             rows = slice(start, start + size)
-            yield rows, (head.logits(states[rows]).float() / self._temperature).softmax(-1)
+            probabilities = (head.logits(states[rows]).float() / self._temperature).softmax(-1)
+            yield (
+                rows,
+                probabilities.cpu() if probabilities.device.type == "mps" else probabilities,
+            )  # float64 is missing
 
 
 class KeptDraws(KeptTokens):

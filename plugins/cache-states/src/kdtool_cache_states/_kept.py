@@ -38,6 +38,7 @@ class KeptStates:
         Raises:
             kdtool.PluginError: the signal is not what was wanted, or not of all labelled positions.
         """
+        import torch
         from kdtool_rows import NO_LABEL
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
@@ -47,7 +48,7 @@ class KeptStates:
                 raise kdtool.PluginError(
                     f"the teacher's signal '{name}' has {len(states)} positions for a batch with {sum(counts)} labels"
                 )
-            pieces[name] = states.detach().to("cpu", copy=True).split(counts)
+            pieces[name] = torch.split(states.detach().to("cpu", copy=True), counts)
         for index in range(len(counts)):
             yield {name: states[index] for name, states in pieces.items()}
 
