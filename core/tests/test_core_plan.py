@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -87,3 +88,60 @@ def test_another_chat_template_makes_rows_anew(recipe: dict[str, Any], monkeypat
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
     assert plan["rows"].why == ('chat: "" → "other"',)
+
+
+def _signals(recipe: dict[str, Any]) -> Any:
+    (found,) = [stage.signals for stage in kdtool.plan(recipe) if stage.signals is not None]
+    return found
+
+
+def test_recorded_signals_are_opened_with_their_rows_and_tokenizer(recipe: dict[str, Any]) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    ahead = _signals(recipe)
+    assert not ahead.folder.exists()
+    with pytest.raises(kdtool.StorageError, match="the signals of teacher are not there"), ahead.opened():
+        pass
+    results = kdtool.run(recipe)
+    made = {stage.name: stage.path for stage in results.stages}
+    found = _signals(recipe)
+    assert found.folder == ahead.folder == made["signals/teacher"]
+    assert (found.teacher.name, found.cache.name, found.cache.kind) == ("teacher", "signals", "cache")
+    assert found.want == kdtool.Want(frozenset({"logits"}), (0,), 2.0)
+    with found.opened() as (rows, tokenizer, source):
+        assert source.want == found.want
+        assert source.signal(None).counts[str(ord("a"))] == 1.0
+        assert [tokenizer.decode(row.input_ids)[:8] for row in rows] == ["document"] * len(rows)
+    shutil.rmtree(made["rows"])
+    with pytest.raises(kdtool.StorageError, match="the rows of the signals of teacher are not there"), found.opened():
+        pass
+
+
+def test_what_an_interrupted_recording_has_is_opened(recipe: dict[str, Any]) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    kdtool.run(recipe)
+    whole = _signals(recipe).folder
+    partial = whole.rename(whole.with_name(f"{whole.name}.partial"))
+    (partial / "manifest.json").unlink()
+    assert _signals(recipe).folder == partial
+    with _signals(recipe).opened() as (_, _, source):
+        assert source.signal(None).counts
+
+
+def test_components_that_read_signals_are_made_for_it_and_closed(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    kdtool.run(recipe)
+    found = _signals(recipe)
+    planned = found._context.assembly.shared["signals"]
+    closed: list[Any] = []
+
+    def close(self: Any) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(type(planned), "kdtool_close", close)
+    with found.opened() as (_, _, source):
+        assert source.signal(None).counts
+        assert closed == []
+    assert [type(cache) for cache in closed] == [type(planned)]
+    assert closed[0] is not planned

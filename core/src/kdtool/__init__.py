@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from kdtool._layers import pair_layers as pair_layers
     from kdtool._vocabulary import Vocabularies as Vocabularies
     from kdtool._vocabulary import compare_vocabularies as compare_vocabularies
+    from kdtool._run.plan import PlannedSignals as PlannedSignals
     from kdtool._run.plan import PlannedStage as PlannedStage
     from kdtool._sweep import sweep as sweep
     from kdtool._sweep.points import SweepPoint as SweepPoint
@@ -152,7 +153,7 @@ _HOMES = {
     "kdtool._alignment": ("meeting_points",),
     "kdtool._layers": ("pair_layers",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
-    "kdtool._run.plan": ("PlannedStage",),
+    "kdtool._run.plan": ("PlannedSignals", "PlannedStage"),
     "kdtool._sweep": ("sweep",),
     "kdtool._sweep.points": ("SweepPoint",),
     "kdtool._sweep.record": ("SweepResults",),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kdtool._contract.kinds import Cache, Loss, Teacher
@@ -87,8 +88,11 @@ def _untakeable(
 ) -> Problem | None:
     """Say where a cache must ask of the teacher what that does not offer."""
     cache, asked = built[source.key].instance(), built[teacher.key].instance()
-    wanted = cache.kdtool_wanted(Want(met)) if isinstance(cache, Cache) else None
-    if wanted is None or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
+    wanted: object = None
+    if isinstance(cache, Cache):
+        with suppress(Exception):  # whoever is to blame is told when the run asks for it
+            wanted = cache.kdtool_wanted(Want(met))
+    if not isinstance(wanted, Want) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
         return None
     kinds = "+".join(sorted(wanted.kinds))
     message = f"{source.use} is made of {kinds}, but teacher {teacher.name!r} ({teacher.use}) offers {_offers(asked)}"

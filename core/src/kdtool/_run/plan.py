@@ -8,19 +8,73 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._assembly import Assembly
+from kdtool._contract.models import Tokenizer
+from kdtool._contract.signals import Want
+from kdtool._contract.text import RowSource
+from kdtool._contract.training import SignalSource
+from kdtool._errors import StorageError
+from kdtool._recipe.model import of_kind
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.context import Context, close_components
-from kdtool._run.graph import GRAPH, Node
+from kdtool._run.data import rows_of
+from kdtool._run.graph import GRAPH, Node, Stage
 from kdtool._run.licences import licences_of
+from kdtool._run.record import component_record
+from kdtool._run.results import ComponentRecord
 from kdtool._run.sealed import read_sealed
-from kdtool._run.stages import add_stages
+from kdtool._run.signals import from_cache
+from kdtool._run.stages import Stages, add_stages
 
-__all__ = ["PlannedStage", "last_nodes", "plan_run"]
+__all__ = ["PlannedSignals", "PlannedStage", "last_nodes", "plan_run"]
+
+
+@dataclass(frozen=True)
+class PlannedSignals:
+    """Signals that a cache records: whose they are, what is kept of them, where they lie, and how they are read.
+
+    Attributes:
+        teacher: who gives them.
+        cache: who records and recalls them.
+        want: what all phases that learn from them want.
+        folder: where they are or will be; of an interrupted recording, where there is what it has so far.
+    """
+
+    teacher: ComponentRecord
+    cache: ComponentRecord
+    want: Want
+    folder: Path
+    _rows: Node = field(repr=False, compare=False)
+    _context: Context = field(repr=False, compare=False)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[RowSource, Tokenizer, SignalSource]]:
+        """Give the rows, the teacher's tokenizer, which reads them, and what the cache recalls of them.
+
+        The components are made for this, and closed afterwards. Since 0.1.
+
+        Raises:
+            StorageError: the signals or their rows are not there.
+        """
+        for what, there in (("signals", self.folder.is_dir()), ("rows of the signals", self._rows.exists)):
+            if not there:
+                raise StorageError(f"the {what} of {self.teacher.name} are not there; run the recipe to make them")
+        before = self._context.assembly
+        assembly = Assembly(before.recipe, before.built_for(), before.arms, before.built)
+        assembly.complain = before.complain
+        context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
+        try:
+            run = context.info(Stage("signals"), context.folder)
+            tokenizer = context.hooks.kdtool_tokenizer.of(self.teacher.name)(run)
+            source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
+            yield rows_of(self._rows), tokenizer, source
+        finally:
+            close_components(context.hooks, set(assembly.shared), context.say)
 
 
 @dataclass(frozen=True)
@@ -32,12 +86,14 @@ class PlannedStage:
         action: "reuse" what is there, "continue" what was interrupted, or "run".
         why: what has changed since the last run, a line each; empty where it is reused.
         path: the folder in which its artefact is, or will be.
+        signals: what there is to know of recorded signals; None for all other stages.
     """
 
     name: str
     action: Literal["reuse", "continue", "run"]
     why: tuple[str, ...] = ()
     path: Path = Path()
+    signals: PlannedSignals | None = field(default=None, compare=False)
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
@@ -59,11 +115,14 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
         assembly, folder, Artefacts(store), Artefacts(folder), True, hooks, licences=licences_of(assembly, hooks)
     )
     try:
-        graph = add_stages(context, make=lambda _: None).graph
+        stages = add_stages(context, make=lambda _: None)
     finally:
         close_components(context.hooks, set(assembly.shared), context.say)
-    before = last_nodes(folder)
-    return tuple(replace(_planned(node, before), path=node.path) for node in graph.nodes.values())
+    before, signals = last_nodes(folder), dict(_signals(context, stages))
+    return tuple(
+        replace(_planned(node, before), path=node.path, signals=signals.get(name))
+        for name, node in stages.graph.nodes.items()
+    )
 
 
 def last_nodes(folder: Path) -> Mapping[str, Any]:
@@ -75,11 +134,30 @@ def last_nodes(folder: Path) -> Mapping[str, Any]:
     return nodes
 
 
+def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, PlannedSignals]]:
+    """Yield what there is to know of the recorded signals, by the names of their stages."""
+    built = context.assembly.built_for()
+    for phase in context.assembly.arms["student"]:
+        own = stages.materials[phase.name]
+        for teacher, node in own.signals.items():
+            (cache,) = of_kind(phase.sources, "cache")
+            kinds, layers, temperature = node.parts["want"]
+            folder = _partial(node) if _partial(node).is_dir() and not node.exists else node.path
+            who = component_record(built[teacher]), component_record(built[cache.path])
+            want = Want(frozenset(kinds), tuple(layers), temperature)
+            rows = own.teacher_rows.get(teacher, own.rows)
+            yield node.name, PlannedSignals(*who, want, folder, rows, context)
+
+
+def _partial(node: Node) -> Path:
+    return node.path.with_name(node.path.name + ".partial")
+
+
 def _planned(node: Node, before: Mapping[str, Any]) -> PlannedStage:
     if node.exists:
         return PlannedStage(node.name, "reuse")
     last = before.get(node.name)
-    if node.path.with_name(node.path.name + ".partial").is_dir():
+    if _partial(node).is_dir():
         return PlannedStage(node.name, "continue", ("it was interrupted",))
     if last is None:
         return PlannedStage(

@@ -20,7 +20,7 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "save", "shard_name", "verified"]
+__all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "load_manifests", "save", "shard_name", "verified"]
 
 FORMAT = 2
 ONCE = "teacher"
@@ -73,6 +73,18 @@ def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise kdtool.StorageError(f"{path} is damaged: {error!r}; {REMEDY}") from error
+
+
+def load_manifests(folder: Path) -> tuple[Mapping[str, Any] | None, dict[str, Mapping[str, Any]]]:
+    """Return the manifest of what is kept once, None where nothing is recorded, and those of the shards, by name.
+
+    Raises:
+        kdtool.StorageError: a manifest is damaged or of another format.
+    """
+    once, shards = load_manifest(folder, ONCE), dict[str, Mapping[str, Any]]()
+    while once is not None and (manifest := load_manifest(folder, shard_name(len(shards)))) is not None:
+        shards[shard_name(len(shards))] = manifest
+    return once, shards
 
 
 def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_shards._files import ONCE, REMEDY, load_manifest, shard_name, verified
+from kdtool_shards._files import ONCE, REMEDY, load_manifests, verified
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,17 +39,21 @@ class RecordedRows:
     """
 
     def __init__(self, folder: Path) -> None:
-        manifest = load_manifest(folder, ONCE)
+        manifest, shards = load_manifests(folder)
         if manifest is None:
             raise kdtool.StorageError(f"{folder} holds no recorded signals; {REMEDY}")
         self.facts = manifest
         """The teacher's `fingerprint`, and the facts that are kept once."""
         self._folder = folder
-        self._manifests = {ONCE: manifest}
+        self._manifests = {ONCE: manifest, **shards}
         self._verified: set[str] = set()
         self._open: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._starts: dict[str, dict[str, list[int]]] = {}
-        self._rows = self._read_rows()
+        self._starts = {name: _starts(shard["lengths"]) for name, shard in shards.items()}
+        self._rows = {
+            key: RecordedRow(name, index, labels)
+            for name, shard in shards.items()
+            for index, (key, labels) in enumerate(zip(shard["rows"], shard["labels"], strict=True))
+        }
 
     def once(self) -> dict[str, Tensor]:
         """Return the tensors that are kept once, read from disk."""
@@ -94,18 +98,6 @@ class RecordedRows:
             start, stop = self._starts[row.shard][name][row.index : row.index + 2]
             pieces.append(shard[name][start:stop])
         return pieces
-
-    def _read_rows(self) -> dict[str, RecordedRow]:
-        rows: dict[str, RecordedRow] = {}
-        for name in map(shard_name, count()):
-            manifest = load_manifest(self._folder, name)
-            if manifest is None:
-                return rows
-            self._manifests[name] = manifest
-            self._starts[name] = _starts(manifest["lengths"])
-            for index, (key, labels) in enumerate(zip(manifest["rows"], manifest["labels"], strict=True)):
-                rows[key] = RecordedRow(name, index, labels)
-        raise AssertionError("count() does not end")
 
     def _shard(self, name: str) -> dict[str, Tensor]:
         """Return a shard's tensors, mapped into memory."""

@@ -1,0 +1,77 @@
+"""Which recording is meant: from a recipe, or the folder of a finished run, to the signals that it plans."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kdtool
+
+__all__ = ["find_signals"]
+
+_KIND = "signals/"
+_BESIDE = (
+    "without a cache, or without a loss that learns from the teacher, nothing is: the teacher runs beside the student"
+)
+
+
+def find_signals(
+    source: Path, settings: Mapping[str, str], store: Path | None, name: str | None
+) -> tuple[str, kdtool.PlannedSignals]:
+    """Return the name and the signals that are meant; they are there, perhaps not whole.
+
+    Args:
+        source: a recipe's file, or the folder of a finished run.
+        settings: laid over the recipe.
+        store: the folder that runs share; None for the run's own, or the user's.
+        name: which signals, with or without `signals/` in front; None for the only ones.
+
+    Raises:
+        UsageError: none are recorded, by this recipe or until now, or it is not clear which are meant.
+    """
+    recipe, store = _of_run(source, store) if source.is_dir() else (source, store)
+    stages = kdtool.plan(recipe, settings, store=store)
+    found = {stage.name: stage.signals for stage in stages if stage.signals is not None}
+    if not found:
+        raise kdtool.UsageError(f"{source} records no signals; {_BESIDE}. `signals: {{use: states}}` would record them")
+    chosen = _chosen(source, list(found), name)
+    if not found[chosen].folder.is_dir():
+        words = [
+            "kdtool",
+            "run",
+            str(source),
+            *(word for pair in settings.items() for word in ("--set", "=".join(pair))),
+        ]
+        words += ["--store", str(store)] if store is not None else []
+        how = "run its recipe again" if source.is_dir() else f"record them with: {shlex.join(words)}"
+        raise kdtool.UsageError(f"{chosen} of {source} is not recorded yet; {how}")
+    return chosen, found[chosen]
+
+
+def _chosen(source: Path, names: list[str], name: str | None) -> str:
+    if name is None and len(names) == 1:
+        return names[0]
+    wanted = [known for known in names if name in {known, known.removeprefix(_KIND)}]
+    if wanted:
+        return wanted[0]
+    problem = f"{source} records several signals" if name is None else f"{source} records no signals called {name!r}"
+    raise kdtool.UsageError(f"{problem}; choose by --signals: {', '.join(names)}")
+
+
+def _of_run(folder: Path, store: Path | None) -> tuple[Mapping[str, Any], Path | None]:
+    """Return the recipe of a finished run, and the store that it used where none is given."""
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        recipe, stages = results["recipe"], results["stages"]
+    except FileNotFoundError as error:
+        raise kdtool.UsageError(
+            f"{folder} holds no finished run: there is no {path}; name its recipe instead"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise kdtool.StorageError(f"{path} cannot be read: {error!r}; name the recipe instead") from error
+    stores = [(folder / stage["path"]).parents[1] for stage in stages if stage["name"].startswith(_KIND)]
+    return recipe, store or next(iter(stores), None)

@@ -1,0 +1,126 @@
+"""A recording and a sample as lines for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
+import kdtool
+
+from kdtool_command_data._recording import Recording
+from kdtool_command_data._sample import Position, Sample, Token
+
+__all__ = ["recording_lines", "sample_lines"]
+
+WIDTH = 100
+_NAMES = 10
+_TEXT, _LABEL, _TOKEN = 24, 12, 14
+_LEFT = 8 + 2 + _TEXT + 2 + _LABEL + 1 + 5 + 2
+_FORMS = {
+    "logits": "probabilities, from logits",
+    "sampled": "probabilities as shares of draws",
+    "top-k": "probabilities of the tokens that are kept",
+}
+
+
+def recording_lines(found: Recording) -> Iterator[str]:
+    """Yield what is there, a line for each thing."""
+    yield f"{found.signals}: {'whole' if found.whole else 'not whole yet; kdtool run goes on from there'}"
+    layers = f", layers {', '.join(map(str, found.layers))}" if found.layers else ""
+    sparse = not {"sampled", "top-k"}.isdisjoint(found.kinds)
+    yield from _named("folder", found.folder)
+    yield from _named("cache", _component(found.cache))
+    yield from _named("teacher", _component(found.teacher))
+    yield from _named(
+        "holds", f"{', '.join(found.kinds)}{layers}{f', at temperature {found.temperature:g}' if sparse else ''}"
+    )
+    yield from _named("rows", _rows(found))
+    if found.tokens is not None:
+        size = f", {found.bytes_a_token:,.1f} bytes each" if found.bytes_a_token is not None else ""
+        yield from _named("tokens", f"{found.tokens:,} with a label{size}")
+    yield from _named("files", f"{found.files}, {found.bytes:,} bytes; {_state(found)}")
+
+
+def sample_lines(sample: Sample | None) -> Iterator[str]:
+    """Yield a table of the sample's positions."""
+    if sample is None:
+        yield "no tokens are kept, only states: there is nothing to read in a row"
+        return
+    yield f"row {sample.row} ({_cut(_escaped(sample.key), 40)}), {len(sample.positions)} of {sample.labels} labels"
+    yield f"{_FORMS[sample.form]}, at temperature {sample.temperature:g}"
+    yield f"{'position':>8}  {'text so far':<{_TEXT}}  {'label':<{_LABEL}} {'p':>5}  the teacher's tokens"
+    for position in sample.positions:
+        yield from _position_lines(position)
+
+
+def _position_lines(position: Position) -> Iterator[str]:
+    label = position.label
+    own = "-" if label.probability is None else f"{label.probability:.3f}"
+    first, *others = _filled([*map(_token, position.tokens), *_rest(position)], WIDTH - _LEFT) or [""]
+    text = _cut(_escaped(position.before), _TEXT, end=False)
+    yield f"{position.position:>8}  {text:<{_TEXT}}  {_quoted(label.text, _LABEL):<{_LABEL}} {own:>5}  {first}".rstrip()
+    for line in others:
+        yield " " * _LEFT + line
+
+
+def _rest(position: Position) -> list[str]:
+    return [f"rest {position.rest:.3f}"] if position.rest >= 0.0005 else []
+
+
+def _token(token: Token) -> str:
+    return f"{_quoted(token.text, _TOKEN)} {token.probability:.3f}"
+
+
+def _filled(cells: Sequence[str], width: int) -> list[str]:
+    """Put cells into as few lines as hold them; a cell is never divided, as its spaces are a token's own."""
+    lines: list[str] = []
+    for cell in cells:
+        if lines and len(lines[-1]) + 2 + len(cell) <= width:
+            lines[-1] += f"  {cell}"
+        else:
+            lines.append(cell)
+    return lines
+
+
+def _quoted(text: str, width: int) -> str:
+    return f"'{_cut(_escaped(text), width - 2)}'"
+
+
+def _escaped(text: str) -> str:
+    """Write line ends, tabs and whatever a terminal would act on as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _cut(text: str, width: int, *, end: bool = True) -> str:
+    """Shorten a text at its end, or at its beginning."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width - 1]}…" if end else f"…{text[1 - width :]}"
+
+
+def _named(name: str, text: str) -> Iterator[str]:
+    for number, line in enumerate(wrap(text, WIDTH - _NAMES, break_long_words=False, break_on_hyphens=False)):
+        yield f"  {'' if number else name:<{_NAMES - 2}}{line}"
+
+
+def _component(record: kdtool.ComponentRecord) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in record.config.items() if value is not None)
+    origin = f" ({record.distribution} {record.version})" if record.distribution else ""
+    return f"{record.use}{origin}{': ' if settings else ''}{settings}"
+
+
+def _rows(found: Recording) -> str:
+    every = f"{found.rows:,} of {found.row_length:,} tokens"
+    if found.recorded is None:
+        return f"{every}; how many are recorded, only the cache knows"
+    if found.recorded == found.rows:
+        return f"{every}, all recorded"
+    missing = f"missing are {found.rows - found.recorded:,}: {found.recorded} to {found.rows - 1}"
+    return f"{every}, {found.recorded:,} recorded; {missing}"
+
+
+def _state(found: Recording) -> str:
+    if found.damaged:
+        return f"damaged are {len(found.damaged)}"
+    what = "every hash" if found.checked == "hashes" else "every size"
+    return f"{what} is what was written" if found.whole or found.recorded is not None else "nothing says what they were"

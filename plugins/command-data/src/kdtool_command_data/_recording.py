@@ -1,0 +1,140 @@
+"""What lies on disk of a recording: rows, tokens, files, and whether these are what was written.
+
+A complete artefact has a `manifest.json` with size and SHA-256 of every file, whichever cache wrote them. How many rows and
+tokens there are, and what of an interrupted recording is whole, say the manifests of `kdtool_shards`; of caches that are not
+built on it, that stays unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import kdtool
+
+__all__ = ["Damage", "Recording", "read_recording"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written, and why."""
+
+    file: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Recorded signals. What cannot be known of a cache's files is None.
+
+    `kinds`, `layers` and `temperature` are what was wanted of the signals. `row_length` counts tokens, `recorded` rows that
+    are whole, `tokens` labelled positions in them. `bytes_a_token` leaves out what is kept once, such as a head.
+    """
+
+    signals: str
+    whole: bool
+    folder: str
+    cache: kdtool.ComponentRecord
+    teacher: kdtool.ComponentRecord
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    temperature: float
+    rows: int
+    row_length: int
+    recorded: int | None
+    tokens: int | None
+    files: int
+    bytes: int
+    bytes_a_token: float | None
+    checked: Literal["sizes", "hashes"]
+    damaged: tuple[Damage, ...]
+
+    def require_row(self, index: int) -> None:
+        """Refuse a row that is not there.
+
+        Raises:
+            UsageError: there are not so many rows, or it is not recorded yet.
+        """
+        if index >= self.rows:
+            raise kdtool.UsageError(f"--row {index}: there are rows 0 to {self.rows - 1}")
+        if self.recorded and index >= self.recorded:
+            raise kdtool.UsageError(
+                f"--row {index} is not recorded yet: there are rows 0 to {self.recorded - 1} so far"
+            )
+
+
+def read_recording(name: str, signals: kdtool.PlannedSignals, rows: kdtool.RowSource, *, verify: bool) -> Recording:
+    """Look at the files of recorded signals, with `verify` at every byte.
+
+    Raises:
+        StorageError: a manifest is damaged, so that nothing can be said.
+    """
+    folder = signals.folder
+    files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    whole = (folder / MANIFEST).is_file()
+    once, shards = _shards(folder)
+    tokens = sum(sum(shard["labels"]) for shard in shards.values()) if once else None
+    expected = _files(folder) if whole else {**once, **shards}
+    problems = ((file, _problem(folder / file, facts, verify=verify)) for file, facts in expected.items())
+    return Recording(
+        signals=name,
+        whole=whole,
+        folder=str(folder),
+        cache=signals.cache,
+        teacher=signals.teacher,
+        kinds=tuple(sorted(signals.want.kinds)),
+        layers=signals.want.layers,
+        temperature=signals.want.temperature,
+        rows=len(rows),
+        row_length=rows.length,
+        recorded=sum(len(shard["rows"]) for shard in shards.values()) if once else len(rows) if whole else None,
+        tokens=tokens,
+        files=len(files),
+        bytes=sum(files),
+        bytes_a_token=sum(shard["bytes"] for shard in shards.values()) / tokens if tokens else None,
+        checked="hashes" if verify else "sizes",
+        damaged=tuple(Damage(file, problem) for file, problem in problems if problem),
+    )
+
+
+def _shards(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the manifests of `kdtool_shards` by file: of what is kept once, and of the shards; none of other caches."""
+    from kdtool_shards import load_manifests
+
+    once, shards = load_manifests(folder)
+    return {"teacher.safetensors": once} if once else {}, {f"{name}.safetensors": each for name, each in shards.items()}
+
+
+def _files(folder: Path) -> Mapping[str, Any]:
+    """Return size and SHA-256 of a complete artefact's files."""
+    path = folder / MANIFEST
+    try:
+        files: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise kdtool.StorageError(
+            f"{path} is damaged: {error!r}; delete the folder and run again to record the signals anew"
+        ) from error
+    return files
+
+
+def _problem(path: Path, facts: Mapping[str, Any], *, verify: bool) -> str:
+    """Say what is wrong with a file, "" for nothing."""
+    try:
+        size = path.stat().st_size
+        if size != facts["bytes"]:
+            return f"has {size:,} bytes instead of {facts['bytes']:,}"
+        if verify:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                    return "is not what was written: its SHA-256 is another"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
