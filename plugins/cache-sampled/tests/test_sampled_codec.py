@@ -65,10 +65,13 @@ def test_ranks_put_a_row_s_frequent_labels_first(given_rows: list[list[int]]) ->
     ranks = Ranks(labels, np.repeat(np.arange(len(given_rows)), [len(row) for row in given_rows]))
     for number, row in enumerate(given_rows):
         expected = sorted(set(row), key=lambda token: (-row.count(token), token))
-        expected += [token for token in range(20) if token not in row]
-        where = np.full(20, number)
-        assert ranks.tokens(np.arange(20), where).tolist() == expected
-        assert ranks.of(np.array(expected), where).tolist() == list(range(20))
+        where = np.full(len(expected), number)
+        assert ranks.tokens(np.arange(len(expected)), where).tolist() == expected
+        assert ranks.of(np.array(expected), where).tolist() == list(range(len(expected)))
+        others = np.array([token for token in range(20) if token not in row])
+        where = np.full(len(others), number)
+        assert ranks.of(others, where).tolist() == [len(expected) + token for token in others]
+        assert ranks.tokens(others + len(expected), where).tolist() == others.tolist()
 
 
 def test_a_label_among_the_tokens_costs_less_than_another_token() -> None:

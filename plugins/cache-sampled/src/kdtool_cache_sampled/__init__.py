@@ -120,7 +120,7 @@ class Sampled(_Tokens):
         return KeptDraws(temperature, self.config.draws, systematic=self.config.design == "systematic")
 
     def bytes_a_token(self) -> float:
-        return 1.6 * self.config.draws**0.7  # measured: 7 at 8 draws, 13 at 20, 39 at 100 (docs/benchmarks.md)
+        return 1.6 * float(self.config.draws**0.7)  # measured: 13 at 20 draws, 39 at 100 (docs/benchmarks.md)
 
 
 class TopK(_Tokens):

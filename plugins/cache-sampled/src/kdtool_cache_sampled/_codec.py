@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import zstandard
@@ -59,27 +58,31 @@ def decode(blobs: Sequence[bytes], labels: Ints, total: int | None = None) -> tu
     Raises:
         ValueError: a blob is not what `encode` gave for these labels.
     """
-    rows = [_streams(blob) for blob in blobs]
+    zstd = zstandard.ZstdDecompressor()  # one for each call: it must not be shared by threads
+    rows = [_streams(blob, zstd) for blob in blobs]
     lengths, distances, stored = (np.concatenate([row[part] for row in rows]) for part in range(3))
     if len(lengths) != len(labels):
         raise ValueError(f"{len(lengths)} positions were recorded, {len(labels)} have a label")
-    width = int(lengths.max(initial=0))
-    within = np.arange(width) < lengths[:, None]
-    steps = np.zeros(within.shape, np.int64)
-    steps[within] = distances + 1
-    ranks = steps.cumsum(1)[within] - 1
+    starts, within = lengths.cumsum() - lengths, np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ranks = (distances + 1).cumsum()
+    ranks -= np.repeat(np.append(0, ranks)[starts] + 1, lengths)
     row_of = np.repeat(np.arange(len(rows)), [len(row[0]) for row in rows])
-    others = ranks > 0
-    tokens = np.repeat(labels, lengths)
+    others, tokens = ranks > 0, np.repeat(labels, lengths)
     tokens[others] = Ranks(labels, row_of).tokens(ranks[others] - 1, np.repeat(row_of, lengths)[others])
+    numbers = stored + 1 if total is None else _completed(stored + 1, starts, len(ranks), total)
     ids, values = np.full(within.shape, -1, np.int64), np.zeros(within.shape, np.int64)
-    ids[within] = tokens
-    if total is None:
-        values[within] = stored + 1
-    else:
-        values[:, 1:][within[:, 1:]] = stored + 1
-        values[:, :1] = (total - values.sum(1))[:, None]
+    ids[within], values[within] = tokens, numbers
     return ids, values
+
+
+def _completed(later: Ints, starts: Ints, count: int, total: int) -> Ints:
+    """Return all tokens' values: those that come `later` than a position's first, and what is left for the first."""
+    values, first = np.zeros(count, np.int64), np.zeros(count, bool)
+    first[starts] = True
+    values[~first] = later
+    if count:
+        values[starts] = total - np.add.reduceat(values, starts)
+    return values
 
 
 def _planes(values: Ints) -> list[bytes]:
@@ -90,7 +93,7 @@ def _planes(values: Ints) -> list[bytes]:
     ]
 
 
-def _streams(blob: bytes) -> list[Ints]:
+def _streams(blob: bytes, zstd: zstandard.ZstdDecompressor) -> list[Ints]:
     """Return a blob's lengths, distances and values."""
     count, *planes = np.frombuffer(blob, "<u4", 4).tolist()
     sizes = np.frombuffer(blob, "<u4", sum(planes), 4 * _SIZE)
@@ -98,13 +101,13 @@ def _streams(blob: bytes) -> list[Ints]:
     streams: list[Ints] = []
     taken = iter(sizes.tolist())
     for number in planes:
-        stream: Any = 0
+        parts = []
         for plane in range(number):
             size = next(taken)
-            content = zstandard.decompress(blob[place : place + size])
-            stream = stream + (np.frombuffer(content, np.uint8).astype(np.int64) << 8 * plane)
+            part = np.frombuffer(zstd.decompress(blob[place : place + size]), np.uint8).astype(np.int64)
+            parts.append(part << 8 * plane if plane else part)
             place += size
-        streams.append(stream)
+        streams.append(sum(parts[1:], parts[0]))
     if len(streams[0]) != count:
         raise ValueError(f"a row says {count} positions and holds {len(streams[0])}")
     return streams

@@ -16,7 +16,7 @@ _ROW = 1 << 40
 
 
 class Ranks:
-    """The order of tokens in each of several rows.
+    """The order of tokens in each of several rows: its U different labels by frequency, then token v with rank U + v.
 
     Args:
         labels: [N], those of all rows, one row after the other.
@@ -25,28 +25,24 @@ class Ranks:
 
     def __init__(self, labels: Ints, rows: Ints) -> None:
         self._keys, counts = np.unique(rows * _ROW + labels, return_counts=True)
-        row, self._tokens = np.divmod(self._keys, _ROW)
-        self._starts = np.searchsorted(row, np.arange(int(rows.max(initial=-1)) + 2))
-        self._order = np.lexsort((self._tokens, -counts, row))
-        self._place = np.empty_like(self._order)
-        self._place[self._order] = np.arange(len(self._order))
-        # how many tokens that are no label are below each label
-        self._below = row * _ROW + self._tokens - (np.arange(len(row)) - self._starts[row])
+        row, tokens = np.divmod(self._keys, _ROW)
+        starts = np.searchsorted(row, np.arange(int(rows.max(initial=-1)) + 2))
+        self._starts, self._different = starts[:-1], np.diff(starts)
+        self._order = np.lexsort((tokens, -counts, row))
+        self._frequent = tokens[self._order]
 
     def of(self, tokens: Ints, rows: Ints) -> Ints:
         """Return the tokens' ranks in their rows, from 0."""
         keys = rows * _ROW + tokens
-        place, start = np.searchsorted(self._keys, keys), self._starts[rows]
+        place, ranks = np.searchsorted(self._keys, keys), tokens + self._different[rows]
         known = np.append(self._keys, -1)[place] == keys
-        ranks = tokens - (place - start) + (self._starts[rows + 1] - start)
-        ranks[known] = self._place[place[known]] - start[known]
+        place_by_frequency = self._order.argsort()
+        ranks[known] = place_by_frequency[place[known]] - self._starts[rows[known]]
         return np.asarray(ranks)
 
     def tokens(self, ranks: Ints, rows: Ints) -> Ints:
         """Return the tokens of these ranks in their rows: what `of` was given."""
-        start = self._starts[rows]
-        others = ranks - (self._starts[rows + 1] - start)
-        found: Ints = others + np.searchsorted(self._below, rows * _ROW + others, side="right") - start
-        known = others < 0
-        found[known] = self._tokens[self._order[start[known] + ranks[known]]]
-        return found
+        found = ranks - self._different[rows]
+        known = found < 0
+        found[known] = self._frequent[self._starts[rows[known]] + ranks[known]]
+        return np.asarray(found)
