@@ -110,8 +110,9 @@ def check(
 
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
-        student takes under them), `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on
-        this machine), `forecast` (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
+        student takes under them), `mixtures` (a line on each loss that learns from several teachers at once),
+        `vocabularies` (the student's beside each teacher's; null where a tokenizer is not on this machine), `forecast`
+        (memory, disk, tokens, time, …), `fits`, `limits`, `remedies` and `proposal`.
 
     Raises:
         RecipeError: with all that is wrong, or all that this machine lacks.

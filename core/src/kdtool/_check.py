@@ -30,6 +30,7 @@ from kdtool._run.graph import Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.missing import refuse_missing
 from kdtool._run.record import component_record
+from kdtool._run.terms import mixtures_noted
 from kdtool._run.vocabularies import compared_here
 
 __all__ = ["check_recipe"]
@@ -82,6 +83,7 @@ def check_recipe(
             "trainable": found.trainable,
             "licences": found.licences,
             "vocabularies": found.vocabularies,
+            "mixtures": mixtures_noted(found.assembly),
             "forecast": found.forecast,
             "limits": {"memory": memory, "disk": disk, "memory_given": limit is not None},
             "fits": fits,

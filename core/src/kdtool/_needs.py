@@ -1,11 +1,12 @@
 """What losses need of their teachers, compared with what these, or the cache before them, offer.
 
-`assemble` asks for the problems of a recipe; the run asks whom a loss learns from.
+`assemble` asks for the problems of a recipe; the run asks whom a loss learns from. A loss may learn from a mixture of
+teachers, where it compares the probabilities of single tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,21 +15,48 @@ from kdtool._contract.signals import Offer, Want
 from kdtool._errors import Problem
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
+from kdtool._registration import implements
 
 if TYPE_CHECKING:
     from kdtool._assembly import Built
 
-__all__ = ["needs_problems", "teacher_of"]
+__all__ = ["needs_problems", "shares_in_words", "teachers_of"]
+
+_MIXED: tuple[frozenset[Offer], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
+"""What can be mixed: of other tokens than their own, top-k ones say nothing."""
+_OF_ONE_MODEL = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
+"""Hooks by which a loss compares what only one model has."""
 
 
-def teacher_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> ComponentSpec | None:
-    """Return the teacher that a loss learns from; None for one that needs none, or where it cannot be told."""
+def teachers_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> list[tuple[ComponentSpec, float]]:
+    """Return the teachers that a loss learns from, each with its share, in the recipe's order.
+
+    Empty for a loss that needs none, or where one cannot be told.
+    """
     teachers = of_kind(phase.sources, "teacher")
     if not loss.needs:
-        return None
+        return []
     if spec.teacher is None:
-        return teachers[0] if len(teachers) == 1 else None
-    return next((teacher for teacher in teachers if spec.teacher in {teacher.name, teacher.path}), None)
+        return [(teachers[0], 1.0)] if len(teachers) == 1 else []
+    if _unknown(spec, teachers):
+        return []
+    shares = _shares(spec)
+    asked = [(each, sum(shares.get(name, 0.0) for name in {each.name, each.path})) for each in teachers]
+    return [(teacher, share) for teacher, share in asked if share > 0]
+
+
+def shares_in_words(shares: Mapping[str, float]) -> str:
+    """Return the shares of a mixture as users read them: `big 70 %, small 30 %`."""
+    return ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
+
+
+def _shares(spec: ComponentSpec) -> Mapping[str, float]:
+    return {spec.teacher: 1.0} if isinstance(spec.teacher, str) else spec.teacher or {}
+
+
+def _unknown(spec: ComponentSpec, teachers: Sequence[ComponentSpec]) -> list[str]:
+    known = {name for teacher in teachers for name in (teacher.name, teacher.path)}
+    return [name for name in _shares(spec) if name not in known]
 
 
 def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
@@ -39,24 +67,57 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
             loss = built[spec.key].instance()
             if not isinstance(loss, Loss) or not loss.needs:
                 continue
-            teacher = teacher_of(spec, loss, phase)
-            if teacher is None:
+            teachers = [teacher for teacher, _ in teachers_of(spec, loss, phase)]
+            if not teachers:
                 yield _no_teacher(recipe, phase, spec)
-                continue
-            source = next(iter(of_kind(phase.sources, "cache")), teacher)
-            met = _met(loss, built[source.key].instance())
-            if met is None:
-                yield _unmet(recipe, spec, loss, source, built)
-            elif problem := _untakeable(recipe, source, teacher, met, built):
-                yield problem
-            elif met & {"sampled", "top-k"}:
-                first = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
-                if loss.temperature != first[1]:
-                    message = (
-                        f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one alone"
-                    )
-                    remedy = f"{first[0]} works at {first[1]:g}: give both the same, or take signals of all logits"
-                    yield problem_at(recipe, spec.key, message, remedy)
+            for teacher in teachers:
+                source = _source(phase, teacher)
+                met = _met(loss, built[source.key].instance())
+                if met is None:
+                    yield _unmet(recipe, spec, loss, source, built)
+                elif problem := _untakeable(recipe, source, teacher, met, built):
+                    yield problem
+                elif met & {"sampled", "top-k"}:
+                    first = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
+                    if loss.temperature != first[1]:
+                        yield _two_temperatures(recipe, spec, loss, first)
+            if len(teachers) > 1:
+                yield from _unmixable(recipe, phase, spec, loss, teachers, built)
+
+
+def _source(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
+    return next(iter(of_kind(phase.sources, "cache")), teacher)
+
+
+def _two_temperatures(recipe: Recipe, spec: ComponentSpec, loss: Loss, first: tuple[str, float]) -> Problem:
+    message = f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one alone"
+    remedy = f"{first[0]} works at {first[1]:g}: give both the same, or take signals of all logits"
+    return problem_at(recipe, spec.key, message, remedy)
+
+
+def _unmixable(
+    recipe: Recipe,
+    phase: PhaseSpec,
+    spec: ComponentSpec,
+    loss: Loss,
+    teachers: Sequence[ComponentSpec],
+    built: Mapping[KeyPath, Built],
+) -> Iterator[Problem]:
+    """Say why what a loss learns of several teachers has no mixture."""
+    key = (*spec.key, "teacher")
+    if any(implements(type(loss), name) for name in _OF_ONE_MODEL):
+        message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
+        yield problem_at(
+            recipe, key, message, "name one teacher; or have the loss twice, under two names, one for each"
+        )
+        return
+    met = {each.name: _met(loss, built[_source(phase, each).key].instance()) for each in teachers}
+    forms = {form for form in met.values() if form is not None}
+    if len(forms) > 1 or not forms <= set(_MIXED):
+        given = ", ".join(f"{name} gives {'+'.join(sorted(form))}" for name, form in met.items() if form is not None)
+        message = f"is a mixture, but {given}: all must give logits, or all sampled tokens"
+        reason = "what a teacher thinks of tokens outside its top k is not known, and the mixture needs it"
+        yield problem_at(recipe, key, message, reason if frozenset({"top-k"}) in forms else "")
 
 
 def _met(loss: Loss, source: object) -> frozenset[Offer] | None:
@@ -67,7 +128,8 @@ def _met(loss: Loss, source: object) -> frozenset[Offer] | None:
 
 def _no_teacher(recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec) -> Problem:
     names = ", ".join(item.name for item in of_kind(phase.sources, "teacher"))
-    message = f"names the teacher {spec.teacher!r}, which is not there" if spec.teacher else "needs one teacher"
+    unknown = _unknown(spec, of_kind(phase.sources, "teacher"))
+    message = f"names the teacher {unknown[0]!r}, which is not there" if unknown else "needs one teacher"
     remedy = f"teachers: {names}; write `teacher: NAME` in the loss" if names else "add `teacher: {use: …}`"
     return problem_at(recipe, spec.key, message, remedy)
 

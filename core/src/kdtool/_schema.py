@@ -48,9 +48,20 @@ _SHARE: Mapping[str, Any] = {
     "exclusiveMinimum": 0,
     "maximum": 1,
 }
+_TEACHER: Mapping[str, Any] = {
+    "description": "Which teacher it learns from; or several with their shares, whose probabilities are mixed.",
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "additionalProperties": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": False}]},
+            "minProperties": 1,
+        },
+    ],
+}
 _OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
     "corpus": {"share": _SHARE},
-    "loss": {"weight": _WEIGHT, "teacher": {"type": "string", "description": "Which teacher it learns from."}},
+    "loss": {"weight": _WEIGHT, "teacher": _TEACHER},
     "tracker": {"required": {"type": "boolean", "description": "Whether its failure stops the run."}},
 }
 

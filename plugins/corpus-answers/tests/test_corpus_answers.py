@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +20,11 @@ from hypothesis import strategies as st
 from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_answers import Answers
 from kdtool_corpus_answers._journal import Journal
+from kdtool_corpus_answers._routing import routed
 
 PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
+MANY = [{"prompt": f"# {number}\n", "id": number} for number in range(400)]
+SHARED = {"ask": {"teachers.a": 0.8, "teachers.b": 0.2}}
 
 
 class Echo(kdtool.Teacher):
@@ -62,8 +66,14 @@ def prompts(folder: Path, lines: Iterable[Mapping[str, Any]] = PROMPTS) -> str:
 
 
 def answers(folder: Path, teacher: kdtool.Teacher, **options: Any) -> list[kdtool.Example]:
-    corpus = Answers(Answers.Config.model_validate({"prompts": (Path(prompts(folder)),)} | options))
-    run = make_run(folder, {"teacher": teacher, "corpora.others": Others(Others.Config())})
+    return shared_answers(folder, {"teacher": teacher}, **options)
+
+
+def shared_answers(
+    folder: Path, teachers: Mapping[str, kdtool.Teacher], lines: Iterable[Mapping[str, Any]] = PROMPTS, **options: Any
+) -> list[kdtool.Example]:
+    corpus = Answers(Answers.Config.model_validate({"prompts": (Path(prompts(folder, lines)),)} | options))
+    run = make_run(folder, {**teachers, "corpora.others": Others(Others.Config())}, say=print)
     return list(corpus.kdtool_examples(run))
 
 
@@ -166,17 +176,119 @@ answers(Path(sys.argv[2]), Slow())
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
 def test_a_killed_process_asks_nothing_twice(tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    command = [sys.executable, "-c", _SLOW, str(Path(__file__).parent), str(tmp_path)]
-    for _ in range(2):
-        before = asked.read_text() if asked.exists() else ""
+    killed_and_resumed(_SLOW, tmp_path, kills=(1, 2))
+    assert sorted((tmp_path / "asked").read_text().split()) == list("01234")
+
+
+def killed_and_resumed(code: str, folder: Path, kills: Iterable[int]) -> None:
+    """Run the code, kill it when so many answers are there in all, each time; then let it finish."""
+    asked = folder / "asked"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder)]
+    for count in kills:
         process = subprocess.Popen(command)
-        while process.poll() is None and (asked.read_text() if asked.exists() else "") == before:
-            pass
+        while process.poll() is None and (len(asked.read_text().split()) if asked.exists() else 0) < count:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, check=True)
-    assert sorted(asked.read_text().split()) == list("01234")
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=30, unique=True), st.floats(0.01, 100))
+def test_whom_a_prompt_goes_to_is_its_id_s_business_alone(names: list[str], factor: float) -> None:
+    shares = {"b": 2.0, "a": 1.0, "c": 0.5}
+    found = {name: routed(name, shares) for name in names}
+    turned = dict(reversed({name: share * 4 for name, share in shares.items()}.items()))  # the same, written otherwise
+    assert found == {name: routed(name, turned) for name in reversed(names)}
+    assert {routed(name, {"only": factor}) for name in names} == {"only"}
+
+
+def test_prompts_are_shared_out_as_the_recipe_says(tmp_path: Path) -> None:
+    teachers = {"teachers.a": Echo(), "teachers.b": Echo()}
+    found = shared_answers(tmp_path, teachers, MANY, **SHARED)
+    asked = {name: {request.id for request in teacher.asked} for name, teacher in teachers.items()}
+    assert {example.id: example.meta["teacher"] for example in found} == {
+        name: teacher for teacher, names in asked.items() for name in names
+    }
+    assert {example.source for example in found} == {"answers of teachers.a", "answers of teachers.b"}
+    assert sum(map(len, asked.values())) == 400
+    assert 280 < len(asked["teachers.a"]) < 360, "five standard deviations about 320"
+    others = {"teachers.a": Echo(), "teachers.b": Echo()}
+    again = shared_answers(tmp_path, others, MANY[::-1][:100], **SHARED, max_tokens=9)
+    assert sum(len(teacher.asked) for teacher in others.values()) == 100
+    known = {example.id: example.meta["teacher"] for example in found}
+    assert all(known[example.id] == example.meta["teacher"] for example in again)
+
+
+def test_the_fallback_answers_what_another_refuses_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teachers = {
+        "teachers.a": Echo({"1": "refused", "3": "refused", "4": "length"}),
+        "teachers.b": Echo({"3": "refused"}),
+    }
+    found = shared_answers(tmp_path, teachers, ask="teachers.a", fallback="teachers.b")
+    assert [example.id for example in found] == ["0", "1", "2"]
+    assert sorted(request.id for request in teachers["teachers.a"].asked) == list("01234")
+    assert sorted(request.id for request in teachers["teachers.b"].asked) == ["1", "3"]
+    first = {request.id: request for request in teachers["teachers.a"].asked}
+    assert all(request == first[request.id] for request in teachers["teachers.b"].asked), "asked the same"
+    (taken,) = (example.meta for example in found if example.id == "1")
+    assert (taken["teacher"], taken["instead_of"]) == ("teachers.b", "teachers.a")
+    assert "instead_of" not in found[0].meta
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "2 answers of teachers.a, 1 answers of teachers.b; left out: 1 refused, 1 cut off at 512 tokens"
+
+
+def test_a_fallback_that_has_a_share_of_its_own_is_asked_in_one_go(tmp_path: Path) -> None:
+    teachers = {"teachers.a": Echo(dict.fromkeys(map(str, range(400)), "refused")), "teachers.b": Echo()}
+    found = shared_answers(tmp_path, teachers, MANY, **SHARED, fallback="teachers.b")
+    assert [example.id for example in found] == [str(number) for number in range(400)]
+    assert {example.meta["teacher"] for example in found} == {"teachers.b"}
+    assert sum("instead_of" in example.meta for example in found) == len(teachers["teachers.a"].asked) > 280
+    assert len(teachers["teachers.b"].asked) == 400
+
+
+@pytest.mark.parametrize("failing", ["teachers.a", "teachers.b"])
+def test_a_failing_teacher_of_several_loses_nothing(tmp_path: Path, failing: str) -> None:
+    refusing = {"3": "refused", "1": "refused"}
+    options: dict[str, Any] = {"ask": "teachers.a", "fallback": "teachers.b"}
+    first = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
+    first[failing].fails_at = 1
+    second = {"teachers.a": Echo(refusing), "teachers.b": Echo()}
+    with pytest.raises(kdtool.ServiceError):
+        shared_answers(tmp_path, first, **options)
+    assert len(shared_answers(tmp_path, second, **options)) == 5
+    for name, expected in (("teachers.a", list("01234")), ("teachers.b", ["1", "3"])):
+        assert sorted(request.id for each in (first, second) for request in each[name].asked) == expected
+
+
+_SLOW_AND_SHARED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_corpus_answers import Echo, shared_answers
+class Slow(Echo):
+    def __init__(self, name, finish):
+        super().__init__(finish)
+        self.name = name
+    def kdtool_answer(self, requests):
+        for answer in super().kdtool_answer(requests):
+            yield answer
+            with (Path(sys.argv[2]) / "asked").open("a") as file:
+                file.write(f"{self.name}{answer.id}\\n")
+            time.sleep(0.3)
+teachers = {"teachers.a": Slow("a", dict.fromkeys("0123", "refused")), "teachers.b": Slow("b", {})}
+found = shared_answers(Path(sys.argv[2]), teachers, ask="teachers.a", fallback="teachers.b")
+assert [example.meta["teacher"][-1] for example in found] == list("bbbba")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_killed_process_asks_none_of_several_twice(tmp_path: Path) -> None:
+    killed_and_resumed(_SLOW_AND_SHARED, tmp_path, kills=(2, 6))
+    asked = (tmp_path / "asked").read_text().split()
+    assert sorted(asked) == ["a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "b3"]
 
 
 @given(st.integers(0, 400))
@@ -228,7 +340,17 @@ def test_conversations_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"prompts": ["a"], "corpus": "b"}, {"prompts": ["a/x", "b/x"]}, {"prompts": ["a"], "stop": [""]}]
+    "wrong",
+    [
+        {},
+        {"prompts": ["a"], "corpus": "b"},
+        {"prompts": ["a/x", "b/x"]},
+        {"prompts": ["a"], "stop": [""]},
+        {"prompts": ["a"], "ask": {}},
+        {"prompts": ["a"], "ask": {"teachers.a": 0}},
+        {"prompts": ["a"], "fallback": "teacher"},
+        {"prompts": ["a"], "ask": {"teachers.a": 1}, "fallback": "teachers.a"},
+    ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
@@ -238,3 +360,5 @@ def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) 
 def test_it_says_what_it_takes_of_whom() -> None:
     assert Answers(Answers.Config(prompts=(Path("a"),), ask="teachers.big")).takes == {"teachers.big": "text"}
     assert set(Answers(Answers.Config(corpus="corpora.b")).takes) == {"teacher", "corpora.b"}
+    several = Answers.Config.model_validate({"corpus": "corpora.b", **SHARED, "fallback": "teachers.c"})
+    assert set(Answers(several).takes) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}

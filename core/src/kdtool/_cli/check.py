@@ -69,6 +69,7 @@ def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"phase {phase}: {count:,} parameters learn"
     yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
     yield from noted(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
+    yield from found["mixtures"]
 
 
 def _takes(forecast: Mapping[str, Any]) -> Iterator[str]:

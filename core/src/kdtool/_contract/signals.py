@@ -69,7 +69,11 @@ class LazyLogits:
 
 @dataclass(frozen=True, eq=False)
 class DenseTokens:
-    """A teacher's raw logits [C, V] over the true vocabulary, the student's order of tokens. No gradient."""
+    """A teacher's raw logits [C, V] over the true vocabulary, the student's order of tokens. No gradient.
+
+    Of a mixture of teachers they are T · log p, with p the mixture of their probabilities at the term's temperature T: so
+    softmax(logits / T) is p, as it is for one teacher. At another temperature they say nothing. Float32 or better.
+    """
 
     logits: Tensor
 
@@ -79,7 +83,8 @@ class SparseTokens:
     """A teacher's distribution on K tokens a position; tensors are [C, K] in a chunk, [N, K] in a `Signal`.
 
     `ids` int32, padded with -1; `weights` float32, padded with 0. Form "sampled": counts / draws, sums to 1, unbiased.
-    Form "top-k": probabilities, sums to at most 1. `temperature` was fixed when the signal was taken.
+    Form "top-k": probabilities, sums to at most 1. `temperature` was fixed when the signal was taken. A mixture of teachers
+    is "sampled" and holds the tokens of each, weights times its share, so an id may come more than once.
     """
 
     ids: Tensor

@@ -63,10 +63,12 @@ class Term:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
     The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
-    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none; `needs`,
-    `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that look inside. Where
-    one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's already in
-    its signal, the student's by the trainer; None: both have the same.
+    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none, or that learns from
+    several: `mixture` then holds the share of each, which sum to 1, and the loss receives Σ share · the teacher's
+    probabilities at the term's temperature, as `DenseTokens` and `SparseTokens` say. Only token losses learn from a mixture.
+    `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that look inside.
+    Where one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's
+    already in its signal, the student's by the trainer; None: both have the same.
     """
 
     name: str
@@ -80,6 +82,12 @@ class Term:
     layers: tuple[tuple[int, int], ...] = ()
     shared: int | None = None
     passes: Literal[1, 2] = 1
+    mixture: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def teachers(self) -> Mapping[str, float]:
+        """All components asked for signals, with their shares; none for a loss that needs none."""
+        return self.mixture or ({} if self.teacher is None else {self.teacher: 1.0})
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at `progress` (0 to 1)."""

@@ -14,7 +14,7 @@ from kdtool._errors import KdtoolError, ServiceError
 from kdtool._estimate.records import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context, close_components
-from kdtool._run.terms import terms_of, want_of
+from kdtool._run.terms import teachers_asked, terms_of, want_of
 
 __all__ = ["Asked", "ask", "prospect_of"]
 
@@ -98,7 +98,7 @@ def _phase_ahead(
     unknown: list[str],
 ) -> PhaseAhead:
     terms = terms_of(context, phase, models)
-    teachers = tuple(sorted({term.teacher for term in terms if term.teacher}))
+    teachers = tuple(teachers_asked(terms))
     cached = bool(of_kind(phase.sources, "cache"))
     outline = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
     return PhaseAhead(
@@ -149,7 +149,7 @@ def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFac
     for phase in context.assembly.arms["student"]:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, models)
-            for teacher in sorted({term.teacher for term in terms if term.teacher}):
+            for teacher in teachers_asked(terms):
                 want = want_of(context, phase, terms, teacher)
                 key = (cache.path, teacher)
                 if key in found:

@@ -23,8 +23,8 @@ ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 class ComponentSpec:
     """A component named by the recipe. `name` is its short name, `path` its key path, `options` go to its `Config`.
 
-    `key` is the composed document's path, by which places of single options are found. `share` is a corpus's, None where
-    it is taken whole.
+    `key` is the composed document's path, by which places of single options are found. `teacher` is a loss's: a name, or
+    names with shares that sum to 1. `share` is a corpus's, None where it is taken whole.
     """
 
     path: str
@@ -34,7 +34,7 @@ class ComponentSpec:
     options: Mapping[str, Any]
     key: KeyPath
     weight: float | Schedule = 1.0
-    teacher: str | None = None
+    teacher: str | Mapping[str, float] | None = None
     required: bool = False
     share: float | None = None
 

@@ -37,6 +37,7 @@ TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train",
 _KIND_OF = {**COLLECTIONS, **SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
+_LARGEST = 1e6
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -158,8 +159,8 @@ class Parser:
             return None
         own: dict[str, Any] = {"share": value.get("share")} if kind == "corpus" else {}
         if kind == "loss":
-            own = {"weight": self._weight((*path, "weight"), value.get("weight", 1.0)), "teacher": value.get("teacher")}
-            self.require(own["teacher"] is None or isinstance(own["teacher"], str), (*path, "teacher"), "is a name")
+            own = {"weight": self._weight((*path, "weight"), value.get("weight", 1.0))}
+            own["teacher"] = self._teacher((*path, "teacher"), value.get("teacher"))
         if kind == "tracker":
             own = {"required": value.get("required", False)}
             self.require(isinstance(own["required"], bool), (*path, "required"), "is true or false")
@@ -175,6 +176,14 @@ class Parser:
         elif self.require(_is_weight(value), path, f"{value!r} is no weight: a number from 0, or {_EXAMPLE}"):
             return float(value)
         return 1.0
+
+    def _teacher(self, path: KeyPath, value: Any) -> str | Mapping[str, float] | None:
+        if value is None or isinstance(value, str):
+            return value
+        shares = {n: share for n, share in value.items() if share is not False} if isinstance(value, Mapping) else {}
+        good = bool(shares) and all(_is_weight(share) and 0 < share <= _LARGEST for share in shares.values())
+        self.require(good, path, "is a name, or names with shares above 0, such as {big: 0.7, small: 0.3}")
+        return {name: share / sum(shares.values()) for name, share in shares.items()} if good else None
 
     def _phases(self) -> tuple[PhaseSpec, ...]:
         train = self.data.get("train")

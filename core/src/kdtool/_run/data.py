@@ -20,7 +20,7 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.signals import from_teacher
 from kdtool._run.teacher_rows import Translation
-from kdtool._run.terms import plain_terms, terms_of, want_of
+from kdtool._run.terms import plain_terms, teachers_asked, terms_of, want_of
 from kdtool._run.texts import write_texts
 from kdtool._takes import taken_by
 
@@ -102,7 +102,7 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
     for phase in phases:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, facts)
-            for teacher in sorted({term.teacher for term in terms if term.teacher}):
+            for teacher in teachers_asked(terms):
                 own = found[phase.name]
                 key = (own.teacher_rows.get(teacher, own.rows), cache.path, teacher)
                 wants.setdefault(key, []).append((phase, want_of(context, phase, terms, teacher)))
@@ -116,7 +116,7 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
 
 def _add_translations(context: Context, graph: Graph, phase: PhaseSpec, own: Materials) -> dict[str, Node]:
     """Add the phase's rows in the tokenizers of teachers that do not read the student's tokens, by teacher."""
-    asked = {term.teacher for term in plain_terms(context.assembly, phase)}
+    asked = teachers_asked(plain_terms(context.assembly, phase))
     foreign = [name for name, found in context.vocabularies.items() if name in asked and not found.comparable]
     return {teacher: _add_translation(context, graph, own, teacher) for teacher in foreign}
 

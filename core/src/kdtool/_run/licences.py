@@ -57,9 +57,8 @@ def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
             yield from assembly.shared[spec.path].takes.items()
     for phase in assembly.arms["student"]:
         for term in plain_terms(assembly, phase):
-            if term.teacher is not None and _weighs(term):
-                text = all(need == {"text"} for need in term.needs)
-                yield term.teacher, "text" if text else "signals"
+            text = all(need == {"text"} for need in term.needs)
+            yield from ((name, "text" if text else "signals") for name in term.teachers if _weighs(term))
 
 
 def _weighs(term: Term) -> bool:

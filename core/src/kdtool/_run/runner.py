@@ -35,6 +35,7 @@ from kdtool._run.scores import read_scores
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
+from kdtool._run.terms import mixtures_noted
 from kdtool._run.texts import StoredTexts
 from kdtool._run.training import Arm
 from kdtool._run.verdict import verdict
@@ -82,7 +83,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
     refuse_missing(context.assembly, run)
     stages = add_stages(context, partial(_make_first, context))
-    for line in noted(context.vocabularies):
+    for line in _noted(context):
         context.say(line)
     _keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
@@ -146,7 +147,7 @@ def _results(
         recipe_text="",
         environment=environment(),
         seconds=0.0,
-        notes=(*noted(context.vocabularies), *_notes(arms)),
+        notes=(*_noted(context), *_notes(arms)),
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )
@@ -186,6 +187,11 @@ def _phases(context: Context, stages: Stages) -> dict[str, Any]:
             "row_length": rows.length,
         }
     return found
+
+
+def _noted(context: Context) -> tuple[str, ...]:
+    """Return what the user must know of the recipe's teachers."""
+    return *noted(context.vocabularies), *mixtures_noted(context.assembly)
 
 
 def _notes(arms: Sequence[ArmResult]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kdtool._assembly import Assembly
@@ -11,11 +11,11 @@ from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Offer, Want
 from kdtool._contract.training import Term
 from kdtool._errors import PluginError
-from kdtool._needs import teacher_of
+from kdtool._needs import shares_in_words, teachers_of
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 
-__all__ = ["plain_terms", "terms_of", "want_of"]
+__all__ = ["mixtures_noted", "plain_terms", "teachers_asked", "terms_of", "want_of"]
 
 
 def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
@@ -25,12 +25,25 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
         loss = assembly.built[spec.key].instance()
         if not isinstance(loss, Loss):
             raise TypeError(f"{spec.path} is no loss")
-        teacher = teacher_of(spec, loss, phase)
+        shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
         scale = loss.temperature**2 if loss.softened else 1.0
-        asked = teacher.path if teacher else None
+        asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
         term = Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
-        terms.append(replace(term, passes=loss.passes))
+        terms.append(replace(term, passes=loss.passes, mixture=mixture))
     return tuple(terms)
+
+
+def teachers_asked(terms: Iterable[Term]) -> list[str]:
+    """Return the teachers that the terms learn from, in alphabetical order."""
+    return sorted({teacher for term in terms for teacher in term.teachers})
+
+
+def mixtures_noted(assembly: Assembly) -> tuple[str, ...]:
+    """Return a line for the user for each loss of the student that learns from a mixture of teachers."""
+    terms = (term for phase in assembly.arms["student"] for term in plain_terms(assembly, phase))
+    return tuple(
+        f"{term.name} learns from a mixture: {shares_in_words(term.mixture)}" for term in terms if term.mixture
+    )
 
 
 def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[Term, ...]:
@@ -56,9 +69,9 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
 
 
 def _shared(context: Context, term: Term) -> int | None:
-    """Return over how many tokens student and teacher are compared, None where they have the same."""
-    found = context.vocabularies.get(term.teacher or "")
-    return found.shared if found is not None and found.relation == "prefix" else None
+    """Return over how many tokens student and teacher are compared, None where they have the same; one for a mixture."""
+    found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
+    return next((each.shared for each in found if each.relation == "prefix"), None)
 
 
 def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
@@ -70,7 +83,7 @@ def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher
     layers: set[int] = set()
     temperature = 1.0
     for term in terms:
-        if term.teacher == teacher:
+        if teacher in term.teachers:
             kinds |= next(need for need in term.needs if need <= offers)
             layers.update(other for _, other in term.layers)
             temperature = term.temperature if term.scale != 1.0 else temperature

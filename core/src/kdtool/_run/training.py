@@ -31,7 +31,7 @@ from kdtool._run.results import ArmResult
 from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.teacher_rows import Spelled
-from kdtool._run.terms import terms_of, want_of
+from kdtool._run.terms import teachers_asked, terms_of, want_of
 
 __all__ = ["Arm", "Learner", "MatchedTime", "add_arm", "phase_node", "read_history"]
 
@@ -161,7 +161,7 @@ def phase_node(
     """Return the node in which a phase trains the learner on the materials."""
     terms = terms_of(context, phase, materials.facts)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
-    teachers = sorted({term.teacher for term in terms if term.teacher})
+    teachers = teachers_asked(terms)
     beside = [name for name in teachers if name not in materials.signals]
     inputs = {**learner.inputs, "rows": materials.rows}
     inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name not in beside}
@@ -177,7 +177,7 @@ def phase_node(
             **learner.parts,
             "steps": phase.steps,
             "seed": stage.seed,
-            "terms": {term.label: _plain(term) for term in terms},
+            "terms": {term.label: _plain(term, several=len(teachers) > 1) for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
             "teachers": {name: context.part(name) for name in beside},
         },
@@ -190,10 +190,11 @@ def phase_node(
     )
 
 
-def _plain(term: Term) -> list[Any]:
-    """Return what a term's result depends on, besides its loss and its teacher."""
+def _plain(term: Term, *, several: bool) -> list[Any]:
+    """Return what a term's result depends on, besides its loss and the phase's teacher; of `several`, which ones."""
     shared = [] if term.shared is None else [term.shared]
-    return [repr(term.weight), term.temperature, list(term.layers), *shared]
+    asked = [dict(term.teachers)] if several and term.teachers else []
+    return [repr(term.weight), term.temperature, list(term.layers), *shared, *asked]
 
 
 def _trained(node: Node) -> Trained:
@@ -213,7 +214,7 @@ def _train_phase(
 ) -> None:
     checkpoints = folder / _CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
-    translated = {name: node for name, node in materials.teacher_rows.items() if name in {t.teacher for t in terms}}
+    translated = {name: node for name, node in materials.teacher_rows.items() if name in teachers_asked(terms)}
     plan = Phase(
         name=phase.name,
         steps=steps(folder),
@@ -242,7 +243,7 @@ def _signals(
     context: Context, phase: PhaseSpec, terms: tuple[Term, ...], materials: Materials, hooks: Hooks
 ) -> dict[str, SignalSource]:
     found: dict[str, SignalSource] = {}
-    for teacher in sorted({term.teacher for term in terms if term.teacher}):
+    for teacher in teachers_asked(terms):
         want = want_of(context, phase, terms, teacher)
         recorded = materials.signals.get(teacher)
         if recorded:
@@ -250,7 +251,7 @@ def _signals(
             source = from_cache(hooks, cache.path, want, recorded.path)
         else:
             source = from_teacher(hooks, teacher, want, context.vocabularies.get(teacher))
-        found[teacher] = replace(source, shared=next(term.shared for term in terms if term.teacher == teacher))
+        found[teacher] = replace(source, shared=next(term.shared for term in terms if teacher in term.teachers))
     return found
 
 

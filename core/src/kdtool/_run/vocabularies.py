@@ -12,7 +12,7 @@ from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Loss
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError
-from kdtool._needs import teacher_of
+from kdtool._needs import teachers_of
 from kdtool._recipe.model import ComponentSpec, problem_at
 from kdtool._run.context import Context
 from kdtool._vocabulary import Vocabularies, compare_vocabularies
@@ -29,8 +29,7 @@ def compared(context: Context, run: RunInfo) -> dict[str, Vocabularies]:
         RecipeError: a loss compares tokens of different vocabularies.
         ServiceError: a tokenizer is not on this machine and cannot be fetched.
     """
-    teachers = list(dict.fromkeys(teacher.path for _, _, teacher in _learning(context.assembly)))
-    found = {teacher: _compared(context, run, teacher) for teacher in teachers}
+    found = {teacher: _compared(context, run, teacher) for teacher in _asked(context.assembly)}
     _refuse(context.assembly, found)
     return found
 
@@ -38,11 +37,11 @@ def compared(context: Context, run: RunInfo) -> dict[str, Vocabularies]:
 def compared_here(context: Context, run: RunInfo) -> dict[str, Vocabularies | None]:
     """Return the same as `compared`, None where a tokenizer is not on this machine: nothing is fetched."""
     found: dict[str, Vocabularies | None] = {}
-    for _, _, teacher in _learning(context.assembly):
+    for teacher in _asked(context.assembly):
         try:
-            found[teacher.path] = _compared(context, run, teacher.path)
+            found[teacher] = _compared(context, run, teacher)
         except ServiceError:
-            found[teacher.path] = None
+            found[teacher] = None
     _refuse(context.assembly, found)
     return found
 
@@ -67,19 +66,28 @@ def _compared(context: Context, run: RunInfo, teacher: str) -> Vocabularies:
 
 def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> None:
     problems: list[Problem] = []
-    for spec, loss, teacher in _learning(assembly):
-        vocabularies = found[teacher.path]
-        if vocabularies is not None and loss.same_vocabulary and not vocabularies.comparable:
-            message = f"compares token by token, but {vocabularies.sentence('the student', teacher.path)}"
-            problems.append(problem_at(assembly.recipe, spec.key, message, _REMEDY))
+    for spec, loss, teachers in _learning(assembly):
+        known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
+        for name, vocabularies in known.items():
+            if (loss.same_vocabulary or len(teachers) > 1) and not vocabularies.comparable:
+                message = f"compares token by token, but {vocabularies.sentence('the student', name)}"
+                problems.append(problem_at(assembly.recipe, spec.key, message, _REMEDY))
+        if len({vocabularies.shared for vocabularies in known.values()}) > 1:
+            shared = ", ".join(f"{name} {vocabularies.shared:,}" for name, vocabularies in known.items())
+            message = f"mixes teachers that have different numbers of tokens in common with the student: {shared}"
+            problems.append(problem_at(assembly.recipe, spec.key, message, "name teachers with the same tokens"))
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
 
 
-def _learning(assembly: Assembly) -> Iterator[tuple[ComponentSpec, Loss, ComponentSpec]]:
-    """Yield every loss of the student that learns from a teacher, with that teacher."""
+def _asked(assembly: Assembly) -> list[str]:
+    return list(dict.fromkeys(name for _, _, teachers in _learning(assembly) for name in teachers))
+
+
+def _learning(assembly: Assembly) -> Iterator[tuple[ComponentSpec, Loss, list[str]]]:
+    """Yield every loss of the student that learns from teachers, with these."""
     for phase in assembly.arms["student"]:
         for spec in phase.losses:
             loss = assembly.built[spec.key].instance()
-            if isinstance(loss, Loss) and (teacher := teacher_of(spec, loss, phase)) is not None:
-                yield spec, loss, teacher
+            if isinstance(loss, Loss) and (teachers := teachers_of(spec, loss, phase)):
+                yield spec, loss, [teacher.path for teacher, _ in teachers]

@@ -1,40 +1,49 @@
-"""A teacher's answers to prompts, as text to learn from.
+"""Teachers' answers to prompts, as text to learn from.
 
-`Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_journal` keeps every answer from the
-moment that it is there, so that a killed run asks nothing twice.
+`Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` shares them out where several
+teachers answer, `_journal` keeps every answer from the moment that it is there, so that a killed run asks nothing twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
 import kdtool
 import pydantic
 
 from kdtool_corpus_answers._journal import Journal
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
+from kdtool_corpus_answers._routing import routed
 
 __all__ = ["Answers"]
 
 FOLDER = "answers"
 """Where answers are kept, in the folder of the text that they become part of."""
 _SECONDS_BETWEEN_TELLING = 0.2
+_Name = Annotated[str, kdtool.Field(min_length=1)]
+_Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
 
 
 class Answers(kdtool.Corpus):
-    """Prompts, each completed by a teacher of the recipe."""
+    """Prompts, each completed by a teacher of the recipe, or by one of several."""
 
     config: Config
 
     class Config(kdtool.Config):
         """Settings of `answers`."""
 
-        ask: str = kdtool.Field(default="teacher", min_length=1)
-        """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`."""
+        ask: _Name | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = "teacher"
+        """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`. Or several, with their shares
+        of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id decides whom it goes to."""
+        fallback: _Name | None = None
+        """The teacher that is asked where another one refuses; null leaves such prompts out."""
         prompts: tuple[Path, ...] = ()
         """JSON Lines files with a `prompt` in each line, and an `id`, `language` and `licence` where they are known."""
         corpus: str | None = kdtool.Field(default=None, min_length=1)
@@ -61,43 +70,65 @@ class Answers(kdtool.Corpus):
                 raise ValueError("two files have the same name, by which prompts and the run's record tell them apart")
             if "" in self.stop:
                 raise ValueError("stop must not hold empty text, before which every answer would end")
+            if set(self.shares) == {self.fallback}:
+                raise ValueError("fallback is the one teacher that is asked anyway; name another, or leave it out")
             return self
+
+        @property
+        def shares(self) -> Mapping[str, float]:
+            """Teachers by name, with their shares of the prompts."""
+            return {self.ask: 1.0} if isinstance(self.ask, str) else self.ask
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        asked = {config.ask} if config.corpus is None else {config.ask, config.corpus}
-        self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(asked), "text")
+        self._teachers = sorted(config.shares)  # in the order in which they are asked
+        if config.fallback is not None:
+            self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
+        taken = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
+        self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(taken), "text")
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return each file's SHA-256."""
         return {path.name: digest(path) for path in self.config.prompts}
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the prompts with the teacher's answers, in the order of the prompts, once all of them are there.
+        """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
 
         Raises:
             kdtool.UsageError: a file of prompts is wrong, or no answer can be learned from.
-            kdtool.PluginError: the teacher gives what was not asked for.
+            kdtool.PluginError: a teacher gives what was not asked for.
         """
-        name = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:16]
-        with Journal(run.folder / FOLDER / f"{name}.jsonl") as journal:
-            self._ask(run, journal)
-            yield from self._answered(run, journal)
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        name = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        with ExitStack() as stack:
+            folder = run.folder / FOLDER
+            journals = {who: stack.enter_context(Journal(folder / f"{name}-{who}.jsonl")) for who in self._teachers}
+            for teacher in self._teachers:  # the fallback last, when the others' refusals are known
+                self._ask(run, teacher, journals)
+            yield from self._answered(run, journals)
 
-    def _ask(self, run: kdtool.RunInfo, journal: Journal) -> None:
-        """Ask for what is not in the journal yet."""
-        known, told_at = len(journal), 0.0
+    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: Mapping[str, Journal]) -> None:
+        """Ask a teacher for what is not in its journal yet."""
+        known, told_at = len(journals[teacher]), 0.0
         if known:
-            run.say(f"{known:,} answers of {self.config.ask} are there already and are not asked for again")
-        for answer in run.hook.kdtool_answer.of(self.config.ask)(self._requests(run, journal)):
-            journal.add(answer)
+            run.say(f"{known:,} answers of {teacher} are there already and are not asked for again")
+        for answer in run.hook.kdtool_answer.of(teacher)(self._requests(run, teacher, journals)):
+            journals[teacher].add(answer)
             if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
                 told_at = time.monotonic()
-                run.hook.kdtool_progress(run, len(journal))
+                run.hook.kdtool_progress(run, sum(map(len, journals.values())))
 
-    def _requests(self, run: kdtool.RunInfo, journal: Journal) -> Iterator[kdtool.Request]:
+    def _whom(self, prompt: Prompt, journals: Mapping[str, Journal]) -> str:
+        """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
+        first = routed(prompt.id, self.config.shares)
+        fallback = self.config.fallback
+        return first if fallback is None or not journals[first].refused(prompt.id) else fallback
+
+    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: Mapping[str, Journal]) -> Iterator[kdtool.Request]:
         for found in self._prompts(run):
-            if isinstance(found, Prompt) and found.id not in journal:
+            if not isinstance(found, Prompt) or found.id in journals[teacher]:
+                continue
+            if self._whom(found, journals) == teacher:
                 yield kdtool.Request(
                     id=found.id,
                     prompt=found.text,
@@ -107,32 +138,35 @@ class Answers(kdtool.Corpus):
                     seed=int.from_bytes(hashlib.sha256(f"{run.seed} {found.id}".encode()).digest()[:4]) >> 1,
                 )
 
-    def _answered(self, run: kdtool.RunInfo, journal: Journal) -> Iterator[kdtool.Example]:
-        terms = run.hook.kdtool_acknowledge.maybe(self.config.ask)() if self._has_terms(run) else None
+    def _answered(self, run: kdtool.RunInfo, journals: Mapping[str, Journal]) -> Iterator[kdtool.Example]:
+        licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
         left_out: Counter[str] = Counter()
-        taken = 0
+        taken: Counter[str] = Counter()
         for found in self._prompts(run):
             if isinstance(found, kdtool.Example):
                 yield found
                 continue
-            answer = journal.get(found.id)
+            teacher = self._whom(found, journals)
+            answer = journals[teacher].get(found.id)
             if answer is None:
-                raise kdtool.PluginError(f"{run.hook.owner(self.config.ask)} gave no answer to {found.id!r}")
+                raise kdtool.PluginError(f"{run.hook.owner(teacher)} gave no answer to {found.id!r}")
             if reason := self._useless(answer):
                 left_out[reason] += 1
                 continue
-            taken += 1
-            yield self._example(found, answer, "" if terms is None else terms.licence)
+            taken[teacher] += 1
+            yield self._example(found, answer, teacher, licences[teacher])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         if not taken:
             remedy = "raise max_tokens, or set keep_truncated" if left_out else "give prompts"
-            raise kdtool.UsageError(
-                f"{self.config.ask} gave no answer that can be learned from ({reasons or 'nothing was asked'}); {remedy}"
-            )
-        run.say(f"{taken:,} answers of {self.config.ask}" + (f"; left out: {reasons}" if left_out else ""))
+            found_wanting = f"{' and '.join(self._teachers)} gave no answer that can be learned from"
+            raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {remedy}")
+        counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
+        run.say(counts + (f"; left out: {reasons}" if left_out else ""))
 
-    def _has_terms(self, run: kdtool.RunInfo) -> bool:
-        return self.config.ask in run.hook.kdtool_acknowledge.names()
+    def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
+        has_terms = teacher in run.hook.kdtool_acknowledge.names()
+        terms = run.hook.kdtool_acknowledge.maybe(teacher)() if has_terms else None
+        return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer) -> str:
         """Say why an answer is left out, "" for one that is taken."""
@@ -142,9 +176,11 @@ class Answers(kdtool.Corpus):
             return f"cut off at {self.config.max_tokens} tokens"
         return "" if answer.text.strip() else "empty"
 
-    def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, licence: str) -> kdtool.Example:
+    def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, teacher: str, licence: str) -> kdtool.Example:
+        first = routed(prompt.id, self.config.shares)
         about = {
-            "teacher": self.config.ask,
+            "teacher": teacher,
+            "instead_of": "" if teacher == first else first,
             "teacher_licence": licence,
             "finish": answer.finish,
             "tokens_in": str(answer.tokens_in),
@@ -156,7 +192,7 @@ class Answers(kdtool.Corpus):
             body=kdtool.Completion(prompt.text, answer.text),
             language=prompt.language,
             licence=prompt.licence,
-            source=f"answers of {self.config.ask}",
+            source=f"answers of {teacher}",
             meta={key: value for key, value in about.items() if value},
         )
 

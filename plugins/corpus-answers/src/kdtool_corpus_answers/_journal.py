@@ -1,7 +1,7 @@
 """A file of answers that outlives the process: each is on disk before the next one counts.
 
-In memory is only where each answer stands. A line that a killed process left half written is cut off, and its request is
-asked again.
+In memory is only where each answer stands, and which are refusals. A line that a killed process left half written is cut
+off, and its request is asked again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._places: dict[str, int] = {}
+        self._refused: set[str] = set()
 
     def __enter__(self) -> Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +35,7 @@ class Journal:
             found = _read(line)
             if found is None:
                 break
-            self._places[found["id"]] = whole
+            self._remember(found, whole)
             whole += len(line)
         self._file.truncate(whole)
         return self
@@ -54,7 +55,11 @@ class Journal:
         self._file.write(json.dumps(asdict(answer)).encode("ascii") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._places[answer.id] = place
+        self._remember(asdict(answer), place)
+
+    def refused(self, name: str) -> bool:
+        """Return whether the answer to a request is there, and is a refusal."""
+        return name in self._refused
 
     def get(self, name: str) -> kdtool.TextAnswer | None:
         """Return the answer to a request, None if there is none."""
@@ -67,6 +72,11 @@ class Journal:
             raise kdtool.StorageError(f"{self._path} changed while it was read")
         return kdtool.TextAnswer(**found)
 
+    def _remember(self, answer: dict[str, Any], place: int) -> None:
+        self._places[answer["id"]] = place
+        if answer["finish"] == "refused":
+            self._refused.add(answer["id"])
+
 
 def _read(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
@@ -75,4 +85,4 @@ def _read(line: bytes) -> dict[str, Any] | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("id"), str) else None
+    return found if isinstance(found, dict) and isinstance(found.get("id"), str) and "finish" in found else None

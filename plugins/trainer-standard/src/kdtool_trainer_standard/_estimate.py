@@ -33,6 +33,8 @@ BUSY = 0.5
 _FLOAT = 4
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_rows times the vocabulary."""
+_MIXING_TENSORS = 1
+"""As many more where teachers are mixed: the mixture's own logits."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _sizes(
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
     token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
-    dense = {term.teacher for term in token_terms if term.teacher is not None}
+    dense = {name for term in token_terms for name in term.teachers}
     head_rows, loss_rows = chunk_sizes(vocabulary, pick_device())
     passes = max((term.passes for term in phase.terms), default=1)
     of_head = max((term.passes for term in token_terms), default=1)
@@ -105,7 +107,8 @@ def _sizes(
     call = min(config.loss_rows or loss_rows, rows)
     at_head = 0
     if token_terms:
-        at_head = of_head * call * vocabulary * _FLOAT * _LOSS_TENSORS
+        tensors = _LOSS_TENSORS * of_head + _MIXING_TENSORS * any(term.mixture for term in token_terms)
+        at_head = call * vocabulary * _FLOAT * tensors
         at_head += of_head * rows * width * (_FLOAT + dtype.itemsize)
         at_head += head.numel() * dtype.itemsize * (dtype != torch.float32)  # the cast of the weight
         at_head += (

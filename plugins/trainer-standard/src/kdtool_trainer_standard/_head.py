@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
+from kdtool_trainer_standard._mixture import joined_draws
 from kdtool_trainer_standard._projection import Projection, product
 
 __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss"]
@@ -44,10 +45,10 @@ class Teachers:
         self._signals = signals
         self._lazy: dict[str, tuple[Tensor, Projection]] = {}
         for bound in loss.terms:
-            if bound.form == "dense" and bound.term.teacher is not None:
-                lazy = signals[bound.term.teacher].lazy
+            for name in bound.term.teachers if bound.form == "dense" else ():
+                lazy = signals[name].lazy
                 assert lazy is not None  # noqa: S101 - or the term would not be of this form
-                self._lazy[bound.term.teacher] = (lazy.hidden, Projection(lazy.head))
+                self._lazy[name] = (lazy.hidden, Projection(lazy.head))
 
     def project(self, rows: slice | Tensor, buffers: dict[Any, Tensor] | None = None) -> dict[str, Tensor]:
         """Return each teacher's logits of these rows; written into `buffers` where given."""
@@ -62,14 +63,14 @@ class Teachers:
         """Return one entry a term: `within` cuts the projected logits, `rows` the N positions."""
         entries: list[TeacherRows] = []
         for bound in self._terms:
-            if bound.term.teacher is None or bound.form == "none":
+            if bound.form == "none":
                 entries.append(())
             elif bound.form == "dense":
-                entries.append((logits[bound.term.teacher][within],))
+                entries.append(tuple(logits[name][within] for name in bound.term.teachers))
             else:
-                sparse = self._signals[bound.term.teacher].sparse
-                assert sparse is not None  # noqa: S101 - a term of this form has it
-                entries.append((sparse.ids[rows], sparse.weights[rows]))
+                told = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
+                ids, weights = [own.ids[rows] for own in told], [own.weights[rows] for own in told]
+                entries.append(joined_draws(ids, weights, bound.shares))
         return tuple(entries)
 
 

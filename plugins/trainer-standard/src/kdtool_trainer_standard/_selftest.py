@@ -106,42 +106,50 @@ def _check_teachers(
 ) -> None:
     student, positions = module.language_model, int((batch.labels != -100).sum())
     for bound in module.terms:
-        teacher = bound.term.teacher
-        if teacher is None or bound.form == "none":
-            continue
-        signal = signals[teacher]
-        if teacher in run.hook.kdtool_tokenizer.names():
-            tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
-            found = None if tokenizer is None else kdtool.compare_vocabularies(student.tokenizer, tokenizer)
-            if found is not None and not found.comparable:
-                raise kdtool.UsageError(
-                    f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
-                    "student with the teacher's tokenizer, or a loss that works across vocabularies"
-                )
-        expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
-        vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
-        if vocabulary != expected:
+        for teacher in bound.term.teachers if bound.form != "none" else ():
+            _check_teacher(run, student, bound, teacher, signals[teacher], positions)
+
+
+def _check_teacher(
+    run: kdtool.RunInfo,
+    student: kdtool.LanguageModel,
+    bound: BoundTerm,
+    teacher: str,
+    signal: kdtool.Signal,
+    positions: int,
+) -> None:
+    if teacher in run.hook.kdtool_tokenizer.names():
+        tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
+        found = None if tokenizer is None else kdtool.compare_vocabularies(student.tokenizer, tokenizer)
+        if found is not None and not found.comparable:
             raise kdtool.UsageError(
-                f"{bound.term.label}: {teacher} tells about {vocabulary} tokens, the student is compared over {expected}; "
-                "their logits cannot be compared"
+                f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
+                "student with the teacher's tokenizer, or a loss that works across vocabularies"
             )
-        rows = (
-            signal.lazy.hidden.shape[0]
-            if bound.form == "dense" and signal.lazy
-            else len(signal.sparse.ids)
-            if signal.sparse
-            else 0
+    expected = student.head.vocabulary if bound.term.shared is None else bound.term.shared
+    vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
+    if vocabulary != expected:
+        raise kdtool.UsageError(
+            f"{bound.term.label}: {teacher} tells about {vocabulary} tokens, the student is compared over {expected}; "
+            "their logits cannot be compared"
         )
-        if rows != positions:
-            raise kdtool.PluginError(
-                f"the signal of {teacher} has {rows} positions, but the batch has {positions} labels; one for each is "
-                "expected"
-            )
-        if signal.sparse is not None and int(signal.sparse.ids.max()) >= expected:
-            raise kdtool.PluginError(
-                f"the signal of {teacher} names token {int(signal.sparse.ids.max())}; the student's vocabulary ends at "
-                f"{expected - 1}"
-            )
+    rows = (
+        signal.lazy.hidden.shape[0]
+        if bound.form == "dense" and signal.lazy
+        else len(signal.sparse.ids)
+        if signal.sparse
+        else 0
+    )
+    if rows != positions:
+        raise kdtool.PluginError(
+            f"the signal of {teacher} has {rows} positions, but the batch has {positions} labels; one for each is "
+            "expected"
+        )
+    if signal.sparse is not None and int(signal.sparse.ids.max()) >= expected:
+        raise kdtool.PluginError(
+            f"the signal of {teacher} names token {int(signal.sparse.ids.max())}; the student's vocabulary ends at "
+            f"{expected - 1}"
+        )
 
 
 def _fullest_row(
@@ -208,7 +216,8 @@ def _check_token_loss(
         )
     among_passes = bound.form == "none" and bound.term.passes == 2
     if bound.term.divergence and (bound.form == "dense" or among_passes):
-        same = logits[0] if among_passes else rows.teachers[index][0]
+        teacher = work.loss.chunk(index, logits, rows).teacher
+        same = teacher.logits if isinstance(teacher, kdtool.DenseTokens) else logits[0]
         values, gradients = _value_and_gradients(run, index, bound, work, (same,) * len(logits), rows)
         _expect_zero(run, bound, values, gradients)
 

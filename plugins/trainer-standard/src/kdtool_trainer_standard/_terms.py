@@ -27,6 +27,8 @@ class BoundTerm:
     per_token: bool
     form: Form = "none"
     captured_temperature: float = 1.0
+    shares: tuple[float, ...] = ()
+    """Each teacher's share of what a token loss learns, in the order of `term.teachers`."""
 
 
 def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, kdtool.Signal]) -> tuple[BoundTerm, ...]:
@@ -34,6 +36,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
 
     Raises:
         PluginError: a loss implements neither hook or both, or its teacher's signal holds nothing that it can use.
+        UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed.
     """
     token, sequence = run.hook.kdtool_token_loss.bound(), run.hook.kdtool_sequence_loss.bound()
     bound = []
@@ -45,14 +48,20 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
                 "kdtool_sequence_loss; exactly one is expected"
             )
         per_token = term.name in token
-        if per_token and term.teacher in phase.teacher_rows:
+        foreign = [name for name in term.teachers if name in phase.teacher_rows]
+        if per_token and foreign:
             raise kdtool.PluginError(
                 f"{run.hook.owner(term.name) or term.name} says that it works across vocabularies, but kdtool_token_loss "
-                f"compares position by position, and {term.teacher} has others; kdtool_sequence_loss is expected"
+                f"compares position by position, and {foreign[0]} has others; kdtool_sequence_loss is expected"
             )
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
         form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
-        bound.append(BoundTerm(term, call, per_token, form, captured))
+        if term.mixture and form not in ("dense", "sampled"):
+            raise kdtool.UsageError(
+                f"{term.label} learns from a mixture of {' and '.join(term.mixture)}, but only probabilities of single "
+                "tokens can be mixed, from all logits or from sampled tokens; name one teacher"
+            )
+        bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values())))
     return tuple(bound)
 
 
@@ -72,10 +81,15 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
 
 
 def _form(run: kdtool.RunInfo, term: kdtool.Term, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
+    found = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{name} {form} at temperature {captured:g}" for name, (form, captured) in found.items())
+        raise kdtool.UsageError(f"{term.label} cannot mix what teachers tell in different forms ({told})")
+    return next(iter(found.values()), ("none", 1.0))
+
+
+def _form_of(run: kdtool.RunInfo, term: kdtool.Term, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:
     needs = term.needs
-    if term.teacher is None:
-        return "none", 1.0
-    signal = signals[term.teacher]
     for need in needs or (frozenset({"logits", "sampled", "top-k"}),):
         if "logits" in need and signal.lazy is not None:
             return "dense", 1.0
@@ -86,7 +100,7 @@ def _form(run: kdtool.RunInfo, term: kdtool.Term, signals: Mapping[str, kdtool.S
     wanted = " or ".join(sorted({offer for need in needs for offer in need}))
     has = [*(["logits"] if signal.lazy else []), *([signal.sparse.form] if signal.sparse else [])]
     raise kdtool.PluginError(
-        f"{run.hook.owner(term.name) or term.name} needs {wanted} of {term.teacher}, whose signal holds "
+        f"{run.hook.owner(term.name) or term.name} needs {wanted} of {teacher}, whose signal holds "
         f"{' and '.join(has) or 'neither logits nor tokens'}"
     )
 

@@ -1,0 +1,222 @@
+"""Losses that learn from a mixture of teachers: what recipes say, what is refused, and what a run knows of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._needs import shares_in_words
+from kdtool._recipe.parse import load_recipe
+from kdtool._schema import recipe_schema
+
+TOY = Path(__file__).with_name("toy.py")
+
+LOSSES = f"""
+import sys
+sys.path.insert(0, {str(TOY.parent)!r})
+import kdtool, toy
+
+class Likely(kdtool.Loss):
+    "Learns what is likely."
+    needs = (frozenset({{"logits"}}), frozenset({{"sampled"}}), frozenset({{"top-k"}}))
+    def kdtool_token_loss(self, chunk): ...
+
+class Whole(Likely):
+    "Looks at whole sequences."
+    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
+    def kdtool_sequence_loss(self, view): ...
+
+class Terse(toy.Teacher):
+    "Tells of the likeliest tokens alone."
+    offers = frozenset({{"top-k"}})
+
+class Bound(toy.Teacher):
+    "Has terms that bind."
+    def kdtool_acknowledge(self):
+        return kdtool.Terms("Named 3", restrictions=("Say whose it is.",))
+
+class Longer(toy.Bytes):
+    vocabulary = 260
+    fingerprint = "longer"
+    def tokens(self):
+        return [*super().tokens(), "one", "two", "three"]
+
+class Shorter(toy.Bytes):
+    vocabulary = 250
+    fingerprint = "shorter"
+    def tokens(self):
+        return super().tokens()[:250]
+
+class Others(toy.Bytes):
+    fingerprint = "others"
+    def tokens(self):
+        return super().tokens()[::-1]
+
+class Going(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Longer()
+
+class Ending(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Shorter()
+
+class Foreign(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Others()
+"""
+
+
+@pytest.fixture
+def mixed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The toy recipe with two teachers, whom one loss learns from together."""
+    Path("losses.py").write_text(LOSSES, encoding="utf-8")
+    teacher = recipe.pop("teacher")
+    recipe |= {"teachers": {"big": dict(teacher), "small": dict(teacher)}, "signals": False, "seeds": [0]}
+    recipe["train"]["losses"]["imitate"] = {"use": "./losses.py:Likely", "teacher": {"big": 3, "small": 1}}
+    return recipe
+
+
+def asked(recipe: dict[str, Any], teacher: Any) -> Any:
+    recipe["train"]["losses"]["imitate"]["teacher"] = teacher
+    losses = {spec.name: spec for spec in load_recipe(recipe).phases[0].losses}
+    return losses["imitate"].teacher
+
+
+def test_shares_sum_to_1_whatever_they_are_written_as(mixed: dict[str, Any]) -> None:
+    assert asked(mixed, {"big": 70, "small": 30}) == {"big": 0.7, "small": 0.3}
+    assert asked(mixed, {"big": 0.5, "small": 0.2, "other": False}) == pytest.approx({"big": 5 / 7, "small": 2 / 7})
+    assert asked(mixed, {"big": 5}) == {"big": 1.0}
+    assert shares_in_words({"big": 0.7, "small": 0.3}) == "big 70 %, small 30 %"
+    assert shares_in_words({"big": 2 / 3, "small": 1 / 3}) == "big 66.7 %, small 33.3 %"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"big": 0}, {"big": -1.0, "small": 2}, {"big": True}, {"big": "1"}, {"big": float("nan")}, ["big"], 3,
+              {"big": False}, {"big": float("inf"), "small": 1}, {"big": 10**400}]
+)  # fmt: skip
+def test_shares_that_are_none_are_refused(mixed: dict[str, Any], wrong: Any) -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"imitate\.teacher: is a name, or names with shares above 0, such as"):
+        asked(mixed, wrong)
+
+
+def test_layers_and_settings_change_single_shares(mixed: dict[str, Any]) -> None:
+    key = "train.losses.imitate.teacher"
+    assert load_recipe(mixed, {f"{key}.big": "1"}).phases[0].losses[1].teacher == {"big": 0.5, "small": 0.5}
+    assert load_recipe(mixed, {key: "small"}).phases[0].losses[1].teacher == "small"
+
+
+def test_a_run_asks_all_teachers_and_says_so(mixed: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    results = kdtool.run(mixed)
+    note = "train.losses.imitate learns from a mixture: teachers.big 75 %, teachers.small 25 %"
+    assert note in results.notes
+    found = kdtool.check(mixed)
+    assert found["mixtures"] == [note]
+    takes = {licensed["component"]: licensed["takes"] for licensed in found["licences"]}
+    assert takes == {"teachers.big": ["signals"], "teachers.small": ["signals"]}
+    from kdtool._cli import cli
+
+    Path("r.json").write_text(json.dumps(mixed), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli(["check", "r.json"])
+    assert note in capsys.readouterr().out
+
+
+def test_terms_of_every_teacher_bind(mixed: dict[str, Any]) -> None:
+    mixed["teachers"]["small"] = {"use": "./losses.py:Bound"}
+    with pytest.raises(kdtool.RecipeError, match=r"teachers\.small: the Named 3 binds the student"):
+        kdtool.run(mixed)
+
+
+def test_other_shares_and_other_teachers_train_anew(mixed: dict[str, Any]) -> None:
+    mixed["signals"] = {"use": f"{TOY}:Cache"}
+    kdtool.run(mixed)
+    trained = "phases/student-seed0-train"
+
+    def why(settings: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+        plan = kdtool.plan(mixed, settings)
+        return {stage.name: stage.why for stage in plan if stage.action != "reuse"}
+
+    key = "train.losses.imitate.teacher"
+    assert why({}) == {}
+    assert why({f"{key}.big": 6, f"{key}.small": 2}) == {}, "the same shares"
+    changed = why({f"{key}.big": 1})
+    assert changed[trained] == (
+        "terms.imitate.3.teachers.big: 0.75 → 0.5", "terms.imitate.3.teachers.small: 0.25 → 0.5",
+    )  # fmt: skip
+    assert not [name for name in changed if name.startswith(("signals", "rows", "text"))]
+
+
+def test_losses_that_change_teachers_with_each_other_train_anew(mixed: dict[str, Any]) -> None:
+    likely = mixed["train"]["losses"].pop("imitate")
+    mixed["train"]["losses"] |= {"one": {**likely, "teacher": "big"}, "two": {**likely, "teacher": "small"}}
+    mixed["control"] = False
+    kdtool.run(mixed)
+    swapped = {"train.losses.one.teacher": "small", "train.losses.two.teacher": "big"}
+    assert {stage.action for stage in kdtool.plan(mixed)} == {"reuse"}
+    assert "run" in {stage.action for stage in kdtool.plan(mixed, swapped)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not there"),
+        ({"losses.imitate.use": "./losses.py:Whole"}, r"imitate\.teacher: is a mixture, but only probabilities"),
+        ({"losses.imitate.use": f"{TOY}:Imitate"}, r"imitate\.teacher: is a mixture, but only probabilities"),
+        (
+            {"teachers.small.use": "./losses.py:Terse"},
+            r"imitate\.teacher: is a mixture, but big gives logits, small gives top-k: all must give logits, or all",
+        ),
+        (
+            {"teachers.small.use": "./losses.py:Terse", "teachers.big.use": "./losses.py:Terse"},
+            r"(?s)big gives top-k, small gives top-k: .*outside its top k is not known",
+        ),
+        (
+            {"teachers.small.use": "./losses.py:Foreign"},
+            r"imitate: compares token by token, but the student has 257 tokens and teachers\.small 257",
+        ),
+        (
+            {"teachers.small.use": "./losses.py:Ending"},
+            r"mixes teachers that have different numbers of tokens in common with the student: teachers\.big 257, "
+            r"teachers\.small 250",
+        ),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused_before_anything_is_made(
+    mixed: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    settings = {f"train.{key}" if key.startswith("losses") else key: value for key, value in changes.items()}
+    for way in (kdtool.check, kdtool.run):
+        with pytest.raises(kdtool.RecipeError, match=message):
+            way(mixed, settings)
+    assert not list(Path("store").glob("text*/*"))
+
+
+def test_one_of_them_may_have_further_tokens(mixed: dict[str, Any]) -> None:
+    relations = kdtool.check(mixed, {"teachers.small.use": "./losses.py:Going"})["vocabularies"]
+    assert {name: found["relation"] for name, found in relations.items()} == {
+        "teachers.big": "same", "teachers.small": "prefix",
+    }  # fmt: skip
+
+
+def test_terms_tell_one_teacher_from_several() -> None:
+    assert kdtool.Term("a", "a", 1.0).teachers == {}
+    assert kdtool.Term("a", "a", 1.0, teacher="t").teachers == {"t": 1.0}
+    mixture = kdtool.Term("a", "a", 1.0, mixture={"t": 0.5, "u": 0.5})
+    assert mixture.teachers == {"t": 0.5, "u": 0.5}
+    assert mixture.teacher is None
+    assert hash(mixture) == hash(kdtool.Term("a", "a", 1.0))
+
+
+def test_schema_knows_shares() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = recipe_schema()
+    loss = next(entry for entry in schema["$defs"]["loss"]["anyOf"] if "teacher" in entry.get("properties", {}))
+    teacher = loss["properties"]["teacher"]
+    for good in ("a", {"a": 1, "b": 2.5}, {"a": 1, "b": False}):
+        jsonschema.validate(good, teacher)
+    for wrong in (3, {}, {"a": 0}, {"a": "1"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, teacher)
