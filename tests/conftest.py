@@ -27,12 +27,6 @@ def other_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def second_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher with the first one's tokenizer and other weights."""
-    return make_teacher(tmp_path_factory.mktemp("second"), seed=1)
-
-
-@pytest.fixture(scope="session")
 def marked_teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A third one, whose tokenizer has marks for gaps and the chat template that is called ChatML."""
     marks = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|im_start|>", "<|im_end|>")

@@ -9,6 +9,17 @@ from typing import Any
 
 import kdtool
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+@pytest.fixture(scope="session")
+def second_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher with the first one's tokenizer and other weights."""
+    folder = shutil.copytree(teacher_folder, tmp_path_factory.mktemp("second") / "model")
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
