@@ -69,7 +69,7 @@ def test_signals_are_of_what_the_teacher_learnt(finished: kdtool.Results, teache
     from kdtool_transformers import weights_identity
 
     store = Path(next(stage.path for stage in finished.stages if stage.name == "students")).parents[1]
-    (head,), (learnt,) = store.glob("signals/*/head.json"), store.glob("teachers/*/model")
+    (head,), (learnt,) = store.glob("signals/*/teacher.json"), store.glob("teachers/*/model")
     told_by = json.loads(head.read_text(encoding="utf-8"))["fingerprint"]
     assert told_by == weights_identity(learnt) != weights_identity(teacher_folder)
 
