@@ -11,6 +11,7 @@ import pytest
 from kdtool._needs import shares_in_words
 from kdtool._recipe.parse import load_recipe
 from kdtool._schema import recipe_schema
+from plugin_site import forget_installed, install
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -210,9 +211,15 @@ def test_terms_tell_one_teacher_from_several() -> None:
     assert hash(mixture) == hash(kdtool.Term("a", "a", 1.0))
 
 
-def test_schema_knows_shares() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    schema = recipe_schema()
+def test_schema_knows_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="only where the test extra is installed")
+    install(tmp_path, "likely-losses", "[kdtool.losses]\nlikely = likely_losses:Likely\n", {"likely_losses.py": LOSSES})
+    monkeypatch.syspath_prepend(tmp_path)
+    forget_installed()
+    try:
+        schema = recipe_schema()
+    finally:
+        forget_installed()
     loss = next(entry for entry in schema["$defs"]["loss"]["anyOf"] if "teacher" in entry.get("properties", {}))
     teacher = loss["properties"]["teacher"]
     for good in ("a", {"a": 1, "b": 2.5}, {"a": 1, "b": False}):
