@@ -50,7 +50,9 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
     return b"".join([head.tobytes(), *chain(*planes)])
 
 
-def decode(blobs: Sequence[bytes], labels: Ints, total: int | None = None) -> tuple[Ints, Ints]:
+def decode(
+    blobs: Sequence[bytes], labels: Ints, total: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return what `encode` made `blobs` of, one row after the other: ids [N, K], padded with -1, and values, with 0.
 
     `labels` are those of all rows [N]. K is the greatest number of tokens in a position; they come in the order of ranks.
@@ -70,7 +72,7 @@ def decode(blobs: Sequence[bytes], labels: Ints, total: int | None = None) -> tu
     others, tokens = ranks > 0, np.repeat(labels, lengths)
     tokens[others] = Ranks(labels, row_of).tokens(ranks[others] - 1, np.repeat(row_of, lengths)[others])
     numbers = stored + 1 if total is None else _completed(stored + 1, starts, len(ranks), total)
-    ids, values = np.full(within.shape, -1, np.int64), np.zeros(within.shape, np.int64)
+    ids, values = np.full(within.shape, -1, np.int32), np.zeros(within.shape, np.int32)
     ids[within], values[within] = tokens, numbers
     return ids, values
 

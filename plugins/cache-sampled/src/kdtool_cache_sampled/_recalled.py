@@ -30,7 +30,7 @@ class RecalledTokens:
         labels = batch.labels[batch.labels != NO_LABEL].cpu().numpy()
         ids, numbers = (torch.from_numpy(part) for part in decode(blobs, labels, facts["total"]))
         weights = self._weights(ids, numbers, facts["total"])
-        tokens = kdtool.SparseTokens(ids.int().to(device), weights.to(device), self._form, facts["temperature"])
+        tokens = kdtool.SparseTokens(ids.to(device), weights.to(device), self._form, facts["temperature"])
         return kdtool.Signal(facts["fingerprint"], sparse=tokens)
 
     def _weights(self, ids: torch.Tensor, numbers: torch.Tensor, total: int | None) -> torch.Tensor:
