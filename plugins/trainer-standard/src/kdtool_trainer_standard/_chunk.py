@@ -114,12 +114,16 @@ class ChunkLoss:
     def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:
         if not self._weightings:
             return None
-        index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
-        chunk = self.chunk(index, tuple(one.detach() for one in logits), rows)
+        chunk = self.weighed_chunk(logits, rows)
         weights = self._weightings[0](chunk).detach()
         for weighting in self._weightings[1:]:
             weights = weights * weighting(chunk).detach()
         return weights
+
+    def weighed_chunk(self, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
+        """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient."""
+        index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
+        return self.chunk(index, tuple(one.detach() for one in logits), rows)
 
     def chunk(self, index: int, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""

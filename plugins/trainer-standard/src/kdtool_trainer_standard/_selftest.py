@@ -201,7 +201,7 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Logits, rows: ChunkRows) -> None:
     for name in run.hook.kdtool_token_weight.names():
-        weights = run.hook.kdtool_token_weight.of(name)(work.loss.chunk(0, logits, rows))
+        weights = run.hook.kdtool_token_weight.of(name)(work.loss.weighed_chunk(logits, rows))
         _expect_values(run, name, "kdtool_token_weight", weights, (len(rows.labels),))
 
 
