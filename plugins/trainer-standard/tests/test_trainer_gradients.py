@@ -255,3 +255,12 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     torch.testing.assert_close(value, plain, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_weightings_see_the_first_term_that_has_a_teacher(tmp_path: Path) -> None:
+    module, batch, signals = module_of(make_model(1), tmp_path, torch.float32)
+    loss = ChunkLoss(tuple(reversed(module.terms)), [])
+    assert loss.terms[0].form == "none"
+    rows, teachers = slice(0, 5), Teachers(loss, signals)
+    chunk = module.head_work(batch, signals).chunk_rows(rows, teachers.of_terms(teachers.project(rows), rows, rows))
+    assert loss.weighed_chunk((torch.zeros(5, VOCABULARY),), chunk).teacher is not None
