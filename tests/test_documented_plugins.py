@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from kdtool._cli import cli
 from kdtool._registry import GROUPS
+from kdtool._run.rows import StoredRows
 
 _spec = importlib.util.spec_from_file_location("documented", Path(__file__).parent / "documented.py")
 assert _spec is not None
@@ -88,6 +89,37 @@ def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:
     train = {"losses": {"forward-kl": {}}, "steps": 12}
     history = kdtool.run({**plain, "signals": signals, "train": train}).arms[0].histories["train"]
     assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
+
+
+def test_what_an_annotator_from_a_file_says_weighs_tokens() -> None:
+    found = EXAMPLES["annotator"]
+    annotators = {"depth": {"use": f"./{found.file}:{found.class_name}"}}
+    plain = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
+    code = {"use": "python-source", "train_files": 2, "validation_files": 1, "test_files": 1}
+    packed = {**plain, "corpus": code, "rows": {"use": "packed", "length": 48, "maximum_tokens": 960}}
+    Path("flat.py").write_text(FLAT, encoding="utf-8")
+    train = {"weightings": {"flat": {"use": "./flat.py:Flat"}}, "losses": {"ce": {}}, "steps": 12}
+    results = kdtool.run({**packed, "annotators": annotators, "train": train})
+    rows = StoredRows(next(stage.path for stage in results.stages if stage.name == "rows"), "")
+    assert {depth for index in range(len(rows)) for depth in rows[index].columns["indentation"]} >= {0, 1}
+    with pytest.raises(kdtool.RecipeError, match="does not carry that to tokens"):
+        kdtool.check({**plain, "annotators": annotators})
+    with pytest.raises(kdtool.RecipeError, match="needs the column 'indentation'"):
+        kdtool.check({**plain, "train": train})
+
+
+FLAT = '''
+import kdtool
+
+
+class Flat(kdtool.Weighting):
+    """Only what is not indented counts."""
+
+    columns = frozenset({"indentation"})
+
+    def kdtool_token_weight(self, chunk):
+        return 1.0 * (chunk.columns["indentation"] == 0)
+'''
 
 
 def test_neither_teacher_nor_student_need_be_of_transformers() -> None:

@@ -23,6 +23,15 @@ class Short(kdtool.Screen):
         return [kdtool.Rejection("long") if len(example.body.text) > 20_000 else None for example in examples]
 
 
+class Blank(kdtool.Annotator):
+    """Says nothing of any character."""
+
+    columns = frozenset({"nothing"})
+
+    def kdtool_annotate(self, example):
+        return {"nothing": bytes(len(example.body.text))}
+
+
 class Even(kdtool.Weighting):
     """Weighs everything alike."""
 
@@ -109,6 +118,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, Any], called: set[str]) -> None:
     Path("own.py").write_text(OWN, encoding="utf-8")
     recipe["screens"] = {"short": {"use": "./own.py:Short"}}
+    recipe["annotators"] = {"nothing": {"use": "./own.py:Blank"}}
     recipe["train"]["weightings"] = {"even": {"use": "./own.py:Even"}}
     recipe["train"]["transforms"] = {"noted": {"use": "./own.py:Noted"}}
     recipe["train"] = {"adapt": {"trains": "teacher", "losses": {"ce": {}}, "steps": 2}, "distil": recipe["train"]}

@@ -109,6 +109,8 @@ _ANSWERS: dict[str, Callable[[Any], Any]] = {
     "other subject": _each(_replaced(subject="nobody")),
     "no file": lambda answer: Path("nowhere.html"),
     "no artifact": lambda answer: dataclasses.replace(answer, path=answer.path / "nothing"),
+    "short values": lambda answer: {name: values[1:] for name, values in answer.items()},
+    "other names": lambda answer: {f"other {name}": values for name, values in answer.items()},
     "numbers for text": lambda answer: {"hash": 3},
 }
 
@@ -153,6 +155,15 @@ class Screen(kdtool.Screen):
         return [None] * len(examples)
 
 
+class Annotator(kdtool.Annotator):
+    """Says nothing of any character."""
+
+    columns = frozenset({"nothing"})
+
+    def kdtool_annotate(self, example: Any) -> Any:
+        return {"nothing": bytes(len(example.body.text))}
+
+
 class Transform(kdtool.Transform):
     """Changes nothing."""
 
@@ -163,7 +174,7 @@ class Transform(kdtool.Transform):
         return student
 
 
-for _cls in (Screen, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
+for _cls in (Screen, Annotator, Transform, *(found for found in vars(toy).values() if isinstance(found, type))):
     if issubclass(_cls, kdtool.Component):
         globals()[_cls.__name__] = _tripping(_cls)
 for _place in ("Unigram.save", "Unigram.facts", "Bytes.encode", "Runtime.score"):

@@ -192,7 +192,17 @@ def _vary_number(draw: st.DrawFn, data: Any, phase: Any) -> None:
 
 
 def _vary_off(draw: st.DrawFn, data: Any, phase: Any) -> None:
-    optional = ["signals", "control", "evaluators", "exporters", "trackers", "reporter", "screens", "seeds"]
+    optional = [
+        "signals",
+        "control",
+        "evaluators",
+        "exporters",
+        "trackers",
+        "reporter",
+        "screens",
+        "annotators",
+        "seeds",
+    ]
     data[draw(st.sampled_from(optional))] = draw(st.sampled_from([False, False, None, {}]))
 
 

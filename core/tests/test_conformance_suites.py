@@ -173,6 +173,27 @@ def test_packers_must_stream_label_rightly_and_name_rows_by_content(tmp_path: Pa
     fails(PackerConformance, "test_rows_have_one_length_in_all_their_parts", uneven, run)
 
 
+def test_packers_that_give_annotations_to_the_wrong_tokens_are_seen(tmp_path: Path) -> None:
+    class Carrying(kdtool.Packer):
+        """One row of each text, 16 bytes long; `late` by so many tokens."""
+
+        carries_annotations = True
+        late = 0
+
+        def kdtool_rows(self, run: Any, examples: Iterable[kdtool.Example], tokenizer: Any) -> Iterator[kdtool.Row]:
+            for example in examples:
+                if isinstance(example.body, kdtool.Text):
+                    ids, part = list(example.body.text.encode()[:16]), slice(self.late, self.late + 16)
+                    columns = {name: values[part] for name, values in example.annotations.items()}
+                    yield kdtool.Row(example.id, ids, [True] * 16, [0] * 16, columns)
+
+    test, run = "test_annotations_come_to_the_tokens_that_are_learned", make_run(tmp_path)
+    getattr(type("Subject", (PackerConformance,), {"component": Carrying, "__module__": __name__})(), test)(run)
+    fails(PackerConformance, test, type("Late", (Carrying,), {"late": 1}), run)
+    silent = type("Silent", (packer(one_row_each),), {"carries_annotations": True})
+    fails(PackerConformance, test, silent, run)
+
+
 class Hoarder(kdtool.Packer):
     """Reads ahead by far more than a row."""
 

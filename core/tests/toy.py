@@ -85,12 +85,16 @@ class Packer(kdtool.Packer):
         """Tokens in a row."""
 
     config: Config
+    columns = frozenset({"twice"})
+    carries_annotations = True
 
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: kdtool.Tokenizer) -> Iterator[Row]:
         for example in examples:
             assert isinstance(example.body, kdtool.Text)
             ids = tokenizer.encode(example.body.text)[: self.config.length]
-            yield Row(example.id, ids, [True] * len(ids), [0] * len(ids), {"twice": [2 * index for index in ids]})
+            columns = {name: values[: len(ids)] for name, values in example.annotations.items()}
+            columns["twice"] = [2 * index for index in ids]
+            yield Row(example.id, ids, [True] * len(ids), [0] * len(ids), columns)
 
 
 class Unigram(kdtool.LanguageModel):

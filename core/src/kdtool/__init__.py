@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kdtool._contract.hooks import Named as Named
     from kdtool._owner import Owner as Owner
     from kdtool._owner import blame as blame
+    from kdtool._contract.kinds import Annotator as Annotator
     from kdtool._contract.kinds import Cache as Cache
     from kdtool._contract.kinds import Corpus as Corpus
     from kdtool._contract.kinds import Evaluator as Evaluator
@@ -67,7 +68,9 @@ if TYPE_CHECKING:
     from kdtool._estimate.records import SignalsAhead as SignalsAhead
     from kdtool._opening import open_subject as open_subject
     from kdtool._alignment import meeting_points as meeting_points
+    from kdtool._bodies import parts_of as parts_of
     from kdtool._layers import pair_layers as pair_layers
+    from kdtool._syntax_classes import SYNTAX_CLASSES as SYNTAX_CLASSES
     from kdtool._vocabulary import Vocabularies as Vocabularies
     from kdtool._vocabulary import compare_vocabularies as compare_vocabularies
     from kdtool._run.plan import PlannedSignals as PlannedSignals
@@ -139,8 +142,8 @@ _HOMES = {
     "kdtool._contract.hooks": ("Named",),
     "kdtool._owner": ("Owner", "blame"),
     "kdtool._contract.kinds": (
-        "Cache", "Corpus", "Evaluator", "Exporter", "Hooks", "Loss", "Packer", "Reporter", "Screen", "Student", "Teacher",
-        "Tracker", "Trainer", "Transform", "Weighting",
+        "Annotator", "Cache", "Corpus", "Evaluator", "Exporter", "Hooks", "Loss", "Packer", "Reporter", "Screen", "Student",
+        "Teacher", "Tracker", "Trainer", "Transform", "Weighting",
     ),
     "kdtool._contract.models": (
         "Measurement",
@@ -151,7 +154,9 @@ _HOMES = {
     "kdtool._estimate.records": ("Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"),
     "kdtool._opening": ("open_subject",),
     "kdtool._alignment": ("meeting_points",),
+    "kdtool._bodies": ("parts_of",),
     "kdtool._layers": ("pair_layers",),
+    "kdtool._syntax_classes": ("SYNTAX_CLASSES",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
     "kdtool._run.plan": ("PlannedSignals", "PlannedStage"),
     "kdtool._sweep": ("sweep",),

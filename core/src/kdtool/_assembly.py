@@ -21,14 +21,12 @@ from kdtool._blame import told, using
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS, Hooks
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
-from kdtool._needs import needs_problems
+from kdtool._fitting import fitting_problems
 from kdtool._owner import Owner
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import ComponentManager, mistakes
 from kdtool._registry import Loaded, load
-from kdtool._shares import share_problems
-from kdtool._takes import takes_problems
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None] = print) -> Assembly:
         raise RecipeError(problems)
     shared = {spec.path: built[spec.key] for spec in recipe.lasting}
     arms = arms_of(recipe, built, problems)
-    checks = (needs_problems, takes_problems, share_problems)
-    problems.extend(problem for check in checks for problem in check(recipe, built))
+    problems.extend(fitting_problems(recipe, built))
     if problems:
         raise RecipeError(problems)
     return Assembly(recipe, shared, arms, built)

@@ -1,6 +1,6 @@
 """What losses need of their teachers, compared with what these, or the cache before them, offer.
 
-`assemble` asks for the problems of a recipe; the run asks whom a loss learns from. A loss may learn from a mixture of
+`_fitting` asks for the problems of a recipe; the run asks whom a loss learns from. A loss may learn from a mixture of
 teachers, where it compares the probabilities of single tokens.
 """
 
@@ -20,7 +20,7 @@ from kdtool._registration import implements
 if TYPE_CHECKING:
     from kdtool._assembly import Built
 
-__all__ = ["needs_problems", "shares_in_words", "teachers_of"]
+__all__ = ["need_met", "needs_problems", "shares_in_words", "source_of", "teachers_of"]
 
 _MIXED: tuple[frozenset[Offer], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
 """What can be mixed: of other tokens than their own, top-k ones say nothing."""
@@ -71,8 +71,8 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
             if not teachers:
                 yield _no_teacher(recipe, phase, spec)
             for teacher in teachers:
-                source = _source(phase, teacher)
-                met = _met(loss, built[source.key].instance())
+                source = source_of(phase, teacher)
+                met = need_met(loss, built[source.key].instance())
                 if met is None:
                     yield _unmet(recipe, spec, loss, source, built)
                 elif problem := _untakeable(recipe, source, teacher, met, built):
@@ -85,7 +85,8 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
                 yield from _unmixable(recipe, phase, spec, loss, teachers, built)
 
 
-def _source(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
+def source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
+    """Return who gives a teacher's signals in a phase: its cache, or the teacher itself."""
     return next(iter(of_kind(phase.sources, "cache")), teacher)
 
 
@@ -111,7 +112,7 @@ def _unmixable(
             recipe, key, message, "name one teacher; or have the loss twice, under two names, one for each"
         )
         return
-    met = {each.name: _met(loss, built[_source(phase, each).key].instance()) for each in teachers}
+    met = {each.name: need_met(loss, built[source_of(phase, each).key].instance()) for each in teachers}
     forms = {form for form in met.values() if form is not None}
     if len(forms) > 1 or not forms <= set(_MIXED):
         given = ", ".join(f"{name} gives {'+'.join(sorted(form))}" for name, form in met.items() if form is not None)
@@ -120,7 +121,7 @@ def _unmixable(
         yield problem_at(recipe, key, message, reason if frozenset({"top-k"}) in forms else "")
 
 
-def _met(loss: Loss, source: object) -> frozenset[Offer] | None:
+def need_met(loss: Loss, source: object) -> frozenset[Offer] | None:
     """Return the first of the loss's needs that its source offers."""
     offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
     return next((need for need in loss.needs if need <= offers), None)

@@ -22,7 +22,7 @@ RESERVED_KEYS = frozenset(
     {"use", "weight", "teacher", "share", "steps", "losses", "transforms", "weightings", "required", "trainer"}
 )
 """The core's own keys of a component's entry: a `Config` must not have fields of these names."""
-_NEEDED = "build_student evaluate examples export recall record report rows screen train wanted"
+_NEEDED = "annotate build_student evaluate examples export recall record report rows screen train wanted"
 """Hooks without which a component is of no use to its kind."""
 SPECS: dict[str, Spec[Any, Any, Any]] = {name: spec for name, spec in vars(Hooks).items() if isinstance(spec, Spec)}
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from kdtool._contract.component import Component
 
 
-_KINDS = "corpus screen packer teacher cache student transform loss weighting trainer evaluator exporter tracker"
+_KINDS = "corpus screen annotator packer teacher cache student transform loss weighting trainer evaluator exporter"
 _IRREGULAR = {"corpus": "corpora", "loss": "losses"}
-_NAMES = (*_KINDS.split(), "reporter", "command")
+_NAMES = (*_KINDS.split(), "tracker", "reporter", "command")
 GROUPS: Mapping[str, str] = {kind: f"kdtool.{_IRREGULAR.get(kind, kind + 's')}" for kind in _NAMES}
 """Entry-point group of each kind; a command is no component but a lazily imported click command."""
 

@@ -1,4 +1,4 @@
-"""The shares of corpora that are mixed: the key `share`, beside each corpus or beside none. Called by the assembly."""
+"""The shares of corpora that are mixed: the key `share`, beside each corpus or beside none. Called by `_fitting`."""
 
 from __future__ import annotations
 

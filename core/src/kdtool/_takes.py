@@ -1,6 +1,6 @@
 """What components take of others by name (`Component.takes`): that it is there, is another, and can be given.
 
-`assemble` asks for the problems of a recipe; the run asks whose text stands behind a text artefact.
+`_fitting` asks for the problems of a recipe; the run asks whose text stands behind a text artefact.
 """
 
 from __future__ import annotations

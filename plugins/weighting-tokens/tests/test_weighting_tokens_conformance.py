@@ -8,7 +8,7 @@ import kdtool
 import pytest
 import torch
 from kdtool.testing import WeightingConformance
-from kdtool_weighting_tokens import Confidence, Position, StudentEntropy, TeacherEntropy
+from kdtool_weighting_tokens import Confidence, Position, StudentEntropy, Syntax, TeacherEntropy
 from torch import Tensor
 
 
@@ -50,16 +50,31 @@ class TestPosition(WeightingConformance):
     entry_point = "position"
 
 
+class TestSyntax(WeightingConformance):
+    component = Syntax
+    entry_point = "syntax"
+    columns: ClassVar = {"syntax": 9}
+
+
+class TestSyntaxWithoutComments(WeightingConformance):
+    component = Syntax
+    entry_point = "syntax"
+    settings: ClassVar = {"comment": 0, "keyword": 4.0, "mean": 1.2222}
+    columns: ClassVar = {"syntax": 9}
+
+
 def chunk_of(logits: Tensor, teacher: Tensor, step: Tensor) -> kdtool.TokenChunk:
     here = torch.arange(len(logits))
-    return kdtool.TokenChunk(logits, here % 7, kdtool.DenseTokens(teacher), here, 1.0, torch.tensor(0.5), step)
+    columns = {"syntax": here % 9}
+    return kdtool.TokenChunk(logits, here % 7, kdtool.DenseTokens(teacher), here, 1.0, torch.tensor(0.5), step, columns)
 
 
 @pytest.mark.parametrize(
     "weighting",
     [TeacherEntropy(TeacherEntropy.Config(threshold=1.5)), StudentEntropy(StudentEntropy.Config()),
      Confidence(Confidence.Config()), Confidence(Confidence.Config(of="label", prefer="unsure")),
-     Position(Position.Config()), Position(Position.Config(first=3.0, shape="exponential"))],
+     Position(Position.Config()), Position(Position.Config(first=3.0, shape="exponential")),
+     Syntax(Syntax.Config(comment=0.2, keyword=2.0))],
 )  # fmt: skip
 def test_it_is_compiled_into_the_gradient_of_a_loss_for_any_number_of_rows(weighting: Any) -> None:
     def total(logits: Tensor, teacher: Tensor, step: Tensor) -> Tensor:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import kdtool
+import pydantic
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_weighting_tokens import (
+    PYTHON_SHARES,
     Confidence,
     StudentEntropy,
+    Syntax,
     TeacherEntropy,
+    class_weight,
     confidence_weight,
     entropy,
     entropy_weight,
+    mean_weight,
     position_weight,
     probability,
     top_k_probability,
@@ -184,3 +190,48 @@ def test_student_and_teacher_are_not_confused() -> None:
         (Confidence(Confidence.Config(mean=1.0)), 1 / 3),
     ):
         assert weighting.kdtool_token_weight(seen).item() == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=20), st.lists(st.floats(0, 50), min_size=9, max_size=9))
+def test_a_class_weighs_what_a_plain_look_says(classes: list[int], weights: list[float]) -> None:
+    expected = [weights[number] if number < 9 else weights[0] for number in classes]
+    found = class_weight(torch.tensor(classes), weights)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_syntax_weighs_by_names_in_the_order_of_the_column() -> None:
+    names = list(kdtool.SYNTAX_CLASSES)
+    set_to = {name: float(number) for number, name in enumerate(names)}
+    weighting = Syntax(Syntax.Config(**set_to, mean=2.0))
+    seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(len(names))})
+    assert weighting.kdtool_token_weight(seen).tolist() == [number / 2 for number in range(len(names))]
+
+
+def test_without_a_mean_weights_have_mean_one_over_python() -> None:
+    assert sum(PYTHON_SHARES.values()) == pytest.approx(1)
+    assert PYTHON_SHARES.keys() == set(kdtool.SYNTAX_CLASSES)
+    assert mean_weight([1.0] * 9) == pytest.approx(1)
+    weighting = Syntax(Syntax.Config(comment=0.0))
+    seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(9)})
+    weights = weighting.kdtool_token_weight(seen).tolist()
+    assert weights[2] == 0
+    assert weights[8] == pytest.approx(1 / (1 - 0.291))
+    shares = [PYTHON_SHARES[name] for name in kdtool.SYNTAX_CLASSES]
+    assert sum(share * weight for share, weight in zip(shares, weights, strict=True)) == pytest.approx(1)
+
+
+def test_weights_of_nothing_are_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="all classes have the weight 0"):
+        Syntax.Config(**dict.fromkeys(kdtool.SYNTAX_CLASSES, 0.0))
+
+
+@pytest.mark.parametrize(("weighting", "forms"), [(TeacherEntropy, {"logits"}), (Confidence, {"logits", "top-k"})])
+def test_what_they_say_they_need_is_what_they_take(weighting: Any, forms: set[str]) -> None:
+    assert {form for need in weighting.needs for form in need} == forms
+    for form in ("sampled", "top-k"):
+        if form in forms:
+            weighting(weighting.Config()).kdtool_token_weight(chunk(sparse(form)))
+        else:
+            with pytest.raises(kdtool.UsageError):
+                weighting(weighting.Config()).kdtool_token_weight(chunk(sparse(form)))

@@ -51,6 +51,9 @@ class Component:
     from a teacher takes its weights, a corpus of a teacher's answers its text. Decides which terms bind the student. They
     must be there, and a teacher whose text is taken offers text. A text's fingerprint holds those that it was taken of; a
     corpus whose text another one takes gives none itself."""
+    columns: frozenset[str] = frozenset()
+    """Columns of tokens, by name: those that an annotator gives, or a packer by itself; those that a loss or a weighting
+    reads, which are then to be given in each of its phases. May depend on the config."""
 
     class Config(Config):
         """No settings."""

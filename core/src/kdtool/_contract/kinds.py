@@ -67,12 +67,28 @@ class Screen(Component):
         """
 
 
+class Annotator(Component):
+    """Says of every character of a text what it is: the numbers that packers carry to tokens as `Row.columns`."""
+
+    kind = "annotator"
+
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]] | None:
+        """Return for each of `columns` one whole number from 0 a character of the example's text; 0 where nothing is known.
+
+        The text is all parts of the body one behind the other, without anything between (`kdtool.parts_of`). Called once an
+        example for each tokenizer, when rows are made, on rank 0, on examples that the screens kept. An answer depends on
+        its example alone, whatever that holds. Since 0.1.
+        """
+
+
 class Packer(Component):
     """Turns examples into rows of tokens for one tokenizer."""
 
     kind = "packer"
     row_length: int = 0
     """Tokens in a row, 0 where it is not known beforehand; may depend on the config."""
+    carries_annotations: bool = False
+    """Whether it gives `Example.annotations` to its tokens, as columns of the rows; if not, annotators are refused."""
 
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
         """Yield rows of equal length.
@@ -269,6 +285,11 @@ class Weighting(Component):
     """Weighs tokens, or balances terms."""
 
     kind = "weighting"
+    needs: tuple[frozenset[Offer], ...] = ()
+    """What it must see of the teacher to weigh tokens: alternatives; () for one that serves any. It sees what the phase's
+    first token loss that has a teacher learns from; compared before anything is made. May depend on the config."""
+    terms: frozenset[str] = frozenset()
+    """Losses that its settings name, as the recipe does: a phase without one of them is refused. The control may be."""
 
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, of mean about 1.
@@ -281,7 +302,7 @@ class Weighting(Component):
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
         Terms go by their components' names; one that is left out keeps its weight. Called before every step but the first,
-        on every rank with the same figures. The first weighting that answers decides. What is kept from call to call
+        on every rank with the same figures. Factors of several weightings are multiplied. What is kept from call to call
         belongs into `kdtool_state`. Since 0.1.
         """
 
@@ -401,6 +422,7 @@ class Hooks(HooksBase):
     kdtool_close = tell(Component.kdtool_close)
     kdtool_examples = every(Corpus.kdtool_examples)
     kdtool_screen = every(Screen.kdtool_screen)
+    kdtool_annotate = every(Annotator.kdtool_annotate)
     kdtool_rows = every(Packer.kdtool_rows)
     kdtool_tokenizer = every(Teacher.kdtool_tokenizer)
     kdtool_signal = every(Teacher.kdtool_signal)
@@ -421,7 +443,7 @@ class Hooks(HooksBase):
     kdtool_layers = every(Loss.kdtool_layers)
     kdtool_modules = every(Loss.kdtool_modules)
     kdtool_token_weight = every(Weighting.kdtool_token_weight)
-    kdtool_balance = one(Weighting.kdtool_balance)
+    kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_export = every(Exporter.kdtool_export)

@@ -44,7 +44,9 @@ class Example:
     """One document of a corpus.
 
     `id` is unique within its corpus and stable between runs. `language` is a programming language in lower case or "".
-    `licence` is an SPDX expression or "" where unknown. `source` says where the text came from.
+    `licence` is an SPDX expression or "" where unknown. `source` says where the text came from. `annotations` are what the
+    recipe's annotators say: a name and one number a character of the body's parts, one behind the other. Packers alone see
+    them.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Example:
     licence: str = ""
     source: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from kdtool._registration import RESERVED_KEYS
 COLLECTIONS: Mapping[str, str] = {
     "corpora": "corpus",
     "screens": "screen",
+    "annotators": "annotator",
     "teachers": "teacher",
     "losses": "loss",
     "transforms": "transform",
@@ -38,7 +39,7 @@ SINGLE: Mapping[str, str] = {
 }
 """Recipe keys that hold one component."""
 
-SOURCE_KEYS = ("corpora", "screens", "rows", "teachers", "signals")
+SOURCE_KEYS = ("corpora", "screens", "annotators", "rows", "teachers", "signals")
 """Where data and signals come from: keys of the recipe that a phase may have of its own."""
 PHASE_KEYS = ("trains", "losses", "steps", "trainer", "transforms", "weightings", *SOURCE_KEYS)
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}

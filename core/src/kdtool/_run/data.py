@@ -15,6 +15,7 @@ from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
+from kdtool._run.annotations import annotated
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.rows import StoredRows, write_rows
@@ -145,19 +146,23 @@ def add_rows(
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
+    columns = {spec.path: context.assembly.shared[spec.path].columns for spec in of_kind(phase.sources, "annotator")}
     info = context.info(Stage("rows"), context.folder)
     tokenizer, usual = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (learner, student))
-    label = _label(context, phase, ("packer", "corpus", "screen")) or texts.stage.label
+    label = _label(context, phase, ("packer", "corpus", "screen", "annotator")) or texts.stage.label
     stage = Stage("rows", label if tokenizer.fingerprint == usual.fingerprint else phase.name, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
-        rows = run.hook.kdtool_rows.of(packer.path)(run, run.texts.examples("train"), tokenizer)
+        examples = run.texts.examples("train")
+        examples = annotated(run, examples, columns) if columns else examples
+        rows = run.hook.kdtool_rows.of(packer.path)(run, examples, tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
         "tokenizer": tokenizer.fingerprint,
         "chat": tokenizer.chat_fingerprint,
+        **({"annotators": [context.part(name) for name in columns]} if columns else {}),
     }
     rows = graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts))
     return Materials(texts, rows, facts)

@@ -21,11 +21,12 @@ A suite's tests cannot be deleted, replaced or skipped in a subclass, except by 
 import pytest
 
 for _suite in (
-    "cache", "component", "corpus", "evaluator", "exporter", "loss", "models", "packer", "registration", "reporter",
-    "screen", "student", "teacher", "tracker", "trainer", "transform", "weighting",
+    "annotator", "cache", "component", "corpus", "evaluator", "exporter", "loss", "models", "packer", "registration",
+    "reporter", "screen", "student", "teacher", "tracker", "trainer", "transform", "weighting",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"kdtool.testing._{_suite}")
 
+from kdtool.testing._annotator import AnnotatorConformance
 from kdtool.testing._cache import CacheConformance
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._corpus import CorpusConformance
@@ -47,6 +48,7 @@ from kdtool.testing._transform import TransformConformance
 from kdtool.testing._weighting import WeightingConformance
 
 __all__ = [
+    "AnnotatorConformance",
     "ByteTokenizer",
     "CacheConformance",
     "CommandConformance",

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count, islice
 from typing import ClassVar
 
+from kdtool._bodies import parts_of
 from kdtool._contract.text import Completion, Example, Messages, Row, Text
 from kdtool._contract.training import RunInfo
 from kdtool.testing._component import ComponentConformance
@@ -82,9 +84,25 @@ class PackerConformance(ComponentConformance):
         assert "reply" in text
         assert "QUESTION" not in text
 
+    def test_annotations_come_to_the_tokens_that_are_learned(self, run: RunInfo) -> None:
+        if not self.build().carries_annotations:
+            return
+        told = [replace(example, annotations={"letter": _letters(example)}) for example in EXAMPLES]
+        rows = list(self.rows(run, told))
+        assert [replace(row, columns={}) for row in rows] == list(self.rows(run, EXAMPLES)), "they change nothing else"
+        assert all(row.columns.keys() >= {"letter"} for row in rows)
+        for row in rows:
+            for token, learned, letter in zip(row.input_ids, row.labelled, row.columns["letter"], strict=True):
+                assert not learned or letter == (token if token < ByteTokenizer.end_of_text else 0)
+
     def test_no_examples_give_no_rows(self, run: RunInfo) -> None:
         assert not list(self.rows(run, ()))
 
     def test_rows_come_before_the_examples_end(self, run: RunInfo) -> None:
         endless = (Example(f"e{i}", Text(f"x = {i}\n" * 50)) for i in count())
         assert len(list(islice(self.rows(run, endless), 3))) == 3
+
+
+def _letters(example: Example) -> list[int]:
+    """Return the byte of each character, which is the token that stands for it."""
+    return list("".join(parts_of(example.body)).encode("ascii"))

@@ -12,12 +12,22 @@ from kdtool._contract.signals import Offer
 __all__ = ["BASE", "STAND_INS"]
 
 
+_OFFERS = frozenset(get_args(Offer))
+_MOST: Mapping[str, Mapping[str, Any]] = {
+    "teacher": {"offers": _OFFERS},
+    "cache": {"offers": _OFFERS},
+    "annotator": {"columns": frozenset({"syntax"})},
+    "packer": {"carries_annotations": True},
+}
+"""What lets everything else of a recipe work with a stand-in of a kind."""
+
+
 class _AnySettings(Config, extra="allow"):
     """Takes every setting."""
 
 
 def _stand_in(base: type[Component]) -> type[Component]:
-    more = {"offers": frozenset(get_args(Offer))} if hasattr(base, "offers") else {}
+    more = _MOST.get(base.kind, {})
     hooks = dict.fromkeys((name for name in vars(base) if name.startswith("kdtool_")), _nothing)
     return type(base.__name__, (base,), {"__doc__": "Does nothing.", "Config": _AnySettings, **hooks, **more})
 
@@ -28,7 +38,7 @@ def _nothing(self: Component) -> None:
 
 _CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}
 STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
-"""What to write after `use` for a component of each kind that does nothing; teachers and caches offer everything."""
+"""What to write after `use` for a component of each kind that does nothing; it offers and carries everything."""
 
 BASE: Mapping[str, Any] = {
     "name": "example",

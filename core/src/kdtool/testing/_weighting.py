@@ -37,6 +37,9 @@ class WeightingConformance(ComponentConformance):
     columns: ClassVar[Mapping[str, int]] = {}
     """Columns that the weighting reads, each with the number of values it has."""
 
+    def test_it_says_which_columns_it_reads(self) -> None:
+        assert self.build().columns == set(self.columns), "`columns` of the component and of its suite are to agree"
+
     def test_it_weighs_tokens_or_balances_terms(self) -> None:
         assert self._implements("kdtool_token_weight") or self._implements("kdtool_balance")
 

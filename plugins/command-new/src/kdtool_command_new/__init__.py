@@ -39,8 +39,9 @@ def new(kind: str, name: str, licence: str) -> None:
     """Create a plugin package in the folder kdtool-KIND-NAME, working as it is.
 
     \b
-    KIND is corpus, screen, packer, teacher, cache, student, transform, loss,
-    weighting, trainer, evaluator, exporter, tracker, reporter or command.
+    KIND is corpus, screen, annotator, packer, teacher, cache, student,
+    transform, loss, weighting, trainer, evaluator, exporter, tracker,
+    reporter or command.
     NAME is what recipes will call the plugin.
 
     \b

@@ -24,6 +24,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "The topics of Python's reference manual"),
     "screen": Kind("kdtool.screens", "Rejects texts with too many repeated lines"),
+    "annotator": Kind("kdtool.annotators", "How deep the code is indented that a character stands in"),
     "packer": Kind("kdtool.packers", "One row a document, cut or filled up to one length"),
     "teacher": Kind(
         "kdtool.teachers", "Which byte follows which in Python's standard library", (LIBRARIES["models"], TORCH)

@@ -26,9 +26,10 @@ class Packed(kdtool.Packer):
     """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
 
     A document that does not fit continues in the next row, as a document of its own there. The last row is padded. Rows
-    in which no token would be learned are left out.
+    in which no token would be learned are left out. What annotators say of characters comes to their tokens.
     """
 
+    carries_annotations = True
     config: Config
 
     class Config(kdtool.Config):
@@ -74,16 +75,32 @@ class Packed(kdtool.Packer):
                 "tokenizer has them, as those of StarCoder2, Code Llama, Qwen2.5-Coder and DeepSeek-Coder do, or leave "
                 "out `fim`"
             )
-        documents = (document_of(example, tokenizer, config.fim, config.conversations) for example in examples)
-        rows = _rows((document for document in documents if document.ids), config.length, tokenizer.end_of_text)
+        lost: list[str] = []
+        rows = _rows(self._documents(examples, tokenizer, lost), config.length, tokenizer.end_of_text)
         limit = config.maximum_tokens
         yield from islice(rows, None if limit is None else limit // config.length)
+        if lost:
+            run.say(
+                f"rows: the tokenizer writes other bytes than {len(lost):,} documents have, such as {lost[0]!r}: what "
+                "annotators say of them did not come to all of their tokens, which are 0"
+            )
+
+    def _documents(
+        self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer, lost: list[str]
+    ) -> Iterator[Document]:
+        """Yield what is not empty; `lost` gets the ids of examples whose annotations did not come to all tokens."""
+        for example in examples:
+            document = document_of(example, tokenizer, self.config.fim, self.config.conversations)
+            if document.lost:
+                lost.append(example.id)
+            if document.ids:
+                yield document
 
 
 def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[kdtool.Row]:
     """Cut rows; a row's key hashes its content and the key before it, so that repeated texts have keys of their own."""
     key = ""
-    for ids, labelled, document in _cut(documents, length):
+    for ids, labelled, document, columns in _cut(documents, length):
         if not any(labelled[i] and document[i] == document[i - 1] for i in range(1, len(ids))):
             continue
         missing = length - len(ids)
@@ -91,19 +108,28 @@ def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[
         row_document = [number - document[0] for number in document] + [-1] * missing
         content = repr((key, row_ids, row_labelled, row_document))
         key = hashlib.sha256(content.encode("ascii")).hexdigest()[:32]
-        yield kdtool.Row(key, row_ids, row_labelled, row_document)
+        row_columns = {name: values + [0] * missing for name, values in columns.items()}
+        yield kdtool.Row(key, row_ids, row_labelled, row_document, row_columns)
 
 
-def _cut(documents: Iterable[Document], length: int) -> Iterator[tuple[list[int], list[bool], list[int]]]:
+def _cut(
+    documents: Iterable[Document], length: int
+) -> Iterator[tuple[list[int], list[bool], list[int], dict[str, list[int]]]]:
     """Yield pieces of `length` tokens with the number of each token's document, and what remains at the end."""
     ids: list[int] = []
     labelled: list[bool] = []
     numbers: list[int] = []
+    columns: dict[str, list[int]] = {}
     for number, document in enumerate(documents):
         ids += document.ids
         labelled += document.labelled
         numbers += [number] * len(document.ids)
+        for name, values in document.columns.items():
+            columns.setdefault(name, []).extend(values)
         while len(ids) >= length:
-            yield ids[:length], labelled[:length], numbers[:length]
+            firsts = {name: values[:length] for name, values in columns.items()}
+            yield ids[:length], labelled[:length], numbers[:length], firsts
             del ids[:length], labelled[:length], numbers[:length]
-    yield ids, labelled, numbers
+            for values in columns.values():
+                del values[:length]
+    yield ids, labelled, numbers, columns

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import kdtool
+
+from kdtool_packer_packed._annotations import Part, carried, cut_in_parts
 
 __all__ = ["Document", "FillInTheMiddle", "document_of"]
 
@@ -30,10 +32,28 @@ class FillInTheMiddle(kdtool.Config):
 
 @dataclass
 class Document:
-    """Tokens and whether each is learned; empty where there is no text."""
+    """Tokens, whether each is learned, and what annotators say of it; empty where there is no text.
 
+    `lost` says that some of what they say did not come to the tokens: the tokenizer writes other bytes than the text has.
+    """
+
+    names: Sequence[str] = ()
     ids: list[int] = field(default_factory=list)
     labelled: list[bool] = field(default_factory=list)
+    columns: dict[str, list[int]] = field(default_factory=dict)
+    lost: bool = False
+
+    def add(
+        self, ids: Sequence[int], labelled: Sequence[bool], tokenizer: kdtool.Tokenizer, parts: Sequence[Part] = ()
+    ) -> Document:
+        """Add tokens, with what is said of the parts of text among them, and return the document."""
+        found = carried(tokenizer.pieces(ids), parts) if self.names and parts else {}
+        self.lost = self.lost or found is None
+        for name in self.names:
+            self.columns.setdefault(name, []).extend((found or {}).get(name) or [0] * len(ids))
+        self.ids += ids
+        self.labelled += labelled
+        return self
 
 
 def document_of(
@@ -47,33 +67,39 @@ def document_of(
     Raises:
         UsageError: the tokenizer's template does not suit a conversation.
     """
-    body = example.body
+    body, document = example.body, Document(tuple(example.annotations))
+    parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
     if isinstance(body, kdtool.Text) and fim is not None:
-        ids = _with_the_middle_last(example.id, body.text, tokenizer, fim)
-        if ids is not None:
-            return Document(ids, [True] * len(ids))
+        found = _with_the_middle_last(example.id, parts[0], tokenizer, fim)
+        if found is not None:
+            ids, parts = found
+            return document.add(ids, [True] * len(ids), tokenizer, parts)
     if isinstance(body, kdtool.Messages) and conversations == "template":
         encoded = _by_template(example.id, body, tokenizer)
         if encoded is not None:
-            return Document(*encoded)
-    document = Document()
-    for part, learned in _parts(body):
-        ids = [tokenizer.end_of_text] if part is None else tokenizer.encode(part)
-        document.ids += ids
-        document.labelled += [learned] * len(ids)
+            return _with_what_is_said_of_answers(document, *encoded, tokenizer, body, parts)
+    for text, learned, part in _parts(body, parts):
+        ids = [tokenizer.end_of_text] if text is None else tokenizer.encode(text)
+        document.add(ids, [learned] * len(ids), tokenizer, [part] if part else ())
     return document
 
 
 def _with_the_middle_last(
-    identifier: str, text: str, tokenizer: kdtool.Tokenizer, fim: FillInTheMiddle
-) -> list[int] | None:
-    """Return a text's ids where it is its turn to be cut and holds no mark itself; cuts lie between any two characters."""
+    identifier: str, part: Part, tokenizer: kdtool.Tokenizer, fim: FillInTheMiddle
+) -> tuple[list[int], list[Part]] | None:
+    """Return a text's ids, and its parts in their order, where it is its turn to be cut and holds no mark itself.
+
+    Cuts lie between any two characters.
+    """
+    text = part.text
     chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())
     chosen, suffix_first = chance.random() < fim.rate, chance.random() < fim.spm_rate
     if not chosen or not text:
         return None
     first, second = sorted(int(chance.random() * (len(text) + 1)) for _ in range(2))
-    return tokenizer.encode_infilling(text[:first], text[first:second], text[second:], suffix_first)
+    ids = tokenizer.encode_infilling(text[:first], text[first:second], text[second:], suffix_first)
+    before, middle, after = part[:first], part[first:second], part[second:]
+    return None if ids is None else (ids, [after, before, middle] if suffix_first else [before, after, middle])
 
 
 def _by_template(
@@ -88,21 +114,51 @@ def _by_template(
         ) from error
 
 
-def _parts(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> Iterator[tuple[str | None, bool]]:
-    """Yield (text, learned); None stands for the end-of-text token."""
+def _with_what_is_said_of_answers(
+    document: Document,
+    ids: list[int],
+    labelled: list[bool],
+    tokenizer: kdtool.Tokenizer,
+    body: kdtool.Messages,
+    parts: Sequence[Part],
+) -> Document:
+    """Add a conversation as a template writes it: answers are looked for among what is learned, and the rest is 0.
+
+    A template may strip an answer.
+    """
+    answers = [_stripped(part) for part, (role, _) in zip(parts, body.turns, strict=True) if role == "assistant"]
+    asked = Document(document.names)
+    asked.add([token for token, learned in zip(ids, labelled, strict=True) if learned], (), tokenizer, answers)
+    document.add(ids, labelled, tokenizer)
+    document.lost = asked.lost
+    for name, values in asked.columns.items():
+        said = iter(values)
+        document.columns[name] = [next(said) if learned else 0 for learned in labelled]
+    return document
+
+
+def _stripped(part: Part) -> Part:
+    start = len(part.text) - len(part.text.lstrip())
+    return part[start : start + len(part.text.strip())]
+
+
+def _parts(
+    body: kdtool.Text | kdtool.Completion | kdtool.Messages, parts: Sequence[Part]
+) -> Iterator[tuple[str | None, bool, Part | None]]:
+    """Yield (text, learned, the part of the body in it); None for a text stands for the end-of-text token."""
     if isinstance(body, kdtool.Text):
         if body.text:
-            yield body.text, True
-            yield None, True
+            yield body.text, True, parts[0]
+            yield None, True, None
     elif isinstance(body, kdtool.Completion):
-        yield body.prompt, False
-        yield body.completion, True
-        yield None, True
+        yield body.prompt, False, parts[0]
+        yield body.completion, True, parts[1]
+        yield None, True, None
     else:
-        for role, content in body.turns:
-            yield f"### {role}\n", False
+        for (role, content), part in zip(body.turns, parts, strict=True):
+            yield f"### {role}\n", False, None
             if role == "assistant":
-                yield content, True
-                yield None, True
+                yield content, True, part
+                yield None, True, None
             else:
-                yield f"{content}\n\n", False
+                yield f"{content}\n\n", False, part

@@ -176,17 +176,18 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
     def _balance(self, step: int) -> Mapping[str, float]:
         if not self._balances or self.progress.stats is None:
             return {}
-        answer = self.run.hook.kdtool_balance(self.progress.stats, step)
-        if answer is None:
-            return {}
-        names = {bound.term.name for bound in self.module.terms}
-        bad = {name: factor for name, factor in answer.value.items() if name not in names or not 0 <= factor < math.inf}
-        if bad:
-            raise kdtool.PluginError(
-                f"{self.run.hook.owner(answer.name) or answer.name} balanced {bad}; expected factors that are finite and "
-                f"not negative, for {', '.join(sorted(names))}"
-            )
-        return answer.value
+        product = {bound.term.name: 1.0 for bound in self.module.terms}
+        for who, factors in self.run.hook.kdtool_balance(self.progress.stats, step).items():
+            bad = {
+                name: factor for name, factor in factors.items() if name not in product or not 0 <= factor < math.inf
+            }
+            if bad:
+                raise kdtool.PluginError(
+                    f"{self.run.hook.owner(who) or who} balanced {bad}; expected factors that are finite and not negative, "
+                    f"for {', '.join(sorted(product))}"
+                )
+            product |= {name: product[name] * factor for name, factor in factors.items()}
+        return product
 
     def _measures(self, step: int) -> bool:
         return self._balances or step == 1 or step % self.config.gradient_norms_every == 0

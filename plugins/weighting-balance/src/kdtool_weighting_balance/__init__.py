@@ -1,22 +1,23 @@
 """Losses balanced against each other while they train.
 
-Recipes name the classes: `uncertainty`, `gradnorm`. The plain functions `uncertainty_step` and `gradnorm_step` serve any
-training loop. Both begin with the recipe's weights (every factor 1) and go by the figures of the last step; what they
-learned is in the phase's checkpoints. Only numbers are handled, so importing this costs nothing.
+Recipes name the classes: `uncertainty`, `gradnorm`, `on-metric`. The plain functions `uncertainty_step` and `gradnorm_step`
+serve any training loop. All begin with the recipe's weights (every factor 1) and go by the figures of the last step; what
+they learned is in the phase's checkpoints. Only numbers are handled, so importing this costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import exp, inf, log
+from math import exp, inf, isfinite, log
 from typing import Any
 
 import kdtool
+import pydantic
 
 from kdtool_weighting_balance._gradnorm import gradnorm_step
 from kdtool_weighting_balance._uncertainty import uncertainty_step
 
-__all__ = ["GradNorm", "Uncertainty", "gradnorm_step", "uncertainty_step"]
+__all__ = ["GradNorm", "OnMetric", "Uncertainty", "gradnorm_step", "uncertainty_step"]
 
 
 class Uncertainty(kdtool.Weighting):
@@ -97,6 +98,74 @@ class GradNorm(kdtool.Weighting):
 
     def kdtool_restore(self, state: Mapping[str, Any]) -> None:
         self._first, self._log_factors = dict(state["first"]), dict(state["log_factors"])
+
+
+class OnMetric(kdtool.Weighting):
+    """Multiplies a loss's weight by a factor from the moment on at which a loss's value has come below, or above, a bound.
+
+    What is watched is the running mean of the loss's value, before its weight. What has begun is not taken back, whatever
+    the value does then. Where a loss is missing, as in a control that has others, all weights stay.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `on-metric`."""
+
+        watch: str = kdtool.Field(min_length=1, max_length=64)
+        """The loss whose value decides, by its name in the recipe."""
+        below: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
+        """The bound that its running mean comes below; either this or `above`."""
+        above: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
+        """The bound that its running mean comes above."""
+        change: str = kdtool.Field(min_length=1, max_length=64)
+        """The loss whose weight changes then; it may be the same."""
+        factor: float = kdtool.Field(default=0.0, ge=0, le=1e6)
+        """What its weight is multiplied by; 0 switches it off."""
+        over: int = kdtool.Field(default=1, ge=1, le=1_000_000)
+        """In how many steps the factor goes from 1 to that, along a line; at 1 at once."""
+        smoothing: float = kdtool.Field(default=0.9, ge=0, lt=1)
+        """Share of the running mean that stays at each step; at 0 the last step's value alone decides."""
+
+        @pydantic.model_validator(mode="after")
+        def _one_bound(self) -> OnMetric.Config:
+            if (self.below is None) == (self.above is None):
+                raise ValueError("needs one bound: `below` or `above`")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.terms = frozenset({config.watch, config.change})
+        self._mean: float | None = None
+        self._begun: int | None = None
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
+        """Return the factor of the loss that changes, once it has begun to change."""
+        config, paths = self.config, {name.rpartition(".")[2]: name for name in terms}
+        if not self.terms <= paths.keys():
+            return None
+        value = terms[paths[config.watch]].value
+        if isfinite(value):
+            self._mean = value if self._mean is None else self._mean + (1 - config.smoothing) * (value - self._mean)
+        if self._begun is None:
+            if not self._is_past_the_bound():
+                return None
+            self._begun = step
+        share = min(1.0, (step - self._begun + 1) / config.over)
+        return {paths[config.change]: 1 + share * (config.factor - 1)}
+
+    def _is_past_the_bound(self) -> bool:
+        below, above = self.config.below, self.config.above
+        if self._mean is None:
+            return False
+        return self._mean < below if below is not None else above is not None and self._mean > above
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give the running mean, and the step at which the change began."""
+        return {"mean": self._mean, "begun": self._begun}
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._mean, self._begun = state["mean"], state["begun"]
 
 
 def _tells(term: kdtool.TermReport) -> bool:

@@ -1,9 +1,9 @@
 """Weights of tokens: which positions a student learns more from.
 
-Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`. The plain functions (`entropy`,
-`entropy_weight`, `probability`, `top_k_probability`, `confidence_weight`, `position_weight`) serve any training loop. Only
-methods of tensors are used, so importing this costs nothing. Every weight is its position's own: what the published
-methods take from a sequence or a batch (a quantile, a sum) is a number in the recipe here.
+Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`, `syntax`. The plain functions
+(`entropy`, `entropy_weight`, `probability`, `top_k_probability`, `confidence_weight`, `position_weight`, `class_weight`)
+serve any training loop. Only methods of tensors are used, so importing this costs nothing. Every weight is its position's
+own: what the published methods take from a sequence or a batch (a quantile, a sum) is a number in the recipe here.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
+import pydantic
 
 from kdtool_weighting_tokens._confidence import Of, confidence_weight, probability, top_k_probability
 from kdtool_weighting_tokens._entropy import entropy, entropy_weight
 from kdtool_weighting_tokens._position import position_weight
+from kdtool_weighting_tokens._syntax import PYTHON_SHARES, class_weight, mean_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "PYTHON_SHARES",
     "Confidence",
     "Position",
     "StudentEntropy",
+    "Syntax",
     "TeacherEntropy",
+    "class_weight",
     "confidence_weight",
     "entropy",
     "entropy_weight",
+    "mean_weight",
     "position_weight",
     "probability",
     "top_k_probability",
@@ -60,14 +66,16 @@ class _Entropy(kdtool.Weighting):
 class TeacherEntropy(_Entropy):
     """Weighs positions by the teacher's entropy: where much may follow, there is much to learn from its distribution.
 
-    Where there is no teacher, as in the control, all positions weigh 1.
+    Where there is no teacher, as in the control, all positions weigh 1. Sampled and top-k tokens do not tell its entropy.
     """
+
+    needs = (frozenset({"logits"}),)
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the weight of each position, [C].
 
         Raises:
-            UsageError: the teacher's signal is sampled or top-k tokens, from which its entropy cannot be told.
+            UsageError: the teacher's signal is sampled or top-k tokens.
         """
         teacher = chunk.teacher
         if isinstance(teacher, kdtool.SparseTokens):
@@ -96,6 +104,7 @@ class Confidence(kdtool.Weighting):
     Where there is no teacher, as in the control, all positions weigh 1.
     """
 
+    needs = (frozenset({"logits"}), frozenset({"top-k"}))
     config: Config
 
     class Config(kdtool.Config):
@@ -159,6 +168,63 @@ class Position(kdtool.Weighting):
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `position_weight` of the chunk, [C]."""
         return position_weight(chunk.positions, self.config.first, self.config.tokens, self.config.shape)
+
+
+class Syntax(kdtool.Weighting):
+    """Weighs tokens by what they are in their language: keywords more, say, and comments less.
+
+    Classes are those of the column `syntax`, which the annotator of that name gives. A token in which one class begins where
+    another ends has the class of its first character that is no white space.
+    """
+
+    columns = frozenset({"syntax"})
+    config: Config
+
+    class Config(kdtool.Config):
+        """The weight of each class, and what all are divided by."""
+
+        other: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Text that is no code, or of a language that is not known, and the end of a text."""
+        whitespace: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """White space between tokens of the language."""
+        comment: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Comments and documentation strings."""
+        string: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Text in quotes."""
+        number: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Numbers."""
+        operator: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Operators that are signs, the dot included."""
+        punctuation: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Brackets, commas, colons."""
+        keyword: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Keywords, `and`, `in` and `not` included."""
+        name: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Names of whatever kind."""
+        mean: float | None = kdtool.Field(default=None, ge=1e-6, le=1000)
+        """What all are divided by: the mean of these weights over your data's tokens. Left out, it is what it would be in
+        Python's standard library."""
+
+        @pydantic.model_validator(mode="after")
+        def _something_weighs(self) -> Syntax.Config:
+            if not any(self.of_classes):
+                raise ValueError("all classes have the weight 0: nothing would be learned")
+            return self
+
+        @property
+        def of_classes(self) -> list[float]:
+            """The weights as they are set, in the order of `kdtool.SYNTAX_CLASSES`."""
+            return [getattr(self, name) for name in kdtool.SYNTAX_CLASSES]
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        weights = config.of_classes
+        mean = mean_weight(weights) if config.mean is None else config.mean
+        self._weights = [weight / mean for weight in weights]
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position's class, [C]."""
+        return class_weight(chunk.columns["syntax"], self._weights)
 
 
 def _ones(chunk: kdtool.TokenChunk) -> Tensor:
