@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kdtool._contract.kinds import Cache, Loss, Teacher
 from kdtool._contract.signals import Offer, Want
 from kdtool._errors import Problem
+from kdtool._own_text import own_text_problems
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath
 from kdtool._registration import implements
@@ -60,7 +61,10 @@ def _unknown(spec: ComponentSpec, teachers: Sequence[ComponentSpec]) -> list[str
 
 
 def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield the losses that need what nobody offers them, or tokens at another temperature than others do."""
+    """Yield the losses that need what nobody offers them, or tokens at another temperature than others do.
+
+    Also what does not go together with text of the student's own.
+    """
     temperatures: dict[tuple[KeyPath, str], tuple[str, float]] = {}
     for phase in recipe.phases:
         for spec in phase.losses:
@@ -83,6 +87,7 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
                         yield _two_temperatures(recipe, spec, loss, first)
             if len(teachers) > 1:
                 yield from _unmixable(recipe, phase, spec, loss, teachers, built)
+    yield from own_text_problems(recipe, built)
 
 
 def source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:

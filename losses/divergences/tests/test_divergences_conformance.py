@@ -8,6 +8,7 @@ import pytest
 from kdtool.testing import TokenLossConformance
 from kdtool_loss_divergences import (
     AdaptiveKL,
+    Contrastive,
     ForwardKL,
     JensenShannon,
     ReverseKL,
@@ -48,6 +49,12 @@ class TestSkewKL(TokenLossConformance):
 class TestSkewReverseKL(TokenLossConformance):
     component = SkewReverseKL
     entry_point = "skew-reverse-kl"
+    settings: ClassVar = {"temperature": 2.0, "alpha": 0.3}
+
+
+class TestContrastive(TokenLossConformance):
+    component = Contrastive
+    entry_point = "contrastive"
     settings: ClassVar = {"temperature": 2.0, "alpha": 0.3}
 
 

@@ -15,6 +15,7 @@ from kdtool_loss_divergences import (
     ForwardKL,
     ReverseKL,
     adaptive_kl,
+    contrastive,
     forward_kl,
     jensen_shannon,
     reverse_kl,
@@ -36,10 +37,11 @@ DIVERGENCES: dict[str, Divergence] = {
     "jensen_shannon": lambda s, t, temperature: jensen_shannon(s, t, temperature, 0.3),
     "skew": lambda s, t, temperature: skew_kl(s, t, temperature, 0.2),
     "skew_reverse": lambda s, t, temperature: skew_reverse_kl(s, t, temperature, 0.2),
+    "contrastive": lambda s, t, temperature: contrastive(s, t, torch.arange(len(s)) % 2, temperature, 0.2),
     "adaptive": adaptive_kl,
     "total_variation": total_variation,
 }
-CURVATURE = {"jensen_shannon": 0.3 * 0.7, "skew": 0.8**2, "skew_reverse": 0.8**2}
+CURVATURE = {"jensen_shannon": 0.3 * 0.7, "skew": 0.8**2, "skew_reverse": 0.8**2, "contrastive": 0.8**2}
 """What KL's curvature at p = q is multiplied by."""
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES)
 
@@ -135,6 +137,27 @@ def test_a_case_by_hand() -> None:
     assert adaptive_kl(student, teacher).item() == pytest.approx(math.log(3) / 8)
     # At T = ½ the odds 1 : 3 become 1 : 9, so q = (1/10, 9/10).
     assert forward_kl(student, teacher, 0.5).item() == pytest.approx(math.log(5 / 3))
+
+
+@given(logits, logits, temperatures, betas, st.booleans())
+def test_contrastive_compares_what_each_wrote_as_plain_loops_say(
+    student: list[float], teacher: list[float], t: float, alpha: float, own: bool
+) -> None:
+    q, p = probabilities(student, t), probabilities(teacher, t)
+    of, other = (q, p) if own else (p, q)
+    expected = plain_kl(of, [alpha * a + (1 - alpha) * b for a, b in zip(of, other, strict=True)])
+    found = contrastive(row(student), row(teacher), torch.tensor([int(own)]), t, alpha)
+    assert found.item() == pytest.approx(expected, rel=1e-8, abs=1e-10)
+
+
+def test_contrastive_by_hand_and_its_gradient() -> None:
+    """p = (½, ½), q = (¼, ¾), α = ½, so m = (3/8, 5/8): one position of each kind, as for the two skewed ones above."""
+    student, teacher = row([1.0, 3.0]).log().repeat(2, 1), row([1.0, 1.0]).log().repeat(2, 1)
+    own = torch.tensor([0, 1])
+    forward, backward = (math.log(4 / 3) + math.log(4 / 5)) / 2, (math.log(2 / 3) + 3 * math.log(6 / 5)) / 4
+    assert contrastive(student, teacher, own, 1.0, 0.5).tolist() == pytest.approx([forward, backward])
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: contrastive(z, teacher, own, 2.0, 0.2), student)
 
 
 @each_divergence

@@ -26,6 +26,12 @@ class TestStandardTrainer(TrainerConformance):
     }
 
 
+class TestOnTextOfTheStudentsOwn(TrainerConformance):
+    component = StandardTrainer
+    entry_point = "standard"
+    settings: ClassVar = {**TestStandardTrainer.settings, "on_policy": {"fraction": 0.3, "tokens": 4}}
+
+
 class Hoards(kdtool.Weighting):
     """Remembers what JSON has no form for."""
 

@@ -17,8 +17,8 @@ from trainer_models import TinyModel, make_model
 from trainer_process import start, train_small, train_until
 
 
-def process(folder: Path, *when: str, twice: bool = False) -> int:
-    started = start(train_until, folder, *(when or (None,)), twice)
+def process(folder: Path, *when: str, twice: bool = False, on_policy: Any = None) -> int:
+    started = start(train_until, folder, *(when or (None,)), twice, on_policy)
     started.join(120)
     assert when or started.exitcode == 0
     return int(started.exitcode)
@@ -59,6 +59,21 @@ def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) ->
     whole, resumed = (tmp_path / name for name in ("whole", "killed"))
     assert (resumed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
     assert reports_of(resumed) == reports_of(whole)
+
+
+def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    own = {"fraction": 0.5, "tokens": 6}
+    process(whole, on_policy=own)
+    for when in ("step 5", "saving 9"):
+        assert process(killed, when, on_policy=own) != 0
+    process(killed, on_policy=own)
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(killed) == reports_of(whole)
+    said = (whole / "tokens.txt").read_text(encoding="utf-8")
+    assert "of 28 micro-batches were text of the student's own" in said
+    assert "on_policy: 0 " not in said
+    assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ByteTokenizer, ListSource, make_run
+from kdtool.testing import ByteTokenizer, ListSource, continued_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
 from safetensors.torch import save_model
@@ -50,6 +50,7 @@ class Tokens(ByteTokenizer):
     """A tokenizer of the tests' vocabulary."""
 
     vocabulary = VOCABULARY
+    end_of_text = VOCABULARY - 1
 
 
 class TinyModel(kdtool.LanguageModel):
@@ -78,6 +79,11 @@ class TinyModel(kdtool.LanguageModel):
         kept = {layer: states[layer + 1] for layer in want.layers if "projections" in want.kinds}
         projections = {layer: kdtool.Projections(own, 2 * own, 3 * own) for layer, own in kept.items()}
         return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden, projections=projections)
+
+    def continued(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        return continued_plainly(self, prompts, limits, temperature, seeds)
 
     def save(self, folder: Path) -> None:
         save_model(self.model, str(folder / "model.safetensors"))

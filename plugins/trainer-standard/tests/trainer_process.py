@@ -48,8 +48,10 @@ def arm(when: str) -> None:
         _checkpoints._sync = sync
 
 
-def train_until(folder: Path, when: str | None, twice: bool = False) -> None:
-    """Train, with two passes a step if `twice`, and write the final weights to `folder`/final.safetensors.
+def train_until(folder: Path, when: str | None, twice: bool = False, on_policy: Any = None) -> None:
+    """Train, with two passes a step if `twice`, in part on text of the student's own if `on_policy` says so.
+
+    The final weights are written to `folder`/final.safetensors.
 
     `when` is "step N" or "saving N": the process kills itself after N steps, or in the midst of writing checkpoint N.
     """
@@ -57,20 +59,21 @@ def train_until(folder: Path, when: str | None, twice: bool = False) -> None:
     if when:
         arm(when)
     student = make_model(1, dropout=0.2)
-    trained = train_small(folder, student, twice=twice)
+    trained = train_small(folder, student, twice=twice, on_policy=on_policy)
     save_model(student.model, str(folder / "final.safetensors"))
-    (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+    (folder / "tokens.txt").write_text(f"{trained.tokens} {trained.notes}", encoding="utf-8")
 
 
-def train_small(folder: Path, student: Any, twice: bool = False) -> kdtool.Trained:
+def train_small(folder: Path, student: Any, twice: bool = False, on_policy: Any = None) -> kdtool.Trained:
     """Train for 14 steps with a checkpoint at every third."""
     return train(
-        folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET, twice=twice
-    )
+        folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET, twice=twice,
+        on_policy=on_policy,
+    )  # fmt: skip
 
 
-def train_as_rank(folder: Path, tied: bool, twice: bool, rank: int, world: int, port: int) -> None:
-    """Train as one of `world` processes, with two passes a step if `twice`.
+def train_as_rank(folder: Path, tied: bool, twice: bool, on_policy: Any, rank: int, world: int, port: int) -> None:
+    """Train as one of `world` processes, with two passes a step if `twice`, in part on text of the student's own.
 
     Rank 0 writes the first step's gradients and the number of tokens.
     """
@@ -90,7 +93,8 @@ def train_as_rank(folder: Path, tied: bool, twice: bool, rank: int, world: int, 
     with first_gradients(student.model) as gradients:
         trained = train(
             folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
-            gradient_clip=0.0, rows=lopsided_rows(), twice=twice, run={**_QUIET, "rank": rank, "world": world},
+            gradient_clip=0.0, rows=lopsided_rows(), twice=twice, on_policy=on_policy,
+            run={**_QUIET, "rank": rank, "world": world},
         )  # fmt: skip
     if rank == 0:
         save_file(gradients, str(folder / "gradients.safetensors"))

@@ -253,6 +253,9 @@ class Loss(Component):
     """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them
     or that they begin with. If not, a teacher with other tokens is told about the same texts in its own, and `StepView` says
     how they lie beside the student's; a sequence loss alone can do with that. May depend on the config."""
+    own_text: bool = False
+    """Whether it must know which tokens the student wrote itself: by the column `own`, 1 for these and 0 for the corpus's,
+    which a trainer gives that learns on both. Others are refused. May depend on the config."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.
@@ -311,6 +314,10 @@ class Trainer(Component):
     """Trains one phase."""
 
     kind = "trainer"
+    own_text: str = ""
+    """The setting by which it learns also on text that the student writes as it learns, None in the config while it does
+    not; "" where there is none. Signals of such text cannot be recorded, so teachers are asked beside the student, and read
+    its tokens. Losses that learn from labels alone get none of it."""
 
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.

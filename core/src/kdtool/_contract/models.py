@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from kdtool._errors import UsageError
+
 if TYPE_CHECKING:
     from kdtool._contract.signals import Head, ModelOutputs, Want
     from kdtool._contract.text import Batch
@@ -120,6 +122,23 @@ class LanguageModel(ABC):
         Documents of a row do not see each other. Gradients flow unless the caller switched them off. Nothing is kept
         between calls.
         """
+
+    def continued(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return what is new.
+
+        Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0. A continuation ends with
+        the first token that ends a text (or an answer, where the tokenizer knows such), which belongs to it, else at its
+        limit or where the context is full. It follows from its prompt and its seed (0 to 2⁶³ − 1), whatever is continued
+        beside it, up to rounding. Nothing is dropped out and no gradient kept; parameters, training mode and generators are
+        afterwards as before. Trainers that learn on text of the student's own ask for it, under autocast as they train.
+        Since 0.1.
+
+        Raises:
+            UsageError: a prompt fills the context; or the model offers no such thing, as all do that say nothing of it.
+        """
+        raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
 
     @abstractmethod
     def save(self, folder: Path) -> None:

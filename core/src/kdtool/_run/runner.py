@@ -28,6 +28,7 @@ from kdtool._run.graph import GRAPH, Graph, Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
 from kdtool._run.missing import refuse_missing
+from kdtool._run.own_text import own_text_keys, own_text_noted
 from kdtool._run.plan import last_nodes
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Results
@@ -88,7 +89,7 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     _keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
         context.make(node)
-        _check_tokens(stages.arms, node.stage)
+        _check_tokens(context.assembly, stages.arms, node.stage)
     measurements = read_scores(context, stages.scores)
     subjects = [measured.subject() for measured in stages.measured]
     arm_of = {measured.name: measured.arm for measured in stages.measured if measured.arm in context.assembly.arms}
@@ -117,12 +118,16 @@ def _keep(context: Context, record: Mapping[str, Any]) -> None:
         write_sealed(context.folder / GRAPH, record)
 
 
-def _check_tokens(arms: Sequence[Arm], stage: Stage) -> None:
-    """Refuse a control that saw more or fewer tokens than the student, once it is trained: the verdict would not be true."""
+def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None:
+    """Refuse a control that saw more or fewer tokens than the student, once it is trained: the verdict would not be true.
+
+    More it may see where the student learned also on text of its own, which is shorter than what it takes the place of.
+    """
     if (stage.kind, stage.arm) != ("phases", "control"):
         return
     student, control = (next(a for a in arms if (a.arm, a.seed) == (arm, stage.seed)) for arm in ("student", "control"))
-    if stage.label == control.nodes[-1].stage.label and control.tokens != student.tokens:
+    more = control.tokens > student.tokens and own_text_keys(assembly)
+    if stage.label == control.nodes[-1].stage.label and control.tokens != student.tokens and not more:
         seen = f"it trained on {control.tokens:,} tokens, the student on {student.tokens:,}"
         raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 
@@ -135,7 +140,7 @@ def _results(
     return Results(
         name=context.assembly.recipe.name,
         folder=context.folder,
-        verdict=verdict(comparisons),
+        verdict=verdict(comparisons, own_text=bool(own_text_keys(context.assembly))),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),
         arms=tuple(arms),
@@ -190,8 +195,8 @@ def _phases(context: Context, stages: Stages) -> dict[str, Any]:
 
 
 def _noted(context: Context) -> tuple[str, ...]:
-    """Return what the user must know of the recipe's teachers."""
-    return *noted(context.vocabularies), *mixtures_noted(context.assembly)
+    """Return what the user must know of the recipe's teachers, and of what the control is spared."""
+    return *noted(context.vocabularies), *mixtures_noted(context.assembly), *own_text_noted(context.assembly)
 
 
 def _notes(arms: Sequence[ArmResult]) -> tuple[str, ...]:

@@ -12,16 +12,22 @@ _CONTROLS = {
     "control": "the same student trained without the teacher on equally many tokens",
     "control-time": "the same student trained without the teacher for the same time, the teacher's share included",
 }
+_SAME_ROWS = "the same student trained without the teacher on the same rows, with as many tokens or more"
+"""What the control is where the student learned also on text of its own."""
 
 
-def verdict(comparisons: Sequence[Comparison]) -> str:
-    """Say for each control on which measurements the student is better, worse, or not shown to differ."""
+def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False) -> str:
+    """Say for each control on which measurements the student is better, worse, or not shown to differ.
+
+    `own_text`: the student learned also on text of its own.
+    """
     if not comparisons:
         return "Nothing is shown about distillation: no control was trained, or no evaluator measured it item by item."
+    known = {**_CONTROLS, "control": _SAME_ROWS} if own_text else _CONTROLS
     sentences = []
     for control in dict.fromkeys(comparison.control for comparison in comparisons):
         own = [comparison for comparison in comparisons if comparison.control == control]
-        sentences.append(f"Against {_CONTROLS.get(control, control)}, the distilled student is {_outcome(own)}.")
+        sentences.append(f"Against {known.get(control, control)}, the distilled student is {_outcome(own)}.")
     return " ".join(sentences)
 
 

@@ -13,7 +13,9 @@ from kdtool._contract.kinds import Loss
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._needs import teachers_of
-from kdtool._recipe.model import ComponentSpec, problem_at
+from kdtool._own_text import own_text_key
+from kdtool._recipe.layers import as_written
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
 from kdtool._vocabulary import Vocabularies, compare_vocabularies
 
@@ -66,12 +68,13 @@ def _compared(context: Context, run: RunInfo, teacher: str) -> Vocabularies:
 
 def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> None:
     problems: list[Problem] = []
-    for spec, loss, teachers in _learning(assembly):
+    for phase, spec, loss, teachers in _learning(assembly):
         known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
         for name, vocabularies in known.items():
             if (loss.same_vocabulary or len(teachers) > 1) and not vocabularies.comparable:
                 message = f"compares token by token, but {vocabularies.sentence('the student', name)}"
                 problems.append(problem_at(assembly.recipe, spec.key, message, _REMEDY))
+            problems.extend(_of_own_text(assembly, phase, spec, name, vocabularies))
         if len({vocabularies.shared for vocabularies in known.values()}) > 1:
             shared = ", ".join(f"{name} {vocabularies.shared:,}" for name, vocabularies in known.items())
             message = f"mixes teachers that have different numbers of tokens in common with the student: {shared}"
@@ -80,14 +83,27 @@ def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> Non
         raise RecipeError(list(dict.fromkeys(problems)))
 
 
+def _of_own_text(
+    assembly: Assembly, phase: PhaseSpec, spec: ComponentSpec, teacher: str, found: Vocabularies
+) -> Iterator[Problem]:
+    """Refuse a teacher that cannot read whatever the student writes."""
+    key = own_text_key(phase, assembly.built)
+    if key is not None and (not found.comparable or found.sizes[0] > found.shared):
+        message = (
+            f"is told by {teacher} about text that the student writes, but {found.sentence('the student', teacher)}"
+        )
+        remedy = f"take a student without tokens that {teacher} does not have, or leave `{as_written(key)}` out"
+        yield problem_at(assembly.recipe, spec.key, message, remedy)
+
+
 def _asked(assembly: Assembly) -> list[str]:
-    return list(dict.fromkeys(name for _, _, teachers in _learning(assembly) for name in teachers))
+    return list(dict.fromkeys(name for _, _, _, teachers in _learning(assembly) for name in teachers))
 
 
-def _learning(assembly: Assembly) -> Iterator[tuple[ComponentSpec, Loss, list[str]]]:
-    """Yield every loss of the student that learns from teachers, with these."""
+def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Loss, list[str]]]:
+    """Yield every loss of the student that learns from teachers, with its phase and these."""
     for phase in assembly.arms["student"]:
         for spec in phase.losses:
             loss = assembly.built[spec.key].instance()
             if isinstance(loss, Loss) and (teachers := teachers_of(spec, loss, phase)):
-                yield spec, loss, [teacher.path for teacher, _ in teachers]
+                yield phase, spec, loss, [teacher.path for teacher, _ in teachers]

@@ -29,6 +29,7 @@ for _suite in (
 from kdtool.testing._annotator import AnnotatorConformance
 from kdtool.testing._cache import CacheConformance
 from kdtool.testing._component import ComponentConformance
+from kdtool.testing._continued import continued_plainly
 from kdtool.testing._corpus import CorpusConformance
 from kdtool.testing._evaluator import EvaluatorConformance
 from kdtool.testing._exporter import ExporterConformance
@@ -74,6 +75,7 @@ __all__ = [
     "TransformConformance",
     "WeightingConformance",
     "batch_of",
+    "continued_plainly",
     "empty_results",
     "make_results",
     "make_run",

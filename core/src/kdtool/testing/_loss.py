@@ -26,6 +26,7 @@ from kdtool._contract.signals import (
     TokenChunk,
 )
 from kdtool._contract.text import Batch
+from kdtool._errors import KdtoolError
 from kdtool.testing._chunks import part_of, passes_of, teacher_tokens, with_passes
 from kdtool.testing._component import ComponentConformance
 
@@ -73,6 +74,15 @@ class TokenLossConformance(LossConformance):
                 assert values.shape == (POSITIONS,)
                 assert values.dtype == torch.float32
                 assert values.isfinite().all()
+
+    def test_where_it_must_know_what_the_student_wrote_it_matters_and_is_asked_for(self) -> None:
+        for chunk in self._chunks():
+            if "own" not in chunk.columns:
+                pytest.skip("does not ask for the column own")
+            other = replace(chunk, columns={"own": 1 - chunk.columns["own"]})
+            assert not self._values(other).equal(self._values(chunk))
+            with pytest.raises(KdtoolError, match="own"):
+                self._values(replace(chunk, columns={}))
 
     def test_positions_do_not_see_each_other(self) -> None:
         import torch
@@ -177,6 +187,7 @@ class TokenLossConformance(LossConformance):
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),
                 step=torch.tensor(3),
+                columns={"own": torch.arange(POSITIONS) % 2} if loss.own_text else {},
                 second_logits=second if loss.passes == 2 else None,
             )
 
@@ -300,6 +311,7 @@ def replace_logits(chunk: TokenChunk, logits: tuple[Tensor, ...], step: Tensor) 
         chunk.temperature,
         chunk.progress,
         step,
+        chunk.columns,
         second_logits=logits[1] if len(logits) > 1 else None,
     )
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "TEXTS", "check_answers", "check_model", "check_runtime", "check_tokenizer", "close", "computed", "logits_of",
-    "no_model_is_built", "packed", "same_shapes",
+    "TEXTS", "check_answers", "check_continued", "check_model", "check_runtime", "check_tokenizer", "close", "computed",
+    "logits_of", "no_model_is_built", "packed", "same_shapes",
 ]  # fmt: skip
 
 TEXTS = (
@@ -144,6 +144,43 @@ def check_model(model: LanguageModel) -> None:
     )
     assert set(outputs.hidden) == {0, facts.layers - 1}
     assert all(states.shape == outputs.last.shape for states in outputs.hidden.values())
+
+
+def check_continued(model: LanguageModel) -> None:
+    """Assert that a model continues prompts by its own tokens, from their seeds alone, and stays as it was."""
+    import torch
+
+    prompts = [model.tokenizer.encode(text) for text in (*TEXTS, "x = ")]
+    limits, seeds = [6, 1, 9, 4, 12], [2**63 - 1, 3, 5, 3, 0]
+    model.model.train()
+    next(model.model.children()).eval()  # modes are each module's own
+    modes = [module.training for module in model.model.modules()]
+    weights = {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    generator = torch.get_rng_state()
+    greedy, drawn = (model.continued(prompts, limits, temperature, seeds) for temperature in (0.0, 0.8))
+    for found, temperature in ((greedy, 0.0), (drawn, 0.8)):
+        for prompt, new, limit, seed in zip(prompts, found, limits, seeds, strict=True):
+            assert 1 <= len(new) <= limit
+            assert all(0 <= token < model.head.vocabulary for token in new)
+            assert model.tokenizer.end_of_text not in new[:-1], "the end of a text ends it"
+            alone = model.continued([prompt], [limit], temperature, [seed])
+            assert alone == [new], "what is continued beside it, and when, must not matter"
+    others = [model.continued([prompts[4]], [12], 0.8, [seed])[0] for seed in range(1, 5)]
+    assert any(other != drawn[4] for other in others), "another seed draws other tokens"
+    assert model.continued([], [], 1.0, []) == []
+    assert [module.training for module in model.model.modules()] == modes, "training mode is as it was"
+    assert generator.equal(torch.get_rng_state()), "it draws from torch's global generator"
+    assert all(weight.equal(weights[name]) for name, weight in model.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+    _check_likeliest(model, prompts[0], greedy[0])
+
+
+def _check_likeliest(model: LanguageModel, prompt: list[int], new: list[int]) -> None:
+    """Assert that each new token is the likeliest one behind those before it, up to rounding."""
+    ids = [*prompt, *new]
+    logits = computed(model, batch_of([Row("", ids, [True] * len(ids), [0] * len(ids))]))
+    for token, row in zip(new, logits[len(prompt) - 1 :], strict=True):
+        assert float(row.max() - row[token]) <= 0.05 * float(row.std()), "temperature 0 takes the likeliest token"
 
 
 def close(found: Tensor, expected: Tensor, what: str) -> None:

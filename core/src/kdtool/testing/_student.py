@@ -11,8 +11,10 @@ import pytest
 from kdtool._contract.models import LanguageModel, Subject
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
+from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import (
+    check_continued,
     check_model,
     check_runtime,
     check_tokenizer,
@@ -85,6 +87,13 @@ class StudentConformance(ComponentConformance):
         assert learning
         missed = sum(parameter.grad is None for parameter in learning)
         assert not missed, f"the gradient does not reach {missed} of {len(learning)} parameters that are to learn"
+
+    def test_it_continues_text_if_it_offers_that(self, built: LanguageModel) -> None:
+        if type(built).continued is LanguageModel.continued:
+            with pytest.raises(UsageError, match=type(built).__name__):
+                built.continued([[0]], [1], 1.0, [0])
+        else:
+            check_continued(built)
 
     def test_it_opens_again_as_it_was_saved(self, run: RunInfo, built: LanguageModel, tmp_path: Path) -> None:
         folder = tmp_path / "saved"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from kdtool._contract.models import LanguageModel, ModelFacts
 from kdtool._contract.signals import Head, ModelOutputs, Want
 from kdtool._contract.text import Batch
+from kdtool.testing._continued import continued_plainly
 from kdtool.testing._surroundings import ByteTokenizer
 from kdtool.testing._toy import write_safetensors
 
@@ -99,6 +101,12 @@ class ToyModel(LanguageModel):
         states = self.model.states(batch)
         labelled = batch.labels != -100
         return ModelOutputs(states[-1][labelled], {layer: states[layer + 1][labelled] for layer in want.layers})
+
+    def continued(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """Continue prompts; see `kdtool.LanguageModel.continued`."""
+        return continued_plainly(self, prompts, limits, temperature, seeds)
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors.

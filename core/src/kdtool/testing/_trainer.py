@@ -170,6 +170,11 @@ class TrainerConformance(ComponentConformance):
         theirs = [Row(row.key, row.input_ids[:cut], row.labelled[:cut], row.document[:cut]) for row in rows]
         others, signals = _with("losses.beside", loss), {"teacher": FrozenTeacher()}
         rows_of = {"teacher": ListSource(theirs)}
+        trainer: Any = self.build()
+        if trainer.own_text and getattr(trainer.config, trainer.own_text) is not None:
+            with pytest.raises(UsageError, match=trainer.own_text):
+                self._train(tmp_path, terms=(term,), others=others, signals=signals, teacher_rows=rows_of)
+            return  # such a teacher could not read what the student writes
         self._train(tmp_path, terms=(term,), others=others, signals=signals, teacher_rows=rows_of)
         assert loss.views
         for view in loss.views:

@@ -1,9 +1,9 @@
 """Divergences between teacher's and student's next-token distributions.
 
-Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `adaptive-kl`, `tvd`. The plain
-functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop. Only methods of
-tensors are used, so importing this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531) are
-the trainer's.
+Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `contrastive`, `adaptive-kl`,
+`tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop.
+Only methods of tensors are used, so importing this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv
+1503.02531) are the trainer's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 from kdtool_loss_divergences._adaptive import adaptive_kl
+from kdtool_loss_divergences._contrastive import contrastive
 from kdtool_loss_divergences._forward import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_loss_divergences._jensen_shannon import jensen_shannon
 from kdtool_loss_divergences._reverse import reverse_kl
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptiveKL",
+    "Contrastive",
     "ForwardKL",
     "JensenShannon",
     "ReverseKL",
@@ -31,6 +33,7 @@ __all__ = [
     "SkewReverseKL",
     "TotalVariation",
     "adaptive_kl",
+    "contrastive",
     "forward_kl",
     "jensen_shannon",
     "reverse_kl",
@@ -109,12 +112,12 @@ class JensenShannon(_Divergence):
 
 
 class _Skewed(_Divergence):
-    """What the two skewed divergences share: how much is mixed in."""
+    """What the skewed divergences share: how much is mixed in."""
 
     config: Config
 
     class Config(_Divergence.Config):
-        """Settings of `skew-kl` and `skew-reverse-kl`."""
+        """Settings of `skew-kl`, `skew-reverse-kl` and `contrastive`."""
 
         alpha: float = kdtool.Field(default=0.1, gt=0, lt=1)
         """How much of the distribution that is compared is mixed into the other. The value stays below −log alpha."""
@@ -134,6 +137,25 @@ class SkewReverseKL(_Skewed):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         return skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+
+class Contrastive(_Skewed):
+    """Skewed KL where the corpus wrote the token, skewed reverse KL where the student did (DistiLLM-2).
+
+    For trainers that learn also on text that the student writes (`standard` with `on_policy`).
+    """
+
+    own_text = True
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        if "own" not in chunk.columns:
+            raise kdtool.UsageError(
+                "contrastive must know which tokens the student wrote, by the column `own`, and the trainer gives none: "
+                "set `trainer: {on_policy: {}}`, or take skew-kl"
+            )
+        own = chunk.columns["own"]
+        return contrastive(chunk.student_logits, _logits(chunk), own, chunk.temperature, self.config.alpha)
 
 
 class AdaptiveKL(_Divergence):

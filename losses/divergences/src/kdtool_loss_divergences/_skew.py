@@ -10,7 +10,7 @@ from kdtool_loss_divergences._softened import log_probabilities
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["skew_kl", "skew_reverse_kl"]
+__all__ = ["skew_kl", "skew_reverse_kl", "to_mixture"]
 
 
 def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1) -> Tensor:
@@ -29,7 +29,7 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
         [C], in nats.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
-    return _to_mixture(p_log, q_log, alpha)
+    return to_mixture(p_log, q_log, alpha)
 
 
 def skew_reverse_kl(
@@ -41,10 +41,10 @@ def skew_reverse_kl(
     KL as α → 0. Ko et al. (DistiLLM), arXiv 2402.03898, section 3.1. Arguments and result as in `skew_kl`.
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
-    return _to_mixture(q_log, p_log, alpha)
+    return to_mixture(q_log, p_log, alpha)
 
 
-def _to_mixture(of: Tensor, other: Tensor, alpha: float) -> Tensor:
+def to_mixture(of: Tensor, other: Tensor, alpha: float) -> Tensor:
     """Return KL(of ‖ α·of + (1 − α)·other) of log-probabilities [C, V]."""
     mixture = (of + log(alpha)).logaddexp(other + log1p(-alpha))
     return (of.exp() * (of - mixture)).sum(-1)

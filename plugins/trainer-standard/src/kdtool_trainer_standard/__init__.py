@@ -16,6 +16,7 @@
 - `_checkpoints` folders that are whole or absent
 - `_history` the file of logged steps
 - `_order` which row comes when
+- `_own_text` micro-batches that the student writes itself
 - `_estimate` what a phase takes, before it is made
 - `_machine` precision, memory allocator, chunk sizes
 """
@@ -26,13 +27,28 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import kdtool
-from pydantic import Field
+from pydantic import Field, field_validator
 
-__all__ = ["StandardTrainer"]
+__all__ = ["OnPolicy", "StandardTrainer"]
+
+
+class OnPolicy(kdtool.Config):
+    """Learning on text that the student writes as it learns (on-policy distillation, GKD)."""
+
+    fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of the micro-batches that are of the student's own text, chosen by chance; 0 switches it off."""
+    prompt: float = Field(default=0.5, gt=0, lt=1)
+    """Share of a document that is the prompt where all of it is learned; else what comes before its first label is."""
+    tokens: int = Field(default=128, ge=1)
+    """At most so many tokens are written behind a prompt, and never more than stood there."""
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    """The student's logits are divided by it before tokens are drawn; 0 takes the likeliest ones."""
 
 
 class StandardTrainer(kdtool.Trainer):
     """Trains one phase: any mixture of losses, on the CPU, one GPU or several, resumable to the bit."""
+
+    own_text = "on_policy"
 
     class Config(kdtool.Config):
         """Settings of the optimiser, of memory and speed, and of what is written."""
@@ -55,6 +71,8 @@ class StandardTrainer(kdtool.Trainer):
         """The gradient's norm is cut to this; 0 leaves it alone."""
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
         """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
+        on_policy: OnPolicy | None = None
+        """Learn a part of the time on text that the student itself writes; left out, on the corpus's alone."""
         checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = Field(
             default="120s", json_schema_extra=kdtool.does_not_affect_results()
         )
@@ -73,6 +91,11 @@ class StandardTrainer(kdtool.Trainer):
             default="auto", json_schema_extra=kdtool.does_not_affect_results()
         )
         """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling."""
+
+        @field_validator("on_policy")
+        @classmethod
+        def _off_without_a_fraction(cls, value: OnPolicy | None) -> OnPolicy | None:
+            return value if value is not None and value.fraction else None
 
     config: Config
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from kdtool_trainer_standard._mixture import mixed_logits
-from kdtool_trainer_standard._terms import BoundTerm
+from kdtool_trainer_standard._own_text import OWN
+from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text
 
 __all__ = ["ChunkLoss", "ChunkRows", "Logits", "compiled_or_eager"]
 
@@ -109,6 +110,8 @@ class ChunkLoss:
 
     def _values(self, index: int, logits: Logits, rows: ChunkRows, weights: Tensor | None) -> Tensor:
         values: Tensor = self.terms[index].call(self.chunk(index, logits, rows))
+        if OWN in rows.columns and not learns_from_own_text(self.terms[index].term):
+            values = values.masked_fill(rows.columns[OWN] != 0, 0.0)
         return values if weights is None else values * weights
 
     def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:

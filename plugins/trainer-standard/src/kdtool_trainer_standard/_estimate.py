@@ -25,6 +25,7 @@ from kdtool_transformers import (
 
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
+from kdtool_trainer_standard._terms import learns_from_own_text
 
 __all__ = ["estimate_phase"]
 
@@ -51,6 +52,8 @@ class _Sizes:
     embedding: int
     teacher: int
     passes: int
+    written: int
+    """Of the keys and values of what the student writes; 0 where it writes nothing."""
 
 
 def estimate_phase(
@@ -80,7 +83,8 @@ def estimate_phase(
         "training",
         tokens=tokens,
         seconds=_operations(ahead, phase, outline.facts, sizes, tokens) / (BUSY * speed),
-        note=f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}",
+        note=f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+        + ("; what the student writes, one token after another, comes on top" if sizes.written else ""),
     )
 
 
@@ -129,7 +133,18 @@ def _sizes(
             default=0,
         ),
         passes=passes,
+        written=_written(config, phase, facts, rows, dtype),
     )
+
+
+def _written(
+    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
+) -> int:
+    """Bytes of keys and values of a whole micro-batch that the student writes."""
+    if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
+        return 0
+    size = facts.head_size or facts.hidden // facts.heads
+    return rows * facts.layers * 2 * facts.kv_heads * size * dtype.itemsize
 
 
 def _memory(
@@ -152,6 +167,8 @@ def _memory(
             "signals": sizes.signals,
         },
     }
+    if sizes.written:  # before the first backward of a step; logits are those of one token a text
+        moments["own text"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
     if alive.again:
         moments["a layer again"] = {
             "gradients": kept,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -34,6 +34,7 @@ from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._own_text import OwnText
 
 __all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
 
@@ -53,6 +54,8 @@ class Progress:
     last_values: Mapping[str, float] | None = None
     states: Mapping[str, Mapping[str, Any]] | None = None
     """What components remember from step to step, by their names; taken at each checkpoint."""
+    own_text: Mapping[str, int] | None = None
+    """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
 
 
 class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
@@ -65,6 +68,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         phase: kdtool.Phase,
         module: DistillationModule,
         args: transformers.TrainingArguments,
+        own_text: OwnText | None = None,
     ) -> None:
         places = phase.steps * config.accumulation * config.batch * run.world
         super().__init__(
@@ -77,12 +81,20 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.config, self.run, self.phase, self.module = config, run, phase, module
         self.teachers = Asked(phase)
-        self.progress = Progress()
+        self.own_text = own_text
+        self.progress = Progress(own_text=None if own_text is None else own_text.counts)
         self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
         self._norm: Tensor | float = 0.0
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> Any:
+        """Fetch a step's micro-batches. Some are what the student writes, and that before their labels are counted."""
+        batches = epoch_iterator if self.own_text is None else self._with_own_text(self.own_text, epoch_iterator)
+        return super().get_batch_samples(batches, num_batches, device)
 
     def compute_loss(
         self,
@@ -154,6 +166,10 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
     def restart_clock(self) -> None:
         """Begin to count time: set-up is over."""
         self._clock = self._last_checkpoint = perf_counter()
+
+    def _with_own_text(self, own_text: OwnText, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for number, inputs in enumerate(fetched):
+            yield _as_inputs(own_text(kdtool.Batch(**inputs), self.state.global_step + 1, number))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset)  # the data set is in order already
@@ -266,6 +282,9 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.progress = Progress(
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
+        if self.own_text is not None:
+            self.own_text.counts.update(self.progress.own_text or {})
+            self.progress.own_text = self.own_text.counts
         for name, state in (self.progress.states or {}).items():
             if name in self.run.hook.kdtool_restore.names():
                 self.run.hook.kdtool_restore.maybe(name)(state)
@@ -348,6 +367,10 @@ def _restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Pat
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:
-    """Make the parent's kind of batch: a dictionary in which it finds `labels` to count."""
-    batch = collate(rows)
+    """Make the parent's kind of batch."""
+    return _as_inputs(collate(rows))
+
+
+def _as_inputs(batch: kdtool.Batch) -> dict[str, Any]:
+    """Return a batch as the dictionary in which the parent finds `labels` to count."""
     return {name: getattr(batch, name) for name in batch.__dataclass_fields__}

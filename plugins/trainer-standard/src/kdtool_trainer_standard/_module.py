@@ -19,7 +19,8 @@ from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
 from kdtool_trainer_standard._norms import seen_of, squared_norms_at_logits, squared_norms_at_states
-from kdtool_trainer_standard._terms import BoundTerm, plain_tensors
+from kdtool_trainer_standard._own_text import OWN
+from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
 
 __all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
 
@@ -170,7 +171,10 @@ class DistillationModule(nn.Module):
         bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
         count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
-        value: Tensor = result.values.float().sum() / count
+        values: Tensor = result.values.float()
+        if OWN in view.batch.columns and not learns_from_own_text(bound.term):
+            values = values.masked_fill(_own(view.batch, result), 0.0)
+        value = values.sum() / count
         if not bool(value.isfinite()):
             for one in passes:
                 blame_student(one.last.detach(), int(self.step))
@@ -185,6 +189,12 @@ class DistillationModule(nn.Module):
     def _empty_ledger(self) -> Ledger:
         zeros = torch.zeros(len(self.terms), device=self.progress.device)
         return Ledger(values=zeros, squared_norms=zeros.clone())
+
+
+def _own(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
+    """Return which values of a sequence loss are of text that the student wrote."""
+    own = batch.columns[OWN] != 0
+    return own[batch.labels != -100] if isinstance(result, kdtool.PerToken) else own.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:

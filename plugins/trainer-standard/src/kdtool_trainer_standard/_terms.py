@@ -12,7 +12,7 @@ from typing import Any, Literal
 import kdtool
 from torch import Tensor
 
-__all__ = ["BoundTerm", "Form", "bind_terms", "plain_tensors"]
+__all__ = ["BoundTerm", "Form", "bind_terms", "learns_from_own_text", "plain_tensors"]
 
 Form = Literal["none", "dense", "sampled", "top-k"]
 """How a token loss receives its teacher."""
@@ -29,6 +29,15 @@ class BoundTerm:
     captured_temperature: float = 1.0
     shares: tuple[float, ...] = ()
     """Each teacher's share of what a token loss learns, in the order of `term.teachers`."""
+
+
+def learns_from_own_text(term: kdtool.Term) -> bool:
+    """Say whether a term has a use of text that the student wrote: a teacher's word of it, or two passes over it.
+
+    Others learn that what stands there is right. Of the student's own samples that is no more than chance: the gradient of
+    their likelihood is 0 on average. So such terms learn from the corpus alone.
+    """
+    return bool(term.teachers) or term.divergence
 
 
 def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, kdtool.Signal]) -> tuple[BoundTerm, ...]:

@@ -6,7 +6,7 @@ Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._selftest import self_test
-from kdtool_trainer_standard._terms import bind_terms, plain_tensors
+from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
 
 __all__ = ["train_phase"]
 
@@ -66,6 +67,10 @@ def _prepared(
     device: torch.device = args.device
     _ready(student, device)
     batch = collate(_first_labelled(phase, config.batch, run.seed), device)
+    own_text = _own_text(config, run, phase, student, device)
+    if own_text is not None:
+        own_text.try_out(batch)
+        batch = own_text.of_corpus(batch)
     with torch.no_grad():
         told, signals = Asked(phase)(batch)
     signals = {name: plain_tensors(signal) for name, signal in signals.items()}
@@ -80,7 +85,25 @@ def _prepared(
     if loss.terms:
         to_come = phase.steps * config.accumulation * int((batch.labels != -100).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
-    return TrainingLoop(config, run, phase, module, args)
+    return TrainingLoop(config, run, phase, module, args, own_text)
+
+
+def _own_text(
+    config: StandardTrainer.Config,
+    run: kdtool.RunInfo,
+    phase: kdtool.Phase,
+    student: kdtool.LanguageModel,
+    device: torch.device,
+) -> OwnText | None:
+    """Return what has the student write, where that is asked for and a loss learns from it: a control's may not."""
+    if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
+        return None
+    if phase.teacher_rows:
+        raise kdtool.UsageError(
+            f"on_policy: {next(iter(phase.teacher_rows))} does not read the student's tokens, so it cannot be asked about "
+            "text that the student writes; take a student with its tokenizer, or leave on_policy out"
+        )
+    return OwnText(config.on_policy, run, student, chosen_dtype(config.dtype, device))
 
 
 def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
@@ -194,7 +217,7 @@ def _resume_and_train(loop: TrainingLoop) -> None:
 
 def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     progress, module = loop.progress, loop.module
-    notes = []
+    notes = list(_own_text_noted(progress.own_text))
     squares = progress.squared_norms or {}
     for bound in module.terms:
         # Token losses are measured at the logits, sequence losses at hidden states: only like is compared with like.
@@ -214,6 +237,15 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
                 "gradient; dtype: float32 would go on more exactly"
             )
     return tuple(notes)
+
+
+def _own_text_noted(counts: Mapping[str, int] | None) -> Iterator[str]:
+    if counts is not None:
+        length = counts["tokens"] / max(1, counts["documents"])
+        yield (
+            f"on_policy: {counts['own']} of {counts['batches']} micro-batches were text of the student's own, "
+            f"{length:.1f} tokens a document on average"
+        )
 
 
 @contextmanager

@@ -269,7 +269,8 @@ def _attention_map(query: Tensor, key: Tensor, mask: Tensor, scale: float, soft_
     scores = (query * scale) @ _repeat(key, query.shape[1]).transpose(2, 3)
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    # Finite, so that padding, which sees nothing, gives no values that are not numbers: 0 times those would spread.
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 
 def _side_by_side(heads: Tensor) -> Tensor:

@@ -1,23 +1,39 @@
-"""Answers to a batch of prompts by `model.generate`, each with its own length, stop strings, temperature and seed.
+"""New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
 
-`TransformersRuntime` calls it. Sampling adds Gumbel noise from the request's own generator to its logits and takes the
-greatest (Gumbel-max trick: an exact sample of the softmax), so that an answer does not depend on what shares its batch.
+`TransformersRuntime` calls `generate`, `TransformersModel.continued` calls `continue_ids`. Sampling adds Gumbel noise from
+the text's own generator to its logits and takes the greatest (Gumbel-max trick: an exact sample of the softmax), so that a
+text does not depend on what shares its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["generate", "prompt_ids"]
+__all__ = ["continue_ids", "generate", "prompt_ids", "together"]
+
+_TEXTS_AT_ONCE = 16
+_TOKENS_AT_ONCE = 16384
+"""Prompts and what follows them, of a batch together: what its key-value cache has to hold."""
+
+
+class _Text(NamedTuple):
+    """A prompt and how it is to be continued, by at most `limit` tokens."""
+
+    prompt: Sequence[int]
+    limit: int
+    temperature: float
+    seed: int
+    stop: tuple[str, ...] = ()
 
 
 def generate(language_model: TransformersModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
@@ -29,15 +45,63 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
     Raises:
         UsageError: a prompt fills the whole context.
     """
-    model, tokenizer = language_model.model, language_model.tokenizer
-    context = language_model.facts.context
+    tokenizer, context = language_model.tokenizer, language_model.facts.context
     prompts = [prompt_ids(tokenizer, request.prompt) for request in requests]
-    limits = [_limit(request, len(prompt), context) for request, prompt in zip(requests, prompts, strict=True)]
-    device, longest = language_model.head.weight.device, max(map(len, prompts))
-    padded = [[tokenizer.end_of_text] * (longest - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    texts = [
+        _Text(
+            prompt,
+            _limit(f"the prompt of request {request.id}", request.max_tokens, len(prompt), context),
+            request.temperature,
+            request.seed,
+            request.stop,
+        )
+        for request, prompt in zip(requests, prompts, strict=True)
+    ]
+    with torch.inference_mode():
+        new = _continued(language_model, texts)
+    return [
+        _answer(request, prompt, ids, tokenizer) for request, prompt, ids in zip(requests, prompts, new, strict=True)
+    ]
+
+
+def continue_ids(
+    language_model: TransformersModel,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    temperature: float,
+    seeds: Sequence[int],
+) -> list[list[int]]:
+    """Continue prompts, those of similar length together; see `kdtool.LanguageModel.continued`."""
+    context = language_model.facts.context
+    texts = [
+        _Text(prompt, _limit(f"prompt {number}", limit, len(prompt), context), temperature, seed)
+        for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
+    ]
+    found: dict[int, list[int]] = {}
+    # Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
+    with _evaluated(language_model.model), torch.no_grad():
+        for numbers in together([len(text.prompt) + text.limit for text in texts]):
+            found.update(zip(numbers, _continued(language_model, [texts[number] for number in numbers]), strict=True))
+    return [found[number] for number in range(len(texts))]
+
+
+def together(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Group texts of so many tokens, by number, longest first: so little is padded, and a batch's cache has its size."""
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    while order:
+        count = max(1, min(_TEXTS_AT_ONCE, _TOKENS_AT_ONCE // max(1, sizes[order[0]])))
+        yield order[:count]
+        order = order[count:]
+
+
+def _continued(language_model: TransformersModel, texts: Sequence[_Text]) -> list[list[int]]:
+    """Return the new tokens of each text, up to the first that ends it, or to its limit."""
+    model, tokenizer = language_model.model, language_model.tokenizer
+    device, longest = language_model.head.weight.device, max(len(text.prompt) for text in texts)
+    padded = [[tokenizer.end_of_text] * (longest - len(text.prompt)) + list(text.prompt) for text in texts]
+    mask = [[0] * (longest - len(text.prompt)) + [1] * len(text.prompt) for text in texts]
     settings = GenerationConfig(
-        max_new_tokens=max(limits),
+        max_new_tokens=max(text.limit for text in texts),
         do_sample=False,
         use_cache=True,  # whatever a training left in the configuration
         pad_token_id=tokenizer.end_of_text,
@@ -48,21 +112,34 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
         GenerationConfig(),
     )  # no penalties of the model's own
     try:
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([_Sampler(requests, tokenizer.vocabulary, device)]),
-                stopping_criteria=StoppingCriteriaList([_Stopper(requests, limits, tokenizer, longest)]),
-            )
+        output = model.generate(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([_Sampler(texts, tokenizer.vocabulary, device)]),
+            stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest)]),
+        )
     finally:
         model.generation_config = own_settings
     new = output[:, longest:].tolist()
-    return [
-        _answer(request, prompt, ids[:limit], tokenizer)
-        for request, prompt, ids, limit in zip(requests, prompts, new, limits, strict=True)
-    ]
+    return [_cut(ids[: text.limit], tokenizer.end_ids) for ids, text in zip(new, texts, strict=True)]
+
+
+def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
+    ended = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: ended + 1]
+
+
+@contextmanager
+def _evaluated(module: nn.Module) -> Iterator[None]:
+    """Have nothing dropped out while the block runs; afterwards each module is in the mode that it was in."""
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
 
 
 def prompt_ids(tokenizer: TransformersTokenizer, prompt: str) -> list[int]:
@@ -70,12 +147,10 @@ def prompt_ids(tokenizer: TransformersTokenizer, prompt: str) -> list[int]:
     return [*tokenizer.start_ids, *tokenizer.encode(prompt)] or [tokenizer.end_of_text]
 
 
-def _limit(request: kdtool.Request, prompt: int, context: int) -> int:
+def _limit(what: str, limit: int, prompt: int, context: int) -> int:
     if context and prompt >= context:
-        raise kdtool.UsageError(
-            f"the prompt of request {request.id} has {prompt} tokens; the model's context of {context} leaves no room"
-        )
-    return min(request.max_tokens, context - prompt) if context else request.max_tokens
+        raise kdtool.UsageError(f"{what} has {prompt} tokens; the model's context of {context} leaves no room")
+    return min(limit, context - prompt) if context else limit
 
 
 def _answer(
@@ -100,12 +175,12 @@ def _answer(
 class _Sampler:
     """Masks padding of the vocabulary, and turns the greatest logit into a sample where a temperature is set."""
 
-    def __init__(self, requests: Sequence[kdtool.Request], vocabulary: int, device: torch.device) -> None:
+    def __init__(self, texts: Sequence[_Text], vocabulary: int, device: torch.device) -> None:
         self._vocabulary = vocabulary
         self._drawn = [
-            (row, request.temperature, torch.Generator(device).manual_seed(request.seed))
-            for row, request in enumerate(requests)
-            if request.temperature > 0
+            (row, text.temperature, torch.Generator(device).manual_seed(text.seed))
+            for row, text in enumerate(texts)
+            if text.temperature > 0
         ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -120,21 +195,18 @@ class _Sampler:
 class _Stopper:
     """Ends a row at its own limit of tokens or once a stop string appeared."""
 
-    def __init__(
-        self, requests: Sequence[kdtool.Request], limits: list[int], tokenizer: TransformersTokenizer, prompt: int
-    ) -> None:
-        self._stops = [request.stop for request in requests]
-        self._limits = limits
+    def __init__(self, texts: Sequence[_Text], tokenizer: TransformersTokenizer, prompt: int) -> None:
+        self._texts = texts
         self._tokenizer = tokenizer
         self._prompt = prompt
         # Every token stands for at least one byte, so a stop string that just ended lies in that many tokens.
-        self._tails = [max((len(stop.encode()) for stop in request.stop), default=0) + 1 for request in requests]
+        self._tails = [max((len(stop.encode()) for stop in text.stop), default=0) + 1 for text in texts]
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         new = input_ids[:, self._prompt :].tolist()
         done = [
-            len(ids) >= limit or self._stopped(ids[-tail:], stops)
-            for ids, limit, tail, stops in zip(new, self._limits, self._tails, self._stops, strict=True)
+            len(ids) >= text.limit or self._stopped(ids[-tail:], text.stop)
+            for ids, text, tail in zip(new, self._texts, self._tails, strict=True)
         ]
         return torch.tensor(done, device=input_ids.device)
 

@@ -124,6 +124,14 @@ class TransformersModel(kdtool.LanguageModel):
             },
         )
 
+    def continued(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """Continue prompts with a cache of keys and values; see `kdtool.LanguageModel.continued`."""
+        from kdtool_transformers._generate import continue_ids
+
+        return continue_ids(self, prompts, limits, temperature, seeds)
+
     def save(self, folder: Path) -> None:
         """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again.
 

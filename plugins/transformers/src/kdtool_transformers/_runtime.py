@@ -6,7 +6,6 @@ chunks, so that nothing of size texts × length × vocabulary exists.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtool_transformers._generate import generate, prompt_ids
+from kdtool_transformers._generate import generate, prompt_ids, together
 from kdtool_transformers._model import TransformersModel
 
 __all__ = ["TransformersRuntime"]
@@ -27,10 +26,7 @@ T = TypeVar("T")
 _LONGEST_WINDOW = 2048
 _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
-_REQUESTS_AT_ONCE = 16
 _REQUESTS_SORTED = 64
-_ANSWER_TOKENS = 16384
-"""Prompts and answers of a batch together: what its key-value cache has to hold."""
 _HEAD_ROWS = 512
 
 
@@ -125,17 +121,10 @@ class TransformersRuntime(kdtool.Runtime):
 
 
 def _batches_of_requests(model: TransformersModel, requests: list[kdtool.Request]) -> Iterator[list[kdtool.Request]]:
-    """Group requests, longest first, so that little is padded and a batch's cache has its size."""
-    context = model.facts.context or math.inf
-    sizes = {
-        number: min(len(prompt_ids(model.tokenizer, request.prompt)) + request.max_tokens, context)
-        for number, request in enumerate(requests)
-    }
-    order = sorted(sizes, key=lambda number: -sizes[number])
-    while order:
-        count = max(1, min(_REQUESTS_AT_ONCE, int(_ANSWER_TOKENS // max(1, sizes[order[0]]))))
-        yield [requests[number] for number in order[:count]]
-        order = order[count:]
+    context = model.facts.context
+    sizes = [len(prompt_ids(model.tokenizer, request.prompt)) + request.max_tokens for request in requests]
+    for numbers in together([min(size, context) if context else size for size in sizes]):
+        yield [requests[number] for number in numbers]
 
 
 def _windows(text: int, length: int, size: int) -> Iterator[Window]:

@@ -1,0 +1,154 @@
+"""Text that the student writes as it learns: which recipes are refused before anything is spent, and what these are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._run.results import Comparison
+from kdtool._run.verdict import verdict
+
+TOY = Path(__file__).with_name("toy.py")
+
+PARTS = f"""
+import sys
+sys.path.insert(0, {str(TOY.parent)!r})
+import kdtool, toy
+
+class Writing(toy.Trainer):
+    "Would learn on what the student writes."
+    own_text = "writes"
+
+    class Config(toy.Trainer.Config):
+        writes: int | None = None
+        "How much."
+
+class Telling(toy.Imitate):
+    "Tells what the student wrote from the rest."
+    own_text = True
+    def kdtool_token_loss(self, chunk): ...
+
+class Twice(kdtool.Loss):
+    "Compares two passes."
+    divergence = True
+    passes = 2
+    def kdtool_token_loss(self, chunk): ...
+
+class Longer(toy.Bytes):
+    vocabulary = 260
+    fingerprint = "longer"
+    def tokens(self):
+        return [*super().tokens(), "one", "two", "three"]
+
+class Shorter(toy.Bytes):
+    vocabulary = 250
+    fingerprint = "shorter"
+    def tokens(self):
+        return super().tokens()[:250]
+
+class Others(toy.Bytes):
+    fingerprint = "others"
+    def tokens(self):
+        return super().tokens()[::-1]
+
+class Going(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Longer()
+
+class Ending(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Shorter()
+
+class Foreign(toy.Teacher):
+    def kdtool_tokenizer(self, run):
+        return Others()
+
+class Anything(toy.Imitate):
+    "Works across vocabularies."
+    same_vocabulary = False
+    def kdtool_layers(self, student, teacher): ...
+    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
+    def kdtool_sequence_loss(self, view): ...
+"""
+
+
+@pytest.fixture
+def writing(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The toy recipe with a trainer that learns on text of the student's own, the teacher beside it."""
+    Path("parts.py").write_text(PARTS, encoding="utf-8")
+    return recipe | {"signals": False, "seeds": [0], "trainer": {"use": "./parts.py:Writing", "writes": 3}}
+
+
+def refused(recipe: dict[str, Any], *settings: Any) -> str:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.check(recipe, *settings)
+    return str(caught.value)
+
+
+def test_a_teacher_beside_the_student_is_fine_and_the_control_needs_none(writing: dict[str, Any]) -> None:
+    assert "control" in kdtool.check(writing)["arms"]
+
+
+def test_signals_are_not_recorded_of_what_is_not_written_yet(writing: dict[str, Any]) -> None:
+    writing["signals"] = {"use": f"{TOY}:Cache"}
+    said = refused(writing)
+    assert "trainer.writes" in said
+    assert "which `signals` cannot have recorded" in said
+    assert "`train.signals: false`" in said
+    kdtool.check(writing, {"trainer.writes": None})
+    kdtool.check(writing, {"train.signals": False})
+
+
+def test_a_loss_that_tells_own_text_apart_needs_it(writing: dict[str, Any]) -> None:
+    writing["train"]["losses"] = {"telling": {"use": "./parts.py:Telling"}}
+    writing["control"] = False
+    kdtool.check(writing)
+    assert "set `trainer.writes`" in refused(writing, {"trainer.writes": None})
+    said = refused(writing, {"trainer": {"use": f"{TOY}:Trainer"}})
+    assert "train.losses.telling" in said
+    assert "take a trainer that learns on the student's own" in said
+
+
+def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:
+    writing["control"] = False
+    writing["train"]["losses"] = {"count": {"use": f"{TOY}:Count"}}
+    assert "no loss of this phase learns from a teacher" in refused(writing)
+    writing["train"]["losses"]["twice"] = {"use": "./parts.py:Twice"}
+    kdtool.check(writing)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("Going", ""),
+        ("Ending", "the student has 257 tokens and teacher 250"),
+        ("Foreign", "ids that stand for different"),
+    ],
+)
+def test_a_teacher_must_be_able_to_read_whatever_the_student_writes(
+    writing: dict[str, Any], teacher: str, said: str
+) -> None:
+    writing["teacher"] = {"use": f"./parts.py:{teacher}"}
+    writing["train"]["losses"]["imitate"] = {"use": "./parts.py:Anything"}
+    kdtool.check(writing, {"trainer.writes": None})
+    if not said:
+        kdtool.check(writing)
+    else:
+        told = refused(writing)
+        assert said in told
+        assert "leave `trainer.writes` out" in told
+
+
+def test_the_verdict_says_what_such_a_control_learned() -> None:
+    found = Comparison("nats", "control", 1.0, 2.0, -1.0, -2.0, -0.5, False, "better", 3, 12)
+    assert "on equally many tokens" in verdict([found])
+    assert "on the same rows, with as many tokens or more" in verdict([found], own_text=True)
+
+
+def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:
+    import toy
+
+    with pytest.raises(kdtool.UsageError, match="Unigram cannot continue text"):
+        toy.Unigram({}).continued([[0]], [1], 1.0, [0])

@@ -1,0 +1,39 @@
+"""The contrastive loss: which of two skewed KLs is learned depends on who wrote the token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdtool_loss_divergences._skew import to_mixture
+from kdtool_loss_divergences._softened import log_probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["contrastive"]
+
+
+def contrastive(
+    student_logits: Tensor, teacher_logits: Tensor, own: Tensor, temperature: float = 1.0, alpha: float = 0.1
+) -> Tensor:
+    """Return `skew_reverse_kl` where the student wrote the token itself, and `skew_kl` elsewhere.
+
+    KL(q ‖ (1 − α)·p + α·q) takes from what the student says and the teacher would not, KL(p ‖ α·p + (1 − α)·q) gives to
+    what the teacher would say: the contrastive loss of Ko et al. (DistiLLM-2), arXiv 2503.07067. There a text of the
+    teacher's and one of the student's make a pair, and α adapts to each; here the two kinds count as their tokens do, α is
+    fixed, and the corpus stands for the teacher (a corpus of its answers does so to the letter). 0 if and only if p = q,
+    never above −log α. Not multiplied by T²: the trainer does that.
+
+    Args:
+        student_logits: [C, V], any floating type; computed in float32 or better.
+        teacher_logits: [C, V], the same order of tokens; −∞ stands for probability 0.
+        own: [C], 1 or True where the student wrote the token.
+        temperature: T > 0, for both.
+        alpha: α, between 0 and 1, both excluded.
+
+    Returns:
+        [C], in nats.
+    """
+    p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
+    written = own.bool()[:, None]
+    return to_mixture(q_log.where(written, p_log), p_log.where(written, q_log), alpha)

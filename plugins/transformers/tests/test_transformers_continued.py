@@ -1,0 +1,81 @@
+"""Text that a model continues while it learns: the plain model's own tokens, and a model that is afterwards as before."""
+
+from __future__ import annotations
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import continued_plainly
+from kdtool_transformers import TransformersModel
+from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
+
+PROMPTS = [list(b"def f(x):"), [7], list(b"a much longer prompt than all of the others"), list(b"x = ")]
+LIMITS = [9, 3, 1, 14]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma2", "cohere"])
+def test_the_likeliest_tokens_are_those_of_backbone_and_head(family: str) -> None:
+    model = tiny_model(family)
+    found = model.continued(PROMPTS, LIMITS, 0.0, [0] * 4)
+    assert found == continued_plainly(model, PROMPTS, LIMITS, 0.0, [0] * 4)
+    assert [len(new) for new in found] == LIMITS or any(new[-1] == model.tokenizer.end_of_text for new in found)
+
+
+def test_draws_follow_the_softmax_at_the_temperature() -> None:
+    model, count = tiny_model(), 1200
+    drawn = [new[0] for new in model.continued([[120]] * count, [1] * count, 2.0, list(range(count)))]
+    with torch.no_grad():
+        odds = (model.model(input_ids=torch.tensor([[120]])).logits[0, -1] / 2).softmax(-1)
+    likeliest = int(odds.argmax())
+    expected = float(odds[likeliest])
+    assert abs(drawn.count(likeliest) / count - expected) < 4 * (expected / count) ** 0.5
+
+
+def test_each_text_ends_where_it_ends() -> None:
+    model = tiny_model()
+    end = model.tokenizer.end_of_text
+    with torch.no_grad():
+        model.model.get_output_embeddings().weight[end] += 0.4 * torch.randn(
+            32, generator=torch.Generator().manual_seed(0)
+        )
+    found = model.continued([[number] for number in range(60)], [40] * 60, 1.5, list(range(60)))
+    ended = [new for new in found if new[-1] == end]
+    assert 0 < len(ended) < 60
+    assert all(end not in new[:-1] for new in found)
+    assert all(len(new) == 40 for new in found if new[-1] != end)
+
+
+def test_the_context_bounds_what_is_written() -> None:
+    model = tiny_model()
+    assert len(model.continued([[5] * 510], [9], 0.0, [0])[0]) <= 2
+    with pytest.raises(kdtool.UsageError, match="prompt 1 has 512 tokens; the model's context of 512 leaves no room"):
+        model.continued([[5], [5] * 512], [1, 1], 0.0, [0, 0])
+    assert model.continued([], [], 1.0, []) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_it_learns_afterwards_as_it_would_have(family: str) -> None:
+    """Nothing that was computed without gradients stays behind, in the model or in autocast's store of cast weights."""
+    model = tiny_model(family)
+    expected = gradients(model)
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
+    model.model.config.use_cache = False
+    layer = model.model.base_model.get_submodule("layers.1")
+    layer.eval()
+    modes = [module.training for module in model.model.modules()]
+    settings = model.model.generation_config
+    with torch.autocast("cpu", torch.bfloat16):
+        halves = model.continued(PROMPTS, LIMITS, 1.0, [1, 2, 3, 4])
+    assert [module.training for module in model.model.modules()] == modes
+    assert model.model.generation_config is settings
+    assert greatest_difference(gradients(model), expected) < 1e-5
+    assert all(0 < len(new) <= limit for new, limit in zip(halves, LIMITS, strict=True))
+
+
+def test_what_was_interrupted_leaves_the_mode_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    model.model.train()
+    monkeypatch.setattr(model.model, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TransformersModel.continued(model, PROMPTS, LIMITS, 1.0, [0] * 4)
+    assert all(module.training for module in model.model.modules())
