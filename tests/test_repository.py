@@ -20,7 +20,9 @@ from kdtool._registry import GROUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
-LIBRARIES = {"kdtool-rows", "kdtool-shards", "kdtool-transformers", "kdtool-measuring", "kdtool-datasets"}
+LIBRARIES = {
+    "kdtool-datasets", "kdtool-logits", "kdtool-measuring", "kdtool-rows", "kdtool-shards", "kdtool-transformers",
+}  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
 CORE_LINES = 1500
 

@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from kdtool._contract.text import Completion as Completion
     from kdtool._contract.text import Example as Example
     from kdtool._contract.text import Messages as Messages
+    from kdtool._contract.text import Preference as Preference
     from kdtool._contract.text import Rejection as Rejection
     from kdtool._contract.text import Row as Row
     from kdtool._contract.text import RowSource as RowSource
@@ -169,7 +170,8 @@ _HOMES = {
         "SparseTokens", "StepView", "TokenChunk", "Want",
     ),
     "kdtool._contract.text": (
-        "Batch", "Completion", "Example", "Messages", "Rejection", "Row", "RowSource", "Split", "Text", "TextSource",
+        "Batch", "Completion", "Example", "Messages", "Preference", "Rejection", "Row", "RowSource", "Split", "Text",
+        "TextSource",
     ),
     "kdtool._contract.training": (
         "Phase", "RunInfo", "Schedule", "SignalSource", "StepReport", "Term", "TermReport",

@@ -22,7 +22,8 @@ from cut_texts import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation, _chunks
+from kdtool_logits import _chunks
+from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
 from torch import Tensor
 
 OWN = [

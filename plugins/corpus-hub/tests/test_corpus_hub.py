@@ -72,6 +72,12 @@ def test_each_form_is_made_of_its_columns(tmp_path: Path) -> None:
     (pair,) = examples(tmp_path, [row], **columns)
     assert pair.body == kdtool.Completion("add", "x + 1")
     assert (pair.language, pair.licence) == ("rust", "MIT AND Apache-2.0")
+    names = {"prompt_column": "task", "chosen_column": "good", "rejected_column": "bad"}
+    rows: list[dict[str, Any]] = [
+        {"task": "add", "good": "x + 1", "bad": "x - 1"},
+        {"task": "add", "good": "x + 2", "bad": None},
+    ]
+    assert [e.body for e in examples(tmp_path, rows, **names)] == [kdtool.Preference("add", "x + 1", "x - 1")]
     turns = kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
     assert [e.body for e in examples(tmp_path, [{"talk": TALK}], messages_column="talk")] == [turns]
     shared = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
@@ -137,7 +143,19 @@ def test_mistakes_are_said_with_the_column(tmp_path: Path, options: dict[str, An
         ({"files": (Path("a/x.parquet"), Path("b/x.parquet")), "text_column": "a"}, "same name"),
         ({"dataset": "a/b"}, "name the columns of one form"),
         ({"dataset": "a/b", "text_column": "a", "messages_column": "b"}, "name the columns of one form"),
-        ({"dataset": "a/b", "prompt_column": "a"}, "go together"),
+        ({"dataset": "a/b", "prompt_column": "a"}, "goes together"),
+        ({"dataset": "a/b", "completion_column": "a"}, "goes together"),
+        ({"dataset": "a/b", "prompt_column": "a", "chosen_column": "b"}, "`rejected_column` go together"),
+        (
+            {
+                "dataset": "a/b",
+                "prompt_column": "a",
+                "completion_column": "b",
+                "chosen_column": "c",
+                "rejected_column": "d",
+            },
+            "goes together",
+        ),
         ({"dataset": "a/b", "text_column": "a", "splits": {}}, "at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""JSON Lines: the suite of corpora, the three forms, and errors that say where."""
+"""JSON Lines: the suite of corpora, the four forms, and errors that say where."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from kdtool_corpus_jsonl import JsonLines
 LINES = [
     {"text": "print(1)\n", "split": "test", "licence": "MIT", "language": "Python"},
     {"prompt": "# one\n", "completion": "x = 1\n", "id": 7},
+    {"prompt": "# one\n", "chosen": "x = 1\n", "rejected": "x = 2\n"},
     {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]},
 ]
 
@@ -45,9 +46,10 @@ def examples(folder: Path, content: str | bytes, **options: Any) -> list[kdtool.
 
 
 def test_each_form_is_read(tmp_path: Path) -> None:
-    text, completion, messages = examples(tmp_path, "\n".join(map(json.dumps, LINES)), licence="Apache-2.0")
+    text, completion, preference, messages = examples(tmp_path, "\n".join(map(json.dumps, LINES)), licence="Apache-2.0")
     assert text == kdtool.Example("data.jsonl:1", kdtool.Text("print(1)\n"), "test", "python", "MIT", "data.jsonl")
     assert (completion.id, completion.body) == ("7", kdtool.Completion("# one\n", "x = 1\n"))
+    assert preference.body == kdtool.Preference("# one\n", "x = 1\n", "x = 2\n")
     assert messages.body == kdtool.Messages((("user", "1 + 1?"), ("assistant", "2")))
     assert (messages.split, messages.licence) == ("train", "Apache-2.0")
 
@@ -67,6 +69,7 @@ def test_fields_may_have_other_names(tmp_path: Path) -> None:
         (b'{"text": "\xff"}', r"data\.jsonl:2: not JSON in UTF-8"),
         (b'{"text": 3}', r"data\.jsonl:2: field 'text' must be text, not int"),
         (b'{"prompt": "a"}', r"data\.jsonl:2: field 'completion' is missing"),
+        (b'{"prompt": "a", "chosen": "b"}', r"data\.jsonl:2: field 'rejected' is missing"),
         (b'{"content": "a"}', r"data\.jsonl:2: found none of .*only \['content'\]"),
         (b'{"text": "a", "split": "dev"}', r"data\.jsonl:2: field 'split'.*'dev'"),
         (b'{"messages": [{"role": "user"}]}', r"data\.jsonl:2: field 'messages'"),

@@ -181,7 +181,10 @@ class StepView:
 
 @dataclass(frozen=True, eq=False)
 class PerToken:
-    """One value for each of the N labelled positions; the trainer divides by their global count."""
+    """One value for each of the N labelled positions; the trainer divides by their global count.
+
+    Positions that predict rejected text (see `Row`) neither count nor matter.
+    """
 
     values: Tensor
 

@@ -33,6 +33,16 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Preference(Completion):
+    """A completion that is chosen over another one, `rejected`, of the same prompt.
+
+    Whoever knows nothing of preferences sees the prompt with its chosen completion.
+    """
+
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Messages:
     """A conversation as (role, content) pairs: only the assistant's turns are learned."""
 
@@ -73,6 +83,9 @@ class Row:
     All sequences have the row's length. `labelled[i]` says whether token i is a target (it is predicted from tokens
     before it, in the same document). `document[i]` numbers the row's documents from 0; attention and positions do not
     cross a boundary, and padding carries -1. `columns` are further per-token integers (syntax class, origin …).
+
+    In a column `rejected`, 1 marks text that is there to be avoided: what losses say of single tokens weighs nothing there,
+    so that whatever imitates text or a teacher imitates the rest alone. Losses of whole rows see it all.
     """
 
     key: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from kdtool._contract.text import Completion, Example, Split, Text
+from kdtool._contract.text import Completion, Example, Preference, Split, Text
 
 __all__ = ["Counts", "parts_of", "size_of"]
 
@@ -21,7 +21,8 @@ def parts_of(example: Example) -> tuple[str, ...]:
     if isinstance(body, Text):
         return (body.text,)
     if isinstance(body, Completion):
-        return (body.prompt, body.completion)
+        rejected = (body.rejected,) if isinstance(body, Preference) else ()
+        return (body.prompt, body.completion, *rejected)
     return tuple(content for _, content in body.turns)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from kdtool._contract.text import Completion, Example, Messages, Split, Text
+from kdtool._contract.text import Completion, Example, Messages, Preference, Split, Text
 from kdtool._contract.training import RunInfo
 from kdtool._run.counts import Counts
 from kdtool._run.gathering import gather
@@ -68,6 +68,7 @@ def _to_plain(example: Example) -> dict[str, Any]:
         content: dict[str, Any] = {"text": body.text}
     elif isinstance(body, Completion):
         content = {"prompt": body.prompt, "completion": body.completion}
+        content |= {"rejected": body.rejected} if isinstance(body, Preference) else {}
     else:
         content = {"turns": body.turns}
     about = {
@@ -82,6 +83,8 @@ def _to_plain(example: Example) -> dict[str, Any]:
 def _from_plain(data: Mapping[str, Any], split: Split) -> Example:
     if "text" in data:
         body: Text | Completion | Messages = Text(data["text"])
+    elif "rejected" in data:
+        body = Preference(data["prompt"], data["completion"], data["rejected"])
     elif "prompt" in data:
         body = Completion(data["prompt"], data["completion"])
     else:

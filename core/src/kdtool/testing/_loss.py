@@ -238,6 +238,10 @@ class SequenceLossConformance(LossConformance):
             assert 0 <= mine < self.student.layers
             assert 0 <= theirs < self.teacher.layers
 
+    def columns(self, labels: Tensor) -> Mapping[str, Tensor]:
+        """Return the columns that rows must have for this loss, [B, L] as the labels; none for most."""
+        return {}
+
     _module: Any = None
 
     def _ready(self, labelled: int = 5, *, equal: bool = False) -> tuple[Any, StepView]:
@@ -249,6 +253,7 @@ class SequenceLossConformance(LossConformance):
         labels = torch.full((2, 6), -100)
         labels.view(-1)[:labelled] = 7
         batch = Batch(labels.clamp(min=0), torch.arange(6).repeat(2, 1), labels, torch.zeros(2, 6).int(), ("a", "b"))
+        batch = replace(batch, columns=self.columns(labels))
         kinds = {"hidden", *(kind for need in loss.needs[:1] for kind in need)}
         mine = _outputs(self.student, {own: 0 if equal else own for own, _ in pairs}, batch, kinds)
         theirs = _outputs(teacher, {other: 0 if equal else -1 - other for _, other in pairs}, batch, kinds)

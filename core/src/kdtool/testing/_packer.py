@@ -8,39 +8,74 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import ClassVar
 
+import pytest
+
 from kdtool._bodies import parts_of
-from kdtool._contract.text import Completion, Example, Messages, Row, Text
+from kdtool._contract.text import Completion, Example, Messages, Preference, Row, Text
 from kdtool._contract.training import RunInfo
+from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._surroundings import ByteTokenizer
 
 __all__ = ["PackerConformance"]
 
+Body = Text | Completion | Messages
+
 EXAMPLES = (
     *(Example(f"text{i}", Text(f"def f{i}(x):\n    return x + {i}\n" * (1 + i % 5))) for i in range(12)),
     *(Example(f"completion{i}", Completion(f"# add {i}\n", f"x += {i}\n" * (1 + i))) for i in range(6)),
+    *(Example(f"pair{i}", Preference(f"# add {i}\n", f"x += {i}\n" * (1 + i), f"x -= {i}\n")) for i in range(6)),
     Example("talk", Messages((("system", "Be brief."), ("user", "print 1"), ("assistant", "print(1)")))),
 )
 
 
 class PackerConformance(ComponentConformance):
-    """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams."""
+    """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams.
+
+    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts say the same `repeats`
+    times: less for a packer that leaves out what is too long for a row.
+    """
 
     kind: ClassVar[str] = "packer"
+    forms: ClassVar[tuple[type[Body], ...]] = (Text, Completion, Preference, Messages)
+    repeats: ClassVar[int] = 400
 
     def rows(self, run: RunInfo, examples: Iterable[Example]) -> Iterator[Row]:
         """Return the rows that a fresh component makes of `examples`."""
         rows: Iterator[Row] = self.build().kdtool_rows(run, examples, ByteTokenizer())
         return rows
 
+    def examples(self) -> list[Example]:
+        """Return examples of the forms that the packer takes."""
+        return [example for example in EXAMPLES if type(example.body) in self.forms]
+
+    def learned(self, run: RunInfo, body: Body, *, rejected: bool = False) -> str:
+        """Return what is learned of many examples with this body, or what is marked as rejected; skip where not taken."""
+        if type(body) not in self.forms:
+            pytest.skip(f"takes no {type(body).__name__}")
+        found = ""
+        for row in self.rows(run, [Example(f"e{i}", body) for i in range(60)]):
+            marks = row.columns.get("rejected", [0] * len(row.input_ids))
+            tokens = zip(row.input_ids, row.labelled, marks, strict=True)
+            found += ByteTokenizer().decode([token for token, own, mark in tokens if own and bool(mark) == rejected])
+        return found
+
+    def _body(self, text: str) -> Body:
+        form = self.forms[0]
+        if issubclass(form, Messages):
+            return Messages((("user", "go on"), ("assistant", text)))
+        if issubclass(form, Preference):
+            return Preference("go on", text, "no")
+        return Completion("go on", text) if issubclass(form, Completion) else Text(text)
+
     def test_rows_have_one_length_in_all_their_parts(self, run: RunInfo) -> None:
-        rows = list(self.rows(run, EXAMPLES))
+        rows = list(self.rows(run, self.examples()))
         assert rows
         parts = [(row.input_ids, row.labelled, row.document, *row.columns.values()) for row in rows]
         assert len({len(part) for row in parts for part in row}) == 1
 
     def test_tokens_and_documents_are_well_formed(self, run: RunInfo) -> None:
-        for row in self.rows(run, EXAMPLES):
+        for row in self.rows(run, self.examples()):
             assert all(0 <= token < ByteTokenizer.vocabulary for token in row.input_ids)
             steps = {
                 after - before for before, after in zip(row.document, row.document[1:], strict=False) if after >= 0
@@ -49,38 +84,36 @@ class PackerConformance(ComponentConformance):
             assert not any(labelled for labelled, number in zip(row.labelled, row.document, strict=True) if number < 0)
 
     def test_keys_are_unique_and_the_same_each_time(self, run: RunInfo) -> None:
-        keys = [row.key for row in self.rows(run, EXAMPLES)]
+        keys = [row.key for row in self.rows(run, self.examples())]
         assert len(keys) == len(set(keys))
-        assert keys == [row.key for row in self.rows(run, EXAMPLES)]
+        assert keys == [row.key for row in self.rows(run, self.examples())]
 
     def test_keys_stay_unique_where_texts_repeat(self, run: RunInfo) -> None:
-        same = [Example(f"copy{i}", Text("x = 1\n" * 400)) for i in range(4)]
+        same = [Example(f"copy{i}", self._body("x = 1\n" * self.repeats)) for i in range(4)]
         keys = [row.key for row in self.rows(run, same)]
         assert len(keys) == len(set(keys))
 
     def test_keys_change_with_the_text(self, run: RunInfo) -> None:
-        first = {row.key for row in self.rows(run, [Example("a", Text("x = 1\n" * 400))])}
-        second = {row.key for row in self.rows(run, [Example("a", Text("x = 2\n" * 400))])}
+        first, second = (
+            {row.key for row in self.rows(run, [Example("a", self._body(f"x = {i}\n" * self.repeats))])} for i in (1, 2)
+        )
+        assert first
         assert not first & second
 
     def test_plain_text_is_learned_whole(self, run: RunInfo) -> None:
+        if Text not in self.forms:
+            pytest.skip("takes no Text")
         for row in self.rows(run, [Example(f"t{i}", Text("x = 1\n" * 40)) for i in range(9)]):
             assert all(labelled for labelled, number in zip(row.labelled, row.document, strict=True) if number >= 0)
 
     def test_only_completions_are_learned(self, run: RunInfo) -> None:
-        text = "".join(
-            ByteTokenizer().decode([t for t, learned in zip(row.input_ids, row.labelled, strict=True) if learned])
-            for row in self.rows(run, [Example(f"c{i}", Completion("PROMPT " * 9, "answer ")) for i in range(60)])
-        )
+        text = self.learned(run, Completion("PROMPT " * 9, "answer "))
         assert "answer" in text
         assert "PROMPT" not in text
 
     def test_only_the_assistant_s_turns_are_learned(self, run: RunInfo) -> None:
         talk = Messages((("user", "QUESTION"), ("assistant", "reply"), ("user", "QUESTION"), ("assistant", "reply")))
-        text = "".join(
-            ByteTokenizer().decode([t for t, learned in zip(row.input_ids, row.labelled, strict=True) if learned])
-            for row in self.rows(run, [Example(f"m{i}", talk) for i in range(60)])
-        )
+        text = self.learned(run, talk)
         assert "reply" in text
         assert "QUESTION" not in text
 
@@ -95,11 +128,25 @@ class PackerConformance(ComponentConformance):
             for token, learned, letter in zip(row.input_ids, row.labelled, row.columns["letter"], strict=True):
                 assert not learned or letter == (token if token < ByteTokenizer.end_of_text else 0)
 
+    def test_rejected_answers_are_marked_or_left_out(self, run: RunInfo) -> None:
+        pair = Preference("PROMPT", "answer ", "MISTAKE ")
+        text = self.learned(run, pair)
+        assert "answer" in text
+        assert "PROMPT" not in text
+        assert "MISTAKE" not in text
+        assert "answer" not in self.learned(run, pair, rejected=True)
+
+    def test_forms_that_it_does_not_take_are_refused(self, run: RunInfo) -> None:
+        for example in EXAMPLES:
+            if type(example.body) not in self.forms:
+                with pytest.raises(UsageError, match=example.id):
+                    list(self.rows(run, [example]))
+
     def test_no_examples_give_no_rows(self, run: RunInfo) -> None:
         assert not list(self.rows(run, ()))
 
     def test_rows_come_before_the_examples_end(self, run: RunInfo) -> None:
-        endless = (Example(f"e{i}", Text(f"x = {i}\n" * 50)) for i in count())
+        endless = (Example(f"e{i}", self._body(f"x = {i}\n" * min(50, self.repeats))) for i in count())
         assert len(list(islice(self.rows(run, endless), 3))) == 3
 
 

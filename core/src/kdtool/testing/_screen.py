@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kdtool._contract.text import Completion, Example, Messages, Rejection, Text
+from kdtool._contract.text import Completion, Example, Messages, Preference, Rejection, Text
 from kdtool._contract.training import RunInfo
 from kdtool.testing._component import ComponentConformance
 
@@ -23,6 +23,7 @@ EXAMPLES = (
     Example("id-long", Text("x = 1\n" * 5000), split="validation", licence="MIT"),
     Example("id-copy", Text("def f1(x):\n    return x + 1\n" * 2), language="python"),
     Example("id-pair", Completion("# add one\n", "x += 1\n")),
+    Example("id-preference", Preference("# add one\n", "x += 1\n", "x -= 1\n")),
     Example("id-talk", Messages((("system", "Be brief."), ("user", "print 1"), ("assistant", "print(1)")))),
 )
 

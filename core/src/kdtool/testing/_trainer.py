@@ -197,6 +197,22 @@ class TrainerConformance(ComponentConformance):
         assert {widths for widths, _ in loss.seen} == {(vocabulary, vocabulary)}
         assert max(apart for _, apart in loss.seen) > 0, "each pass draws dropout of its own"
 
+    def test_what_losses_say_of_rejected_tokens_is_left_out(self, tmp_path: Path) -> None:
+        import torch
+
+        own = make_phase(tmp_path, STEPS).rows
+        rows = [own[number] for number in range(len(own))]
+        marks = [int(place % 3 == 1) for place in range(own.length)]
+        rejected = ListSource([replace(row, columns={"rejected": marks}) for row in rows])
+        labels = [[own and not mark for own, mark in zip(row.labelled, marks, strict=True)] for row in rows]
+        unlabelled = ListSource([replace(row, labelled=own) for row, own in zip(rows, labels, strict=True)])
+        found, expected = (
+            self._train(tmp_path / name, rows=source)
+            for name, source in (("rejected", rejected), ("unlabelled", unlabelled))
+        )
+        assert found.trained.tokens == expected.trained.tokens
+        torch.testing.assert_close(found.weights, expected.weights)
+
     def test_nothing_to_learn_from_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(KdtoolError):
             self._train(tmp_path, rows=0)
@@ -215,7 +231,7 @@ class TrainerConformance(ComponentConformance):
         watcher: Watcher | None = None,
         *,
         seed: int = 0,
-        rows: int = 8,
+        rows: int | RowSource = 8,
         student: LanguageModel | None = None,
         terms: tuple[Term, ...] | None = None,
         others: dict[str, Component] | None = None,
@@ -226,7 +242,8 @@ class TrainerConformance(ComponentConformance):
         (folder / "run").mkdir(parents=True, exist_ok=True)
         given = {"watcher": watcher, **(companions() if others is None else others)}
         run = make_run(folder / "run", given, seed=seed, say=lambda _: None)
-        phase = make_phase(folder, STEPS, rows)
+        phase = make_phase(folder, STEPS, rows if isinstance(rows, int) else len(rows))
+        phase = phase if isinstance(rows, int) else replace(phase, rows=rows)
         if terms is not None:
             phase = replace(phase, terms=terms, signals=signals or {}, weightings=(), teacher_rows=teacher_rows or {})
         student = student or self.student()

@@ -1,9 +1,10 @@
 """Losses for teachers that do not read the student's tokens, and for those that do.
 
 Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `span-likelihood`
-how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`, `log_likelihood`,
+how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`,
 `span_divergence`) serve any training loop. Only methods of tensors are used here, so importing this costs nothing; which
-positions belong together, and chunks of logits, are in private modules. Means, weights and T² are the trainer's.
+positions belong together is in a private module, chunks of logits are `kdtool_logits`'s. Means, weights and T² are the
+trainer's.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kdtool
+from kdtool_logits import both_sides, in_chunks
 
-from kdtool_loss_across_tokenizers._likelihood import log_likelihood, span_divergence
+from kdtool_loss_across_tokenizers._divergence import span_divergence
 from kdtool_loss_across_tokenizers._sorted import sorted_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SpanLikelihood", "UniversalLogitDistillation", "log_likelihood", "sorted_distance", "span_divergence"]
+__all__ = ["SpanLikelihood", "UniversalLogitDistillation", "sorted_distance", "span_divergence"]
 
 
 class _AcrossTokenizers(kdtool.Loss):
@@ -52,8 +54,6 @@ class UniversalLogitDistillation(_AcrossTokenizers):
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return `sorted_distance` for each of the N labelled positions, 0 where the teacher has not read the same."""
         from kdtool_loss_across_tokenizers._alignment import meetings
-        from kdtool_loss_across_tokenizers._chunks import in_chunks
-        from kdtool_loss_across_tokenizers._sides import both_sides
 
         mine, theirs = both_sides(view, "uld")
         own, other = meetings(view)
@@ -83,11 +83,13 @@ class SpanLikelihood(_AcrossTokenizers):
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return `span_divergence` at the last position of each span, 0 at all others of the N labelled positions."""
-        from kdtool_loss_across_tokenizers._alignment import spans
-        from kdtool_loss_across_tokenizers._sides import both_sides
+        from kdtool_loss_across_tokenizers._alignment import of_spans, spans
 
         mine, theirs = both_sides(view, "span-likelihood")
         own, other = spans(view)
-        student, teacher = mine.likelihoods(own), theirs.likelihoods(other)
+        student, teacher = (
+            of_spans(mine.likelihoods(own.numbers), own),
+            of_spans(theirs.likelihoods(other.numbers), other),
+        )
         found = span_divergence(student, teacher, self.config.temperature)
         return kdtool.PerToken(found.new_zeros(len(mine.states)).index_copy(0, own.last, found))

@@ -15,7 +15,7 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Spans", "meetings", "spans"]
+__all__ = ["Spans", "meetings", "of_spans", "spans"]
 
 
 class Token(NamedTuple):
@@ -65,6 +65,12 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
     found = [pair for documents in _documents(view.batch, view.teacher_batch) for pair in _spans(*documents)]
     device = view.batch.labels.device
     return _joined([own for own, _ in found], device), _joined([other for _, other in found], device)
+
+
+def of_spans(values: Tensor, spans: Spans) -> Tensor:
+    """Return the sums over spans, [S], of the values of their positions, one behind the other."""
+    # its checks fail where there is no span
+    return torch.segment_reduce(values, "sum", lengths=spans.lengths, unsafe=True)
 
 
 def _every(view: kdtool.StepView) -> Tensor:

@@ -44,9 +44,13 @@ class Hub(kdtool.Corpus):
         text_column: str | None = None
         """Column with plain text, every token of which is learned."""
         prompt_column: str | None = None
-        """Column with prompts; goes with `completion_column`."""
+        """Column with prompts; goes with `completion_column`, or with `chosen_column` and `rejected_column`."""
         completion_column: str | None = None
         """Column with completions, which alone are learned."""
+        chosen_column: str | None = None
+        """Column with the better of two completions of a prompt, as text."""
+        rejected_column: str | None = None
+        """Column with the worse of two completions of a prompt, as text."""
         messages_column: str | None = None
         """Column with conversations: lists of `role` and `content`, or of `from` and `value` as ShareGPT has them."""
         id_column: str | None = None
@@ -80,11 +84,18 @@ class Hub(kdtool.Corpus):
                 raise ValueError("`config`, `revision` and `splits` belong to data sets of the hub, not to files")
             if len({path.name for path in self.files}) < len(self.files):
                 raise ValueError("two files have the same name, by which the run's record tells them apart")
-            if (self.prompt_column is None) != (self.completion_column is None):
-                raise ValueError("`prompt_column` and `completion_column` go together")
+            if (self.chosen_column is None) != (self.rejected_column is None):
+                raise ValueError("`chosen_column` and `rejected_column` go together")
+            answers = [self.completion_column, self.chosen_column].count(None)
+            if answers != (2 if self.prompt_column is None else 1):
+                raise ValueError(
+                    "`prompt_column` goes together with `completion_column`, or with `chosen_column` and `rejected_column`"
+                )
             if [self.text_column, self.prompt_column, self.messages_column].count(None) != 2:
-                raise ValueError("name the columns of one form: text_column, or prompt_column and completion_column, or "
-                                 "messages_column")  # fmt: skip
+                raise ValueError(
+                    "name the columns of one form: text_column, or prompt_column and completion_column, or prompt_column, "
+                    "chosen_column and rejected_column, or messages_column"
+                )
             return self
 
     def __init__(self, config: Config) -> None:

@@ -24,6 +24,10 @@ def body_of(record: Record, config: Hub.Config) -> Body | None:
     if config.messages_column is not None:
         turns = _turns(_value(record, config.messages_column), config.messages_column)
         return kdtool.Messages(turns) if any(content for _, content in turns) else None
+    if config.prompt_column is not None and config.chosen_column is not None:
+        names = (config.prompt_column, config.chosen_column, config.rejected_column)
+        prompt, chosen, rejected = (text_of(record, name) for name in names)
+        return kdtool.Preference(prompt, chosen, rejected) if chosen and rejected else None
     if config.prompt_column is not None:
         completion = text_of(record, config.completion_column)
         return kdtool.Completion(text_of(record, config.prompt_column), completion) if completion else None

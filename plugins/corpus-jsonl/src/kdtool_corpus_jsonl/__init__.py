@@ -21,7 +21,10 @@ __all__ = ["JsonLines"]
 
 
 class JsonLines(kdtool.Corpus):
-    """One example for each line of the files: messages, prompt with completion, or text, whichever the line has first."""
+    """One example for each line of the files: messages, a preference, prompt with completion, or text.
+
+    It is what the line has first.
+    """
 
     config: Config
 
@@ -36,6 +39,10 @@ class JsonLines(kdtool.Corpus):
         """Field with a prompt; its line must have the completion field, too."""
         completion_field: str = "completion"
         """Field with the completion of a prompt."""
+        chosen_field: str = "chosen"
+        """Field with the better of two completions of a prompt; its line must have the rejected field, too."""
+        rejected_field: str = "rejected"
+        """Field with the worse of two completions of a prompt."""
         messages_field: str = "messages"
         """Field with a conversation: a list of objects with `role` and `content`."""
         id_field: str = "id"
@@ -137,6 +144,9 @@ class _Line:
         config, record = self._config, self._record
         if config.messages_field in record:
             return kdtool.Messages(self._turns())
+        if config.prompt_field in record and config.chosen_field in record:
+            names = (config.prompt_field, config.chosen_field, config.rejected_field)
+            return kdtool.Preference(*(self._text(name) for name in names))
         if config.prompt_field in record:
             return kdtool.Completion(self._text(config.prompt_field), self._text(config.completion_field))
         if config.text_field in record:

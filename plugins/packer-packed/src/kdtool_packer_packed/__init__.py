@@ -1,12 +1,12 @@
 """Rows of equal length, filled without gaps.
 
 `Packed` is the packer that recipes call `packed`. Examples become documents of tokens (`_documents`), which follow each
-other and are cut into rows here, one at a time: nothing but the current row and document is in memory.
+other and are cut into rows here, one at a time: nothing but the current row and document is in memory. `Pairs`, which
+recipes call `pairs`, is in `_pairs`: a chosen and a rejected answer to a prompt in each row.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal
@@ -15,8 +15,10 @@ import kdtool
 import pydantic
 
 from kdtool_packer_packed._documents import Document, FillInTheMiddle, document_of
+from kdtool_packer_packed._pairs import Pairs
+from kdtool_packer_packed._row import padded_row
 
-__all__ = ["Packed"]
+__all__ = ["Packed", "Pairs"]
 
 _ROW_BYTES = 9
 """A token's id and document in 32 bits each, and whether it is learned."""
@@ -98,18 +100,15 @@ class Packed(kdtool.Packer):
 
 
 def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[kdtool.Row]:
-    """Cut rows; a row's key hashes its content and the key before it, so that repeated texts have keys of their own."""
+    """Cut rows, without those in which nothing is learned."""
     key = ""
     for ids, labelled, document, columns in _cut(documents, length):
         if not any(labelled[i] and document[i] == document[i - 1] for i in range(1, len(ids))):
             continue
-        missing = length - len(ids)
-        row_ids, row_labelled = ids + [padding] * missing, labelled + [False] * missing
-        row_document = [number - document[0] for number in document] + [-1] * missing
-        content = repr((key, row_ids, row_labelled, row_document))
-        key = hashlib.sha256(content.encode("ascii")).hexdigest()[:32]
-        row_columns = {name: values + [0] * missing for name, values in columns.items()}
-        yield kdtool.Row(key, row_ids, row_labelled, row_document, row_columns)
+        numbers = [number - document[0] for number in document]
+        row = padded_row(key, ids, labelled, numbers, length, padding, columns)
+        key = row.key
+        yield row
 
 
 def _cut(

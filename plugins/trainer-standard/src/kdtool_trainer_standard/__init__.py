@@ -9,6 +9,7 @@
 - `_chunk` the function called on each chunk, eager or compiled
 - `_projection` final states to logits, and what a `Head` says about it
 - `_terms` the phase's losses bound to callables, teachers and weights
+- `_imitated` which positions losses of single tokens see: rejected text is there to be avoided
 - `_mixture` several teachers as one, where a term learns from a mixture
 - `_norms` the size of each term's gradient
 - `_selftest` what is checked before the first step

@@ -27,7 +27,7 @@ __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss"]
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """What is known of the N labelled positions of a micro-batch; factors, progress and step as in `ChunkRows`."""
+    """What is known of the N imitated positions of a micro-batch; factors, progress and step as in `ChunkRows`."""
 
     labels: Tensor
     positions: Tensor
@@ -111,7 +111,7 @@ def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> T
     Args:
         hidden: final states [N, H] of each pass; N may be 0, and then all gradients exist and are zero.
         work: the rest; receives the terms' sums.
-        divisor: 0-d tensor, the number of labelled positions over all ranks and micro-batches of the step.
+        divisor: 0-d tensor, the number of imitated positions over all ranks and micro-batches of the step.
     """
     loss: Tensor = _ChunkedHead.apply(work.head.weight, work.head.bias, divisor, work, *hidden)  # type: ignore[no-untyped-call]
     return loss

@@ -3,9 +3,9 @@
 Built and run by `_train`. The parent does accumulation, autocast, gradient scaling, DDP, clipping, the optimiser and the
 saving of its own state; overridden are what is said at each step and how checkpoints reach the disk. `_save`,
 `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`,
-`_get_output_dir`, `_get_grad_norm` and `_get_train_sampler` are private names: the minor version of transformers is pinned,
-and tests kill the process while it saves. The parent's state files are pickles, which it opens with `weights_only=True`:
-tests offer it others.
+`_get_output_dir`, `_get_grad_norm`, `_get_num_items_in_batch` and `_get_train_sampler` are private names: the minor version
+of transformers is pinned, and tests kill the process while it saves. The parent's state files are pickles, which it opens
+with `weights_only=True`: tests offer it others.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
@@ -173,6 +174,10 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset)  # the data set is in order already
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        counted = [{"labels": imitated_labels(one["labels"], one["columns"])} for one in batch_samples]
+        return super()._get_num_items_in_batch(counted, device)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

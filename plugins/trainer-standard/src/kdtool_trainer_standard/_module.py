@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
+from kdtool_trainer_standard._imitated import at_positions, imitated, imitated_labels, picked
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
 from kdtool_trainer_standard._norms import seen_of, squared_norms_at_logits, squared_norms_at_states
 from kdtool_trainer_standard._own_text import OWN
@@ -103,7 +104,7 @@ class DistillationModule(nn.Module):
             batch: B rows; N of their positions have a label.
             signals: of each teacher, for this batch.
             teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
-            num_items_in_batch: labelled positions of the whole step, over all ranks and micro-batches.
+            num_items_in_batch: imitated positions of the whole step, over all ranks and micro-batches.
         """
         divisor = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device).clamp(min=1)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
@@ -121,6 +122,9 @@ class DistillationModule(nn.Module):
 
     def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
         """Return what the chunked head needs for a batch."""
+        where = imitated(batch)
+        if where is not None:
+            signals = {name: at_positions(signal, where) for name, signal in signals.items()}
         return HeadWork(
             loss=self.chunk_loss,
             rows=token_rows(batch, self.factors[self._token], self.progress, self.step),
@@ -132,6 +136,11 @@ class DistillationModule(nn.Module):
             buffers=self._buffers_of_logits,
         )
 
+    def head_states(self, batch: kdtool.Batch, outputs: Sequence[kdtool.ModelOutputs]) -> list[Tensor]:
+        """Return the final states that the chunked head takes, of each pass that token losses see."""
+        where = imitated(batch)
+        return [picked(one.last, where) for one in outputs[: self.chunk_loss.passes]]
+
     def _token_losses(
         self,
         batch: kdtool.Batch,
@@ -141,7 +150,7 @@ class DistillationModule(nn.Module):
     ) -> Tensor:
         if not self._token:  # states must stay in the graph, so that every rank has all gradients
             return outputs[0].last.float().sum() * 0
-        work, hidden = self.head_work(batch, signals), [one.last for one in outputs[: self.chunk_loss.passes]]
+        work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
         loss = chunked_loss(hidden, work, divisor)
         hidden = [one.detach() for one in hidden]
         if not bool(work.finite):
@@ -170,11 +179,13 @@ class DistillationModule(nn.Module):
     def _sequence_loss(self, index: int, view: kdtool.StepView, divisor: Tensor) -> Tensor:
         bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
-        count = divisor if isinstance(result, kdtool.PerToken) else self.sizes.rows_per_step
         values: Tensor = result.values.float()
         if OWN in view.batch.columns and not learns_from_own_text(bound.term):
             values = values.masked_fill(_own(view.batch, result), 0.0)
-        value = values.sum() / count
+        if isinstance(result, kdtool.PerToken):
+            value = picked(values, imitated(view.batch)).sum() / divisor
+        else:
+            value = values.sum() / self.sizes.rows_per_step
         if not bool(value.isfinite()):
             for one in passes:
                 blame_student(one.last.detach(), int(self.step))
@@ -198,8 +209,8 @@ def _own(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> T
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
-    """Return what the losses see of a batch's labelled positions, row-major."""
-    labelled = batch.labels != -100
+    """Return what the losses see of a batch's imitated positions, row-major."""
+    labelled = imitated_labels(batch.labels, batch.columns) != -100
     return TokenRows(
         labels=batch.labels[labelled],
         positions=batch.positions[labelled],

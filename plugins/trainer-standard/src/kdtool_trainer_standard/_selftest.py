@@ -13,11 +13,13 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool_rows import NO_LABEL
 from kdtool_transformers import self_check
 from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
+from kdtool_trainer_standard._imitated import at_positions, imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._projection import Projection
 from kdtool_trainer_standard._terms import BoundTerm
@@ -59,7 +61,7 @@ def self_test(
             if not bound.per_token:
                 _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, told))
     work = module.head_work(batch, signals)
-    hidden = [one.last.detach() for one in outputs[: work.loss.passes]]
+    hidden = [one.detach() for one in module.head_states(batch, outputs)]
     logits, rows = _chunk(work, hidden, work.loss_rows)
     if work.loss.terms:
         _check_weightings(run, work, logits, rows)
@@ -155,8 +157,8 @@ def _check_teacher(
 def _fullest_row(
     batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], told: Mapping[str, kdtool.Batch]
 ) -> tuple[kdtool.Batch, dict[str, kdtool.Signal], dict[str, kdtool.Batch]]:
-    """Return the row with most labels alone, with what was told about it."""
-    row = int((batch.labels != -100).sum(1).argmax())
+    """Return the row with most to imitate alone, with what was told about it."""
+    row = int((imitated_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
     cut = {name: _signal_of_row(signal, told.get(name, batch), row) for name, signal in signals.items()}
     return _row(batch, row), cut, {name: _row(other, row) for name, other in told.items()}
 
@@ -179,19 +181,8 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
     start = int(counts[:row].sum())
     positions, only = slice(start, start + int(counts[row])), slice(row, row + 1)
 
-    def of_positions(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[positions]
-        return dataclasses.replace(
-            value,
-            **{name: getattr(value, name)[positions] for name in ("hidden", "ids", "weights") if hasattr(value, name)},
-        )
-
     return dataclasses.replace(
-        signal,
-        lazy=signal.lazy and of_positions(signal.lazy),
-        sparse=signal.sparse and of_positions(signal.sparse),
-        hidden={layer: of_positions(states) for layer, states in signal.hidden.items()},
+        at_positions(signal, positions),
         attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
         projections={
             layer: kdtool.Projections(*(tensor[only] for tensor in own)) for layer, own in signal.projections.items()

@@ -21,6 +21,7 @@ from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
 from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes
@@ -83,7 +84,8 @@ def _prepared(
     module.to(device)
     logits, rows = self_test(run, module, batch, signals, told)
     if loss.terms:
-        to_come = phase.steps * config.accumulation * int((batch.labels != -100).sum())
+        labels = imitated_labels(batch.labels, batch.columns)
+        to_come = phase.steps * config.accumulation * int((labels != NO_LABEL).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
     return TrainingLoop(config, run, phase, module, args, own_text)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import kdtool
-import torch
-from torch import Tensor
 
-from kdtool_loss_across_tokenizers._alignment import Spans
-from kdtool_loss_across_tokenizers._chunks import in_chunks
-from kdtool_loss_across_tokenizers._likelihood import log_likelihood
+from kdtool_logits._chunks import in_chunks
+from kdtool_logits._likelihood import log_likelihood
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Side", "both_sides"]
 
@@ -27,16 +28,14 @@ class Side:
         """Return logits [C, V] at these of the labelled positions."""
         return self.head.logits(self.states[numbers])
 
-    def likelihoods(self, spans: Spans) -> Tensor:
-        """Return the log-likelihood of each span, [S]."""
+    def likelihoods(self, numbers: Tensor | None = None) -> Tensor:
+        """Return the log-likelihoods of the labels at these of the labelled positions, in nats; None: at all, [N]."""
+        states, labels = (self.states, self.labels) if numbers is None else (self.states[numbers], self.labels[numbers])
 
         def of_tokens(part: slice) -> Tensor:
-            numbers = spans.numbers[part]
-            return log_likelihood(self.logits(numbers), self.labels[numbers])
+            return log_likelihood(self.head.logits(states[part]), labels[part])
 
-        tokens = in_chunks(of_tokens, len(spans.numbers), self.head.vocabulary)
-        # its checks fail where there is no span
-        return torch.segment_reduce(tokens, "sum", lengths=spans.lengths, unsafe=True)
+        return in_chunks(of_tokens, len(labels), self.head.vocabulary)
 
 
 def both_sides(view: kdtool.StepView, loss: str) -> tuple[Side, Side]:

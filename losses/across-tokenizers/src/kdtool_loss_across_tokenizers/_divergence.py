@@ -1,4 +1,4 @@
-"""How likely a stretch of text is: log-likelihoods of tokens, and the divergence of two likelihoods of a span."""
+"""The divergence of two likelihoods of a span of text."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["log_likelihood", "span_divergence"]
+__all__ = ["span_divergence"]
 
 LEAST = 1e-6
 """Nats by which every span counts as less than certain, so that no logarithm is of 0; the authors' code has the same."""
 MOST = 1e30
 """Stands for −log 0."""
-
-
-def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return log softmax(z)_y for each position, at most 0.
-
-    Args:
-        logits: [C, V], any floating type; computed in float32 or better.
-        labels: [C] int64, each in 0 … V − 1.
-
-    Returns:
-        [C], in nats.
-    """
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    return logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def span_divergence(student: Tensor, teacher: Tensor, temperature: float = 100.0) -> Tensor:

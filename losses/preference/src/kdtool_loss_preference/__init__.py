@@ -1,0 +1,112 @@
+"""Learning which of two answers is preferred, against a reference model (DPO).
+
+`DirectPreference` is the loss that recipes call `preference`; `preference_loss` is the same as a plain function of
+margins, and `margins` are those of rows of pairs. Only methods of tensors are used, so importing this costs nothing. Weights
+and means are the trainer's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kdtool
+from kdtool_logits import both_sides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["DirectPreference", "margins", "preference_loss"]
+
+
+def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
+    """Return −(1 − ε)·log σ(β·m) − ε·log σ(−β·m), per pair.
+
+    m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] says how much more the student prefers the
+    chosen answer y_w to the rejected y_l than the reference does. With ε = 0 this is equation 7 of Rafailov et al. (DPO),
+    arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs of which a share ε is
+    the wrong way round.
+
+    log 2 where student and reference agree (m = 0), there with the gradient −(½ − ε)·β by m, which is not 0. Towards 0 as m
+    grows for ε = 0; else least where σ(β·m) = 1 − ε.
+
+    Args:
+        margin: [B], any floating type; computed in float32 or better.
+        beta: β > 0: how firmly the reference holds. The larger, the smaller the margin that is enough.
+        label_smoothing: ε, from 0 up to but not including ½.
+
+    Returns:
+        [B], in nats, at least 0.
+    """
+    scaled = beta * (margin if margin.dtype.itemsize >= 4 else margin.float())
+    unlikely = _softplus(-scaled)  # −log σ(x); −log σ(−x) is x more
+    return unlikely + label_smoothing * scaled
+
+
+def margins(student: Tensor, reference: Tensor, rejected: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Return each row's margin m = Σ_chosen (log π − log π_ref) − Σ_rejected (log π − log π_ref) over its tokens.
+
+    Args:
+        student: [N] log-likelihoods of tokens.
+        reference: [N], of the same tokens.
+        rejected: [N], not 0 on tokens of the rejected answer, 0 on those of the chosen one.
+        row: [N] int64, in which row each token is.
+        rows: how many there are, B.
+
+    Returns:
+        [B], in nats; 0 for a row without tokens.
+    """
+    ratio = student - reference
+    return ratio.new_zeros(rows).index_add(0, row, ratio.where(rejected == 0, -ratio))
+
+
+class DirectPreference(kdtool.Loss):
+    """A chosen answer is to become likelier than a rejected one, by more than a reference model finds it (DPO).
+
+    The teacher is the reference, usually the student as it was before. Rows are those of `rows: {use: pairs}`. Likelihoods
+    are of whole answers, not of a mean token.
+    """
+
+    needs = (frozenset({"logits"}),)
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `preference`."""
+
+        beta: float = kdtool.Field(default=0.1, gt=0, le=100)
+        """β: how firmly the reference holds the student; small values let it go far."""
+        label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=0.5)
+        """Share of the pairs that are taken to be the wrong way round; 0 believes all."""
+
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
+        """Return `preference_loss` of each row.
+
+        Raises:
+            kdtool.UsageError: the rows hold no pairs.
+        """
+        row, rejected = _pairs(view.batch)
+        student, reference = both_sides(view, "preference")
+        margin = margins(student.likelihoods(), reference.likelihoods(), rejected, row, len(view.batch.labels))
+        return kdtool.PerSequence(preference_loss(margin, self.config.beta, self.config.label_smoothing))
+
+
+def _pairs(batch: kdtool.Batch) -> tuple[Tensor, Tensor]:
+    """Return the row of each labelled token and whether it is rejected, [N] each."""
+    asked, marks = batch.labels != -100, batch.columns.get("rejected")
+    if marks is None:
+        raise _no_pairs("these rows mark no token as rejected")
+    has_rejected, has_chosen = ((asked & (marks != 0)).any(1), (asked & (marks == 0)).any(1))
+    if bool((has_rejected != has_chosen).any()):
+        raise _no_pairs("a row holds an answer of one kind alone")
+    return asked.nonzero()[:, 0], marks[asked]
+
+
+def _no_pairs(found: str) -> kdtool.UsageError:
+    return kdtool.UsageError(
+        f"preference learns from a chosen and a rejected answer in each row, but {found}: set `rows: {{use: pairs}}` in the "
+        "recipe or in this phase, with a corpus that has both, such as jsonl with the fields prompt, chosen and rejected"
+    )
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """Return log(1 + eˣ)."""
+    return x.logaddexp(x.new_zeros(()))

@@ -1,0 +1,14 @@
+"""Logits of a whole micro-batch for losses, chunk by chunk: they never exist all at once.
+
+Called by sequence losses, which get final states and heads (`kdtool.StepView`). `both_sides` gives student and teacher at
+the labelled positions, `Side.likelihoods` what each finds of its labels; `in_chunks` is for any other function of logits.
+Importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+from kdtool_logits._chunks import in_chunks
+from kdtool_logits._likelihood import log_likelihood
+from kdtool_logits._sides import Side, both_sides
+
+__all__ = ["Side", "both_sides", "in_chunks", "log_likelihood"]

@@ -1,0 +1,93 @@
+"""Rows of preferences: a chosen and a rejected answer to the same prompt, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import kdtool
+
+from kdtool_packer_packed._documents import Document, document_of
+from kdtool_packer_packed._row import padded_row
+
+__all__ = ["Pairs"]
+
+_TOO_LONG = "left out: their answers leave no room for a prompt"
+_SAME = "left out: both answers are the same"
+_EMPTY = "left out: they have no prompt"
+_CUT = "without the beginning of their prompt"
+
+
+class Pairs(kdtool.Packer):
+    """One preference a row: prompt and chosen answer, then prompt and rejected answer, each a document with its end.
+
+    Answers are learned from, each with its end-of-text token; the column `rejected` is 1 on the second document. A prompt
+    that is too long loses its beginning, in both documents alike. A pair is left out where its answers leave no room for the
+    prompt, where it has none, or where both answers are the same. How many is said.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `pairs`."""
+
+        length: int = kdtool.Field(default=1024, ge=4, le=1_048_576)
+        """Tokens in a row: both documents and padding."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.row_length = config.length
+
+    def kdtool_rows(
+        self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
+    ) -> Iterator[kdtool.Row]:
+        """Yield rows as examples come in.
+
+        Raises:
+            UsageError: an example is no preference.
+        """
+        key, pairs, said = "", 0, Counter[str]()
+        for example in examples:
+            pairs += 1
+            chosen, rejected = self._documents(example, tokenizer, said)
+            if not rejected.ids:
+                continue
+            first, second = len(chosen.ids), len(rejected.ids)
+            row = padded_row(
+                key,
+                chosen.ids + rejected.ids,
+                chosen.labelled + rejected.labelled,
+                [0] * first + [1] * second,
+                self.config.length,
+                tokenizer.end_of_text,
+                {"rejected": [0] * first + [1] * second},
+            )
+            key = row.key
+            yield row
+        for what, count in said.items():
+            if count:
+                run.say(f"pairs: {count:,} of {pairs:,} are {what} (`length` is {self.config.length:,} tokens)")
+
+    def _documents(
+        self, example: kdtool.Example, tokenizer: kdtool.Tokenizer, said: Counter[str]
+    ) -> tuple[Document, Document]:
+        """Return both documents, empty where the pair is left out; count what is done to it."""
+        body = example.body
+        if not isinstance(body, kdtool.Preference):
+            raise kdtool.UsageError(
+                f"pairs takes preferences, with a chosen and a rejected answer to a prompt, but {example.id!r} of "
+                f"{example.source or 'the corpus'} is none: give such a corpus (jsonl reads the fields prompt, chosen and "
+                "rejected), or set `rows: {use: packed}`"
+            )
+        answers = (kdtool.Completion(body.prompt, text) for text in (body.completion, body.rejected))
+        both = [document_of(kdtool.Example(example.id, one), tokenizer, None, "plain") for one in answers]
+        prompt = both[0].labelled.index(True)
+        room = (self.config.length - sum(sum(one.labelled) for one in both)) // 2
+        unfit = _SAME if body.completion == body.rejected else _EMPTY if not prompt else _TOO_LONG if room < 1 else None
+        if unfit is not None:
+            said[unfit] += 1
+            return Document(), Document()
+        surplus = max(0, prompt - room)
+        said[_CUT] += surplus > 0
+        chosen, rejected = (Document(one.ids[surplus:], one.labelled[surplus:]) for one in both)
+        return chosen, rejected

@@ -1,0 +1,31 @@
+"""A row from its tokens: padded to the common length, with a key of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import kdtool
+
+__all__ = ["padded_row"]
+
+
+def padded_row(
+    before: str,
+    ids: Sequence[int],
+    labelled: Sequence[bool],
+    document: Sequence[int],
+    length: int,
+    padding: int,
+    columns: Mapping[str, Sequence[int]] | None = None,
+) -> kdtool.Row:
+    """Return tokens as a row of `length` tokens.
+
+    Its key hashes its tokens, labels and documents, and the key `before` it, so that repeated texts have keys of their own,
+    and what is said of a text changes no key.
+    """
+    missing = length - len(ids)
+    row = [*ids, *[padding] * missing], [*labelled, *[False] * missing], [*document, *[-1] * missing]
+    more = {name: [*values, *[0] * missing] for name, values in (columns or {}).items()}
+    key = hashlib.sha256(repr((before, *row)).encode("ascii")).hexdigest()[:32]
+    return kdtool.Row(key, *row, more)
