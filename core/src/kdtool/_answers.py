@@ -104,10 +104,12 @@ def attribute_problem(component: object, base: type) -> str:
 @cache
 def _names() -> dict[str, Any]:
     """Return what annotations of the contract may name; tensors and modules are anything, since torch is not imported."""
+    import kdtool
     from kdtool._contract import models, signals, text, training
     from kdtool._estimate import records
 
     return {
+        "kdtool": kdtool,
         "Tensor": Any,
         "Module": Any,
         **vars(models),

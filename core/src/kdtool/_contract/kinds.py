@@ -21,22 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from kdtool._contract.models import (
-        Artifact,
-        LanguageModel,
-        Measurement,
-        ModelFacts,
-        Request,
-        Runtime,
-        Subject,
-        TextAnswer,
-        Tokenizer,
-    )
-    from kdtool._contract.signals import Offer, PerSequence, PerToken, Signal, StepView, TokenChunk, Want
-    from kdtool._contract.text import Batch, Example, Rejection, Row, RowSource
-    from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, TermReport, Trained
-    from kdtool._estimate.records import Saving
-    from kdtool._run.results import Results
+    import kdtool
 
 
 class Corpus(Component):
@@ -44,7 +29,7 @@ class Corpus(Component):
 
     kind = "corpus"
 
-    def kdtool_examples(self, run: RunInfo) -> Iterator[Example] | None:
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example] | None:
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
@@ -59,7 +44,7 @@ class Screen(Component):
 
     kind = "screen"
 
-    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
+    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None] | None:
         """Judge a batch of examples: one entry each, None to keep it.
 
         Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen. A
@@ -72,7 +57,7 @@ class Annotator(Component):
 
     kind = "annotator"
 
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]] | None:
+    def kdtool_annotate(self, example: kdtool.Example) -> Mapping[str, Sequence[int]] | None:
         """Return for each of `columns` one whole number from 0 a character of the example's text; 0 where nothing is known.
 
         The text is all parts of the body one behind the other, without anything between (`kdtool.parts_of`). Called once an
@@ -90,7 +75,9 @@ class Packer(Component):
     carries_annotations: bool = False
     """Whether it gives `Example.annotations` to its tokens, as columns of the rows; if not, annotators are refused."""
 
-    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
+    def kdtool_rows(
+        self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer
+    ) -> Iterator[kdtool.Row] | None:
         """Yield rows of equal length.
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
@@ -103,16 +90,16 @@ class Teacher(Component):
     """A model to learn from."""
 
     kind = "teacher"
-    offers: frozenset[Offer] = frozenset()
+    offers: frozenset[kdtool.Offer] = frozenset()
     """What `kdtool_signal` and `kdtool_answer` can give; may depend on the config."""
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: keep it.
 
         Since 0.1.
         """
 
-    def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal | None:
         """Tell what is wanted about a batch, and nothing else, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are taken or, without a cache, while training; every rank calls its
@@ -121,21 +108,21 @@ class Teacher(Component):
         ordinary ones, not of inference mode: losses keep them for backward. Since 0.1.
         """
 
-    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer] | None:
         """Answer prompts in any order; answers carry the request's id. On rank 0.
 
         An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
         whatever is asked beside it. Since 0.1.
         """
 
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
         Callers go through `kdtool.open_subject`, which asks a teacher by its name. On rank 0; the caller closes the
         runtime. Since 0.1.
         """
 
-    def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
+    def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime | None:
         """Open a copy of the model that it speaks with, to be trained: the teacher itself stays as it is.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
@@ -143,7 +130,7 @@ class Teacher(Component):
         neither. Since 0.1.
         """
 
-    def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
+    def kdtool_adapted(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         """Speak from now on with the model in `folder`, as `LanguageModel.save` left it; None: with the teacher's own.
 
         Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` are then that model's; tokenizer, settings
@@ -156,20 +143,22 @@ class Cache(Component):
     """Records a teacher's signals and recalls them row by row."""
 
     kind = "cache"
-    offers: frozenset[Offer] = frozenset()
+    offers: frozenset[kdtool.Offer] = frozenset()
     """What `kdtool_recall` gives; may depend on the config."""
 
-    def kdtool_wanted(self, want: Want) -> Want | None:
+    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want | None:
         """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
 
-    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int | None:
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
         and goes on from them. Report progress by `run.hook.kdtool_progress`. Since 0.1.
         """
 
-    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal | None:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
         Called for every micro-batch, on every rank, read-only. A row that is not there is an error. Since 0.1.
@@ -183,23 +172,23 @@ class Student(Component):
     uses_seed: bool = True
     """Whether `kdtool_build_student` depends on `run.seed`; if not, all seeds share one build."""
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer | None:
         """Return the tokenizer, without loading weights. Since 0.1."""
 
-    def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         """Give the student as it will be built, with weights that have shapes and no values or memory.
 
         Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, anew for each phase. In
         PyTorch such weights are on the device "meta". Since 0.1.
         """
 
-    def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         """Build the untrained student, as `kdtool_describe` said it would be.
 
         Called once a seed (or once, see `uses_seed`), on rank 0, and saved: it opens again with the same logits. Since 0.1.
         """
 
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a saved student (its folder in `subject.path`) for training or measurement; None for what it is not.
 
         On every rank; the caller closes the runtime. Since 0.1.
@@ -210,24 +199,24 @@ class Transform(Component):
     """Changes a student at a phase's start and finishes at its end: adapters, quantisation-aware training, compile."""
 
     kind = "transform"
-    saves_memory: Saving | None = None
+    saves_memory: kdtool.Saving | None = None
     """Its settings and what they cost, where `kdtool check` may propose it for a run that does not fit."""
 
-    def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
 
         None leaves it as it is. A killed phase does this anew and then reads its checkpoint: the parameters' names and
         shapes are the same each time. What stays as it is has `requires_grad` off. On every rank. Since 0.1.
         """
 
-    def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         """Do to the outline of a student what `kdtool_transform` does to a student: freeze, add, switch on.
 
         Called for `kdtool check`. None where nothing changes of shapes, of what learns, or of what is kept for backward.
         Since 0.1.
         """
 
-    def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is.
 
         The result can be saved, knows what was learnt, and learns again in a next phase what learnt before. Since 0.1.
@@ -238,7 +227,7 @@ class Loss(Component):
     """One term of the training objective. Implement `kdtool_token_loss` or `kdtool_sequence_loss`, not both."""
 
     kind = "loss"
-    needs: tuple[frozenset[Offer], ...] = ()
+    needs: tuple[frozenset[kdtool.Offer], ...] = ()
     """What it needs of a teacher: alternatives, best first; () for a loss that needs none. May depend on the config."""
     softened: bool = False
     """Whether it compares softened distributions, so that the engine multiplies by temperature squared."""
@@ -257,7 +246,7 @@ class Loss(Component):
     """Whether it must know which tokens the student wrote itself: by the column `own`, 1 for these and 0 for the corpus's,
     which a trainer gives that learns on both. Others are refused. May depend on the config."""
 
-    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
         Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
@@ -265,19 +254,19 @@ class Loss(Component):
         engine weighs, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
 
-    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
+    def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken | kdtool.PerSequence | None:
         """Return one value a labelled position or one a row, with gradient through `view.student` and `view.second`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """
 
-    def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
+    def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]] | None:
         """Pair (student layer, teacher layer) that are compared inside, in what `needs` names; layers count from 0.
 
         Called once a phase before signals are taken. None asks for nothing inside. Since 0.1.
         """
 
-    def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:
+    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Module | None:
         """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it.
 
         Called once a phase, on every rank, after the trainer has seeded torch's generator with `run.seed`. Since 0.1.
@@ -288,20 +277,20 @@ class Weighting(Component):
     """Weighs tokens, or balances terms."""
 
     kind = "weighting"
-    needs: tuple[frozenset[Offer], ...] = ()
+    needs: tuple[frozenset[kdtool.Offer], ...] = ()
     """What it must see of the teacher to weigh tokens: alternatives; () for one that serves any. It sees what the phase's
     first token loss that has a teacher learns from; compared before anything is made. May depend on the config."""
     terms: frozenset[str] = frozenset()
     """Losses that its settings name, as the recipe does: a phase without one of them is refused. The control may be."""
 
-    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor | None:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, of mean about 1.
 
         Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is kept or changed
         in place. Several weightings are multiplied; the divisor stays the number of tokens. Since 0.1.
         """
 
-    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
         Terms go by their components' names; one that is left out keeps its weight. Called before every step but the first,
@@ -319,7 +308,9 @@ class Trainer(Component):
     not; "" where there is none. Signals of such text cannot be recorded, so teachers are asked beside the student, and read
     its tokens. Losses that learn from labels alone get none of it."""
 
-    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
+    def kdtool_train(
+        self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
+    ) -> kdtool.Trained | None:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
 
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
@@ -336,7 +327,9 @@ class Evaluator(Component):
     together: bool = False
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
 
-    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
+    def kdtool_evaluate(
+        self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]
+    ) -> Iterator[kdtool.Measurement] | None:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
 
         One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
@@ -349,14 +342,14 @@ class Exporter(Component):
 
     kind = "exporter"
 
-    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact | None:
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact | None:
         """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. On rank 0.
 
         The artefact is a file or folder of its own there; the engine moves it, so nothing in it names its place. The same
         student gives the same files. `trained` stays as it is. Since 0.1.
         """
 
-    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open what this exporter wrote (role "artifact"), wherever it lies now; None for others. Since 0.1."""
 
 
@@ -369,32 +362,32 @@ class Tracker(Component):
 
     kind = "tracker"
 
-    def kdtool_run_start(self, run: RunInfo) -> None:
+    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
 
-    def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
+    def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` units are to be done, None if unknown. Since 0.1."""
 
-    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
         """So many units of the stage are done. At most some ten times a second. Since 0.1."""
 
-    def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
+    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         """A training step was logged. On rank 0. Since 0.1."""
 
-    def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
+    def kdtool_measured(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
         """A measurement was made. Since 0.1."""
 
-    def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
+    def kdtool_checkpoint(self, run: kdtool.RunInfo, path: Path, step: int) -> None:
         """A checkpoint is complete on disk. Since 0.1."""
 
-    def kdtool_said(self, run: RunInfo, text: str) -> None:
+    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
         """A component has a line for the user. Since 0.1."""
 
-    def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
+    def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
         """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
 
     def kdtool_run_end(
-        self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
+        self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
     ) -> None:
         """The run ended. Since 0.1."""
 
@@ -404,7 +397,7 @@ class Reporter(Component):
 
     kind = "reporter"
 
-    def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
+    def kdtool_report(self, run: kdtool.RunInfo, results: kdtool.Results) -> Path | None:
         """Write the report, one file below `run.folder` that needs no other, and return its path.
 
         Once at the end, on rank 0, also of a run that failed: any part of `results` may be empty. All text in it is text,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from kdtool._errors import UsageError
 
 if TYPE_CHECKING:
-    from kdtool._contract.signals import Head, ModelOutputs, Want
-    from kdtool._contract.text import Batch
+    import kdtool
 
 
 Role = Literal["teacher", "student", "control", "artifact"]
@@ -112,11 +111,11 @@ class LanguageModel(ABC):
 
     @property
     @abstractmethod
-    def head(self) -> Head:
+    def head(self) -> kdtool.Head:
         """The head, on the model's own parameters (tied to the embedding where the model ties them)."""
 
     @abstractmethod
-    def backbone(self, batch: Batch, want: Want) -> ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
         """Run everything but the head on a batch.
 
         Documents of a row do not see each other. Gradients flow unless the caller switched them off. Nothing is kept

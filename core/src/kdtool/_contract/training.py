@@ -13,10 +13,7 @@ from pydantic import ConfigDict, Field
 from kdtool._contract.signals import Offer, Want
 
 if TYPE_CHECKING:
-    from kdtool._contract.kinds import Hooks
-    from kdtool._contract.signals import Signal
-    from kdtool._contract.text import Batch, RowSource, TextSource
-    from kdtool._licences import Licensed
+    import kdtool
 
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -101,7 +98,7 @@ class SignalSource(Protocol):
     def want(self) -> Want:
         """What every signal will hold."""
 
-    def signal(self, batch: Batch) -> Signal:
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         """Return the signal for a batch, on the batch's device."""
 
 
@@ -118,8 +115,8 @@ class RunInfo:
     name: str
     stage: str
     folder: Path
-    hook: Hooks
-    texts: TextSource
+    hook: kdtool.Hooks
+    texts: kdtool.TextSource
     arm: str = "student"
     seed: int = 0
     rank: int = 0
@@ -127,7 +124,7 @@ class RunInfo:
     offline: bool = False
     say: Callable[[str], None] = print
     phase: str = ""
-    licences: tuple[Licensed, ...] = ()
+    licences: tuple[kdtool.Licensed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,11 +138,11 @@ class Phase:
     name: str
     steps: int
     terms: tuple[Term, ...]
-    rows: RowSource
+    rows: kdtool.RowSource
     signals: Mapping[str, SignalSource]
     checkpoints: Path
     weightings: tuple[str, ...] = ()
-    teacher_rows: Mapping[str, RowSource] = field(default_factory=dict)
+    teacher_rows: Mapping[str, kdtool.RowSource] = field(default_factory=dict)
 
     @property
     def wanted(self) -> Want:

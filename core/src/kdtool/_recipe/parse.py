@@ -18,23 +18,14 @@ from pydantic import TypeAdapter, ValidationError
 from kdtool._arms import read_control
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem, RecipeError
-from kdtool._recipe.layers import (
-    COLLECTIONS,
-    PHASE_KEYS,
-    SINGLE,
-    SOURCE_KEYS,
-    as_written,
-    compose,
-    read_layers,
-    settings_layer,
-)
+from kdtool._recipe import layers
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath, Place, as_node
 from kdtool._suggest import did_you_mean
 
-_SHARED = (*SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
+_SHARED = (*layers.SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
 TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control")
-_KIND_OF = {**COLLECTIONS, **SINGLE}
+_KIND_OF = {**layers.COLLECTIONS, **layers.SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
 _LARGEST = 1e6
@@ -53,11 +44,11 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
     """
     if isinstance(recipe, Mapping):
         own = {key: value for key, value in recipe.items() if key != "extends"}
-        below = read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
-        layers, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
+        below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
+        stack, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
-        layers, name = read_layers(recipe), recipe.stem
-    composed = compose([*layers, settings_layer(settings or {})])
+        stack, name = layers.read_layers(recipe), recipe.stem
+    composed = layers.compose([*stack, layers.settings_layer(settings or {})])
     empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places())
     return Parser(empty).recipe()
 
@@ -100,12 +91,12 @@ class Parser:
 
     def _need(self, found: object, path: KeyPath, key: str) -> None:
         if not found and not self._at((key,)) and not self._at((*path, key)):
-            word = COLLECTIONS.get(key, key)
+            word = layers.COLLECTIONS.get(key, key)
             remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
             self._problem(path, f"names no {word}", remedy)
 
     def refuse_unknown(self, path: KeyPath, known: tuple[str, ...]) -> None:
-        singulars = [COLLECTIONS[name] for name in known if name in COLLECTIONS]
+        singulars = [layers.COLLECTIONS[name] for name in known if name in layers.COLLECTIONS]
         for key in self._at(path):
             hint = did_you_mean(key, [*known, *singulars], what="keys here", shown=20)
             self.require(key in known, (*path, key), "is no key here", hint)
@@ -125,14 +116,14 @@ class Parser:
     def components(self, path: KeyPath) -> tuple[ComponentSpec, ...]:
         """Return the components of a key that holds one, or a map of them."""
         value = self._at(path)
-        if path[-1] in SINGLE or value is None or value is False:
+        if path[-1] in layers.SINGLE or value is None or value is False:
             spec = self._single(path)
             return (spec,) if spec else ()
         if not self.require(isinstance(value, Mapping), path, "is a mapping of names to settings"):
             return ()
         for name in value:
             self.require(_NAME.fullmatch(name) is not None, (*path, name), "is no name: letters, digits, - and _")
-        kind = COLLECTIONS[str(path[-1])]
+        kind = layers.COLLECTIONS[str(path[-1])]
         found = [self._component((*path, name), entry, kind) for name, entry in value.items() if entry is not False]
         return tuple(spec for spec in found if spec is not None)
 
@@ -153,7 +144,7 @@ class Parser:
         ):
             return None
         name = str(path[-1])
-        use, kind = value.get("use", name if kind not in {"", name} else None), kind or SINGLE[name]
+        use, kind = value.get("use", name if kind not in {"", name} else None), kind or layers.SINGLE[name]
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
         if not self.require(good, (*path, "use"), "names no plugin", "write `use: NAME`, or `use: ./file.py:Class`"):
             return None
@@ -165,7 +156,7 @@ class Parser:
             own = {"required": value.get("required", False)}
             self.require(isinstance(own["required"], bool), (*path, "required"), "is true or false")
         options = {key: option for key, option in value.items() if key != "use" and key not in own}
-        return ComponentSpec(as_written(path), name, kind, use, options, path, **own)
+        return ComponentSpec(layers.as_written(path), name, kind, use, options, path, **own)
 
     def _weight(self, path: KeyPath, value: Any) -> float | Schedule:
         if isinstance(value, Mapping):
@@ -198,7 +189,7 @@ class Parser:
         good = isinstance(phase, Mapping) and _NAME.fullmatch(str(path[-1])) is not None
         if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
             return None
-        self.refuse_unknown(path, PHASE_KEYS)
+        self.refuse_unknown(path, layers.PHASE_KEYS)
         steps, trains = phase.get("steps"), phase.get("trains")
         good = _is_integer(steps) and 1 <= steps < 2**31
         self.require(good, (*path, "steps"), "is the number of optimiser steps, from 1")
@@ -207,7 +198,7 @@ class Parser:
             self.components((*path, key)) for key in ("losses", "transforms", "weightings")
         )
         own_trainer = self.trainer((*path, "trainer"), self.default_trainer)
-        sources = tuple(spec for key in SOURCE_KEYS for spec in self._sources(path, key))
+        sources = tuple(spec for key in layers.SOURCE_KEYS for spec in self._sources(path, key))
         self._need(losses, path, "losses")
         self._need(own_trainer, path, "trainer")
         self._need(of_kind(sources, "packer"), path, "rows")
