@@ -72,6 +72,34 @@ def test_a_broken_token_loss_is_seen(test: str, function: Any) -> None:
         run_test(TokenLossConformance, test, token_loss(function))
 
 
+def by_hand(chunk: kdtool.TokenChunk) -> Any:
+    logits = chunk.student_logits.to(torch.promote_types(chunk.student_logits.dtype, torch.float32))
+    gradient = logits.softmax(-1)
+    values = -gradient.gather(-1, chunk.labels[:, None])[:, 0].clamp(min=1e-30).log()
+    return values, gradient.scatter_add_(-1, chunk.labels[:, None], -torch.ones_like(gradient[:, :1]))
+
+
+@pytest.mark.parametrize(
+    ("test", "broken"),
+    [
+        ("test_a_gradient_by_hand_is_that_of_autograd", lambda values, gradient, _: (values, -gradient)),
+        ("test_a_gradient_by_hand_is_that_of_autograd", lambda values, gradient, _: (2 * values, gradient)),
+        ("test_a_gradient_by_hand_is_that_of_autograd", lambda values, _, chunk: (values, chunk.student_logits)),
+        (
+            "test_a_gradient_by_hand_is_finite_float32_in_memory_of_its_own",
+            lambda values, gradient, chunk: (values, gradient.to(chunk.student_logits.dtype)),
+        ),
+    ],
+)
+def test_a_broken_gradient_by_hand_is_seen(test: str, broken: Any) -> None:
+    def loss_with(function: Any) -> type[kdtool.Loss]:
+        return token_loss(nll, kdtool_token_gradient=lambda self, chunk: function(chunk))
+
+    run_test(TokenLossConformance, test, loss_with(by_hand))
+    with pytest.raises(AssertionError):
+        run_test(TokenLossConformance, test, loss_with(lambda chunk: broken(*by_hand(chunk), chunk)))
+
+
 def apart(chunk: kdtool.TokenChunk) -> Any:
     assert chunk.second_logits is not None
     return (chunk.student_logits.float() - chunk.second_logits.float()).square().mean(-1)

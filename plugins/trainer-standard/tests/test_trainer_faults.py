@@ -68,6 +68,50 @@ def test_a_loss_that_returns_something_else_is_explained_by_name(tmp_path: Path,
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
 
 
+class WrongByHand(CE):
+    """Gives by hand what a test tells it to, from the right values and gradient and the chunk."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__(self.Config())
+        self.returned = returned
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        gradient = chunk.student_logits.float().softmax(-1)
+        gradient.scatter_add_(-1, chunk.labels[:, None], -torch.ones_like(gradient[:, :1]))
+        answer: tuple[Tensor, Tensor] = self.returned(self.kdtool_token_loss(chunk), gradient, chunk)
+        return answer
+
+
+BY_HAND: dict[str, tuple[Any, str]] = {
+    "negative": (lambda v, g, _: (v, -g), r"does not give what autograd finds.*gradients differ by 2"),
+    "one entry": (lambda v, g, _: (v, g.index_fill_(1, torch.tensor([3]), 0)), "does not give what autograd finds"),
+    "values": (
+        lambda v, g, _: (2 * v, g),
+        r"does not give what autograd finds.*gradients differ by \S+e-0\d, values by",
+    ),
+    "shape": (lambda v, g, _: (v, g[:, :-1]), r"kdtool_token_gradient returned a tensor of shape.*expected"),
+    "dtype": (
+        lambda v, g, _: (v, g.bfloat16()),
+        "kdtool_token_gradient returned a tensor of .*dtype bfloat16; expected",
+    ),
+    "not a number": (lambda v, g, _: (v, g / 0), "kdtool_token_gradient returned .* of .* positions"),
+    "alone": (lambda v, g, _: g, "kdtool_token_gradient gave what it must not"),
+    "in place": (lambda v, g, chunk: (v, chunk.student_logits.copy_(g)), "changed chunk.student_logits"),
+}
+
+
+@pytest.mark.parametrize("mistake", BY_HAND)
+def test_a_wrong_gradient_by_hand_is_explained_by_name(tmp_path: Path, mistake: str) -> None:
+    returned, message = BY_HAND[mistake]
+    with pytest.raises(kdtool.PluginError, match=message) as caught:
+        train_with(tmp_path, WrongByHand(returned))
+    assert "mine" in str(caught.value) + str(getattr(caught.value, "__notes__", ""))
+
+
+def test_a_right_gradient_by_hand_trains(tmp_path: Path) -> None:
+    assert train_with(tmp_path, WrongByHand(lambda values, gradient, _: (values, gradient))) is not None
+
+
 def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as caught:
         train_with(tmp_path, Wrong(explode))

@@ -72,8 +72,8 @@ def train_small(folder: Path, student: Any, twice: bool = False, on_policy: Any 
     )  # fmt: skip
 
 
-def train_as_rank(folder: Path, tied: bool, twice: bool, on_policy: Any, rank: int, world: int, port: int) -> None:
-    """Train as one of `world` processes, with two passes a step if `twice`, in part on text of the student's own.
+def train_as_rank(folder: Path, on_policy: Any, rank: int, world: int, port: int) -> None:
+    """Train as one of `world` processes, with two passes a step, in part on text of the student's own.
 
     Rank 0 writes the first step's gradients and the number of tokens.
     """
@@ -87,13 +87,12 @@ def train_as_rank(folder: Path, tied: bool, twice: bool, on_policy: Any, rank: i
             "MASTER_PORT": port,
         }
         os.environ.update({name: str(value) for name, value in settings.items()})
-    student = make_model(1, tied=tied)
-    if twice:
-        student.model.dropout = Turns()
+    student = make_model(1, tied=True)
+    student.model.dropout = Turns()
     with first_gradients(student.model) as gradients:
         trained = train(
             folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
-            gradient_clip=0.0, rows=lopsided_rows(), twice=twice, on_policy=on_policy,
+            gradient_clip=0.0, rows=lopsided_rows(), twice=True, on_policy=on_policy,
             run={**_QUIET, "rank": rank, "world": world},
         )  # fmt: skip
     if rank == 0:

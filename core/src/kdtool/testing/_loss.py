@@ -50,6 +50,10 @@ class LossConformance(ComponentConformance):
         forms = [name for name in ("kdtool_token_loss", "kdtool_sequence_loss") if implements(self.component, name)]
         wanted = "kdtool_sequence_loss" if isinstance(self, SequenceLossConformance) else "kdtool_token_loss"
         assert forms == [wanted]
+        by_hand = implements(self.component, "kdtool_token_gradient")
+        assert not by_hand or wanted == "kdtool_token_loss", (
+            "the engine asks losses of tokens alone for gradients by hand"
+        )
 
     def test_what_it_declares_is_possible(self) -> None:
         loss = self.build()
@@ -119,6 +123,26 @@ class TokenLossConformance(LossConformance):
             assert value.isfinite().all()
             assert all(gradient.isfinite().all() for gradient in gradients)
 
+    def test_a_gradient_by_hand_is_that_of_autograd(self) -> None:
+        import torch
+
+        for chunk, values, gradient in self._by_hand(dtype=torch.float64):
+            expected, (by_autograd,) = self._with_gradients(chunk)
+            # for losses that compute in float32 whatever they are given, too
+            torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6, check_dtype=False)
+            torch.testing.assert_close(gradient, by_autograd, rtol=1e-4, atol=1e-6, check_dtype=False)
+
+    def test_a_gradient_by_hand_is_finite_float32_in_memory_of_its_own(self) -> None:
+        import torch
+
+        for options in ({"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"scale": 1e4}):
+            for chunk, values, gradient in self._by_hand(**options):
+                assert values.shape == (POSITIONS,)
+                assert gradient.shape == chunk.student_logits.shape
+                assert values.dtype == gradient.dtype == torch.float32
+                assert values.isfinite().all()
+                assert gradient.isfinite().all()
+
     def test_it_can_be_differentiated_and_compiled_as_one_graph(self) -> None:
         import torch
 
@@ -155,6 +179,23 @@ class TokenLossConformance(LossConformance):
                 value, gradients = self._with_gradients(equal)
                 assert value.abs().max() < 1e-6
                 assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
+
+    def _by_hand(self, **options: Any) -> Iterator[tuple[TokenChunk, Tensor, Tensor]]:
+        """Yield chunks with what the loss gives by hand, which is as right after the gradient's memory was changed."""
+        import torch
+
+        from kdtool._registration import implements
+
+        loss = self.build()
+        if loss.passes == 2 or not implements(self.component, "kdtool_token_gradient"):
+            pytest.skip("gives no gradient by hand")
+        for chunk in self._chunks(**options):
+            before = chunk.student_logits.clone()
+            answer = loss.kdtool_token_gradient(chunk)
+            if answer is not None:
+                answer[1].zero_()
+                assert torch.equal(chunk.student_logits, before), "the gradient is to be in memory of its own"
+                yield chunk, *loss.kdtool_token_gradient(chunk)
 
     def _values(self, chunk: TokenChunk) -> Tensor:
         values: Tensor = self.build().kdtool_token_loss(chunk)

@@ -1,6 +1,7 @@
 """Cross-entropy with the text's own next token.
 
-`CrossEntropy` is the loss that recipes call `ce`; `cross_entropy` is the same as a plain function for any training loop.
+`CrossEntropy` is the loss that recipes call `ce`; `cross_entropy` is the same as a plain function for any training loop,
+`cross_entropy_gradient` its value and gradient without autograd.
 Only methods of tensors are used, so importing this costs nothing. Masking and means are the trainer's.
 """
 
@@ -13,7 +14,7 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CrossEntropy", "cross_entropy"]
+__all__ = ["CrossEntropy", "cross_entropy", "cross_entropy_gradient"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
@@ -42,6 +43,30 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, 
     return loss
 
 
+def cross_entropy_gradient(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return `cross_entropy`, [C], and each value's gradient by its own row of logits, [C, V].
+
+    With n = log Σ_v exp z_v the gradient is (1 + 2·ζ·n)·q − (1 − ε)·1_y − ε/V. One softmax and no logarithms: log q_y is
+    z_y − n, and n follows from the largest logit and the largest probability. Arguments as in `cross_entropy`; float32
+    (float64 for float64 logits).
+    """
+    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    labels, gradient = labels[:, None], logits.softmax(-1)
+    top, top_log = logits.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True).log()
+    values = top - logits.gather(-1, labels) - top_log
+    if label_smoothing:
+        values = (1 - label_smoothing) * values + label_smoothing * (top - logits.mean(-1, keepdim=True) - top_log)
+    if z_loss:
+        values = values + z_loss * (top - top_log).square()
+        gradient *= 1 + 2 * z_loss * (top - top_log)
+    if label_smoothing:
+        gradient -= label_smoothing / logits.shape[-1]
+    gradient.scatter_add_(-1, labels, top.new_full(labels.shape, label_smoothing - 1))
+    return values[:, 0], gradient
+
+
 class CrossEntropy(kdtool.Loss):
     """Cross-entropy of the student with the text's own next token: learning without a teacher.
 
@@ -61,3 +86,9 @@ class CrossEntropy(kdtool.Loss):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `cross_entropy` of the chunk, [C]."""
         return cross_entropy(chunk.student_logits, chunk.labels, self.config.label_smoothing, self.config.z_loss)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return `cross_entropy_gradient` of the chunk."""
+        return cross_entropy_gradient(
+            chunk.student_logits, chunk.labels, self.config.label_smoothing, self.config.z_loss
+        )

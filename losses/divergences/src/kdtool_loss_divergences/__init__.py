@@ -1,24 +1,37 @@
 """Divergences between teacher's and student's next-token distributions.
 
 Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `contrastive`, `adaptive-kl`,
-`tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop.
-Only methods of tensors are used, so importing this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv
-1503.02531) are the trainer's.
+`tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop;
+with `_gradient` behind its name most give gradients too, without autograd. Only methods of tensors are used, so importing
+this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531) are the trainer's.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import kdtool
 
 from kdtool_loss_divergences._adaptive import adaptive_kl
 from kdtool_loss_divergences._contrastive import contrastive
-from kdtool_loss_divergences._forward import forward_kl, sampled_forward_kl, top_k_forward_kl
-from kdtool_loss_divergences._jensen_shannon import jensen_shannon
-from kdtool_loss_divergences._reverse import reverse_kl
-from kdtool_loss_divergences._skew import skew_kl, skew_reverse_kl
-from kdtool_loss_divergences._total_variation import total_variation
+from kdtool_loss_divergences._forward import (
+    forward_kl,
+    forward_kl_gradient,
+    sampled_forward_kl,
+    sampled_forward_kl_gradient,
+    top_k_forward_kl,
+    top_k_forward_kl_gradient,
+)
+from kdtool_loss_divergences._jensen_shannon import jensen_shannon, jensen_shannon_gradient
+from kdtool_loss_divergences._reverse import reverse_kl, reverse_kl_gradient
+from kdtool_loss_divergences._skew import (
+    skew_kl,
+    skew_kl_gradient,
+    skew_reverse_kl,
+    skew_reverse_kl_gradient,
+)
+from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,14 +48,24 @@ __all__ = [
     "adaptive_kl",
     "contrastive",
     "forward_kl",
+    "forward_kl_gradient",
     "jensen_shannon",
+    "jensen_shannon_gradient",
     "reverse_kl",
+    "reverse_kl_gradient",
     "sampled_forward_kl",
+    "sampled_forward_kl_gradient",
     "skew_kl",
+    "skew_kl_gradient",
     "skew_reverse_kl",
+    "skew_reverse_kl_gradient",
     "top_k_forward_kl",
+    "top_k_forward_kl_gradient",
     "total_variation",
+    "total_variation_gradient",
 ]
+
+Result = TypeVar("Result")
 
 
 class _Divergence(kdtool.Loss):
@@ -75,16 +98,11 @@ class ForwardKL(_Divergence):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]; the form follows the signal that is there."""
-        teacher = chunk.teacher
-        if not isinstance(teacher, kdtool.SparseTokens):
-            return forward_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
-        if teacher.temperature != chunk.temperature:
-            raise kdtool.UsageError(
-                f"forward-kl works at temperature {chunk.temperature}, but the teacher's tokens were taken at "
-                f"{teacher.temperature}: give the loss and the signals one temperature"
-            )
-        sparse = sampled_forward_kl if teacher.form == "sampled" else top_k_forward_kl
-        return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
+        return _by_form(chunk, forward_kl, sampled_forward_kl, top_k_forward_kl)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return _by_form(chunk, forward_kl_gradient, sampled_forward_kl_gradient, top_k_forward_kl_gradient)
 
 
 class ReverseKL(_Divergence):
@@ -93,6 +111,10 @@ class ReverseKL(_Divergence):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         return reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
 
 
 class JensenShannon(_Divergence):
@@ -109,6 +131,10 @@ class JensenShannon(_Divergence):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         return jensen_shannon(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return jensen_shannon_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
 
 
 class _Skewed(_Divergence):
@@ -130,6 +156,10 @@ class SkewKL(_Skewed):
         """Return the divergence of each position, [C]."""
         return skew_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
 
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return skew_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
 
 class SkewReverseKL(_Skewed):
     """KL(student ‖ mixture with some of the student): reverse KL that stays bounded where the teacher excludes a token."""
@@ -137,6 +167,10 @@ class SkewReverseKL(_Skewed):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
         return skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return skew_reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
 
 
 class Contrastive(_Skewed):
@@ -180,6 +214,33 @@ class TotalVariation(_Divergence):
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the distance of each position, [C]."""
         return total_variation(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the distance of each position and its gradient."""
+        return total_variation_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+
+def _by_form(
+    chunk: kdtool.TokenChunk,
+    dense: Callable[[Tensor, Tensor, float], Result],
+    sampled: Callable[[Tensor, Tensor, Tensor, float], Result],
+    top_k: Callable[[Tensor, Tensor, Tensor, float], Result],
+) -> Result:
+    """Call the one that the teacher's signal is for.
+
+    Raises:
+        kdtool.UsageError: the teacher's tokens were taken at another temperature.
+    """
+    teacher = chunk.teacher
+    if not isinstance(teacher, kdtool.SparseTokens):
+        return dense(chunk.student_logits, _logits(chunk), chunk.temperature)
+    if teacher.temperature != chunk.temperature:
+        raise kdtool.UsageError(
+            f"forward-kl works at temperature {chunk.temperature}, but the teacher's tokens were taken at "
+            f"{teacher.temperature}: give the loss and the signals one temperature"
+        )
+    sparse = sampled if teacher.form == "sampled" else top_k
+    return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
 
 
 def _logits(chunk: kdtool.TokenChunk) -> Tensor:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import LOWEST, log_probabilities
+from kdtool_loss_divergences._softened import LOWEST, distribution, log_probabilities, softened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["forward_kl", "sampled_forward_kl", "top_k_forward_kl"]
+__all__ = [
+    "forward_kl",
+    "forward_kl_gradient",
+    "sampled_forward_kl",
+    "sampled_forward_kl_gradient",
+    "top_k_forward_kl",
+    "top_k_forward_kl_gradient",
+]
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -75,3 +82,54 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
     w_rest = (1 - weights.sum(-1)).clamp(min=0).where(q_rest_log > LOWEST / 2, 0)
     inside = weights.xlogy(weights) - weights * q_log.gather(-1, ids)
     return inside.sum(-1) + w_rest.xlogy(w_rest) - w_rest * q_rest_log
+
+
+def forward_kl_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V]: (q − p)/T.
+
+    Arguments as in `forward_kl`.
+    """
+    (p, p_log), (q, q_log) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    values, gradient = p_log.sub_(q_log).mul_(p).sum(-1), q.sub_(p)
+    return values, gradient if temperature == 1.0 else gradient.div_(temperature)
+
+
+def sampled_forward_kl_gradient(
+    student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `sampled_forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    (Σ w · q − w)/T, where w stands at the tokens that were drawn. Arguments as in `sampled_forward_kl`.
+    """
+    logits, ids = softened(student_logits, temperature), ids.clamp(min=0).long()
+    gradient = logits.softmax(-1)
+    top, top_log = logits.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True).log()
+    values = (weights * (top - logits.gather(-1, ids) - top_log)).sum(-1)
+    weights = (weights / temperature).to(gradient.dtype)
+    return values, gradient.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, ids, -weights)
+
+
+def top_k_forward_kl_gradient(
+    student_logits: Tensor, ids: Tensor, weights: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `top_k_forward_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over those alone.
+    Arguments as in `top_k_forward_kl`.
+    """
+    logits, padding = softened(student_logits, temperature), ids < 0
+    padding[:, :1] = False
+    ids = ids.where(ids >= 0, ids[:, :1]).clamp(min=0).long()
+    chosen = logits.gather(-1, ids)
+    rest = logits.scatter_(-1, ids, LOWEST).softmax(-1)
+    rest_log = logits.amax(-1) - rest.amax(-1).log()
+    normaliser = rest_log.logaddexp(chosen.masked_fill(padding, LOWEST).logsumexp(-1))
+    q_log, q_rest_log = chosen - normaliser[:, None], rest_log - normaliser
+    w_rest = (1 - weights.sum(-1)).clamp(min=0).where(q_rest_log > LOWEST / 2, 0)
+    inside = weights.xlogy(weights) - weights * q_log
+    values = inside.sum(-1) + w_rest.xlogy(w_rest) - w_rest * q_rest_log
+    by_inside = (q_log.exp().masked_fill(padding, 0) - weights) / temperature
+    rest.mul_(((q_rest_log.exp() - w_rest) / temperature)[:, None])
+    return values, rest.scatter_(-1, ids, 0).scatter_add_(-1, ids, by_inside.to(rest.dtype))

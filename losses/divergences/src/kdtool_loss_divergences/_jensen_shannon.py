@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import log, log1p
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import log_probabilities
+from kdtool_loss_divergences._softened import SMALLEST, by_logits, distribution, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["jensen_shannon"]
+__all__ = ["jensen_shannon", "jensen_shannon_gradient"]
 
 
 def jensen_shannon(
@@ -36,3 +36,17 @@ def jensen_shannon(
     forward = (p_log.exp() * (p_log - m_log)).sum(-1)
     backward = (q_log.exp() * (q_log - m_log)).sum(-1)
     return beta * forward + (1 - beta) * backward
+
+
+def jensen_shannon_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, beta: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Return `jensen_shannon`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    ∂D/∂q = (1 − β)·log(q / m). Arguments as in `jensen_shannon`.
+    """
+    (p, p_log), (q, q_log) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    m_log = (beta * p).add_(q, alpha=1 - beta).clamp_(min=SMALLEST).log_()
+    by_q = q_log.sub_(m_log).mul_(1 - beta)
+    values = beta * p_log.sub_(m_log).mul_(p).sum(-1) + (q * by_q).sum(-1)
+    return values, by_logits(q, by_q, temperature)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import log_probabilities
+from kdtool_loss_divergences._softened import by_logits, distribution, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["reverse_kl"]
+__all__ = ["reverse_kl", "reverse_kl_gradient"]
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -29,3 +29,15 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     """
     p_log, q_log = log_probabilities(teacher_logits, temperature), log_probabilities(student_logits, temperature)
     return (q_log.exp() * (q_log - p_log)).sum(-1)
+
+
+def reverse_kl_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `reverse_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    ∂D/∂q = log(q / p) + 1. Arguments as in `reverse_kl`.
+    """
+    (_, p_log), (q, q_log) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    by_q = q_log.sub_(p_log)
+    return (q * by_q).sum(-1), by_logits(q, by_q, temperature)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import log, log1p
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import log_probabilities
+from kdtool_loss_divergences._softened import SMALLEST, by_logits, distribution, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["skew_kl", "skew_reverse_kl", "to_mixture"]
+__all__ = ["skew_kl", "skew_kl_gradient", "skew_reverse_kl", "skew_reverse_kl_gradient", "to_mixture"]
 
 
 def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1) -> Tensor:
@@ -48,3 +48,31 @@ def to_mixture(of: Tensor, other: Tensor, alpha: float) -> Tensor:
     """Return KL(of ‖ α·of + (1 − α)·other) of log-probabilities [C, V]."""
     mixture = (of + log(alpha)).logaddexp(other + log1p(-alpha))
     return (of.exp() * (of - mixture)).sum(-1)
+
+
+def skew_kl_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Return `skew_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    ∂D/∂q = −(1 − α)·p / m, with m the mixture. Arguments as in `skew_kl`.
+    """
+    (p, p_log), (q, _) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    m = (alpha * p).add_(q, alpha=1 - alpha).clamp_(min=SMALLEST)
+    by_q = (p / m).mul_(alpha - 1)
+    return p_log.sub_(m.log_()).mul_(p).sum(-1), by_logits(q, by_q, temperature)
+
+
+def skew_reverse_kl_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, alpha: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Return `skew_reverse_kl`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    ∂D/∂q = log(q / m) + 1 − α·q / m, with m the mixture. Arguments as in `skew_kl`.
+    """
+    (p, _), (q, q_log) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    m = p.mul_(1 - alpha).add_(q, alpha=alpha).clamp_(min=SMALLEST)
+    ratio = q / m
+    by_q = q_log.sub_(m.log_())
+    values = (q * by_q).sum(-1)
+    return values, by_logits(q, by_q.sub_(ratio, alpha=alpha), temperature)

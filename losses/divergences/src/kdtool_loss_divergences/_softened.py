@@ -1,4 +1,7 @@
-"""Log-probabilities at a temperature, in float32 or better, finite everywhere. Used by every divergence here."""
+"""Distributions at a temperature, in float32 or better, finite everywhere, and what a gradient by them is by the logits.
+
+Used by every divergence here.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LOWEST", "log_probabilities"]
+__all__ = ["LOWEST", "SMALLEST", "by_logits", "distribution", "log_probabilities", "softened"]
 
 LOWEST = -1e30
 """Stands for log 0: far below any log-probability, and 0 · LOWEST is 0 where 0 · (−∞) is not a number."""
+SMALLEST = 1e-37
+"""What a probability counts as at least where its logarithm is taken or it divides; float32 has smaller ones, next to 0."""
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """Return log softmax(logits / T) over the last dimension; float64 stays, all else becomes float32."""
     logits = logits if logits.dtype.itemsize >= 4 else logits.float()
     return (logits / temperature).log_softmax(-1).clamp(min=LOWEST)
+
+
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits / T in memory of its own; float64 stays, all else becomes float32."""
+    scaled = logits.clone() if logits.dtype.itemsize >= 4 else logits.float()
+    return scaled if temperature == 1.0 else scaled.div_(temperature)
+
+
+def distribution(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return softmax(logits / T) and its logarithm, each in memory of its own, for where autograd does not look on.
+
+    The logarithm follows from the logits and the largest probability: an exponential of each is all that is taken.
+    """
+    logs = softened(logits, temperature)
+    probabilities = logs.softmax(-1)
+    logs.sub_(logs.amax(-1, keepdim=True)).add_(probabilities.amax(-1, keepdim=True).log())
+    return probabilities, logs.clamp_(min=LOWEST)
+
+
+def by_logits(q: Tensor, by_q: Tensor, temperature: float) -> Tensor:
+    """Return ∂D/∂z = q ⊙ (g − ⟨q, g⟩) / T for q = softmax(z / T) and g = ∂D/∂q, whatever divergence D is.
+
+    Args:
+        q: [C, V].
+        by_q: g, [C, V]; becomes the result. A number added to all of a row changes nothing.
+        temperature: T.
+    """
+    gradient = by_q.sub_((q * by_q).sum(-1, keepdim=True)).mul_(q)
+    return gradient if temperature == 1.0 else gradient.div_(temperature)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import log_probabilities
+from kdtool_loss_divergences._softened import by_logits, distribution, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["total_variation"]
+__all__ = ["total_variation", "total_variation_gradient"]
 
 
 def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -30,3 +30,15 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     """
     p, q = log_probabilities(teacher_logits, temperature).exp(), log_probabilities(student_logits, temperature).exp()
     return (p - q).abs().sum(-1) / 2
+
+
+def total_variation_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return `total_variation`, [C], and each value's gradient by its own row of the student's logits, [C, V].
+
+    ∂D/∂q = ½·sign(q − p), 0 where the two are equal. Arguments as in `total_variation`.
+    """
+    (p, _), (q, _) = distribution(teacher_logits, temperature), distribution(student_logits, temperature)
+    away = p.neg_().add_(q)
+    return away.abs().sum(-1) / 2, by_logits(q, away.sign_().div_(2), temperature)

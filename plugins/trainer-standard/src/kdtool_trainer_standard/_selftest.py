@@ -1,8 +1,9 @@
 """What is checked in about a second before the first step, so that nothing trains silently wrong.
 
 The student's head is what it says it is; vocabularies agree; two passes differ by dropout; every loss returns what its
-contract asks for on a real chunk; a divergence between equals is zero; losses do not depend on how positions are cut into
-chunks. Called by `_train` once a phase, with the first batch; only its fullest row is used.
+contract asks for on a real chunk; a gradient that it gives by hand is autograd's; a divergence between equals is zero;
+losses do not depend on how positions are cut into chunks. Called by `_train` once a phase, with the first batch; only its
+fullest row is used.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _ZERO = 1e-3
 """What a divergence and its gradient may be at equality."""
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
+_BY_HAND = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+"""Relative difference that a gradient by hand may make: autograd's is rounded to the logits' precision."""
 
 
 def self_test(
@@ -205,6 +208,8 @@ def _check_token_loss(
             f"{_who(run, bound.term.name)}: the gradient of kdtool_token_loss is not finite on a first chunk, though its "
             "values are (look for square roots and powers at 0)"
         )
+    if bound.gradient is not None:
+        _check_gradient_by_hand(run, index, bound, work, logits, rows)
     among_passes = bound.form == "none" and bound.term.passes == 2
     if bound.term.divergence and (bound.form == "dense" or among_passes):
         teacher = work.loss.chunk(index, logits, rows).teacher
@@ -233,6 +238,36 @@ def _value_and_gradients(
             )
         gradients.append(gradient)
     return values.detach(), tuple(gradients)
+
+
+def _check_gradient_by_hand(
+    run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
+) -> None:
+    """Compare with autograd, at logits of other positions: where student and teacher are near, there is only rounding."""
+    logits = tuple(one.roll(1, 0) for one in logits)
+    values, (expected,) = _value_and_gradients(run, index, bound, work, logits, rows)
+    chunk, before = work.loss.chunk(index, logits, rows), logits[0].clone()
+    with torch.no_grad():
+        answer = run.hook.kdtool_token_gradient.maybe(bound.term.name)(chunk)
+    if answer is None:
+        return
+    name, hook = bound.term.name, "kdtool_token_gradient"
+    found, gradient = _expect_values(run, name, hook, answer[0], (len(rows.labels),)), answer[1]
+    _expect_values(run, name, hook, gradient, tuple(chunk.student_logits.shape))
+    away = (gradient - expected[:, : gradient.shape[1]].float()).norm(dim=-1) / (expected.float().norm(dim=-1) + 1e-3)
+    apart = (found - values).abs() / values.abs().clamp(min=1.0)
+    allowed = _BY_HAND[logits[0].dtype]
+    if not max(float(away.max()), float(apart.max())) <= allowed:
+        raise kdtool.PluginError(
+            f"{_who(run, name)}: {hook} does not give what autograd finds for kdtool_token_loss: on a first chunk gradients "
+            f"differ by {float(away.max()):.2g}, values by {float(apart.max()):.2g} (relative; allowed {allowed:g})"
+        )
+    gradient.zero_()
+    if not torch.equal(before, logits[0]):
+        raise kdtool.PluginError(
+            f"{_who(run, name)}: {hook} changed chunk.student_logits, or returned a gradient in their memory; expected: a "
+            "tensor of its own"
+        )
 
 
 def _check_sequence_loss(

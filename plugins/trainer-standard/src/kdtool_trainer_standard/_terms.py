@@ -20,7 +20,7 @@ Form = Literal["none", "dense", "sampled", "top-k"]
 
 @dataclass(frozen=True, eq=False)
 class BoundTerm:
-    """One term, ready to be called: `call` takes a `TokenChunk` if `per_token`, else a `StepView`."""
+    """One term, ready to be called: `call` takes a `TokenChunk` if `per_token`, else a `StepView`; `gradient` a chunk."""
 
     term: kdtool.Term
     call: Callable[[Any], Any]
@@ -29,6 +29,8 @@ class BoundTerm:
     captured_temperature: float = 1.0
     shares: tuple[float, ...] = ()
     """Each teacher's share of what a token loss learns, in the order of `term.teachers`."""
+    gradient: Callable[[kdtool.TokenChunk], tuple[Tensor, Tensor] | None] | None = None
+    """`kdtool_token_gradient`, where the loss has it and sees one pass."""
 
 
 def learns_from_own_text(term: kdtool.Term) -> bool:
@@ -48,6 +50,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
         UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed.
     """
     token, sequence = run.hook.kdtool_token_loss.bound(), run.hook.kdtool_sequence_loss.bound()
+    gradients = run.hook.kdtool_token_gradient.bound()
     bound = []
     for term in phase.terms:
         if (term.name in token) == (term.name in sequence):
@@ -70,7 +73,8 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
                 f"{term.label} learns from a mixture of {' and '.join(term.mixture)}, but only probabilities of single "
                 "tokens can be mixed, from all logits or from sampled tokens; name one teacher"
             )
-        bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values())))
+        gradient = gradients.get(term.name) if per_token and term.passes == 1 else None
+        bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values()), gradient))
     return tuple(bound)
 
 

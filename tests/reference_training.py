@@ -1,0 +1,140 @@
+"""One phase of the standard trainer that shows each loss's gradient by itself, here or in one of several processes.
+
+All losses are terms of one phase of as many steps and one more: at the first all count, at each later one a weighting
+balances all terms but one away. The learning rate is too small to change a weight, and a step's rows are all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import torch
+from kdtool.testing import make_run
+from kdtool_trainer_standard import StandardTrainer
+from reference_losses import TEMPERATURE
+from reference_model import Describing, Frozen, make_model, make_rows
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+STUDENT, TEACHER = (1, 3, 16), (2, 4, 12)
+"""Seed, layers and width."""
+FACTOR = 1.5
+"""What the weighting makes of the one term that counts."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one step's eight rows are cut: positions of a chunk (0: whatever is usual), micro-batches, processes."""
+
+    chunk: int
+    accumulation: int
+    world: int
+
+    @property
+    def name(self) -> str:
+        """Names files."""
+        return f"{self.chunk}-{self.accumulation}-{self.world}"
+
+
+def cases() -> dict[str, tuple[kdtool.Loss, kdtool.Term]]:
+    """Return every installed loss, once for each form of signal that it accepts, with its term."""
+    found: dict[str, tuple[kdtool.Loss, kdtool.Term]] = {}
+    facts = [make_model(*model).facts for model in (STUDENT, TEACHER)]
+    for point in sorted(entry_points(group="kdtool.losses")):
+        cls: Any = point.load()
+        settings = {"temperature": TEMPERATURE} if cls.softened else {}
+        needs: tuple[frozenset[kdtool.Offer], ...] = cls(cls.Config(**settings)).needs
+        for need in needs or (frozenset(),):
+            loss = cls(cls.Config(**settings))
+            form = next((form for form in ("sampled", "top-k") if form in need), "dense")
+            label, pairs = f"{point.name}-{form}", tuple(loss.kdtool_layers(*facts) or ())
+            scale = loss.temperature**2 if loss.softened else 1.0
+            weight = 0.5 + len(found) / 10
+            found[label] = loss, kdtool.Term(
+                f"losses.{label}", label, kdtool.Schedule(weight, 2 * weight), loss.temperature, scale,
+                form if need else None, (need,) if need else (), loss.divergence, pairs, passes=loss.passes,
+            )  # fmt: skip
+    return found
+
+
+def weight_at(term: kdtool.Term, step: int, steps: int) -> float:
+    """Return a term's weight at a step from 1 on: its schedule is a line to twice its beginning."""
+    assert isinstance(term.weight, kdtool.Schedule)
+    return term.weight.start * (1 + (step - 1) / (steps - 1))
+
+
+class OneByOne(kdtool.Weighting):
+    """Balances all terms but one away, from the second step on, and counts some tokens for more."""
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        return {name: FACTOR * (number == step - 2) for number, name in enumerate(terms)}
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return token_weights(chunk.positions)
+
+
+def token_weights(positions: Tensor) -> Tensor:
+    """Return what counts for more."""
+    return 0.5 + (positions % 3) / 2
+
+
+def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> list[dict[str, Tensor]]:
+    """Train as one of the cut's processes and return the gradients of each step, by parameter.
+
+    Without `by_hand` autograd finds all gradients.
+    """
+    student, teacher = make_model(*STUDENT), make_model(*TEACHER)
+    losses, terms = zip(*cases().values(), strict=True)
+    components: dict[str, kdtool.Component] = {term.name: loss for loss, term in zip(losses, terms, strict=True)}
+    for loss in losses if not by_hand else ():
+        loss.__class__ = type("AutogradAlone", (type(loss),), {"kdtool_token_gradient": _NOTHING})
+    components |= {"weightings.one": OneByOne(OneByOne.Config())}
+    for form in ("dense", "sampled", "top-k"):
+        components[form] = told = Describing(Describing.Config())
+        told.facts = teacher.facts
+    layers = tuple(sorted({theirs for term in terms for _, theirs in term.layers}))
+    want = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), layers)
+    signals = {form: Frozen(teacher, want, form) for form in ("dense", "sampled", "top-k")}
+    run = make_run(folder / "run", components, say=lambda _: None, rank=rank, world=cut.world)
+    phase = kdtool.Phase("all", len(terms) + 1, tuple(terms), make_rows(), signals, folder / "checkpoints")
+    settings: dict[str, Any] = {"batch": 8 // cut.accumulation // cut.world, "accumulation": cut.accumulation}
+    settings |= {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1000}
+    settings |= {"dtype": "float32", "compile": "off", "checkpoint_every": 1000}
+    settings |= {"head_rows": 1 if cut.chunk == 1 else 11, "loss_rows": cut.chunk} if cut.chunk else {}
+    trainer = StandardTrainer(StandardTrainer.Config(**settings))
+    found: list[dict[str, Tensor]] = []
+
+    def catch(*_: Any) -> None:
+        named = student.model.named_parameters()
+        found.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    handle = register_optimizer_step_pre_hook(catch)
+    try:
+        trainer.kdtool_train(run, phase, student)
+    finally:
+        handle.remove()
+    return found
+
+
+def train_as_rank(folder: Path, cuts: Sequence[Cut], rank: int, ports: Sequence[int]) -> None:
+    """Train with each cut as one of its processes; rank 0 writes the gradients into the folder."""
+    torch.set_num_threads(1)
+    for cut, port in zip(cuts, ports, strict=True):
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": cut.world, "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update({name: str(value) for name, value in {**where, "MASTER_PORT": port}.items()})
+        found = train_each(folder / cut.name, cut, rank)
+        if rank == 0:
+            flat = {json.dumps([step, name]): grad for step, own in enumerate(found) for name, grad in own.items()}
+            save_file(flat, folder / f"{cut.name}.safetensors")
+        torch.distributed.destroy_process_group()
+
+
+_NOTHING = vars(kdtool.Loss)["kdtool_token_gradient"]
