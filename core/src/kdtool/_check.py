@@ -29,6 +29,7 @@ from kdtool._run.data import try_packers
 from kdtool._run.graph import Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.missing import refuse_missing
+from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record
 from kdtool._run.terms import mixtures_noted
 from kdtool._run.vocabularies import compared_here
@@ -107,7 +108,9 @@ def _look(
     assembly.complain = say
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        context = Context(assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks())
+        context = Context(
+            assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks(), world=rank_and_world()[1]
+        )
         info = replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
         try:
             licences = licences_of(assembly, context.hooks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import kdtool
 import pytest
-from kdtool_trainer_standard._estimate import _inside
+import torch
+from kdtool_trainer_standard._estimate import _gathered, _inside
 from kdtool_transformers.testing import packed_batch, tiny_model
 
 ROWS, LENGTH = 2, 48
@@ -25,3 +26,11 @@ def test_what_is_compared_inside_is_counted(kind: kdtool.Offer) -> None:
         for inside in getattr(outputs, kind).values():
             expected += times * sum(part.numel() for part in (inside if kind == "projections" else (inside,)))
     assert _inside(ahead, term, student.facts, LENGTH) * ROWS * LENGTH == expected
+
+
+def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
+    student = tiny_model("llama", layers=3)
+    layer = sum(p.numel() for p in student.model.model.layers[0].parameters())
+    rest = sum(p.numel() for p in student.model.parameters()) - 3 * layer
+    assert _gathered(student, 7, torch.float32) == 4 * (2 * (rest + 7) + layer)
+    assert _gathered(student, 7, torch.bfloat16) == 4 * (2 * (rest + 7) + layer) + 2 * 3 * layer

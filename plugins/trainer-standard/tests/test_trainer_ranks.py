@@ -1,44 +1,111 @@
-"""Two processes give the gradients of one, also where one has hardly any labelled tokens, or none."""
+"""Two processes give the gradients of one, also where one has hardly any labelled tokens, or none; divided or not."""
 
 from __future__ import annotations
 
-import socket
+import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import kdtool
+import pytest
 import torch
+from kdtool_trainer_standard import _checkpoints
+from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
-from trainer_process import start, train_as_rank
+from trainer_models import make_model
+from trainer_process import start_ranks, train_as_rank, train_rank_until, train_small
 
 
-def trained(folder: Path, world: int, on_policy: Any = None) -> tuple[dict[str, torch.Tensor], str]:
+def trained(folder: Path, tied: bool, twice: bool, world: int, sharding: str = "off", on_policy: Any = None) -> Path:
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(train_as_rank, folder, on_policy, rank, world, port) for rank in range(world)]
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * world
-    return load_file(folder / "gradients.safetensors"), (folder / "tokens.txt").read_text(encoding="utf-8")
+    assert start_ranks(train_as_rank, world, folder, tied, twice, sharding, on_policy) == [0] * world
+    return folder
 
 
-def test_two_processes_have_the_gradients_and_counts_of_one(tmp_path: Path) -> None:
-    """With a tied head and two passes; all installed losses are in the repository's test_losses_against_reference."""
-    one, tokens_of_one = trained(tmp_path / "one", 1)
-    two, tokens_of_two = trained(tmp_path / "two", 2)
-    assert tokens_of_one == tokens_of_two
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+def figures(folder: Path) -> list[float]:
+    """Return all that was reported of each step, but for its time."""
+    lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    found = []
+    for report in map(json.loads, lines):
+        terms = [figure for term in report["terms"].values() for figure in term.values()]
+        found += [report[name] for name in ("step", "tokens", "loss", "learning_rate", "gradient_norm")] + terms
+    return [-1.0 if figure is None else figure for figure in found]
+
+
+def same(first: Path, second: Path, name: str) -> None:
+    expected, found = load_file(first / name), load_file(second / name)
+    assert expected.keys() == found.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-7, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize(("tied", "twice"), [(False, False), (True, True)])
+def test_two_processes_have_the_gradients_weights_and_counts_of_one(tmp_path: Path, tied: bool, twice: bool) -> None:
+    """All installed losses are in the repository's test_losses_against_reference."""
+    one = trained(tmp_path / "one", tied, twice, 1)
+    told = []
+    for sharding in ("off", "full"):
+        two = trained(tmp_path / sharding, tied, twice, 2, sharding)
+        assert (one / "tokens.txt").read_text() == (two / "tokens.txt").read_text()
+        same(one, two, "gradients.safetensors")
+        same(one, two, "final.safetensors")
+        told.append(figures(two))
+    assert told[0] == pytest.approx(told[-1], rel=1e-4, abs=1e-7)
 
 
 def test_two_processes_learn_each_on_what_its_student_writes(tmp_path: Path) -> None:
     """Among the rows are such without a label, of which nothing is written."""
     on_policy = {"fraction": 1.0, "tokens": 3}
-    first, tokens = trained(tmp_path / "first", 2, on_policy)
-    again, tokens_again = trained(tmp_path / "again", 2, on_policy)
-    assert tokens == tokens_again
-    assert int(tokens) > 0
-    for name, gradient in first.items():
-        assert gradient.isfinite().all()
-        assert again[name].equal(gradient), name
+    first, again = (trained(tmp_path / name, True, False, 2, on_policy=on_policy) for name in ("first", "again"))
+    assert int((first / "tokens.txt").read_text()) > 0
+    assert (first / "tokens.txt").read_text() == (again / "tokens.txt").read_text()
+    assert (first / "final.safetensors").read_bytes() == (again / "final.safetensors").read_bytes()
+    assert all(gradient.isfinite().all() for gradient in load_file(first / "gradients.safetensors").values())
+
+
+def run_ranks(folder: Path, when: str | None, sharding: str = "full") -> list[int]:
+    return start_ranks(train_rank_until, 2, folder, when, sharding)
+
+
+def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_ranks(whole, None) == [0, 0]
+    for when in ("step 5", "saving 9"):
+        assert run_ranks(killed, when) != [0, 0]
+    assert run_ranks(killed, None) == [0, 0]
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert figures(killed) == figures(whole)
+    files = {file.name for file in (killed / "checkpoints" / "checkpoint-12").iterdir()}
+    assert {"student.safetensors", "loss_modules.safetensors", "optimizer.pt"} <= files
+    # Divided or not, checkpoints are the same: each goes on from the other's.
+    shutil.rmtree(killed / "checkpoints" / "checkpoint-12")
+    assert run_ranks(killed, None, "off") == [0, 0]
+    same(whole, killed, "final.safetensors")
+
+
+def test_a_phase_does_not_go_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    train_small(tmp_path, make_model(1))
+    progress = tmp_path / "checkpoints" / "checkpoint-12" / "progress.json"
+    progress.write_text(progress.read_text().replace('"world": 1', '"world": 2'))
+    (progress.parent / "manifest.json").unlink()
+    _checkpoints.seal(progress.parent.rename(tmp_path / "checkpoint-12"), tmp_path / "checkpoints")
+    with pytest.raises(kdtool.UsageError, match=r"2 processes.* 1"):
+        train_small(tmp_path, make_model(1))
+
+
+def test_with_one_process_there_is_nothing_to_divide(tmp_path: Path) -> None:
+    trained = train_small(tmp_path, make_model(1), sharding="full")
+    assert any("sharding: full" in note and "one process" in note for note in trained.notes)
+
+
+def test_a_student_whose_layers_cannot_be_found_is_refused(tmp_path: Path) -> None:
+    model = make_model(1)
+    model.model.layers.append(torch.nn.Linear(1, 1))
+    module = SimpleNamespace(named_parameters=model.model.named_parameters, language_model=model, student=model.model)
+    with pytest.raises(kdtool.UsageError, match=r"Blocks has no list of its 2 layers; take sharding: off"):
+        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]
+    model.model.packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(kdtool.UsageError, match="cannot divide packed"):
+        Sharding(module, torch.device("cpu"))  # type: ignore[arg-type]

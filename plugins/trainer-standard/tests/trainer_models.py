@@ -14,6 +14,7 @@ import torch
 from kdtool.testing import ByteTokenizer, ListSource, continued_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
+from kdtool_trainer_standard._sharding import whole
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -323,7 +324,8 @@ def first_gradients(model: torch.nn.Module) -> Iterator[dict[str, Tensor]]:
 
     def catch(*_: Any) -> None:
         if not caught:
-            caught.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+            found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            caught.update({name: whole(gradient).clone() for name, gradient in found.items()})
 
     handle = register_optimizer_step_pre_hook(catch)
     try:

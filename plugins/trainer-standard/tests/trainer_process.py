@@ -8,7 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +66,50 @@ def train_until(folder: Path, when: str | None, twice: bool = False, on_policy: 
     (folder / "tokens.txt").write_text(f"{trained.tokens} {trained.notes}", encoding="utf-8")
 
 
-def train_small(folder: Path, student: Any, twice: bool = False, on_policy: Any = None) -> kdtool.Trained:
+def train_small(folder: Path, student: Any, twice: bool = False, **more: Any) -> kdtool.Trained:
     """Train for 14 steps with a checkpoint at every third."""
-    return train(
-        folder, student, steps=14, accumulation=2, batch=2, checkpoint_every=3, log_every=1, run=_QUIET, twice=twice,
-        on_policy=on_policy,
-    )  # fmt: skip
+    settings = {"accumulation": 2, "batch": 2, "checkpoint_every": 3, "log_every": 1, "run": _QUIET, **more}
+    return train(folder, student, steps=14, twice=twice, **settings)
 
 
-def train_as_rank(folder: Path, on_policy: Any, rank: int, world: int, port: int) -> None:
-    """Train as one of `world` processes, with two passes a step, in part on text of the student's own.
+def train_as_rank(
+    folder: Path, tied: bool, twice: bool, sharding: str, on_policy: Any, rank: int = 0, world: int = 1, port: int = 0
+) -> None:
+    """Train as one of `world` processes, with two passes a step if `twice`, in part on text of the student's own.
 
-    Rank 0 writes the first step's gradients and the number of tokens.
+    Rank 0 writes the first step's gradients, the student's weights at the end, and the number of tokens.
     """
+    student = make_model(1, tied=tied)
+    if twice:
+        student.model.dropout = Turns()
+    with _as_rank(rank, world, port) as run, first_gradients(student.model) as gradients:
+        trained = train(
+            folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
+            gradient_clip=0.0, rows=lopsided_rows(), twice=twice, run=run, sharding=sharding,
+            on_policy=on_policy,
+        )  # fmt: skip
+    if rank == 0:
+        save_file(gradients, str(folder / "gradients.safetensors"))
+        save_model(student.model, str(folder / "final.safetensors"))
+        (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+
+
+def train_rank_until(
+    folder: Path, when: str | None, sharding: str, rank: int = 0, world: int = 1, port: int = 0
+) -> None:
+    """As `train_until`, as one of `world` processes; rank 0 kills itself, and the test the others, as torchrun does."""
+    if when and rank == 0:
+        arm(when)
+    student = make_model(1, dropout=0.2)
+    with _as_rank(rank, world, port) as run:
+        train_small(folder, student, accumulation=1, run=run, sharding=sharding)
+    if rank == 0:
+        save_model(student.model, str(folder / "final.safetensors"))
+
+
+@contextmanager
+def _as_rank(rank: int, world: int, port: int) -> Iterator[dict[str, Any]]:
+    """Be one of `world` processes on one thread each; yield what the run says of it."""
     torch.set_num_threads(1)
     if world > 1:
         settings = {
@@ -87,17 +120,7 @@ def train_as_rank(folder: Path, on_policy: Any, rank: int, world: int, port: int
             "MASTER_PORT": port,
         }
         os.environ.update({name: str(value) for name, value in settings.items()})
-    student = make_model(1, tied=True)
-    student.model.dropout = Turns()
-    with first_gradients(student.model) as gradients:
-        trained = train(
-            folder, student, steps=2, batch=2, accumulation=2 // world, checkpoint_every=1, log_every=1,
-            gradient_clip=0.0, rows=lopsided_rows(), twice=True, on_policy=on_policy,
-            run={**_QUIET, "rank": rank, "world": world},
-        )  # fmt: skip
-    if rank == 0:
-        save_file(gradients, str(folder / "gradients.safetensors"))
-        (folder / "tokens.txt").write_text(str(trained.tokens), encoding="utf-8")
+    yield {**_QUIET, "rank": rank, "world": world}
     if world > 1:
         torch.distributed.destroy_process_group()
 
@@ -111,6 +134,22 @@ def start(task: Callable[..., None], *arguments: Any) -> Any:
     process = context.Process(target=task, args=arguments)  # type: ignore[attr-defined]
     process.start()
     return process
+
+
+def start_ranks(task: Callable[..., None], world: int, *arguments: Any) -> list[int]:
+    """Run a task as `world` processes and return how they ended; where one fails, the others are ended, as by torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(task, *arguments, rank, world, port) for rank in range(world)]
+    for process in processes:
+        process.join(120)
+        if process.exitcode != 0:
+            for other in processes:
+                other.kill()
+    for process in processes:
+        process.join(20)
+    return [process.exitcode for process in processes]
 
 
 _QUIET: dict[str, Any] = {"say": lambda _: None}

@@ -33,6 +33,7 @@ def run(
     """Run a recipe, from data to report; a second call goes on where the first stopped."""
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
+    from kdtool._run.ranks import rank_and_world
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
@@ -40,4 +41,5 @@ def run(
         return
     trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, trace=trace)
-    click.echo(f"\n{results.verdict}\n\nreport: {results.report or results.folder}")
+    if rank_and_world()[0] == 0:
+        click.echo(f"\n{results.verdict}\n\nreport: {results.report or results.folder}")

@@ -17,6 +17,7 @@ from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.fingerprint import component_part
 from kdtool._run.graph import MODEL, Node, Stage
+from kdtool._run.ranks import wait_for
 from kdtool._run.results import StageRecord
 from kdtool._run.texts import StoredTexts
 from kdtool._vocabulary import Vocabularies
@@ -48,7 +49,10 @@ class NoTexts:
 
 @dataclass
 class Context:
-    """One run in progress. `adapted` holds the nodes with what teachers learnt in phases of their own, by component."""
+    """One run in progress, in one of its processes: `rank` of `world`.
+
+    `adapted` holds the nodes with what teachers learnt in phases of their own, by component.
+    """
 
     assembly: Assembly
     folder: Path
@@ -56,6 +60,8 @@ class Context:
     own: Artefacts
     offline: bool
     hooks: Hooks
+    rank: int = 0
+    world: int = 1
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
@@ -74,6 +80,8 @@ class Context:
             texts=texts or NoTexts(),
             arm=stage.arm,
             seed=stage.seed,
+            rank=self.rank,
+            world=self.world,
             offline=self.offline,
             say=lambda text: self.say(text),
             phase=stage.phase,
@@ -81,7 +89,9 @@ class Context:
         )
 
     def say(self, text: str) -> None:
-        """Show a line to the user: by the trackers, or as it is where there are none."""
+        """Show a line to the user: by the trackers, or as it is where there are none. Only rank 0 speaks."""
+        if self.rank:
+            return
         if self.hooks.kdtool_said.names():
             self.hooks.kdtool_said(self._silent_info(), text)
         else:
@@ -96,12 +106,17 @@ class Context:
         return {name: self.adapted.get(name) for name in teachers}
 
     def make(self, node: Node) -> Artefact:
-        """Make or reuse a node's artefact, and tell the trackers and the run's record; once for each node."""
+        """Make or reuse a node's artefact, and tell the trackers and the run's record; once for each node.
+
+        Ranks other than 0 wait for it, and take part where they are needed.
+        """
         if node.name in self.made:
             return self.made[node.name]
         stage = node.stage
         texts = StoredTexts(node.texts.path) if node.texts else None
         shown = self.info(stage, self.folder, texts)
+        if self.rank:
+            return self._wait_for(node, shown)
         start = time.monotonic()
 
         def begin(folder: Path) -> None:
@@ -115,6 +130,16 @@ class Context:
         self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
         self.made[node.name] = artefact
         return artefact
+
+    def _wait_for(self, node: Node, shown: RunInfo) -> Artefact:
+        def join(folder: Path) -> bool:
+            if node.join is None:
+                return False
+            self._give_voices(node, shown)
+            return node.join(replace(shown, folder=folder, hook=node.hooks() if node.hooks else self.hooks), folder)
+
+        self.made[node.name] = wait_for(node, join)
+        return self.made[node.name]
 
     def seconds(self, node: Node) -> float:
         """Return what making a node took, whenever that was; it has been made or reused."""

@@ -60,6 +60,7 @@ class Node:
         texts: the text that components may read meanwhile; None before there is any.
         total: how many units there are to do, asked when its inputs are there; it is given the folder that is filled.
         hooks: makes the hooks of its own scope; None for those of the run.
+        join: takes part in filling its folder as another rank than 0, and says whether it could; None: only rank 0 does.
     """
 
     stage: Stage
@@ -71,6 +72,7 @@ class Node:
     texts: Node | None = None
     total: Callable[[Path], int] | None = None
     hooks: Callable[[], Hooks] | None = None
+    join: Callable[[RunInfo, Path], bool] | None = None
     teachers: Mapping[str, Node | None] = field(default_factory=dict)
 
     @property

@@ -25,6 +25,7 @@ from kdtool._run.context import Context, close_components
 from kdtool._run.data import rows_of
 from kdtool._run.graph import GRAPH, Node, Stage
 from kdtool._run.licences import licences_of
+from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record
 from kdtool._run.results import ComponentRecord
 from kdtool._run.sealed import read_sealed
@@ -112,7 +113,14 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     """
     hooks = assembly.hooks()
     context = Context(
-        assembly, folder, Artefacts(store), Artefacts(folder), True, hooks, licences=licences_of(assembly, hooks)
+        assembly,
+        folder,
+        Artefacts(store),
+        Artefacts(folder),
+        True,
+        hooks,
+        licences=licences_of(assembly, hooks),
+        world=rank_and_world()[1],
     )
     try:
         stages = add_stages(context, make=lambda _: None)

@@ -30,6 +30,7 @@ from kdtool._run.lock import run_lock
 from kdtool._run.missing import refuse_missing
 from kdtool._run.own_text import own_text_keys, own_text_noted
 from kdtool._run.plan import last_nodes
+from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Results
 from kdtool._run.scores import read_scores
@@ -58,14 +59,24 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
     Raises:
         KdtoolError: see `kdtool._errors`. What was finished is kept, and the same call goes on from there.
+
+    Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
     start = time.monotonic()
+    rank, world = rank_and_world()
     hooks = assembly.hooks()
     licences = licences_of(assembly, hooks)
+    context = Context(
+        assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, rank, world, licences=licences
+    )
+    run = context.info(Stage("run"), folder)
+    if rank:
+        try:
+            return _run(context, run, start, recipe_text)
+        finally:
+            close_components(hooks, set(assembly.shared), context.say)
     with run_lock(folder):
         register_run(store, folder)
-        context = Context(assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, licences=licences)
-        run = context.info(Stage("run"), folder)
         context.hooks.kdtool_run_start(run)
         for line in told(licences, assembly.recipe.name):
             context.say(line)
@@ -82,7 +93,8 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
 
 def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
-    refuse_missing(context.assembly, run)
+    if context.rank == 0:
+        refuse_missing(context.assembly, run)
     stages = add_stages(context, partial(_make_first, context))
     for line in _noted(context):
         context.say(line)
@@ -96,6 +108,8 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     comparisons = compare_all(measurements, subjects, arm_of)
     results = _results(context, stages, measurements, comparisons)
     results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)
+    if context.rank:
+        return results
     for name in context.assembly.named("reporter"):
         results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
         if results.report is None or not results.report.exists():
@@ -114,6 +128,8 @@ def _make_first(context: Context, graph: Graph) -> None:
 
 
 def _keep(context: Context, record: Mapping[str, Any]) -> None:
+    if context.rank:
+        return
     with storage_errors(context.folder):
         write_sealed(context.folder / GRAPH, record)
 

@@ -180,9 +180,13 @@ def phase_node(
             "terms": {term.label: _plain(term, several=len(teachers) > 1) for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
             "teachers": {name: context.part(name) for name in beside},
+            **(
+                {"processes": context.world} if context.world > 1 else {}
+            ),  # a step is as many rows as they show together
         },
         inputs=inputs,
         build=partial(_train_phase, context, phase, terms, materials, learner.open, steps),
+        join=partial(_join_phase, context, phase, terms, materials, learner.open, steps),
         texts=materials.texts,
         total=steps,
         hooks=partial(context.assembly.hooks, phase),
@@ -212,26 +216,56 @@ def _train_phase(
     run: RunInfo,
     folder: Path,
 ) -> None:
-    checkpoints = folder / _CHECKPOINTS
-    checkpoints.mkdir(exist_ok=True)
-    translated = {name: node for name, node in materials.teacher_rows.items() if name in teachers_asked(terms)}
-    plan = Phase(
-        name=phase.name,
-        steps=steps(folder),
-        terms=terms,
-        rows=_spelled(context, run, rows_of(materials.rows)) if translated else rows_of(materials.rows),
-        signals=_signals(context, phase, terms, materials, run.hook),
-        checkpoints=checkpoints,
-        weightings=tuple(spec.path for spec in phase.weightings),
-        teacher_rows={name: rows_of(node) for name, node in translated.items()},
-    )
+    plan = _planned(context, phase, terms, materials, steps(folder), run, folder)
+    plan.checkpoints.mkdir(exist_ok=True)  # tells the other ranks to begin
     if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
         trained = _train(context, phase, plan, open_learner, run, folder / MODEL)
         shutil.copyfile(trained.history, folder / _HISTORY_FILE)
         sync_files(folder)
         report = replace(trained, history=Path(_HISTORY_FILE))
         write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
-    shutil.rmtree(checkpoints)
+    shutil.rmtree(plan.checkpoints)
+
+
+def _join_phase(
+    context: Context,
+    phase: PhaseSpec,
+    terms: tuple[Term, ...],
+    materials: Materials,
+    open_learner: Callable[[RunInfo], Runtime],
+    steps: Callable[[Path], int],
+    run: RunInfo,
+    folder: Path,
+) -> bool:
+    """Train with rank 0, which keeps what comes of it; say whether it has begun and there is anything left to train."""
+    if not (folder / _CHECKPOINTS).exists() or (folder / _TRAINED_FILE).exists():
+        return False
+    plan = _planned(context, phase, terms, materials, steps(folder), run, folder)
+    _train(context, phase, plan, open_learner, run, None)
+    return True
+
+
+def _planned(
+    context: Context,
+    phase: PhaseSpec,
+    terms: tuple[Term, ...],
+    materials: Materials,
+    steps: int,
+    run: RunInfo,
+    folder: Path,
+) -> Phase:
+    """Return what the trainer is told of a phase."""
+    translated = {name: node for name, node in materials.teacher_rows.items() if name in teachers_asked(terms)}
+    return Phase(
+        name=phase.name,
+        steps=steps,
+        terms=terms,
+        rows=_spelled(context, run, rows_of(materials.rows)) if translated else rows_of(materials.rows),
+        signals=_signals(context, phase, terms, materials, run.hook),
+        checkpoints=folder / _CHECKPOINTS,
+        weightings=tuple(spec.path for spec in phase.weightings),
+        teacher_rows={name: rows_of(node) for name, node in translated.items()},
+    )
 
 
 def _spelled(context: Context, run: RunInfo, rows: RowSource) -> RowSource:
@@ -269,9 +303,9 @@ def _train(
     plan: Phase,
     open_learner: Callable[[RunInfo], Runtime],
     run: RunInfo,
-    target: Path,
+    target: Path | None,
 ) -> Trained:
-    """Open who learns, transform it, train it and save it in `target`."""
+    """Open who learns, transform it, train it and save it in `target`; ranks other than 0 have none."""
     hooks = run.hook
     if phase.trainer is None:
         raise PluginError(f"phase {phase.name!r} has no trainer")
@@ -281,9 +315,12 @@ def _train(
                 raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
             student = _transformed(runtime.model, hooks.kdtool_transform, run, phase)
             trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
-            _check_history(trained.history, hooks.owner(phase.trainer.path))
-            shutil.rmtree(target, ignore_errors=True)  # what a process killed while saving left
-            _transformed(student, hooks.kdtool_finish, run, phase, backwards=True).save(target)
+            if target is not None:
+                _check_history(trained.history, hooks.owner(phase.trainer.path))
+            finished = _transformed(student, hooks.kdtool_finish, run, phase, backwards=True)
+            if target is not None:
+                shutil.rmtree(target, ignore_errors=True)  # what a process killed while saving left
+                finished.save(target)
             return trained
     finally:
         close_components(hooks, {spec.path for spec in phase.components}, context.say)

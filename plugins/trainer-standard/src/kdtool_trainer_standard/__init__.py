@@ -11,6 +11,7 @@
 - `_terms` the phase's losses bound to callables, teachers and weights
 - `_imitated` which positions losses of single tokens see: rejected text is there to be avoided
 - `_mixture` several teachers as one, where a term learns from a mixture
+- `_sharding` weights, gradients and moments divided among ranks
 - `_norms` the size of each term's gradient
 - `_selftest` what is checked before the first step
 - `_nonfinite` who is to blame for a value that is not finite
@@ -28,7 +29,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import kdtool
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 __all__ = ["OnPolicy", "StandardTrainer"]
 
@@ -74,6 +75,11 @@ class StandardTrainer(kdtool.Trainer):
         """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
         on_policy: OnPolicy | None = None
         """Learn a part of the time on text that the student itself writes; left out, on the corpus's alone."""
+        sharding: Literal["off", "full"] = kdtool.Field(
+            default="off", json_schema_extra=kdtool.does_not_affect_results()
+        )
+        """With several processes: `full` divides weights, gradients and AdamW's moments among them (FSDP2), layer by layer;
+        `off` keeps all of them on each. With one process there is nothing to divide."""
         checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = Field(
             default="120s", json_schema_extra=kdtool.does_not_affect_results()
         )
@@ -99,6 +105,12 @@ class StandardTrainer(kdtool.Trainer):
         @classmethod
         def _off_without_a_fraction(cls, value: OnPolicy | None) -> OnPolicy | None:
             return value if value is not None and value.fraction else None
+
+        @model_validator(mode="after")
+        def _writes_with_whole_weights(self) -> StandardTrainer.Config:
+            if self.on_policy is not None and self.sharding == "full":
+                raise ValueError("on_policy has each process write with whole weights: set sharding: off beside it")
+            return self
 
     config: Config
 

@@ -17,6 +17,7 @@ from kdtool_transformers import (
     TransformersModel,
     forward_bytes,
     itemsize,
+    layers_among,
     pick_device,
     product_speed,
     rehearse,
@@ -44,6 +45,10 @@ class _Sizes:
 
     weights: int
     learnt: int
+    shares: int
+    """Among how many processes weights, gradients and moments are divided."""
+    gathered: int
+    """Weights that are whole on each all the same while a step runs: all but those of the layers, and copies of these."""
     activations: Rehearsed
     logits: int
     head: int
@@ -118,10 +123,13 @@ def _sizes(
         at_head += (
             head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad
         )  # its gradient, and a chunk's share of it
+    shares = run.world if config.sharding == "full" else 1
     modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
     return _Sizes(
         weights=weights + _FLOAT * modules,
         learnt=learns + modules,
+        shares=shares,
+        gathered=_gathered(outline, modules, dtype) if shares > 1 else 0,
         activations=_rehearsed(outline, config.batch, phase.row_length, dtype, passes),
         logits=chunk * vocabulary * dtype.itemsize * (of_head + len(dense)) if token_terms else 0,
         head=at_head,
@@ -150,7 +158,7 @@ def _written(
 def _memory(
     config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
-    gradients, optimiser = _FLOAT * sizes.learnt, 2 * _FLOAT * sizes.learnt
+    gradients, optimiser = _FLOAT * sizes.learnt // sizes.shares, 2 * _FLOAT * sizes.learnt // sizes.shares
     kept = gradients if config.accumulation > 1 else 0
     alive = sizes.activations
     moments: dict[str, dict[str, int]] = {
@@ -177,8 +185,12 @@ def _memory(
             "signals": sizes.signals,
         }
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
-    common = {"weights": sizes.weights, "optimiser": optimiser}
-    for part, size in common.items():
+    common = {
+        "weights": sizes.weights // sizes.shares,
+        "optimiser": optimiser,
+        "weights gathered for a step": sizes.gathered,
+    }
+    for part, size in ((part, size) for part, size in common.items() if size):
         yield _part(part, tuple(names.values()), size, on_host=on_host)
     for moment, parts in moments.items():
         own = {part: size for part, size in parts.items() if size}
@@ -186,6 +198,15 @@ def _memory(
             yield _part(part, (names[moment],), size, on_host=on_host, savings=_savings(config, part))
     for teacher in phase.beside:
         yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
+
+
+def _gathered(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
+    """Return the bytes of what FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
+    found = layers_among(outline.model, outline.facts.layers) or [outline.model]
+    layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in found]
+    root: int = sum(p.numel() for p in outline.model.parameters()) - sum(layers) + modules
+    copies: int = sum(layers) * dtype.itemsize * (dtype != torch.float32)
+    return 2 * _FLOAT * root + _FLOAT * max(layers) + copies  # the root group's gradients are whole until they are sent
 
 
 def _part(

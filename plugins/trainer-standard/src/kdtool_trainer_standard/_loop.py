@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +25,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from kdtool_rows import collate
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
@@ -36,10 +37,12 @@ from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
 
 __all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
 
 _STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
+_OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 
 @dataclass
@@ -57,6 +60,10 @@ class Progress:
     """What components remember from step to step, by their names; taken at each checkpoint."""
     own_text: Mapping[str, int] | None = None
     """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
+    skipped: int = 0
+    """Steps that changed nothing, since float16's loss scaling found an overflow."""
+    world: int = 1
+    """Processes that train: a step is as many rows as they show together."""
 
 
 class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
@@ -71,6 +78,9 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         args: transformers.TrainingArguments,
         own_text: OwnText | None = None,
     ) -> None:
+        sharded = config.sharding == "full" and run.world > 1
+        self.sharding = Sharding(module, args.device) if sharded else None
+        module.is_distributed_loading_by_transformers = sharded
         places = phase.steps * config.accumulation * config.batch * run.world
         super().__init__(
             model=module,
@@ -80,10 +90,12 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             callbacks=[_StepCallback(self)],
         )
         self.remove_callback(PrinterCallback)
+        if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
+            self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.config, self.run, self.phase, self.module = config, run, phase, module
         self.teachers = Asked(phase)
         self.own_text = own_text
-        self.progress = Progress(own_text=None if own_text is None else own_text.counts)
+        self.progress = Progress(world=run.world, own_text=None if own_text is None else own_text.counts)
         self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
         self._norm: Tensor | float = 0.0
@@ -180,11 +192,16 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         return super()._get_num_items_in_batch(counted, device)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None  # float16: an overflow is the scaler's business
-        if not scaled and not math.isfinite(float(norm)):
-            self._refuse_gradient(float(norm))
-        return norm
+        norm = float(super()._get_grad_norm(model, grad_norm))
+        if math.isfinite(norm):
+            return norm
+        scaler = self.accelerator.scaler
+        if scaler is None or scaler.get_scale() < 1:  # no scaling of the loss made it overflow
+            self._refuse_gradient(norm)
+        # The optimiser leaves the weights alone, and the scale is halved. It is a step like any other for schedules, counts
+        # and balance, whose figures come from forward: those are right.
+        self.progress.skipped += 1
+        return 0.0
 
     def _refuse_gradient(self, norm: float) -> None:
         suspects = [bound.term.label for bound in self.module.terms if not bound.per_token]
@@ -270,19 +287,38 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self._get_output_dir(None))
-        if self.run.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            learnt = {name: tensor.contiguous() for name, tensor in _changing(self.module.student).items()}
-            save_file(learnt, folder / _STUDENT)
-            if self.module.loss_modules:
-                save_model(self.module.loss_modules, str(folder / _LOSS_MODULES))
+        leads = self.run.rank == 0
+        for part, name in self._parts():
+            learnt = {key: whole(tensor, keep=leads).contiguous() for key, tensor in _changing(part).items()}
+            if leads:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(learnt, folder / name)
+
+    def _parts(self) -> list[tuple[torch.nn.Module, str]]:
+        """Return what learns, and the file of a checkpoint that holds it."""
+        losses = self.module.loss_modules
+        return [(self.module.student, _STUDENT), *([(losses, _LOSS_MODULES)] if losses else [])]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        leads = self.run.rank == 0
+        moments = whole_moments(self.optimizer.state_dict(), keep=leads)
+        if leads:  # the same files as without sharding: either goes on from the other's
+            torch.save(moments, Path(output_dir) / _OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        _restore(self.module.student, load_file(folder / _STUDENT), folder)
-        if self.module.loss_modules:
-            load_model(self.module.loss_modules, folder / _LOSS_MODULES, strict=True)
+        for part, name in self._parts():
+            _restore(part, load_file(folder / name), folder)
         content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        if content["world"] != self.run.world:
+            raise kdtool.UsageError(
+                f"phase {self.phase.name!r} was begun by {content['world']} processes and cannot go on with "
+                f"{self.run.world}: a step would be other rows. Start as many as before, or delete {folder.parent}"
+            )
         stats = content.pop("stats")
         self.progress = Progress(
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
@@ -308,7 +344,15 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _checkpoints.pickles_refused(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.sharding is None or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            moments, schedule = (
+                torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+                for name in (_OPTIMIZER, _SCHEDULER)
+            )
+            self.optimizer.load_state_dict(divided_moments(moments, self.optimizer))
+            self.lr_scheduler.load_state_dict(schedule)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         with _checkpoints.pickles_refused(checkpoint):
@@ -317,6 +361,10 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _checkpoints.pickles_refused(checkpoint):
             super()._load_rng_state(checkpoint)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        yield  # gradients are divided after each micro-batch: whole ones would take the memory that sharding saves
 
     def _wait_for_all(self) -> None:
         if self.run.world > 1:
@@ -368,7 +416,7 @@ def _restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Pat
             f"the checkpoint {folder} is of another student: {some} is in one of them alone; delete the folder and run again"
         )
     for name, tensor in stored.items():
-        here[name].copy_(tensor)
+        here[name].copy_(divided_like(tensor, here[name]))
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kdtool_trainer_standard._imitated import at_positions, imitated, imitated_l
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
 from kdtool_trainer_standard._norms import seen_of, squared_norms_at_logits, squared_norms_at_states
 from kdtool_trainer_standard._own_text import OWN
+from kdtool_trainer_standard._sharding import amid_forward
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
 
 __all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
@@ -53,6 +54,8 @@ class DistillationModule(nn.Module):
 
     accepts_loss_kwargs = True
     """Tells `transformers.Trainer` to count the labels of the whole step and to pass their number."""
+    is_distributed_loading_by_transformers = False
+    """Tells it, where True, that weights are divided already: not to move them, and not to wrap the module in DDP."""
 
     def __init__(
         self,
@@ -194,7 +197,8 @@ class DistillationModule(nn.Module):
         self.ledger.values[index] += value.detach()
         if self.measures_norms:
             states = [state for one in passes for state in seen_of(one)]
-            self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
+            with amid_forward(self):
+                self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
         return weighed
 
     def _empty_ledger(self) -> Ledger:

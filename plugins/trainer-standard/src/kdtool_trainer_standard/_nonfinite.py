@@ -25,8 +25,11 @@ def blame_student(outputs: Tensor, step: int, what: str = "final states") -> Non
         UsageError: training has run away; no loss is at fault.
     """
     if not bool(outputs.isfinite().all()):
+        narrow = (
+            "dtype: float32, if it is float16 that ends at 65,504; else a" if outputs.dtype == torch.float16 else "A"
+        )
         raise kdtool.UsageError(
-            f"training diverged at step {step}: the student's {what} are not finite. A lower learning_rate, a longer "
+            f"training diverged at step {step}: the student's {what} are not finite. {narrow} lower learning_rate, a longer "
             "warmup or gradient_clip: 1.0 is the usual remedy; the last checkpoint is kept"
         )
 

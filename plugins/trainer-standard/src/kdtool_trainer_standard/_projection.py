@@ -51,7 +51,10 @@ class Projection:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a · b to be added to float32. CUDA gives the sums unrounded; elsewhere they come in the inputs' dtype."""
+    """Return a · b to be added to float32. CUDA gives the sums unrounded; elsewhere those of bfloat16 come rounded.
+
+    Sums over rows, which nothing has divided yet, may be more than float16 holds.
+    """
     if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
         return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b)
+    return torch.mm(a.float(), b.float()) if a.dtype == torch.float16 else torch.mm(a, b)

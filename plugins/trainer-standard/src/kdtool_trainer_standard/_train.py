@@ -48,6 +48,8 @@ def train_phase(
     with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
         loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
         _resume_and_train(loop)
+        if loop.sharding is not None:
+            loop.sharding.undo()
     return kdtool.Trained(
         steps=phase.steps,
         tokens=loop.progress.tokens,
@@ -220,6 +222,16 @@ def _resume_and_train(loop: TrainingLoop) -> None:
 def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     progress, module = loop.progress, loop.module
     notes = list(_own_text_noted(progress.own_text))
+    if loop.config.sharding == "full" and loop.sharding is None:
+        notes.append(
+            "sharding: full did nothing: there was one process, and so nobody to share with (docs/recipe.md says how to "
+            "start several)"
+        )
+    if progress.skipped:
+        notes.append(
+            f"{progress.skipped} of {loop.phase.steps} steps changed nothing: their gradients overflowed float16, and the "
+            "scale of the loss was halved"
+        )
     squares = progress.squared_norms or {}
     for bound in module.terms:
         # Token losses are measured at the logits, sequence losses at hidden states: only like is compared with like.

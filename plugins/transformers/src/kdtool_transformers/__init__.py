@@ -73,7 +73,14 @@ _HOMES = {
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
-    "_model": ("TransformersFacts", "TransformersModel", "decoder_layers", "facts_of", "no_progress_bar"),
+    "_model": (
+        "TransformersFacts",
+        "TransformersModel",
+        "decoder_layers",
+        "facts_of",
+        "layers_among",
+        "no_progress_bar",
+    ),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
     "_parts": ("forward_bytes", "itemsize", "student_parts"),
     "_published": (
@@ -140,6 +147,7 @@ __all__ = [
     "itemsize",
     "kernel_notes",
     "known_terms",
+    "layers_among",
     "licence_of",
     "logits_kept",
     "no_progress_bar",

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import lru_cache
 from inspect import signature
 from typing import Any, NamedTuple, cast
@@ -50,26 +49,27 @@ class Block(NamedTuple):
     hidden: Tensor
 
 
-@dataclass(eq=False)
 class Documents:
     """Where each token's document begins: `start` [B, L] int64, the index of its first token in the row.
 
     What attention needs is derived once a forward and shared by its layers: blocks, masks, lengths, by sliding window.
     `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
     of `projecting` layers as attention is given them, while `collecting`: layers that activation checkpointing computes a
-    second time must take the same path, but leave nothing behind.
+    second time must take the same path, but leave nothing behind. No data class: FSDP2 makes those anew that it finds among
+    a layer's arguments, and what is collected in a copy would be lost.
     """
 
-    start: Tensor
-    wanted: frozenset[int] = frozenset()
-    projecting: frozenset[int] = frozenset()
-    collecting: bool = True
-    attentions: dict[int, Tensor] = field(default_factory=dict)
-    projections: dict[int, kdtool.Projections] = field(default_factory=dict)
-    _blocks: dict[int | None, list[Block]] = field(default_factory=dict)
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
-    _lengths: tuple[Tensor, int] | None = None
-    _elsewhere: dict[torch.device, Documents] = field(default_factory=dict)
+    def __init__(
+        self, start: Tensor, wanted: frozenset[int] = frozenset(), projecting: frozenset[int] = frozenset()
+    ) -> None:
+        self.start, self.wanted, self.projecting = start, wanted, projecting
+        self.collecting = True
+        self.attentions: dict[int, Tensor] = {}
+        self.projections: dict[int, kdtool.Projections] = {}
+        self._blocks: dict[int | None, list[Block]] = {}
+        self._masks: dict[int | None, Tensor] = {}
+        self._lengths: tuple[Tensor, int] | None = None
+        self._elsewhere: dict[torch.device, Documents] = {}
 
     @classmethod
     def of(
@@ -91,13 +91,9 @@ class Documents:
         if device == self.start.device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = Documents(
-                self.start.to(device),
-                self.wanted,
-                self.projecting,
-                attentions=self.attentions,
-                projections=self.projections,
-            )
+            there = Documents(self.start.to(device), self.wanted, self.projecting)
+            there.attentions, there.projections = self.attentions, self.projections
+            self._elsewhere[device] = there
         return self._elsewhere[device]
 
     def taken(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:

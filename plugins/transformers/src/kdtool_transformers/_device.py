@@ -12,16 +12,28 @@ import platform
 import re
 from functools import lru_cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import kdtool
 
 from kdtool_transformers import _files
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DtypeName", "compute_dtype", "gpu_bytes", "pick_device", "product_speed"]
+__all__ = [
+    "DeviceName",
+    "DtypeName",
+    "compute_dtype",
+    "devices_here",
+    "gpu_bytes",
+    "named_device",
+    "pick_device",
+    "product_speed",
+]
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceName = Annotated[str, kdtool.Field(pattern=r"^(cpu|mps|cuda(:[0-9]+)?)$")]
 
 _PROBE_SECONDS = 0.3
 _MATRIX = 768
@@ -34,6 +46,21 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def devices_here() -> list[str]:
+    """Return the names of all devices of this machine."""
+    import torch
+
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def named_device(name: str) -> torch.device:
+    """Return the device of that name; "cuda" is the GPU that this process uses."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

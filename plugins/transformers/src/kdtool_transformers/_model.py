@@ -29,6 +29,7 @@ __all__ = [
     "causal_of",
     "decoder_layers",
     "facts_of",
+    "layers_among",
     "no_progress_bar",
     "use_document_attention",
 ]
@@ -213,11 +214,19 @@ def no_progress_bar() -> Iterator[None]:
 def decoder_layers(causal: Any) -> nn.ModuleList:
     """Return the decoder layers of a causal LM, whatever its family calls them."""
     count = causal.config.get_text_config().num_hidden_layers
-    for module in causal.base_model.modules():
+    found = layers_among(causal.base_model, count)
+    if found is None:
+        raise kdtool.PluginError(f"{type(causal).__name__} keeps its {count} layers in no list that kdtool can find")
+    return found
+
+
+def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
+    """Return the first list of `count` modules inside a model, which are its layers; None where there is none."""
+    for module in model.modules():
         for child in module.children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return child
-    raise kdtool.PluginError(f"{type(causal).__name__} keeps its {count} layers in no list that kdtool can find")
+    return None
 
 
 def causal_of(model: Any) -> Any:

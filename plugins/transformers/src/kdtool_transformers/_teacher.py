@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+import pydantic
 
-from kdtool_transformers._device import DtypeName, compute_dtype, pick_device
+from kdtool_transformers._device import (
+    DeviceName,
+    DtypeName,
+    compute_dtype,
+    devices_here,
+    named_device,
+    pick_device,
+)
 from kdtool_transformers._quantised import Quantisation
 from kdtool_transformers._sources import Source, source_identity
 
@@ -37,8 +45,17 @@ class CausalTeacherConfig(kdtool.Config):
     """Hold the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: as `dtype` says."""
     device_map: Literal["auto"] | None = None
     """`auto`: spread over the GPUs, then main memory, then disk, by accelerate. None: one device."""
+    device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
+    """Where it computes: `cpu`, `cuda`, `cuda:1`, `mps`. None: where the student is. With several processes, each has its
+    own teacher there."""
     adapter: str | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> CausalTeacherConfig:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError("device puts the model in one place, device_map spreads it: give one of them")
+        return self
 
 
 class CausalTeacher(kdtool.Teacher):
@@ -56,6 +73,7 @@ class CausalTeacher(kdtool.Teacher):
     def __init__(self, config: CausalTeacherConfig) -> None:
         super().__init__(config)
         self._model: TransformersModel | None = None
+        self._head_beside: tuple[TransformersModel, kdtool.Head] | None = None
         self._meta: Any = None
         self._tokenizer: TransformersTokenizer | None = None
         self._fingerprint = ""
@@ -78,23 +96,29 @@ class CausalTeacher(kdtool.Teacher):
         """Write a prompt as the model wants it; called for every request of `kdtool_answer`."""
         return prompt
 
+    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+        asked, here = self.config.device, devices_here()
+        if asked is None or asked in here or (asked == "cuda" and "cuda:0" in here):
+            return []
+        return [f"device: {asked} is not there; this machine has {', '.join(here)}"]
+
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._opened_tokenizer(run)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        return {"weights": self._identity(run), "dtype": str(self._dtype(pick_device())).removeprefix("torch.")}
+        return {"weights": self._identity(run), "dtype": str(self._dtype(self._place())).removeprefix("torch.")}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers._model import facts_of
 
         facts = facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
-        return replace(facts, dtype=str(self._dtype(pick_device())).removeprefix("torch."))
+        return replace(facts, dtype=str(self._dtype(self._place())).removeprefix("torch."))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._device import gpu_bytes
         from kdtool_transformers._quantised import held_bytes
 
-        device = pick_device()
+        device = self._place()
         dtype = self._dtype(device)
         held = held_bytes(self._shapes(run), dtype, self.config.quantise)
         on_device = held if device.type == "cuda" else 0
@@ -106,6 +130,7 @@ class CausalTeacher(kdtool.Teacher):
         if self.config.quantise is None:
             savings.append(kdtool.Saving({"quantise": "nf4"}, "the teacher's weights are rounded to 4 bits", True))
         note = f"in {self.config.quantise or str(dtype).removeprefix('torch.')}"
+        note += f" on {self.config.device}" * (self.config.device is not None)
         yield kdtool.Estimate(
             "teacher", host_bytes=held - on_device, device_bytes=on_device, note=note, savings=tuple(savings)
         )
@@ -113,20 +138,18 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
         import torch
 
-        model = self._opened(batch.input_ids.device)
+        from kdtool_transformers._moved import moved
+
+        here = batch.input_ids.device
+        place = self._place(here)
+        model = self._opened(place)
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
-            outputs = model.backbone(batch, want)
-            head = model.head
-        lazy = None
-        if "logits" in want.kinds:
-            weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-            lazy = kdtool.LazyLogits(
-                outputs.last, kdtool.Head(weight, head.vocabulary, bias, head.scale, head.soft_cap)
-            )
+            outputs = moved(model.backbone(moved(batch, place), want), here)
+            head = self._head(model, here)
         return kdtool.Signal(
             fingerprint=self._identity(None),
-            lazy=lazy,
+            lazy=kdtool.LazyLogits(outputs.last, head) if "logits" in want.kinds else None,
             hidden=outputs.hidden,
             attentions=outputs.attentions,
             projections=outputs.projections,
@@ -135,7 +158,7 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        runtime = TransformersRuntime(self._opened(pick_device()))
+        runtime = TransformersRuntime(self._opened(self._place()))
         yield from runtime.answer(replace(request, prompt=self.written(request.prompt)) for request in requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
@@ -144,7 +167,7 @@ class CausalTeacher(kdtool.Teacher):
         if subject.role != "teacher":
             return None
         self._located(run)
-        return TransformersRuntime(self._opened(pick_device()))
+        return TransformersRuntime(self._opened(self._place()))
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
@@ -154,11 +177,31 @@ class CausalTeacher(kdtool.Teacher):
 
     def kdtool_adapted(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         if folder != self._adapted:
-            self._adapted, self._model, self._fingerprint = folder, None, ""
+            self._adapted, self._model, self._head_beside, self._fingerprint = folder, None, None, ""
 
     def kdtool_close(self) -> None:
-        self._model = None
+        self._model = self._head_beside = None
         self._tokenizer = None
+
+    def _place(self, student: torch.device | None = None) -> torch.device:
+        """Return where it computes: where it is told to, or where the student is."""
+        if self.config.device is not None:
+            return named_device(self.config.device)
+        return pick_device() if student is None else student
+
+    def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
+        """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
+        from kdtool_transformers._moved import moved
+
+        if model.head.weight.device == device:
+            return _detached(model.head)
+        if (
+            self._head_beside is None
+            or self._head_beside[0] is not model
+            or self._head_beside[1].weight.device != device
+        ):
+            self._head_beside = model, moved(_detached(model.head), device)
+        return self._head_beside[1]
 
     def _shapes(self, run: kdtool.RunInfo) -> Any:
         from transformers import AutoConfig
@@ -236,3 +279,7 @@ class CausalTeacher(kdtool.Teacher):
         """The folder of its adapter; none where the model has taken that in, and learnt since."""
         own = self.config.adapter if self._adapted is None else None
         return None if own is None else Path(own).expanduser()
+
+
+def _detached(head: kdtool.Head) -> kdtool.Head:
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())

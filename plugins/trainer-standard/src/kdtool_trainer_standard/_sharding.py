@@ -1,0 +1,160 @@
+"""A module whose weights, gradients and moments are divided among the ranks (FSDP2), and whole again afterwards.
+
+Each decoder layer is a group of its own, gathered while it runs; the module is the root, in whose group is all the rest:
+the embedding, the head, and what losses train along. So the chunked head finds whole weights wherever it asks for them.
+Called by `_train` and `_loop`. We call `fully_shard` ourselves: accelerate leaves it out on the CPU without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+import torch
+from kdtool_transformers import layers_among
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from kdtool_trainer_standard._module import DistillationModule
+
+__all__ = ["Sharding", "amid_forward", "divided_like", "divided_moments", "whole", "whole_moments"]
+
+
+class Sharding:
+    """Divides a module, which lies whole on this rank's device, among all ranks.
+
+    Raises:
+        UsageError: the student's layers cannot be found, or some of its weights cannot be divided.
+    """
+
+    def __init__(self, module: DistillationModule, device: torch.device) -> None:
+        layers = _layers(module)
+        self._module = module
+        self._before = [_Before.of(part) for part in module.modules()]
+        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        self._added = [frozenset(vars(before.part)) - before.names for before in self._before]
+        left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
+        if left:
+            raise kdtool.PluginError(
+                f"FSDP2 left {', '.join(left[:3])} undivided, though the recipe says sharding: full"
+            )
+
+    def undo(self) -> None:
+        """Make the module an ordinary one again, in place and on every rank: whole weights in main memory, no hooks."""
+        parts = [before.part for before in self._before]
+        for part in parts:
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        found: dict[nn.Parameter, nn.Parameter] = {}
+        for part in parts:
+            for name, weight in list(part.named_parameters(recurse=False)):
+                if weight not in found:  # a tied weight is gathered once, and stays tied
+                    found[weight] = nn.Parameter(whole(weight.detach()), weight.requires_grad)
+                setattr(part, name, found[weight])
+        for before, added in zip(self._before, self._added, strict=True):
+            before.restore(added)
+        self._module.cpu()  # buffers too
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What a part was before `fully_shard` gave it another class, hooks and state, for which PyTorch has no way back."""
+
+    part: nn.Module
+    kind: type[nn.Module]
+    names: frozenset[str]
+    hooks: Mapping[str, Mapping[int, Any]]
+
+    @classmethod
+    def of(cls, part: nn.Module) -> _Before:
+        hooks = {name: dict(own) for name, own in vars(part).items() if "_hooks" in name and isinstance(own, dict)}
+        return cls(part, type(part), frozenset(vars(part)), hooks)
+
+    def restore(self, added: frozenset[str]) -> None:
+        self.part.__class__ = self.kind
+        for name in added:
+            delattr(self.part, name)
+        for name, hooks in self.hooks.items():
+            now = vars(self.part)[name]
+            now.clear()
+            now.update(hooks)
+
+
+def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
+    """Return a divided tensor gathered in main memory, any other as it is. On every rank; empty where not to `keep`."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    gathered = tensor.full_tensor()
+    return gathered.cpu() if keep else torch.empty(0)
+
+
+def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this rank's part of a whole tensor, divided as `like` is; the tensor itself where that is not divided."""
+    if not isinstance(like, DTensor):
+        return tensor
+    # Every rank has read the whole: none needs to send it.
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole_moments(state: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Return an optimiser's state with its tensors gathered, on every rank; `keep` as in `whole`."""
+    moments = {
+        number: {name: whole(value, keep=keep) for name, value in own.items()} for number, own in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def divided_moments(state: Mapping[str, Any], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what `whole_moments` made, divided as the optimiser's weights are."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    moments = {
+        number: {
+            name: divided_like(value, weights[number]) if value.shape == weights[number].shape else value
+            for name, value in own.items()
+        }
+        for number, own in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+@contextmanager
+def amid_forward(module: nn.Module) -> Iterator[None]:
+    """Let gradients be taken through layers before forward is over: nothing is freed or sent that it still needs."""
+    if not isinstance(module, FSDPModule):
+        yield
+        return
+    module.set_is_last_backward(False)
+    module.set_requires_gradient_sync(False)
+    module.set_reshard_after_backward(False)
+    try:
+        yield
+    finally:
+        module.set_is_last_backward(True)
+        module.set_requires_gradient_sync(True)
+        module.set_reshard_after_backward(True)
+
+
+def _layers(module: DistillationModule) -> nn.ModuleList:
+    packed = [name for name, weight in module.named_parameters() if not weight.is_floating_point()]
+    if packed:
+        raise kdtool.UsageError(
+            f"sharding: full cannot divide {packed[0]}, whose numbers hold several weights each; take the student without "
+            "quantised weights, or sharding: off"
+        )
+    count = module.language_model.facts.layers
+    layers: nn.ModuleList | None = layers_among(module.student, count)
+    if layers is None:
+        raise kdtool.UsageError(
+            f"sharding: full gathers the student layer by layer, but {type(module.student).__name__} has no list of its "
+            f"{count} layers; take sharding: off"
+        )
+    return layers

@@ -1,0 +1,30 @@
+"""Batches and signals on another device, for a teacher that computes elsewhere than the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["moved"]
+
+T = TypeVar("T")
+
+
+def moved(value: T, device: torch.device) -> T:
+    """Return a record of tensors, also nested ones, on `device`; whatever lies there already is not copied.
+
+    Copies to a GPU are only queued: what is computed from them there waits by itself. The main memory does not wait for a
+    GPU, so a copy to it does.
+    """
+    found: Any = value
+    if isinstance(value, torch.Tensor):
+        found = value.to(device, non_blocking=device.type != "cpu")
+    elif isinstance(value, Mapping):
+        found = {key: moved(own, device) for key, own in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = replace(value, **{field.name: moved(getattr(value, field.name), device) for field in fields(value)})
+    result: T = found
+    return result

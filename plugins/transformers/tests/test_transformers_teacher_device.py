@@ -1,0 +1,94 @@
+"""A teacher that computes elsewhere than the student: what comes back is where the batch is."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pydantic
+import pytest
+import torch
+from kdtool.testing import make_run
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
+from kdtool_transformers._moved import moved
+from kdtool_transformers.testing import packed_batch, save_tiny
+
+ALL = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
+
+
+class Local(CausalTeacher):
+    """The teacher in a folder."""
+
+    class Config(CausalTeacherConfig):
+        model: str = "?"
+
+    config: Config
+
+    def locate(self, run: kdtool.RunInfo | None) -> Source:
+        return Source(Path(self.config.model))
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [found for own in value.values() for found in tensors(own)]
+    if is_dataclass(value):
+        return [found for field in fields(value) for found in tensors(getattr(value, field.name))]
+    return []
+
+
+def test_a_named_device_changes_no_signal_and_no_fingerprint(tmp_path: Path) -> None:
+    save_tiny(tmp_path, layers=2)
+    run, batch = make_run(tmp_path / "run"), packed_batch()
+    usual, told = (Local(Local.Config(model=str(tmp_path), device=device)) for device in (None, "cpu"))
+    assert usual.kdtool_identity(run) == told.kdtool_identity(run)
+    expected, found = usual.kdtool_signal(batch, ALL), told.kdtool_signal(batch, ALL)
+    assert found.fingerprint == expected.fingerprint
+    assert found.lazy is not None
+    assert not found.lazy.head.weight.requires_grad
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
+        assert torch.equal(one, other)
+        assert one.device == batch.input_ids.device
+    assert Local.Config.model_fields["device"].json_schema_extra == kdtool.does_not_affect_results()
+
+
+def test_every_tensor_of_a_batch_and_of_a_signal_moves(tmp_path: Path) -> None:
+    save_tiny(tmp_path, layers=2)
+    batch = packed_batch()
+    batch.columns["kind"] = torch.zeros_like(batch.labels)  # type: ignore[index]
+    signal = Local(Local.Config(model=str(tmp_path))).kdtool_signal(batch, ALL)
+    assert signal is not None
+    elsewhere = torch.device("meta")
+    for record in (batch, signal):
+        there = tensors(moved(record, elsewhere))
+        assert len(there) == len(tensors(record)) > 4
+        assert {tensor.device for tensor in there} == {elsewhere}
+        stayed = tensors(moved(record, batch.labels.device))
+        assert all(one is other for one, other in zip(stayed, tensors(record), strict=True))
+
+
+def test_the_head_is_copied_beside_the_student_once(tmp_path: Path) -> None:
+    save_tiny(tmp_path, layers=2)
+    teacher = Local(Local.Config(model=str(tmp_path)))
+    model = teacher._opened(torch.device("cpu"))
+    elsewhere = torch.device("meta")
+    copied = teacher._head(model, elsewhere)
+    assert copied.weight.device == elsewhere
+    assert teacher._head(model, elsewhere) is copied
+    assert teacher._head(model, torch.device("cpu")).weight.data_ptr() == model.head.weight.data_ptr()
+    teacher.kdtool_close()
+    assert teacher._head_beside is None
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    lacks = Local(Local.Config(device="cuda:7")).kdtool_missing(make_run(tmp_path))
+    assert len(lacks) == 1
+    assert lacks[0].startswith("device: cuda:7 is not there; this machine has cpu")
+    assert Local(Local.Config(device="cpu")).kdtool_missing(make_run(tmp_path)) == []
+    with pytest.raises(pydantic.ValidationError, match="device"):
+        Local.Config(device="gpu")
+    with pytest.raises(pydantic.ValidationError, match="one place"):
+        Local.Config(device="cpu", device_map="auto")

@@ -1,0 +1,44 @@
+"""A whole run by two processes that torchrun starts: one store, one voice, and the student that one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import torch
+from safetensors.torch import load_file
+
+
+def by_torchrun(recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the recipe by `torchrun --nproc-per-node 2 -m kdtool run`."""
+    file = folder / "recipe.json"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["-m", "kdtool", "run", str(file), "--out", str(folder / "two"), "--store", str(folder / "store")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*torchrun, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+
+
+def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> None:
+    left_out = {"control", "evaluators", "exporters", "reporter"}
+    recipe = {key: value for key, value in recipe.items() if key not in left_out}
+    recipe["train"]["steps"] = 3
+    divided = {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "sharding": "full"}}
+    done = by_torchrun(divided, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
+    one = kdtool.run(
+        {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "accumulation": 2}}, out=tmp_path / "one"
+    )
+    (found,) = (tmp_path / "two" / recipe["name"]).glob("phases/student-seed0-*/model/model.safetensors")
+    expected = load_file(one.arms[0].path / "model.safetensors")
+    for name, weight in load_file(found).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+    assert one.arms[0].phases["train"].tokens == json.loads((found.parents[1] / "trained.json").read_bytes())["tokens"]
