@@ -10,7 +10,7 @@ Called by the distillation module. It knows no loss and no schedule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,16 +173,14 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
     projection = Projection(work.head, work.dtype)
     states = [one.detach().to(work.dtype) for one in hidden]
     sums = torch.zeros(len(work.loss.terms), device=projection.weight.device)
-    for start in range(0, states[0].shape[0], work.head_rows):
-        rows = slice(start, min(start + work.head_rows, states[0].shape[0]))
+    for rows in _evenly(0, states[0].shape[0], work.head_rows):
         z = [
-            projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - start, projection))
+            projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - rows.start, projection))
             for turn, one in enumerate(states)
         ]
         teachers = work.teachers.project(rows, work.buffers)
-        for first in range(start, rows.stop, work.loss_rows):
-            part = slice(first, min(first + work.loss_rows, rows.stop))
-            within = slice(part.start - start, part.stop - start)
+        for part in _evenly(rows.start, rows.stop, work.loss_rows):
+            within = slice(part.start - rows.start, part.stop - rows.start)
             logits = tuple(one[within] for one in z)
             found, values = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))
             for one, gradient in zip(logits, found, strict=True):
@@ -193,6 +191,13 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
     work.sums = sums
     totals = [sums.sum(), *(one.sum() for one in gradients.hidden if one is not None)]
     work.finite = torch.stack(totals).isfinite().all()
+
+
+def _evenly(start: int, stop: int, most: int) -> Iterator[slice]:
+    """Cut a range into as few slices of at most `most` as can be, of about one length: a short last one costs as a long."""
+    count = -(-(stop - start) // most)
+    size = -(-(stop - start) // count) if count else 1
+    yield from (slice(first, min(first + size, stop)) for first in range(start, stop, size))
 
 
 def _zeros(like: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def chunk_sizes(vocabulary: int, device: torch.device) -> tuple[int, int]:
     tokens. GPUs want large calls.
     """
     if device.type == "cpu":
-        return min(max(50_000_000 // vocabulary, 128), 4096), min(max(3_200_000 // vocabulary, 16), 1024)
+        return min(max(52_500_000 // vocabulary, 128), 4096), min(max(3_200_000 // vocabulary, 16), 1024)
     head_rows = min(max(200_000_000 // vocabulary, 256), 8192)
     return head_rows, min(head_rows, max(100_000_000 // vocabulary, 256))
 
