@@ -52,7 +52,7 @@ def test_steps_that_overflow_change_nothing_and_are_counted(tmp_path: Path, monk
     ended = TrainingLoop.end_step
 
     def end_step(self: TrainingLoop, step: int, control: object) -> None:
-        ended(self, step, control)  # type: ignore[arg-type]
+        ended(self, step, control)
         weights.append(all(torch.equal(before[n], p) for n, p in student.model.named_parameters()))
 
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
@@ -75,12 +75,12 @@ def test_steps_that_overflow_change_nothing_and_are_counted(tmp_path: Path, monk
 
 def test_a_phase_goes_on_with_the_scale_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scale_from(monkeypatch, 2.0**30)
-    settings = {"dtype": "float16", "log_every": 1, "checkpoint_every": 4}
+    settings: dict[str, Any] = {"dtype": "float16", "log_every": 1, "checkpoint_every": 4}
     train(tmp_path / "whole", whole := make_model(1), steps=16, **settings)
     ended = TrainingLoop.end_step
 
     def end_step(self: TrainingLoop, step: int, control: object) -> None:
-        ended(self, step, control)  # type: ignore[arg-type]
+        ended(self, step, control)
         if step == 6:
             raise KeyboardInterrupt
 
@@ -102,13 +102,13 @@ class Steep(torch.autograd.Function):
         return states.clone()
 
     @staticmethod
-    def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("nan")
 
 
 def test_a_gradient_that_no_scale_makes_finite_stops_training(tmp_path: Path) -> None:
     student = make_model(1)
-    student.model.dropout.forward = Steep.apply  # type: ignore[method-assign]
+    student.model.dropout.forward = Steep.apply
     with pytest.raises(kdtool.PluginError, match=r"gradient's norm is nan at step 18.*the backbone"):
         train(tmp_path, student, steps=30, dtype="float16")
 

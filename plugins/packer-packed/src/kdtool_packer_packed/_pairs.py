@@ -89,5 +89,5 @@ class Pairs(kdtool.Packer):
             return Document(), Document()
         surplus = max(0, prompt - room)
         said[_CUT] += surplus > 0
-        chosen, rejected = (Document(one.ids[surplus:], one.labelled[surplus:]) for one in both)
+        chosen, rejected = (Document(ids=one.ids[surplus:], labelled=one.labelled[surplus:]) for one in both)
         return chosen, rejected
