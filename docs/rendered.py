@@ -68,9 +68,8 @@ def interface() -> str:
     shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data)\} (\w+)", page)}
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    running = [
-        name for name in rest if kdtool._HOME_OF[name].startswith(("kdtool._api", "kdtool._run", "kdtool._sweep"))
-    ]
+    homes = ("kdtool._api", "kdtool._compare", "kdtool._eval", "kdtool._run", "kdtool._sweep")
+    running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
     for name in rest:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import kdtool
 import pytest
-from kdtool import Measurement
-from kdtool._run.comparison import compare
+from kdtool import Measurement, Subject
+from kdtool._run.comparison import compare, compare_all, interval
 from kdtool._run.verdict import verdict
 
 
@@ -34,7 +35,8 @@ def _pair(folder: Path, generator: random.Random, shift: float, seed: int) -> tu
 
 def test_paired_interval_sees_a_difference_far_below_the_spread_of_items(tmp_path: Path) -> None:
     generator = random.Random(0)
-    found = compare("control", [_pair(tmp_path, generator, -0.2, seed) for seed in range(3)])
+    found = compare("student", "control", [_pair(tmp_path, generator, -0.2, seed) for seed in range(3)])
+    assert found is not None
     assert found.verdict == "better"
     assert -0.3 < found.low < found.difference < found.high < -0.1
     assert (found.seeds, found.items) == (3, 40)
@@ -43,8 +45,10 @@ def test_paired_interval_sees_a_difference_far_below_the_spread_of_items(tmp_pat
 
 def test_no_difference_is_said_in_words_and_worse_is_worse(tmp_path: Path) -> None:
     generator = random.Random(1)
-    none = compare("control", [_pair(tmp_path, generator, 0.0, seed) for seed in range(3)])
-    worse = compare("control-time", [_pair(tmp_path, generator, 0.3, seed) for seed in range(3)])
+    none = compare("student", "control", [_pair(tmp_path, generator, 0.0, seed) for seed in range(3)])
+    worse = compare("student", "control-time", [_pair(tmp_path, generator, 0.3, seed) for seed in range(3)])
+    assert none is not None
+    assert worse is not None
     assert none.verdict == "no evidence of a difference"
     assert worse.verdict == "worse"
     text = verdict([none, worse])
@@ -52,19 +56,11 @@ def test_no_difference_is_said_in_words_and_worse_is_worse(tmp_path: Path) -> No
     assert "worse in loss" in text
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says(tmp_path: Path) -> None:
-    generator = random.Random(2)
-    covered = 0
-    for _ in range(60):
-        found = compare("control", [_pair(tmp_path, generator, -0.05, seed) for seed in range(1)])
-        covered += found.low <= -0.05 <= found.high
-    assert 50 <= covered <= 60
-
-
 def test_perplexities_are_compared_as_ratios(tmp_path: Path) -> None:
     student = _measurement(tmp_path / "s.jsonl", [(10.0, 10.0), (30.0, 20.0)], "exp")
     control = _measurement(tmp_path / "c.jsonl", [(20.0, 10.0), (50.0, 20.0)], "exp")
-    found = compare("control", [(student, control)])
+    found = compare("student", "control", [(student, control)])
+    assert found is not None
     assert found.relative
     assert found.difference == pytest.approx(2.718281828 ** (40 / 30 - 70 / 30) - 1)
 
@@ -74,4 +70,62 @@ def test_arms_without_shared_items_are_refused(tmp_path: Path) -> None:
     other = _measurement(tmp_path / "other.jsonl", [(1.0, 1.0)])
     (tmp_path / "other.jsonl").write_text('{"item": "else", "sum": 1, "weight": 1}\n', encoding="utf-8")
     with pytest.raises(kdtool.PluginError, match="shares no items"):
-        compare("control", [(one, other)])
+        compare("student", "control", [(one, other)])
+
+
+def _scored(folder: Path, subject: str, solved: list[float], **changes: Any) -> Measurement:
+    found = _measurement(folder / f"{subject}.jsonl", [(value, 1.0) for value in solved])
+    about = {"name": "pass@1", "subject": subject, "unit": "fraction", "higher_is_better": True, **changes}
+    return dataclasses.replace(found, **about)
+
+
+def test_all_arms_are_compared_and_the_teachers_share_is_given_where_it_means_something(tmp_path: Path) -> None:
+    solved = {
+        "teacher": [1, 1, 1, 0] * 5,
+        "student": [1, 1, 0, 0] * 5,
+        "control": [1, 0, 0, 0] * 5,
+        "student-q4": [1, 0, 1, 0] * 5,
+    }
+    roles = {"teacher": "teacher", "student": "student", "control": "control", "student-q4": "artifact"}
+    subjects = [Subject(name, role, None, None if role == "teacher" else 0) for name, role in roles.items()]  # type: ignore[arg-type]
+    measured = [_scored(tmp_path, name, values) for name, values in solved.items()]
+    found, notes = compare_all(measured, subjects, {name: name for name in roles})
+    assert [(c.arm, c.against) for c in found] == [
+        ("student", "control"), ("student-q4", "student"), ("student-q4", "control"), ("student-q4", "teacher"),
+        ("student", "teacher"), ("control", "teacher"),
+    ]  # fmt: skip
+    assert not notes
+    shares = {c.arm: c.share for c in found if c.share is not None}
+    assert shares.keys() == {"student-q4", "student", "control"}
+    ratio, low, high = shares["student"]
+    assert ratio == pytest.approx(2 / 3)
+    assert low is not None
+    assert high is not None
+    assert low < ratio < high < 1
+    assert "66.7% of pass@1 of teacher" in verdict(found)
+    lower = [dataclasses.replace(m, unit="nats", higher_is_better=False) for m in measured]
+    assert all(c.share is None for c in compare_all(lower, subjects, {name: name for name in roles})[0])
+
+
+def test_what_was_measured_differently_is_not_compared_and_that_is_said(tmp_path: Path) -> None:
+    subjects = [Subject("student", "student", None, 0), Subject("control", "control", None, 0)]
+    one = _scored(tmp_path, "student", [1.0, 0.0], settings={"stop": "a", "shots": "0"})
+    other = _scored(tmp_path, "control", [1.0, 1.0], settings={"stop": "b", "shots": "0"})
+    found, notes = compare_all([one, other], subjects, {"student": "student", "control": "control"})
+    assert not found
+    assert notes == ["pass@1: student and control are not compared, they were measured in different ways: stop"]
+
+
+def test_arms_that_solve_the_same_tasks_may_still_differ_on_others(tmp_path: Path) -> None:
+    none = [_scored(tmp_path, name, [0.0] * 20) for name in ("student", "control")]
+    found = compare("student", "control", [(none[0], none[1])])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((-0.168, 0.168), abs=1e-3)  # 1 - 0.025 ** (1 / 20)
+
+
+def test_one_item_or_one_that_has_all_the_weight_is_no_interval(tmp_path: Path) -> None:
+    one = _measurement(tmp_path / "one.jsonl", [(1.0, 1.0)])
+    heavy = _measurement(tmp_path / "heavy.jsonl", [(1.0, 1.0), (0.0, 0.0)])
+    assert compare("student", "control", [(one, one)]) is None
+    assert compare("student", "control", [(heavy, heavy)]) is None
+    assert interval([one]) is None

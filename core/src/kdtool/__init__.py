@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from kdtool._api import plan as plan
     from kdtool._api import report as report
     from kdtool._api import run as run
+    from kdtool._compare import Compared as Compared
+    from kdtool._compare import ComparedRow as ComparedRow
+    from kdtool._compare import compare as compare
     from kdtool._compatibility import CONTRACT as CONTRACT
     from kdtool._contract.component import Component as Component
     from kdtool._contract.component import Config as Config
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from kdtool._run.results import Comparison as Comparison
     from kdtool._run.results import ComponentRecord as ComponentRecord
     from kdtool._contract.models import Measurement as Measurement
+    from kdtool._run.results import Requirement as Requirement
     from kdtool._run.results import Results as Results
     from kdtool._run.results import StageRecord as StageRecord
     from kdtool._contract.signals import DenseTokens as DenseTokens
@@ -121,6 +125,7 @@ if TYPE_CHECKING:
     from kdtool._contract.training import Terms as Terms
     from kdtool._contract.training import Trained as Trained
     from kdtool._contract.training import Transfer as Transfer
+    from kdtool._eval import evaluate as evaluate
     from kdtool._errors import AuthenticationError as AuthenticationError
     from kdtool._errors import BudgetError as BudgetError
     from kdtool._errors import KdtoolError as KdtoolError
@@ -138,6 +143,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "pydantic": ("Field",),
     "kdtool._api": ("check", "plan", "report", "run"),
+    "kdtool._compare": ("Compared", "ComparedRow", "compare"),
     "kdtool._compatibility": ("CONTRACT",),
     "kdtool._contract.component": ("Component", "Config", "does_not_affect_results"),
     "kdtool._contract.hooks": ("Named",),
@@ -152,6 +158,7 @@ _HOMES = {
         "Tokenizer",
     ),
     "kdtool._licences": ("Licensed", "published_name"),
+    "kdtool._eval": ("evaluate",),
     "kdtool._estimate.records": ("Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"),
     "kdtool._opening": ("open_subject",),
     "kdtool._alignment": ("meeting_points",),
@@ -164,7 +171,9 @@ _HOMES = {
     "kdtool._sweep.points": ("SweepPoint",),
     "kdtool._sweep.record": ("SweepResults",),
     "kdtool._sweep.table": ("SweepCell", "SweepRow", "SweepTable"),
-    "kdtool._run.results": ("ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"),
+    "kdtool._run.results": (
+        "ArmResult", "Comparison", "ComponentRecord", "Requirement", "Results", "StageRecord",
+    ),
     "kdtool._contract.signals": (
         "DenseTokens", "Head", "LazyLogits", "ModelOutputs", "Offer", "PerSequence", "PerToken", "Projections", "Signal",
         "SparseTokens", "StepView", "TokenChunk", "Want",

@@ -36,7 +36,7 @@ def trained_teacher(recipe: Recipe, phase: PhaseSpec) -> ComponentSpec | None:
 
 def adapting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
     """Yield what is wrong with the recipe's phases that train a teacher."""
-    if all(phase.trains is not None for phase in recipe.phases):
+    if recipe.phases and all(phase.trains is not None for phase in recipe.phases):
         yield problem_at(recipe, ("train",), "trains no student", "add a phase without `trains`")
     for phase in adapting_phases(recipe):
         key = (*phase.key, "trains")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
     from kdtool._run.results import Results
 
-__all__ = ["check", "plan", "report", "run"]
+__all__ = ["check", "plan", "report", "report_of", "run"]
 
 
 @translated()
@@ -41,7 +41,8 @@ def run(
         trace: is told of every hook call.
 
     Raises:
-        KdtoolError: see `kdtool._errors` for the classes and their exit codes.
+        KdtoolError: see `kdtool._errors` for the classes and their exit codes. `TargetMissedError` comes after the end:
+            the run is whole, and its results are in `results.json`.
 
     Example:
         results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})
@@ -49,6 +50,7 @@ def run(
     """
     from kdtool._assembly import assemble
     from kdtool._recipe.parse import load_recipe
+    from kdtool._requirements import refuse_missed
     from kdtool._run.runner import execute
     from kdtool._run.store import store_folder
 
@@ -59,7 +61,9 @@ def run(
     assembly.complain = _say
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
-    return execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+    results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+    refuse_missed(results)
+    return results
 
 
 @translated()
@@ -140,15 +144,20 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     Raises:
         UsageError: the folder holds no finished run, or no reporter is named.
     """
+    from kdtool._run.record import read_results
+
+    return report_of(read_results(Path(folder).absolute()), use)
+
+
+def report_of(results: Results, use: str | None = None) -> Path:
+    """Write a report of results into their folder; arguments and errors are those of `report`."""
     from pydantic import ValidationError
 
     from kdtool._blame import using
     from kdtool._owner import Owner
     from kdtool._registration import mistakes
     from kdtool._registry import find, installed, load
-    from kdtool._run.record import read_results
 
-    results = read_results(Path(folder).absolute())
     named = [record for record in results.components if record.kind == "reporter"]
     use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
     if use is None:

@@ -10,6 +10,7 @@ from kdtool._errors import Problem
 from kdtool._needs import needs_problems
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.yaml_text import KeyPath
+from kdtool._requirements import requirement_problems
 from kdtool._shares import share_problems
 from kdtool._takes import takes_problems
 from kdtool._weighing import weighing_problems
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fitting_problems"]
 
-_CHECKS = (needs_problems, takes_problems, share_problems, column_problems, weighing_problems)
+_CHECKS = (needs_problems, takes_problems, share_problems, column_problems, weighing_problems, requirement_problems)
 
 
 def fitting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:

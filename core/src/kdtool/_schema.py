@@ -91,6 +91,11 @@ def recipe_schema() -> dict[str, Any]:
             **singular,
             "train": {"anyOf": [phase, {"type": "object", "additionalProperties": phase, "minProperties": 1}]},
             "control": _control(),
+            "require": {
+                "description": "What the student must reach: EVALUATOR.MEASUREMENT to a condition such as '>= 0.70'.",
+                "type": ["object", "null", "boolean"],
+                "additionalProperties": {"anyOf": [{"type": "string"}, {"const": False}, {"type": "null"}]},
+            },
         },
         "additionalProperties": False,
         "$defs": definitions,

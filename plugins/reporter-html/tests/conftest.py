@@ -79,9 +79,10 @@ def _comparisons() -> Iterator[kdtool.Comparison]:
             decided = abs(difference) > half
             yield kdtool.Comparison(
                 measurement=name,
-                control=control,
-                student_value=student,
-                control_value=other,
+                arm="student",
+                against=control,
+                value=student,
+                against_value=other,
                 difference=difference,
                 low=difference - half,
                 high=difference + half,

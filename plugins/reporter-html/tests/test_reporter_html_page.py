@@ -172,7 +172,10 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
         measurements=tuple(
             dataclasses.replace(m, subject=m.subject + HOSTILE, unit=HOSTILE) for m in sample.measurements
         ),
-        comparisons=tuple(dataclasses.replace(c, control=HOSTILE, measurement=HOSTILE) for c in sample.comparisons),
+        comparisons=tuple(
+            dataclasses.replace(c, against=f"control{HOSTILE}", measurement=HOSTILE) for c in sample.comparisons
+        ),
+        requirements=(kdtool.Requirement(HOSTILE, HOSTILE, 0.5, False, HOSTILE),),
         components=tuple(dataclasses.replace(c, name=HOSTILE, config={HOSTILE: HOSTILE}) for c in sample.components),
     )
     checker = check(page(hostile))

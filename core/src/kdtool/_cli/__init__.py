@@ -27,6 +27,11 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "kdtool._cli.sweep:sweep",
         "Run a recipe at every point of a grid of settings, with one table at the end.",
     ),
+    "eval": (
+        "kdtool._cli.eval:evaluate",
+        "Measure models that are there already, and compare them; nothing is trained.",
+    ),
+    "compare": ("kdtool._cli.compare:compare", "Put finished runs side by side, with intervals of what differs."),
     "check": ("kdtool._cli.check:check", "Check a recipe: everything that can be known before weights load."),
     "plugins": ("kdtool._cli.plugins:plugins", "List the installed plugins, or show one with its settings."),
     "schema": ("kdtool._cli.schema:schema", "Print the JSON Schema of recipes, for your editor."),

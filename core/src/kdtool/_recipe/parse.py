@@ -24,7 +24,7 @@ from kdtool._recipe.yaml_text import KeyPath, Place, as_node
 from kdtool._suggest import did_you_mean
 
 _SHARED = (*layers.SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
-TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control")
+TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control", "require")
 _KIND_OF = {**layers.COLLECTIONS, **layers.SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"

@@ -1,107 +1,130 @@
-"""Student against control: paired over items and seeds, with a 95 % interval from a bootstrap over both.
+"""Arms side by side: differences paired over items and seeds, and shares of the teacher, with 95 % intervals.
 
-A measurement's items are {"item", "sum", "weight"}; its value is transform(Σ sum / Σ weight). A replicate draws items and
-seeds with replacement, the same for both arms (a pair is never torn), and takes the difference of the mean over its
-seeds. Percentile interval, 2,000 replicates, seeded. Source: Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapters 8 and 13.
+A measurement's items are {"item", "sum", "weight"}; its value is transform(Σ sum / Σ weight), and an arm's is the mean over
+its seeds. Two arms are compared on the items and seeds that both have, so that what is hard for both does not count. Ratios
+(of perplexities, of the teacher) have their intervals on the logarithm. `intervals` says what the intervals cover.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import exp
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import exp, log
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from kdtool._contract.models import Measurement, Subject
 from kdtool._errors import PluginError
+from kdtool._run.intervals import Pair, Statistic, Table, Totals, estimate, half_width
 from kdtool._run.results import Comparison
 
-__all__ = ["compare", "compare_all", "interval", "read_items"]
+__all__ = ["compare", "compare_all", "differing", "interval", "read_items"]
 
-REPLICATES = 2000
 Verdict = Literal["better", "worse", "no evidence of a difference"]
-Items = Mapping[str, tuple[float, float]]
-T = TypeVar("T")
+Items = Mapping[str, Pair]
+BySeed = Mapping[int | None, Measurement]
+_FROM_ZERO = frozenset({"fraction", "%", "percent"})
+"""Units in which twice as much is twice as good, so that a share of the teacher means something."""
+_ROLES = ("artifact", "student", "control", "teacher")
 
 
 def compare_all(
     measurements: Sequence[Measurement], subjects: Sequence[Subject], arms: Mapping[str, str]
-) -> list[Comparison]:
-    """Compare the student with every control on every measurement that has items for both.
+) -> tuple[list[Comparison], list[str]]:
+    """Compare all arms with each other on every measurement that has items for both.
 
     Args:
         measurements: all of the run.
-        subjects: by which a measurement's subject is known to be of an arm and a seed.
-        arms: the arm of each subject's name; others (exported files) are not compared.
+        subjects: by which a measurement's subject is known to be of a role and a seed.
+        arms: the arm of each subject's name; others are not compared.
+
+    Returns:
+        The comparisons, those of the student with its controls first, and a line on each pair that cannot be.
     """
-    by: dict[tuple[str, str], dict[int, Measurement]] = defaultdict(dict)
-    seeds = {subject.name: subject.seed for subject in subjects}
-    for measurement in measurements:
-        seed = seeds.get(measurement.subject)
-        arm = arms.get(measurement.subject)
-        if measurement.items is not None and seed is not None and arm is not None:
-            by[measurement.name, arm][seed] = measurement
-    found = []
-    for (name, arm), controls in by.items():
-        students = by.get((name, "student"), {})
-        shared = sorted(students.keys() & controls.keys())
-        if arm != "student" and shared:
-            found.append(compare(arm, [(students[seed], controls[seed]) for seed in shared]))
-    return found
+    known = {subject.name: subject for subject in subjects}
+    roles = {arms[name]: subject.role for name, subject in known.items() if name in arms}
+    by: dict[str, dict[str, dict[int | None, Measurement]]] = defaultdict(lambda: defaultdict(dict))
+    for found in measurements:
+        if found.items is not None and found.subject in known and found.subject in arms:
+            by[found.name][arms[found.subject]][known[found.subject].seed] = found
+    compared, notes = [], []
+    for name, by_arm in by.items():
+        for arm, against in combinations(sorted(by_arm, key=lambda arm: _ROLES.index(roles[arm])), 2):
+            pairs = list(_pairs(by_arm[arm], by_arm[against]))
+            if reason := _incomparable(pairs):
+                notes.append(f"{name}: {arm} and {against} are not compared, they {reason}")
+            elif made := compare(arm, against, pairs, of_teacher=roles[against] == "teacher"):
+                compared.append(made)
+    first = ("student", "control")
+    return sorted(compared, key=lambda c: (roles[c.arm], roles[c.against]) != first), notes
 
 
-def compare(control: str, pairs: Sequence[tuple[Measurement, Measurement]]) -> Comparison:
-    """Compare student and control, one pair of measurements a seed, paired by item.
+def compare(
+    arm: str, against: str, pairs: Sequence[tuple[Measurement, Measurement]], *, of_teacher: bool = False
+) -> Comparison | None:
+    """Compare two arms, one pair of measurements a seed, paired by item; None where there are fewer than two items.
+
+    Args:
+        arm: whose measurements are the first of each pair.
+        against: whose are the second.
+        pairs: a pair a seed.
+        of_teacher: the second arm is a teacher, whose share is asked for where it means something.
 
     Raises:
         PluginError: the pairs share no item.
     """
     first = pairs[0][0]
-    tables = [(read_items(student.items), read_items(other.items)) for student, other in pairs]
-    names = sorted(set.intersection(*(set(table) for pair in tables for table in pair)))
+    names, tables = _tables(pairs)
     if not names:
         remedy = "an evaluator gives the same item ids for every subject"
-        raise PluginError(f"the measurement {first.name!r} of student and {control} shares no items; {remedy}")
-    columns = [tuple([table[name] for name in names] for table in pair) for pair in tables]
-    everything = list(range(len(names)))
-    draws = _draws(f"{first.name} {control}", everything, columns)
-    low, high = _bounds(_difference(chosen, drawn, first.transform) for drawn, chosen in draws)
-    student_value, control_value = (
-        _mean([pair[side] for pair in columns], everything, first.transform) for side in (0, 1)
-    )
+        raise PluginError(f"the measurement {first.name!r} of {arm} and {against} shares no items; {remedy}")
+    value, other = (estimate(_level(first.transform), [table]) for table in tables)
+    half = half_width(_difference(first.transform), tables)
+    if half is None:
+        return None
+    if first.unit == "fraction" and list(tables[0]) == list(tables[1]):
+        half = max(half, 1 - 0.025 ** (1 / len(names)))  # that none differs bounds how many might (Clopper and Pearson)
+    relative = first.transform == "exp"
+    low, high = value - other - half, value - other + half
     return Comparison(
         measurement=first.name,
-        control=control,
-        student_value=student_value,
-        control_value=control_value,
-        difference=_difference(columns, everything, first.transform),
-        low=low,
-        high=high,
-        relative=first.transform == "exp",
+        arm=arm,
+        against=against,
+        value=exp(value) if relative else value,
+        against_value=exp(other) if relative else other,
+        difference=exp(value - other) - 1 if relative else value - other,
+        low=exp(low) - 1 if relative else low,
+        high=exp(high) - 1 if relative else high,
+        relative=relative,
         verdict=_verdict(low, high, higher_is_better=first.higher_is_better),
         seeds=len(pairs),
         items=len(names),
+        share=_share(tables) if of_teacher and first.higher_is_better and first.unit in _FROM_ZERO else None,
     )
 
 
 def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
-    """Return the 95 % interval of one arm's mean over its seeds, from the same bootstrap; None where items are missing.
+    """Return the 95 % interval of one arm's mean over its seeds; None where items are missing.
 
     Args:
         measurements: one a seed.
     """
-    first = measurements[0]
-    tables = [read_items(measurement.items) for measurement in measurements]
-    names = sorted(set.intersection(*map(set, tables)))
-    if not names:
+    names, (table,) = _tables([(measurement,) for measurement in measurements])
+    statistic = _level(measurements[0].transform)
+    half = half_width(statistic, [table]) if names else None
+    if half is None:
         return None
-    columns = [[table[name] for name in names] for table in tables]
-    draws = _draws(first.name, list(range(len(names))), columns)
-    return _bounds(_mean(chosen, drawn, first.transform) for drawn, chosen in draws)
+    middle = estimate(statistic, [table])
+    bounds = middle - half, middle + half
+    return (exp(bounds[0]), exp(bounds[1])) if measurements[0].transform == "exp" else bounds
+
+
+def differing(one: Measurement, other: Measurement) -> list[str]:
+    """Return the settings in which two measurements differ: then their values are no comparison."""
+    keys = {**one.settings, **other.settings}
+    return sorted(key for key in keys if one.settings.get(key) != other.settings.get(key))
 
 
 def read_items(path: Path | None) -> Items:
@@ -112,37 +135,60 @@ def read_items(path: Path | None) -> Items:
     return {row["item"]: (row["sum"], row["weight"]) for row in rows}
 
 
-def _draws(seed: str, items: Sequence[int], columns: Sequence[T]) -> Iterator[tuple[list[int], list[T]]]:
-    """Draw items and seeds with replacement, once for each replicate."""
-    generator = random.Random(seed)
-    for _ in range(REPLICATES):
-        drawn = generator.choices(items, k=len(items))
-        yield drawn, generator.choices(columns, k=len(columns))
+def _incomparable(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
+    """Say why two arms cannot be compared; "" where they can."""
+    if not pairs:
+        return "have no seed in common"
+    if keys := sorted({key for pair in pairs for key in differing(*pair)}):
+        return f"were measured in different ways: {', '.join(keys)}"
+    return "" if _tables(pairs)[0] else "have no item in common"
 
 
-def _bounds(replicates: Iterable[float]) -> tuple[float, float]:
-    ordered = sorted(replicates)
-    return ordered[int(0.025 * REPLICATES)], ordered[int(0.975 * REPLICATES) - 1]
+def _pairs(one: BySeed, other: BySeed) -> Iterator[tuple[Measurement, Measurement]]:
+    """Pair by seed; what has no seed (a teacher) stands beside every seed of the other."""
+    for seed in sorted({*one, *other} - {None}, key=str) or [None]:
+        pair = one.get(seed, one.get(None)), other.get(seed, other.get(None))
+        if pair[0] is not None and pair[1] is not None:
+            yield pair[0], pair[1]
 
 
-def _value(column: Sequence[tuple[float, float]], drawn: Sequence[int], transform: str) -> float:
-    total = weight = 0.0
-    for index in drawn:
-        total += column[index][0]
-        weight += column[index][1]
-    mean = total / weight if weight else 0.0
-    return exp(mean) if transform == "exp" else mean
+def _tables(pairs: Sequence[Sequence[Measurement]]) -> tuple[list[str], list[Table]]:
+    """Return the items that all have, and for each place in the pairs a table of them."""
+    read = [[read_items(measurement.items) for measurement in pair] for pair in pairs]
+    names = sorted(set.intersection(*(set(items) for pair in read for items in pair)))
+    return names, [[[pair[place][name] for name in names] for pair in read] for place in range(len(pairs[0]))]
 
 
-def _mean(columns: Sequence[Sequence[tuple[float, float]]], drawn: Sequence[int], transform: str) -> float:
-    return sum(_value(column, drawn, transform) for column in columns) / len(columns)
+def _level(transform: str) -> Statistic:
+    """Return an arm's value; its logarithm for "exp", which no exponent makes too large."""
+
+    def level(totals: Totals) -> float:
+        means = [total / weight if weight else 0.0 for total, weight in totals[0]]
+        if transform != "exp":
+            return sum(means) / len(means)
+        most = max(means)
+        return most + log(sum(exp(mean - most) for mean in means) / len(means))
+
+    return level
 
 
-def _difference(
-    columns: Sequence[tuple[Sequence[tuple[float, float]], ...]], drawn: Sequence[int], transform: str
-) -> float:
-    student, control = (_mean([pair[side] for pair in columns], drawn, transform) for side in (0, 1))
-    return student / control - 1 if transform == "exp" else student - control
+def _difference(transform: str) -> Statistic:
+    level = _level(transform)
+    return lambda totals: level(totals[:1]) - level(totals[1:])
+
+
+def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] | None:
+    """Return the first arm's share of the second with its interval; none where the second is at zero."""
+    level = _level("identity")
+    value, other = (estimate(level, [table]) for table in tables)
+    if other <= 0:
+        return None
+    try:
+        half = half_width(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
+    except ValueError:  # all rests on one item: without it there is no ratio
+        half = None
+    ratio = value / other
+    return (ratio, None, None) if half is None else (ratio, ratio * exp(-half), ratio * exp(half))
 
 
 def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:

@@ -11,21 +11,25 @@ from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
 from kdtool._contract.training import StepReport, Trained
 from kdtool._licences import Licensed
 
-__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Results", "StageRecord"]
+__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Requirement", "Results", "StageRecord"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Student against control on one measurement, paired over items and seeds.
+    """Two arms on one measurement, paired over items and seeds: `arm` seen against another.
 
-    `difference` is student minus control after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 %
-    interval. `verdict` is "better", "worse" or "no evidence of a difference", seen from the student.
+    An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
+    `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
+    and, where there are several, seeds. `verdict` is "better", "worse" or "no evidence of a difference", seen from `arm`.
+    `share` is `value` as a share of a teacher's, with its 95 % interval where there is one; None against other arms, and
+    where a ratio says nothing: lower is better, or the unit has no zero.
     """
 
     measurement: str
-    control: str
-    student_value: float
-    control_value: float
+    arm: str
+    against: str
+    value: float
+    against_value: float
     difference: float
     low: float
     high: float
@@ -33,6 +37,18 @@ class Comparison:
     verdict: Literal["better", "worse", "no evidence of a difference"]
     seeds: int
     items: int
+    share: tuple[float, float | None, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A condition of the recipe: the student's value, None where it was not measured, and what came of it in words."""
+
+    measurement: str
+    condition: str
+    value: float | None
+    met: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -97,3 +113,4 @@ class Results:
     report: Path | None = None
     subjects: tuple[Subject, ...] = ()
     licences: tuple[Licensed, ...] = ()
+    requirements: tuple[Requirement, ...] = ()

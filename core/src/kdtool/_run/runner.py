@@ -7,7 +7,7 @@ arms are compared and reported. Text, untrained students, rows and signals lie i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from kdtool._blame import translated
 from kdtool._contract.models import Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
-from kdtool._licences import told
+from kdtool._licences import Licensed, told
+from kdtool._requirements import held_against
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
@@ -32,7 +33,7 @@ from kdtool._run.own_text import own_text_keys, own_text_noted
 from kdtool._run.plan import last_nodes
 from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record, environment, write_results
-from kdtool._run.results import ArmResult, Comparison, Results
+from kdtool._run.results import ArmResult, Comparison, Requirement, Results
 from kdtool._run.scores import read_scores
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
@@ -43,7 +44,7 @@ from kdtool._run.training import Arm
 from kdtool._run.verdict import verdict
 from kdtool._run.vocabularies import noted
 
-__all__ = ["execute"]
+__all__ = ["execute", "keep", "reported", "session"]
 
 
 @translated()
@@ -62,17 +63,32 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
 
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
-    start = time.monotonic()
+    licences = licences_of(assembly, assembly.hooks())
+    return session(assembly, folder, store, partial(_run, recipe_text), offline=offline, licences=licences)
+
+
+def session(
+    assembly: Assembly,
+    folder: Path,
+    store: Path,
+    work: Callable[[Context, RunInfo], Results],
+    *,
+    offline: bool,
+    licences: tuple[Licensed, ...] = (),
+) -> Results:
+    """Do the work of a run in its folder: locked, known to the store, told to the trackers, components closed at the end.
+
+    Of several processes the first does so; the others only work along.
+    """
     rank, world = rank_and_world()
     hooks = assembly.hooks()
-    licences = licences_of(assembly, hooks)
     context = Context(
         assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, rank, world, licences=licences
     )
     run = context.info(Stage("run"), folder)
     if rank:
         try:
-            return _run(context, run, start, recipe_text)
+            return work(context, run)
         finally:
             close_components(hooks, set(assembly.shared), context.say)
     with run_lock(folder):
@@ -81,7 +97,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         for line in told(licences, assembly.recipe.name):
             context.say(line)
         try:
-            results = _run(context, run, start, recipe_text)
+            results = work(context, run)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             context.hooks.kdtool_run_end(run, "interrupted" if interrupted else "failed", None)
@@ -92,24 +108,31 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         return results
 
 
-def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Results:
+def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
+    start = time.monotonic()
     if context.rank == 0:
         refuse_missing(context.assembly, run)
     stages = add_stages(context, partial(_make_first, context))
     for line in _noted(context):
         context.say(line)
-    _keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
+    keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
         context.make(node)
         _check_tokens(context.assembly, stages.arms, node.stage)
-    measurements = read_scores(context, stages.scores)
+    by_evaluator = {name: read_scores(context, nodes) for name, nodes in stages.scores.items()}
+    measurements = [found for each in by_evaluator.values() for found in each]
     subjects = [measured.subject() for measured in stages.measured]
-    arm_of = {measured.name: measured.arm for measured in stages.measured if measured.arm in context.assembly.arms}
-    comparisons = compare_all(measurements, subjects, arm_of)
+    arm_of = {measured.name: measured.arm for measured in stages.measured}
+    comparisons, apart = compare_all(measurements, subjects, arm_of)
     results = _results(context, stages, measurements, comparisons)
-    results = replace(results, recipe_text=recipe_text, seconds=time.monotonic() - start)
-    if context.rank:
-        return results
+    notes, seconds = (*results.notes, *apart), time.monotonic() - start
+    required = _required(context, by_evaluator, arm_of, comparisons)
+    results = replace(results, recipe_text=recipe_text, seconds=seconds, notes=notes, requirements=required)
+    return results if context.rank else reported(context, run, results)
+
+
+def reported(context: Context, run: RunInfo, results: Results) -> Results:
+    """Have the report written, then `results.json`; return the results with the report's place."""
     for name in context.assembly.named("reporter"):
         results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
         if results.report is None or not results.report.exists():
@@ -119,15 +142,28 @@ def _run(context: Context, run: RunInfo, start: float, recipe_text: str) -> Resu
     return results
 
 
+def _required(
+    context: Context,
+    by_evaluator: Mapping[str, Sequence[Measurement]],
+    arm_of: Mapping[str, str],
+    comparisons: Sequence[Comparison],
+) -> tuple[Requirement, ...]:
+    """Hold the student against what the recipe requires."""
+    measured = {name.rpartition(".")[2]: found for name, found in by_evaluator.items()}
+    students = [name for name, arm in arm_of.items() if arm == "student"]
+    return tuple(held_against(context.assembly.recipe.data, measured, students, comparisons))
+
+
 def _make_first(context: Context, graph: Graph) -> None:
     """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed."""
     record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
-    _keep(context, record)
+    keep(context, record)
     for node in graph.nodes.values():
         context.make(node)
 
 
-def _keep(context: Context, record: Mapping[str, Any]) -> None:
+def keep(context: Context, record: Mapping[str, Any]) -> None:
+    """Write what the run consists of; the first of several processes does."""
     if context.rank:
         return
     with storage_errors(context.folder):

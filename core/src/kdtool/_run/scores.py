@@ -28,9 +28,11 @@ _FILE = "measurements.jsonl"
 
 @dataclass(frozen=True)
 class Measured:
-    """Who is measured. `subject` is asked for when `node`, which holds it, is made; a teacher has no node.
+    """Who is measured, and of which arm: the student, a control, a teacher, a file.
 
-    `unadapted` is the teacher that is measured as it was before phases of this run trained it; "" for all other subjects.
+    `subject` is asked for when `node`, which holds it, is made; a teacher has no node. `unadapted` is the teacher that is
+    measured as it was before phases of this run trained it; "" for all other subjects. `content` is the hash of a model
+    that no node holds.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Measured:
     node: Node | None
     subject: Callable[[], Subject]
     unadapted: str = ""
+    content: str = ""
 
 
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
@@ -53,21 +56,21 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     for position, arm in enumerate(arms):
         trained = _trained(context, arm)
         exported = exports.items() if position == 0 else ()
-        found += [trained, *(_exported(f"{trained.name}-{label}", arm, node) for label, node in exported)]
+        found += [trained, *(_exported(f"{trained.name}-{label}", label, arm, node) for label, node in exported)]
     return found
 
 
-def add_scores(context: Context, graph: Graph, measured: Sequence[Measured], texts: Node) -> list[Node]:
-    """Add the scores that every evaluator gives: of one subject at a time, or of all together where it says so.
+def add_scores(context: Context, graph: Graph, measured: Sequence[Measured], texts: Node) -> dict[str, list[Node]]:
+    """Add the scores of every evaluator, by its name: of one subject at a time, or of all together where it says so.
 
     A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
     """
-    nodes: list[Node] = []
+    nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.named("evaluator").items():
         together = isinstance(evaluator, Evaluator) and evaluator.together
         now = [one for one in measured if not one.unadapted]
         groups: list[Sequence[Measured]] = [now] if together else [(one,) for one in measured]
-        nodes.extend(_add_group(context, graph, name, group, texts) for group in groups if group)
+        nodes[name] = [_add_group(context, graph, name, group, texts) for group in groups if group]
     return nodes
 
 
@@ -85,7 +88,7 @@ def read_scores(context: Context, nodes: Iterable[Node]) -> list[Measurement]:
 
 def _teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
-    return Measured(subject.name, "teacher", None, lambda: subject, unadapted=name if suffix else "")
+    return Measured(subject.name, subject.name, None, lambda: subject, unadapted=name if suffix else "")
 
 
 def _trained(context: Context, arm: Arm) -> Measured:
@@ -95,8 +98,9 @@ def _trained(context: Context, arm: Arm) -> Measured:
     return Measured(name, arm.arm, arm.nodes[-1], lambda: subject)
 
 
-def _exported(name: str, arm: Arm, node: Node) -> Measured:
-    return Measured(name, "artifact", node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed))
+def _exported(name: str, label: str, arm: Arm, node: Node) -> Measured:
+    kind = f"{arm.arm}-{label}"
+    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed))
 
 
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
@@ -117,6 +121,8 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         "teachers": {teacher: context.part(teacher) for teacher in context.assembly.named("teacher")},
         "subjects": [measured.name for measured in group],
     }
+    if contents := {measured.name: measured.content for measured in group if measured.content}:
+        parts["models"] = contents
     inputs = {"texts": texts, **{measured.name: measured.node for measured in group if measured.node}}
     teachers = context.speaking(context.assembly.named("teacher"))
     teachers.update({measured.unadapted: None for measured in group if measured.unadapted})

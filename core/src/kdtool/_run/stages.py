@@ -30,7 +30,10 @@ _TIME_ARM = "control-time"
 
 @dataclass(frozen=True)
 class Stages:
-    """A run's graph, and which node is what. `materials` are by phase, `exports` by exporter, `teachers` those trained."""
+    """A run's graph, and which node is what.
+
+    `materials` are by phase, `exports` by exporter, `scores` by evaluator; `teachers` are those trained.
+    """
 
     graph: Graph
     texts: Node
@@ -40,7 +43,7 @@ class Stages:
     teachers: tuple[Arm, ...]
     exports: Mapping[str, Node]
     measured: tuple[Measured, ...]
-    scores: tuple[Node, ...]
+    scores: Mapping[str, Sequence[Node]]
 
     @property
     def signals(self) -> tuple[Node, ...]:
@@ -74,7 +77,7 @@ def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     measured = subjects_of(context, arms, exports)
     scores = add_scores(context, graph, measured, texts)
     materials.update(adapting)
-    return Stages(graph, texts, students, materials, tuple(arms), trained, exports, tuple(measured), tuple(scores))
+    return Stages(graph, texts, students, materials, tuple(arms), trained, exports, tuple(measured), scores)
 
 
 def _identify(context: Context, run: RunInfo) -> None:

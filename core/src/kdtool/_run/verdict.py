@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kdtool._run.results import Comparison
 
-__all__ = ["verdict"]
+__all__ = ["side_by_side", "verdict"]
 
 _CONTROLS = {
     "control": "the same student trained without the teacher on equally many tokens",
@@ -16,19 +16,56 @@ _SAME_ROWS = "the same student trained without the teacher on the same rows, wit
 """What the control is where the student learned also on text of its own."""
 
 
+_ONE_SEED = (
+    "With one seed, intervals say what other items might give with these very models, and nothing of what another training "
+    "would give."
+)
+
+
 def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False) -> str:
-    """Say for each control on which measurements the student is better, worse, or not shown to differ.
+    """Say against which arms the student is better, worse, or not shown to differ, and what share of the teacher it has.
 
     `own_text`: the student learned also on text of its own.
     """
-    if not comparisons:
-        return "Nothing is shown about distillation: no control was trained, or no evaluator measured it item by item."
     known = {**_CONTROLS, "control": _SAME_ROWS} if own_text else _CONTROLS
+    own = [found for found in comparisons if found.arm == "student"]
+    controls = [found for found in own if found.against in _CONTROLS]
+    if not controls:
+        nothing = (
+            "Nothing is shown about distillation: no control was trained, or no evaluator measured it item by item."
+        )
+        return " ".join([nothing, *_shares(own)])
     sentences = []
-    for control in dict.fromkeys(comparison.control for comparison in comparisons):
-        own = [comparison for comparison in comparisons if comparison.control == control]
-        sentences.append(f"Against {known.get(control, control)}, the distilled student is {_outcome(own)}.")
-    return " ".join(sentences)
+    for control in dict.fromkeys(found.against for found in controls):
+        shown = _outcome([found for found in controls if found.against == control])
+        sentences.append(f"Against {known[control]}, the distilled student is {shown}.")
+    one_seed = [_ONE_SEED] if all(found.seeds == 1 for found in controls) else []
+    return " ".join([*sentences, *_shares(own), *one_seed])
+
+
+def side_by_side(comparisons: Sequence[Comparison]) -> str:
+    """Say of each pair of arms, none of which was trained here, what is shown."""
+    pairs = dict.fromkeys((found.arm, found.against) for found in comparisons)
+    if not pairs:
+        return "Nothing is compared: one model was measured, or nothing was measured item by item in the same way."
+    sentences = []
+    for arm, against in pairs:
+        shown = _outcome([found for found in comparisons if (found.arm, found.against) == (arm, against)])
+        sentences.append(f"Against {against}, {arm} is {shown}.")
+    shares = [f"{found.arm}: {_share(found)}." for found in comparisons if found.share]
+    return " ".join([*sentences, *shares])
+
+
+def _shares(comparisons: Sequence[Comparison]) -> list[str]:
+    return [f"The student has {_share(found)}." for found in comparisons if found.share]
+
+
+def _share(found: Comparison) -> str:
+    if found.share is None:
+        return ""
+    ratio, low, high = found.share
+    bounds = "" if low is None or high is None else f" (95 % interval {low:.1%} to {high:.1%})"
+    return f"{ratio:.1%} of {found.measurement} of {found.against}{bounds}"
 
 
 def _outcome(comparisons: Sequence[Comparison]) -> str:

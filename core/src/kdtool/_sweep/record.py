@@ -14,10 +14,10 @@ from kdtool._run.sealed import write_beside
 from kdtool._sweep.points import SweepPoint
 from kdtool._sweep.table import SweepCell, SweepRow, SweepTable
 
-__all__ = ["JSON", "MARKDOWN", "SweepResults", "as_json", "as_markdown", "write_sweep"]
+__all__ = ["JSON", "MARKDOWN", "SweepResults", "aligned", "as_json", "as_markdown", "number", "write_sweep"]
 
 JSON, MARKDOWN = "sweep.json", "sweep.md"
-_INTERVALS = "Numbers are means over seeds, with 95 % intervals from a bootstrap over seeds and items."
+_INTERVALS = "Numbers are means over seeds, with 95 % intervals over seeds and items."
 _PLAIN: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -74,13 +74,13 @@ def as_markdown(sweep: SweepResults) -> str:
     """Return the tables as Markdown that is aligned, so that it reads well in a terminal, too."""
     parts = [
         f"# Sweep of {sweep.name}",
-        _table(["point", "result", "report"], [_outcome(p, sweep) for p in sweep.points]),
+        aligned(["point", "result", "report"], [_outcome(p, sweep) for p in sweep.points]),
     ]
     for table in sweep.tables:
         direction = "higher" if table.higher_is_better else "lower"
         parts.append(f"## {table.measurement} ({table.unit}; {direction} is better)")
         ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
-        parts.append(_table(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows]))
+        parts.append(aligned(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows]))
         parts += [f"{table.note[0].upper()}{table.note[1:]}."] if table.note else []
     cells = (cell for table in sweep.tables for row in table.rows for cell in row.cells.values())
     parts += [_INTERVALS] if any(cell.low is not None for cell in cells) else []
@@ -117,15 +117,17 @@ def _cells(row: SweepRow, table: SweepTable, ranked: Sequence[str]) -> list[str]
 def _cell(cell: SweepCell | None) -> str:
     if cell is None:
         return ""
-    bounds = "" if cell.low is None or cell.high is None else f" ({_number(cell.low)} to {_number(cell.high)})"
-    return f"{_number(cell.value)}{bounds}"
+    bounds = "" if cell.low is None or cell.high is None else f" ({number(cell.low)} to {number(cell.high)})"
+    return f"{number(cell.value)}{bounds}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a value as tables show it: whole where it is large, else with four digits."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown whose columns are aligned."""
     shown = [head, *([_one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in shown]

@@ -1,7 +1,7 @@
 """Measurements of all points side by side: means over seeds with intervals, and which point is best, as far as is shown.
 
-Points are compared as a run compares student and control: paired over items and seeds, 95 % interval from a bootstrap over
-both (`kdtool._run.comparison`). Nothing is ranked that was measured differently.
+Points are compared as a run compares its arms: paired over items and seeds, with a 95 % interval over both
+(`kdtool._run.comparison`). Nothing is ranked that was measured differently.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Literal
 
 from kdtool._contract.models import Measurement, Subject
-from kdtool._run.comparison import compare, interval, read_items
+from kdtool._run.comparison import compare, differing, interval, read_items
 from kdtool._run.results import Results
 
 __all__ = ["SweepCell", "SweepRow", "SweepTable", "tables_of"]
@@ -123,17 +123,16 @@ def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
     for label, found in points.items():
         if label != best:
             pairs = [(found[seed], points[best][seed]) for seed in found]
-            standings[label] = "worse" if compare(best, pairs).verdict == "worse" else "not shown to differ"
+            found_out = compare(label, best, pairs)
+            standings[label] = "worse" if found_out and found_out.verdict == "worse" else "not shown to differ"
     tied = "worse" not in standings.values()
     return standings, "no point is shown to differ from the best" if tied else ""
 
 
 def _difference(points: Mapping[str, BySeed]) -> str:
     """Say in which way the points were measured differently; "" if in none."""
-    settings = [next(iter(found.values())).settings for found in points.values()]
-    keys = sorted(
-        {key for other in settings for key in {**settings[0], **other} if settings[0].get(key) != other.get(key)}
-    )
+    others = [next(iter(found.values())) for found in points.values()]
+    keys = sorted({key for other in others for key in differing(others[0], other)})
     if keys:
         return f"the points were measured differently ({', '.join(keys)})"
     if any(found.keys() != _seeds(points) for found in points.values()):

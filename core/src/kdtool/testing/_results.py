@@ -8,7 +8,7 @@ from pathlib import Path
 from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
 from kdtool._contract.training import StepReport, TermReport, Terms, Trained
 from kdtool._licences import Licensed
-from kdtool._run.results import ArmResult, Comparison, ComponentRecord, Results, StageRecord
+from kdtool._run.results import ArmResult, Comparison, ComponentRecord, Requirement, Results, StageRecord
 
 __all__ = ["empty_results", "make_results"]
 
@@ -35,8 +35,8 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
         verdict=text("The student is better than the control."),
         measurements=tuple(found for subject in subjects for found in _measurements(subject.name, text)),
         comparisons=tuple(
-            Comparison("perplexity", control, 12.0, 14.0, -0.14, -0.2, -0.1, True, "better", 2, 64)
-            for control in ARMS[1:]
+            Comparison("perplexity", "student", other, 12.0, 14.0, -0.14, -0.2, -0.1, True, "better", 2, 64)
+            for other in (*ARMS[1:], "teacher")
         ),
         arms=arms,
         stages=(
@@ -55,6 +55,10 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
         seconds=123.4,
         notes=(text("hidden was 0.4% of the terms' gradient"),),
         subjects=subjects,
+        requirements=(
+            Requirement("quality.perplexity", text("<= 13"), 12.0, True, text("is 12")),
+            Requirement("quality.own-score", text(">= 0"), -0.25, False, text("is -0.25, 0.25 off >= 0")),
+        ),
         licences=(Licensed("teacher", _terms(text), ("signals",), (), text("Apache-2.0")),),
     )
 

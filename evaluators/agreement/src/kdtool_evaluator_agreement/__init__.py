@@ -48,10 +48,11 @@ class Agreement(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control."""
-        from kdtool_measuring import held_out
+        from kdtool_measuring import digest, held_out
 
         teachers = [subject for subject in subjects if subject.role == "teacher"]
         learners = [subject for subject in subjects if subject.role in {"student", "control"}]
+        learners = learners or [subject for subject in subjects if subject.role == "artifact"]  # nothing was trained
         # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
         documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
         if not teachers:
@@ -59,8 +60,9 @@ class Agreement(kdtool.Evaluator):
         elif not documents:
             run.say(f"agreement: nothing is measured, split {self.config.split!r} holds no documents")
         else:
+            chosen = digest(documents)
             for teacher in teachers:
-                yield from self._with_teacher(run, teacher, learners, documents)
+                yield from self._with_teacher(run, teacher, learners, documents, chosen)
 
     def _with_teacher(
         self,
@@ -68,6 +70,7 @@ class Agreement(kdtool.Evaluator):
         teacher: kdtool.Subject,
         learners: Sequence[kdtool.Subject],
         documents: Sequence[Document],
+        chosen: str,
     ) -> Iterator[kdtool.Measurement]:
         from kdtool_evaluator_agreement._states import StateFiles, encode
 
@@ -82,7 +85,11 @@ class Agreement(kdtool.Evaluator):
                     states.keep(document, model)
                     run.hook.kdtool_progress(run, done)
                 fingerprint = model.facts.tokenizer_fingerprint
-            settings = {**self._settings(encoded, states.dtype, fingerprint), **_yardstick(run, teacher)}
+            settings = {
+                **self._settings(encoded, states.dtype, fingerprint),
+                **_yardstick(run, teacher),
+                "documents": chosen,
+            }
             for number, learner in enumerate(learners, 1):
                 yield from _compare(run, teacher, learner, encoded, states, settings, number * len(encoded))
 

@@ -43,9 +43,10 @@ class Perplexity(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas."""
-        from kdtool_measuring import held_out
+        from kdtool_measuring import digest, held_out
 
         documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        chosen = digest(documents)
         if not documents:
             run.say(f"perplexity: nothing is measured, split {self.config.split!r} holds no documents")
             return
@@ -56,16 +57,16 @@ class Perplexity(kdtool.Evaluator):
                 continue
             with opened.value as runtime:
                 scores = list(_scores(run, runtime, documents))
-                settings = self._settings(documents, runtime)
-            yield from _measurements(run, subject, documents, scores, settings)
+                settings = {**self._settings(documents), "documents": chosen}
+                model = runtime.model
+                tokenizer = "unknown" if model is None else model.tokenizer.fingerprint[:12]
+            yield from _measurements(run, subject, documents, scores, settings, tokenizer)
 
-    def _settings(self, documents: Sequence[Document], runtime: kdtool.Runtime) -> dict[str, str]:
-        model = runtime.model
+    def _settings(self, documents: Sequence[Document]) -> dict[str, str]:
         return {
             "split": self.config.split,
             "texts": f"{len(documents)} documents, each cut after {self.config.characters} characters, "
             "chosen by the hashes of their ids",
-            "tokenizer": "unknown" if model is None else model.tokenizer.fingerprint[:12],
             "context": "each document by itself, its first token predicted from the end-of-text token; documents longer "
             "than the model's window are scored in overlapping windows",
         }
@@ -84,6 +85,7 @@ def _measurements(
     documents: Sequence[Document],
     scores: Sequence[kdtool.Score],
     settings: Mapping[str, str],
+    tokenizer: str,
 ) -> Iterator[kdtool.Measurement]:
     from kdtool_measuring import Item, measured
 
@@ -96,7 +98,7 @@ def _measurements(
         unit="per token",
         higher_is_better=False,
         transform="exp",
-        settings={**settings, "comparable with": "subjects of the same tokenizer only"},
+        settings={**settings, "tokenizer": tokenizer, "comparable with": "subjects of the same tokenizer only"},
     )
     yield measured(
         [Item(document.id, -score.log_likelihood / log(2), score.bytes) for document, score in pairs],

@@ -1,6 +1,7 @@
 """What evaluators share: held-out documents, items files, and intervals by bootstrap. A library, no plugin.
 
-`held_out` chooses documents; `measured` makes a measurement of items. Comparing subjects is the core's.
+`held_out` chooses documents and `digest` names the choice; `measured` makes a measurement of items. Comparing subjects is
+the core's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 
 import kdtool
 
-__all__ = ["Document", "Item", "held_out", "measured"]
+__all__ = ["Document", "Item", "digest", "held_out", "measured"]
 
 _REPLICATES = 2000
 _DRAWS_AT_ONCE = 1_000_000
@@ -48,6 +49,17 @@ def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters:
     """
     candidates = _documents(run, split, characters)
     return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
+
+
+def digest(documents: Sequence[Document]) -> str:
+    """Return what tells these documents from others, for a measurement's settings: 12 digits of a hash of ids and texts.
+
+    Subjects of two runs are compared only where all settings are the same, so a name that two texts have is no trap.
+    """
+    found = sha256()
+    for document in documents:
+        found.update(json.dumps([document.id, document.text]).encode())
+    return found.hexdigest()[:12]
 
 
 def measured(

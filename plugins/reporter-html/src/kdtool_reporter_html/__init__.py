@@ -4,6 +4,7 @@ The engine calls `HtmlReporter` once at the end of a run. The page is made by `_
 
 - `_verdict`: what the comparisons show, in words and as a forest plot
 - `_summary`: headline tiles and the tables of measurements
+- `_tradeoffs`: quality against size and speed
 - `_curves`: training curves and each term's share of the gradient
 - `_record`: data, costs, notes, components, how to use the student
 - `_subjects`, `_numbers`, `_scales`: names of arms, formatted numbers, axes

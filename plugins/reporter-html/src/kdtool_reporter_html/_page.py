@@ -9,7 +9,7 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _curves, _record, _summary, _verdict
+from kdtool_reporter_html import _curves, _record, _summary, _tradeoffs, _verdict
 
 __all__ = ["page"]
 
@@ -30,13 +30,15 @@ def page(results: kdtool.Results) -> str:
     return environment.get_template("page.html.j2").render(
         results=results,
         judgements=judged,
-        pays=_verdict.where_it_pays(judged, _summary.seeds_of(results)),
+        pays=_verdict.where_it_pays(judged, _summary.seeds_of(results)) if results.arms or judged else results.verdict,
         tiles=_summary.tiles(results),
         quality=_summary.quality(results),
         seeds=_summary.seeds_of(results),
+        pairs=_verdict.pairs(results.comparisons, units),
         forest=_verdict.forest(results.comparisons, units, higher),
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results),
+        tradeoffs=_tradeoffs.tradeoffs(results.measurements),
         models=_record.models(results.models),
         data=_record.blocks(results.data),
         costs=_record.costs(results),

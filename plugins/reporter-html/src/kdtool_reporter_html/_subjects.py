@@ -23,6 +23,9 @@ _UNADAPTED = ".unadapted"
 _SUBJECT = re.compile(r"^(?P<arm>control-time|control|student|teacher)\b(?P<rest>.*)$", re.DOTALL)
 _SEED = re.compile(r"^[\s/.:@#_-]*(?:seed)?[\s=_-]*(?P<seed>\d+)(?P<rest>(?!\w).*)$", re.DOTALL)
 
+_NAMED_SEED = re.compile(r"-seed(?P<seed>\d+)(?!\w)")
+"""In the names of models that were not trained in this run."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -55,7 +58,8 @@ def arm_of(subject: str) -> tuple[str, int]:
     """
     found = _SUBJECT.match(subject)
     if found is None:
-        return subject, -1
+        named = _NAMED_SEED.search(subject)
+        return (_NAMED_SEED.sub("", subject, count=1), int(named["seed"])) if named else (subject, -1)
     seeded = _SEED.match(found["rest"])
     if seeded is None:
         return subject, -1

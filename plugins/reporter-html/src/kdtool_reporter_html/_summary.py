@@ -11,11 +11,12 @@ from kdtool_reporter_html._numbers import count, duration, interval, percent, qu
 from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, title
 from kdtool_reporter_html._subjects import name as in_words
 
-__all__ = ["Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
+__all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
 
 _SAID = frozenset({"fraction", "%", "percent", "bytes", "s", "seconds", "parameters"})
 """Units that the value itself shows, or the heading."""
-_COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s"})
+COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s"})
+"""Units of sizes and speeds: all else is quality."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ def seeds_of(results: kdtool.Results) -> int:
 def quality(results: kdtool.Results) -> Table:
     """Tabulate everything that is no size or speed."""
     return _table(
-        (found for found in results.measurements if found.unit not in _COST_UNITS),
+        (found for found in results.measurements if found.unit not in COST_UNITS),
         lambda row: tuple(None if measured is None else _cell(measured) for measured in row),
     )
 
 
 def costs(results: kdtool.Results) -> Table:
     """Tabulate sizes and speeds."""
-    return _table((found for found in results.measurements if found.unit in _COST_UNITS), _cost_cells)
+    return _table((found for found in results.measurements if found.unit in COST_UNITS), _cost_cells)
 
 
 def tiles(results: kdtool.Results) -> list[Tile]:
@@ -193,7 +194,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
         if "student" not in arms:
             continue
         first = next(iter(arms["student"].by_seed.values()))
-        if first.unit in _COST_UNITS or name == "bits-per-byte":
+        if first.unit in COST_UNITS or name == "bits-per-byte":
             continue
         others = [
             f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms

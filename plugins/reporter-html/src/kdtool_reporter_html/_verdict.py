@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import kdtool
 
-from kdtool_reporter_html._numbers import difference, span, tick
+from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, name, title
+from kdtool_reporter_html._subjects import ARMS, arm_title, name, title
 
-__all__ = ["ForestPanel", "ForestRow", "Judgement", "forest", "judgements", "where_it_pays"]
+__all__ = ["ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays"]
 
 _PHRASES = {
     "pays": "Distillation pays {places}: the student is better in {better}.",
@@ -54,6 +54,20 @@ class ForestRow:
 
 
 @dataclass(frozen=True)
+class PairRow:
+    """One comparison in words and figures; `share` of the teacher, "" where there is none."""
+
+    measurement: str
+    arm: str
+    against: str
+    text: str
+    interval: str
+    verdict: str
+    share: str
+    footing: str
+
+
+@dataclass(frozen=True)
 class ForestPanel:
     """All comparisons of one measurement on a common scale; `zero` is where no difference lies."""
 
@@ -69,7 +83,7 @@ class ForestPanel:
 def judgements(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[Judgement]:
     """Judge each control in turn; `units` holds the unit of each measurement."""
     return [
-        _judge(control, [found for found in comparisons if found.control == control], units)
+        _judge(control, [found for found in _with_controls(comparisons) if found.against == control], units)
         for control in _controls(comparisons)
     ]
 
@@ -97,6 +111,7 @@ def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
     """Draw one panel a measurement, with a row for each control."""
+    comparisons = _with_controls(comparisons)
     measurements = list(dict.fromkeys(found.measurement for found in comparisons))
     return [
         _panel(
@@ -109,6 +124,37 @@ def forest(
     ]
 
 
+def _with_controls(comparisons: Sequence[kdtool.Comparison]) -> list[kdtool.Comparison]:
+    """Return those that say whether distillation helped: of the student with its controls."""
+    return [found for found in comparisons if found.arm == "student" and found.against.startswith("control")]
+
+
+def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[PairRow]:
+    """Tabulate all pairs of arms, measurement by measurement."""
+    ordered = sorted(comparisons, key=lambda found: found.measurement)
+    return [_pair(found, units.get(found.measurement, "")) for found in ordered]
+
+
+def _pair(found: kdtool.Comparison, unit: str) -> PairRow:
+    share = ""
+    if found.share is not None:
+        ratio, low, high = found.share
+        half = None if low is None or high is None else (high - low) / 2
+        share = percent(ratio, spread=half)
+        share += (
+            "" if low is None or high is None else f" ({span(percent(low, spread=half), percent(high, spread=half))})"
+        )
+    return PairRow(
+        title(found.measurement), arm_title(found.arm), arm_title(found.against),
+        difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2),
+        _interval(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
+    )  # fmt: skip
+
+
+def _seeds(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
 def _alike(found: Sequence[Judgement]) -> Iterator[tuple[list[str], tuple[str, ...], tuple[str, ...]]]:
     """Join controls that show the same."""
     for better, worse in dict.fromkeys((item.better, item.worse) for item in found):
@@ -116,7 +162,7 @@ def _alike(found: Sequence[Judgement]) -> Iterator[tuple[list[str], tuple[str, .
 
 
 def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
-    names = {found.control for found in comparisons}
+    names = {found.against for found in _with_controls(comparisons)}
     return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
@@ -191,8 +237,8 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
-            against=_AGAINST.get(found.control, found.control),
-            arm=found.control,
+            against=_AGAINST.get(found.against, found.against),
+            arm=found.against,
             at=scale.at(found.difference),
             low=scale.at(found.low),
             high=scale.at(found.high),

@@ -1,0 +1,50 @@
+"""`kdtool eval MODEL …`."""
+
+from __future__ import annotations
+
+import click
+
+from kdtool._cli.options import set_option
+
+__all__ = ["evaluate"]
+
+
+@click.command("eval")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--with", "evaluators", metavar="NAME,NAME", help="Evaluators [default: those of --recipe].")
+@click.option("--corpus", help="The corpus plugin that gives held-out text [default: those of --recipe].")
+@click.option("--recipe", type=click.Path(dir_okay=False), help="A recipe to take text, teacher and evaluators from.")
+@set_option
+@click.option("--name", help="The run's name [default: eval and the names of the models].")
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
+)
+@click.option("--offline", is_flag=True, help="Use no network.")
+def evaluate(
+    models: tuple[str, ...],
+    evaluators: str | None,
+    corpus: str | None,
+    recipe: str | None,
+    settings: dict[str, str],
+    name: str | None,
+    out: str,
+    store: str | None,
+    offline: bool,
+) -> None:
+    """Measure models that are there already, and compare each with each; nothing is trained.
+
+    A MODEL is a model's folder, an exported file, or a run (its name or folder), of which the student is measured with all
+    its seeds. NAME=MODEL gives it a name. The same command goes on where it stopped.
+    """
+    from kdtool._cli.compare import differences, values
+    from kdtool._compare import rows_of
+    from kdtool._eval import evaluate as evaluate_models
+
+    wanted = [text.strip() for text in (evaluators or "").split(",") if text.strip()]
+    results = evaluate_models(
+        models, wanted, settings, corpus=corpus, recipe=recipe, name=name, out=out, store=store, offline=offline
+    )
+    rows = tuple(rows_of(results.name, results))
+    click.echo("\n\n".join(["", *values(rows), *differences(results.comparisons, results.notes), results.verdict]))
+    click.echo(f"\nreport: {results.report or results.folder}")

@@ -1,0 +1,68 @@
+"""Measuring models that are there already, without training: `kdtool.evaluate` and the command `kdtool eval`.
+
+- `models` what was given to measure: model folders, exported files, runs
+- `recipe` the recipe of a run that only measures
+- `measuring` the run: text, scores, comparison, report
+
+It is a run like any other, in a folder of its own: it goes on where it stopped, and `kdtool compare` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdtool._api import _say as say
+from kdtool._assembly import assemble
+from kdtool._blame import translated
+from kdtool._eval.measuring import measure
+from kdtool._eval.models import models_of
+from kdtool._eval.recipe import measuring_recipe
+from kdtool._run.results import Results
+from kdtool._run.store import store_folder
+
+__all__ = ["evaluate"]
+
+
+@translated()
+def evaluate(
+    models: Sequence[Path | str],
+    evaluators: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    corpus: str | None = None,
+    recipe: Path | str | None = None,
+    name: str | None = None,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
+    offline: bool = False,
+) -> Results:
+    """Measure models and compare them with each other; a second call goes on where the first stopped.
+
+    Args:
+        models: model folders, exported files, runs (folders, or names below `out`) whose students are measured with all
+            seeds; each may have a name in front: "base=path/to/model".
+        evaluators: what measures; by default what the recipe names.
+        settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
+        corpus: the plugin that gives held-out text; by default the recipe's.
+        recipe: a recipe file from which text, teachers, evaluators' settings, trackers and reporter are taken.
+        name: the run's name, and that of its folder; by default "eval" with the names of the models.
+        out: the folder for runs.
+        store: the folder for what runs share.
+        offline: use no network.
+
+    Raises:
+        KdtoolError: see `kdtool._errors`; nothing could be measured, or a model is not there.
+
+    Example:
+        results = kdtool.evaluate(["small", "large"], ["perplexity"], corpus="python-source")
+        print(results.verdict)
+    """
+    found = models_of(models, Path(out))
+    name = name or "-".join(["eval", *dict.fromkeys(model.arm for model in found)])[:64].rstrip("-").replace(".", "_")
+    path = Path(recipe) if recipe is not None else None
+    loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
+    assembly = assemble(loaded, say)
+    assembly.complain = say
+    return measure(assembly, found, Path(out).absolute() / loaded.name, store_folder(store), offline=offline)

@@ -1,0 +1,86 @@
+"""The run that only measures: text, scores of every model, comparison of all pairs, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from kdtool._assembly import Assembly
+from kdtool._compare import arm_of
+from kdtool._contract.models import Subject
+from kdtool._contract.training import RunInfo
+from kdtool._errors import Problem, RecipeError, UsageError
+from kdtool._eval.models import Model
+from kdtool._run.comparison import compare_all
+from kdtool._run.context import Context
+from kdtool._run.data import add_texts, corpora_of
+from kdtool._run.graph import Graph
+from kdtool._run.record import component_record, environment
+from kdtool._run.results import Results
+from kdtool._run.runner import keep, reported, session
+from kdtool._run.scores import Measured, add_scores, read_scores, subjects_of
+from kdtool._run.texts import StoredTexts
+from kdtool._run.verdict import side_by_side
+
+__all__ = ["measure"]
+
+
+def measure(assembly: Assembly, models: Sequence[Model], folder: Path, store: Path, *, offline: bool) -> Results:
+    """Measure models as an assembly without training says; arguments and errors are those of `kdtool._run.execute`."""
+    return session(assembly, folder, store, partial(_measure, models), offline=offline)
+
+
+def _measure(models: Sequence[Model], context: Context, run: RunInfo) -> Results:
+    start = time.monotonic()
+    _refuse_missing(context, run)
+    context.identities.update(context.hooks.kdtool_identity(run))
+    graph = Graph()
+    texts = add_texts(context, graph, context.assembly.recipe.shared)
+    measured = [*map(_measured, models), *subjects_of(context, (), {})]
+    scores = add_scores(context, graph, measured, texts)
+    keep(context, graph.record(context.assembly.recipe.name, context.store.root))
+    for node in graph.nodes.values():
+        context.make(node)
+    found = [each for nodes in scores.values() for each in read_scores(context, nodes)]
+    subjects = tuple(one.subject() for one in measured)
+    comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
+    unmeasured = {model.name for model in models} - {each.subject for each in found}
+    notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
+    results = Results(
+        name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),
+        measurements=tuple(found), comparisons=tuple(comparisons), arms=(), stages=tuple(context.stages),
+        components=tuple(component_record(built) for built in context.assembly.built.values()), models={},
+        data=StoredTexts(texts.path).counts(corpora_of(context, context.assembly.recipe.shared)),
+        recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
+        seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
+    )  # fmt: skip
+    results = reported(context, run, results)
+    if not found:
+        raise UsageError(f"nothing was measured: {_REMEDY}")
+    return results
+
+
+_REMEDY = (
+    "evaluators that score text need a corpus (--corpus, or one from --recipe), agreement needs a teacher (--recipe, or "
+    "--set teacher.use=…), and a model is a folder or file that an installed exporter can write"
+)
+
+
+def _measured(model: Model) -> Measured:
+    subject = Subject(model.name, "artifact", model.path, model.seed)
+    return Measured(model.name, arm_of(subject), None, lambda: subject, content=model.digest())
+
+
+def _refuse_missing(context: Context, run: RunInfo) -> None:
+    """Refuse what evaluators, corpora and teachers lack here; exporters only stand by."""
+    built = context.assembly.built_for()
+    problems = [
+        Problem(name, f"cannot work here: {text}")
+        for name, lacks in context.hooks.kdtool_missing(run).items()
+        if built[name].spec.kind != "exporter"
+        for text in lacks
+    ]
+    if problems:
+        raise RecipeError(problems)

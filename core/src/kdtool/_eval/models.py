@@ -1,0 +1,82 @@
+"""What was given to measure: a model's folder, an exported file, or a run, whose student is measured with every seed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtool._compare import run_folder
+from kdtool._errors import UsageError
+from kdtool._run.record import RESULTS, read_results
+
+__all__ = ["Model", "models_of"]
+
+_GENERIC = frozenset({"model", "safetensors"})
+"""Names of folders that say nothing of what is in them."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: `arm` is what all its seeds are called, `seed` None for what was trained elsewhere."""
+
+    arm: str
+    path: Path
+    seed: int | None = None
+    of: int = 1
+
+    @property
+    def name(self) -> str:
+        """The subject's name."""
+        return f"{self.arm}-seed{self.seed}" if self.of > 1 else self.arm
+
+    def digest(self) -> str:
+        """Return a hash of all its files: another model in the same place is measured again."""
+        found = hashlib.sha256()
+        files = [self.path] if self.path.is_file() else sorted(path for path in self.path.rglob("*") if path.is_file())
+        for path in files:
+            found.update(f"{path.relative_to(self.path).as_posix()}\0".encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
+
+
+def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
+    """Return the models that are given, each by itself or with all seeds of a run.
+
+    Raises:
+        UsageError: one is not there, or two have the same name.
+    """
+    found = [model for each in given for model in _models(str(each), out)]
+    names = [model.name for model in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two models are called {twice[0]!r}: give them names, such as first={given[0]}")
+    if not found:
+        raise UsageError("give at least one model: a model's folder, an exported file, or a run")
+    return found
+
+
+def _models(given: str, out: Path) -> Iterator[Model]:
+    label, sign, text = given.partition("=")
+    if not sign or Path(given).exists():
+        label, text = "", given
+    path = Path(text)
+    if (path.is_dir() and not (path / RESULTS).is_file()) or path.is_file():
+        yield Model(_plain(label or _own_name(path.absolute())), path.absolute())
+        return
+    folder = run_folder(path, out, what="model, nor a finished run")
+    students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
+    if not students:
+        raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
+    for arm in students:
+        yield Model(_plain(label or folder.name), folder / arm.path, arm.seed, len(students))
+
+
+def _own_name(path: Path) -> str:
+    return path.parent.name if path.name in _GENERIC else path.name
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

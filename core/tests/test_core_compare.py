@@ -1,0 +1,71 @@
+"""Runs side by side: found by name or folder, paired where they were measured alike, and named where not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+
+
+@pytest.fixture
+def two_runs(recipe: dict[str, Any]) -> None:
+    small = {**recipe, "control": False, "exporters": {}}
+    kdtool.run({**small, "name": "one"})
+    kdtool.run({**small, "name": "two", "trainer": {**recipe["trainer"], "factor": 3.0}})
+
+
+def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) -> None:
+    found = kdtool.compare(["one", Path("runs/two")])
+    assert {(row.run, row.arm, row.seeds) for row in found.rows} == {
+        ("one", "teacher", 1), ("one", "student", 2), ("two", "teacher", 1), ("two", "student", 2),
+    }  # fmt: skip
+    (compared,) = found.comparisons
+    assert (compared.arm, compared.against, compared.seeds, compared.items) == ("one", "two", 2, 4)
+    assert compared.low <= compared.difference <= compared.high  # toys of all seeds are alike
+    assert found.verdict.startswith("Against two, one is ")
+    values = {(row.run, row.arm): row.value for row in found.rows}
+    assert compared.difference == pytest.approx(values["one", "student"] - values["two", "student"])
+
+
+def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert call(["compare", "one", "two", "--arm", "student", "--arm", "teacher"]) == 0
+    shown = capsys.readouterr().out
+    assert "nats (nats/byte; lower is better)" in shown
+    assert "| one/teacher | two/teacher" in shown
+    assert call(["compare", "one", "two", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["comparisons"]) == 1
+
+
+def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) -> None:
+    path = Path("runs/two/results.json")
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    for measurement in plain["measurements"]:
+        measurement["settings"] = {"split": "validation"}
+    from kdtool._run.sealed import write_sealed
+
+    write_sealed(path, {key: value for key, value in plain.items() if key != "sha256"})
+    found = kdtool.compare(["one", "two"])
+    assert not found.comparisons
+    assert found.notes == ("nats: one and two are not compared, they were measured in different ways: split",)
+    assert found.verdict.startswith("Nothing is compared")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one"], "at least two runs"),
+        (["one", "one"], "at least two runs"),
+        (["one", "twoo"], "did you mean 'two'"),
+        (["one", "two", "--arm", "studen"], "did you mean 'student'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    two_runs: None, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err

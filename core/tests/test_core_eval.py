@@ -1,0 +1,61 @@
+"""Runs that only measure, without torch: every seed of a run's student, names, and what a whole recipe gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool._run.record import read_results
+
+OPENER = """
+import json
+import kdtool
+from toy import Export, Runtime, Unigram
+
+class Opener(Export):
+    def kdtool_open(self, run, subject):
+        if subject.role != "artifact" or subject.path is None or not (subject.path / "counts.json").is_file():
+            return None
+        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
+"""
+
+
+@pytest.fixture
+def measuring(recipe: dict[str, Any], tmp_path: Path) -> list[str]:
+    """A finished run "toy" with two seeds, and what `kdtool eval` needs to open its students and measure them."""
+    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "require": {"nats.nats": "< 0"}}), encoding="utf-8")
+    kdtool.run({**recipe, "control": False})
+    return ["--recipe", "toy.yaml", "--set", "exporters.json.use=./opener.py:Opener"]
+
+
+def test_students_of_a_run_are_measured_with_every_seed_and_as_they_were_there(
+    measuring: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["eval", "toy", "again=runs/toy", *measuring, "--name", "both"]) == 0
+    assert "Against again, toy is not shown to differ in nats" in capsys.readouterr().out
+    found = read_results(Path("runs/both").absolute())
+    before = read_results(Path("runs/toy").absolute())
+    values = {measured.subject: measured.value for measured in found.measurements}
+    assert values.keys() == {"toy-seed0", "toy-seed1", "again-seed0", "again-seed1", "teacher"}
+    expected = {measured.subject: measured.value for measured in before.measurements}
+    assert [values[f"toy-seed{seed}"] for seed in (0, 1)] == [expected[f"student-seed{seed}"] for seed in (0, 1)]
+    assert {(c.arm, c.against, c.seeds) for c in found.comparisons} == {
+        ("toy", "again", 2), ("toy", "teacher", 2), ("again", "teacher", 2),
+    }  # fmt: skip
+    assert not found.requirements  # they are of training
+    assert call(["compare", "toy", "both", "--arm", "student", "--arm", "again"]) == 0
+    assert "both" in capsys.readouterr().out
+
+
+def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
+    assert call(["eval", "toy", *measuring]) == 0
+    assert call(["eval", "toy", *measuring]) == 0
+    again = read_results(Path("runs/eval-toy").absolute())
+    assert again.stages
+    assert all(stage.reused for stage in again.stages)
+    assert [path.parent.name for path in Path("runs").glob("*/graph.json")].count("eval-toy") == 1

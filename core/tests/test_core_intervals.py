@@ -1,0 +1,106 @@
+"""Intervals: Student's distribution as tables have it, a case by hand, and how often 2,000 simulated ones hold the truth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import exp, lgamma, log, pi, sqrt
+
+import pytest
+from kdtool._run.comparison import _difference, _level
+from kdtool._run.intervals import Statistic, Table, estimate, half_width, student_t
+
+DRAWS = 2000
+
+
+@pytest.mark.parametrize(
+    ("degrees", "point"),
+    [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30, 2.04227), (163, 1.97462), (1e6, 1.95997)],
+)
+def test_points_of_students_distribution_are_those_of_tables(degrees: float, point: float) -> None:
+    assert student_t(degrees) == pytest.approx(point, rel=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [1.5, 7.3])
+def test_points_between_whole_degrees_leave_a_tail_of_a_fortieth(degrees: float) -> None:
+    steps, point = 4000, student_t(degrees)
+    front = exp(lgamma((degrees + 1) / 2) - lgamma(degrees / 2)) / sqrt(degrees * pi)
+    density = [front * (1 + (point * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(steps + 1)]
+    simpson = density[0] + density[-1] + 4 * sum(density[1::2]) + 2 * sum(density[2:-1:2])
+    assert simpson * point / steps / 3 == pytest.approx(0.475, abs=1e-8)
+
+
+def test_one_seed_and_equal_weights_give_the_paired_t_interval() -> None:
+    one, other = [3.0, 5.0, 4.0, 8.0], [2.0, 5.0, 2.0, 3.0]
+    tables = [[[(value, 1.0) for value in values]] for values in (one, other)]
+    differences = [a - b for a, b in zip(one, other, strict=True)]  # 1, 0, 2, 5: mean 2, variance 14/3
+    assert estimate(_difference("identity"), tables) == 2.0
+    assert half_width(_difference("identity"), tables) == pytest.approx(
+        3.18245 * sqrt(14 / 3 / len(differences)), rel=1e-5
+    )
+
+
+def test_two_seeds_add_their_own_spread_with_its_own_degrees() -> None:
+    tables = [[[(1.0, 1.0), (1.0, 1.0)], [(4.0, 1.0), (4.0, 1.0)]]]  # seeds 1 and 4, items all alike
+    assert half_width(_level("identity"), tables) == pytest.approx(12.7062 * 3 / 2, rel=1e-5)
+
+
+def _shares_of_solved(generator: random.Random, items: int, seeds: int, spread: float) -> list[Table]:
+    """Tasks that are solved with probability 1/2 ± task ± seed; the first arm is 0.1 better."""
+    tasks = [generator.uniform(-0.2, 0.2) for _ in range(items)]
+    arms = []
+    for shift in (0.1, 0.0):
+        own = [task + generator.uniform(-0.1, 0.1) for task in tasks]
+        luck = [generator.gauss(0, spread) for _ in range(seeds)]
+        arms.append([[(float(generator.random() < 0.45 + shift + task + each), 1.0) for task in own] for each in luck])
+    return arms
+
+
+def _losses(generator: random.Random, items: int, seeds: int, spread: float) -> list[Table]:
+    """Documents of very different lengths; the first arm's loss is 0.05 lower in each, up to chance."""
+    documents = [(generator.lognormvariate(5, 0.7), generator.gauss(1.5, 0.6)) for _ in range(items)]
+    arms = []
+    for shift in (-0.05, 0.0):
+        luck = [generator.gauss(0, spread) for _ in range(seeds)]
+        arms.append(
+            [[(n * (loss + shift + each + generator.gauss(0, 0.1)), n) for n, loss in documents] for each in luck]
+        )
+    return arms
+
+
+def _covered(draw: Callable[[random.Random], list[Table]], statistic: Statistic, truth: float) -> float:
+    generator = random.Random(7)
+    held = 0
+    for _ in range(DRAWS):
+        tables = draw(generator)
+        half = half_width(statistic, tables)
+        assert half is not None
+        held += abs(estimate(statistic, tables) - truth) <= half
+    return held / DRAWS
+
+
+@pytest.mark.parametrize("items", [12, 40])
+def test_with_one_seed_intervals_cover_what_other_items_would_give(items: int) -> None:
+    assert 0.93 < _covered(lambda g: _shares_of_solved(g, items, 1, 0.0), _difference("identity"), 0.1) < 0.97
+    assert 0.93 < _covered(lambda g: _losses(g, items, 1, 0.0), _difference("exp"), -0.05) < 0.97
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_with_several_seeds_they_cover_what_other_seeds_and_items_would_give(seeds: int) -> None:
+    assert 0.93 < _covered(lambda g: _shares_of_solved(g, 40, seeds, 0.15), _difference("identity"), 0.1) < 0.975
+    assert 0.93 < _covered(lambda g: _losses(g, 20, seeds, 0.1), _difference("exp"), -0.05) < 0.97
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_where_seeds_hardly_differ_they_are_too_wide_never_too_narrow(seeds: int) -> None:
+    assert _covered(lambda g: _shares_of_solved(g, 20, seeds, 0.0), _difference("identity"), 0.1) > 0.97
+
+
+def test_share_of_the_teacher_is_covered() -> None:
+    level = _level("identity")
+
+    def logarithm(totals: object) -> float:
+        return log(level(totals[:1])) - log(level(totals[1:]))  # type: ignore[index]
+
+    assert 0.93 < _covered(lambda g: _shares_of_solved(g, 60, 1, 0.0), logarithm, log(0.55 / 0.45)) < 0.97
+    assert exp(log(0.55 / 0.45)) == pytest.approx(1.222, abs=1e-3)

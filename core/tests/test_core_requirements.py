@@ -1,0 +1,78 @@
+"""What a recipe requires: read early, held at the end, and a miss that keeps everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool._run.record import read_results
+
+
+def test_met_requirements_end_a_run_as_any_other(recipe: dict[str, Any]) -> None:
+    results = kdtool.run({**recipe, "require": {"nats.nats": "<= 1e3"}})
+    (found,) = results.requirements
+    assert found.met
+    values = {measured.subject: measured.value for measured in results.measurements}
+    assert found.value == pytest.approx((values["student-seed0"] + values["student-seed1"]) / 2)
+    assert read_results(results.folder).requirements == results.requirements
+
+
+def test_missed_requirement_keeps_everything_and_says_by_how_much(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy.yaml").write_text(json.dumps({**recipe, "require": {"nats.nats": "< 0.5"}}), encoding="utf-8")
+    assert call(["run", "toy.yaml"]) == 6
+    assert "required: nats.nats is" in (said := capsys.readouterr().err)
+    assert "off < 0.5" in said
+    assert "report.txt" in said
+    results = read_results(tmp_path / "runs" / "toy")
+    assert results.report is not None
+    assert [one.met for one in results.requirements] == [False]
+    assert call(["run", "toy.yaml"]) == 6  # nothing is made again, and it is missed as before
+
+
+def test_measurement_that_there_is_not_is_said_with_those_that_there_are(recipe: dict[str, Any]) -> None:
+    with pytest.raises(
+        kdtool.UsageError, match=r"nats\.bits was not measured; nats measured: nats\. Everything is kept"
+    ):
+        kdtool.run({**recipe, "require": {"nats.bits": ">= 1"}})
+
+
+@pytest.mark.parametrize(
+    ("require", "message"),
+    [
+        ({"nat.nats": ">= 1"}, "did you mean 'nats'"),
+        ({"nats": ">= 1"}, "write EVALUATOR.MEASUREMENT"),
+        ({"nats.nats": "about 1"}, "'about 1' is no condition"),
+        ({"nats.nats": 0.7}, "'0.7' is no condition"),
+        ({"nats.nats": "better than contrl"}, "did you mean 'control"),
+        ({"nats.nats": ">= 90% of control"}, "compares with 'control', which is not there"),
+        (["nats.nats"], "is a mapping of measurements to conditions"),
+    ],
+)
+def test_what_is_no_requirement_is_refused_before_anything_runs(
+    recipe: dict[str, Any], require: Any, message: str
+) -> None:
+    with pytest.raises(kdtool.RecipeError, match=message):
+        kdtool.check({**recipe, "require": require})
+
+
+def test_requirement_may_name_an_arm_and_false_switches_one_off(recipe: dict[str, Any]) -> None:
+    relative = {"nats.nats": "better than control"}
+    results = kdtool.run({**recipe, "require": {"nats.nats": False}})
+    assert not results.requirements
+    compared = next(c for c in results.comparisons if (c.arm, c.against) == ("student", "control"))
+    if compared.verdict == "better":
+        assert kdtool.run({**recipe, "require": relative}).requirements[0].met
+    else:
+        with pytest.raises(kdtool.TargetMissedError, match="95 % interval of the difference"):
+            kdtool.run({**recipe, "require": relative})
+
+
+def test_share_of_the_teacher_is_refused_where_it_means_nothing(recipe: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.TargetMissedError, match="has no share of teacher: a share needs"):
+        kdtool.run({**recipe, "require": {"nats.nats": ">= 90% of teacher"}})

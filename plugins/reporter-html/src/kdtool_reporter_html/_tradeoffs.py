@@ -1,0 +1,146 @@
+"""Quality against size and against speed: one point a subject, with the front that nothing else beats in both.
+
+A measurement of quality has a chart for each cost that was measured of at least two of its subjects: file size, else
+parameters, and decode speed. Controls have the student's shape, and an evaluator of cost may measure one for all: the
+student's, or its exported folder's, stands for what has none of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import kdtool
+
+from kdtool_reporter_html._numbers import quantity, tick
+from kdtool_reporter_html._scales import Axis, Tick, axis
+from kdtool_reporter_html._subjects import Measured, arm_order, arm_title, gather, name, title
+from kdtool_reporter_html._summary import COST_UNITS
+
+__all__ = ["Point", "Tradeoff", "tradeoffs"]
+
+_COSTS = (("file-size", "parameters"), ("decode-speed",))
+"""What is drawn along the horizontal axis: of each group the first that was measured."""
+_MOST = 4
+"""Measurements of quality that are drawn at most, in the order in which they were measured."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One subject: places in percent, `low` and `high` of its interval; `best` says that nothing beats it in both."""
+
+    arm: str
+    title: str
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """One chart. `front` joins the best points as SVG wants them; `better` names the corner to be in."""
+
+    heading: str
+    against: str
+    better: str
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    points: tuple[Point, ...]
+    front: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    arm: str
+    cost: float
+    quality: float
+    bounds: tuple[float, float] | None
+
+
+def tradeoffs(measurements: Sequence[kdtool.Measurement]) -> list[Tradeoff]:
+    """Draw every measurement of quality against every cost that says something."""
+    grouped = gather(measurements)
+    units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
+    qualities = [key for key in grouped if units[key][0] not in COST_UNITS][:_MOST]
+    costs = [key for group in _COSTS for key in [key for key in group if key in grouped][:1]]
+    drawn = (_tradeoff(quality, cost, grouped, units) for quality in qualities for cost in costs)
+    return [chart for chart in drawn if chart is not None]
+
+
+def _tradeoff(
+    quality: str,
+    cost: str,
+    grouped: Mapping[str, Mapping[str, Measured]],
+    units: Mapping[str, tuple[str, bool]],
+) -> Tradeoff | None:
+    places = list(_places(grouped[quality], grouped[cost]))
+    if len({place.cost for place in places}) < 2:
+        return None
+    (unit, higher), (cost_unit, more) = units[quality], units[cost]
+    x = _wider([place.cost for place in places], cost_unit)
+    edges = [edge for place in places for edge in (place.quality, *(place.bounds or ()))]
+    room = (max(edges) - min(edges)) * 0.06
+    y = axis([min(edges) - room, max(edges) + room], most=5, label=lambda mark: tick(quantity(mark, unit)))
+    front = _front(places, higher=higher, more=more)
+    joined = sorted(front, key=lambda place: place.cost)
+    return Tradeoff(
+        heading=title(quality),
+        against=name(cost),
+        better=f"{'upper' if higher else 'lower'} {'right' if more else 'left'}",
+        x_label=", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * x.logarithmic)]),
+        x_ticks=x.ticks,
+        y_ticks=y.ticks,
+        points=tuple(_point(place, x, y, best=place in front) for place in places),
+        front=" ".join(f"{x.at(place.cost) * 10:.0f},{1000 - y.at(place.quality) * 10:.0f}" for place in joined),
+        summary="; ".join(
+            f"{arm_title(place.arm)}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}"
+            for place in places
+        ),
+    )
+
+
+def _places(quality: Mapping[str, Measured], cost: Mapping[str, Measured]) -> Iterator[_Place]:
+    exported = max(
+        (arm for arm in cost if arm.startswith("student-")), key=lambda arm: cost[arm].mean, default="student"
+    )
+    for arm in arm_order(quality):
+        own = arm if arm in cost else "student" if "student" in cost else exported
+        stands = arm in cost or arm in {"student", "control", "control-time"}
+        if stands and own in cost and isfinite(cost[own].mean) and isfinite(quality[arm].mean):
+            bounds = quality[arm].bounds
+            finite = bounds if bounds and all(map(isfinite, bounds)) else None
+            yield _Place(arm, cost[own].mean, quality[arm].mean, finite)
+
+
+def _wider(values: Sequence[float], unit: str) -> Axis:
+    """Return an axis with room at both sides, so that points and their names are inside."""
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high / low > 8
+    room = (high - low) * 0.08
+    edges = [low / 1.3, high * 1.3] if logarithmic else [max(low - room, 0.0) if low >= 0 else low - room, high + room]
+    return axis(edges, may_be_logarithmic=logarithmic, most=5, label=lambda mark: tick(quantity(mark, unit)))
+
+
+def _front(places: Sequence[_Place], *, higher: bool, more: bool) -> list[_Place]:
+    """Return those that no other is at least as good as in both, and better in one."""
+
+    def merit(place: _Place) -> tuple[float, float]:
+        return (place.quality if higher else -place.quality), (place.cost if more else -place.cost)
+
+    def beaten(one: _Place) -> bool:
+        own = merit(one)
+        return any(
+            other != own and other[0] >= own[0] and other[1] >= own[1] for other in (merit(place) for place in places)
+        )
+
+    return [place for place in places if not beaten(place)]
+
+
+def _point(place: _Place, x: Axis, y: Axis, *, best: bool) -> Point:
+    low, high = (y.at(edge) for edge in place.bounds) if place.bounds else (None, None)
+    return Point(place.arm, arm_title(place.arm), x.at(place.cost), y.at(place.quality), low, high, best)

@@ -1,0 +1,72 @@
+"""Quality against cost: who is on the front, whose cost stands for whom, and charts that would say nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import kdtool
+import pytest
+from kdtool_reporter_html._page import page
+from kdtool_reporter_html._tradeoffs import Tradeoff, tradeoffs
+
+
+def _measured(name: str, subject: str, unit: str, value: float, higher: bool) -> kdtool.Measurement:
+    bounds = (None, None) if unit == "bytes" else (value - 0.1, value + 0.1)
+    return kdtool.Measurement(name, subject, unit, value, 9, higher, *bounds)
+
+
+def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool = True) -> Tradeoff:
+    measured = [_measured("pass@1", subject, "fraction", value, higher) for subject, value in quality.items()]
+    measured += [_measured("file-size", subject, "bytes", value, False) for subject, value in sizes.items()]
+    (chart,) = tradeoffs(measured)
+    return chart
+
+
+def test_front_holds_what_nothing_beats_in_both() -> None:
+    quality = {"teacher": 0.9, "student": 0.6, "control": 0.5, "student-big": 0.6}
+    chart = _chart(quality, {"teacher": 100.0, "student": 10.0, "student-big": 20.0})
+    best = {point.arm: point.best for point in chart.points}
+    assert best == {"teacher": True, "student": True, "control": False, "student-big": False}
+    assert chart.better == "upper left"
+    assert len(chart.front.split()) == 2
+    places = {point.arm: point for point in chart.points}
+    assert places["control"].x == places["student"].x < places["student-big"].x < places["teacher"].x
+    assert places["control"].y < places["student"].y < places["teacher"].y
+    assert places["student"].low is not None
+
+
+def test_where_lower_is_better_the_front_is_below() -> None:
+    chart = _chart({"teacher": 5.0, "student": 9.0, "control": 8.0}, {"teacher": 100.0, "student": 10.0}, higher=False)
+    assert {point.arm for point in chart.points if point.best} == {"teacher", "control"}
+    assert chart.better == "lower left"
+
+
+def test_exported_folder_stands_for_the_student_where_that_has_no_size() -> None:
+    chart = _chart({"teacher": 0.9, "student": 0.6}, {"teacher": 100.0, "student-safetensors": 10.0, "student-q4": 3.0})
+    student, teacher = (next(p for p in chart.points if p.arm == arm) for arm in ("student", "teacher"))
+    assert student.x < teacher.x
+    assert "student: 60" in chart.summary.lower()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"teacher": 100.0}, {"teacher": 100.0, "student": 100.0}])
+def test_one_size_for_all_says_nothing(sizes: dict[str, float]) -> None:
+    measured = [_measured("pass@1", arm, "fraction", 0.5, True) for arm in ("teacher", "student")]
+    assert not tradeoffs(
+        [*measured, *(_measured("file-size", arm, "bytes", size, False) for arm, size in sizes.items())]
+    )
+
+
+def test_page_draws_them_and_says_them_in_words(sample: kdtool.Results) -> None:
+    text = page(sample)
+    assert "Quality against size and speed" in text
+    assert "Perplexity against file size. Teacher: 5.94 at 269" in text
+    assert "Quality against size" not in page(dataclasses.replace(sample, measurements=()))
+
+
+def test_page_of_models_that_were_only_measured_says_what_was_compared(sample: kdtool.Results) -> None:
+    compared = kdtool.Comparison(
+        "pass@1", "one", "two", 0.42, 0.6, -0.18, -0.25, -0.11, False, "worse", 3, 164, (0.7, 0.62, 0.79)
+    )
+    text = page(dataclasses.replace(sample, arms=(), comparisons=(compared,), verdict="Against two, one is worse."))
+    assert '<p class="verdict">Against two, one is worse.</p>' in text
+    assert "70.0\u00a0% (62.0 to 79.0\u00a0%)" in text

@@ -1,0 +1,106 @@
+"""Models that are there already, measured and compared by `kdtool eval` and `kdtool compare`, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from kdtool._cli import call
+from kdtool._run.record import read_results
+
+TEXT = ["--corpus", "python-source", "--set", "corpus.train_files=2", "--set", "corpus.test_files=3"]
+SMALL = ["--set", "evaluators.perplexity.documents=3", "--set", "evaluators.perplexity.characters=300"]
+
+
+@pytest.fixture
+def models(teacher_folder: Path, tmp_path: Path) -> Path:
+    """Two models' folders: one is the other after a touch of noise on its last norm."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for name in ("plain", "noisy"):
+        shutil.copytree(teacher_folder, tmp_path / name)
+    weights = load_file(tmp_path / "noisy" / "model.safetensors")
+    weights["model.norm.weight"] += torch.linspace(-0.5, 0.5, len(weights["model.norm.weight"]))
+    save_file(weights, tmp_path / "noisy" / "model.safetensors", metadata={"format": "pt"})
+    return tmp_path
+
+
+def test_models_are_measured_compared_and_not_measured_again(
+    models: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = {"use": "causal-lm", "model": teacher_folder, "dtype": "float32"}
+    with_teacher = [word for key, value in teacher.items() for word in ("--set", f"teacher.{key}={value}")]
+    command = [
+        "eval",
+        "plain",
+        "worse=noisy",
+        "--with",
+        "perplexity,agreement",
+        *TEXT,
+        *SMALL,
+        *with_teacher,
+        "--name",
+        "two",
+    ]
+    assert call(command) == 0
+    shown = capsys.readouterr().out
+    assert "perplexity (per token; lower is better)" in shown
+    assert "Against worse, plain is" in shown
+    results = read_results(models / "runs" / "two")
+    values = {(m.name, m.subject): m.value for m in results.measurements}
+    assert values["perplexity", "plain"] == pytest.approx(values["perplexity", "teacher"], rel=1e-3)
+    assert values["kl-to-teacher", "plain"] < 1e-3 < values["kl-to-teacher", "worse"]
+    pairs = {(c.measurement, c.arm, c.against) for c in results.comparisons}
+    assert {
+        ("perplexity", "plain", "worse"),
+        ("perplexity", "worse", "teacher"),
+        ("kl-to-teacher", "plain", "worse"),
+    } <= pairs
+    assert results.report is not None
+    assert call(command) == 0
+    assert all(stage.reused for stage in read_results(models / "runs" / "two").stages)
+    shutil.copy(models / "noisy" / "model.safetensors", models / "plain" / "model.safetensors")
+    assert call(command) == 0
+    again = {(m.name, m.subject): m.value for m in read_results(models / "runs" / "two").measurements}
+    assert again["perplexity", "plain"] == values["perplexity", "worse"]
+
+
+def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measured_are_compared(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["eval", "plain", "--with", "perplexity", *TEXT, *SMALL, "--name", "first"]) == 0
+    evaluators = {"perplexity": {"documents": 3, "characters": 300}, "efficiency": {}}
+    recipe = {"corpus": {"use": "python-source", "train_files": 2, "test_files": 3}, "evaluators": evaluators}
+    Path("base.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["eval", "noisy", "--recipe", "base.yaml", "--with", "perplexity", "--name", "second"]) == 0
+    assert {m.name for m in read_results(models / "runs" / "second").measurements} == {"perplexity", "bits-per-byte"}
+    capsys.readouterr()
+    assert call(["compare", "first", "second", "--html", "page"]) == 0
+    assert "| first" in capsys.readouterr().out
+    assert "pair by pair" in (models / "page" / "report.html").read_text(encoding="utf-8")
+    assert call(["eval", "plain", "--with", "perplexity", *TEXT, "--name", "third"]) == 0
+    assert call(["compare", "first", "third"]) == 0
+    assert "measured in different ways: documents, texts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plain"], "nothing says what to measure"),
+        (["nowhere", "--with", "perplexity"], "is no model, nor a finished run"),
+        (["plain", "plain", "--with", "perplexity"], "two models are called 'plain'"),
+        (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
+        (["plain", "--with", "perplexity", "--set", "student.layers=3"], "is nothing that measuring takes"),
+        (["plain", "--with", "perplexity", "--name", "a b"], "is no name"),
+        (["plain", "--with", "perplexity"], "nothing was measured: evaluators that score text need a corpus"),
+        ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    models: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["eval", *arguments]) == 2
+    assert message in capsys.readouterr().err
