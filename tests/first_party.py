@@ -26,7 +26,7 @@ def first_party(groups: dict[str, str]) -> dict[str, dict[str, str]]:
     for path in package_files():
         project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         for group, points in project.get("entry-points", {}).items():
-            for name in points:
+            for name in points if group in kinds else ():  # a library may have groups of its own
                 found.setdefault(kinds[group], {})[name] = project["name"]
     return {kind: dict(sorted(names.items())) for kind, names in sorted(found.items())}
 

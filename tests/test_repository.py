@@ -21,7 +21,8 @@ from kdtool._registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "core" / "src" / "kdtool"
 LIBRARIES = {
-    "kdtool-datasets", "kdtool-logits", "kdtool-measuring", "kdtool-rows", "kdtool-shards", "kdtool-transformers",
+    "kdtool-datasets", "kdtool-logits", "kdtool-measuring", "kdtool-pass-at-k", "kdtool-rows", "kdtool-sandbox",
+    "kdtool-shards", "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
 CORE_LINES = 1500

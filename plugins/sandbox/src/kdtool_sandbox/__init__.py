@@ -1,0 +1,32 @@
+"""A sandbox for generated programs, for evaluators and screens. A library, no plugin.
+
+    with Sandbox(workers=2) as sandbox:
+        for verdict in sandbox.run(tasks):
+            ...
+
+What it keeps out, and what it does not, is in docs/sandbox.md.
+"""
+
+from __future__ import annotations
+
+from kdtool_sandbox._language import Language, found, installed_languages, language
+from kdtool_sandbox._reference import against_reference
+from kdtool_sandbox._sandbox import Engine, Sandbox
+from kdtool_sandbox._task import Isolation, Module, Program, Status, Step, Task, Verdict
+
+__all__ = [
+    "Engine",
+    "Isolation",
+    "Language",
+    "Module",
+    "Program",
+    "Sandbox",
+    "Status",
+    "Step",
+    "Task",
+    "Verdict",
+    "against_reference",
+    "found",
+    "installed_languages",
+    "language",
+]

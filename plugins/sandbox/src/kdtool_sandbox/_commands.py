@@ -1,0 +1,120 @@
+"""The command that starts one worker: in bubblewrap, in a container, or with no isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import kdtool
+
+__all__ = ["TMP_BYTES", "bubblewrap", "container", "unsafe"]
+
+TMP_BYTES = 128 * 2**20
+_CONTAINER_BYTES = 2 * 2**30
+_FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
+_NOBODY = "65534"
+_OLDEST = (0, 8)
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
+_INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+
+
+def bubblewrap(folders: Sequence[Path]) -> list[str]:
+    """Return a worker's command in bubblewrap; `folders` are read-only inside, besides Python and /usr.
+
+    Only where there are folders, of toolchains that find their libraries by /proc/self/exe, there is a /proc.
+
+    Raises:
+        SandboxError: bubblewrap is missing, or too old.
+    """
+    program = shutil.which("bwrap")
+    if program is None:
+        raise kdtool.SandboxError(
+            f"generated code runs only in a sandbox, and bubblewrap (bwrap) is not here; {_INSTALL}"
+        )
+    _check_version(program)
+    shown = _shown([Path(sys.base_prefix), *folders])
+    command = [program, *(f"--unshare-{name}" for name in _NAMESPACES), "--disable-userns", "--die-with-parent"]
+    command += ["--new-session", "--as-pid-1", "--cap-drop", "ALL", "--uid", _NOBODY, "--gid", _NOBODY]
+    command += ["--hostname", "sandbox", "--clearenv"]
+    command += [part for name, value in _ENVIRONMENT.items() for part in ("--setenv", name, value)]
+    command += ["--ro-bind", "/usr", "/usr"]
+    for name in ("lib", "lib32", "lib64", "bin", "sbin"):
+        command += _below_root(Path("/") / name)
+    for folder in shown:
+        command += ["--ro-bind", str(folder), str(folder)]
+    command += ["--proc", "/proc"] if folders else []
+    command += [part for name in _DEVICES for part in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")]
+    command += ["--size", str(TMP_BYTES), "--perms", "0700", "--tmpfs", _FOLDER]
+    command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(_executable())]
+    if os.geteuid() != 0:
+        return command
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        str(Path(__file__).parent / "_launch.py"),
+        json.dumps([*map(str, shown)]),
+        *command,
+    ]
+
+
+def container(program: str, image: str) -> list[str]:
+    """Return a worker's command for docker or podman, which must have the image already.
+
+    Raises:
+        SandboxError: the program is missing.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise kdtool.SandboxError(f"{program} is not here; install it, or bubblewrap, which is faster")
+    command = [path, "run", "--rm", "--interactive", "--pull", "never", "--network", "none", "--read-only"]
+    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
+    command += ["--ipc", "none" if program == "docker" else "private", "--pids-limit", "256", "--hostname", "sandbox"]
+    command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
+    command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=0700,uid={_NOBODY},gid={_NOBODY}"]
+    command += ["--workdir", _FOLDER]
+    return [*command, image, *_python("python3")]
+
+
+def unsafe() -> list[str]:
+    """Return a worker's command without any isolation."""
+    return _python(_executable())
+
+
+def _executable() -> str:
+    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
+
+
+def _python(executable: str) -> list[str]:
+    boot = files("kdtool_sandbox").joinpath("_inside", "boot.py").read_text(encoding="utf-8")
+    return [executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", boot]
+
+
+def _shown(folders: Sequence[Path]) -> list[Path]:
+    """Return real folders that /usr does not bring, none inside another."""
+    real = sorted({folder.resolve() for folder in folders})
+    outer = [folder for folder in real if not any(other in folder.parents for other in real)]
+    return [folder for folder in outer if not folder.is_relative_to("/usr")]
+
+
+def _below_root(place: Path) -> list[str]:
+    if place.is_symlink():
+        return ["--symlink", str(place.readlink()), str(place)]
+    return ["--ro-bind", str(place), str(place)] if place.exists() else []
+
+
+def _check_version(program: str) -> None:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if found and tuple(map(int, found.groups())) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise kdtool.SandboxError(f"{said.strip()} is too old: {oldest} is the first that is used here; {_INSTALL}")

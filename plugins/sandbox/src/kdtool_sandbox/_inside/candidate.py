@@ -1,0 +1,51 @@
+"""The process in which the program under test runs. It never holds the tests, and decides nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from kdtool_sandbox._inside.frames import read_frame
+from kdtool_sandbox._inside.peer import Peer
+
+__all__ = ["answer"]
+
+NAME = "candidate"
+
+
+def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
+    """Read the program from standard input, load it when asked to, and answer calls of its functions."""
+    source = read_frame(0) or b""
+    confine()
+    os.write(writing, b"!")
+    module = ModuleType(NAME)
+    sys.modules[NAME] = module
+
+    def load() -> None:
+        exec(compile(source, "<candidate>", "exec"), vars(module))  # noqa: S102 (this process is for that)
+
+    actions: dict[str, Callable[..., Any]] = {
+        "load": load,
+        "name": lambda name: _named(module, name),
+        "call": lambda function, *arguments, **named: function(*arguments, **named),
+        "iterate": iter,
+        "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
+        "length": len,
+        "item": lambda value, key: value[key],
+        "attribute": getattr,
+        "set": setattr,
+        "text": str,
+    }
+    Peer(reading, writing, actions).serve()
+
+
+_END = object()
+
+
+def _named(module: ModuleType, name: str) -> Any:
+    if name not in vars(module):
+        raise NameError(f"name {name!r} is not defined")
+    return vars(module)[name]

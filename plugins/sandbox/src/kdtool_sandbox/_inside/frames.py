@@ -1,0 +1,55 @@
+"""Frames: a length of eight bytes, then that many bytes. Nobody reads to the end of a stream that others may hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+__all__ = ["LARGEST", "read_frame", "read_message", "write_frame", "write_message"]
+
+LARGEST = 64 * 2**20
+
+
+def read_frame(descriptor: int) -> bytes | None:
+    """Return the next frame; None where the other end is closed.
+
+    Raises:
+        ValueError: the frame is larger than `LARGEST`.
+    """
+    head = _exactly(descriptor, 8)
+    if head is None:
+        return None
+    size = int.from_bytes(head, "big")
+    if size > LARGEST:
+        raise ValueError(f"a message of {size:,} bytes; {LARGEST:,} are the most")
+    return _exactly(descriptor, size)
+
+
+def write_frame(descriptor: int, data: bytes) -> None:
+    """Write a frame as a whole."""
+    view = memoryview(len(data).to_bytes(8, "big") + data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def read_message(descriptor: int) -> Any:
+    """Return the JSON value of the next frame; None where the other end is closed."""
+    frame = read_frame(descriptor)
+    return None if frame is None else json.loads(frame)
+
+
+def write_message(descriptor: int, message: object) -> None:
+    """Write a JSON value as a frame."""
+    write_frame(descriptor, json.dumps(message).encode())
+
+
+def _exactly(descriptor: int, size: int) -> bytes | None:
+    parts = []
+    while size > 0:
+        part = os.read(descriptor, min(size, 2**20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

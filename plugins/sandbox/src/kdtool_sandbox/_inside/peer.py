@@ -1,0 +1,212 @@
+"""A conversation between two processes about objects that stay where they are.
+
+Either side asks the other to do something with one of its objects: call it, iterate over it, read an attribute. Plain
+values are copied; other objects are known to the other side by a number, as a `Remote`. What an argument's change was is
+copied back after a call. A `Remote` equals nothing but itself and has no arithmetic, so that every comparison is made by
+the side that asks, with its own values.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kdtool_sandbox._inside.frames import read_frame, write_frame
+from kdtool_sandbox._inside.values import from_plain, to_plain
+
+__all__ = ["Gone", "Peer", "Raised", "Remote", "described"]
+
+_LONGEST_TEXT = 2000
+
+
+class Gone(Exception):  # noqa: N818 (what it says is that the other side is gone)
+    """The other side ended."""
+
+
+class Raised(Exception):  # noqa: N818 (what it says is what the other side raised)
+    """The other side raised an exception that is no builtin one."""
+
+
+class Remote:
+    """An object of the other side."""
+
+    __slots__ = ("_number", "_peer")
+    _number: int
+    _peer: Peer
+
+    def __init__(self, peer: Peer, number: int) -> None:
+        object.__setattr__(self, "_peer", peer)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._peer.ask("call", self, *arguments, **named)
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._peer.ask("iterate", self)
+        while found := self._peer.ask("advance", iterator):
+            yield found[0]
+
+    def __next__(self) -> Any:
+        if found := self._peer.ask("advance", self):
+            return found[0]
+        raise StopIteration
+
+    def __len__(self) -> int:
+        return int(self._peer.ask("length", self))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._peer.ask("item", self, key)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._peer.ask("attribute", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._peer.ask("set", self, name, value)
+
+    def __str__(self) -> str:
+        return str(self._peer.ask("text", self))
+
+
+class Peer:
+    """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first."""
+
+    def __init__(self, reading: int, writing: int, actions: dict[str, Callable[..., Any]]) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._actions = actions
+        self._shown: list[Any] = []
+        self._numbers: dict[int, int] = {}
+        self._remotes: dict[int, Remote] = {}
+
+    def ask(self, action: str, *arguments: Any, **named: Any) -> Any:
+        """Ask the other side for an action and return its value, or raise what it raised."""
+        self._send(["ask", action, *(self._plain(part) for part in (arguments, named))])
+        while True:
+            what, *content = self._receive()
+            if what == "ask":
+                self._answer(*content)
+                continue
+            value, changed = content
+            if changed is not None:
+                _take_over(list(arguments), self._value(changed))
+            if what == "raised":
+                raise _exception(*value)
+            return self._value(value)
+
+    def serve(self) -> None:
+        """Answer until the other side ends."""
+        while True:
+            try:
+                what, *content = self._receive()
+            except Gone:
+                return
+            if what == "ask":
+                self._answer(*content)
+
+    def _answer(self, action: str, plain_arguments: Any, plain_named: Any) -> None:
+        arguments, before = [], ""
+        try:
+            arguments = list(self._value(plain_arguments))
+            before = self._dumped(arguments)
+            value = self._actions[action](*arguments, **self._value(plain_named))
+            message = ["value", self._plain(value)]
+        except BaseException as error:
+            message = ["raised", [type(error).__name__, described(error)]]
+        after = self._dumped(arguments)
+        changed = json.loads(after) if after and after != before else None
+        self._send([*message, changed])
+
+    def _dumped(self, arguments: list[Any]) -> str:
+        if all(type(argument) in {int, str, float, bool, Remote} for argument in arguments):
+            return ""
+        try:
+            return json.dumps(self._plain(arguments))
+        except Exception:
+            return ""
+
+    def _plain(self, value: Any) -> Any:
+        return to_plain(value, self._number)
+
+    def _value(self, plain: Any) -> Any:
+        return from_plain(plain, self._resolve)
+
+    def _number(self, value: Any) -> Any:
+        if type(value) is Remote:
+            return {"yours": value._number}
+        number = self._numbers.setdefault(id(value), len(self._shown))
+        if number == len(self._shown):
+            self._shown.append(value)
+        return {"mine": number}
+
+    def _resolve(self, tag: str, number: Any) -> Any:
+        if tag == "yours" and type(number) is int and 0 <= number < len(self._shown):
+            return self._shown[number]
+        if tag == "mine" and type(number) is int:
+            return self._remotes.setdefault(number, Remote(self, number))
+        raise ValueError(f"an unknown value: {tag!r}")
+
+    def _send(self, message: Any) -> None:
+        try:
+            write_frame(self._writing, json.dumps(message).encode())
+        except OSError as error:
+            raise Gone from error
+
+    def _receive(self) -> Any:
+        try:
+            frame = read_frame(self._reading)
+        except OSError as error:
+            raise Gone from error
+        if frame is None:
+            raise Gone
+        return json.loads(frame)
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's text, whatever its `__str__` does."""
+    try:
+        return str(error)[:_LONGEST_TEXT]
+    except BaseException:
+        return ""
+
+
+def _exception(name: str, text: str) -> Exception:
+    kind = vars(builtins).get(name)
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration):
+        try:
+            return kind(text)
+        except TypeError:
+            pass
+    return Raised(f"{name}: {text}")
+
+
+def _take_over(old: Any, new: Any) -> None:
+    """Make `old`, and what is in it, equal to `new` in place."""
+    if type(old) is not type(new):
+        return
+    if isinstance(old, list):
+        same = len(old) == len(new)
+        old[:] = [_merged(mine, its) for mine, its in zip(old, new, strict=True)] if same else new
+    elif isinstance(old, dict):
+        merged = {key: _merged(old[key], value) if key in old else value for key, value in new.items()}
+        old.clear()
+        old.update(merged)
+    elif isinstance(old, (set, bytearray)):
+        old.clear()
+        old.update(new) if isinstance(old, set) else old.extend(new)
+    elif isinstance(old, tuple) and len(old) == len(new):
+        for mine, its in zip(old, new, strict=True):
+            _take_over(mine, its)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if type(old) is type(new) and isinstance(old, (list, dict, set, bytearray, tuple)):
+        _take_over(old, new)
+        return old
+    return new

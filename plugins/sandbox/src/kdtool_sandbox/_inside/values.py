@@ -1,0 +1,128 @@
+"""Python values as tagged JSON, and back. Never pickle: reading a value runs no code of the one who wrote it.
+
+Scalars and lists are themselves; all else is an object with one key, its tag. Subclasses of plain types go over as their
+base, so that no overridden `__eq__` comes along. What has no plain form is named by `opaque`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+__all__ = ["from_plain", "to_plain"]
+
+Each = Callable[[Any], Any]
+
+_LARGEST_NUMBER = 2**63
+_TYPES = (
+    int,
+    float,
+    str,
+    bool,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    bytes,
+    bytearray,
+    complex,
+    range,
+    object,
+    reversed,
+    zip,
+)
+_FUNCTIONS = (abs, all, any, chr, divmod, len, max, min, ord, pow, round, sorted, sum)
+_BY_NAME: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, *_FUNCTIONS)}
+"""Builtins that go over by name, in both directions: none of them reaches frames, files or modules."""
+_NAMES = {id(value): name for name, value in _BY_NAME.items()}
+
+_ITEMS: dict[str, Any] = {kind.__name__: kind for kind in (tuple, set, frozenset, deque)}
+_PAIRS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict)}
+_WHOLE: dict[str, tuple[type, Each, Each]] = {
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "bytearray": (bytearray, bytearray.hex, bytearray.fromhex),
+    "complex": (complex, lambda value: [value.real, value.imag], lambda plain: complex(*plain)),
+    "range": (
+        range,
+        lambda value: [hex(value.start), hex(value.stop), hex(value.step)],
+        lambda plain: range(*(int(number, 16) for number in plain)),
+    ),
+    "Decimal": (Decimal, str, Decimal),
+    "Fraction": (Fraction, str, Fraction),
+    "datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
+    "date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+    "time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
+    "timedelta": (
+        dt.timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda plain: dt.timedelta(*plain),
+    ),
+}
+"""A tag, the type that it stands for, and what takes a value there and back."""
+_TAGS: dict[type, str] = {
+    Counter: "Counter",
+    **{kind: tag for tag, kind in (*_ITEMS.items(), *_PAIRS.items())},
+    **{kind: tag for tag, (kind, _, _) in _WHOLE.items()},
+}
+_BASES = (int, float, str, list, *_TAGS)
+
+
+_SPECIAL: dict[str, Callable[[Any, Each], Any]] = {
+    "int": lambda plain, _: int(plain, 16),
+    "builtin": lambda plain, _: _BY_NAME[plain],
+    "Counter": lambda plain, each: Counter({each(key): each(item) for key, item in plain}),
+}
+
+
+def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
+    """Return what JSON can hold of a value; `opaque` gives a tagged form to what is not plain."""
+
+    def each(value: Any) -> Any:
+        kind = type(value)
+        if value is None or kind is str or kind is bool or kind is float:
+            return value
+        if kind is int:
+            return value if -_LARGEST_NUMBER < value < _LARGEST_NUMBER else {"int": hex(value)}
+        if kind is list:
+            return [each(item) for item in value]
+        if kind in _TAGS:
+            tag = _TAGS[kind]
+            if tag in _ITEMS:
+                return {tag: [each(item) for item in value]}
+            if tag in _WHOLE:
+                return {tag: _WHOLE[tag][1](value)}
+            return {tag: [[each(key), each(item)] for key, item in dict.items(value)]}
+        if id(value) in _NAMES:
+            return {"builtin": _NAMES[id(value)]}
+        for base in _BASES:
+            if issubclass(kind, base):
+                return each(base(value))
+        return opaque(value)
+
+    return each(value)
+
+
+def from_plain(plain: Any, opaque: Callable[[str, Any], Any]) -> Any:
+    """Return the value of a plain form; `opaque` resolves tags that are not of plain values."""
+
+    def each(plain: Any) -> Any:
+        kind = type(plain)
+        if kind is list:
+            return [each(item) for item in plain]
+        if kind is dict:
+            ((tag, content),) = plain.items()
+            if tag in _ITEMS:
+                return _ITEMS[tag]([each(item) for item in content])
+            if tag in _PAIRS:
+                return _PAIRS[tag]([(each(key), each(item)) for key, item in content])
+            if tag in _WHOLE:
+                return _WHOLE[tag][2](content)
+            return _SPECIAL[tag](content, each) if tag in _SPECIAL else opaque(tag, content)
+        return plain
+
+    return each(plain)

@@ -1,0 +1,93 @@
+"""What a programming language brings: how its source is known, checked and run.
+
+A language is a plugin of this library: a class that extends `Language`, named in the entry-point group
+`kdtool_sandbox.languages`. Another one needs a package of its own and no change here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path, PurePath
+from typing import ClassVar
+
+import kdtool
+
+from kdtool_sandbox._task import Module, Program
+
+__all__ = ["GROUP", "Language", "found", "installed_languages", "language"]
+
+GROUP = "kdtool_sandbox.languages"
+
+
+class Language(ABC):
+    """One programming language."""
+
+    name: ClassVar[str]
+    """As the entry point calls it, in lower case."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """Ends of file names, with the dot."""
+    stops: ClassVar[tuple[str, ...]]
+    """Texts at which an answer to a function's prompt is over."""
+    programs: ClassVar[tuple[str, ...]] = ()
+    """Programs that must be there."""
+
+    def detect(self, path: str, text: str) -> bool:
+        """Say whether a file is in this language, by its name, or by its first line where it has no suffix."""
+        suffix = PurePath(path).suffix
+        first = text.partition("\n")[0]
+        return suffix.lower() in self.suffixes if suffix else first.startswith("#!") and self.name in first
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the programs that are needed and not found."""
+        return tuple(program for program in self.programs if shutil.which(program) is None)
+
+    def folders(self) -> tuple[Path, ...]:
+        """Return folders besides /usr that the toolchain needs, for `Sandbox`. Asked only where nothing is missing."""
+        return ()
+
+    @abstractmethod
+    def parse(self, source: str) -> Module | Program:
+        """Return work that passes if, and only if, the source can be parsed."""
+
+    @abstractmethod
+    def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Module | Program:
+        """Return work that passes if, and only if, the tests do. Names and helpers are as in `Module`."""
+
+
+def installed_languages() -> dict[str, EntryPoint]:
+    """Return the entry points of all installed languages by name; nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+
+
+def language(name: str) -> Language:
+    """Return the language of that name, with its toolchain.
+
+    Raises:
+        UsageError: no installed package brings it.
+        SandboxError: its toolchain is not on this machine.
+    """
+    points = installed_languages()
+    if name not in points:
+        raise kdtool.UsageError(f"no language is called {name!r}; installed: {', '.join(points)}")
+    made = points[name].load()()
+    if not isinstance(made, Language):
+        raise kdtool.PluginError(f"language {name!r} ({points[name].value}) is no kdtool_sandbox.Language")
+    if missing := made.missing():
+        raise kdtool.SandboxError(
+            f"programs in {name} cannot be run: {' and '.join(missing)} not found; install the toolchain"
+        )
+    return made
+
+
+def found(program: str) -> Path:
+    """Return where a program of a toolchain really is, behind links that do not exist inside the sandbox.
+
+    Raises:
+        SandboxError: it is not there.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise kdtool.SandboxError(f"{program} not found; install it")
+    return Path(path).resolve()

@@ -1,0 +1,62 @@
+"""Java, by the JDK's compiler."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._task import Program, Step
+
+__all__ = ["Java"]
+
+_COMPILING = 30.0
+_FRUGAL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xss64m")
+_PARSER = """\
+import com.sun.source.util.JavacTask;
+import javax.tools.*;
+
+public class Parse {
+    public static void main(String[] names) throws Exception {
+        var compiler = ToolProvider.getSystemJavaCompiler();
+        var found = new DiagnosticCollector<JavaFileObject>();
+        var files = compiler.getStandardFileManager(found, null, null);
+        var task = (JavacTask) compiler.getTask(null, files, found, null, null, files.getJavaFileObjects(names));
+        task.parse();
+        for (var one : found.getDiagnostics()) {
+            System.err.println(one);
+            if (one.getKind() == Diagnostic.Kind.ERROR) System.exit(1);
+        }
+    }
+}
+"""
+
+
+class Java(Language):
+    """Java. Assertions are on; the class that has `main` is run."""
+
+    name = "java"
+    suffixes = (".java",)
+    stops = ("\n    }\n}", "\n    public ", "\n    private ", "\nclass ", "\nimport ", "\n```")
+    programs = ("java", "javac")
+
+    def folders(self) -> tuple[Path, ...]:
+        """Return the JDK, and its settings where a distribution keeps them elsewhere."""
+        home = found("java").parent.parent
+        settings = (home / "conf" / "security" / "java.security", home / "lib" / "security" / "default.policy")
+        linked = [path.resolve() for path in settings if path.exists()]
+        return (home, *{Path(*path.parts[:3]) for path in linked if path.is_relative_to("/etc")})
+
+    def parse(self, source: str) -> Program:
+        command = (str(found("java")), *_FRUGAL, "Parse.java", "Source.java")
+        return Program({"Parse.java": _PARSER, "Source.java": source}, (Step(command, "syntax", _COMPILING),))
+
+    def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
+        text = f"{source}\n{tests}\n"
+        before, main, _ = text.rpartition("static void main")
+        classes = re.findall(r"\bclass\s+(\w+)", before if main else text)
+        name = classes[-1] if classes else "Main"
+        flags = tuple(f"-J{flag}" for flag in _FRUGAL)
+        build = (str(found("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java")
+        command = (str(found("java")), *_FRUGAL, "-ea", "-cp", ".", name)
+        return Program({f"{name}.java": text}, (Step(build, "compiler", _COMPILING), Step(command, "tests")))

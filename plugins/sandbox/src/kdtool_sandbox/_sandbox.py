@@ -1,0 +1,268 @@
+"""The sandbox: some workers, and a loop that hands tasks to them and collects verdicts."""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import kdtool
+
+from kdtool_sandbox._commands import bubblewrap, container, unsafe
+from kdtool_sandbox._inside.frames import LARGEST
+from kdtool_sandbox._language import Language
+from kdtool_sandbox._seccomp import seccomp_filter
+from kdtool_sandbox._task import Isolation, Module, Task, Verdict
+from kdtool_sandbox._worker import Ended, Worker
+
+__all__ = ["Engine", "Sandbox"]
+
+Engine = Literal["bubblewrap", "docker", "podman"]
+
+_STARTING = 30.0
+_GRACE = 15.0
+"""Seconds beyond its limits after which a worker that says nothing is taken for dead."""
+_LOOK = 0.1
+"""Seconds between looks at the memory that tasks hold: most tasks end before the first."""
+_HEADROOM = 128 * 2**20
+"""Bytes that server, tester and tests hold beside a task."""
+_MODULE_PROCESSES, _PROGRAM_PROCESSES = 16, 192
+_MODULE_FILES, _PROGRAM_FILES = 64, 1024
+
+_PROBE_ISOLATED = """\
+import os, socket
+assert answer([1]) == 42 and os.getpid() != 1 and os.geteuid() == 65534
+try:
+    socket.socket(socket.AF_INET)
+except OSError:
+    pass
+else:
+    raise RuntimeError("system calls are not filtered")
+for folder in ("/", "/dev", "/usr"):
+    if os.access(folder, os.W_OK):
+        raise RuntimeError(folder + " can be written")
+for name in ("/etc/passwd", "/home", "/root/.bashrc"):
+    if PLACE == "bubblewrap" and os.path.exists(name):
+        raise RuntimeError(name + " can be seen")
+"""
+
+
+@dataclass
+class _Running:
+    """A task in work, and whether it was begun before by a worker that ended."""
+
+    task: Task
+    again: bool = False
+
+
+class Sandbox:
+    """Runs generated programs. Use it with `with`: its workers start then, and are gone afterwards.
+
+    Args:
+        workers: how many tasks run at once.
+        engine: bubblewrap, or docker or podman where bubblewrap cannot be had; a container starts ten times slower.
+        image: for docker and podman, an image that is here and has Python 3.11 or newer as `python3`.
+        languages: those of the programs to come; their toolchains are read-only inside. Python needs not be named.
+        unsafe_run_without_isolation: run programs with the rights of this process. Every verdict says so.
+
+    Raises:
+        SandboxError: there is no safe way to run programs on this machine; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        engine: Engine = "bubblewrap",
+        image: str = "python:3.11-slim",
+        languages: Sequence[Language] = (),
+        unsafe_run_without_isolation: bool = False,
+    ) -> None:
+        if workers < 1:
+            raise kdtool.UsageError(f"workers: {workers}; at least one must run")
+        self._count = workers
+        self._engine = engine
+        self._unsafe = unsafe_run_without_isolation
+        if self._unsafe:
+            self._command, self._filter = unsafe(), b""
+            return
+        if not sys.platform.startswith("linux"):
+            raise kdtool.SandboxError(
+                f"generated code runs only in a sandbox, which needs Linux; this is {sys.platform}: use a virtual machine"
+            )
+        self._filter = seccomp_filter()
+        folders = [folder for language in languages for folder in language.folders()]
+        self._command = bubblewrap(folders) if engine == "bubblewrap" else container(engine, image)
+
+    def __enter__(self) -> Self:
+        self._workers: list[Worker] = []
+        self._running: dict[Worker, _Running] = {}
+        try:
+            self._fill()
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers and what they run."""
+        for worker in self._workers:
+            worker.close()
+        self._workers, self._running = [], {}
+
+    def run(self, tasks: Iterable[Task]) -> Generator[Verdict, None, None]:
+        """Run tasks and give verdicts as they come, in any order; tasks are taken as they can be started.
+
+        Raises:
+            SandboxError: no new worker could be started in place of one that ended.
+        """
+        waiting = (_Running(task) for task in tasks)
+        once_more: list[_Running] = []
+        try:
+            while True:
+                yield from self._hand_out(waiting, once_more)
+                if not self._running:
+                    return
+                yield from self._collect(once_more)
+        finally:
+            for worker in list(self._running):
+                self._replace(worker)
+
+    def _hand_out(self, waiting: Iterator[_Running], once_more: list[_Running]) -> Iterator[Verdict]:
+        self._fill()
+        for worker in [worker for worker in self._workers if worker not in self._running]:
+            running = once_more.pop() if once_more else next(waiting, None)
+            if running is None:
+                return
+            parts, seconds = _parts(running.task)
+            if (size := max(map(len, parts))) > LARGEST:
+                reason = f"{size:,} bytes; {LARGEST:,} are the most that is handed over"
+                yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
+                continue
+            self._running[worker] = running
+            try:
+                worker.start(parts, seconds + _GRACE)
+            except Ended as ended:
+                yield from self._lost(worker, str(ended), once_more)
+
+    def _collect(self, once_more: list[_Running]) -> Iterator[Verdict]:
+        """Wait until something happens, or until it is time to look at what tasks hold."""
+        connections = {worker.connection.fileno(): worker for worker in self._running}
+        poll = select.poll()  # select() knows no descriptor above 1,023
+        for descriptor in connections:
+            poll.register(descriptor, select.POLLIN)
+        ready = [connections[descriptor] for descriptor, _ in poll.poll(1000 * _LOOK)]
+        for worker in ready:
+            try:
+                answer = worker.answer()
+            except Ended as ended:
+                yield from self._lost(worker, str(ended), once_more)
+                continue
+            running = self._running.pop(worker)
+            if answer.pop("retire"):
+                self._replace(worker)
+            texts = {name: _readable(answer.pop(name, "")) for name in ("reason", "stderr")}
+            yield Verdict(running.task.id, isolation=self._isolation(running.task), **texts, **answer)
+        if not ready:
+            yield from self._look(once_more)
+
+    def _look(self, once_more: list[_Running]) -> Iterator[Verdict]:
+        for worker, running in list(self._running.items()):
+            task = running.task
+            if (held := worker.memory()) > task.memory + _HEADROOM:
+                self._replace(worker)
+                reason = f"its processes held {held // 2**20:,} MiB; {task.memory // 2**20:,} are allowed"
+                yield Verdict(task.id, "failed", self._isolation(task), reason)
+            elif worker.deadline is not None and worker.deadline < time.monotonic():
+                yield from self._lost(worker, "it does not answer", once_more)
+
+    def _lost(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
+        """Begin a task again whose worker ended; where that happened before, the task has failed."""
+        running = self._running[worker]
+        self._replace(worker)
+        if running.again:
+            yield Verdict(running.task.id, "failed", self._isolation(running.task), f"its worker ended twice: {why}")
+        else:
+            once_more.append(_Running(running.task, again=True))
+
+    def _replace(self, worker: Worker) -> None:
+        self._running.pop(worker, None)
+        self._workers.remove(worker)
+        worker.close()
+
+    def _fill(self) -> None:
+        """Start workers until there are as many as asked for."""
+        started = []
+        try:
+            while len(self._workers) < self._count:
+                started.append(Worker(self._command))
+                self._workers.append(started[-1])
+            for worker in started:
+                worker.greet(self._filter)
+            for worker in started:
+                worker.ready(_STARTING)
+        except (OSError, Ended) as error:
+            raise kdtool.SandboxError(self._remedy(str(error))) from error
+
+    def _probe(self) -> None:
+        tests = "assert answer([1]) == 42" if self._unsafe else f"PLACE = {self._engine!r}\n{_PROBE_ISOLATED}"
+        source = "def answer(numbers):\n    return 41 + len(numbers)\n"
+        (verdict,) = self.run([Task("probe", Module(source, tests, ("answer",)), seconds=10.0)])
+        if not verdict.passed:
+            raise kdtool.SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
+
+    def _remedy(self, why: str) -> str:
+        return "\n".join(
+            [
+                f"a program that was started to try the sandbox ({self._engine}) did not run: {why or 'it said nothing'}",
+                *_REMEDIES.get(self._engine, ("is the service running, and is the image here (docker images)?",)),
+            ]
+        )
+
+    def _isolation(self, task: Task) -> Isolation:
+        if self._unsafe:
+            return "UNSAFE: not isolated"
+        return "isolated" if isinstance(task.work, Module) else "isolated, verdict forgeable"
+
+
+_REMEDIES = {
+    "bubblewrap": (
+        "where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);",
+        "in a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined;",
+        "in a chroot: leave it. Or use engine docker or podman.",
+    )
+}
+
+
+def _readable(text: str) -> str:
+    """Write out what would do something to the terminal that shows a program's text."""
+    return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in text)
+
+
+def _parts(task: Task) -> tuple[list[bytes], float]:
+    """Return the frames of a task, and the seconds that it may take."""
+    work = task.work
+    if isinstance(work, Module):
+        limits = {"seconds": task.seconds, "memory": task.memory}
+        header: dict[str, Any] = {
+            "limits": {**limits, "processes": _MODULE_PROCESSES, "files": _MODULE_FILES},
+        }
+        tests = {"helpers": work.helpers, "tests": work.tests, "names": list(work.names)}
+        source = work.source.encode("utf-8", "surrogatepass")
+        return [json.dumps(header).encode(), source, json.dumps(tests).encode()], task.seconds
+    seconds = [task.seconds if step.seconds is None else step.seconds for step in work.steps]
+    steps = [
+        {"command": step.command, "what": step.what, "seconds": most}
+        for step, most in zip(work.steps, seconds, strict=True)
+    ]
+    limits = {"seconds": sum(seconds), "memory": 0, "processes": _PROGRAM_PROCESSES, "files": _PROGRAM_FILES}
+    return [json.dumps({"limits": limits, "files": dict(work.files), "steps": steps}).encode()], sum(seconds)

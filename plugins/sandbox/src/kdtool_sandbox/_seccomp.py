@@ -1,0 +1,168 @@
+"""The filter of system calls: a deny list as a BPF program, for the processor architectures that are known here.
+
+Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
+System V and POSIX shared memory and queues, memory files, namespaces and mounts, keyrings, BPF, io_uring, priorities and
+limits of other processes, and every socket but local ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+
+import kdtool
+
+__all__ = ["seccomp_filter"]
+
+_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCHITECTURE, _FIRST, _FIRST_HIGH, _SECOND = 0, 4, 16, 20, 24
+_X32 = 0x40000000
+_NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_AF_UNIX = 1
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+
+_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+# name: (x86_64, aarch64); -1 where the architecture has no such call
+_DENIED: dict[str, tuple[int, int]] = {
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_setup": (206, 0),
+    "fanotify_init": (300, 262),
+    "quotactl": (179, 60),
+    "syslog": (103, 116),
+    "acct": (163, 89),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "reboot": (169, 142),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "personality": (135, 92),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "mbind": (237, 235),
+    "iopl": (172, -1),
+    "ioperm": (173, -1),
+    "modify_ldt": (154, -1),
+    "vhangup": (153, 58),
+}
+_OF_ITSELF_ONLY = {
+    "prlimit64": (302, 261),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+}
+"""Calls whose first argument is a process: 0, the caller itself, is allowed."""
+_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = (56, 220), (435, 435), (41, 198), (53, 199), (16, 29)
+
+
+def seccomp_filter(machine: str = "") -> bytes:
+    """Return the filter for a machine, this one by default.
+
+    Raises:
+        SandboxError: its architecture is not known here.
+    """
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine or platform.machine(), machine or platform.machine())
+    if machine not in _AUDIT:
+        raise kdtool.SandboxError(
+            f"system calls are not filtered on {machine}: only on {' and '.join(_AUDIT)}; evaluate on such a machine"
+        )
+    column = list(_AUDIT).index(machine)
+    program = [
+        _step(_LOAD, _ARCHITECTURE),
+        _step(_EQUAL, _AUDIT[machine], 1, 0),
+        _step(_RETURN, _KILL),
+        _step(_LOAD, _NUMBER),
+        *([_step(_AT_LEAST, _X32, 0, 1), _refuse(errno.EPERM)] if machine == "x86_64" else []),
+    ]
+    for numbers in _DENIED.values():
+        if numbers[column] >= 0:
+            program += [_step(_EQUAL, numbers[column], 0, 1), _refuse(errno.EPERM)]
+    program += [
+        _step(_EQUAL, _CLONE3[column], 0, 1),
+        _refuse(errno.ENOSYS),
+    ]  # flags lie in memory; libc takes clone then
+    for numbers in _OF_ITSELF_ONLY.values():
+        program += _checked(numbers[column], [_step(_LOAD, _FIRST), _step(_EQUAL, 0, 1, 0), _refuse(errno.EPERM)])
+    for numbers in (_SOCKET, _SOCKETPAIR):
+        check = [_step(_LOAD, _FIRST), _step(_EQUAL, _AF_UNIX, 1, 0), _refuse(errno.EAFNOSUPPORT)]
+        program += _checked(numbers[column], check)
+    program += _checked(
+        _CLONE[column], [_step(_LOAD, _FIRST), _step(_ANY_BIT, _NAMESPACES, 0, 1), _refuse(errno.EPERM)]
+    )
+    check = [step for command in _TERMINAL_INPUT for step in (_step(_EQUAL, command, 0, 1), _refuse(errno.EPERM))]
+    program += _checked(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
+    program.append(_step(_RETURN, _ALLOW))
+    return b"".join(program)
+
+
+def _checked(number: int, steps: list[bytes]) -> list[bytes]:
+    """Take further steps for one call only, and allow it after them; the accumulator holds the call's number before."""
+    return [_step(_EQUAL, number, 0, len(steps) + 1), *steps, _step(_RETURN, _ALLOW)]
+
+
+def _step(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, true, false, value)
+
+
+def _refuse(number: int) -> bytes:
+    return _step(_RETURN, _REFUSE | number)

@@ -1,0 +1,79 @@
+"""What the sandbox takes and gives: tasks and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Isolation", "Module", "Program", "Status", "Step", "Task", "Verdict"]
+
+Status = Literal["passed", "failed", "timed out", "refused"]
+Isolation = Literal["isolated", "isolated, verdict forgeable", "UNSAFE: not isolated"]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Python module under test. Its tests run in another process, so it cannot forge the verdict."""
+
+    source: str
+    """The whole module: for HumanEval prompt and completion."""
+    tests: str
+    """Python source that ends normally if, and only if, the module is right."""
+    names: tuple[str, ...] = ()
+    """What the tests use of the module, as the reference calls it: its entry point."""
+    helpers: str = ""
+    """What the tests use besides, from the data set (for HumanEval the prompt): the module has no part in it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a program: absolute path and arguments, what it does for the user to read, and its time limit."""
+
+    command: tuple[str, ...]
+    what: str
+    seconds: float | None = None
+    """Wall seconds; None takes those of the task."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Files and the commands that build and run them. Tests are part of the program, so it can forge the verdict."""
+
+    files: Mapping[str, str]
+    steps: tuple[Step, ...]
+    """All must end with exit code 0."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to run, with its limits."""
+
+    id: str
+    work: Module | Program
+    seconds: float = 3.0
+    """Wall seconds; the processor's time is limited by four times as much."""
+    memory: int = 512 * 2**20
+    """Bytes: of addresses for each process of a module, of memory for all processes of a task together."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a task.
+
+    `refused` says that nothing can be said of the program: its tests do not parse, it is too large to hand over.
+    """
+
+    id: str
+    status: Status
+    isolation: Isolation
+    reason: str = ""
+    stderr: str = ""
+    """The end of what the tests or the program's commands wrote about a failure; control characters are written out."""
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the program did what its tests ask."""
+        return self.status == "passed"

@@ -1,0 +1,40 @@
+"""A sandbox for the tests of a file, and what says that there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from kdtool_sandbox import Module, Sandbox, Task, Verdict
+
+Judge = Callable[..., Verdict]
+
+
+@pytest.fixture(scope="session")
+def needs_bubblewrap() -> None:
+    """Skip where bubblewrap is not installed, and fail there if it should be."""
+    if shutil.which("bwrap") is None:
+        why = "bubblewrap is not installed: no generated program was run"
+        assert not os.environ.get("KDTOOL_NEEDS_SANDBOX"), f"{why}, and KDTOOL_NEEDS_SANDBOX is set"
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="module")
+def sandbox(needs_bubblewrap: None) -> Iterator[Sandbox]:
+    """One worker: what a task leaves behind, the next one finds."""
+    with Sandbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def judge(sandbox: Sandbox) -> Judge:
+    """Run one module against tests; `f` is its entry point."""
+
+    def run(source: str, tests: str, *, helpers: str = "", seconds: float = 30.0, memory: int = 2**29) -> Verdict:
+        module = Module(source, tests, ("f",), helpers)
+        (verdict,) = sandbox.run([Task("task", module, seconds, memory)])
+        return verdict
+
+    return run

@@ -1,0 +1,96 @@
+"""Hostile programs: none passes, none reaches what is not its own, and the next program notices nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kdtool_sandbox import Module, Sandbox, Task, Verdict
+
+
+def _programs() -> Any:
+    spec = importlib.util.spec_from_file_location("hostile_programs", Path(__file__).with_name("hostile_programs.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hostile = _programs()
+Pair = Callable[..., tuple[Verdict, Verdict]]
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("secret") / "secret.txt"
+    path.write_text("hidden")
+    os.environ["KDTOOL_SECRET"] = path.name
+    yield str(path)
+    del os.environ["KDTOOL_SECRET"]
+
+
+@pytest.fixture(scope="module")
+def pair(secret: str, needs_bubblewrap: None) -> Iterator[Pair]:
+    """Run a hostile program and then an honest one in the same worker, and give both verdicts."""
+    with Sandbox() as sandbox:
+
+        def run(source: str, tests: str, seconds: float) -> tuple[Verdict, Verdict]:
+            tasks = [
+                Task("hostile", Module(source, tests, ("f",)), seconds, memory=2**28),
+                Task("honest", Module(hostile.HONEST, _CLEAN, ("f",)), 30.0, memory=2**28),
+            ]
+            first, second = sandbox.run(tasks)
+            assert (first.id, second.id) == ("hostile", "honest")
+            return first, second
+
+        yield run
+
+
+_CLEAN = """
+import os, tempfile
+assert f(1) == 2
+assert os.listdir("/tmp") == []
+with tempfile.TemporaryFile() as file:
+    file.write(b"x")
+assert os.getpriority(os.PRIO_PROCESS, 1) == os.getpriority(os.PRIO_PROCESS, 0)
+"""
+
+
+@pytest.mark.parametrize("name", hostile.FORGERS)
+def test_no_verdict_is_forged(pair: Pair, name: str) -> None:
+    forged, honest = pair(hostile.FORGERS[name], "assert f(1) == 2", 1.0)
+    assert forged.status in {"failed", "timed out"}
+    assert honest.passed, (forged, honest)
+
+
+@pytest.mark.parametrize("name", hostile.FLOODS)
+def test_no_flood_gets_over_the_edge(pair: Pair, name: str) -> None:
+    flood, honest = pair(hostile.FLOODS[name], "assert list(f(1)) == 2", 0.2)
+    assert flood.status in {"failed", "timed out"}
+    assert flood.wall_seconds < 10
+    assert honest.passed, (flood, honest)
+
+
+@pytest.mark.parametrize("name", hostile.ATTEMPTS)
+def test_nothing_outside_is_reached(pair: Pair, name: str, secret: str) -> None:
+    if platform.machine() != "x86_64" and "{" in hostile.ATTEMPTS[name].replace("{}", ""):
+        pytest.skip("numbers of system calls are those of x86_64")
+    tried, honest = pair(hostile.reaching(name, secret), "'the-mark'\nassert f(1) == 'refused', f(1)", 30.0)
+    assert tried.passed, tried
+    assert honest.passed, (tried, honest)
+
+
+def test_memory_of_many_processes_is_limited_as_a_whole(pair: Pair) -> None:
+    source = "import os, time\nfor _ in range(10):\n    if os.fork() == 0:\n        a = []\n        try:\n"
+    source += "            while True: a.append(b'x' * 2**22)\n        except MemoryError: time.sleep(99)\n"
+    source += "def f(x): time.sleep(99)\n"
+    flood, honest = pair(source, "f(1)", 20.0)
+    assert flood.status == "failed"
+    assert "MiB; 256 are allowed" in flood.reason
+    assert honest.passed

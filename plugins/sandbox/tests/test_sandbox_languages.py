@@ -1,0 +1,139 @@
+"""Languages: each is found without being imported, parses, runs, and says what is missing."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import kdtool
+import pytest
+from kdtool_sandbox import Language, Module, Program, Sandbox, Step, Task, installed_languages, language
+
+# source, tests that pass, tests that fail
+PROGRAMS = {
+    "python": ("def f(x): return x + 1", "assert f(1) == 2", "assert f(1) == 3"),
+    "javascript": ("function f(x) { return x + 1 }", "console.assert(f(1) === 2)", "console.assert(f(1) === 3)"),
+    "cpp": (
+        "#include <cassert>\nint f(int x) { return x + 1; }",
+        "int main() { assert(f(1) == 2); }",
+        "int main() { assert(f(1) == 3); }",
+    ),
+    "java": (
+        "class Solution { int f(int x) { return x + 1; } }",
+        "public class Main { public static void main(String[] a) { assert new Solution().f(1) == 2; } }",
+        "public class Main { public static void main(String[] a) { assert new Solution().f(1) == 3; } }",
+    ),
+    "rust": (
+        "fn f(x: i32) -> i32 { x + 1 }",
+        "fn main() { assert_eq!(f(1), 2); }",
+        "#[test]\nfn it() { assert_eq!(f(1), 3); }",
+    ),
+    "go": (
+        'package main\nimport "testing"\nfunc f(x int) int { return x + 1 }',
+        'func TestF(t *testing.T) { if f(1) != 2 { t.Fatal("wrong") } }',
+        'func TestF(t *testing.T) { if f(1) != 3 { t.Fatal("wrong") } }',
+    ),
+}
+BROKEN = {
+    "python": "def f(:",
+    "javascript": "function f( {",
+    "cpp": "int f( {",
+    "java": "class S { int f( {",
+    "rust": "fn f( {",
+}
+
+
+def test_every_language_is_tried_here() -> None:
+    assert set(PROGRAMS) == set(installed_languages())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_language_parses_and_runs(needs_bubblewrap: None, name: str) -> None:
+    try:
+        spoken = language(name)
+    except kdtool.SandboxError as missing:
+        pytest.skip(str(missing))
+    source, right, wrong = PROGRAMS[name]
+    works = {"right": spoken.run(source, right, ("f",)), "wrong": spoken.run(source, wrong, ("f",))}
+    works |= {"parses": spoken.parse(source), "broken": spoken.parse(BROKEN.get(name, "func f( {"))}
+    with Sandbox(languages=[spoken]) as sandbox:
+        verdicts = {
+            verdict.id: verdict for verdict in sandbox.run(Task(key, work, 60.0, 2**30) for key, work in works.items())
+        }
+    expected = {"right": "passed", "wrong": "failed", "parses": "passed", "broken": "failed"}
+    assert {key: verdict.status for key, verdict in verdicts.items()} == expected, verdicts
+    assert {verdict.isolation for verdict in verdicts.values()} == {
+        "isolated" if name == "python" else "isolated, verdict forgeable"
+    }
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_language_knows_its_files_and_where_answers_end(name: str) -> None:
+    made = installed_languages()[name].load()()
+    assert made.name == name
+    assert made.stops
+    assert all(made.detect(f"folder/file{suffix}", "") for suffix in made.suffixes)
+    assert not made.detect("file.txt", "")
+    others = [point.load()() for point in installed_languages().values() if point.name != name]
+    assert not any(other.detect(f"file{suffix}", "") for other in others for suffix in made.suffixes)
+
+
+def test_scripts_are_known_by_their_first_line() -> None:
+    points = installed_languages()
+    assert points["python"].load()().detect("tool", "#!/usr/bin/env python3\nprint()")
+    assert points["javascript"].load()().detect("tool", "#!/usr/bin/env node\n")
+    assert not points["javascript"].load()().detect("tool", "#!/bin/sh\nnode x")
+
+
+def test_missing_toolchain_and_unknown_language_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(kdtool.SandboxError, match=r"programs in go cannot be run: go and gofmt not found") as caught:
+        language("go")
+    assert caught.value.exit_code == 10
+    with pytest.raises(kdtool.UsageError, match="'kotlin'; installed: cpp, go, java"):
+        language("kotlin")
+
+
+class Shell(Language):
+    """A language of someone else's."""
+
+    name = "shell"
+    suffixes = (".sh",)
+    stops = ("\n\n",)
+    programs = ("sh",)
+
+    def parse(self, source: str) -> Program:
+        return Program({"program.sh": source}, (Step(("/bin/sh", "-n", "program.sh"), "syntax"),))
+
+    def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
+        return Program({"program.sh": f"{source}\n{tests}\n"}, (Step(("/bin/sh", "program.sh"), "tests"),))
+
+
+def test_language_of_another_package_needs_nothing_here(
+    needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {"shell": EntryPoint("shell", f"{__name__}:Shell", "kdtool_sandbox.languages")}
+    monkeypatch.setattr("kdtool_sandbox._language.installed_languages", lambda: points)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Shell)
+    shell = language("shell")
+    attempts = {
+        "passed": shell.run("f() { echo $(($1 + 1)); }", '[ "$(f 1)" = 2 ]'),
+        "failed": shell.run("f() { echo no; echo why >&2; }", "f; exit 3"),
+        "passed ": Program({}, (Step(("/bin/sh", "-c", "yes >&2 & echo me >&2"), "tests", 20.0),)),
+        "timed out": Program({}, (Step(("/bin/sh", "-c", "(sleep 60; echo x) & wait"), "tests", 0.3),)),
+    }
+    with Sandbox(languages=[shell]) as sandbox:
+        verdicts = list(sandbox.run(Task(expected, work, 60.0) for expected, work in attempts.items()))
+    assert {verdict.id: verdict.status for verdict in verdicts} == {name: name.strip() for name in attempts}
+    failed = next(verdict for verdict in verdicts if verdict.id == "failed")
+    assert (failed.reason, failed.stderr) == ("tests: exit code 3", "why\n")
+
+
+def test_parsing_python_runs_no_line_of_it(needs_bubblewrap: None) -> None:
+    work = language("python").parse("import sys\nsys.exit(1)\n'''quotes'''\n")
+    assert isinstance(work, Module)
+    deep = language("python").parse("(" * 100_000)
+    with Sandbox() as sandbox:
+        assert {v.id: v.status for v in sandbox.run([Task("a", work, 60.0), Task("b", deep, 60.0)])} == {
+            "a": "passed",
+            "b": "failed",
+        }

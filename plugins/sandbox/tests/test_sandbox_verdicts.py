@@ -1,0 +1,186 @@
+"""What passes, what fails, and how values cross between program and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from kdtool_sandbox import Module, Sandbox, Task, Verdict
+
+Judge = Callable[..., Verdict]
+IDENTITY = "def f(x):\n    return x\n"
+
+
+def test_right_program_passes_and_says_what_it_took(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    return x + 1\n", "assert f(1) == 2")
+    assert (verdict.passed, verdict.status, verdict.isolation, verdict.reason) == (True, "passed", "isolated", "")
+    assert 0 < verdict.cpu_seconds < 5
+    assert 0 < verdict.wall_seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(x):\n    return 3\n", "AssertionError"),
+        ("def f(x):\n    return x / 0\n", "ZeroDivisionError: division by zero"),
+        ("def f(x:\n", "SyntaxError"),
+        ("def g(x):\n    return 2\n", "NameError: name 'f' is not defined"),
+        ("def f(x):\n    raise type('Odd', (Exception,), {})('why')\n", "Odd: why"),
+        ("import sys\ndef f(x):\n    sys.exit(0)\n", "SystemExit"),
+        ("import ctypes\ndef f(x):\n    ctypes.string_at(0)\n", "SIGSEGV"),
+        ("\0", "null bytes"),
+        ("", "NameError"),
+    ],
+)
+def test_wrong_program_fails_with_the_reason(judge: Judge, source: str, reason: str) -> None:
+    verdict = judge(source, "assert f(1) == 2")
+    assert verdict.status == "failed"
+    assert reason in verdict.reason
+
+
+def test_control_characters_of_a_program_reach_no_terminal(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    raise ValueError('\\x1b[2J\\u202e\\ud800ok')\n", "f(1)")
+    assert verdict.reason == r"ValueError: \x1b[2J\x202e\xd800ok"
+
+
+def test_failure_names_the_line_of_the_tests(judge: Judge) -> None:
+    assert judge(IDENTITY, "f(1)\nassert f(1) == 2").stderr == "<tests>, line 2, in <module>\n"
+
+
+def test_program_that_takes_too_long_is_timed_out(judge: Judge) -> None:
+    verdict = judge("def f(x):\n    while True: pass\n", "f(1)", seconds=0.3)
+    assert verdict.status == "timed out"
+    assert verdict.reason == "no verdict within 0.3 s"
+
+
+def test_tests_that_do_not_parse_are_refused(judge: Judge) -> None:
+    assert judge(IDENTITY, "assert (").status == "refused"
+
+
+def test_what_is_too_large_to_hand_over_is_refused(judge: Judge) -> None:
+    verdict = judge("#" * (64 * 2**20 + 1), "")
+    assert verdict.status == "refused"
+    assert "67,108,864 are the most" in verdict.reason
+
+
+def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:
+    assert judge("x = '\ud800'\n" + IDENTITY, "assert f(1) == 1").status == "failed"
+    assert judge(IDENTITY, "assert f('\\ud800') == '\\ud800'").passed
+
+
+VALUES = """\
+import datetime
+from collections import Counter, OrderedDict, deque
+from decimal import Decimal
+from fractions import Fraction
+for value in (
+    None, True, 0, -1, 2**63, -(2**64), 7**10000, 1.5, -0.0, 1e308, float("inf"), "",
+    "\\x00é\\U0001F600", b"\\xff", 1j, [], (),
+    (1,), [[1], (2, [3])], {}, {1: 2, (1, 2): [3]}, set(), {1, "a"}, frozenset({1}), range(3, 2**70), bytearray(b"x"),
+    Decimal("0.10"), Fraction(1, 3), deque([1]), Counter("aab"),
+    OrderedDict([(2, 1), (1, 2)]), datetime.date(2020, 2, 29),
+    datetime.datetime(2020, 1, 1, 1, 1, 1, 1, datetime.timezone.utc),
+    datetime.timedelta(1, 2, 3), datetime.time(1), int, len,
+):
+    back = f(value)
+    assert back == value and type(back) is type(value), repr(value)
+nan = f(float("nan"))
+assert nan != nan
+function = lambda: 1
+assert f(function) is function
+"""
+
+
+def test_values_come_back_as_they_are(judge: Judge) -> None:
+    verdict = judge(IDENTITY, VALUES)
+    assert verdict.passed, verdict
+
+
+def test_subclasses_of_plain_types_arrive_as_plain(judge: Judge) -> None:
+    source = "from collections import namedtuple, defaultdict\nP = namedtuple('P', 'x y')\nclass N(int): pass\n"
+    source += "def f(x):\n    d = defaultdict(list)\n    d[1].append(N(2))\n    return P(1, d)\n"
+    assert judge(source, "assert f(0) == (1, {1: [2]}) and type(f(0)) is tuple").passed
+
+
+def test_changes_of_arguments_are_copied_back_into_the_same_objects(judge: Judge) -> None:
+    source = "def f(a, b, c, d):\n    a.append(4); b['x'][0] = 5; c.add(6); d[0][0].clear()\n"
+    tests = "a, inner, c, deep = [1], [0], {1}, [2]\nb = {'x': inner}\nassert f(a, b, c, ([deep],)) is None\n"
+    tests += "assert (a, inner, c, deep) == ([1, 4], [5], {1, 6}, []) and b['x'] is inner"
+    verdict = judge(source, tests)
+    assert verdict.passed, verdict
+
+
+def test_objects_stay_with_the_program_and_can_be_used(judge: Judge) -> None:
+    source = """
+import re
+class Node:
+    def __init__(self, value):
+        self.value, self.next = value, None
+    def double(self):
+        return 2 * self.value
+def f(kind):
+    if kind == "node": return Node
+    if kind == "generator": return (n * n for n in range(4))
+    if kind == "match": return re.match("(a)(b)", "ab")
+    return lambda x, *, y=1: x + y
+"""
+    tests = """
+Node = f("node")
+first = Node(3)
+assert first.value == 3 and first.double() == 6 and first == first and first != Node(3)
+first.next = Node(4)
+assert first.next.value == 4
+assert list(f("generator")) == [0, 1, 4, 9] and next(f("generator")) == 0 and sum(f("generator")) == 14
+assert f("match").groups() == ("a", "b") and f("match")[1] == "a"
+assert f("")(1, y=5) == 6
+"""
+    verdict = judge(source, tests)
+    assert verdict.passed, verdict
+
+
+def test_functions_of_the_tests_are_called_back(judge: Judge) -> None:
+    source = "def f(items, key):\n    return sorted(items, key=key)\n"
+    assert judge(source, "assert f([3, -5, 1], lambda x: -x) == [3, 1, -5]\nassert f([3, -5], abs) == [3, -5]").passed
+    assert judge("def f(g):\n    return g(2)\n", "assert f(lambda n: f(lambda m: n * m)) == 4").passed
+
+
+def test_exceptions_keep_their_builtin_type(judge: Judge) -> None:
+    tests = "try:\n    f(0)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False"
+    assert judge("def f(x):\n    raise ValueError('no')\n", tests).passed
+    assert judge("def f(x):\n    raise StopIteration\n", "try:\n    f(0)\nexcept Exception: pass").passed
+
+
+def test_helpers_are_the_tests_own(judge: Judge) -> None:
+    source = "def twice(x):\n    return 5\ndef f(x):\n    return 5\n"
+    assert not judge(source, "assert f(1) == twice(1)", helpers="def twice(x):\n    return 2 * x\n").passed
+
+
+def test_common_modules_load(judge: Judge) -> None:
+    source = "import random, hashlib, dataclasses, statistics, threading, datetime, heapq, numbers, asyncio, string\n"
+    source += "@dataclasses.dataclass\nclass P:\n    x: int\n"
+    source += "def f(x):\n    t = threading.Thread(target=lambda: None); t.start(); t.join()\n"
+    source += "    return hashlib.md5(b'a').hexdigest()[:4], P(1).x, asyncio.sleep is not None\n"
+    verdict = judge(source, "assert f(1) == ('0cc1', 1, True)")
+    assert verdict.passed, verdict
+
+
+def test_verdicts_of_many_tasks_carry_their_ids(sandbox: Sandbox) -> None:
+    module = Module(IDENTITY, "assert f(1) == 1", ("f",))
+    assert {verdict.id for verdict in sandbox.run(Task(str(number), module) for number in range(20))} == {
+        str(number) for number in range(20)
+    }
+
+
+def test_tasks_are_taken_as_they_can_be_started(sandbox: Sandbox) -> None:
+    taken: list[Task] = []
+
+    def endless() -> Iterator[Task]:
+        while True:
+            taken.append(Task(str(len(taken)), Module(IDENTITY, "assert f(1) == 1", ("f",))))
+            yield taken[-1]
+
+    verdicts = sandbox.run(endless())
+    assert [next(verdicts).id for _ in range(3)] == ["0", "1", "2"]
+    verdicts.close()
+    assert len(taken) <= 4
+    assert next(sandbox.run([Task("after", Module("", ""))])).passed

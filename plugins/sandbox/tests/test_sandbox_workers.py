@@ -1,0 +1,227 @@
+"""Workers: how they die, what they leave behind, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool_sandbox import Module, Program, Sandbox, Step, Task
+from kdtool_sandbox._commands import container
+from kdtool_sandbox._seccomp import seccomp_filter
+
+GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
+SLOW = Module("import time\ndef f(x):\n    time.sleep(0.3)\n    return x + 1\n", "assert f(1) == 2", ("f",))
+
+
+_LEAVING = "import os, time\nos.mkdir('d')\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(99)\n"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody else's temporary files be counted."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def _descendants() -> set[int]:
+    found, waiting = set(), [os.getpid()]
+    while waiting:
+        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            waiting += map(int, path.read_text().split())
+        found |= set(waiting)
+    return found
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _left() -> list[str]:
+    return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("kdtool-sandbox-*"))
+
+
+def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) -> None:
+    before = _descendants(), _descriptors(), _left()
+    leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, ("f",))
+    with Sandbox(workers=2) as sandbox:
+        tasks = (Task(str(number), leaving if number % 40 == 0 else GOOD, 60.0) for number in range(120))
+        assert all(verdict.passed for verdict in sandbox.run(tasks))
+    assert (_descendants(), _descriptors(), _left()) == before
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_task_is_begun_again_when_its_worker_is_killed(needs_bubblewrap: None, times: int) -> None:
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run([Task("a", GOOD), Task("b", SLOW, 60.0), Task("c", GOOD)])
+        assert next(verdicts).passed
+        for _ in range(times):
+            os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
+        rest = list(verdicts)
+    assert [(verdict.id, verdict.passed) for verdict in rest] == [("b", True), ("c", True)]
+
+
+def test_task_whose_workers_all_end_has_failed(needs_bubblewrap: None) -> None:
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run(_killing(sandbox))
+        assert [(verdict.id, verdict.status) for verdict in verdicts] == [("doomed", "failed"), ("next", "passed")]
+
+
+def _killing(sandbox: Sandbox) -> Iterator[Task]:
+    """Kill the worker of the first task twice while it runs."""
+
+    def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < 2:
+            for worker in list(sandbox._running):
+                if (process := worker._process.pid) not in killed:
+                    os.kill(process, signal.SIGKILL)
+                    killed.add(process)
+            time.sleep(0.01)
+
+    threading.Thread(target=kill, daemon=True).start()
+    sleeping = Module("import time\ndef f(x):\n    time.sleep(60)\n", "f(1)", ("f",))
+    yield Task("doomed", sleeping, 60.0)
+    yield Task("next", GOOD, 60.0)
+
+
+def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) -> None:
+    script = "import os\nfrom kdtool_sandbox import *\ns = Sandbox(2).__enter__()\n"
+    script += "print(s._workers[0]._process.pid, flush=True)\n"
+    script += "loop = Module('while True: pass', '')\nlist(s.run([Task('a', loop, 99.0)]))\n"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for folder in _left():
+        shutil.rmtree(folder)
+
+
+def test_code_and_tests_are_on_no_command_line(needs_bubblewrap: None) -> None:
+    source, tests = "MARK_OF_SOURCE = 1\nwhile True: pass\n", "MARK_OF_TESTS = 1"
+    with Sandbox() as sandbox:
+        verdicts = sandbox.run([Task("a", Module(source, tests), 0.5)])
+        seen: list[bytes] = []
+        looking = threading.Timer(0.2, lambda: seen.extend(_command_lines()))
+        looking.start()
+        assert next(verdicts).status == "timed out"
+        looking.join()
+    assert any(b"kdtool_sandbox._inside" in line for line in seen)
+    assert not any(b"MARK_OF" in line for line in seen)
+
+
+def _command_lines() -> list[bytes]:
+    return [Path(f"/proc/{process}/cmdline").read_bytes() for process in _descendants()]
+
+
+def test_missing_bubblewrap_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(kdtool.SandboxError, match="apt-get install bubblewrap") as caught:
+        Sandbox()
+    assert caught.value.exit_code == 10
+
+
+def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    folder.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo bubblewrap 0.6.1", "is too old: 0.8"),
+        (
+            "[ $1 = --version ] && echo bubblewrap 0.8.0 || { echo No permissions to create new namespace >&2; exit 1; }",
+            "No perm",
+        ),
+        ("[ $1 = --version ] && echo bubblewrap 0.8.0", "sysctl kernel.unprivileged_userns_clone=1"),
+    ],
+)
+def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    _fake(tmp_path, "bwrap", script, monkeypatch)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    before = _descriptors(), _left()
+    with pytest.raises(kdtool.SandboxError, match=said), Sandbox():
+        pass
+    assert (_descriptors(), _left()) == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+def test_sandbox_that_isolates_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = (
+        '[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+    )
+    _fake(tmp_path, "bwrap", fake, monkeypatch)
+    monkeypatch.setattr("kdtool_sandbox._sandbox.seccomp_filter", lambda: b"")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(kdtool.SandboxError, match="did not run: failed"), Sandbox():
+        pass
+
+
+def test_other_systems_and_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(seccomp_filter("aarch64")) % 8 == 0
+    assert seccomp_filter("arm64") == seccomp_filter("aarch64") != seccomp_filter("x86_64")
+    with pytest.raises(kdtool.SandboxError, match="riscv64"):
+        seccomp_filter("riscv64")
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(kdtool.SandboxError, match="needs Linux; this is darwin"):
+        Sandbox()
+
+
+def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake(tmp_path, "docker", "exit 1", monkeypatch)
+    command = container("docker", "python:3.12-slim")
+    joined = " ".join(command[:-6])
+    for part in ("--network none", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--pull never"):
+        assert part in joined
+    for part in ("--user 65534:65534", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=0700"):
+        assert part in joined
+    assert command[command.index("python:3.12-slim") + 1] == "python3"
+    assert "/usr:" not in joined
+    with (
+        pytest.raises(kdtool.SandboxError, match="is the service running, and is the image here"),
+        Sandbox(engine="docker"),
+    ):
+        pass
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(kdtool.SandboxError, match="podman is not here"):
+        Sandbox(engine="podman")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+def test_unsafe_mode_is_in_every_verdict_and_leaves_nothing() -> None:
+    before = _descendants(), _descriptors(), _left()
+    program = Program({"a.txt": "x"}, (Step(("/bin/cat", "a.txt"), "tests"),))
+    with Sandbox(workers=2, unsafe_run_without_isolation=True) as sandbox:
+        tasks = [Task("a", GOOD, 60.0), Task("b", program, 60.0), Task("c", Module("while True: pass", ""), 0.3)]
+        verdicts = {verdict.id: verdict for verdict in sandbox.run([*tasks, Task("d", GOOD, 60.0)])}
+    assert [verdicts[name].status for name in "abcd"] == ["passed", "passed", "timed out", "passed"]
+    assert {verdict.isolation for verdict in verdicts.values()} == {"UNSAFE: not isolated"}
+    assert (_descendants(), _descriptors(), _left()) == before
+
+
+def test_no_workers_are_a_mistake() -> None:
+    with pytest.raises(kdtool.UsageError, match="workers: 0"):
+        Sandbox(workers=0)
