@@ -173,7 +173,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be answered. `temperature` 0 is greedy; `seed` fixes sampling where the runtime can."""
+    """A prompt to be answered. `temperature` 0 is greedy; `seed` fixes sampling where the runtime can.
+
+    `turns` are a conversation that comes before, as (role, content) pairs: the answer is then the assistant's next turn, and
+    `prompt` is how that begins, which servers refuse.
+    """
 
     id: str
     prompt: str
@@ -181,6 +185,7 @@ class Request:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     seed: int = 0
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

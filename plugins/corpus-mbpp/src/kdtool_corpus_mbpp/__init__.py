@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 import kdtool
 
+from kdtool_corpus_mbpp._problems import Problem, problem_of, problems_of_file, read_bytes
+
 if TYPE_CHECKING:
     from kdtool_datasets import HubDataset
 
-    from kdtool_corpus_mbpp._problems import Problem
-
-__all__ = ["Mbpp"]
+__all__ = ["Mbpp", "Problem", "prompt_of", "split_of"]
 
 _NAME = "google-research-datasets/mbpp"
 
@@ -54,8 +54,6 @@ class Mbpp(kdtool.Corpus):
             kdtool.ServiceError: the hub cannot be reached.
         """
         if self.config.file is not None:
-            from kdtool_corpus_mbpp._problems import read_bytes
-
             return {"file": read_bytes(self.config.file)[1]}
         return self._hub().identity(offline=run.offline)
 
@@ -70,14 +68,21 @@ class Mbpp(kdtool.Corpus):
             kdtool.UsageError: the file cannot be read, or is in neither form.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        for problem in sorted(self._problems(run), key=lambda problem: problem.number):
-            split = _split_of(problem.number)
+        for problem in self.problems(run):
+            split = split_of(problem.number)
             if split is not None:
                 yield _example(problem, split)
 
-    def _problems(self, run: kdtool.RunInfo) -> Iterator[Problem]:
-        from kdtool_corpus_mbpp._problems import problem_of, problems_of_file
+    def problems(self, run: kdtool.RunInfo) -> list[Problem]:
+        """Return all problems by their numbers, those that are meant for prompts too.
 
+        Raises:
+            kdtool.UsageError: the file cannot be read, or is in neither form.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        return sorted(self._read(run), key=lambda problem: problem.number)
+
+    def _read(self, run: kdtool.RunInfo) -> Iterator[Problem]:
         if self.config.file is not None:
             yield from problems_of_file(self.config.file)
             return
@@ -93,7 +98,7 @@ class Mbpp(kdtool.Corpus):
         return self._dataset
 
 
-def _split_of(number: int) -> kdtool.Split | None:
+def split_of(number: int) -> kdtool.Split | None:
     """Return a problem's split; None for those that are meant for prompts."""
     if number <= 10:
         return None
@@ -102,12 +107,15 @@ def _split_of(number: int) -> kdtool.Split | None:
     return "validation" if number <= 600 else "train"
 
 
+def prompt_of(problem: Problem) -> str:
+    """Return what Fried et al. 2022 (InCoder) and the harnesses after it ask: the first test tells the function's name."""
+    return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
+
+
 def _example(problem: Problem, split: kdtool.Split) -> kdtool.Example:
-    # as Fried et al. 2022 (InCoder) and the harnesses after it ask: the first test tells the function's name
-    prompt = f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
     return kdtool.Example(
         id=f"mbpp/{problem.number}",
-        body=kdtool.Completion(prompt, f"{problem.code}\n"),
+        body=kdtool.Completion(prompt_of(problem), f"{problem.code}\n"),
         split=split,
         language="python",
         licence="CC-BY-4.0",

@@ -46,7 +46,7 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
         UsageError: a prompt fills the whole context.
     """
     tokenizer, context = language_model.tokenizer, language_model.facts.context
-    prompts = [prompt_ids(tokenizer, request.prompt) for request in requests]
+    prompts = [prompt_ids(tokenizer, request) for request in requests]
     texts = [
         _Text(
             prompt,
@@ -142,9 +142,15 @@ def _evaluated(module: nn.Module) -> Iterator[None]:
             each.training = mode
 
 
-def prompt_ids(tokenizer: TransformersTokenizer, prompt: str) -> list[int]:
-    """Return the ids of a prompt as the model expects it: one at least."""
-    return [*tokenizer.start_ids, *tokenizer.encode(prompt)] or [tokenizer.end_of_text]
+def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> list[int]:
+    """Return the ids of a request's prompt as the model expects it, one at least.
+
+    Raises:
+        UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them.
+    """
+    if request.turns:
+        return tokenizer.encode_asked(request.turns, request.prompt)
+    return [*tokenizer.start_ids, *tokenizer.encode(request.prompt)] or [tokenizer.end_of_text]
 
 
 def _limit(what: str, limit: int, prompt: int, context: int) -> int:

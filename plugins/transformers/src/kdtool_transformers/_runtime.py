@@ -122,7 +122,7 @@ class TransformersRuntime(kdtool.Runtime):
 
 def _batches_of_requests(model: TransformersModel, requests: list[kdtool.Request]) -> Iterator[list[kdtool.Request]]:
     context = model.facts.context
-    sizes = [len(prompt_ids(model.tokenizer, request.prompt)) + request.max_tokens for request in requests]
+    sizes = [len(prompt_ids(model.tokenizer, request)) + request.max_tokens for request in requests]
     for numbers in together([min(size, context) if context else size for size in sizes]):
         yield [requests[number] for number in numbers]
 

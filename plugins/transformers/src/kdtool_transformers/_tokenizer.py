@@ -119,6 +119,19 @@ class TransformersTokenizer(kdtool.Tokenizer):
             before = piece
         return ids, labelled
 
+    def encode_asked(self, turns: Turns, opening: str) -> list[int]:
+        """Return the ids of a conversation up to the assistant's next turn, of which `opening` is the beginning.
+
+        Raises:
+            UsageError: there is no chat template, or it refuses the turns.
+        """
+        if not self.chat_fingerprint:
+            raise kdtool.UsageError(
+                f"the tokenizer of {self.inner.name_or_path} has no chat template, by which a conversation could be written"
+            )
+        asked = self._render(turns, True)
+        return [*self.encode(asked), *(self._encode_behind(asked, opening) if opening else [])]
+
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return a text's ids with its middle last, between the model's marks; None too where the text holds one itself."""
         marks = self.infilling

@@ -75,10 +75,15 @@ def choice_of(answer: Any) -> Mapping[str, Any]:
 
 
 def _body(config: OpenAI.Config, request: kdtool.Request) -> dict[str, Any]:
-    asked = {"messages": [{"role": "user", "content": request.prompt}]} if config.api == "chat" else {}
+    if request.turns and (config.api != "chat" or request.prompt):
+        raise kdtool.UsageError(
+            "a conversation can be answered through `api: chat` alone, and how the answer begins is the server's to choose"
+        )
+    turns = request.turns or (("user", request.prompt),)
+    messages = [{"role": role, "content": content} for role, content in turns]
     return {
         "model": config.model,
-        **(asked or {"prompt": request.prompt}),
+        **({"messages": messages} if config.api == "chat" else {"prompt": request.prompt}),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,

@@ -1,0 +1,88 @@
+"""The published solutions pass, changed ones fail, and requests are those of the harness that is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from kdtool.testing import EvaluatorConformance, make_run
+from kdtool_evaluator_humaneval import HumanEval
+from kdtool_pass_at_k import Problem
+from kdtool_sandbox import Sandbox, Task
+
+PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
+
+
+def sandbox_is_there() -> bool:
+    try:
+        with Sandbox():
+            return True
+    except kdtool.SandboxError:
+        return False
+
+
+needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+
+
+@needs_sandbox
+class TestHumanEval(EvaluatorConformance):
+    component = HumanEval
+    entry_point = "humaneval"
+    settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
+
+
+def problems(folder: Path, **settings: Any) -> list[Problem]:
+    return list(HumanEval(HumanEval.Config(**settings)).problems(make_run(folder)))
+
+
+def failed(tasks: list[Task]) -> set[str]:
+    with Sandbox(workers=2) as sandbox:
+        verdicts = list(sandbox.run(tasks))
+    assert len(verdicts) == len(tasks) > 0
+    return {verdict.id for verdict in verdicts if not verdict.passed}
+
+
+@needs_sandbox
+def test_all_published_solutions_pass_and_empty_ones_fail(tmp_path: Path) -> None:
+    found = problems(tmp_path)
+    assert len(found) == 164
+    right = [Task(one.id, one.continued(one.solution), 20.0) for one in found]
+    wrong = [Task(f"{one.id} empty", one.continued("    return None\n"), 20.0) for one in found]
+    assert failed([*right, *wrong]) == {task.id for task in wrong}
+
+
+@needs_sandbox
+def test_a_whole_program_passes_with_the_helpers_of_the_prompt(tmp_path: Path) -> None:
+    by_id = {one.id: one for one in problems(tmp_path)}
+    whole = by_id["HumanEval/32"].whole(
+        "def find_zero(xs):\n    low, high = -1e3, 1e3\n    while poly(xs, low) * poly(xs, high) > 0:\n"
+        "        low, high = low * 2, high * 2\n    while high - low > 1e-10:\n        middle = (low + high) / 2\n"
+        "        if poly(xs, middle) * poly(xs, low) > 0:\n            low = middle\n        else:\n"
+        "            high = middle\n    return low\n"
+    )
+    assert failed([Task("whole", whole, 20.0)]) == set()
+
+
+@pytest.mark.skipif(not PLUS.is_file(), reason="HumanEval+ is not here")
+def test_the_plus_tests_are_read(tmp_path: Path) -> None:
+    found = problems(tmp_path, plus=PLUS)
+    assert len(found) == 164
+    assert all(len(one.continued("").tests) > 500 for one in found)
+    assert HumanEval(HumanEval.Config(plus=PLUS)).benchmark == "humaneval+"
+
+
+def test_prompts_are_asked_as_published(tmp_path: Path) -> None:
+    (first, *_) = problems(tmp_path)
+    assert first.forms["base"].prompt.startswith("from typing import List\n\n\ndef has_close_elements")
+    assert first.forms["base"].stop == ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    assert first.forms["chat"].turns[0][1].startswith("Write a solution to the following problem")
+
+
+@pytest.mark.parametrize("content", ["", "no json", '{"task_id": "x"}'])
+def test_another_file_is_refused_with_what_was_expected(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text(content)
+    with pytest.raises(kdtool.UsageError, match=r"humaneval\.plus.*HumanEvalPlus-OriginFmt"):
+        problems(tmp_path, plus=file)

@@ -1,0 +1,90 @@
+"""MBPP, Mostly Basic Python Problems (Austin et al. 2021, arXiv 2108.07732), and MBPP+ (Liu et al. 2023, arXiv 2305.01210).
+
+`Mbpp` is the evaluator that recipes call `mbpp`. The problems are read as the corpus of that name reads them; those of MBPP+
+are a file of its authors. How programs are asked for, run and scored is `kdtool_pass_at_k`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import kdtool
+import kdtool_corpus_mbpp
+from kdtool_pass_at_k import EVALPLUS, PassAtK, unpacked
+
+if TYPE_CHECKING:
+    from kdtool_pass_at_k import Problem
+
+__all__ = ["Mbpp"]
+
+
+class Mbpp(PassAtK):
+    """Python functions to be written from a sentence and a test; scored by three tests each."""
+
+    benchmark: ClassVar[str] = "mbpp"
+    harness: ClassVar[Mapping[str, str]] = {
+        "base": "bigcode-evaluation-harness, task mbpp (there 15 samples at temperature 0.1)",
+        "chat": "lm-evaluation-harness, task mbpp_instruct",
+    }
+
+    class Config(PassAtK.Config):
+        """Settings of `mbpp`."""
+
+        file: Path | None = kdtool.Field(default=None)
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
+        variant: Literal["full", "sanitized"] = "full"
+        """On the hub: all 974 problems, or the 427 that were checked by hand. A file is what it is."""
+        revision: str | None = None
+        """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
+        split: Literal["train", "validation", "test"] = "test"
+        """`test` are the problems 11 to 510, by which published scores are had."""
+        plus: Path | None = kdtool.Field(default=None)
+        """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
+        whatever `split` says; the measurement is called `mbpp+`. null takes MBPP."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        given = config.model_dump(include={"file", "variant", "revision"})
+        self._corpus = kdtool_corpus_mbpp.Mbpp(kdtool_corpus_mbpp.Mbpp.Config(**given))
+        if config.plus is not None:
+            self.benchmark = "mbpp+"  # type: ignore[misc] # of this instance
+            self.limits = EVALPLUS
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of the file, or the data set's commit.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        if self.config.plus is None:
+            return self._corpus.kdtool_identity(run)
+        return {"plus": unpacked(self.config.plus, "mbpp.plus")[1]}
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Give the licence of the problems."""
+        if self.config.plus is not None:
+            return kdtool.Terms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
+        return self._corpus.kdtool_acknowledge()
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return the split's problems by their numbers.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        from kdtool_evaluator_mbpp._problems import plus_problems, problem_of
+
+        if self.config.plus is not None:
+            return plus_problems(self.config.plus)
+        taken = [
+            one for one in self._corpus.problems(run) if kdtool_corpus_mbpp.split_of(one.number) == self.config.split
+        ]
+        if not taken:
+            raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
+        return [problem_of(one) for one in taken]

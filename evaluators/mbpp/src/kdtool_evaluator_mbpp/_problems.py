@@ -1,0 +1,91 @@
+"""MBPP's and MBPP+'s problems, asked as bigcode-evaluation-harness asks a base model, and as lm-evaluation-harness chats."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtool_corpus_mbpp import prompt_of
+from kdtool_pass_at_k import ALLCLOSE, Form, Problem, records_of
+from kdtool_sandbox import Module
+
+if TYPE_CHECKING:
+    from kdtool_corpus_mbpp import Problem as Published
+
+__all__ = ["plus_problems", "problem_of"]
+
+_STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
+_INSTRUCTION = "You are an expert Python programmer, and here is your task:"
+_NEEDED = ("task_id", "code", "prompt", "test")
+_EXPECTED = "MbppPlus-OriginFmt.jsonl of evalplus/mbppplus_release"
+
+
+def problem_of(published: Published) -> Problem:
+    """Return a problem with its own tests."""
+    tests = "\n".join((published.setup, *published.tests))
+    return _problem(
+        f"mbpp/{published.number}", prompt_of(published), published.text, published.tests, published.code, tests
+    )
+
+
+def plus_problems(path: Path) -> Sequence[Problem]:
+    """Return the problems of MBPP+.
+
+    Raises:
+        kdtool.UsageError: the file cannot be read, or is in another form.
+    """
+    return [_plus(record) for record in records_of(path, "mbpp.plus", _NEEDED, _EXPECTED)]
+
+
+def _plus(record: Mapping[str, Any]) -> Problem:
+    shown = _texts(record.get("test_list"))
+    prompt = f'"""\n{record["prompt"]}\n{shown[0] if shown else ""}\n"""\n'
+    return _problem(f"mbpp/{record['task_id']}", prompt, record["prompt"], shown, record["code"], record["test"])
+
+
+def _problem(name: str, prompt: str, text: str, shown: Sequence[str], code: str, tests: str) -> Problem:
+    listed = "\n".join(shown)
+    asked = f"{_INSTRUCTION}\n{text}\nYour code should pass these tests:\n{listed}"
+    helpers = f"{ALLCLOSE if 'numpy' in tests else ''}{_imports(code)}\n"
+    module = partial(_module, tests, tuple(_used(code, tests)), helpers)
+    return Problem(
+        id=name,
+        forms={"base": Form((), prompt, _STOP), "chat": Form((("user", asked),), "```python\n", ("\n```",))},
+        continued=module,
+        whole=module,
+        solution=code,
+    )
+
+
+def _module(tests: str, names: tuple[str, ...], helpers: str, code: str) -> Module:
+    return Module(code, tests, names, helpers)
+
+
+def _imports(code: str) -> str:
+    """Return the reference's imports: its tests may use what it imports."""
+    found = [one for one in ast.parse(code).body if isinstance(one, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, found))
+
+
+def _used(code: str, tests: str) -> Iterator[str]:
+    """Yield the names that the reference defines and its tests use: functions and classes, and what is assigned."""
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    for statement in ast.parse(code).body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from {statement.name} & used
+        elif isinstance(statement, ast.Assign):
+            named = {node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+            yield from sorted(named & used)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return a list of tests, which some records hold as Python's own text of a list."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return []
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

@@ -1,0 +1,149 @@
+"""What benchmarks share whose answers are programs: samples of a subject, their verdicts, pass@k. A library, no plugin.
+
+An evaluator extends `PassAtK` and gives its problems. Answers come from the opened subject (`_samples`), programs are run in
+kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts: a killed run repeats no finished sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import kdtool
+from pydantic import model_validator
+
+from kdtool_pass_at_k._estimator import pass_at_k
+from kdtool_pass_at_k._problem import Form, Limits, Problem
+from kdtool_pass_at_k._published import ALLCLOSE, EVALPLUS, records_of, unpacked
+
+if TYPE_CHECKING:
+    from kdtool_pass_at_k._samples import Sample
+    from kdtool_pass_at_k._verdicts import Judged
+
+__all__ = ["ALLCLOSE", "EVALPLUS", "Form", "Limits", "PassAtK", "Problem", "pass_at_k", "records_of", "unpacked"]
+
+
+class PassAtK(kdtool.Evaluator):
+    """Base of evaluators that ask for programs: subclasses give `benchmark`, `harness` and `problems`."""
+
+    benchmark: ClassVar[str] = ""
+    """The name before the measurement's: `humaneval` gives `humaneval.pass@1`."""
+    harness: ClassVar[Mapping[str, str]] = {}
+    """For each form of prompt: which published harness asks and stops alike."""
+
+    class Config(kdtool.Config):
+        """How programs are asked for and judged."""
+
+        form: Literal["base", "chat"] = "base"
+        """`base` has the model continue a program; `chat` asks by its chat template, for models that were tuned to it."""
+        samples: int = kdtool.Field(default=1, ge=1, le=10_000)
+        """Answers to each problem."""
+        k: tuple[int, ...] = (1,)
+        """Which pass@k are estimated; none above `samples`."""
+        temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
+        """0 takes the likeliest token each time; several samples need more."""
+        maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
+        """An answer ends after so many tokens."""
+        problems: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many problems, chosen by the hashes of their ids; null takes all, as published scores do."""
+        seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
+        """A program that runs longer has failed; null takes what the benchmark's own harness allows."""
+        seed: int = kdtool.Field(default=0, ge=0)
+        """Decides what is drawn at a temperature above 0."""
+        workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
+        """Programs that run at once."""
+
+        @model_validator(mode="after")
+        def _can_be_estimated(self) -> PassAtK.Config:
+            if not self.k or not all(1 <= k <= self.samples for k in self.k):
+                raise ValueError(
+                    f"k holds numbers from 1 to samples ({self.samples}): fewer samples say nothing of pass@k"
+                )
+            if self.samples > 1 and not self.temperature:
+                raise ValueError(
+                    "several samples at temperature 0 are all the same; set temperature, 0.2 or 0.8 for example"
+                )
+            return self
+
+    limits: Limits = Limits(3.0, 512 * 2**20)
+    """What a program may take where the config does not say; may depend on the config."""
+    config: Config
+
+    @property
+    def seconds(self) -> float:
+        """The time limit of a program."""
+        return self.limits.seconds if self.config.seconds is None else self.config.seconds
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return all problems of the benchmark, in its order."""
+        raise NotImplementedError
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say why programs cannot be run safely here, if so."""
+        from kdtool_sandbox import Sandbox
+
+        try:
+            with Sandbox(workers=1):
+                return ()
+        except kdtool.SandboxError as error:
+            return (str(error),)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            tokens = 16 * 2 * self.config.maximum_tokens  # prompts and answers that are decoded together
+            head_size = student.head_size or student.hidden // student.heads
+            cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
+            stages = (f"scores: {self.benchmark}",)
+            yield kdtool.Estimate("measured student", stages, 4 * student.parameters + cache)
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems."""
+        from kdtool_pass_at_k._problem import chosen
+        from kdtool_pass_at_k._samples import sampled
+        from kdtool_pass_at_k._verdicts import judged
+
+        problems = chosen(self.problems(run), self.config.problems)
+        for subject in subjects:
+            samples = sampled(run, subject, problems, self)
+            if samples is not None:
+                verdicts = judged(run, subject, problems, samples, self)
+                yield from self._measurements(run, subject, problems, samples, verdicts)
+
+    def _measurements(
+        self,
+        run: kdtool.RunInfo,
+        subject: kdtool.Subject,
+        problems: Sequence[Problem],
+        samples: Sequence[Sample],
+        verdicts: Mapping[str, Judged],
+    ) -> Iterator[kdtool.Measurement]:
+        from kdtool_measuring import Item, measured
+
+        passed = {problem.id: 0 for problem in problems}
+        for sample in samples:
+            passed[sample.problem] += verdicts[sample.id].passed
+        for k in self.config.k:
+            items = [Item(name, pass_at_k(self.config.samples, count, k), 1.0) for name, count in passed.items()]
+            yield measured(
+                items, run, subject,
+                name=f"{self.benchmark}.pass@{k}", unit="share of problems", higher_is_better=True,
+                settings=self._settings(problems, verdicts),
+            )  # fmt: skip
+
+    def _settings(self, problems: Sequence[Problem], verdicts: Mapping[str, Judged]) -> dict[str, str]:
+        config = self.config
+        form = problems[0].forms[config.form]
+        decoding = f"temperature {config.temperature}" if config.temperature else "greedy"
+        return {
+            "problems": f"{len(problems)}"
+            if config.problems is None
+            else f"{len(problems)}, chosen by their ids' hashes",
+            "samples": str(config.samples),
+            "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",
+            "form": config.form,
+            "stops": " ".join(repr(stop) for stop in form.stop),
+            "like": self.harness.get(config.form, ""),
+            "time limit": f"{self.seconds:g} s",
+            "sandbox": ", ".join(sorted({one.isolation for one in verdicts.values()})),
+        }

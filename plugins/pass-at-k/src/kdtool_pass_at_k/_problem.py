@@ -1,0 +1,52 @@
+"""A problem as a benchmark gives it, and which of them are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from kdtool_sandbox import Module
+
+__all__ = ["Form", "Limits", "Problem", "chosen"]
+
+
+class Form(NamedTuple):
+    """One way to ask: a conversation (none for a base model), how the answer begins, and where it ends."""
+
+    turns: tuple[tuple[str, str], ...]
+    prompt: str
+    stop: tuple[str, ...]
+
+
+class Limits(NamedTuple):
+    """What a program may take: wall seconds, and bytes of memory."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    `forms` are the ways to ask, by `PassAtK.Config.form`. What is run of an answer is made by `continued` of code that goes
+    on behind the prompt, and by `whole` of code that stands for itself. `solution` is the benchmark's own, for `continued`.
+    """
+
+    id: str
+    forms: Mapping[Literal["base", "chat"], Form]
+    continued: Callable[[str], Module]
+    whole: Callable[[str], Module]
+    solution: str
+
+
+def chosen(problems: Sequence[Problem], most: int | None) -> Sequence[Problem]:
+    """Return at most `most` problems, the same ones everywhere, in the benchmark's order; all for None."""
+    if most is None or most >= len(problems):
+        return problems
+    names = {one.id for one in nsmallest(most, problems, key=lambda one: sha256(one.id.encode("utf-8")).digest())}
+    return [problem for problem in problems if problem.id in names]

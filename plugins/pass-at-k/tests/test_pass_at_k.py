@@ -1,0 +1,173 @@
+"""The estimator against counting all draws, code taken out of answers, and samples that are asked for once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool.testing import make_run
+from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k
+from kdtool_pass_at_k._samples import Sample, sampled
+from kdtool_pass_at_k._verdicts import program_of
+from kdtool_sandbox import Module, Sandbox
+
+SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
+
+
+def sandbox_is_there() -> bool:
+    try:
+        with Sandbox():
+            return True
+    except kdtool.SandboxError:
+        return False
+
+
+@given(st.integers(1, 8), st.data())
+def test_it_is_the_share_of_draws_in_which_one_passes(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    draws = list(combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(mean(any(draw) for draw in draws))
+
+
+def test_many_samples_do_not_overflow() -> None:
+    assert pass_at_k(10_000, 1, 1) == pytest.approx(1e-4)
+    assert pass_at_k(10_000, 5_000, 100) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
+def test_what_cannot_be_estimated_is_refused(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="cannot be estimated"):
+        pass_at_k(n, c, k)
+
+
+def add(name: str = "add") -> Problem:
+    prompt = f"def {name}(a, b):\n"
+
+    def module(before: str, code: str) -> Module:
+        return Module(before + code, f"assert {name}(2, 3) == 5\nassert {name}(-1, 1) == 0", (name,))
+
+    return Problem(
+        id=name,
+        forms={"base": Form((), prompt, ("\ndef",)), "chat": Form((("user", "Add."),), "```python\n", ("\n```",))},
+        continued=lambda code: module(prompt, code),
+        whole=lambda code: module("", code),
+        solution="    return a + b\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "continues", "source"),
+    [
+        ("    return a + b\n", True, "def add(a, b):\n    return a + b\n"),
+        ("    return a + b\n```\nIt adds.", True, "def add(a, b):\n    return a + b"),
+        (
+            "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.",
+            False,
+            "def add(a, b):\n    return a + b",
+        ),
+        ("```\ndef add(a, b):\n    return a", False, "def add(a, b):\n    return a"),
+    ],
+)
+def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:
+    assert program_of(add(), Sample("add#0", "add", answer, "stop", 9, continues)).source == source
+
+
+class Answering(kdtool.Runtime):
+    """Answers right where the request's number is even, and dies after some answers."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.asked: list[kdtool.Request] = []
+        self.most = most
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(requests):
+            if number == self.most:
+                raise KeyboardInterrupt
+            self.asked.append(request)
+            text = "    return a + b\n" if int(request.id.partition("#")[2]) % 2 == 0 else "    return a - b\n"
+            yield kdtool.TextAnswer(request.id, text, "stop", 3, 4)
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        raise NotImplementedError
+
+
+class Opener(kdtool.Exporter):
+    def __init__(self, runtime: kdtool.Runtime | None) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime
+
+
+class Adding(PassAtK):
+    benchmark: ClassVar[str] = "adding"
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        return [add("add"), add("plus"), add("total")]
+
+
+def adding(**settings: Any) -> Adding:
+    return Adding(Adding.Config(**settings))
+
+
+def run_with(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None) -> kdtool.RunInfo:
+    return make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+
+
+def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
+    evaluator = adding(samples=4, temperature=0.5)
+    dying, going_on = Answering(most=5), Answering()
+    with pytest.raises(KeyboardInterrupt):
+        sampled(run_with(tmp_path, dying), SUBJECT, evaluator.problems(run_with(tmp_path, dying)), evaluator)
+    (file,) = tmp_path.glob("*.samples.jsonl")
+    with file.open("ab") as half:
+        half.write(b'{"id": "half writ')
+    run = run_with(tmp_path, going_on)
+    found = sampled(run, SUBJECT, evaluator.problems(run), evaluator)
+    assert found is not None
+    assert [sample.id for sample in found] == [f"{name}#{i}" for name in ("add", "plus", "total") for i in range(4)]
+    asked = [request.id for request in (*dying.asked, *going_on.asked)]
+    assert len(asked) == len(set(asked)) == 12
+    assert len({request.seed for request in (*dying.asked, *going_on.asked)}) == 12
+    assert all(isinstance(sample, Sample) for sample in found)
+
+
+def test_who_cannot_be_opened_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert list(adding().kdtool_evaluate(run_with(tmp_path, None, said), [SUBJECT])) == []
+    assert "student is left out" in said[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"k": (2,)}, {"k": ()}, {"samples": 3}, {"samples": 2, "temperature": 1.0, "k": (3,)}]
+)
+def test_settings_that_estimate_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        adding(**settings)
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_programs_are_run_and_scored(tmp_path: Path) -> None:
+    evaluator = adding(samples=4, temperature=0.5, k=(1, 2))
+    one, two = evaluator.kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT])
+    assert (one.name, one.value, one.n) == ("adding.pass@1", 0.5, 3)
+    assert (two.name, two.value) == ("adding.pass@2", pytest.approx(1 - 1 / 6))
+    assert one.settings["sandbox"] == "isolated"
+    (file,) = tmp_path.glob("*.verdicts.jsonl")
+    verdicts = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert sum(verdict["status"] == "passed" for verdict in verdicts) == 6
+    again = Answering()
+    assert [found.value for found in evaluator.kdtool_evaluate(run_with(tmp_path, again), [SUBJECT])] == [
+        one.value,
+        two.value,
+    ]
+    assert not again.asked
