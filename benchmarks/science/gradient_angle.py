@@ -19,24 +19,20 @@ on Python's standard library). `night` trains ten times as long. What is done is
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from held_out_study import JsonLines, command_line, logits, recipe, run_with_teacher, teacher_of
 from kdtool_cache_sampled._codec import encode
 from kdtool_cache_sampled._kept import STEP, KeptDraws, KeptLikeliest, KeptTokens
-from kdtool_corpus_python_source import PythonSource
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_rows import NO_LABEL, collate
 from kdtool_student_pruned import Pruned
-from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_transformers import TransformersModel, open_model
 from torch import Tensor
 
@@ -70,13 +66,11 @@ class Bench:
     """Teacher, students, held-out blocks, and the figures so far."""
 
     def __init__(self, folder: Path, steps: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.steps, self.file = folder, steps, folder / f"gradient_angle_{steps}.jsonl"
-        corpus, self.teacher_plugin = PythonSource(PythonSource.Config()), SmolLM2(SmolLM2.Config(dtype="float32"))
-        examples = list(corpus.kdtool_examples(make_run(folder)))
-        self.run = make_run(folder, {"teacher": self.teacher_plugin}, examples, offline=True)
-        self.teacher = model_of(self.run, kdtool.Subject("teacher", "teacher"))
-        self.blocks = list(blocks(self.teacher, examples))
+        self.folder, self.steps = folder, steps
+        self.found = JsonLines(folder / f"gradient_angle_{steps}.jsonl")
+        self.run = run_with_teacher(folder, "float32")
+        self.teacher = teacher_of(self.run)
+        self.blocks = list(blocks(self.teacher, self.run.texts.examples("test")))
 
     def students(self) -> Iterator[tuple[str, Callable[[], TransformersModel]]]:
         """Yield the students by name; each is made when it is called for."""
@@ -86,22 +80,15 @@ class Bench:
 
     def measure(self) -> list[dict[str, Any]]:
         """Return all figures, from the file or measured."""
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        done = [json.loads(line) for line in lines]
         for name, make in self.students():
-            missing = [i for i in range(BLOCKS) if not any(d["student"] == name and d["block"] == i for d in done)]
+            missing = [index for index in range(BLOCKS) if not self.found.where(student=name, block=index)]
             student = make() if missing else None
             for index in missing:
                 assert student is not None
-                found = [
-                    {"student": name, "block": index, **figures}
-                    for figures in angles(self.teacher, student, self.blocks[index])
-                ]
-                with self.file.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(line) + "\n" for line in found)
-                done += found
+                found = angles(self.teacher, student, self.blocks[index])
+                self.found.add(*({"student": name, "block": index, **figures} for figures in found))
                 print(f"{name}, block {index + 1} of {BLOCKS}", flush=True)
-        return done
+        return self.found.where()
 
     def _fresh(self) -> TransformersModel:
         student = Pruned(Pruned.Config(layers=10)).kdtool_build_student(self.run)
@@ -109,32 +96,17 @@ class Bench:
         return student
 
     def _trained(self, steps: int) -> Path:
-        recipe = {
-            "name": f"gradient-angle-{steps}",
-            "corpus": {"use": "python-source"},
-            "rows": {"use": "packed", "length": 256, "maximum_tokens": 262144},
-            "teacher": {"use": "smollm2"},
-            "student": {"use": "pruned", "layers": 10},
-            "trainer": {"use": "standard", "batch": 4, "learning_rate": 1e-3},
-            "train": {"losses": {"forward-kl": {}}, "steps": steps, "transforms": {"freeze": {}}},
-            "trackers": {"console": {}},
-        }
-        return kdtool.run(recipe, out=self.folder, store=self.folder / "store").arms[0].path
+        settings = recipe(tokens=262144, steps=steps, train={"losses": {"forward-kl": {}}})
+        settings["trainer"]["batch"] = 4
+        settings["name"] = f"gradient-angle-{steps}"
+        return kdtool.run(settings, out=self.folder, store=self.folder / "store").arms[0].path
 
 
-def model_of(run: kdtool.RunInfo, subject: kdtool.Subject) -> TransformersModel:
-    """Open a subject's model."""
-    runtime = kdtool.open_subject(run, subject)
-    assert runtime is not None
-    assert isinstance(runtime.value.model, TransformersModel)
-    return runtime.value.model
-
-
-def blocks(teacher: TransformersModel, examples: list[kdtool.Example]) -> Iterator[list[kdtool.Row]]:
+def blocks(teacher: TransformersModel, examples: Iterable[kdtool.Example]) -> Iterator[list[kdtool.Row]]:
     """Yield blocks of rows of held-out text, each with `LENGTH` labels."""
     ids: list[int] = []
     for example in examples:
-        if example.split == "test" and isinstance(example.body, kdtool.Text):
+        if isinstance(example.body, kdtool.Text):
             ids += [*teacher.tokenizer.encode(example.body.text), teacher.tokenizer.end_of_text]
     size = LENGTH + 1
     for block in range(BLOCKS):
@@ -184,13 +156,6 @@ def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     return found.sum(0)
 
 
-def logits(model: TransformersModel, batch: kdtool.Batch) -> Tensor:
-    """Return a model's logits of a batch, [N, V]."""
-    model.model.eval()
-    with torch.no_grad():
-        return model.head.logits(model.backbone(batch, kdtool.Want()).last).float()
-
-
 def table(found: list[dict[str, Any]]) -> str:
     """Return medians over blocks and students, and each student's own, as a Markdown table."""
     students = list(dict.fromkeys(line["student"] for line in found))
@@ -232,10 +197,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure what is missing, print the table and what was to be shown, write JSON and the plot."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mode", choices=STEPS, default="hour")
-    parser.add_argument("--out", type=Path, default=Path("gradient-angle"))
-    options = parser.parse_args()
+    options = command_line(__doc__, STEPS, "gradient-angle").parse_args()
     found = Bench(options.out, STEPS[options.mode]).measure()
     print(table(found))
     plot(found, options.out / "gradient_angle.svg")
