@@ -3,7 +3,7 @@
 The setting: SmolLM2-135M teaches ten of its own thirty layers Python's standard library, in steps of one row of 256 tokens,
 embeddings frozen, as the quickstart does. `HeldOut` measures students on files that none of them saw. `Trainings` trains
 what is missing and remembers what was found in a JSON Lines file, so that a second call goes on. Comparisons are the core's
-own: paired over documents and seeds, 95 % intervals from a bootstrap over both.
+own, paired over documents, with 95 % intervals over these; each document counts with the sums of all seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from math import log
@@ -229,10 +229,15 @@ class Trainings:
             self.found.add({"arm": "teacher", **{found.name: found.value for found in figures}})
         return self.found.where(arm="teacher")[0]
 
-    def compared(self, measure: str, arm: str, control: str, seeds: Iterable[int]) -> kdtool.Comparison:
-        """Compare two arms that were both trained with these seeds."""
-        pairs = [(self._measurement(measure, arm, seed), self._measurement(measure, control, seed)) for seed in seeds]
-        return compare(control, pairs)
+    def compared(self, measure: str, arm: str, control: str, seeds: Sequence[int]) -> kdtool.Comparison:
+        """Compare two arms that were both trained with these seeds; the interval is over documents, of these very students.
+
+        Two or three seeds say too little of others for an interval over seeds, too: see "What the intervals cover" in
+        docs/how-it-works.md.
+        """
+        found = compare(arm, control, [(self._pooled(measure, arm, seeds), self._pooled(measure, control, seeds))])
+        assert found is not None
+        return found
 
     def between(self, arm: str, steps: float, ladder: Mapping[int, str], seeds: Iterable[int]) -> None:
         """Add `arm`, which was not trained: what the arms of a ladder of steps would have at `steps`, by interpolation.
@@ -259,14 +264,22 @@ class Trainings:
         """Return the seeds that all of these arms were trained with."""
         return sorted(set.intersection(*({line["seed"] for line in self.found.where(arm=arm)} for arm in arms)))
 
-    def _measurement(self, measure: str, arm: str, seed: int) -> kdtool.Measurement:
-        about, items = MEASURES[measure], self._file(measure, arm, seed)
+    def _pooled(self, measure: str, arm: str, seeds: Sequence[int]) -> kdtool.Measurement:
+        """Return an arm's figure over its seeds: each document counts with the sums of all of them."""
+        about, items = MEASURES[measure], self._file(measure, arm, "s" + "".join(map(str, seeds)))
+        pooled: dict[str, list[float]] = {}
+        for seed in seeds:
+            for item, (total, weight) in read_items(self._file(measure, arm, seed)).items():
+                own = pooled.setdefault(item, [0.0, 0.0])
+                own[0], own[1] = own[0] + total, own[1] + weight
+        rows = ({"item": item, "sum": total, "weight": weight} for item, (total, weight) in pooled.items())
+        items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         table = read_items(items).values()
         value = sum(total for total, _ in table) / sum(weight for _, weight in table)
         better = about.higher_is_better
         return kdtool.Measurement(measure, arm, about.unit, value, len(table), higher_is_better=better, items=items)
 
-    def _file(self, measure: str, arm: str, seed: int) -> Path:
+    def _file(self, measure: str, arm: str, seed: int | str) -> Path:
         return self._items / f"{measure}.{_name(arm, seed)}.items.jsonl"
 
 
@@ -288,7 +301,7 @@ def summary(trainings: Trainings, arms: Collection[str], pairs: Iterable[tuple[s
 def difference(found: kdtool.Comparison, arm: str) -> dict[str, Any]:
     """Return a comparison as plain data: `arm` minus the other, with its interval."""
     bounds = {name: round(getattr(found, name), 4) for name in ("difference", "low", "high")}
-    return {"measure": found.measurement, "arm": arm, "control": found.control, **bounds, "seeds": found.seeds}
+    return {"measure": found.measurement, "arm": arm, "control": found.against, **bounds}
 
 
 def written(text: str, path: Path) -> None:
@@ -401,5 +414,5 @@ def _calibration(lines: Iterable[Mapping[str, Any]]) -> Calibration:
     return Calibration(median(steps), sum(line["recording"] for line in lines), median(taught) if taught else 0.0)
 
 
-def _name(arm: str, seed: int) -> str:
+def _name(arm: str, seed: int | str) -> str:
     return f"{re.sub('[^a-z0-9]+', '-', arm.lower())}-seed{seed}"

@@ -10,6 +10,8 @@ pay for themselves: at equal time they are better than draws without them. (4) A
 than 0.05 nats of difference at equal tokens.
 Measure. Nats a token on 32 held-out files, each way of distilling minus cross-entropy; paired over files and seeds, 95 %
 intervals from a bootstrap over both.
+Changed afterwards: intervals are over files alone, of these very students, since a bootstrap over two or three seeds is
+too narrow ("What the intervals cover" in docs/how-it-works.md).
 Time. Processor seconds of a step, of recording signals and of adapting are measured first, in short trainings in turn. A way
 of distilling is charged its steps, its signals (recorded once for the tokens it sees, or the teacher beside every step), and
 adapting. The control at equal time is cross-entropy with as many steps as that time holds, interpolated between measured

@@ -10,6 +10,8 @@ KL, skew KL, JSD and adaptive KL lie within 0.1 nats of each other, while revers
 are worse, since a student that was just cut has little mass where the teacher has it; (3) forward KL beats cross-entropy.
 Measure. Nats a token on 32 held-out files; beside it KL to the teacher and agreement with its first choice. Differences to
 forward KL, and to the quickstart's mixture, are paired over files and seeds, 95 % intervals from a bootstrap over both.
+Changed afterwards: intervals are over files alone, of these very students, since a bootstrap over two or three seeds is
+too narrow ("What the intervals cover" in docs/how-it-works.md).
 Time. Processor seconds of a step are measured first, in short trainings of all losses in turn, two rounds. Each loss then
 gets as many steps as fit the time of `STEPS` steps of cross-entropy. Signals are the teacher's stored states; recording them
 is not charged, since all but cross-entropy need it alike (when_it_pays.py charges it).

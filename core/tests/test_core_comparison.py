@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ def test_arms_without_shared_items_are_refused(tmp_path: Path) -> None:
         compare("student", "control", [(one, other)])
 
 
-def _scored(folder: Path, subject: str, solved: list[float], **changes: Any) -> Measurement:
+def _scored(folder: Path, subject: str, solved: Sequence[float], **changes: Any) -> Measurement:
     found = _measurement(folder / f"{subject}.jsonl", [(value, 1.0) for value in solved])
     about = {"name": "pass@1", "subject": subject, "unit": "fraction", "higher_is_better": True, **changes}
     return dataclasses.replace(found, **about)

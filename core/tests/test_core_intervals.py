@@ -48,7 +48,7 @@ def test_two_seeds_add_their_own_spread_with_its_own_degrees() -> None:
 def _shares_of_solved(generator: random.Random, items: int, seeds: int, spread: float) -> list[Table]:
     """Tasks that are solved with probability 1/2 ± task ± seed; the first arm is 0.1 better."""
     tasks = [generator.uniform(-0.2, 0.2) for _ in range(items)]
-    arms = []
+    arms: list[Table] = []
     for shift in (0.1, 0.0):
         own = [task + generator.uniform(-0.1, 0.1) for task in tasks]
         luck = [generator.gauss(0, spread) for _ in range(seeds)]
@@ -59,7 +59,7 @@ def _shares_of_solved(generator: random.Random, items: int, seeds: int, spread: 
 def _losses(generator: random.Random, items: int, seeds: int, spread: float) -> list[Table]:
     """Documents of very different lengths; the first arm's loss is 0.05 lower in each, up to chance."""
     documents = [(generator.lognormvariate(5, 0.7), generator.gauss(1.5, 0.6)) for _ in range(items)]
-    arms = []
+    arms: list[Table] = []
     for shift in (-0.05, 0.0):
         luck = [generator.gauss(0, spread) for _ in range(seeds)]
         arms.append(

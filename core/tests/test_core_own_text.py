@@ -142,7 +142,7 @@ def test_a_teacher_must_be_able_to_read_whatever_the_student_writes(
 
 
 def test_the_verdict_says_what_such_a_control_learned() -> None:
-    found = Comparison("nats", "control", 1.0, 2.0, -1.0, -2.0, -0.5, False, "better", 3, 12)
+    found = Comparison("nats", "student", "control", 1.0, 2.0, -1.0, -2.0, -0.5, False, "better", 3, 12)
     assert "on equally many tokens" in verdict([found])
     assert "on the same rows, with as many tokens or more" in verdict([found], own_text=True)
 

@@ -116,7 +116,9 @@ def test_every_command_is_documented(site: Path) -> None:
     "text", ["[a page](nowhere.md)", "[a place](recipe.md#nowhere)", "```{py:class} Own(a: Nope)\n```"]
 )
 def test_what_leads_nowhere_fails_the_build(text: str, tmp_path: Path) -> None:
-    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("tests", "reference", "science", "__pycache__"))
+    shutil.copytree(
+        DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("tests", "reference", "science", "__pycache__")
+    )
     (tmp_path / "docs" / "index.md").write_text(f"# Start\n\n{text}\n\n```{{toctree}}\nrecipe\n```\n", encoding="utf-8")
     for path in (tmp_path / "docs").glob("*.md"):
         if path.name not in {"index.md", "recipe.md"}:

@@ -127,7 +127,7 @@ class PassAtK(kdtool.Evaluator):
             items = [Item(name, pass_at_k(self.config.samples, count, k), 1.0) for name, count in passed.items()]
             yield measured(
                 items, run, subject,
-                name=f"{self.benchmark}.pass@{k}", unit="share of problems", higher_is_better=True,
+                name=f"{self.benchmark}.pass@{k}", unit="fraction", higher_is_better=True,
                 settings=self._settings(problems, verdicts),
             )  # fmt: skip
 

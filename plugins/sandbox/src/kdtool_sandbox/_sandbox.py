@@ -169,8 +169,8 @@ class Sandbox:
             running = self._running.pop(worker)
             if answer.pop("retire"):
                 self._replace(worker)
-            texts = {name: _readable(answer.pop(name, "")) for name in ("reason", "stderr")}
-            yield Verdict(running.task.id, isolation=self._isolation(running.task), **texts, **answer)
+            answer |= {name: _readable(answer.get(name, "")) for name in ("reason", "stderr")}
+            yield Verdict(running.task.id, isolation=self._isolation(running.task), **answer)
         if not ready:
             yield from self._look(once_more)
 
