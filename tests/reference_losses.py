@@ -42,7 +42,9 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def ce(all_: Compared) -> Tensor:
-    return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log()
+    """What the student wrote itself is no label to learn from."""
+    others = (all_.batch.columns["own"] == 0)[all_.batch.labels != -100]
+    return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log() * others
 
 
 def forward_kl(all_: Compared) -> Tensor:
@@ -149,11 +151,17 @@ def span_likelihood(all_: Compared) -> Tensor:
     return tau * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
 
 
+def contrastive(all_: Compared) -> Tensor:
+    own = all_.batch.columns["own"][all_.batch.labels != -100] != 0
+    return torch.where(own, skew_reverse_kl(all_), skew_kl(all_))
+
+
 FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
     "adaptive-kl": adaptive_kl,
     "attention": attention,
     "ce": ce,
     "consistency": consistency,
+    "contrastive": contrastive,
     "forward-kl": forward_kl,
     "hidden": hidden,
     "jsd": jsd,

@@ -30,7 +30,7 @@ def test_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe: 
     assert tables["perplexity"].columns == ("teacher", "student", "control")
     assert tables["top-1-agreement-with-teacher"].higher_is_better
     standings = {row.point: row.standing for row in tables["perplexity"].rows}
-    assert standings == {"learning_rate-0_01": "best", "learning_rate-1e-05": "worse"}
+    assert standings == {"learning_rate-0_01": "best", "learning_rate-1e-05": "not shown to differ"}  # of two seeds
     assert all(cell.low is not None for row in tables["perplexity"].rows for cell in (row.cells["student"],))
     page = (found.folder / "sweep.md").read_text(encoding="utf-8")
     assert "learning_rate-0_01/report.html" in page

@@ -31,6 +31,10 @@ class TestOnTextOfTheStudentsOwn(TrainerConformance):
     entry_point = "standard"
     settings: ClassVar = {**TestStandardTrainer.settings, "on_policy": {"fraction": 0.3, "tokens": 4}}
 
+    @pytest.mark.xfail(reason="what the student writes in the place of rejected text is its own, and counts")
+    def test_what_losses_say_of_rejected_tokens_is_left_out(self, tmp_path: Path) -> None:
+        super().test_what_losses_say_of_rejected_tokens_is_left_out(tmp_path)
+
 
 class Hoards(kdtool.Weighting):
     """Remembers what JSON has no form for."""

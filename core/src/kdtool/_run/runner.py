@@ -178,8 +178,10 @@ def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None
     if (stage.kind, stage.arm) != ("phases", "control"):
         return
     student, control = (next(a for a in arms if (a.arm, a.seed) == (arm, stage.seed)) for arm in ("student", "control"))
+    if stage.label != control.nodes[-1].stage.label:
+        return
     more = control.tokens > student.tokens and own_text_keys(assembly)
-    if stage.label == control.nodes[-1].stage.label and control.tokens != student.tokens and not more:
+    if control.tokens != student.tokens and not more:
         seen = f"it trained on {control.tokens:,} tokens, the student on {student.tokens:,}"
         raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 

@@ -1,20 +1,21 @@
 """MBPP, Mostly Basic Python Problems (Austin et al. 2021, arXiv 2108.07732), and MBPP+ (Liu et al. 2023, arXiv 2305.01210).
 
-`Mbpp` is the evaluator that recipes call `mbpp`. The problems are read as the corpus of that name reads them; those of MBPP+
+`Mbpp` is the evaluator that recipes call `mbpp`. The problems are read by the library kdtool-datasets; those of MBPP+
 are a file of its authors. How programs are asked for, run and scored is `kdtool_pass_at_k`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
-import kdtool_corpus_mbpp
 from kdtool_pass_at_k import EVALPLUS, PassAtK, unpacked
 
 if TYPE_CHECKING:
+    from kdtool_datasets.mbpp import MbppProblems
     from kdtool_pass_at_k import Problem
 
 __all__ = ["Mbpp"]
@@ -48,8 +49,6 @@ class Mbpp(PassAtK):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        given = config.model_dump(include={"file", "variant", "revision"})
-        self._corpus = kdtool_corpus_mbpp.Mbpp(kdtool_corpus_mbpp.Mbpp.Config(**given))
         if config.plus is not None:
             self.benchmark = "mbpp+"  # type: ignore[misc] # of this instance
             self.limits = EVALPLUS
@@ -62,14 +61,14 @@ class Mbpp(PassAtK):
             kdtool.ServiceError: the hub cannot be reached.
         """
         if self.config.plus is None:
-            return self._corpus.kdtool_identity(run)
+            return self._published.identity(offline=run.offline)
         return {"plus": unpacked(self.config.plus, "mbpp.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
         """Give the licence of the problems."""
         if self.config.plus is not None:
             return kdtool.Terms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
-        return self._corpus.kdtool_acknowledge()
+        return kdtool.Terms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the split's problems by their numbers.
@@ -78,13 +77,20 @@ class Mbpp(PassAtK):
             kdtool.UsageError: a file cannot be read, or is in another form.
             kdtool.ServiceError: the hub cannot be reached.
         """
+        from kdtool_datasets.mbpp import split_of
+
         from kdtool_evaluator_mbpp._problems import plus_problems, problem_of
 
         if self.config.plus is not None:
             return plus_problems(self.config.plus)
-        taken = [
-            one for one in self._corpus.problems(run) if kdtool_corpus_mbpp.split_of(one.number) == self.config.split
-        ]
+        published = self._published.read(offline=run.offline)
+        taken = [one for one in published if split_of(one.number) == self.config.split]
         if not taken:
             raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
         return [problem_of(one) for one in taken]
+
+    @cached_property
+    def _published(self) -> MbppProblems:
+        from kdtool_datasets.mbpp import MbppProblems
+
+        return MbppProblems(self.config.file, self.config.variant, self.config.revision)

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool_corpus_mbpp import prompt_of
+from kdtool_datasets.mbpp import prompt_of
 from kdtool_pass_at_k import ALLCLOSE, Form, Problem, records_of
 from kdtool_sandbox import Module
 
 if TYPE_CHECKING:
-    from kdtool_corpus_mbpp import Problem as Published
+    from kdtool_datasets.mbpp import Problem as Published
 
 __all__ = ["plus_problems", "problem_of"]
 

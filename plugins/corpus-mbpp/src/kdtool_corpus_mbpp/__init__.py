@@ -1,26 +1,23 @@
 """MBPP, Mostly Basic Python Problems (Austin et al. 2021, arXiv 2108.07732): problems with a solution and tests.
 
-`Mbpp` is the corpus that recipes call `mbpp`. A problem's number decides its split, as its authors say; `_problems` reads
-the two forms in which the problems were published.
+`Mbpp` is the corpus that recipes call `mbpp`. A problem's number decides its split, as its authors say; the library
+kdtool-datasets reads the two forms in which the problems were published.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
 
-from kdtool_corpus_mbpp._problems import Problem, problem_of, problems_of_file, read_bytes
-
 if TYPE_CHECKING:
-    from kdtool_datasets import HubDataset
+    from kdtool_datasets.mbpp import MbppProblems, Problem
 
-__all__ = ["Mbpp", "Problem", "prompt_of", "split_of"]
-
-_NAME = "google-research-datasets/mbpp"
+__all__ = ["Mbpp"]
 
 
 class Mbpp(kdtool.Corpus):
@@ -42,10 +39,6 @@ class Mbpp(kdtool.Corpus):
         revision: str | None = None
         """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._dataset: HubDataset | None = None
-
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the file's SHA-256, or the data set's commit.
 
@@ -53,9 +46,7 @@ class Mbpp(kdtool.Corpus):
             kdtool.UsageError: the file cannot be read.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        if self.config.file is not None:
-            return {"file": read_bytes(self.config.file)[1]}
-        return self._hub().identity(offline=run.offline)
+        return self._problems.identity(offline=run.offline)
 
     def kdtool_acknowledge(self) -> kdtool.Terms:
         """Give the licence of the problems."""
@@ -68,51 +59,23 @@ class Mbpp(kdtool.Corpus):
             kdtool.UsageError: the file cannot be read, or is in neither form.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        for problem in self.problems(run):
+        from kdtool_datasets.mbpp import split_of
+
+        for problem in self._problems.read(offline=run.offline):
             split = split_of(problem.number)
             if split is not None:
                 yield _example(problem, split)
 
-    def problems(self, run: kdtool.RunInfo) -> list[Problem]:
-        """Return all problems by their numbers, those that are meant for prompts too.
+    @cached_property
+    def _problems(self) -> MbppProblems:
+        from kdtool_datasets.mbpp import MbppProblems
 
-        Raises:
-            kdtool.UsageError: the file cannot be read, or is in neither form.
-            kdtool.ServiceError: the hub cannot be reached.
-        """
-        return sorted(self._read(run), key=lambda problem: problem.number)
-
-    def _read(self, run: kdtool.RunInfo) -> Iterator[Problem]:
-        if self.config.file is not None:
-            yield from problems_of_file(self.config.file)
-            return
-        for split in ("train", "validation", "test"):
-            for record in self._hub().records(split, offline=run.offline):
-                yield problem_of(record, f"{_NAME}, split {split}")
-
-    def _hub(self) -> HubDataset:
-        if self._dataset is None:
-            from kdtool_datasets import HubDataset
-
-            self._dataset = HubDataset(_NAME, self.config.variant, self.config.revision)
-        return self._dataset
-
-
-def split_of(number: int) -> kdtool.Split | None:
-    """Return a problem's split; None for those that are meant for prompts."""
-    if number <= 10:
-        return None
-    if number <= 510:
-        return "test"
-    return "validation" if number <= 600 else "train"
-
-
-def prompt_of(problem: Problem) -> str:
-    """Return what Fried et al. 2022 (InCoder) and the harnesses after it ask: the first test tells the function's name."""
-    return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
+        return MbppProblems(self.config.file, self.config.variant, self.config.revision)
 
 
 def _example(problem: Problem, split: kdtool.Split) -> kdtool.Example:
+    from kdtool_datasets.mbpp import prompt_of
+
     return kdtool.Example(
         id=f"mbpp/{problem.number}",
         body=kdtool.Completion(prompt_of(problem), f"{problem.code}\n"),

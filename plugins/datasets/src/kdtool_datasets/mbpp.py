@@ -1,4 +1,7 @@
-"""MBPP's problems from the two published forms: mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`."""
+"""MBPP's problems (Austin et al. 2021, arXiv 2108.07732), for the corpus and the evaluator of that name.
+
+From the hub, or from the two published files: mbpp.jsonl, and sanitized-mbpp.json, which names its text `prompt`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 
-__all__ = ["Problem", "problem_of", "problems_of_file", "read_bytes"]
+from kdtool_datasets._hub import HubDataset
+
+__all__ = ["MbppProblems", "Problem", "prompt_of", "split_of"]
+
+_NAME = "google-research-datasets/mbpp"
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,58 @@ class Problem:
     code: str
     tests: tuple[str, ...]
     setup: str
+
+
+class MbppProblems:
+    """Where the problems are: in a file, or in the data set on the hub."""
+
+    def __init__(self, file: Path | None, variant: Literal["full", "sanitized"], revision: str | None) -> None:
+        self._file = file
+        self._hub = None if file is not None else HubDataset(_NAME, variant, revision)
+
+    def identity(self, *, offline: bool) -> Mapping[str, str]:
+        """Return the file's SHA-256, or the data set's commit.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        if self._file is not None:
+            return {"file": read_bytes(self._file)[1]}
+        assert self._hub is not None  # noqa: S101 - where there is no file
+        return self._hub.identity(offline=offline)
+
+    def read(self, *, offline: bool) -> list[Problem]:
+        """Return all problems by their numbers, those that are meant for prompts too.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read, or is in neither form.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        return sorted(self._problems(offline=offline), key=lambda problem: problem.number)
+
+    def _problems(self, *, offline: bool) -> Iterator[Problem]:
+        if self._hub is None:
+            assert self._file is not None  # noqa: S101 - where there is no hub
+            yield from problems_of_file(self._file)
+            return
+        for split in ("train", "validation", "test"):
+            for record in self._hub.records(split, offline=offline):
+                yield problem_of(record, f"{_NAME}, split {split}")
+
+
+def split_of(number: int) -> kdtool.Split | None:
+    """Return a problem's split, as its authors say; None for those that are meant for prompts."""
+    if number <= 10:
+        return None
+    if number <= 510:
+        return "test"
+    return "validation" if number <= 600 else "train"
+
+
+def prompt_of(problem: Problem) -> str:
+    """Return what Fried et al. 2022 (InCoder) and the harnesses after it ask: the first test tells the function's name."""
+    return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
 
 
 def read_bytes(path: Path) -> tuple[bytes, str]:
