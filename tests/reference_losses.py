@@ -174,3 +174,8 @@ FORMULAS: dict[str, Callable[[Compared], Tensor]] = {
     "uld": uld,
 }
 """By the name of the entry point. `uld` and `span-likelihood` as they are where both sides read the same tokens."""
+
+ELSEWHERE = {
+    "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text"
+}
+"""Losses that these rows are not for, with what tests them."""

@@ -18,7 +18,7 @@ import kdtool
 import torch
 from kdtool.testing import make_run
 from kdtool_trainer_standard import StandardTrainer
-from reference_losses import TEMPERATURE
+from reference_losses import ELSEWHERE, TEMPERATURE
 from reference_model import Describing, Frozen, make_model, make_rows
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,6 +49,8 @@ def cases() -> dict[str, tuple[kdtool.Loss, kdtool.Term]]:
     found: dict[str, tuple[kdtool.Loss, kdtool.Term]] = {}
     facts = [make_model(*model).facts for model in (STUDENT, TEACHER)]
     for point in sorted(entry_points(group="kdtool.losses")):
+        if point.name in ELSEWHERE:
+            continue
         cls: Any = point.load()
         settings = {"temperature": TEMPERATURE} if cls.softened else {}
         needs: tuple[frozenset[kdtool.Offer], ...] = cls(cls.Config(**settings)).needs

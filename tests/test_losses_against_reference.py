@@ -19,15 +19,13 @@ import kdtool
 import pytest
 import torch
 from kdtool_rows import collate
-from reference_losses import FORMULAS, Compared
+from reference_losses import ELSEWHERE, FORMULAS, Compared
 from reference_model import Attentive, make_model, make_rows, told_tokens
 from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at
 from safetensors.torch import load_file
 from torch import Tensor
 
 Gradients = list[dict[str, Tensor]]
-ELSEWHERE: dict[str, str] = {}
-"""Installed losses that cannot be in this cross, with the reason and the test that they are in."""
 CUTS = [Cut(chunk, accumulation, 1) for chunk in (1, 5, 0) for accumulation in (1, 4)]
 CUTS_OF_TWO = [Cut(cut.chunk, cut.accumulation, 2) for cut in CUTS]
 

@@ -113,7 +113,8 @@ def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
         "AutoModelForCausalLM.from_pretrained",
     ):
         assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
-    assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1)
+    trade_offs = 4
+    assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1) + trade_offs
 
 
 def test_nothing_is_fetched(sample: kdtool.Results) -> None:
