@@ -19,7 +19,7 @@ def by_torchrun(recipe: dict[str, Any], folder: Path) -> subprocess.CompletedPro
     file = folder / "recipe.json"
     file.write_text(json.dumps(recipe), encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["-m", "kdtool", "run", str(file), "--out", str(folder / "two"), "--store", str(folder / "store")]
+    arguments = ["-m", "kdtool", "run", str(file), "--out", str(folder / "two"), "--store", str(folder / "shared")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [*torchrun, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
@@ -30,13 +30,20 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     left_out = {"control", "evaluators", "exporters", "reporter"}
     recipe = {key: value for key, value in recipe.items() if key not in left_out}
     recipe["train"]["steps"] = 3
+    recipe["signals"]["rows_per_shard"] = 5
     divided = {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "sharding": "full"}}
     done = by_torchrun(divided, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
+    (recorded,) = (found.parent for found in (tmp_path / "shared").glob("signals/*/shard-00000.json"))
     one = kdtool.run(
         {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "accumulation": 2}}, out=tmp_path / "one"
     )
+    (alone,) = (found.parent for found in Path(os.environ["KDTOOL_STORE"]).glob("signals/*/shard-00000.json"))
+    assert sorted(path.name for path in recorded.iterdir()) == sorted(path.name for path in alone.iterdir())
+    for path in alone.glob("shard-*.safetensors"):
+        for name, tensor in load_file(path).items():
+            torch.testing.assert_close(load_file(recorded / path.name)[name], tensor, msg=f"{path.name}: {name}")
     (found,) = (tmp_path / "two" / recipe["name"]).glob("phases/student-seed0-*/model/model.safetensors")
     expected = load_file(one.arms[0].path / "model.safetensors")
     for name, weight in load_file(found).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,10 +56,13 @@ def rows(number: int = 10, length: int = 12) -> list[kdtool.Row]:
     ]
 
 
-def record(folder: Path, teacher: Teacher | None = None, source: list[kdtool.Row] | None = None) -> Teacher:
+def record(
+    folder: Path, teacher: Teacher | None = None, source: list[kdtool.Row] | None = None, rank: int = 0, world: int = 1
+) -> Teacher:
     teacher = teacher or Teacher()
     folder.mkdir(exist_ok=True)
-    record_rows(make_run(folder), ListSource(source or rows()), teacher, folder, Kept(), rows_per_shard=4, batch=3)
+    run = make_run(folder, rank=rank, world=world)
+    record_rows(run, ListSource(source or rows()), teacher, folder, Kept(), rows_per_shard=4, batch=3)
     return teacher
 
 
@@ -90,7 +94,7 @@ def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
         recorded.pieces(recorded.find(collate(rows())), "others")
 
 
-KILLED = """
+DYING = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -100,22 +104,49 @@ class Dying(t.Teacher):
         if self.calls == int(sys.argv[3]):
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
         return super().signal(batch)
-t.record(Path(sys.argv[1]), Dying())
+t.record(Path(sys.argv[1]), Dying(), t.rows(int(sys.argv[6])), rank=int(sys.argv[4]), world=int(sys.argv[5]))
 """
 
 
+def process(folder: Path, calls: int, number: int, rank: int = 0, world: int = 1) -> subprocess.Popen[str]:
+    """Start a recording that kills itself when it has asked the teacher so often."""
+    arguments = [str(folder), str(Path(__file__).parent), *map(str, (calls, rank, world, number))]
+    return subprocess.Popen([sys.executable, "-c", DYING, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def same_files(folder: Path, other: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {path.name for path in other.iterdir()}
+    for path in other.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_a_killed_process_is_continued(tmp_path: Path) -> None:
-    folder, here = tmp_path / "s", str(Path(__file__).parent)
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), here, "3"], capture_output=True, text=True, check=False
-    )
-    assert process.returncode != 0
-    assert not process.stderr, process.stderr
+    folder = tmp_path / "s"
+    killed = process(folder, 3, 10)
+    assert killed.communicate(timeout=60)[1] == ""
+    assert killed.returncode != 0
     assert len(list(folder.glob("shard-*.json"))) == 1
     assert record(folder).calls == 3, "two of five batches were complete"
     record(tmp_path / "whole")
-    for path in (tmp_path / "whole").iterdir():
-        assert (folder / path.name).read_bytes() == path.read_bytes()
+    same_files(folder, tmp_path / "whole")
+
+
+def test_killed_ranks_are_continued_by_any_number_of_them(tmp_path: Path) -> None:
+    record(tmp_path / "whole", source=rows(30))
+    for survivors in (1, 3):
+        folder = tmp_path / f"for {survivors}"
+        ranks = [process(folder, calls, 30, rank, 2) for rank, calls in enumerate((100, 2))]
+        assert ranks[1].communicate(timeout=60)[1] == ""
+        while not (folder / "shard-00006.json").exists():
+            time.sleep(0.05)
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for what the dead one did not write
+            ranks[0].wait(1)
+        ranks[0].kill()
+        ranks[0].communicate()
+        assert not (folder / "shard-00003.json").exists()
+        again = [process(folder, 100, 30, rank, survivors) for rank in range(survivors)]
+        assert [one.communicate(timeout=60)[1] for one in again] == [""] * survivors
+        same_files(folder, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("name", ["teacher.safetensors", "shard-00001.safetensors", "shard-00001.json"])

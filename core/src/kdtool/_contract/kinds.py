@@ -145,6 +145,8 @@ class Cache(Component):
     kind = "cache"
     offers: frozenset[kdtool.Offer] = frozenset()
     """What `kdtool_recall` gives; may depend on the config."""
+    every_rank_records: bool = False
+    """Whether `kdtool_record` is called on every rank, each with a copy of the teacher, or on rank 0 alone."""
 
     def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want | None:
         """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
@@ -155,7 +157,8 @@ class Cache(Component):
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
-        and goes on from them. Report progress by `run.hook.kdtool_progress`. Since 0.1.
+        and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
+        `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
         """
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kdtool._contract.kinds import Cache
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
@@ -178,12 +179,23 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
     """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
     label = (rows.stage.label, "" if cache == "signals" else cache, teacher)
 
-    def build(run: RunInfo, folder: Path) -> None:
+    component = context.assembly.shared[cache]
+    together = isinstance(component, Cache) and component.every_rank_records
+
+    def record(run: RunInfo, folder: Path) -> int:
         wanted = run.hook.kdtool_wanted.of(cache)(want)
         source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
-        made = run.hook.kdtool_record.of(cache)(run, rows_of(rows), source, folder)
+        recorded: int = run.hook.kdtool_record.of(cache)(run, rows_of(rows), source, folder)
+        return recorded
+
+    def build(run: RunInfo, folder: Path) -> None:
+        made = record(run if together else replace(run, world=1), folder)
         if made != len(rows_of(rows)):
             raise PluginError(f"{run.hook.owner(cache)} recorded {made:,} of {len(rows_of(rows)):,} rows")
+
+    def join(run: RunInfo, folder: Path) -> bool:
+        record(run, folder)
+        return True
 
     return graph.add(
         Node(
@@ -197,6 +209,7 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
             },
             inputs={"rows": rows},
             build=build,
+            join=join if together else None,
             texts=rows.texts,
             total=lambda _: len(rows_of(rows)),
             teachers=context.speaking([teacher]),

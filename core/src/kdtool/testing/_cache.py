@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
@@ -98,6 +99,22 @@ class CacheConformance(ComponentConformance):
         assert len(survivor.asked) < ROWS, "nothing of the killed recording was used"
         for row in small_rows():
             _same(self._recall(folder, [row]), [self._recall(recorded, [row])])
+
+    def test_ranks_record_together(self, run: RunInfo, recorded: Path) -> None:
+        if not self.build().every_rank_records:
+            return
+        folder = run.folder / "together"
+        folder.mkdir()
+        others = [
+            Thread(target=self._record, args=(replace(run, rank=rank, world=3), folder, self._teacher()), daemon=True)
+            for rank in (1, 2)
+        ]
+        for other in others:
+            other.start()
+        assert self._record(replace(run, world=3), folder, self._teacher()) == ROWS
+        for other in others:
+            other.join(60)
+        _same(self._recall(folder, small_rows()), [self._recall(recorded, small_rows())])
 
     def test_recording_again_asks_for_nothing(self, run: RunInfo, recorded: Path) -> None:
         teacher = self._teacher()

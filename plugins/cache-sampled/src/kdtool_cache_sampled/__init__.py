@@ -27,6 +27,7 @@ class _Tokens(kdtool.Cache):
     """What both caches share: recording and recalling of a few tokens a position."""
 
     form: ClassVar[Literal["sampled", "top-k"]]
+    every_rank_records = True
     config: Config
 
     class Config(kdtool.Config):

@@ -27,6 +27,7 @@ class States(kdtool.Cache):
     """
 
     offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden"})
+    every_rank_records = True
     config: Config
 
     class Config(kdtool.Config):

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,10 +114,13 @@ def _publish(beside: Path, target: Path) -> None:
     """Rename a written file to its name, its content and the name on disk before anything goes on."""
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
-    beside.replace(target)
-    with suppress(PermissionError):  # Windows keeps folders closed and needs no such call
+    try:  # opened before: once the last file has its name, another rank may rename the folder
         descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except PermissionError:  # Windows keeps folders closed and needs no such call
+        beside.replace(target)
+        return
+    try:
+        beside.replace(target)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

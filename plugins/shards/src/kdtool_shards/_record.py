@@ -1,10 +1,14 @@
-"""Recording: what a cache keeps of all rows, shard by shard. Called by caches, once for each set of signals."""
+"""Recording: what a cache keeps of all rows, shard by shard. Called by caches, once for each set of signals, on every rank.
+
+Shards are dealt out: rank r of w records those with the numbers r, r + w, … Files alone tell the ranks of each other: rank 0
+writes what is kept once, the others wait for it, and rank 0 is the last to finish.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 import kdtool
@@ -15,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Recording", "record_rows"]
+
+_GLIMPSE = 0.1
+"""Seconds between two looks at what another rank has written."""
+_BETWEEN_REPORTS = 0.2
+"""Seconds between two reports of progress."""
 
 
 class Recording(Protocol):
@@ -41,76 +50,114 @@ def record_rows(
 ) -> int:
     """Record the rows of every shard that is not complete, `batch` rows at a time, and return the number of all rows.
 
+    Each rank of the run records its share, and rank 0 returns when all is there. The files do not depend on how many there
+    are.
+
     Raises:
         kdtool.StorageError: the disk is full or cannot be written.
         kdtool.PluginError: the signals come from another teacher than those that are there already.
     """
-    recorder = _Recorder(run, source, folder, recording)
-    for index, start in enumerate(range(0, len(rows), rows_per_shard)):
-        shard = [rows[i] for i in range(start, min(start + rows_per_shard, len(rows)))]
-        if not recorder.has(index, [row.key for row in shard]):
-            recorder.record(index, [shard[i : i + batch] for i in range(0, len(shard), batch)], done=start)
-        recorder.tell(start + len(shard), at_once=start + len(shard) == len(rows))
+    recorder = _Recorder(run, rows, source, folder, recording, rows_per_shard)
+    for index in recorder.numbers[run.rank :: run.world]:
+        recorder.record(index, batch)
+    if run.rank == 0:
+        recorder.wait_for_others()
     return len(rows)
 
 
 class _Recorder:
-    """Writes shards, and with the first of them what is kept once."""
+    """Writes shards, and on rank 0 with the first of them what is kept once."""
 
-    def __init__(self, run: kdtool.RunInfo, source: kdtool.SignalSource, folder: Path, recording: Recording) -> None:
-        self._run = run
-        self._source = source
-        self._folder = folder
-        self._recording = recording
+    def __init__(
+        self,
+        run: kdtool.RunInfo,
+        rows: kdtool.RowSource,
+        source: kdtool.SignalSource,
+        folder: Path,
+        recording: Recording,
+        rows_per_shard: int,
+    ) -> None:
+        self.numbers = range(-(-len(rows) // rows_per_shard))
+        self._run, self._rows, self._source = run, rows, source
+        self._folder, self._recording, self._rows_per_shard = folder, recording, rows_per_shard
+        self._complete: set[int] = set()
         self._told = float("-inf")
-        for left in folder.glob(".tmp*"):  # safetensors' own, from a process killed while it wrote
-            left.unlink()
         once = load_manifest(folder, ONCE)
         self._fingerprint: str | None = once["fingerprint"] if once else None
 
-    def has(self, index: int, keys: list[str]) -> bool:
-        """Say whether a shard is complete and holds these rows."""
-        manifest = load_manifest(self._folder, shard_name(index))
-        return manifest is not None and manifest["rows"] == keys
-
-    def record(self, index: int, batches: list[list[kdtool.Row]], done: int) -> None:
-        """Ask the teacher for one shard's signals and write what is kept of them."""
+    def record(self, index: int, batch: int) -> None:
+        """Ask the teacher for one shard's signals and write what is kept of them, unless that is there already."""
         import torch
 
+        rows = [self._rows[i] for i in self._span(index)]
+        if self._has(index, rows) or not self._folder.exists():  # rank 0 has finished: everything was there
+            self._tell()
+            return
         parts: dict[str, list[Tensor]] = {}
         labels: list[int] = []
-        for batch, labelled, signal in self._signals(batches):
-            for kept in self._recording.of_rows(batch, signal):
+        for part, labelled, signal in self._signals(rows, batch):
+            for kept in self._recording.of_rows(part, signal):
                 for name, tensor in kept.items():
                     parts.setdefault(name, []).append(tensor)
             labels += labelled
-            done += len(labelled)
-            self.tell(done)
+            self._tell(len(labels))
         tensors = {name: torch.cat(kept) for name, kept in parts.items()}
         lengths = {name: [len(tensor) for tensor in kept] for name, kept in parts.items()}
-        keys = [row.key for rows in batches for row in rows]
+        keys = [row.key for row in rows]
         save(self._folder, shard_name(index), tensors, {"rows": keys, "labels": labels, "lengths": lengths})
+        self._complete.add(index)
 
-    def tell(self, done: int, *, at_once: bool = False) -> None:
-        """Report progress, at most some times a second."""
-        if at_once or monotonic() - self._told > 0.2:
+    def wait_for_others(self) -> None:
+        """Return when every shard is there; then nobody writes any more."""
+        for index in self.numbers:
+            while index not in self._complete and not self._has(index, [self._rows[i] for i in self._span(index)]):
+                self._tell()
+                sleep(_GLIMPSE)
+        for left in self._folder.glob(".tmp*"):  # safetensors' own, from a process killed while it wrote
+            left.unlink()
+        self._tell(at_once=True)
+
+    def _span(self, index: int) -> range:
+        start = index * self._rows_per_shard
+        return range(start, min(start + self._rows_per_shard, len(self._rows)))
+
+    def _has(self, index: int, rows: list[kdtool.Row]) -> bool:
+        """Say whether a shard is complete and holds these rows."""
+        manifest = load_manifest(self._folder, shard_name(index))
+        if manifest is None or manifest["rows"] != [row.key for row in rows]:
+            return False
+        self._complete.add(index)
+        return True
+
+    def _tell(self, beyond: int = 0, *, at_once: bool = False) -> None:
+        """Report progress of all ranks, at most some times a second: rows of complete shards, and `beyond` these."""
+        if self._run.rank == 0 and (at_once or monotonic() - self._told > _BETWEEN_REPORTS):
             self._told = monotonic()
-            self._run.hook.kdtool_progress(self._run, done)
+            if self._run.world > 1:
+                self._complete |= {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
+            self._run.hook.kdtool_progress(self._run, beyond + sum(len(self._span(i)) for i in self._complete))
 
-    def _signals(self, batches: list[list[kdtool.Row]]) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
-        """Yield each batch, its rows' numbers of labels, and the teacher's signal."""
+    def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
+        """Yield batches of `size` rows, the numbers of labels in each row, and the teacher's signal."""
         from kdtool_rows import NO_LABEL, collate
 
-        for rows in batches:
-            batch = collate(rows)
+        for start in range(0, len(rows), size):
+            batch = collate(rows[start : start + size])
             signal = self._source.signal(batch)
-            if self._fingerprint is None:
-                tensors, facts = self._recording.once(signal)
-                save(self._folder, ONCE, tensors, {"fingerprint": signal.fingerprint, **facts})
-                self._fingerprint = signal.fingerprint
-            if signal.fingerprint != self._fingerprint:
+            known = self._fingerprint or self._first(signal)
+            if signal.fingerprint != known:
                 raise kdtool.PluginError(
-                    f"the signals in {self._folder} come from teacher {self._fingerprint}, this teacher is "
+                    f"the signals in {self._folder} come from teacher {known}, this teacher is "
                     f"{signal.fingerprint}: its fingerprint should have led to a folder of its own"
                 )
             yield batch, (batch.labels != NO_LABEL).sum(1).tolist(), signal
+
+    def _first(self, signal: kdtool.Signal) -> str:
+        """Return the fingerprint of the teacher that was recorded first, which on rank 0 is this one."""
+        if self._run.rank == 0:
+            tensors, facts = self._recording.once(signal)
+            save(self._folder, ONCE, tensors, {"fingerprint": signal.fingerprint, **facts})
+        while (once := load_manifest(self._folder, ONCE)) is None:
+            sleep(_GLIMPSE)
+        self._fingerprint = once["fingerprint"]
+        return self._fingerprint
