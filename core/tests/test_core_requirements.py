@@ -9,6 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool._requirements import held_against
 from kdtool._run.record import read_results
 
 
@@ -40,6 +41,17 @@ def test_measurement_that_there_is_not_is_said_with_those_that_there_are(recipe:
         kdtool.UsageError, match=r"nats\.bits was not measured; nats measured: nats\. Everything is kept"
     ):
         kdtool.run({**recipe, "require": {"nats.bits": ">= 1"}})
+
+
+def test_measurement_that_bears_its_evaluators_name_needs_no_prefix() -> None:
+    measured = {
+        "humaneval": [kdtool.Measurement("humaneval.pass@1", "student", "fraction", 0.72, 1, higher_is_better=True)]
+    }
+    for key in ("humaneval.pass@1", "humaneval.humaneval.pass@1"):
+        (found,) = held_against({"require": {key: ">= 0.70"}}, measured, ["student"], [])
+        assert found.met
+    (found,) = held_against({"require": {"humaneval.pass@10": ">= 0.70"}}, measured, ["student"], [])
+    assert found.value is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What a recipe requires of the student: `require: {humaneval.pass@1: ">= 0.70"}`, read, checked, and held against results.
 
-A key is EVALUATOR.MEASUREMENT. A condition is a comparison with a number (`>= 0.70`), with a share of a teacher's value
+A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a number (`>= 0.70`), with a share of a teacher's value
 (`>= 90% of teacher`), or `better than control`, which holds where the 95 % interval of the difference says so.
 """
 
@@ -81,14 +81,15 @@ def held_against(
     for key, text in _wanted(recipe.get("require")).items():
         evaluator, _, name = key.partition(".")
         own = [one for one in measured.get(evaluator, ()) if one.subject in students]
-        values = [one.value for one in own if one.name == name]
+        named = [one for one in own if one.name in {name, key}]
         condition = _read(text)
-        if condition is None or not values:
+        if condition is None or not named:
             names = ", ".join(dict.fromkeys(one.name for one in own)) or "none of the student"
             found.append(_outcome(key, text, None, False, f"was not measured; {evaluator} measured: {names}"))
         else:
-            compared = [c for c in comparisons if (c.measurement, c.arm, c.against) == (name, "student", condition.arm)]
-            found.append(_held(key, text, fmean(values), condition, compared))
+            wanted = named[0].name, "student", condition.arm
+            compared = [one for one in comparisons if (one.measurement, one.arm, one.against) == wanted]
+            found.append(_held(key, text, fmean(one.value for one in named), condition, compared))
     return found
 
 

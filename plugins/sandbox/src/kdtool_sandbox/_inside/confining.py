@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +47,7 @@ def confine(kept: int, limits: dict[str, Any]) -> Callable[[], None]:
 
 
 def limit(limits: dict[str, Any]) -> None:
-    """Limit this process's resources for good, and let signals do what they do by default."""
+    """Limit this process's resources for good."""
     seconds = int(4 * limits["seconds"]) + 2
     for what, most in (
         (resource.RLIMIT_NPROC, limits["processes"]),
@@ -62,5 +61,3 @@ def limit(limits: dict[str, Any]) -> None:
         ceiling = resource.getrlimit(what)[1]
         allowed = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
         resource.setrlimit(what, (allowed, allowed))
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)

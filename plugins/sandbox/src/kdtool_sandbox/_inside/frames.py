@@ -1,4 +1,8 @@
-"""Frames: a length of eight bytes, then that many bytes. Nobody reads to the end of a stream that others may hold."""
+"""Frames: a length of eight bytes, then that many bytes. Nobody reads to the end of a stream that others may hold.
+
+JSON goes by the scanner and the encoder that `json.loads` and `json.dumps` end in: each Python function that a forked process
+is the first to call costs it copies of the memory that counts references to it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,35 @@ import json
 import os
 from typing import Any
 
-__all__ = ["LARGEST", "read_frame", "read_message", "write_frame", "write_message"]
+__all__ = ["LARGEST", "decoded", "encoded", "read_frame", "read_message", "write_frame", "write_message"]
 
 LARGEST = 64 * 2**20
+
+_SCAN = json.JSONDecoder().scan_once
+_ENCODE: Any = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # typeshed leaves it out
+    None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+)
+
+
+def encoded(value: object) -> bytes:
+    """Return a value as JSON; a value that JSON cannot hold is a TypeError."""
+    return "".join(_ENCODE(value, 0)).encode()
+
+
+def decoded(data: bytes) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = data.decode()
+    try:
+        value, end = _SCAN(text, 0)
+    except StopIteration as error:
+        raise ValueError("no JSON") from error
+    if end != len(text):
+        raise ValueError("more than one value")
+    return value
 
 
 def read_frame(descriptor: int) -> bytes | None:
@@ -36,12 +66,12 @@ def write_frame(descriptor: int, data: bytes) -> None:
 def read_message(descriptor: int) -> Any:
     """Return the JSON value of the next frame; None where the other end is closed."""
     frame = read_frame(descriptor)
-    return None if frame is None else json.loads(frame)
+    return None if frame is None else decoded(frame)
 
 
 def write_message(descriptor: int, message: object) -> None:
     """Write a JSON value as a frame."""
-    write_frame(descriptor, json.dumps(message).encode())
+    write_frame(descriptor, encoded(message))
 
 
 def _exactly(descriptor: int, size: int) -> bytes | None:

@@ -9,11 +9,10 @@ the side that asks, with its own values.
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdtool_sandbox._inside.frames import read_frame, write_frame
+from kdtool_sandbox._inside.frames import decoded, encoded, read_frame, write_frame
 from kdtool_sandbox._inside.values import from_plain, to_plain
 
 __all__ = ["Gone", "Peer", "Raised", "Remote", "described"]
@@ -111,7 +110,7 @@ class Peer:
                 self._answer(*content)
 
     def _answer(self, action: str, plain_arguments: Any, plain_named: Any) -> None:
-        arguments, before = [], ""
+        arguments, before = [], b""
         try:
             arguments = list(self._value(plain_arguments))
             before = self._dumped(arguments)
@@ -120,16 +119,16 @@ class Peer:
         except BaseException as error:
             message = ["raised", [type(error).__name__, described(error)]]
         after = self._dumped(arguments)
-        changed = json.loads(after) if after and after != before else None
+        changed = decoded(after) if after and after != before else None
         self._send([*message, changed])
 
-    def _dumped(self, arguments: list[Any]) -> str:
+    def _dumped(self, arguments: list[Any]) -> bytes:
         if all(type(argument) in {int, str, float, bool, Remote} for argument in arguments):
-            return ""
+            return b""
         try:
-            return json.dumps(self._plain(arguments))
+            return encoded(self._plain(arguments))
         except Exception:
-            return ""
+            return b""
 
     def _plain(self, value: Any) -> Any:
         return to_plain(value, self._number)
@@ -154,7 +153,7 @@ class Peer:
 
     def _send(self, message: Any) -> None:
         try:
-            write_frame(self._writing, json.dumps(message).encode())
+            write_frame(self._writing, encoded(message))
         except OSError as error:
             raise Gone from error
 
@@ -165,7 +164,7 @@ class Peer:
             raise Gone from error
         if frame is None:
             raise Gone
-        return json.loads(frame)
+        return decoded(frame)
 
 
 def described(error: BaseException) -> str:

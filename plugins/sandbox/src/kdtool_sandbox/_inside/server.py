@@ -18,7 +18,7 @@ from typing import Any
 
 from kdtool_sandbox._inside.candidate import answer
 from kdtool_sandbox._inside.confining import confine, forbid_calls, limit
-from kdtool_sandbox._inside.frames import read_message, write_message
+from kdtool_sandbox._inside.frames import decoded, read_message, write_message
 from kdtool_sandbox._inside.tester import BEGUN, judge
 
 __all__ = ["serve"]
@@ -33,7 +33,8 @@ def serve(greeting: dict[str, Any]) -> None:
     """Answer tasks until standard input ends, or until something was left that only a new sandbox is free of."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _load_common_modules()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
+        signal.signal(number, signal.SIG_DFL)
     if greeting["filter"]:
         forbid_calls(bytes.fromhex(greeting["filter"]))
     gc.collect()
@@ -103,7 +104,8 @@ class _Task:
             if not portion:
                 return {"status": "failed", "reason": "the tests were ended from outside"}
             data += portion
-        return _parsed(data[8:])
+        verdict: dict[str, Any] = decoded(data[8:])
+        return verdict
 
     def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
         """Write a program's files and run its steps, each of which must end with 0."""
@@ -217,20 +219,6 @@ def _output(reading: int, process: int, deadline: float) -> tuple[bytes, bool]:
     return tail, False
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
-    import json
-
-    verdict: dict[str, Any] = json.loads(data)
-    return verdict
-
-
 def _signal(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return signal.Signals(-code).name if code < 0 else ""
-
-
-def _load_common_modules() -> None:
-    """Import what many programs import, once instead of once a task.
-
-    Left out is what makes every fork dearer than it saves: random (seeds anew after each), hashlib, dataclasses.
-    """
