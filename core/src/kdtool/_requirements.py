@@ -1,7 +1,8 @@
 """What a recipe requires of the student: `require: {humaneval.pass@1: ">= 0.70"}`, read, checked, and held against results.
 
-A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a number (`>= 0.70`), with a share of a teacher's value
-(`>= 90% of teacher`), or `better than control`, which holds where the 95 % interval of the difference says so.
+A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a
+number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`, which holds where the
+95 % interval of the difference says so.
 """
 
 from __future__ import annotations

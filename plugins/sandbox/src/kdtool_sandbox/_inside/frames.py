@@ -1,7 +1,7 @@
 """Frames: a length of eight bytes, then that many bytes. Nobody reads to the end of a stream that others may hold.
 
-JSON goes by the scanner and the encoder that `json.loads` and `json.dumps` end in: each Python function that a forked process
-is the first to call costs it copies of the memory that counts references to it.
+JSON goes by the scanner and the encoder that `json.loads` and `json.dumps` end in: each Python function that a forked
+process is the first to call costs it copies of the memory that counts references to it.
 """
 
 from __future__ import annotations
