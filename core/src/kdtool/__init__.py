@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from kdtool._contract.kinds import Weighting as Weighting
     from kdtool._contract.models import Artifact as Artifact
     from kdtool._contract.models import LanguageModel as LanguageModel
+    from kdtool._contract.models import LiveSubject as LiveSubject
     from kdtool._contract.models import ModelFacts as ModelFacts
     from kdtool._contract.models import Request as Request
     from kdtool._contract.models import Role as Role
@@ -154,8 +155,8 @@ _HOMES = {
     ),
     "kdtool._contract.models": (
         "Measurement",
-        "Artifact", "LanguageModel", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject", "TextAnswer",
-        "Tokenizer",
+        "Artifact", "LanguageModel", "LiveSubject", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject",
+        "TextAnswer", "Tokenizer",
     ),
     "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._eval": ("evaluate",),

@@ -13,6 +13,7 @@ from kdtool._recipe.yaml_text import KeyPath
 from kdtool._requirements import requirement_problems
 from kdtool._shares import share_problems
 from kdtool._takes import takes_problems
+from kdtool._validating import validating_problems
 from kdtool._weighing import weighing_problems
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["fitting_problems"]
 
-_CHECKS = (needs_problems, takes_problems, share_problems, column_problems, weighing_problems, requirement_problems)
+_CHECKS = (
+    needs_problems,
+    takes_problems,
+    share_problems,
+    column_problems,
+    weighing_problems,
+    requirement_problems,
+    validating_problems,
+)
 
 
 def fitting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdtool._contract.hooks import Named
-from kdtool._contract.models import Runtime, Subject
+from kdtool._contract.models import LiveSubject, Runtime, Subject
 from kdtool._contract.training import RunInfo
 
 __all__ = ["UNADAPTED", "open_subject"]
@@ -17,8 +17,10 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
 
     A teacher's name is its component's name, perhaps with `UNADAPTED` behind it, and that component alone is asked, so that
     several teachers are not taken for each other. For all others the first component that answers counts. The caller
-    closes the runtime.
+    closes the runtime. A model in memory needs nobody to open it; the name is then "".
     """
+    if isinstance(subject, LiveSubject) and subject.model is not None:
+        return Named("", subject.model.opened())
     hook, owner = run.hook.kdtool_open, run.hook.owner
     name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
     if subject.role == "teacher" and owner(name):

@@ -107,3 +107,15 @@ def test_the_value_lies_within_its_interval_or_at_its_edge(
 def test_what_cannot_be_measured_is_an_error_with_its_name(tmp_path: Path, items: list[Item], message: str) -> None:
     with pytest.raises(kdtool.PluginError, match=f"perplexity of student/seed 0.*{message}"):
         measure(make_run(tmp_path), items)
+
+
+@pytest.mark.parametrize(
+    ("passed", "count", "low", "high"),
+    [(0, 164, 0.0, 0.02289), (164, 164, 0.97711, 1.0), (5, 10, 0.23659, 0.76341)],  # statsmodels, proportion_confint
+)
+def test_a_share_that_passed_has_an_interval_even_of_none(
+    tmp_path: Path, passed: int, count: int, low: float, high: float
+) -> None:
+    items = [Item(str(number), float(number < passed), 1.0) for number in range(count)]
+    found = measure(make_run(tmp_path), items, unit="fraction", transform="identity")
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))

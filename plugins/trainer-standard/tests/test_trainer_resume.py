@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from trainer_models import TinyModel, make_model
 from trainer_process import start, train_small, train_until
 
 
-def process(folder: Path, *when: str, twice: bool = False, on_policy: Any = None) -> int:
-    started = start(train_until, folder, *(when or (None,)), twice, on_policy)
+def process(folder: Path, *when: str, twice: bool = False, **settings: Any) -> int:
+    started = start(partial(train_until, **settings), folder, *(when or (None,)), twice)
     started.join(120)
     assert when or started.exitcode == 0
     return int(started.exitcode)
@@ -36,7 +37,7 @@ def steps_of(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
-def reports_of(folder: Path) -> list[dict[str, object]]:
+def reports_of(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "checkpoints" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [{**json.loads(line), "seconds": 0} for line in lines]
 
@@ -74,6 +75,25 @@ def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Pat
     assert "of 28 micro-batches were text of the student's own" in said
     assert "on_policy: 0 " not in said
     assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
+
+
+def test_a_killed_phase_that_is_validated_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    validation = {"every": 1, "evaluators": ("wave",)}
+    process(whole, validation=validation)
+    assert (whole / "final.safetensors").read_bytes() == (uninterrupted / "final.safetensors").read_bytes()
+    validation |= {"watch": "wave.height", "patience": 4}
+    shutil.rmtree(whole)
+    process(whole, validation=validation)
+    for when in ("step 4", "saving 9", "step 11"):
+        assert process(killed, when, validation=validation) != 0
+    process(killed, validation=validation)
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+    assert reports_of(killed) == reports_of(whole)
+    heights = [report["metrics"]["wave.height"] for report in reports_of(whole)]
+    best = heights.index(max(heights)) + 1
+    assert f"wave.height was best after step {best} " in (whole / "tokens.txt").read_text(encoding="utf-8")
+    assert len(heights) == min(14, best + 4)
 
 
 @pytest.fixture(scope="module")

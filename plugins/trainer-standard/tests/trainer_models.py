@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import sin
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,38 @@ class TinyModel(kdtool.LanguageModel):
     ) -> list[list[int]]:
         return continued_plainly(self, prompts, limits, temperature, seeds)
 
+    def opened(self) -> kdtool.Runtime:
+        return Opened(self)
+
     def save(self, folder: Path) -> None:
         save_model(self.model, str(folder / "model.safetensors"))
+
+
+class Opened(kdtool.Runtime):
+    """A `TinyModel` opened while it trains."""
+
+    def __init__(self, model: TinyModel) -> None:
+        self.model: TinyModel = model
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        raise NotImplementedError
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        raise NotImplementedError
+
+
+class Wave(kdtool.Evaluator):
+    """Measures something of the weights that goes up and down."""
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        for subject in subjects:
+            opened = kdtool.open_subject(run, subject)
+            assert opened is not None
+            with opened.value as runtime:
+                assert runtime.model is not None
+                torch.rand(3)  # takes of the generators, which training must not notice
+                height = float(runtime.model.model.head.weight.double().sum() * 25)
+            yield kdtool.Measurement("height", subject.name, "", sin(height), 1, higher_is_better=True)
 
 
 def make_model(seed: int, **options: Any) -> TinyModel:
@@ -311,7 +342,8 @@ def train(
     teacher = TinyTeacher(make_model(99), layers=(0,))
     terms = (*MIXTURE, CONSISTENCY) if twice else MIXTURE
     phase = make_phase(folder, terms, {"teacher": teacher}, steps=steps, rows=rows)
-    info = make_run(folder / "run", mixture(), **(run or {}))
+    components = {**mixture(), "wave": Wave(Wave.Config())} if "validation" in settings else mixture()
+    info = make_run(folder / "run", components, **(run or {}))
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained

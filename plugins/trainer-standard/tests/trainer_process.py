@@ -50,8 +50,8 @@ def arm(when: str) -> None:
         _checkpoints._sync = sync
 
 
-def train_until(folder: Path, when: str | None, twice: bool = False, on_policy: Any = None) -> None:
-    """Train, with two passes a step if `twice`, in part on text of the student's own if `on_policy` says so.
+def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:
+    """Train with these settings, and with two passes a step if `twice`.
 
     The final weights are written to `folder`/final.safetensors.
 
@@ -61,7 +61,7 @@ def train_until(folder: Path, when: str | None, twice: bool = False, on_policy: 
     if when:
         arm(when)
     student = make_model(1, dropout=0.2)
-    trained = train_small(folder, student, twice=twice, on_policy=on_policy)
+    trained = train_small(folder, student, twice=twice, **settings)
     save_model(student.model, str(folder / "final.safetensors"))
     (folder / "tokens.txt").write_text(f"{trained.tokens} {trained.notes}", encoding="utf-8")
 

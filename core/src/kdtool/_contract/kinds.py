@@ -319,6 +319,9 @@ class Trainer(Component):
     """The setting by which it learns also on text that the student writes as it learns, None in the config while it does
     not; "" where there is none. Signals of such text cannot be recorded, so teachers are asked beside the student, and read
     its tokens. Losses that learn from labels alone get none of it."""
+    validators: Sequence[str] = ()
+    """Evaluators of the recipe that it asks while it trains, by their short names, such as `perplexity`; may depend on the
+    config. They must be there, and what a phase leaves depends on them."""
 
     def kdtool_train(
         self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel

@@ -139,6 +139,16 @@ class LanguageModel(ABC):
         """
         raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
 
+    def opened(self) -> Runtime:
+        """Return the model as it is now, opened for measurement; closing that leaves the model alone.
+
+        Afterwards parameters, training mode and generators are as before. Since 0.1.
+
+        Raises:
+            UsageError: the model offers no such thing, as all do that say nothing of it.
+        """
+        raise UsageError(f"{type(self).__name__} cannot be measured while it is in memory")
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer so that `AutoModelForCausalLM` opens the folder."""
@@ -155,6 +165,13 @@ class Subject:
     role: Role
     path: Path | None = None
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class LiveSubject(Subject):
+    """A subject that is in memory, such as a student while it learns. `kdtool.open_subject` asks no component for it."""
+
+    model: LanguageModel | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,10 @@ class TermReport:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms."""
+    """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms.
+
+    `metrics` holds what evaluators measured after this step, by EVALUATOR.MEASUREMENT; most steps have none.
+    """
 
     step: int
     steps: int
@@ -193,6 +196,7 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     terms: Mapping[str, TermReport] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 Transfer = Literal["weights", "signals", "text"]

@@ -16,27 +16,13 @@ from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.yaml_text import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 from kdtool._registration import RESERVED_KEYS
 
-COLLECTIONS: Mapping[str, str] = {
-    "corpora": "corpus",
-    "screens": "screen",
-    "annotators": "annotator",
-    "teachers": "teacher",
-    "losses": "loss",
-    "transforms": "transform",
-    "weightings": "weighting",
-    "evaluators": "evaluator",
-    "exporters": "exporter",
-    "trackers": "tracker",
-}
+_SEVERAL = ("screen", "annotator", "teacher", "transform", "weighting", "evaluator", "exporter", "tracker")
+COLLECTIONS: Mapping[str, str] = {"corpora": "corpus", "losses": "loss", **{f"{kind}s": kind for kind in _SEVERAL}}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""
 
 SINGLE: Mapping[str, str] = {
-    "rows": "packer",
-    "signals": "cache",
-    "student": "student",
-    "trainer": "trainer",
-    "reporter": "reporter",
-}
+    "rows": "packer", "signals": "cache", "student": "student", "trainer": "trainer", "reporter": "reporter",
+}  # fmt: skip
 """Recipe keys that hold one component."""
 
 SOURCE_KEYS = ("corpora", "screens", "annotators", "rows", "teachers", "signals")

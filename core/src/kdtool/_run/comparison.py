@@ -85,7 +85,7 @@ def compare(
     if half is None:
         return None
     if first.unit == "fraction" and list(tables[0]) == list(tables[1]):
-        half = max(half, 1 - 0.025 ** (1 / len(names)))  # that none differs bounds how many might (Clopper and Pearson)
+        half = max(half, _of_none(len(names)))
     relative = first.transform == "exp"
     low, high = value - other - half, value - other + half
     return Comparison(
@@ -117,6 +117,8 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
     if half is None:
         return None
     middle = estimate(statistic, [table])
+    if measurements[0].unit == "fraction" and half == 0:
+        half = _of_none(len(names))
     bounds = middle - half, middle + half
     return (exp(bounds[0]), exp(bounds[1])) if measurements[0].transform == "exp" else bounds
 
@@ -189,6 +191,11 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
         half = None
     ratio = value / other
     return (ratio, None, None) if half is None else (ratio, ratio * exp(-half), ratio * exp(half))
+
+
+def _of_none(count: int) -> float:
+    """Return how large a share may be of which none was found in `count` (Clopper and Pearson, Biometrika 26, 1934)."""
+    return float(1 - 0.025 ** (1 / count))
 
 
 def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:

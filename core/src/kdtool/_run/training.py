@@ -32,6 +32,7 @@ from kdtool._run.sealed import read_sealed, write_beside, write_sealed
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.teacher_rows import Spelled
 from kdtool._run.terms import teachers_asked, terms_of, want_of
+from kdtool._validating import validators_of
 
 __all__ = ["Arm", "Learner", "MatchedTime", "add_arm", "phase_node", "read_history"]
 
@@ -160,6 +161,7 @@ def phase_node(
 ) -> Node:
     """Return the node in which a phase trains the learner on the materials."""
     terms = terms_of(context, phase, materials.facts)
+    validators = validators_of(context.assembly.recipe, phase, context.assembly.built)
     steps = partial(matched.steps, context, phase) if matched else lambda _: phase.steps
     teachers = teachers_asked(terms)
     beside = [name for name in teachers if name not in materials.signals]
@@ -180,6 +182,7 @@ def phase_node(
             "terms": {term.label: _plain(term, several=len(teachers) > 1) for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
             "teachers": {name: context.part(name) for name in beside},
+            **({"validators": {spec.path: context.part(spec.path) for spec in validators}} if validators else {}),
             **(
                 {"processes": context.world} if context.world > 1 else {}
             ),  # a step is as many rows as they show together

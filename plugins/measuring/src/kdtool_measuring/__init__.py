@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
-from math import exp, isfinite
+from math import exp, isfinite, sqrt
+from statistics import NormalDist
 from typing import Literal
 
 import kdtool
@@ -76,14 +77,15 @@ def measured(
     """Return the measurement transform(Σ sum / Σ weight) and write its items into the run's folder.
 
     `low` and `high` are the 2.5th and 97.5th percentile of 2,000 bootstrap replicates, which draw items with replacement
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); None for fewer than two items.
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); None for fewer than two items. A fraction of
+    items of which each passes or fails has Wilson's score interval (JASA 22, 1927), which says something of 0 of 164, too.
 
     Raises:
         PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
     """
     _check(items, name, subject)
     mean = sum(item.sum for item in items) / sum(item.weight for item in items)
-    value, *bounds = (_transformed(number, transform, name, subject) for number in (mean, *_interval(items)))
+    value, *bounds = (_transformed(number, transform, name, subject) for number in (mean, *_interval(items, unit)))
     low, high = bounds or (None, None)
     path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
     lines = (json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight}) + "\n" for item in items)
@@ -132,11 +134,13 @@ def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
         raise kdtool.PluginError(f"{name} of {subject.name} has nothing to be measured on: no items, or all weigh 0")
 
 
-def _interval(items: Sequence[Item]) -> Sequence[float]:
+def _interval(items: Sequence[Item], unit: str) -> Sequence[float]:
     import numpy as np
 
     if len(items) < 2:
         return ()
+    if unit == "fraction" and all(item.weight == 1 and item.sum in (0, 1) for item in items):
+        return _wilson(sum(item.sum for item in items), len(items))
     table = np.array([(item.sum, item.weight) for item in items])
     generator = np.random.default_rng(0)
     means: list[float] = []
@@ -146,6 +150,14 @@ def _interval(items: Sequence[Item]) -> Sequence[float]:
         drawn = drawn[drawn[:, 1] > 0]  # a draw of weightless items only has no mean; another takes its place
         means.extend(drawn[:, 0] / drawn[:, 1])
     return [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
+
+
+def _wilson(passed: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a share of `passed` in `count`, between 0 and 1."""
+    share, z = passed / count, NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:

@@ -120,6 +120,13 @@ def _pairs(histories: Sequence[_History]) -> Iterable[tuple[Chart, Chart]]:
 
         with_term = [found for found in histories if any(label in report.terms for report in found.reports)]
         yield _pair(label, with_term, term)
+    for name in dict.fromkeys(name for found in histories for report in found.reports for name in report.metrics):
+
+        def metric(report: kdtool.StepReport, name: str = name) -> float:
+            return report.metrics.get(name, float("nan"))
+
+        measured = [found for found in histories if any(name in report.metrics for report in found.reports)]
+        yield _pair(f"{name}, split validation", measured, metric)
 
 
 def _pair(

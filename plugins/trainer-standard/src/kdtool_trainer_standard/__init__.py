@@ -19,6 +19,7 @@
 - `_history` the file of logged steps
 - `_order` which row comes when
 - `_own_text` micro-batches that the student writes itself
+- `_validation` evaluators asked while the student learns, and when it stops
 - `_estimate` what a phase takes, before it is made
 - `_machine` precision, memory allocator, chunk sizes
 """
@@ -31,7 +32,7 @@ from typing import Annotated, Literal
 import kdtool
 from pydantic import Field, field_validator, model_validator
 
-__all__ = ["OnPolicy", "StandardTrainer"]
+__all__ = ["OnPolicy", "StandardTrainer", "Validation"]
 
 
 class OnPolicy(kdtool.Config):
@@ -45,6 +46,26 @@ class OnPolicy(kdtool.Config):
     """At most so many tokens are written behind a prompt, and never more than stood there."""
     temperature: float = Field(default=1.0, ge=0, le=100)
     """The student's logits are divided by it before tokens are drawn; 0 takes the likeliest ones."""
+
+
+class Validation(kdtool.Config):
+    """Measuring the student while it learns, on the split `validation`, by evaluators of the recipe."""
+
+    every: int = Field(default=100, ge=1)
+    """Steps between validations; after the last step there is one, too."""
+    evaluators: tuple[str, ...] = Field(default=("perplexity",), min_length=1)
+    """Evaluators of the recipe. What they take for the split `test` is `validation` here."""
+    watch: str | None = None
+    """A measurement, such as `perplexity.bits-per-byte`: training ends when it gets no better, and the student is the one
+    that was best. null draws curves alone."""
+    patience: int = Field(default=3, ge=1)
+    """Validations without getting better after which training ends; only with `watch`."""
+
+    @model_validator(mode="after")
+    def _watches_what_is_measured(self) -> Validation:
+        if self.watch is not None and self.watch.partition(".")[0] not in self.evaluators:
+            raise ValueError(f"watch names a measurement of {' or '.join(self.evaluators)}, as EVALUATOR.MEASUREMENT")
+        return self
 
 
 class StandardTrainer(kdtool.Trainer):
@@ -75,6 +96,8 @@ class StandardTrainer(kdtool.Trainer):
         """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
         on_policy: OnPolicy | None = None
         """Learn a part of the time on text that the student itself writes; left out, on the corpus's alone."""
+        validation: Validation | None = None
+        """Measure the student while it learns, and end when it gets no better; left out, it is measured at the end alone."""
         sharding: Literal["off", "full"] = kdtool.Field(
             default="off", json_schema_extra=kdtool.does_not_affect_results()
         )
@@ -110,9 +133,15 @@ class StandardTrainer(kdtool.Trainer):
         def _writes_with_whole_weights(self) -> StandardTrainer.Config:
             if self.on_policy is not None and self.sharding == "full":
                 raise ValueError("on_policy has each process write with whole weights: set sharding: off beside it")
+            if self.validation is not None and self.sharding == "full":
+                raise ValueError("validation measures whole weights: set sharding: off beside it")
             return self
 
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.validators = config.validation.evaluators if config.validation else ()
 
     def kdtool_train(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> kdtool.Trained:
         from kdtool_trainer_standard._train import train_phase

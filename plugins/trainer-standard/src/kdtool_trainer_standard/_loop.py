@@ -38,6 +38,7 @@ from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
+from kdtool_trainer_standard._validation import Best, Validator
 
 __all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
 
@@ -60,6 +61,8 @@ class Progress:
     """What components remember from step to step, by their names; taken at each checkpoint."""
     own_text: Mapping[str, int] | None = None
     """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
+    best: Mapping[str, Any] | None = None
+    """The fields of `Best`, on rank 0, where a validation was watched."""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
@@ -77,6 +80,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         module: DistillationModule,
         args: transformers.TrainingArguments,
         own_text: OwnText | None = None,
+        validator: Validator | None = None,
     ) -> None:
         sharded = config.sharding == "full" and run.world > 1
         self.sharding = Sharding(module, args.device) if sharded else None
@@ -94,13 +98,14 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.config, self.run, self.phase, self.module = config, run, phase, module
         self.teachers = Asked(phase)
-        self.own_text = own_text
+        self.own_text, self.validator = own_text, validator
         self.progress = Progress(world=run.world, own_text=None if own_text is None else own_text.counts)
         self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
         self._norm: Tensor | float = 0.0
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
+        self._metrics: Mapping[str, float] = {}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -152,7 +157,11 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         control.should_log = regular or step in (1, self.phase.steps)
         if self._balances and not control.should_log:
             self._term_reports()
-        control.should_save = step < self.phase.steps and self._checkpoint_is_due(step, now)
+        if self.validator is not None and self.validator.due(step):
+            control.should_log = True
+            control.should_training_stop |= self._validate(self.validator, step)
+        going_on = step < self.phase.steps and not control.should_training_stop
+        control.should_save = going_on and self._checkpoint_is_due(step, now)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report a step to history and trackers. Called by the parent, also once at the end with totals."""
@@ -168,8 +177,9 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             learning_rate=logs["learning_rate"],
             gradient_norm=float(logs["grad_norm"]),
             terms=terms,
+            metrics=self._metrics,
         )
-        self.control.should_log = False
+        self.control.should_log, self._metrics = False, {}
         if self.run.rank == 0:
             _history.append(self.phase.checkpoints / HISTORY, report)
             self.run.hook.kdtool_step_end(self.run, report)
@@ -179,6 +189,23 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
     def restart_clock(self) -> None:
         """Begin to count time: set-up is over."""
         self._clock = self._last_checkpoint = perf_counter()
+
+    def take_best(self) -> None:
+        """Give the student the weights with which it was best, where a validation was watched."""
+        weights = None if self.validator is None else self.validator.best_weights()
+        if weights is not None:
+            _restore(self.module.student, weights, self.phase.checkpoints)
+
+    def _validate(self, validator: Validator, step: int) -> bool:
+        """Measure the student, and say whether training is to end."""
+        if self.run.rank == 0:
+            self._metrics = validator.measure(step, _changing(self.module.student))
+            self.progress.best = asdict(validator.best) if validator.best else None
+        over = torch.tensor(float(validator.over), device=self.args.device)
+        if self.run.world > 1:
+            dist.broadcast(over, 0)
+        self._clock = perf_counter()
+        return bool(over)
 
     def _with_own_text(self, own_text: OwnText, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for number, inputs in enumerate(fetched):
@@ -281,6 +308,8 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             shutil.copyfile(root / HISTORY, written / HISTORY)
             sealed = _checkpoints.seal(written, root)
             _checkpoints.rotate(root, self.config.keep_checkpoints)
+            if self.validator is not None:
+                self.validator.forget()
             self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
         self._wait_for_all()
         self.restart_clock()
@@ -323,6 +352,8 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.progress = Progress(
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
+        if self.validator is not None and self.progress.best is not None:
+            self.validator.best = Best(**self.progress.best)
         if self.own_text is not None:
             self.own_text.counts.update(self.progress.own_text or {})
             self.progress.own_text = self.own_text.counts

@@ -29,6 +29,7 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
+from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["train_phase"]
 
@@ -48,10 +49,12 @@ def train_phase(
     with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
         loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
         _resume_and_train(loop)
+        if run.rank == 0:
+            loop.take_best()
         if loop.sharding is not None:
             loop.sharding.undo()
     return kdtool.Trained(
-        steps=phase.steps,
+        steps=loop.state.global_step,
         tokens=loop.progress.tokens,
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
@@ -89,7 +92,9 @@ def _prepared(
         labels = imitated_labels(batch.labels, batch.columns)
         to_come = phase.steps * config.accumulation * int((labels != NO_LABEL).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
-    return TrainingLoop(config, run, phase, module, args, own_text)
+    dtype = module.sizes.dtype
+    validator = Validator(config.validation, run, phase, student, dtype) if config.validation else None
+    return TrainingLoop(config, run, phase, module, args, own_text, validator)
 
 
 def _own_text(
@@ -232,6 +237,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
             f"{progress.skipped} of {loop.phase.steps} steps changed nothing: their gradients overflowed float16, and the "
             "scale of the loss was halved"
         )
+    notes += _best_noted(loop)
     squares = progress.squared_norms or {}
     for bound in module.terms:
         # Token losses are measured at the logits, sequence losses at hidden states: only like is compared with like.
@@ -251,6 +257,16 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
                 "gradient; dtype: float32 would go on more exactly"
             )
     return tuple(notes)
+
+
+def _best_noted(loop: TrainingLoop) -> Iterator[str]:
+    best = loop.validator.best if loop.validator else None
+    if best is not None and best.since:
+        yield (
+            f"{loop.config.validation.watch if loop.config.validation else ''} was best after step {best.step:,} "
+            f"({best.value:.4g}), whose weights the student has; training ended after step {loop.state.global_step:,} of "
+            f"{loop.phase.steps:,}"
+        )
 
 
 def _own_text_noted(counts: Mapping[str, int] | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["continue_ids", "generate", "prompt_ids", "together"]
+__all__ = ["continue_ids", "evaluated", "generate", "prompt_ids", "together"]
 
 _TEXTS_AT_ONCE = 16
 _TOKENS_AT_ONCE = 16384
@@ -57,8 +57,7 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
         )
         for request, prompt in zip(requests, prompts, strict=True)
     ]
-    with torch.inference_mode():
-        new = _continued(language_model, texts)
+    new = _continued(language_model, texts)
     return [
         _answer(request, prompt, ids, tokenizer) for request, prompt, ids in zip(requests, prompts, new, strict=True)
     ]
@@ -78,10 +77,8 @@ def continue_ids(
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
     ]
     found: dict[int, list[int]] = {}
-    # Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
-    with _evaluated(language_model.model), torch.no_grad():
-        for numbers in together([len(text.prompt) + text.limit for text in texts]):
-            found.update(zip(numbers, _continued(language_model, [texts[number] for number in numbers]), strict=True))
+    for numbers in together([len(text.prompt) + text.limit for text in texts]):
+        found.update(zip(numbers, _continued(language_model, [texts[number] for number in numbers]), strict=True))
     return [found[number] for number in range(len(texts))]
 
 
@@ -112,13 +109,14 @@ def _continued(language_model: TransformersModel, texts: Sequence[_Text]) -> lis
         GenerationConfig(),
     )  # no penalties of the model's own
     try:
-        output = model.generate(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([_Sampler(texts, tokenizer.vocabulary, device)]),
-            stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest)]),
-        )
+        with evaluated(model):
+            output = model.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([_Sampler(texts, tokenizer.vocabulary, device)]),
+                stopping_criteria=StoppingCriteriaList([_Stopper(texts, tokenizer, longest)]),
+            )
     finally:
         model.generation_config = own_settings
     new = output[:, longest:].tolist()
@@ -131,12 +129,16 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _evaluated(module: nn.Module) -> Iterator[None]:
-    """Have nothing dropped out while the block runs; afterwards each module is in the mode that it was in."""
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Have nothing dropped out and no gradient kept while the block runs; afterwards each module is in the mode it was in.
+
+    Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
+    """
     modes = {each: each.training for each in module.modules()}
     module.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for each, mode in modes.items():
             each.training = mode

@@ -133,6 +133,12 @@ class TransformersModel(kdtool.LanguageModel):
 
         return continue_ids(self, prompts, limits, temperature, seeds)
 
+    def opened(self) -> kdtool.Runtime:
+        """Return a runtime that computes as the caller does, under autocast or not; see `kdtool.LanguageModel.opened`."""
+        from kdtool_transformers._runtime import TransformersRuntime
+
+        return TransformersRuntime(self)
+
     def save(self, folder: Path) -> None:
         """Write safetensors, configuration and tokenizer; needs nothing of kdtool to be opened again.
 

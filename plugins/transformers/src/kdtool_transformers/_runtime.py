@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtool_transformers._generate import generate, prompt_ids, together
+from kdtool_transformers._generate import evaluated, generate, prompt_ids, together
 from kdtool_transformers._model import TransformersModel
 
 __all__ = ["TransformersRuntime"]
@@ -97,8 +97,7 @@ class TransformersRuntime(kdtool.Runtime):
 
     def _window_log_likelihoods(self, ids: list[list[int]], windows: list[Window]) -> list[float]:
         model = self._opened()
-        model.model.eval()
-        with torch.inference_mode(), self._autocast():
+        with evaluated(model.model), self._autocast():
             batch = _padded(ids, windows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(
