@@ -81,7 +81,11 @@ class Asked(kdtool.Evaluator):
     def kdtool_estimate(self, run, ahead):
         yield kdtool.Estimate("a few words")
 
+    def kdtool_problems(self, run):
+        return [kdtool.Example("add", kdtool.Completion("# add one", "x += 1"))]
+
     def kdtool_evaluate(self, run, subjects):
+        assert [*run.hook.kdtool_problems(run)] == ["evaluators.asked"]
         answers = run.hook.kdtool_answer.of("teacher")([kdtool.Request("1", "def f(", max_tokens=2)])
         for answer in answers:
             yield kdtool.Measurement("tokens", "teacher", "tokens", answer.tokens_out, 1, higher_is_better=True)

@@ -118,7 +118,7 @@ def test_without_shares_corpora_follow_each_other_whole() -> None:
     assert [name for name, _ in found] == ["a", "a", "a", "b"]
     assert summary["corpora"] == [
         {"documents": 3, "bytes": 33, "licences": {"unknown": 3}, "languages": {"python": 3}},
-        {"documents": 1, "bytes": 10, "licences": {"unknown": 1}, "languages": {"go": 1}},
+        {"documents": 1, "bytes": 10, "licences": {"unknown": 1}, "languages": {"go": 1}, "rejected": {"long": 1}},
     ]
 
 

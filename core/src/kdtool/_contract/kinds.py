@@ -351,6 +351,14 @@ class Evaluator(Component):
         compared. What cannot be measured is left out and said by `run.say`. Items are files below `run.folder`. Since 0.1.
         """
 
+    def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example] | None:
+        """Return the benchmark's problems, all of them however few are asked: prompts with reference solutions.
+
+        Called by components that compare text with benchmarks, also for their `kdtool_identity`: cheap, no weights are
+        loaded. Ids are unique, no problem is empty, and it is the same ones each time. None for who has no problems.
+        Since 0.1.
+        """
+
 
 class Exporter(Component):
     """Writes a trained student in a format, and opens what it wrote."""
@@ -462,6 +470,7 @@ class Hooks(HooksBase):
     kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
+    kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_export = every(Exporter.kdtool_export)
     kdtool_run_start = tell(Tracker.kdtool_run_start)
     kdtool_stage_start = tell(Tracker.kdtool_stage_start)

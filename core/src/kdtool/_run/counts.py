@@ -53,9 +53,12 @@ class Counts:
             self._by[name][value] += 1
             own.by[name][value] += 1
 
-    def reject(self, screen: str, reasons: Iterable[str]) -> None:
-        """Count what a screen turned away."""
-        self._rejected.setdefault(screen, Counter()).update(reasons)
+    def reject(self, screen: str, reasons: Iterable[tuple[str, str]]) -> None:
+        """Count what a screen turned away, by corpus and reason."""
+        found = self._rejected.setdefault(screen, Counter())
+        for corpus, reason in reasons:
+            found[reason] += 1
+            self._corpora[corpus].rejected[reason] += 1
 
     def leave_out(self, corpus: str, example: Example) -> None:
         """Count an example that its corpus's share has no room for."""
@@ -81,6 +84,7 @@ class Counts:
 
     def _described(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:
         about = {key: dict(own.by[key].most_common(_SHOWN)) for key in ("licences", "languages")}
+        about |= {"rejected": dict(own.rejected.most_common(_SHOWN))} if own.rejected else {}
         if name not in self._shares:
             return {**own.kept, **about}
         left_out = {f"left_out_{key}": value for key, value in own.left_out.items()}
@@ -92,5 +96,6 @@ class Counts:
 class _Corpus:
     kept: Counter[str] = field(default_factory=lambda: Counter(documents=0, bytes=0))
     left_out: Counter[str] = field(default_factory=lambda: Counter(documents=0, bytes=0))
+    rejected: Counter[str] = field(default_factory=Counter)
     by: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _ABOUT})
     train_bytes: int = 0

@@ -115,8 +115,9 @@ def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], 
             verdicts = hooks.kdtool_screen.of(screen)([example for _, example in batch])
             if len(verdicts) != len(batch):
                 raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
-            counts.reject(screen, (verdict.reason for verdict in verdicts if verdict is not None))
-            batch = [pair for pair, verdict in zip(batch, verdicts, strict=True) if verdict is None]
+            judged = list(zip(batch, verdicts, strict=True))
+            counts.reject(screen, ((corpus, verdict.reason) for (corpus, _), verdict in judged if verdict is not None))
+            batch = [pair for pair, verdict in judged if verdict is None]
         yield from batch
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from kdtool._bodies import parts_of
 from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.text import Completion, Example, Split, Text
 from kdtool._contract.training import RunInfo
@@ -148,6 +149,12 @@ class EvaluatorConformance(ComponentConformance):
     def test_a_run_without_texts_is_no_error(self, tmp_path: Path) -> None:
         measured = self._measure(tmp_path, [Subject("teacher", "teacher")], examples=())
         assert all(isfinite(found.value) for found in measured.found)
+
+    def test_its_problems_are_named_whole_and_the_same_again(self, run: RunInfo) -> None:
+        found = [list(self.ready(run).kdtool_problems(run) or ()) for _ in range(2)]
+        assert found[0] == found[1]
+        assert len({problem.id for problem in found[0]}) == len(found[0])
+        assert all(isinstance(problem, Example) and "".join(parts_of(problem.body)).strip() for problem in found[0])
 
     def test_files_are_written_into_the_run_s_folder_alone(
         self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

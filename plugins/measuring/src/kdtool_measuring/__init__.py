@@ -1,7 +1,7 @@
 """What evaluators share: held-out documents, items files, and intervals by bootstrap. A library, no plugin.
 
-`held_out` chooses documents and `digest` names the choice; `measured` makes a measurement of items. Comparing subjects is
-the core's.
+`held_out` chooses documents and `digest` names the choice; `measured` makes a measurement of items; `journal` keeps what a
+subject answered, so that a killed run does not ask again. Comparing subjects is the core's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Literal
 
 import kdtool
 
-__all__ = ["Document", "Item", "digest", "held_out", "measured"]
+from kdtool_measuring._journal import Journal, journal
+
+__all__ = ["Document", "Item", "Journal", "digest", "held_out", "journal", "measured", "text_of"]
 
 _REPLICATES = 2000
 _DRAWS_AT_ONCE = 1_000_000
@@ -108,14 +110,15 @@ def measured(
 def _documents(run: kdtool.RunInfo, split: kdtool.Split, characters: int) -> Iterator[Document]:
     seen: set[str] = set()
     for example in run.texts.examples(split):
-        text = _text(example.body)[:characters]
+        text = text_of(example.body)[:characters]
         if text.strip():
             name = f"{example.id}#{len(seen)}" if example.id in seen else example.id
             seen.add(name)
             yield Document(name, text)
 
 
-def _text(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
+def text_of(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
+    """Return a body as one text: a prompt goes on in its completion, and turns of a conversation are lines."""
     if isinstance(body, kdtool.Text):
         return body.text
     if isinstance(body, kdtool.Completion):

@@ -78,6 +78,13 @@ class PassAtK(kdtool.Evaluator):
         """Return all problems of the benchmark, in its order."""
         raise NotImplementedError
 
+    def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
+        """Return all problems, the prompt as a base model continues it with the benchmark's own solution."""
+        return [
+            kdtool.Example(one.id, kdtool.Completion(one.forms["base"].prompt, one.solution), "test")
+            for one in self.problems(run)
+        ]
+
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say why programs cannot be run safely here, if so."""
         from kdtool_sandbox import Sandbox

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-
-from kdtool_pass_at_k._journal import journal
+from kdtool_measuring import journal
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k import PassAtK

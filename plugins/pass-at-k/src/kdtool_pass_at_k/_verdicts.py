@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import kdtool
+from kdtool_measuring import journal
 
-from kdtool_pass_at_k._journal import journal
 from kdtool_pass_at_k._samples import Sample, file_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,63 @@
+"""The screen `decontamination`: no text to learn from that holds a problem of the recipe's benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_overlap._benchmarks import Benchmark
+
+__all__ = ["Decontamination"]
+
+
+class Decontamination(kdtool.Screen):
+    """Rejects examples that share an n-gram of words with a problem of one of the recipe's evaluators.
+
+    N-grams that more than two problems of a benchmark have, or without two different names, do not count. Held-out examples
+    are judged like those of the split "train".
+    """
+
+    class Config(kdtool.Config):
+        """How long a copy must be."""
+
+        n: int = kdtool.Field(default=10, ge=3, le=100)
+        """Words in an n-gram: names, keywords and numbers, whatever stands between them. DeepSeek-Coder's filter has 10
+        (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._benchmarks: Sequence[Benchmark] | None = None
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Ask the evaluators for their problems, and return the SHA-256 of these.
+
+        Raises:
+            kdtool.UsageError: no evaluator has any.
+        """
+        from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
+
+        problems = problems_of(run, "decontamination")
+        self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
+        return {"problems": digest_of(problems)}
+
+    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None]:
+        """Reject what holds a problem; the reason says of which benchmark.
+
+        Raises:
+            kdtool.PluginError: it was not asked for its identity before, and so knows no problems.
+        """
+        if self._benchmarks is None:
+            raise kdtool.PluginError("decontamination judges nothing before its kdtool_identity has asked for problems")
+        return [self._judged(example, self._benchmarks) for example in examples]
+
+    def _judged(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> kdtool.Rejection | None:
+        from kdtool_overlap._words import words_learned
+
+        words = words_learned(example)
+        found = [benchmark.name for benchmark in benchmarks if benchmark.found_in(words)]
+        return kdtool.Rejection(f"{self.config.n} words of {', '.join(found)}"[:80]) if found else None

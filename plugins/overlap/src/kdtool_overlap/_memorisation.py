@@ -1,0 +1,103 @@
+"""The evaluator `memorisation`: how much of its training text a model writes word by word.
+
+Carlini et al. 2023, Quantifying memorization across neural language models (arXiv 2202.07646): a text is extractable if a
+model that is given the words before it continues with it, greedily. Here words stand for tokens, so that all subjects are
+asked the same, whatever their tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_overlap._passages import Passage
+
+__all__ = ["Memorisation"]
+
+
+class Memorisation(kdtool.Evaluator):
+    """Measures how often a subject continues training text verbatim, and the longest copies in what it writes.
+
+    Teachers and controls are asked the same: a text that a teacher continues, too, which never saw it here, is one that can
+    be guessed, or that it had learned elsewhere.
+    """
+
+    class Config(kdtool.Config):
+        """What is asked."""
+
+        passages: int = kdtool.Field(default=200, ge=1, le=1_000_000)
+        """Passages at most, chosen by the hashes of where they stand."""
+        prefix: int = kdtool.Field(default=25, ge=1, le=100_000)
+        """Names, keywords and numbers that are given, with what stands between them. 25 are some 60 tokens of code."""
+        continuation: int = kdtool.Field(default=25, ge=1, le=100_000)
+        """Words that are to follow."""
+        characters: int | None = kdtool.Field(default=None, ge=1)
+        """Passages are of so many first characters of the split "train": set it where rows take a beginning of the text
+        only. null takes all."""
+        n: int = kdtool.Field(default=10, ge=2, le=1_000)
+        """A shorter run of words that stands in the training text is no copy."""
+
+    config: Config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            tokens = 16 * 4 * (self.config.prefix + self.config.continuation)  # of passages that are decoded together
+            head_size = student.head_size or student.hidden // student.heads
+            cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
+            yield kdtool.Estimate("measured student", ("scores: memorisation",), 4 * student.parameters + cache)
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        """Yield `memorised` and `longest-copy` of each subject; items are passages."""
+        from kdtool_overlap._continuations import continuations_of
+        from kdtool_overlap._passages import beginning, passages_of
+
+        config = self.config
+        documents = beginning(run.texts.examples("train"), config.characters)
+        asked = passages_of(documents, config.passages, config.prefix, config.continuation)
+        if not asked:
+            run.say(
+                f"memorisation: nothing is measured, no document of the split 'train' has {config.prefix} + "
+                f"{config.continuation} words"
+            )
+            return
+        for subject in subjects:
+            answers = continuations_of(run, subject, asked)
+            if answers is not None:
+                yield from self._measurements(run, subject, asked, answers)
+
+    def _measurements(
+        self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage], answers: Mapping[str, str]
+    ) -> Iterator[kdtool.Measurement]:
+        from kdtool_measuring import Item, measured
+
+        from kdtool_overlap._copies import longest_copies
+        from kdtool_overlap._words import words_learned, words_of
+
+        settings = self._settings(asked)
+        verbatim = [Item(one.id, float(answers[one.id].startswith(one.continuation)), 1.0) for one in asked]
+        yield measured(
+            verbatim, run, subject, name="memorised", unit="fraction", higher_is_better=False, settings=settings
+        )
+        written = [words_of(answers[one.id])[: self.config.continuation] for one in asked]
+        lengths = longest_copies(written, map(words_learned, run.texts.examples("train")), self.config.n)
+        copies = [Item(one.id, float(length), 1.0) for one, length in zip(asked, lengths, strict=True)]
+        settings["copies"] = f"runs of {self.config.n} words and more that stand in any document of the split train"
+        yield measured(
+            copies, run, subject, name="longest-copy", unit="words", higher_is_better=False, settings=settings
+        )
+
+    def _settings(self, asked: Sequence[Passage]) -> dict[str, str]:
+        from kdtool_measuring import Document, digest
+
+        config = self.config
+        part = "" if config.characters is None else f" of the first {config.characters} characters"
+        return {
+            "passages": f"{len(asked)} of the split train{part}, chosen by the hashes of their ids",
+            "texts": digest([Document(one.id, one.prefix + one.continuation) for one in asked]),
+            "asked": f"{config.prefix} words are given, {config.continuation} are to follow",
+            "decoding": "greedy",
+        }

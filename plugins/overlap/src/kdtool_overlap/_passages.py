@@ -1,0 +1,61 @@
+"""Passages of the training text: words that a model is given, and how the text goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from heapq import nsmallest
+
+import kdtool
+from kdtool_measuring import text_of
+
+from kdtool_overlap._words import spans_of
+
+__all__ = ["Passage", "beginning", "passages_of"]
+
+_CHARACTERS_A_WORD = 24
+"""A passage with more on average is data, no text, and would fill a model's window."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """`prefix` and `continuation` follow each other in a document; `id` names it and the number of the first word."""
+
+    id: str
+    prefix: str
+    continuation: str
+
+
+def beginning(examples: Iterable[kdtool.Example], characters: int | None) -> Iterator[tuple[str, str]]:
+    """Yield id and text of examples, of the first `characters` alone, the last one cut; all for None."""
+    left, seen = characters, set[str]()
+    for example in examples:
+        if left is not None and left <= 0:
+            return
+        text = text_of(example.body)[:left]
+        left = None if left is None else left - len(text)
+        name = f"{example.id}#{len(seen)}" if example.id in seen else example.id  # corpora may have an id in common
+        seen.add(name)
+        yield name, text
+
+
+def passages_of(documents: Iterable[tuple[str, str]], most: int, prefix: int, continuation: int) -> list[Passage]:
+    """Choose passages: the same ones everywhere, by the hashes of their ids, spread evenly over all text.
+
+    Args:
+        documents: id and text of each.
+        most: passages at most.
+        prefix: words that are given.
+        continuation: words behind them. Passages of a document do not overlap.
+    """
+    found = (one for document in documents for one in _cut(*document, prefix, continuation))
+    return nsmallest(most, found, key=lambda one: sha256(one.id.encode("utf-8")).digest())
+
+
+def _cut(document: str, text: str, prefix: int, continuation: int) -> Iterator[Passage]:
+    spans, words = spans_of(text), prefix + continuation
+    for first in range(0, len(spans) - words + 1, words):
+        start, middle, end = spans[first][0], spans[first + prefix - 1][1], spans[first + words - 1][1]
+        if end - start <= _CHARACTERS_A_WORD * words:
+            yield Passage(f"{document} {first}", text[start:middle], text[middle:end])
