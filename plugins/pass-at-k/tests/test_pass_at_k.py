@@ -77,7 +77,7 @@ def add(name: str = "add") -> Problem:
     ],
 )
 def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:
-    assert program_of(add(), Sample("add#0", "add", answer, "stop", 9, continues)).source == source
+    assert program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add")).source == source
 
 
 class Answering(kdtool.Runtime):

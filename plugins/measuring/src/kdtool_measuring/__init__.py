@@ -1,7 +1,8 @@
-"""What evaluators share: held-out documents, items files, and intervals by bootstrap. A library, no plugin.
+"""What evaluators share: what is asked, what was answered, and measurements with intervals. A library, no plugin.
 
-`held_out` chooses documents and `digest` names the choice; `measured` makes a measurement of items; `journal` keeps what a
-subject answered, so that a killed run does not ask again. Comparing subjects is the core's.
+`held_out` chooses documents and `digest` names the choice; `records_of` and `chosen` read test sets (`_published`);
+`answered` asks a subject and keeps its answers (`_answers`, `_journal`); `measured` makes a measurement of items. Comparing
+subjects is the core's.
 """
 
 from __future__ import annotations
@@ -18,9 +19,29 @@ from typing import Literal
 
 import kdtool
 
+from kdtool_measuring._answers import Answer, answered, bytes_to_answer, file_of, fitted, opened
 from kdtool_measuring._journal import Journal, journal
+from kdtool_measuring._published import chosen, records_of, unpacked
 
-__all__ = ["Document", "Item", "Journal", "digest", "held_out", "journal", "measured", "text_of"]
+__all__ = [
+    "Answer",
+    "Document",
+    "Item",
+    "Journal",
+    "answered",
+    "bytes_to_answer",
+    "chosen",
+    "digest",
+    "file_of",
+    "fitted",
+    "held_out",
+    "journal",
+    "measured",
+    "opened",
+    "records_of",
+    "text_of",
+    "unpacked",
+]
 
 _REPLICATES = 2000
 _DRAWS_AT_ONCE = 1_000_000
@@ -160,7 +181,7 @@ def _wilson(passed: float, count: int) -> tuple[float, float]:
     share, z = passed / count, NormalDist().inv_cdf(0.975)
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # at 0 and 1 rounding would cross
 
 
 def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
+from kdtool_measuring import records_of, unpacked
 from pydantic import model_validator
 
 from kdtool_pass_at_k._estimator import pass_at_k
+from kdtool_pass_at_k._evalplus import ALLCLOSE, EVALPLUS
 from kdtool_pass_at_k._problem import Form, Limits, Problem
-from kdtool_pass_at_k._published import ALLCLOSE, EVALPLUS, records_of, unpacked
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k._samples import Sample
@@ -96,17 +97,17 @@ class PassAtK(kdtool.Evaluator):
             return (str(error),)
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_measuring import bytes_to_answer
+
         student = ahead.models.get(ahead.student)
         if student is not None:
-            tokens = 16 * 2 * self.config.maximum_tokens  # prompts and answers that are decoded together
-            head_size = student.head_size or student.hidden // student.heads
-            cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
-            stages = (f"scores: {self.benchmark}",)
-            yield kdtool.Estimate("measured student", stages, 4 * student.parameters + cache)
+            size = bytes_to_answer(student, 2 * self.config.maximum_tokens)
+            yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems."""
-        from kdtool_pass_at_k._problem import chosen
+        from kdtool_measuring import chosen
+
         from kdtool_pass_at_k._samples import sampled
         from kdtool_pass_at_k._verdicts import judged
 

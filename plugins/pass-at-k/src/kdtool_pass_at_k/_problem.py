@@ -1,17 +1,15 @@
-"""A problem as a benchmark gives it, and which of them are taken."""
+"""A problem as a benchmark gives it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-from heapq import nsmallest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from kdtool_sandbox import Module
 
-__all__ = ["Form", "Limits", "Problem", "chosen"]
+__all__ = ["Form", "Limits", "Problem"]
 
 
 class Form(NamedTuple):
@@ -42,11 +40,3 @@ class Problem:
     continued: Callable[[str], Module]
     whole: Callable[[str], Module]
     solution: str
-
-
-def chosen(problems: Sequence[Problem], most: int | None) -> Sequence[Problem]:
-    """Return at most `most` problems, the same ones everywhere, in the benchmark's order; all for None."""
-    if most is None or most >= len(problems):
-        return problems
-    names = {one.id for one in nsmallest(most, problems, key=lambda one: sha256(one.id.encode("utf-8")).digest())}
-    return [problem for problem in problems if problem.id in names]

@@ -1,38 +1,27 @@
-"""Samples: what a subject answers to each problem. Asked once; a resumed run asks for those that are missing."""
+"""Samples: what a subject answers to each problem."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import journal
+from kdtool_measuring import Answer, answered
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k import PassAtK
     from kdtool_pass_at_k._problem import Problem
 
-__all__ = ["Sample", "file_of", "sampled"]
+__all__ = ["Sample", "sampled"]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An answer to a problem.
+class Sample(Answer):
+    """An answer to a problem. Where it does not continue the form's prompt, a server has begun its own turn."""
 
-    `finish` says why it ended, as in `kdtool.TextAnswer`; `continues` whether it goes on behind the form's prompt: a server
-    begins its own turn.
-    """
-
-    id: str
     problem: str
-    text: str
-    finish: str
-    tokens: int
-    continues: bool
 
 
 def sampled(
@@ -42,30 +31,17 @@ def sampled(
     evaluator: PassAtK,
 ) -> list[Sample] | None:
     """Return all samples of a subject, in the order of problems; None, and a line for the user, where it does not answer."""
-    config, benchmark = evaluator.config, evaluator.benchmark
+    config = evaluator.config
     wanted = {f"{problem.id}#{number}": problem for problem in problems for number in range(config.samples)}
-    with journal(file_of(run, benchmark, subject, "samples")) as kept:
-        missing = [name for name in wanted if name not in kept.records]
-        if missing:
-            opened = kdtool.open_subject(run, subject)
-            reason = "no component opens it" if opened is None else _unfit(opened.value, config)
-            if opened is None or reason:
-                if opened is not None:
-                    opened.value.close()
-                run.say(f"{benchmark}: {subject.name} is left out, {reason}")
-                return None
-            with opened.value as runtime:
-                continues = config.form == "base" or runtime.model is not None
-                for answer in runtime.answer([_request(name, wanted[name], config, continues) for name in missing]):
-                    problem, tokens = wanted[answer.id].id, answer.tokens_out
-                    kept.add(asdict(Sample(answer.id, problem, answer.text, answer.finish, tokens, continues)))
-                    run.hook.kdtool_progress(run, len(kept.records))
-        return [Sample(**kept.records[name]) for name in wanted]
 
+    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+        return _request(name, wanted[name], config, continues=config.form == "base" or runtime.model is not None)
 
-def file_of(run: kdtool.RunInfo, benchmark: str, subject: kdtool.Subject, what: str) -> Path:
-    """Return the file below the run's folder that holds samples or verdicts of a subject."""
-    return run.folder / (re.sub(r"[^\w.-]", "_", f"{benchmark}.{subject.name}") + f".{what}.jsonl")
+    def unfit(runtime: kdtool.Runtime) -> str:
+        return _unfit(runtime, config)
+
+    answers = answered(run, subject, list(wanted), request, evaluator=evaluator.benchmark, unfit=unfit)
+    return None if answers is None else [Sample(**asdict(one), problem=wanted[one.id].id) for one in answers]
 
 
 def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
@@ -76,7 +52,7 @@ def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
     return ""
 
 
-def _request(name: str, problem: Problem, config: PassAtK.Config, continues: bool) -> kdtool.Request:
+def _request(name: str, problem: Problem, config: PassAtK.Config, *, continues: bool) -> kdtool.Request:
     form = problem.forms[config.form]
     seed = int.from_bytes(sha256(f"{config.seed} {name}".encode()).digest()[:4], "big") >> 1
     return kdtool.Request(

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import journal
+from kdtool_measuring import file_of, journal
 
-from kdtool_pass_at_k._samples import Sample, file_of
+from kdtool_pass_at_k._samples import Sample
 
 if TYPE_CHECKING:
     from kdtool_sandbox import Module

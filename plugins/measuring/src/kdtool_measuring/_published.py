@@ -1,4 +1,4 @@
-"""Problems as they are published: lines of JSON, packed by gzip or not; and what the tests of EvalPlus need."""
+"""Test sets as they are published: lines of JSON, packed by gzip or not, of which all or some items are taken."""
 
 from __future__ import annotations
 
@@ -6,35 +6,22 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import nsmallest
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import kdtool
 
-from kdtool_pass_at_k._problem import Limits
+__all__ = ["chosen", "records_of", "unpacked"]
 
-__all__ = ["ALLCLOSE", "EVALPLUS", "records_of", "unpacked"]
 
-EVALPLUS = Limits(60.0, 4 * 2**30)
-"""What EvalPlus allows for all inputs of a problem together."""
-ALLCLOSE = """
-import sys
-try:
-    import numpy
-except ImportError:
-    import types
-    def allclose(out, exp, rtol=1e-05, atol=1e-08):
-        if isinstance(exp, (list, tuple)):
-            return len(out) == len(exp) and all(allclose(a, b, rtol, atol) for a, b in zip(out, exp))
-        return out == exp or abs(out - exp) <= atol + rtol * abs(exp)
-    numpy = types.ModuleType("numpy")
-    numpy.allclose, numpy.ndarray = allclose, type("ndarray", (), {})
-    numpy.float64 = numpy.float32 = float
-    sys.modules["numpy"] = numpy
-"""
-"""Helpers for tests of EvalPlus, which compare floats by numpy's `allclose` and use nothing else of it: its formula stands
-in where the sandbox has no numpy."""
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
 
 
 def unpacked(file: Path | Traversable, key: str) -> tuple[bytes, str]:
@@ -67,9 +54,9 @@ def records_of(file: Path | Traversable, key: str, needed: Sequence[str], expect
     Raises:
         kdtool.UsageError: it cannot be read, holds nothing, or a line is no such record.
     """
-    lines = [line for line in unpacked(file, key)[0].decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in unpacked(file, key)[0].decode("utf-8", "replace").split("\n") if line.strip()]
     if not lines:
-        raise kdtool.UsageError(f"{key}: {file} holds no problem; expected is {expected}")
+        raise kdtool.UsageError(f"{key}: {file} holds no record; expected is {expected}")
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -79,6 +66,17 @@ def records_of(file: Path | Traversable, key: str, needed: Sequence[str], expect
             ) from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
             raise kdtool.UsageError(
-                f"{key}: {file}, line {number}: is no problem with {', '.join(needed)}; expected is {expected}"
+                f"{key}: {file}, line {number}: is no record with {', '.join(needed)}; expected is {expected}"
             )
         yield record
+
+
+def chosen(items: Sequence[T], most: int | None) -> Sequence[T]:
+    """Return at most `most` items, the same ones everywhere, in the order given; all for None.
+
+    The choice follows the hashes of their ids.
+    """
+    if most is None or most >= len(items):
+        return items
+    names = {one.id for one in nsmallest(most, items, key=lambda one: hashlib.sha256(one.id.encode("utf-8")).digest())}
+    return [one for one in items if one.id in names]

@@ -1,0 +1,100 @@
+"""Token completion on a file of tokenised code: one JSON record of counts for each program, kept through a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kdtool
+from kdtool_measuring import Item, chosen, file_of, journal, measured, opened, unpacked
+
+from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens
+
+__all__ = ["Code", "accuracy", "codes_of"]
+
+_NAME = "codexglue.token"
+_KEY = "codexglue.token_completion"
+_LIKE = (
+    "CodeXGLUE's CodeCompletion-token/code/run_lm.py, eval_acc (there programs follow each other in blocks of 1,024 tokens, "
+    "of which the first has nothing before it; here each is read from its beginning, in windows that overlap by half)"
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A program as tokens with spaces between them, without the marks of its beginning and end."""
+
+    id: str
+    text: str
+
+
+def codes_of(file: Path, most: int | None) -> Sequence[Code]:
+    """Return the programs of test.txt of py150 or javaCorpus, one a line, in which a token is asked for.
+
+    Raises:
+        kdtool.UsageError: the file cannot be read, or is in another form.
+    """
+    lines = unpacked(file, _KEY)[0].decode("utf-8", "replace").split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        tokens = line.split()
+        if tokens and (tokens[0], tokens[-1]) != ("<s>", "</s>"):
+            raise kdtool.UsageError(
+                f"{_KEY}: {file}, line {number}: is no program between <s> and </s>; expected is test.txt as "
+                "CodeXGLUE's preprocess.py of token completion writes it"
+            )
+        if set(tokens) - SKIPPED:
+            found.append(Code(str(number), " ".join(tokens[1:-1])))
+    if not found:
+        raise kdtool.UsageError(f"{_KEY}: {file} holds no tokens to predict")
+    return chosen(found, most)
+
+
+def accuracy(
+    run: kdtool.RunInfo, subject: kdtool.Subject, codes: Sequence[Code], settings: Mapping[str, str]
+) -> Iterator[kdtool.Measurement]:
+    """Yield token accuracy; nothing, and a line for the user, of who gives no access to its model."""
+    with journal(file_of(run, _NAME, subject, "counts")) as kept:
+        missing = [code for code in codes if code.id not in kept.records]
+        if missing:
+            with opened(run, subject, _NAME, _unfit) as runtime:
+                if runtime is None or runtime.model is None:
+                    return
+                for code in missing:
+                    correct, counted = _counts(runtime.model, code)
+                    kept.add({"id": code.id, "correct": correct, "counted": counted})
+                    run.hook.kdtool_progress(run, len(kept.records))
+        counts = [kept.records[code.id] for code in codes]
+    yield measured(
+        [Item(one["id"], one["correct"], one["counted"]) for one in counts],
+        run,
+        subject,
+        name="codexglue.token-accuracy",
+        unit="fraction",
+        higher_is_better=True,
+        settings={**settings, "like": _LIKE},
+    )
+
+
+def _counts(model: kdtool.LanguageModel, code: Code) -> tuple[int, int]:
+    from kdtool_evaluator_codexglue._predictions import likeliest
+
+    tokenizer = model.tokenizer
+    ids = tokenizer.encode(code.text)
+    found = likeliest(model, ids)
+    same = [one == other for one, other in zip(ids, found, strict=True)]
+    return correct_tokens(code.text, tokenizer.pieces(ids), tokenizer.pieces(found), same)
+
+
+def _unfit(runtime: kdtool.Runtime) -> str:
+    """Say why a subject's tokens cannot be compared with those of the text; "" where they can."""
+    if runtime.model is None:
+        return "it gives no access to the model's predictions"
+    sample = "def f ( x ) : <EOL> return ' ä ' <EOL> \tx"
+    tokenizer = runtime.model.tokenizer
+    try:
+        kept = b"".join(tokenizer.pieces(tokenizer.encode(sample))) == sample.encode("utf-8")
+    except kdtool.UsageError as error:
+        return str(error)
+    return "" if kept else "its tokenizer changes text"

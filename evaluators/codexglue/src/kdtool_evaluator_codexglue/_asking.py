@@ -1,0 +1,67 @@
+"""Tasks in which a subject writes something that is compared with what the authors have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import kdtool
+from kdtool_measuring import Item, answered, fitted, measured
+
+__all__ = ["Metric", "Question", "Task", "measurements"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a subject is to continue, and what the authors have there."""
+
+    id: str
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of an answer against its reference; `like` names the published evaluator that it equals."""
+
+    name: str
+    unit: str
+    score: Callable[[str, str], float]
+    like: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions of one file. `cut` takes out of an answer what is compared; `settings` say how it is asked."""
+
+    name: str
+    questions: Sequence[Question]
+    stop: tuple[str, ...]
+    maximum_tokens: int
+    cut: Callable[[str], str]
+    metrics: tuple[Metric, ...]
+    settings: Mapping[str, str]
+
+
+def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> Iterator[kdtool.Measurement]:
+    """Yield a measurement of each of the task's metrics; nothing, and a line for the user, of who cannot be asked."""
+    questions = {question.id: question for question in task.questions}
+
+    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+        prompt = fitted(questions[name].prompt, runtime, task.maximum_tokens)
+        return kdtool.Request(name, prompt, task.maximum_tokens, task.stop)
+
+    answers = answered(run, subject, list(questions), request, evaluator=f"codexglue.{task.name}")
+    if answers is None:
+        return
+    decoding = f"greedy, at most {task.maximum_tokens} tokens, until one of {' '.join(map(repr, task.stop))}"
+    for metric in task.metrics:
+        yield measured(
+            [Item(one.id, metric.score(task.cut(one.text), questions[one.id].reference), 1.0) for one in answers],
+            run,
+            subject,
+            name=f"codexglue.{metric.name}",
+            unit=metric.unit,
+            higher_is_better=True,
+            settings={**task.settings, "decoding": decoding, "like": metric.like},
+        )

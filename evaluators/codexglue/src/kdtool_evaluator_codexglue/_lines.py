@@ -1,0 +1,82 @@
+"""Line completion: what follows in a line of tokenised code (CodeXGLUE, arXiv 2102.04664, section 4.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from kdtool_measuring import chosen, records_of
+
+from kdtool_evaluator_codexglue._asking import Metric, Question, Task
+
+__all__ = ["edit_similarity", "exact_match", "line_task", "restored"]
+
+_LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
+_EMPTY = {"<NUM_LIT>": "0", "<STR_LIT>": "", "<CHAR_LIT>": ""}
+_TOKENS = 100
+_EVALUATOR = "CodeXGLUE's CodeCompletion-line/evaluator/evaluator.py (there on answers of tuned models by beam search)"
+
+
+def restored(code: str) -> str:
+    """Put literals in place of the marks that the data sets' preparation left for them.
+
+    `<NUM_LIT:1>` becomes `1`, and so do strings and characters; `<NUM_LIT>` becomes `0`, `<STR_LIT>` and `<CHAR_LIT>`
+    nothing. As `post_process` in CodeXGLUE's evaluator of line completion.
+    """
+    for mark, text in _EMPTY.items():
+        code = code.replace(mark, text)
+    return _LITERAL.sub(r"\1", code)
+
+
+def exact_match(completion: str, line: str) -> float:
+    """Return 1 where both are the same tokens between white space once literals are restored, else 0."""
+    return float(restored(completion).split() == restored(line).split())
+
+
+def edit_similarity(completion: str, line: str) -> float:
+    """Return how alike two lines are once literals are restored: 0 to 100, a whole number.
+
+    100 · 2 · LCS / (len + len), LCS the length of their longest common subsequence of characters, rounded: `ratio` of the
+    library fuzzywuzzy, which CodeXGLUE's evaluator averages. rapidfuzz computes the same without rounding.
+    """
+    from rapidfuzz import fuzz
+
+    return float(round(fuzz.ratio(restored(completion.strip()), restored(line))))
+
+
+def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task:
+    """Return line completion on test.json of py150 or javaCorpus.
+
+    Raises:
+        kdtool.UsageError: the file cannot be read, or is in another form.
+    """
+    records = records_of(file, "codexglue.line_completion", ("input", "gt"), "test.json of CodeXGLUE's line completion")
+    found = [Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)]
+    lines = any("<EOL>" in question.prompt for question in found)
+    return Task(
+        name="line",
+        questions=chosen(found, most),
+        stop=("\n", "<EOL>") if lines else ("\n",),
+        maximum_tokens=_TOKENS,
+        cut=str.strip if lines else statement,
+        metrics=(
+            Metric("line.exact-match", "fraction", exact_match, _EVALUATOR),
+            Metric("line.edit-similarity", "of 100", edit_similarity, _EVALUATOR),
+        ),
+        settings={**settings, "prompt": "the input, without its <s>"},
+    )
+
+
+def statement(text: str) -> str:
+    """Return the tokens of a text up to the first `;` or `}`, or up to what stands before the first `{`.
+
+    So the data set javaCorpus, which has no line breaks, says what a line is. White space separates tokens.
+    """
+    found = re.match(r"(.*?)(?<!\S)([;{}])(?!\S)", text, re.DOTALL)
+    return (found[1] + found[2].replace("{", "") if found else text).strip()
+
+
+def _prompt(code: str) -> str:
+    """Return the input without the mark of a text's start: runtimes begin a prompt by their models' own."""
+    return code.strip().removeprefix("<s>").lstrip()

@@ -1,0 +1,201 @@
+"""Scores against cases worked by hand, and against the samples of CodeXGLUE's evaluators where they are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from importlib.util import find_spec
+from itertools import islice, pairwise
+from math import exp, log
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_evaluator_codexglue._lines import edit_similarity, exact_match, restored, statement
+from kdtool_evaluator_codexglue._programs import codebleu, first_method, words_of
+from kdtool_evaluator_codexglue._summaries import bleu_4
+from kdtool_evaluator_codexglue._tokens import correct_tokens
+
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "codexglue"
+needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="CodeXGLUE's samples are not here")
+needs_codebleu = pytest.mark.skipif(not find_spec("codebleu"), reason="the extra `codebleu` is not installed")
+LINES = st.text(alphabet='ab <>_:;{}()NUMSTRLI0"', max_size=40)
+METHOD = "int function ( ) { int a = size ( ) ; return a ; }"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("x = <NUM_LIT:1>", "x = 1"),
+        ("x = <NUM_LIT>", "x = 0"),
+        ('f ( "<STR_LIT>" , "<STR_LIT:utf-8>" )', 'f ( "" , "utf-8" )'),
+        ("'<CHAR_LIT:a>' '<CHAR_LIT>'", "'a' ''"),
+        ("a < b > c <EOL>", "a < b > c <EOL>"),
+    ],
+)
+def test_literals_are_restored(code: str, expected: str) -> None:
+    assert restored(code) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" . size ( ) ; return", ". size ( ) ;"),
+        ("} else { x", "}"),
+        ("> a ) { int b ; }", "> a )"),
+        ('"a;b{c" ) ; d', '"a;b{c" ) ;'),
+        ("f ;x {y } z", "f ;x {y }"),
+        ("no end", "no end"),
+        ("{ }", ""),
+        ("", ""),
+    ],
+)
+def test_a_line_of_java_ends_with_its_statement(text: str, expected: str) -> None:
+    assert statement(text) == expected
+
+
+@given(LINES, LINES)
+def test_scores_of_lines_are_whole_numbers_up_to_a_hundred(one: str, other: str) -> None:
+    assert edit_similarity(one, other) in range(101)
+    assert exact_match(one, one) == 1
+    assert edit_similarity(one.strip(), one.strip()) == 100
+
+
+def test_scores_of_lines_are_those_worked_by_hand() -> None:
+    assert edit_similarity("a<NUM_LIT:12>", "a12b") == 86  # 100 · 2 · 3 / 7 = 85.7
+    assert exact_match("x  = <NUM_LIT:1>\n", "x = 1") == 1
+    assert exact_match("x =1", "x = 1") == 0
+
+
+@needs_samples
+def test_lines_of_the_sample_score_as_codexglue_says() -> None:
+    answers = (SAMPLES / "line_completion_java_answers_sample.json").read_text("utf-8").splitlines()
+    lines = (SAMPLES / "line_completion_java_predictions_sample.txt").read_text("utf-8").splitlines()
+    pairs = [(line, json.loads(answer)["gt"]) for line, answer in zip(lines, answers, strict=True)]
+    assert mean(edit_similarity(*pair) for pair in pairs) == pytest.approx(43.8)
+    assert mean(exact_match(*pair) for pair in pairs) == 0
+
+
+def test_bleu_is_that_worked_by_hand() -> None:
+    # Words "returns the size", "returns the old size .": 3 of 3, 1 of 2, 0 of 1, 0 of 0, those from 2 on with 1 added.
+    expected = 100 * exp(1 - 6 / 4 + (log(3 / 3) + log(2 / 3) + log(1 / 2) + log(1 / 1)) / 4)
+    assert bleu_4("Returns the size", "returns the old size.") == pytest.approx(expected)
+    assert bleu_4("get_size", "get _ size") == pytest.approx(100)  # an underscore is a word
+    assert bleu_4("", "a b c") == pytest.approx(100 * exp(1 - 4 / 1))
+    assert bleu_4("x", "a b c") == pytest.approx(0, abs=1e-60)
+    assert bleu_4("a a a a a", "a") == pytest.approx(100 * exp((log(1 / 5) + log(1 / 5) + log(1 / 4) + log(1 / 3)) / 4))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "_", ".", "ä9"]), min_size=1, max_size=12), st.text(max_size=20))
+def test_bleu_of_a_text_with_itself_is_full_and_no_other_is_more(words: list[str], other: str) -> None:
+    text = " ".join(words)
+    assert bleu_4(text, text) == pytest.approx(100)
+    assert 0 <= bleu_4(other, text) <= 100 + 1e-9
+
+
+@needs_samples
+def test_summaries_of_the_sample_score_as_codexglue_says() -> None:
+    texts = {
+        name: dict(
+            line.split("\t", 1)
+            for line in (SAMPLES / f"code_to_text_{name}_sample.txt").read_text("utf-8").splitlines()
+        )
+        for name in ("predictions", "reference")
+    }
+    scores = [bleu_4(text, texts["reference"][key]) for key, text in texts["predictions"].items()]
+    assert len(scores) == 5
+    assert mean(scores) == pytest.approx(9.554726113590661, abs=1e-12)
+
+
+def test_a_method_ends_where_its_first_brace_is_closed() -> None:
+    assert first_method(" int f() { if (a) { b(); } } int g() { }") == "int f() { if (a) { b(); } }"
+    assert first_method("int f() { if (a) {") == "int f() { if (a) {"
+    assert first_method("return 1; } }") == "return 1; }"
+
+
+@needs_codebleu
+def test_codebleu_grows_with_what_is_shared() -> None:
+    assert codebleu(METHOD, METHOD) == pytest.approx(100)
+    assert codebleu("int function(){int a=size();return a;}", METHOD) == pytest.approx(100)
+    assert codebleu("int a ;", METHOD) == 0
+    assert (
+        0
+        < codebleu("int function ( ) { return 0 ; }", METHOD)
+        < codebleu(METHOD.replace("size", "count"), METHOD)
+        < 100
+    )
+
+
+@needs_codebleu
+def test_a_data_flow_that_does_not_match_is_not_taken_for_one_that_is_not_there() -> None:
+    assert codebleu("a b c d", METHOD) < 1
+    assert codebleu("void function ( ) { }", "void function ( ) { }") == pytest.approx(100)  # there is none
+
+
+@needs_codebleu
+def test_what_has_no_codebleu_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not defined.*'int f'"):
+        codebleu(METHOD, "int f")
+
+
+@needs_codebleu
+def test_codebleu_leaves_logging_as_it_was() -> None:
+    before = list(logging.getLogger().handlers)
+    codebleu("void function ( ) { }", "void function ( ) { }")
+    assert logging.getLogger().handlers == before
+
+
+@needs_codebleu
+@needs_samples
+def test_codebleu_of_published_programs() -> None:
+    with gzip.open(SAMPLES / "concode_dev.jsonl.gz", "rt", encoding="utf-8") as lines:
+        programs = [json.loads(line)["code"] for line in islice(lines, 40)]
+    assert all(codebleu(program, program) == pytest.approx(100) for program in programs)
+    others = [codebleu(one, other) for one, other in pairwise(programs)]
+    assert all(0 <= score < 100 for score in others)
+    assert 5 < mean(others) < 50
+    assert all(len(words_of(program)) >= 4 for program in programs)
+
+
+def counts(text: str, pieces: list[str], predicted: list[str]) -> tuple[int, int]:
+    same = [one == other for one, other in zip(pieces, predicted, strict=True)]
+    return correct_tokens(text, [one.encode() for one in pieces], [one.encode() for one in predicted], same)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "predicted", "correct"),
+    [
+        (["a", " bc", " d"], ["a", " bc", " d"], 3),
+        (["a", " bc", " d"], ["x", "bc", " d"], 2),  # without its space it is the same word
+        (["a", " b", "c", " d"], ["a", " b", "x", " d"], 2),
+        (["a", " b", "c", " d"], ["a", " bc", " x", " d"], 3),  # the word is whole, what follows it is not looked at
+        (["a", " b", "c", " d"], ["a", " b", " c", " d"], 2),  # two words
+        (["a", " b", "c", " d"], ["a", " bc", "", " d"], 2),  # a special token in the word
+        (["a", " ", "bc", " d"], ["a", " ", "bc", " d"], 3),
+        (["a", " ", "bc", " d"], ["a", "x", "bc", " d"], 2),
+        (["a b", "c d"], ["a b", "c d"], 3),  # tokens that belong to two words
+        (["a b", "c d"], ["a x", "c d"], 2),
+        (["a", " bc", " d"], ["", "", ""], 0),
+    ],
+)
+def test_tokens_are_right_whole_or_not_at_all(pieces: list[str], predicted: list[str], correct: int) -> None:
+    assert counts("a bc d", pieces, predicted) == (correct, 3)
+
+
+def test_marks_of_the_data_are_not_asked_for() -> None:
+    assert counts("a <EOL> b", ["a", " <EOL>", " b"], ["a", " x", " b"]) == (2, 2)
+    assert counts("<s> <pad> </s>", ["<s> <pad> </s>"], ["x"]) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(["ab", "ä", "(", "<EOL>", "x_1"]), min_size=1, max_size=8), st.data())
+def test_all_is_right_that_is_predicted_right_however_it_is_divided(tokens: list[str], data: st.DataObject) -> None:
+    text = " ".join(tokens)
+    content = text.encode()
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(content) - 1)))))
+    pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    asked = len(tokens) - tokens.count("<EOL>")
+    assert correct_tokens(text, pieces, pieces, [True] * len(pieces)) == (asked, asked)
+    assert correct_tokens(text, pieces, [b""] * len(pieces), [False] * len(pieces)) == (0, asked)

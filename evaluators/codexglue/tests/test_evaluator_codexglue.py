@@ -1,0 +1,247 @@
+"""The evaluator on small files: conformance, questions as published, whole tokens as CodeXGLUE counts them, a killed run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from kdtool.testing import EvaluatorConformance, make_run, write_toy_model
+from kdtool_evaluator_codexglue import CodeXGlue
+from kdtool_evaluator_codexglue._lines import line_task
+from kdtool_evaluator_codexglue._programs import missing, program_task
+from kdtool_evaluator_codexglue._summaries import summary_task
+
+SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
+PYTHON_LINES = [
+    {"id": 7, "input": "<s> import os <EOL> def f ( x ) : <EOL> return", "gt": "x + <NUM_LIT:1>"},
+    {"id": 7, "input": "<s> y = <STR_LIT> <EOL>", "gt": "print ( y )"},
+]
+JAVA_LINES = [{"input": "<s> package a ; import", "gt": "java . util . List ;"}]
+CODES = ["<s> import os <EOL> x = os . getcwd ( ) </s>", "<s> <EOL> </s>", "<s> def f ( n ) : <EOL> return n </s>"]
+SUMMARIES = [
+    {
+        "code_tokens": ["def", "f", "(", ")", ":", "pass"],
+        "docstring_tokens": ["Does", "nothing", "."],
+        "language": "python",
+    },
+    {"code_tokens": ["void", "g", "(", ")", "{", "}"], "docstring_tokens": ["Also", "\n", "not"], "language": "java"},
+]
+DESCRIPTION = "get it concode_field_sep int it concode_elem_sep int it concode_field_sep void set"
+PROGRAMS = [
+    {"nl": DESCRIPTION, "code": "int function ( ) { return it ; }"},
+    {"nl": "too short", "code": "a"},
+]  # fmt: skip
+with_codebleu = not list(missing())
+
+
+def written(folder: Path) -> dict[str, str]:
+    """Write a small file of each task, as its authors do."""
+    folder.mkdir(exist_ok=True)
+    texts = {
+        "line_completion": "\n".join(map(json.dumps, PYTHON_LINES)),
+        "token_completion": "\n".join(CODES),
+        "summarisation": "\n".join(map(json.dumps, SUMMARIES)),
+        "generation": "\n".join(map(json.dumps, PROGRAMS)),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    return {name: str(folder / name) for name in texts if name != "generation" or with_codebleu}
+
+
+class TestCodeXGlue(EvaluatorConformance):
+    component = CodeXGlue
+    entry_point = "codexglue"
+    settings: ClassVar[dict[str, Any]] = {"line_completion": "test.json"}
+
+    def prepared(self, folder: Path) -> dict[str, Any]:
+        return written(folder / "files")
+
+
+class Opener(kdtool.Exporter):
+    """Opens everything as one runtime."""
+
+    def __init__(self, runtime: kdtool.Runtime | None) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime
+
+
+class Saying(kdtool.Runtime):
+    """Says the same to everybody, and dies after so many answers."""
+
+    def __init__(self, text: str, most: int | None = None) -> None:
+        self.text = text
+        self.most = most
+        self.asked: list[kdtool.Request] = []
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(requests):
+            if number == self.most:
+                raise KeyboardInterrupt
+            self.asked.append(request)
+            yield kdtool.TextAnswer(request.id, self.text, "stop", 3, 4)
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        raise NotImplementedError
+
+
+def evaluate(
+    folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **settings: Any
+) -> dict[str, kdtool.Measurement]:
+    run = make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+    evaluator = CodeXGlue(CodeXGlue.Config(**settings))
+    return {found.name: found for found in evaluator.kdtool_evaluate(run, [SUBJECT])}
+
+
+def test_each_file_gives_its_measures(tmp_path: Path) -> None:
+    said: list[str] = []
+    runtime = Saying(" x + 1")
+    found = evaluate(tmp_path, runtime, said, **written(tmp_path / "files"))
+    exact = found["codexglue.line.exact-match"]
+    assert (exact.value, exact.n, exact.unit) == (0.5, 2, "fraction")
+    assert (
+        found["codexglue.line.edit-similarity"].value == (100 + 25) / 2
+    )  # "x + 1" of "print ( y )": " ", " " of 5 + 11
+    assert found["codexglue.bleu-4"].n == 2
+    assert ("codexglue.codebleu" in found) == with_codebleu
+    assert said == ["codexglue.token: student is left out, it gives no access to the model's predictions"]
+    assert all("CodeXGLUE" in one.settings["like"] and one.settings["file"] for one in found.values())
+    assert {request.temperature for request in runtime.asked} == {0.0}
+
+
+def test_questions_are_those_of_the_files(tmp_path: Path) -> None:
+    files = {
+        name: Path(path) for name, path in (written(tmp_path) | {"generation": str(tmp_path / "generation")}).items()
+    }
+    lines = line_task(files["line_completion"], None, {})
+    assert lines.questions[0].prompt == "import os <EOL> def f ( x ) : <EOL> return"
+    assert lines.stop == ("\n", "<EOL>")
+    assert len({question.id for question in lines.questions}) == 2
+    (tmp_path / "java").write_text(json.dumps(JAVA_LINES[0]), encoding="utf-8")
+    java = line_task(tmp_path / "java", None, {})
+    assert java.stop == ("\n",)
+    assert java.cut(" java . util . List ; import b ;") == JAVA_LINES[0]["gt"]
+    summaries = summary_task(files["summarisation"], None, {}).questions
+    assert summaries[0].prompt == 'def f ( ) : pass\n""" The goal of this function is to'
+    assert summaries[1].prompt == "void g ( ) { }\n/* The goal of this function is to"
+    assert summaries[1].reference == "Also not"
+    (program,) = program_task(files["generation"], None, {}).questions
+    assert program.prompt.startswith("class Context {\n    int it;\n    void set;\n\n    /**\n     * get it\n")
+
+
+def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
+    packed = tmp_path / "test.json.gz"
+    packed.write_bytes(gzip.compress("\n".join(map(json.dumps, PYTHON_LINES * 10)).encode()))
+    found = evaluate(tmp_path, Saying(""), line_completion=packed, examples=5)
+    assert found["codexglue.line.exact-match"].n == 5
+    assert found["codexglue.line.exact-match"].settings["examples"].startswith("at most 5")
+
+
+def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
+    files = written(tmp_path / "files")
+    dying, going_on = Saying("x", most=1), Saying("x")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, dying, line_completion=files["line_completion"])
+    evaluate(tmp_path, going_on, line_completion=files["line_completion"])
+    assert sorted(request.id for request in (*dying.asked, *going_on.asked)) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        ("line_completion", "", r"codexglue\.line_completion.*holds no record.*test\.json"),
+        ("line_completion", '{"input": "x"}', r"line 1: is no record with input, gt"),
+        ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
+        ("token_completion", "<s> <EOL> </s>", "holds no tokens"),
+        ("summarisation", '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}', "are no lists"),
+        ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
+    ],
+)
+def test_another_file_is_refused_with_what_was_expected(task: str, content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(kdtool.UsageError, match=message):
+        evaluate(tmp_path, Saying(""), None, **{task: file})
+
+
+def test_no_file_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"nothing would be measured.*line_completion"):
+        CodeXGlue.Config()
+
+
+def test_a_file_that_is_not_there_is_refused_before_a_run(tmp_path: Path) -> None:
+    evaluator = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "gone.json"))
+    with pytest.raises(kdtool.UsageError, match=r"codexglue\.generation.*gone\.json cannot be read"):
+        evaluator.kdtool_identity(make_run(tmp_path))
+
+
+def test_what_codebleu_lacks_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    monkeypatch.setattr("kdtool_evaluator_codexglue._programs.version", lambda name: "0.23.0")
+    said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_missing(run)
+    assert len(said) == 3
+    assert all("kdtool-evaluator-codexglue[codebleu]" in line for line in said)
+    assert CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "test.json")).kdtool_missing(run) == ()
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_token_accuracy_is_that_of_codexglues_own_count(tmp_path: Path) -> None:
+    """Counted once more word by word, as `eval_acc` does, on a model that learnt some of the text by heart."""
+    import torch
+    from kdtool_transformers import TransformersRuntime, open_model
+
+    code = " ".join(f"<EOL> value_{i % 3} = compute ( {i % 5} )" for i in range(6))
+    wrapped = open_model(str(write_toy_model(tmp_path / "model")))
+    model, tokenizer = wrapped.model, wrapped.tokenizer
+    ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(code)]])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        found = model.eval()(input_ids=ids).logits[0, :-1, : tokenizer.vocabulary].argmax(-1).tolist()
+    right, words, start = 0, code.split(" "), 0
+    for word in words:
+        size = len(word.encode()) + (start > 0)  # a token of this model is a byte
+        predicted = tokenizer.decode(found[start : start + size]).strip().split()
+        right += word != "<EOL>" and predicted[:1] == [word]
+        start += size
+    asked = sum(word != "<EOL>" for word in words)
+    assert 0 < right < asked
+    (tmp_path / "test.txt").write_text(f"<s> {code} </s>\n", encoding="utf-8")
+    runtime = TransformersRuntime(wrapped)
+    measured = evaluate(tmp_path, runtime, token_completion=tmp_path / "test.txt")["codexglue.token-accuracy"]
+    assert measured.value == pytest.approx(right / asked)
+    assert measured.items is not None
+    assert json.loads(measured.items.read_text("utf-8")) == {"item": "1", "sum": right, "weight": asked}
+    assert evaluate(tmp_path, None, token_completion=tmp_path / "test.txt")["codexglue.token-accuracy"] == measured
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
+    import torch
+    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_transformers import open_model
+
+    wrapped = open_model(str(write_toy_model(tmp_path / "model")))
+    context = wrapped.facts.context
+    ids = wrapped.tokenizer.encode("value = compute ( 1 ) " * 30)
+    assert len(ids) > 2 * context
+    found = likeliest(wrapped, ids)
+    assert len(found) == len(ids)
+    tokens = [wrapped.tokenizer.end_of_text, *ids]
+    for start, scored in ((0, 0), (context // 2, context), (context, context * 3 // 2)):
+        with torch.no_grad():
+            logits = wrapped.model.eval()(input_ids=torch.tensor([tokens[start : start + context]])).logits[0]
+        expected = logits[:, : wrapped.tokenizer.vocabulary].argmax(-1).tolist()
+        assert found[scored : start + context] == expected[scored - start :]

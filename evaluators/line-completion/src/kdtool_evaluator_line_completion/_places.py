@@ -1,0 +1,61 @@
+"""Places in documents at which a line is to be completed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from heapq import nsmallest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdtool_measuring import Document
+
+__all__ = ["Place", "places_of"]
+
+_FIRST_TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])")
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place: the text `before` it, with the first token of its line, and the `rest` of that line."""
+
+    id: str
+    document: str
+    before: str
+    rest: str
+
+
+def places_of(document: Document, most: int, context: int) -> list[Place]:
+    """Return at most `most` places of a document, in its order, each with at most `context` characters before it.
+
+    A place is behind the first token of a line (a word, or one punctuation mark). At a line's start anything may follow, and
+    a prompt that ends in indentation divides what tokenizers have as one token; behind the first token the statement has
+    begun, as where an editor is asked to complete it. What is left of the line holds a letter or digit, so that nobody is
+    praised for a closing bracket. The first line, which has nothing before it, is no place, nor is what follows the last
+    line break: the document may be cut there. The choice follows the hashes of the document's id and the line's number.
+    """
+    places = list(_places(document, context))
+    kept = set(nsmallest(most, (place.id for place in places), key=lambda name: sha256(name.encode("utf-8")).digest()))
+    return [place for place in places if place.id in kept]
+
+
+def _places(document: Document, context: int) -> Iterator[Place]:
+    start = 0
+    for number, line in enumerate(document.text.split("\n")[:-1], 1):
+        begun = _FIRST_TOKEN.match(line)
+        if number > 1 and begun and _WORD.search(line, begun.end()):
+            before = document.text[: start + begun.end()]
+            yield Place(f"{document.id}:{number}", document.id, _end_of(before, context), line[begun.end() :])
+        start += len(line) + 1
+
+
+def _end_of(text: str, most: int) -> str:
+    """Return the end of a text, of whole lines where there is a line break in it."""
+    if len(text) <= most:
+        return text
+    end = text[-most:]
+    _, broken, lines = end.partition("\n")
+    return lines if broken else end

@@ -1,0 +1,119 @@
+"""Answers of a subject, asked for once: each is on disk before the next one counts; a killed run asks for the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import kdtool
+
+from kdtool_measuring._journal import journal
+
+__all__ = ["Answer", "answered", "bytes_to_answer", "file_of", "fitted", "opened"]
+
+_TEXTS_AT_ONCE = 16
+_STARTS = 4
+"""Tokens that tokenizers put before a prompt by themselves, at most."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to the request of the same id.
+
+    `finish` says why it ended, as in `kdtool.TextAnswer`; `continues` whether it goes on behind the request's prompt, or
+    begins a turn of its own because there was none.
+    """
+
+    id: str
+    text: str
+    finish: str
+    tokens: int
+    continues: bool
+
+
+def answered(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    ids: Sequence[str],
+    ask: Callable[[str, kdtool.Runtime], kdtool.Request],
+    *,
+    evaluator: str,
+    unfit: Callable[[kdtool.Runtime], str] | None = None,
+) -> list[Answer] | None:
+    """Return a subject's answers in the order of `ids`; None, and a line for the user, where it cannot be asked.
+
+    They are kept in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one is
+    missing.
+
+    Args:
+        run: the run that measures.
+        subject: who is asked.
+        ids: one for each request.
+        ask: makes the request of an id; it may look at the opened subject.
+        evaluator: who asks, for the file's name and for messages.
+        unfit: says why an opened subject cannot be asked in this way, "" where it can; None takes all.
+    """
+    with journal(file_of(run, evaluator, subject, "samples")) as kept:
+        missing = [name for name in ids if name not in kept.records]
+        if missing:
+            with opened(run, subject, evaluator, unfit) as runtime:
+                if runtime is None:
+                    return None
+                requests = {name: ask(name, runtime) for name in missing}
+                for found in runtime.answer(requests.values()):
+                    continues = bool(requests[found.id].prompt)
+                    kept.add(asdict(Answer(found.id, found.text, found.finish, found.tokens_out, continues)))
+                    run.hook.kdtool_progress(run, len(kept.records))
+        return [Answer(**kept.records[name]) for name in ids]
+
+
+@contextmanager
+def opened(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    evaluator: str,
+    unfit: Callable[[kdtool.Runtime], str] | None = None,
+) -> Iterator[kdtool.Runtime | None]:
+    """Open a subject, and close it behind the block; None, and a line for the user, where that cannot be or it is unfit."""
+    found = kdtool.open_subject(run, subject)
+    if found is None:
+        run.say(f"{evaluator}: {subject.name} is left out, no component opens it")
+        yield None
+        return
+    with found.value as runtime:
+        reason = unfit(runtime) if unfit else ""
+        if reason:
+            run.say(f"{evaluator}: {subject.name} is left out, {reason}")
+        yield None if reason else runtime
+
+
+def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
+    """Return the end of a prompt that leaves room in the subject's context for an answer; all of it where no model is known.
+
+    Where the answer would take more than half of the context, the prompt gets the other half: answers end with the context.
+    """
+    model = runtime.model
+    if model is None or not model.facts.context:
+        return prompt
+    room = max(1, max(model.facts.context - maximum_tokens, model.facts.context // 2) - _STARTS)
+    while (count := len(model.tokenizer.encode(prompt))) > room:
+        prompt = prompt[len(prompt) - len(prompt) * room // count :]
+    return prompt
+
+
+def bytes_to_answer(student: kdtool.ModelFacts, tokens: int) -> int:
+    """Return what a student takes while it answers: its weights in float32, and keys and values of what is decoded together.
+
+    `tokens` are those of one prompt and its answer.
+    """
+    head_size = student.head_size or student.hidden // student.heads
+    cache = 4 * 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
+    return 4 * student.parameters + cache
+
+
+def file_of(run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, what: str) -> Path:
+    """Return the file below the run's folder in which something of a subject is kept, such as its samples."""
+    return run.folder / (re.sub(r"[^\w.-]", "_", f"{evaluator}.{subject.name}") + f".{what}.jsonl")

@@ -1,0 +1,166 @@
+"""Answers are asked for once, whoever is killed meanwhile; prompts fit; test sets are read, or refused with a reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kdtool.testing import ByteTokenizer, make_run
+from kdtool_measuring import Answer, answered, bytes_to_answer, chosen, fitted, journal, opened, records_of, unpacked
+
+SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
+FACTS = kdtool.ModelFacts(1000, 1000, 2, 32, 4, 2, 64, 257, 256, "float32", tied=True, tokenizer_fingerprint="bytes")
+
+
+class Echo(kdtool.Runtime):
+    """Answers with the request's id, the last request first, and dies after so many answers."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.most = most
+        self.closed = False
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, request in enumerate(reversed(list(requests))):
+            if number == self.most:
+                raise KeyboardInterrupt
+            self.asked.append(request.id)
+            yield kdtool.TextAnswer(request.id, f"to {request.id}", "stop", 1, 2)
+
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Opener(kdtool.Exporter):
+    """Opens everything as one runtime."""
+
+    def __init__(self, runtime: kdtool.Runtime | None) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime
+
+
+def ask(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = None, **options: Any) -> Any:
+    run = make_run(folder, {"any": Opener(runtime)}, say=(said if said is not None else []).append)
+
+    def request(name: str, _: kdtool.Runtime) -> kdtool.Request:
+        return kdtool.Request(name, "" if name == "b" else "prompt", 4)
+
+    return answered(run, SUBJECT, ["a", "b", "c"], request, evaluator="test", **options)
+
+
+def test_answers_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
+    dying, going_on = Echo(most=1), Echo()
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path, dying)
+    assert dying.closed
+    (file,) = tmp_path.iterdir()
+    assert file.name == "test.student_seed_0.samples.jsonl"
+    with file.open("ab") as half:
+        half.write(b'{"id": "half writ')
+    found = ask(tmp_path, going_on)
+    assert found == [Answer(name, f"to {name}", "stop", 2, continues=name != "b") for name in "abc"]
+    assert (dying.asked, going_on.asked) == (["c"], ["b", "a"])
+    assert ask(tmp_path, None) == found, "nobody is opened where nothing is missing"
+    assert len([json.loads(line) for line in file.read_text("utf-8").splitlines()]) == 3
+
+
+def test_who_cannot_be_asked_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    runtime = Echo()
+    assert ask(tmp_path, None, said) is None
+    assert ask(tmp_path, runtime, said, unfit=lambda one: "it is shy") is None
+    assert said == [
+        "test: student/seed 0 is left out, no component opens it",
+        "test: student/seed 0 is left out, it is shy",
+    ]
+    assert runtime.closed
+    assert not runtime.asked
+
+
+def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
+    runtime = Echo()
+    with opened(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
+        assert found is runtime
+        assert not runtime.closed
+    assert runtime.closed
+
+
+@dataclass
+class Model:
+    """As much of a model as `fitted` looks at."""
+
+    facts: kdtool.ModelFacts
+    tokenizer: ByteTokenizer
+
+
+@given(st.text(max_size=600), st.integers(1, 400))
+@example("".join(map(chr, range(200, 800))), 100)
+def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tokens: int) -> None:
+    runtime = Echo()
+    assert fitted(prompt, runtime, maximum_tokens) == prompt
+    runtime.model = Model(FACTS, ByteTokenizer())  # type: ignore[assignment]
+    found = fitted(prompt, runtime, maximum_tokens)
+    assert prompt.endswith(found)
+    assert len(found.encode()) < max(256 - maximum_tokens, 128)
+    if len(prompt.encode()) < 120:
+        assert found == prompt
+
+
+def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
+    assert bytes_to_answer(FACTS, 100) == 4 * 1000 + 4 * 2 * 2 * 2 * 8 * 16 * 100
+
+
+@given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 40))
+def test_the_choice_of_items_keeps_their_order_and_depends_on_ids_alone(numbers: list[int], most: int) -> None:
+    items = [Answer(str(number), "", "", 0, continues=True) for number in numbers]
+    found = chosen(items, most)
+    assert len(found) == min(most, len(items))
+    assert [item for item in items if item in found] == list(found)
+    assert {item.id for item in chosen(items[::-1], most)} == {item.id for item in found}
+    assert chosen(items, None) == items
+
+
+def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
+    content = '{"a": "x\u2028y"}\r\n\n{"a": 2, "b": 3}\n'.encode()
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.write_bytes(content)
+    packed.write_bytes(gzip.compress(content))
+    assert unpacked(plain, "key") == unpacked(packed, "key")
+    assert list(records_of(packed, "key", ["a"], "a file")) == [{"a": "x\u2028y"}, {"a": 2, "b": 3}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "key: .* holds no record; expected is a file"),
+        (b"{}\n", "line 1: is no record with a; expected is a file"),
+        (b'{"a": 1}\n{', "line 2: is no JSON"),
+        (b"\x1f\x8b\x08", "key: .* cannot be read"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(kdtool.UsageError, match=message):
+        list(records_of(file, "key", ["a"], "a file"))
+
+
+def test_a_journal_holds_what_was_added(tmp_path: Path) -> None:
+    with journal(tmp_path / "journal") as kept:
+        kept.add({"id": "ä", "value": 1})
+    with journal(tmp_path / "journal") as kept:
+        assert kept.records == {"ä": {"id": "ä", "value": 1}}
