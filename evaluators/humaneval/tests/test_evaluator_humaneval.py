@@ -10,7 +10,7 @@ import pytest
 from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_pass_at_k import Problem
-from kdtool_sandbox import Sandbox, Task
+from kdtool_sandbox import Module, Sandbox, Task
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
 
@@ -69,7 +69,8 @@ def test_a_whole_program_passes_with_the_helpers_of_the_prompt(tmp_path: Path) -
 def test_the_plus_tests_are_read(tmp_path: Path) -> None:
     found = problems(tmp_path, plus=PLUS)
     assert len(found) == 164
-    assert all(len(one.continued("").tests) > 500 for one in found)
+    works = [one.continued("") for one in found]
+    assert all(isinstance(work, Module) and len(work.tests) > 500 for work in works)
     assert HumanEval(HumanEval.Config(plus=PLUS)).benchmark == "humaneval+"
 
 

@@ -77,7 +77,9 @@ def add(name: str = "add") -> Problem:
     ],
 )
 def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:
-    assert program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add")).source == source
+    program = program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add"))
+    assert isinstance(program, Module)
+    assert program.source == source
 
 
 class Answering(kdtool.Runtime):

@@ -6,7 +6,7 @@ kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -46,7 +46,8 @@ class PassAtK(kdtool.Evaluator):
         maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
         """An answer ends after so many tokens."""
         problems: int | None = kdtool.Field(default=None, ge=1)
-        """At most so many problems, chosen by the hashes of their ids; null takes all, as published scores do."""
+        """At most so many problems for each measurement, chosen by the hashes of their ids; null takes all, as published
+        scores do."""
         seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
         """A program that runs longer has failed; null takes what the benchmark's own harness allows."""
         seed: int = kdtool.Field(default=0, ge=0)
@@ -86,6 +87,14 @@ class PassAtK(kdtool.Evaluator):
             for one in self.problems(run)
         ]
 
+    def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
+        """Return the problems that are scored together, by what stands before `.pass@k` in their measurements' names."""
+        return {self.benchmark: problems}
+
+    def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Return what the settings of a measurement say of the benchmark, besides how it was asked and judged."""
+        return {"like": self.harness.get(self.config.form, "")}
+
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say why programs cannot be run safely here, if so."""
         from kdtool_sandbox import Sandbox
@@ -111,17 +120,21 @@ class PassAtK(kdtool.Evaluator):
         from kdtool_pass_at_k._samples import sampled
         from kdtool_pass_at_k._verdicts import judged
 
-        problems = chosen(self.problems(run), self.config.problems)
+        found = self.parts(self.problems(run))
+        parts = {name: chosen(part, self.config.problems) for name, part in found.items()}
+        problems = [problem for part in parts.values() for problem in part]
         for subject in subjects:
             samples = sampled(run, subject, problems, self)
             if samples is not None:
                 verdicts = judged(run, subject, problems, samples, self)
-                yield from self._measurements(run, subject, problems, samples, verdicts)
+                for name, part in parts.items():
+                    yield from self._measurements(run, subject, name, part, samples, verdicts)
 
     def _measurements(
         self,
         run: kdtool.RunInfo,
         subject: kdtool.Subject,
+        part: str,
         problems: Sequence[Problem],
         samples: Sequence[Sample],
         verdicts: Mapping[str, Judged],
@@ -129,17 +142,18 @@ class PassAtK(kdtool.Evaluator):
         from kdtool_measuring import Item, measured
 
         passed = {problem.id: 0 for problem in problems}
-        for sample in samples:
-            passed[sample.problem] += verdicts[sample.id].passed
+        judged = [(sample.problem, verdicts[sample.id]) for sample in samples if sample.problem in passed]
+        for problem, verdict in judged:
+            passed[problem] += verdict.passed
         for k in self.config.k:
             items = [Item(name, pass_at_k(self.config.samples, count, k), 1.0) for name, count in passed.items()]
             yield measured(
                 items, run, subject,
-                name=f"{self.benchmark}.pass@{k}", unit="fraction", higher_is_better=True,
-                settings=self._settings(problems, verdicts),
+                name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
+                settings=self._settings(problems, {verdict.isolation for _, verdict in judged}),
             )  # fmt: skip
 
-    def _settings(self, problems: Sequence[Problem], verdicts: Mapping[str, Judged]) -> dict[str, str]:
+    def _settings(self, problems: Sequence[Problem], isolation: Set[str]) -> dict[str, str]:
         config = self.config
         form = problems[0].forms[config.form]
         decoding = f"temperature {config.temperature}" if config.temperature else "greedy"
@@ -151,7 +165,7 @@ class PassAtK(kdtool.Evaluator):
             "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",
             "form": config.form,
             "stops": " ".join(repr(stop) for stop in form.stop),
-            "like": self.harness.get(config.form, ""),
             "time limit": f"{self.seconds:g} s",
-            "sandbox": ", ".join(sorted({one.isolation for one in verdicts.values()})),
+            "sandbox": ", ".join(sorted(isolation)),
+            **self.benchmark_settings(problems),
         }

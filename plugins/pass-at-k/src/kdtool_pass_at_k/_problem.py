@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from kdtool_sandbox import Module
+    from kdtool_sandbox import Module, Program
 
 __all__ = ["Form", "Limits", "Problem"]
 
@@ -32,11 +32,13 @@ class Problem:
     """One problem.
 
     `forms` are the ways to ask, by `PassAtK.Config.form`. What is run of an answer is made by `continued` of code that goes
-    on behind the prompt, and by `whole` of code that stands for itself. `solution` is the benchmark's own, for `continued`.
+    on behind the prompt, and by `whole` of code that stands for itself. `solution` is the benchmark's own, for `continued`;
+    "" where it has none. `language` is that of the programs, as the sandbox calls it.
     """
 
     id: str
     forms: Mapping[Literal["base", "chat"], Form]
-    continued: Callable[[str], Module]
-    whole: Callable[[str], Module]
+    continued: Callable[[str], Module | Program]
+    whole: Callable[[str], Module | Program]
     solution: str
+    language: str = "python"

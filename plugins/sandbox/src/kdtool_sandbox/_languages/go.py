@@ -10,11 +10,10 @@ from kdtool_sandbox._task import Program, Step
 __all__ = ["Go"]
 
 _COMPILING = 60.0
-_MODULE = "module program\n\ngo 1.18\n"
 
 
 class Go(Language):
-    """Go. Functions called `Test…` are run where there are some, `main` otherwise."""
+    """Go. Functions of the tests called `Test…` are run where there are some, `main` otherwise."""
 
     name = "go"
     suffixes = (".go",)
@@ -29,8 +28,9 @@ class Go(Language):
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
-        go, testing = str(found("go")), "func Test" in text
-        build = (go, "test", "-c", "-o", "program", ".") if testing else (go, "build", "-o", "program", ".")
+        go, testing = str(found("go")), "func Test" in tests
         name = "program_test.go" if testing else "program.go"
+        # The file is named, for Go ignores a go.mod in the folder for temporary files, where the sandbox works.
+        build = (go, *(("test", "-c") if testing else ("build",)), "-o", "program", name)
         steps = (Step(build, "compiler", _COMPILING), Step(("/tmp/program",), "tests"))  # noqa: S108 (the sandbox's own)
-        return Program({"go.mod": _MODULE, name: text}, steps)
+        return Program({name: text}, steps)

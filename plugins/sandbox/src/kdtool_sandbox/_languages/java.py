@@ -12,6 +12,8 @@ __all__ = ["Java"]
 
 _COMPILING = 30.0
 _FRUGAL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xss64m")
+_OUTER = re.compile(r"^(?:(?:public|final|abstract)\s+)*class\s+(\w+)", re.MULTILINE)
+"""A class that is in no other one, by its indentation."""
 _PARSER = """\
 import com.sun.source.util.JavacTask;
 import javax.tools.*;
@@ -54,7 +56,7 @@ class Java(Language):
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
         before, main, _ = text.rpartition("static void main")
-        classes = re.findall(r"\bclass\s+(\w+)", before if main else text)
+        classes = _OUTER.findall(before if main else text)
         name = classes[-1] if classes else "Main"
         flags = tuple(f"-J{flag}" for flag in _FRUGAL)
         build = (str(found("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java")

@@ -15,7 +15,7 @@ _COMPILING = 30.0
 
 
 class Rust(Language):
-    """Rust, edition 2021. Functions marked `#[test]` are run where there are some, `main` otherwise."""
+    """Rust, edition 2021. Functions of the tests marked `#[test]` are run where there are some, `main` otherwise."""
 
     name = "rust"
     suffixes = (".rs",)
@@ -33,7 +33,7 @@ class Rust(Language):
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
-        kind = ("--test",) if "#[test]" in text else ()
+        kind = ("--test",) if "#[test]" in tests else ()
         build = (*self._compiler(), *kind, "-o", "program", "program.rs")
         steps = (Step(build, "compiler", _COMPILING), Step(("/tmp/program",), "tests"))  # noqa: S108 (the sandbox's own)
         return Program({"program.rs": text}, steps)

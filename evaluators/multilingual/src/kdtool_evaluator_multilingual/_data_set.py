@@ -1,0 +1,46 @@
+"""What a data set is: how its records are known, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import kdtool
+from kdtool_pass_at_k import Form, Problem
+
+__all__ = ["DataSet", "Record", "forms"]
+
+Record = Mapping[str, Any]
+
+_INSTRUCTION = "Write a solution to the following problem and make sure that it passes the tests:\n"
+_OPENING = "Here is the completed function:\n"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One of the data sets.
+
+    A record is known by the fields `needed`. `language` gives a record's language as the data set calls it, `languages`
+    what the sandbox calls those that are taken. `seconds` is what the data set's own harness allows a program, and
+    `harness` says for each form which harness asks and stops alike.
+    """
+
+    name: str
+    needed: tuple[str, ...]
+    languages: Mapping[str, str]
+    language: Callable[[Record], str]
+    problem: Callable[[str, Record], Problem]
+    """Makes a problem of a language, as the sandbox calls it, and a record."""
+    seconds: float
+    harness: Mapping[str, str]
+    terms: kdtool.Terms
+    left_out: Mapping[str, str]
+    """Problems that cannot be judged, with the reason, by their ids."""
+
+
+def forms(language: str, prompt: str, stop: tuple[str, ...]) -> Mapping[Literal["base", "chat"], Form]:
+    """Return the ways to ask for what goes on behind `prompt`, the beginning of a program."""
+    asked = f"{_INSTRUCTION}```{language}\n{prompt}\n```\n"
+    opening = f"{_OPENING}```{language}\n{prompt}"
+    return {"base": Form((), prompt, stop), "chat": Form((("user", asked),), opening, (*stop, "\n```"))}

@@ -1,0 +1,127 @@
+"""HumanEval-X: HumanEval's problems in six languages, asked and put together as CodeGeeX does.
+
+Where that needs a package from a network (testify, Boost, crates), a few lines stand in for what the tests use of it, or
+the problem is left out. Source: THUDM/CodeGeeX, codegeex/benchmark, `process_humaneval_test` in evaluate_humaneval_x.py,
+`IMPORT_HELPER` and `is_code_generation_finished` in utils.py, `check_correctness` in execution.py.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import kdtool
+from kdtool_pass_at_k import Problem
+from kdtool_sandbox import Module, Program, language
+
+from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
+from kdtool_evaluator_multilingual._sources import closed, go_program, imports_of, without_main
+
+__all__ = ["HUMANEVAL_X"]
+
+_CLOSING = {"java": ("    }", "}")}
+_STOP = {"python": ("\ndef", "\nclass", "\nif", "\n#", "\nprint"), "java": ("\n    }\n",)}
+_CLOSED = ("}",)
+_PYTHON = """\
+import math, re, sys, copy, datetime, itertools, collections, heapq, statistics, functools, hashlib, string
+from typing import *
+from collections import *
+"""
+"""CodeGeeX imports numpy too, which the sandbox's Python has not, and which no test uses."""
+_CPP = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
+_BOOST = (
+    "#include<boost/any.hpp>",
+    "#include<any>\nnamespace boost { using std::any; using std::any_cast; using std::bad_any_cast; }",
+)
+"""What CPP/22 and CPP/137 take of Boost has been in C++ itself since 2017."""
+_TESTIFY = "github.com/stretchr/testify/assert"
+_GO_ASSERT = """
+type testifyPackage struct{}
+type testifyAssertions struct{ t *testing.T }
+
+var assert testifyPackage
+
+func (testifyPackage) New(t *testing.T) testifyAssertions { return testifyAssertions{t} }
+
+func (a testifyAssertions) Equal(expected, actual interface{}, why ...interface{}) {
+    if !reflect.DeepEqual(expected, actual) {
+        a.t.Errorf("expected %v, got %v %v", expected, actual, why)
+    }
+}
+"""
+"""Stands in for testify, of which the tests use `assert.New(t).Equal`: values are equal if reflect.DeepEqual says so."""
+_CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
+"""Each problem in Rust imports these, and nearly none uses them; programs are compiled without crates."""
+
+
+def _problem(name: str, record: Record) -> Problem:
+    prompt = record["prompt"]
+    if name == "rust":  # the signature is in the declaration, and the prompt a comment inside of the function
+        prompt = _CRATES.sub("", record["declaration"]).lstrip() + prompt
+    return Problem(
+        id=record["task_id"],
+        forms=forms(name, prompt, _STOP.get(name, ("\n}",))),
+        continued=partial(_continued, name, record, prompt),
+        whole=partial(_whole, name, record),
+        solution=record["canonical_solution"],
+        language=name,
+    )
+
+
+def _continued(name: str, record: Record, prompt: str, code: str) -> Module | Program:
+    if name == "python":
+        outside = re.search(r"^\S", code, re.MULTILINE)  # the first line that is not the function's
+        return _work(name, record, prompt, code[: outside.start()] if outside else code)
+    return _work(name, record, prompt, closed(code, _CLOSING.get(name, _CLOSED)))
+
+
+def _whole(name: str, record: Record, code: str) -> Module | Program:
+    if name == "python":
+        return _work(name, record, record["prompt"].rpartition("def ")[0], code)  # its imports and helper functions
+    if name == "java":  # a file has one public class, which is that of the tests
+        code = re.sub(r"\bpublic\s+(?=(?:final\s+)?class\b)", "", re.sub(r"\bMain\b", "MainOfTheAnswer", code))
+    before = imports_of(record["prompt"]) if name in ("cpp", "java") else ""
+    return _work(name, record, before, code if name == "javascript" else without_main(code))
+
+
+def _work(name: str, record: Record, before: str, code: str) -> Module | Program:
+    tests = record["test"]
+    if name == "python":
+        called = re.findall(r"^check\((\w+)\)", tests, re.MULTILINE)
+        return language(name).run(_PYTHON + before + code, tests, tuple(called), _PYTHON + record["prompt"])
+    if name == "go":
+        setup = record["test_setup"].replace(_TESTIFY, "reflect")
+        source, tests = go_program(setup, before.replace(record["import"], ""), code), tests + _GO_ASSERT
+    else:
+        source = before + code
+    if name == "cpp":
+        includes = [f"#include<{header}>\n" for header in _CPP if f"#include<{header}>" not in before]
+        source = "".join(includes) + source.replace(*_BOOST)
+    return language(name).run(source, tests)
+
+
+HUMANEVAL_X = DataSet(
+    name="HumanEval-X",
+    needed=("task_id", "prompt", "declaration", "canonical_solution", "test"),
+    languages={
+        "CPP": "cpp",
+        "Go": "go",
+        "Java": "java",
+        "JavaScript": "javascript",
+        "Python": "python",
+        "Rust": "rust",
+    },
+    language=lambda record: str(record["task_id"]).partition("/")[0],
+    problem=_problem,
+    seconds=5.0,
+    harness={
+        "base": "CodeGeeX, evaluate_humaneval_x.py (there a count of braces ends an answer, JavaScript that prints fails)",
+        "chat": "none: asked as lm-evaluation-harness' humaneval_instruct asks for Python, run as CodeGeeX does",
+    },
+    terms=kdtool.Terms("Apache-2.0", url="https://github.com/THUDM/CodeGeeX"),
+    left_out={
+        "CPP/162": "needs OpenSSL",
+        "Rust/32": "its tests are commented out",
+        **dict.fromkeys(("Rust/38", "Rust/50", "Rust/53"), "its tests need the crate rand"),
+    },
+)

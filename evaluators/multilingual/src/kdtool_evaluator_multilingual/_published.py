@@ -1,0 +1,78 @@
+"""The files: which data set they hold, in which languages, and their problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kdtool
+from kdtool_pass_at_k import Problem, records_of
+from kdtool_sandbox import installed_languages
+
+from kdtool_evaluator_multilingual._data_set import DataSet, Record
+from kdtool_evaluator_multilingual._humaneval_x import HUMANEVAL_X
+from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
+
+__all__ = ["Published", "published"]
+
+_KEY = "multilingual.files"
+_DATA_SETS = (HUMANEVAL_X, MULTIPL_E)
+_EXPECTED = "a file of HumanEval-X (humaneval_js.jsonl) or of MultiPL-E (humaneval-js.jsonl)"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set, its problems in the files' order, and by language what is said of those that cannot be judged."""
+
+    data_set: DataSet
+    problems: Sequence[Problem]
+    left_out: Mapping[str, Sequence[str]]
+
+
+def published(files: Sequence[Path]) -> Published:
+    """Return what the files hold.
+
+    Raises:
+        kdtool.UsageError: a file cannot be read, is in another form or another language; the files hold both data sets, a
+            problem twice, or none that can be judged.
+    """
+    problems: dict[str, Problem] = {}
+    left_out: dict[str, list[str]] = {}
+    data_set: DataSet | None = None
+    for file in files:
+        for its, record in _records(file):
+            data_set = data_set or its
+            if its is not data_set:
+                raise kdtool.UsageError(
+                    f"{_KEY}: {file} is of {its.name}, {files[0]} of {data_set.name}: give one of them"
+                )
+            problem = its.problem(its.languages[its.language(record)], record)
+            if problem.id in problems:
+                raise kdtool.UsageError(f"{_KEY}: {file} holds {problem.id} a second time: give each problem once")
+            if why := its.left_out.get(problem.id):
+                left_out.setdefault(problem.language, []).append(f"{problem.id} ({why})")
+            else:
+                problems[problem.id] = problem
+    if data_set is None or not problems:
+        raise kdtool.UsageError(f"{_KEY}: the files hold no problem that can be judged; expected is {_EXPECTED}")
+    return Published(data_set, list(problems.values()), left_out)
+
+
+def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
+    """Yield a file's records, each with its data set, in languages that the sandbox runs."""
+    for number, record in enumerate(records_of(file, _KEY, ("prompt",), _EXPECTED), 1):
+        place = f"{_KEY}: {file}, line {number}"
+        data_set = next((one for one in _DATA_SETS if all(name in record for name in one.needed)), None)
+        if data_set is None:
+            fields = " nor ".join(f"{', '.join(one.needed)} ({one.name})" for one in _DATA_SETS)
+            raise kdtool.UsageError(f"{place}: has neither {fields}; expected is {_EXPECTED}")
+        said = data_set.language(record)
+        if said not in data_set.languages:
+            raise kdtool.UsageError(f"{place}: is in {said!r}; {', '.join(data_set.languages)} can be evaluated")
+        if (language := data_set.languages[said]) not in installed_languages():
+            raise kdtool.UsageError(
+                f"{place}: is in {language}, which no package makes run in the sandbox; "
+                f"{', '.join(installed_languages())} run there"
+            )
+        yield data_set, record

@@ -1,0 +1,62 @@
+"""What is done to a program's text, whichever data set it is of, so that answers and tests fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["closed", "go_program", "imports_of", "without_main"]
+
+_IMPORTS = re.compile(r"^(?:#include|import|using)\b.*$", re.MULTILINE)
+_GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*$", re.MULTILINE)
+_GO_IMPORT = re.compile(r"^import\s*(?:\(([^)]*)\)|(.+)$)", re.MULTILINE)
+_GO_COMMENT = re.compile(r"//.*$", re.MULTILINE)
+_GO_PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
+"""What CodeGeeX imports for an answer that uses it (codegeex/benchmark/utils.py, IMPORT_HELPER)."""
+
+
+def closed(code: str, closing: Sequence[str]) -> str:
+    """Return the code that goes on behind an open function, with what closes it where a stop string took that.
+
+    Braces are counted as CodeGeeX counts them, also in strings and comments; one at the beginning of a line ends it all.
+
+    Args:
+        code: as it was generated.
+        closing: the lines that close the function and what it is in, innermost first.
+    """
+    if re.search(r"^\}", code, re.MULTILINE):
+        return code
+    still_open = len(closing) + code.count("{") - code.count("}")
+    return "\n".join((code, *closing[len(closing) - min(max(still_open, 0), len(closing)) :], ""))
+
+
+def imports_of(prompt: str) -> str:
+    """Return the lines of a prompt that import or include."""
+    return "".join(f"{line}\n" for line in _IMPORTS.findall(prompt))
+
+
+def without_main(code: str) -> str:
+    """Return a whole program with another name for its `main`: the tests bring their own."""
+    return re.sub(r"\bmain(?=\s*\()", "main_of_the_answer", code)
+
+
+def go_program(setup: str, prompt: str, code: str) -> str:
+    """Return a Go program without its tests: Go wants one package clause, and imports that are all used.
+
+    Args:
+        setup: package clause and imports of the tests.
+        prompt: what is between them and the answer.
+        code: an answer, with imports of its own or without.
+    """
+    own = [line.strip() for match in _GO_IMPORT.findall(code) for line in "".join(match).splitlines() if line.strip()]
+    code = _GO_IMPORT.sub("", _GO_PACKAGE.sub("", code))
+    used = _GO_COMMENT.sub("", code)
+    wanted = dict.fromkeys([*own, *(f'"{package}"' for package in _GO_PACKAGES)])
+    imports = [one for one in wanted if one not in setup and re.search(rf"\b{_go_name(one)}\.", used)]
+    return "\n".join((setup, *(f"import {one}" for one in imports), prompt + code))
+
+
+def _go_name(imported: str) -> str:
+    """Return the name by which a program knows a package: the one that it gives it, or the end of its path."""
+    given, _, path = imported.rpartition(" ")
+    return re.escape(given or path.strip('"').rpartition("/")[2])

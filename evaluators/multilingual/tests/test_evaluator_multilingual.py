@@ -1,0 +1,326 @@
+"""Solutions pass and wrong ones fail in every language whose toolchain is here: own problems, and the published ones.
+
+HumanEval-X and MultiPL-E are looked for in `KDTOOL_SHARED_DATA`, by default `../shared/data` beside the repository. Of the
+published solutions a part is run, all with `KDTOOL_TEST_ALL_SOLUTIONS=1`: some ten minutes, and an hour more with Go.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool.testing import EvaluatorConformance, make_run
+from kdtool_evaluator_multilingual import Multilingual
+from kdtool_evaluator_multilingual._sources import closed, go_program
+from kdtool_pass_at_k import Problem
+from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
+
+_spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))
+assert _spec is not None
+assert _spec.loader is not None
+own = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(own)
+
+DATA = Path(os.environ.get("KDTOOL_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+FILES = {"python": "python", "javascript": "js", "java": "java", "cpp": "cpp", "go": "go", "rust": "rust"}
+"""Languages, and what HumanEval-X calls their files."""
+LEFT_OUT = {"cpp": {"CPP/162"}, "rust": {"Rust/32", "Rust/38", "Rust/50", "Rust/53"}}
+FAILING = {
+    "JavaScript/112": "compares an array with ===, which console.assert of Node only prints",
+    "JavaScript/155": "compares an array with ===, which console.assert of Node only prints",
+    "JavaScript/162": "needs the package js-md5; one that uses Node's crypto passes",
+    "Rust/91": "needs the crate regex",
+    "Rust/162": "needs the crate md5",
+}
+"""Published solutions that do not pass their tests."""
+SAME = {"JavaScript/88", "JavaScript/97"}
+"""Solutions that a change leaves right: two changes cancel."""
+_OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def sandbox_is_there() -> bool:
+    try:
+        with Sandbox():
+            return True
+    except kdtool.SandboxError:
+        return False
+
+
+needs_sandbox = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+
+
+def spoken(name: str) -> Language:
+    try:
+        return language(name)
+    except kdtool.SandboxError as missing:
+        pytest.skip(str(missing))
+
+
+def evaluator(*files: Path, **settings: Any) -> Multilingual:
+    return Multilingual(Multilingual.Config(files=files, **settings))
+
+
+def problems(*files: Path) -> list[Problem]:
+    return list(evaluator(*files).problems(make_run(Path())))
+
+
+def verdicts(name: str, works: Mapping[str, Any]) -> dict[str, Verdict]:
+    with Sandbox(workers=2, languages=[spoken(name)]) as sandbox:
+        found = {
+            one.id: one
+            for one in sandbox.run(Task(key, work, 60.0, Multilingual.limits.memory) for key, work in works.items())
+        }
+    assert set(found) == set(works)
+    assert works
+    return found
+
+
+def fewer(name: str, works: dict[str, Any], *kept: str) -> dict[str, Any]:
+    """Return the works of those names alone in Go, which compiles its library anew for each: 15 s."""
+    return {key: works[key] for key in kept} if name == "go" else works
+
+
+def failed(name: str, works: Mapping[str, Any]) -> set[str]:
+    return {key for key, verdict in verdicts(name, works).items() if not verdict.passed}
+
+
+@needs_sandbox
+class TestMultilingual(EvaluatorConformance):
+    component = Multilingual
+    entry_point = "multilingual"
+    settings: ClassVar[dict[str, Any]] = {"files": ["problems.jsonl"], "maximum_tokens": 32}
+
+    def prepared(self, folder: Path) -> dict[str, Any]:
+        return {"files": [str(own.written(folder, own.HUMANEVAL_X["python"]))]}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", own.HUMANEVAL_X)
+def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str, tmp_path: Path) -> None:
+    spoken(name)
+    (problem,) = problems(own.written(tmp_path, own.HUMANEVAL_X[name]))
+    whole, brace = own.WHOLE_HUMANEVAL_X[name], problem.solution.rfind("\n}")
+    stopped = problem.solution if name == "python" else problem.solution[:brace]
+    works = {
+        "solution": problem.continued(problem.solution),
+        "stopped": problem.continued(stopped),
+        "whole": problem.whole(whole),
+        "wrong": problem.continued(problem.solution.replace("3 *", "4 *")),
+        "wrong whole": problem.whole(whole.replace("3 *", "4 *")),
+    }
+    found = verdicts(name, fewer(name, works, "stopped", "wrong whole"))
+    assert {key: one.passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
+    assert not any(one.reason.startswith("compiler") for one in found.values())
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", own.MULTIPL_E)
+def test_solutions_in_the_form_of_multipl_e_pass_and_wrong_ones_fail(name: str, tmp_path: Path) -> None:
+    spoken(name)
+    (problem,) = problems(own.written(tmp_path, own.MULTIPL_E[name]))
+    solution, whole = own.SOLUTIONS[name], own.WHOLE_MULTIPL_E[name]
+    assert not any(stop in solution for stop in problem.forms["base"].stop)
+    works = {
+        "solution": problem.continued("\n" + solution),
+        "whole": problem.whole(whole),
+        "wrong": problem.continued("\n" + _wrong(solution)),
+        "wrong whole": problem.whole(_wrong(whole)),
+    }
+    found = verdicts(name, fewer(name, works, "wrong", "whole"))
+    assert {key: one.passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
+    assert not any(one.reason.startswith("compiler") for one in found.values())
+
+
+def _wrong(solution: str) -> str:
+    """Return a solution that compiles and gives the shortest text, or a length that is too large."""
+    changes = {
+        "texts.len() > 1": "texts.len() > 2", "len(text) > len(found)": "len(text) < len(found)",
+        "text.size() > found.size()": "text.size() < found.size()", "text.len() > found.len()": "text.len() < found.len()",
+        "one.length > two.length": "one.length < two.length", "two.length - one.length": "one.length - two.length",
+        "(long) text.length()": "1L + text.length()", "max_by_key": "min_by_key",
+    }  # fmt: skip
+    for right, wrong in changes.items():
+        solution = solution.replace(right, wrong)
+    return solution
+
+
+class Stopping(kdtool.Runtime):
+    """Answers each problem with its published solution, or with nothing for the languages that it does not know."""
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        self.answers = answers
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            yield kdtool.TextAnswer(request.id, self.answers[request.id.partition("#")[0]], "stop", 3, 4)
+
+    def score(self, texts: Any) -> Iterator[kdtool.Score]:
+        raise NotImplementedError
+
+
+class Opener(kdtool.Exporter):
+    def __init__(self, runtime: kdtool.Runtime) -> None:
+        super().__init__(self.Config())
+        self.runtime = runtime
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.runtime
+
+
+@needs_sandbox
+def test_each_language_is_measured_apart(tmp_path: Path) -> None:
+    spoken("javascript")
+    records = [own.HUMANEVAL_X["javascript"], own.HUMANEVAL_X["python"]]
+    measuring = evaluator(own.written(tmp_path, *records), samples=2, temperature=0.5, k=(1, 2))
+    answers = {"JavaScript/0": records[0]["canonical_solution"], "Python/0": "    return numbers\n"}
+    run = make_run(tmp_path, {"any": Opener(Stopping(answers))})
+    found = list(measuring.kdtool_evaluate(run, [kdtool.Subject("student", "student", Path("nowhere"), 0)]))
+    assert [(one.name, one.value, one.n) for one in found] == [
+        ("multilingual.javascript.pass@1", 1.0, 1),
+        ("multilingual.javascript.pass@2", 1.0, 1),
+        ("multilingual.python.pass@1", 0.0, 1),
+        ("multilingual.python.pass@2", 0.0, 1),
+    ]
+    assert [one.settings["sandbox"] for one in found[::2]] == ["isolated, verdict forgeable", "isolated"]
+    assert {one.settings["data"] for one in found} == {"HumanEval-X"}
+    assert {one.settings["time limit"] for one in found} == {"5 s"}
+
+
+def test_missing_toolchains_are_named_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = own.written(tmp_path, *own.MULTIPL_E.values())
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = "\n".join(evaluator(file).kdtool_missing(make_run(tmp_path)))
+    for name, programs in {"go": "go and gofmt", "java": "java and javac", "rust": "rustc and gcc"}.items():
+        assert f"programs in {name} cannot be run: {programs} not found" in said
+
+
+def test_what_cannot_be_judged_is_left_out_and_named(tmp_path: Path) -> None:
+    rust = own.HUMANEVAL_X["rust"]
+    measuring = evaluator(own.written(tmp_path, rust, rust | {"task_id": "Rust/32"}))
+    (problem,) = measuring.problems(make_run(tmp_path))
+    assert measuring.benchmark_settings([problem])["left out"] == "Rust/32 (its tests are commented out)"
+    with pytest.raises(kdtool.UsageError, match="no problem that can be judged"):
+        problems(own.written(tmp_path, rust | {"task_id": "Rust/32"}))
+
+
+def test_prompts_and_stops_are_the_published_ones(tmp_path: Path) -> None:
+    (java,) = problems(own.written(tmp_path, own.MULTIPL_E["java"]))
+    base, chat = java.forms["base"], java.forms["chat"]
+    assert base.prompt == own.MULTIPL_E["java"]["prompt"].strip()
+    assert base.stop == ("\n    }\n",)
+    assert chat.stop == ("\n    }\n", "\n```")
+    assert chat.prompt.endswith("```java\n" + base.prompt)
+    (rust,) = problems(own.written(tmp_path, own.HUMANEVAL_X["rust"]))
+    assert rust.forms["base"].prompt == (
+        "use std::collections::HashMap;\n\nfn tripled(numbers: Vec<i32>) -> Vec<i32> {\n\n/*\n Triple each number.\n*/\n"
+    )
+
+
+def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+    multipl_e, run = evaluator(own.written(tmp_path, own.MULTIPL_E["cpp"])), make_run(tmp_path)
+    assert "training data" in multipl_e.kdtool_acknowledge().restrictions[0]
+    file = own.written(tmp_path, own.HUMANEVAL_X["cpp"])
+    assert evaluator(file).kdtool_acknowledge().licence == "Apache-2.0"
+    assert evaluator(file).kdtool_identity(run) == {"problems": sha256(file.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([], "holds no problem"),
+        ([{"prompt": "x"}], "line 1: has neither task_id, prompt.*HumanEval-X.* nor name.*MultiPL-E"),
+        ([own.HUMANEVAL_X["cpp"], own.HUMANEVAL_X["cpp"]], "CPP/0 a second time"),
+        ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
+        ([own.MULTIPL_E["cpp"] | {"language": "lua"}], "line 1: is in 'lua'; cpp, go_test.go, java, js, rs, ts can"),
+        ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, which no package makes run"),
+    ],
+)
+def test_what_is_no_such_file_is_refused_with_what_was_expected(
+    records: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kdtool.UsageError, match=rf"multilingual\.files: .*{said}"):
+        problems(own.written(tmp_path, *records))
+
+
+@given(st.integers(0, 3), st.sampled_from([("}",), ("    }", "}")]), st.data())
+def test_what_a_stop_took_is_put_back(blocks: int, closing: tuple[str, ...], data: st.DataObject) -> None:
+    body = "".join("    if (x) {\n        y();\n    }\n" for _ in range(blocks)) + "    return x;"
+    kept = data.draw(st.integers(0, len(closing)))
+    code = closed("\n".join([body, *closing[:kept]]), closing)
+    assert code.split() == "\n".join([body, *closing]).split()
+    assert closed(code, closing) == code
+
+
+def test_a_go_program_imports_what_its_code_uses_once() -> None:
+    setup = 'package main\n\nimport (\n    "testing"\n    "math"\n)\n'
+    code = 'package main\nimport (\n  "math"\n  s "strings"\n  "os"\n)\n'
+    code += "func f() { s.ToUpper(sort.X, math.Pi) // fmt.Print\n}\n"
+    assert re.findall(r'(?m)^import (.*"$)', go_program(setup, "", code)) == ['s "strings"', '"sort"']
+    assert go_program(setup, "", code).count("package main") == 1
+
+
+def _published(name: str) -> list[Problem]:
+    file = DATA / "humaneval-x" / f"humaneval_{FILES[name]}.jsonl.gz"
+    if not file.is_file():
+        pytest.skip(f"{file} is not here; KDTOOL_SHARED_DATA says where shared data are")
+    found = problems(file)
+    assert len(found) == 164 - len(LEFT_OUT.get(name, ()))
+    return found
+
+
+def _part(name: str, found: list[Problem]) -> list[Problem]:
+    """Return the problems whose solutions are run: those that fail, and as many as take seconds, by the ids' hashes."""
+    most = {"javascript": 30, "java": 8, "cpp": 10, "rust": 16, "go": 1}.get(name, len(found))
+    if os.environ.get("KDTOOL_TEST_ALL_SOLUTIONS"):
+        return found
+    first = sorted(found, key=lambda one: sha256(one.id.encode()).digest())[:most]
+    return [one for one in found if one in first or one.id in FAILING]
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", FILES)
+def test_published_solutions_pass_but_for_those_with_a_reason(name: str) -> None:
+    spoken(name)
+    taken = _part(name, _published(name))
+    expected = {one.id for one in taken} & set(FAILING)
+    assert failed(name, {one.id: one.continued(one.solution) for one in taken}) == expected
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", FILES)
+def test_published_solutions_with_a_change_fail(name: str) -> None:
+    spoken(name)
+    changed = [one for one in _published(name) if _mutant(one.solution) != one.solution]
+    works = {one.id: one.continued(_mutant(one.solution)) for one in _part(name, changed)}
+    assert set(works) - failed(name, works) == set(works) & SAME
+
+
+def _mutant(solution: str) -> str:
+    """Return a solution that compares the other way around where that cannot make a loop endless."""
+
+    def changed(line: re.Match[str]) -> str:
+        return re.sub(r"==|!=|(?<![=-])>=?|<=?", lambda found: _OPPOSITE[found[0]], line[0])
+
+    return re.sub(r"^[ \t]*(?:if|return)\b.*$", changed, solution, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", set(FILES) - {"python"})
+def test_all_of_multipl_e_is_read(name: str) -> None:
+    suffix = {"rust": "rs"}.get(name, FILES[name])
+    file = DATA / "multipl-e" / f"humaneval-{suffix}.jsonl.gz"
+    if not file.is_file():
+        pytest.skip(f"{file} is not here; KDTOOL_SHARED_DATA says where shared data are")
+    counts = {"javascript": 161, "java": 158, "cpp": 161, "go": 154, "rust": 156}
+    found = problems(file)
+    assert len(found) == counts[name]
+    assert {one.language for one in found} == {name}
+    assert all(form.prompt and form.stop for one in found for form in one.forms.values())
