@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -207,3 +208,41 @@ def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) 
     assert reporter.kdtool_report(run, dataclasses.replace(sample, name="second")) == path
     assert "<h1>second</h1>" in path.read_text(encoding="utf-8")
     assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+
+
+def answered(folder: Path, subject: str, passed: list[bool], answer: str) -> kdtool.Measurement:
+    file = folder / f"{subject}.jsonl"
+    lines = [
+        {"item": f"task/{number}", "sum": float(one), "weight": 1.0, "shown": {"answer": answer, "verdict": "passed"}}
+        for number, one in enumerate(passed)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    share = sum(passed) / len(passed)
+    return kdtool.Measurement(
+        "bench.pass@1", subject, "fraction", share, len(passed), higher_is_better=True, items=file
+    )
+
+
+def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = (
+        answered(tmp_path, "student-seed0", [True, False], "return 41 + 1"),
+        answered(tmp_path, "teacher", [True, True], "return 42"),
+    )
+    text = text_of(page(dataclasses.replace(sample, measurements=(*sample.measurements, *found))))
+    assert "What was answered: bench.pass@1" in text
+    assert "task/1 · Teacher 1 · Student, seed 0 0" in text
+    assert "Student, seed 0: Answer return 41 + 1" in text
+
+
+def test_long_lists_and_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [True] * 230, "x" * 4100)
+    html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
+    assert "The first 200 items; 30 more are in the items files." in text_of(html)
+    assert "… 100 more" in html
+
+
+def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}")
+    checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
+    assert checker.scripts == 1
+    assert f"</pre>{HOSTILE}" in "".join(checker.texts)

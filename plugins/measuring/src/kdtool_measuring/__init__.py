@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import nsmallest
 from math import exp, isfinite, sqrt
@@ -57,11 +57,15 @@ class Document:
 
 @dataclass(frozen=True)
 class Item:
-    """What one document or task adds to a measurement: its sum and its weight (for instance nats and tokens)."""
+    """What one document or task adds to a measurement: its sum and its weight (for instance nats and tokens).
+
+    `shown` is what there is to read of it, texts by what they are (`answer`, `verdict`), for reports.
+    """
 
     item: str
     sum: float
     weight: float
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters: int) -> list[Document]:
@@ -111,8 +115,7 @@ def measured(
     value, *bounds = (_transformed(number, transform, name, subject) for number in (mean, *_interval(items, unit)))
     low, high = bounds or (None, None)
     path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
-    lines = (json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight}) + "\n" for item in items)
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(_line(item) for item in items), encoding="utf-8")
     return kdtool.Measurement(
         name=name,
         subject=subject.name,
@@ -145,6 +148,11 @@ def text_of(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
     if isinstance(body, kdtool.Completion):
         return body.prompt + body.completion
     return "\n".join(content for _, content in body.turns)
+
+
+def _line(item: Item) -> str:
+    shown = {"shown": dict(item.shown)} if item.shown else {}
+    return json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight, **shown}) + "\n"
 
 
 def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:

@@ -141,16 +141,21 @@ class PassAtK(kdtool.Evaluator):
     ) -> Iterator[kdtool.Measurement]:
         from kdtool_measuring import Item, measured
 
-        passed = {problem.id: 0 for problem in problems}
-        judged = [(sample.problem, verdicts[sample.id]) for sample in samples if sample.problem in passed]
-        for problem, verdict in judged:
-            passed[problem] += verdict.passed
+        judged: dict[str, list[tuple[Sample, Judged]]] = {problem.id: [] for problem in problems}
+        for sample in samples:
+            if sample.problem in judged:
+                judged[sample.problem].append((sample, verdicts[sample.id]))
+        isolation = {verdict.isolation for pairs in judged.values() for _, verdict in pairs}
         for k in self.config.k:
-            items = [Item(name, pass_at_k(self.config.samples, count, k), 1.0) for name, count in passed.items()]
+            items = []
+            for name, pairs in judged.items():
+                passed = sum(verdict.passed for _, verdict in pairs)
+                shown = _shown(pairs) if k == self.config.k[0] else {}
+                items.append(Item(name, pass_at_k(len(pairs), passed, k), 1.0, shown))
             yield measured(
                 items, run, subject,
                 name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
-                settings=self._settings(problems, {verdict.isolation for _, verdict in judged}),
+                settings=self._settings(problems, isolation),
             )  # fmt: skip
 
     def _settings(self, problems: Sequence[Problem], isolation: Set[str]) -> dict[str, str]:
@@ -169,3 +174,14 @@ class PassAtK(kdtool.Evaluator):
             "sandbox": ", ".join(sorted(isolation)),
             **self.benchmark_settings(problems),
         }
+
+
+def _shown(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:
+    """Return what a report shows of a problem: its samples with their verdicts."""
+    shown = {}
+    for number, (sample, verdict) in enumerate(pairs, 1):
+        which = f" {number}" if len(pairs) > 1 else ""
+        shown[f"answer{which}"] = sample.text
+        told = (verdict.status, verdict.reason, verdict.stderr)
+        shown[f"verdict{which}"] = "\n".join(dict.fromkeys(part.strip() for part in told if part.strip()))
+    return shown

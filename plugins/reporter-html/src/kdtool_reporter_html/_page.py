@@ -9,7 +9,7 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _curves, _record, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html import _answers, _curves, _record, _summary, _tradeoffs, _verdict
 
 __all__ = ["page"]
 
@@ -36,6 +36,7 @@ def page(results: kdtool.Results) -> str:
         seeds=_summary.seeds_of(results),
         pairs=_verdict.pairs(results.comparisons, units),
         forest=_verdict.forest(results.comparisons, units, higher),
+        answers=_answers.answers(results.measurements),
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results),
         tradeoffs=_tradeoffs.tradeoffs(results.measurements),

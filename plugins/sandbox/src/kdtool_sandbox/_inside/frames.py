@@ -12,9 +12,9 @@ from typing import Any
 
 __all__ = ["LARGEST", "decoded", "encoded", "read_frame", "read_message", "write_frame", "write_message"]
 
-LARGEST = 64 * 2**20
+LARGEST = 256 * 2**20
 
-_SCAN = json.JSONDecoder().scan_once
+_SCAN: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # typeshed leaves it out
 _ENCODE: Any = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # typeshed leaves it out
     None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
 )
