@@ -19,6 +19,7 @@ on Python's standard library). `night` trains ten times as long. What is done is
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from held_out_study import JsonLines, command_line, logits, recipe, run_with_teacher, teacher_of
+from held_out_study import JsonLines, command_line, logits, recipe, run_with_teacher, teacher_of, written
 from kdtool_cache_sampled._codec import encode
 from kdtool_cache_sampled._kept import STEP, KeptDraws, KeptLikeliest, KeptTokens
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
@@ -156,51 +157,61 @@ def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     return found.sum(0)
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return medians over blocks and students, and each student's own, as a Markdown table."""
+def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line a design: what it keeps, and the median angle over blocks and students, and of each student."""
     students = list(dict.fromkeys(line["student"] for line in found))
-    lines = ["| stored | different tokens | bytes a token | angle | " + " | ".join(students) + " |"]
-    lines.append("|---" * (4 + len(students)) + "|")
+    lines = []
     for design in DESIGNS:
         own = [line for line in found if (line["kind"], line["size"]) == design]
-        of = [statistics.median(line["angle"] for line in own if line["student"] == name) for name in students]
-        unique, size = (statistics.mean(line[key] for line in own) for key in ("unique", "bytes"))
-        angle = statistics.median(line["angle"] for line in own)
+        of = {name: [line["angle"] for line in own if line["student"] == name] for name in students}
         lines.append(
-            f"| {design.kind} {design.size} | {unique:.1f} | {size:.1f} | {angle:.2f} | "
-            + " | ".join(f"{value:.2f}" for value in of)
-            + " |"
+            {
+                **design._asdict(),
+                "unique": round(statistics.mean(line["unique"] for line in own), 2),
+                "bytes": round(statistics.mean(line["bytes"] for line in own), 2),
+                "angle": round(statistics.median(line["angle"] for line in own), 3),
+                "students": {name: round(statistics.median(angles), 3) for name, angles in of.items()},
+            }
         )
-    return "\n".join(lines)
+    return lines
 
 
-def plot(found: list[dict[str, Any]], path: Path) -> None:
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the summary as a Markdown table."""
+    students = list(lines[0]["students"])
+    text = ["| stored | different tokens | bytes a token | angle | " + " | ".join(students) + " |"]
+    text.append("|---" * (4 + len(students)) + "|")
+    for line in lines:
+        angles = " | ".join(f"{line['students'][name]:.2f}" for name in students)
+        stored = f"{line['kind']} {line['size']}"
+        text.append(f"| {stored} | {line['unique']:.1f} | {line['bytes']:.1f} | {line['angle']:.2f} | {angles} |")
+    return "\n".join(text)
+
+
+def plot(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw angle against bytes, a line a kind."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for kind in dict.fromkeys(design.kind for design in DESIGNS):
-        points = []
-        for design in (design for design in DESIGNS if design.kind == kind):
-            own = [line for line in found if (line["kind"], line["size"]) == design]
-            points.append(
-                (statistics.mean(d["bytes"] for d in own), statistics.median(d["angle"] for d in own), design.size)
-            )
-        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=kind)
-        for x, y, size in points:
-            axes.annotate(str(size), (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
+        own = [line for line in lines if line["kind"] == kind]
+        axes.plot([line["bytes"] for line in own], [line["angle"] for line in own], marker="o", label=kind)
+        for line in own:
+            place = line["bytes"], line["angle"]
+            axes.annotate(str(line["size"]), place, textcoords="offset points", xytext=(4, 4), fontsize=8)
     axes.set(xscale="log", yscale="log", xlabel="bytes a token", ylabel="angle to the full gradient, degrees")
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Measure what is missing, print the table and what was to be shown, write JSON and the plot."""
+    """Measure what is missing, print the table, write JSON and the plot."""
     options = command_line(__doc__, STEPS, "gradient-angle").parse_args()
-    found = Bench(options.out, STEPS[options.mode]).measure()
-    print(table(found))
-    plot(found, options.out / "gradient_angle.svg")
+    lines = summary(Bench(options.out, STEPS[options.mode]).measure())
+    print(table(lines))
+    written(json.dumps(lines, indent=1), options.out / "gradient_angle.json")
+    plot(lines, options.out / "gradient_angle.png")
 
 
 if __name__ == "__main__":

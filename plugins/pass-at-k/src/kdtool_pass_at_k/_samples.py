@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Answer, answered
+from kdtool_measuring import Answer, answered, fitted
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k import PassAtK
@@ -35,7 +35,7 @@ def sampled(
     wanted = {f"{problem.id}#{number}": problem for problem in problems for number in range(config.samples)}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-        return _request(name, wanted[name], config, continues=config.form == "base" or runtime.model is not None)
+        return _request(name, wanted[name], config, runtime)
 
     def unfit(runtime: kdtool.Runtime) -> str:
         return _unfit(runtime, config)
@@ -52,12 +52,15 @@ def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
     return ""
 
 
-def _request(name: str, problem: Problem, config: PassAtK.Config, *, continues: bool) -> kdtool.Request:
+def _request(name: str, problem: Problem, config: PassAtK.Config, runtime: kdtool.Runtime) -> kdtool.Request:
+    """Make a request. Of a bare prompt that is too long for the model its end is asked, as lm-evaluation-harness does."""
     form = problem.forms[config.form]
+    continues = config.form == "base" or runtime.model is not None
+    prompt = form.prompt if form.turns else fitted(form.prompt, runtime, config.maximum_tokens)
     seed = int.from_bytes(sha256(f"{config.seed} {name}".encode()).digest()[:4], "big") >> 1
     return kdtool.Request(
         id=name,
-        prompt=form.prompt if continues else "",
+        prompt=prompt if continues else "",
         max_tokens=config.maximum_tokens,
         stop=form.stop if continues else (),
         temperature=config.temperature,

@@ -1,0 +1,59 @@
+"""A measurement that is killed asks no finished question again, runs no finished program again, and ends with the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kdtool import SandboxError
+from kdtool_sandbox import Sandbox
+
+
+def start(model: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Start `kdtool eval` of 40 problems, answered in three batches."""
+    settings = {"problems": 40, "maximum_tokens": 12}
+    changes = [part for key, value in settings.items() for part in ("--set", f"evaluators.humaneval.{key}={value}")]
+    command = [sys.executable, "-m", "kdtool", "eval", f"one={model}", "--with", "humaneval", "--name", "one"]
+    command += [*changes, "--out", str(folder), "--store", str(folder / "store"), "--offline"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def records(folder: Path, what: str) -> list[dict[str, Any]]:
+    """Return what is in the journal of that name, wherever it is by now."""
+    lines = [line for file in folder.glob(f"one/scores/*/*.{what}.jsonl") for line in file.read_bytes().split(b"\n")]
+    return [json.loads(line) for line in lines if line.endswith(b"}")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        with Sandbox():
+            pass
+    except SandboxError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(teacher_folder, folder).wait(300) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("what", "many"), [("samples", 16), ("verdicts", 5)])
+def test_nothing_is_done_twice(teacher_folder: Path, uninterrupted: Path, tmp_path: Path, what: str, many: int) -> None:
+    process = start(teacher_folder, tmp_path)
+    while len(before := records(tmp_path, what)) < many:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert start(teacher_folder, tmp_path).wait(300) == 0
+    for kept in ("samples", "verdicts"):
+        found = records(tmp_path, kept)
+        assert len({record["id"] for record in found}) == len(found) == 40, kept
+        said = "text" if kept == "samples" else "status"
+        expected = {record["id"]: record[said] for record in records(uninterrupted, kept)}
+        assert {record["id"]: record[said] for record in found} == expected
+    assert records(tmp_path, what)[: len(before)] == before
