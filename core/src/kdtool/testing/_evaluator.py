@@ -109,7 +109,8 @@ class EvaluatorConformance(ComponentConformance):
                 continue
             assert found.items.resolve().is_relative_to((measured.folder / "run").resolve())
             rows = [json.loads(line) for line in found.items.read_text(encoding="utf-8").splitlines()]
-            assert all(set(row) == {"item", "sum", "weight"} for row in rows)
+            assert all(set(row) - {"shown"} == {"item", "sum", "weight"} for row in rows)
+            assert all(isinstance(text, str) for row in rows for text in row.get("shown", {}).values())
             assert len({row["item"] for row in rows}) == len(rows)
             mean = sum(row["sum"] for row in rows) / sum(row["weight"] for row in rows)
             assert found.value == pytest.approx(exp(mean) if found.transform == "exp" else mean, rel=1e-6)

@@ -44,7 +44,7 @@ def _problem(record: Mapping[str, Any]) -> Problem:
         id=record["task_id"],
         forms={
             "base": Form((), prompt, _STOP),
-            "chat": Form((("user", asked),), f"{_OPENING}```python\n{prompt}\n", ("\n```",)),
+            "chat": Form((("user", asked),), f"{_OPENING}```python\n{prompt}\n", (*_STOP, "\n```")),
         },
         continued=partial(_module, record, prompt),
         whole=partial(_module, record, prompt[: prompt.rfind(f"def {name}")]),  # its imports and helper functions
