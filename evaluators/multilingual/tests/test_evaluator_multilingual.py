@@ -236,7 +236,7 @@ def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([], "holds no problem"),
+        ([], "holds no record"),
         ([{"prompt": "x"}], "line 1: has neither task_id, prompt.*HumanEval-X.* nor name.*MultiPL-E"),
         ([own.HUMANEVAL_X["cpp"], own.HUMANEVAL_X["cpp"]], "CPP/0 a second time"),
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import make_run
-from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k
+from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
 from kdtool_pass_at_k._samples import Sample, sampled
 from kdtool_pass_at_k._verdicts import program_of
-from kdtool_sandbox import Module, Sandbox
+from kdtool_sandbox import Module, Sandbox, Task
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
@@ -174,3 +174,27 @@ def test_programs_are_run_and_scored(tmp_path: Path) -> None:
         two.value,
     ]
     assert not again.asked
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_equal_programs_are_run_once_and_those_with_a_verdict_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = Sandbox.run
+
+    def counting(self: Sandbox, tasks: Iterable[Task]) -> Iterator[Any]:
+        given_ones = list(tasks)
+        ran.extend(task.id for task in given_ones)
+        return run(self, given_ones)
+
+    monkeypatch.setattr(Sandbox, "run", counting)
+    right, wrong = (add().continued(code) for code in ("    return a + b\n", "    return 1\n"))
+    file = tmp_path / "verdicts.jsonl"
+    first = verdicts_of(file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
+    assert {name: verdict.passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
+    assert sorted(set(ran) - {"probe"}) == ["a", "b"]
+    ran.clear()
+    again = verdicts_of(file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
+    assert {name: verdict.passed for name, verdict in again.items()} == {"a": True, "d": False}
+    assert sorted(set(ran) - {"probe"}) == ["d"]

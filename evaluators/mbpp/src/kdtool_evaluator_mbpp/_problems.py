@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool_datasets.mbpp import prompt_of
 from kdtool_pass_at_k import ALLCLOSE, Form, Problem, records_of
-from kdtool_sandbox import Module
+from kdtool_sandbox import module_like
 
 if TYPE_CHECKING:
     from kdtool_datasets.mbpp import Problem as Published
@@ -49,8 +48,7 @@ def _plus(record: Mapping[str, Any]) -> Problem:
 def _problem(name: str, prompt: str, text: str, shown: Sequence[str], code: str, tests: str) -> Problem:
     listed = "\n".join(shown)
     asked = f"{_INSTRUCTION}\n{text}\nYour code should pass these tests:\n{listed}"
-    helpers = f"{ALLCLOSE if 'numpy' in tests else ''}{_imports(code)}\n"
-    module = partial(_module, tests, tuple(_used(code, tests)), helpers)
+    module = module_like(code, tests, ALLCLOSE if "numpy" in tests else "")
     return Problem(
         id=name,
         forms={"base": Form((), prompt, _STOP), "chat": Form((("user", asked),), "```python\n", ("\n```",))},
@@ -58,27 +56,6 @@ def _problem(name: str, prompt: str, text: str, shown: Sequence[str], code: str,
         whole=module,
         solution=code,
     )
-
-
-def _module(tests: str, names: tuple[str, ...], helpers: str, code: str) -> Module:
-    return Module(code, tests, names, helpers)
-
-
-def _imports(code: str) -> str:
-    """Return the reference's imports: its tests may use what it imports."""
-    found = [one for one in ast.parse(code).body if isinstance(one, ast.Import | ast.ImportFrom)]
-    return "\n".join(map(ast.unparse, found))
-
-
-def _used(code: str, tests: str) -> Iterator[str]:
-    """Yield the names that the reference defines and its tests use: functions and classes, and what is assigned."""
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    for statement in ast.parse(code).body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield from {statement.name} & used
-        elif isinstance(statement, ast.Assign):
-            named = {node.id for target in statement.targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-            yield from sorted(named & used)
 
 
 def _texts(value: Any) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import kdtool
 
-from kdtool_measuring._answers import Answer, answered, bytes_to_answer, file_of, fitted, opened
+from kdtool_measuring._answers import Answer, answered, bytes_to_answer, file_of, fitted, opened, seed_of
 from kdtool_measuring._journal import Journal, journal
 from kdtool_measuring._published import chosen, records_of, unpacked
 
@@ -39,6 +39,7 @@ __all__ = [
     "measured",
     "opened",
     "records_of",
+    "seed_of",
     "text_of",
     "unpacked",
 ]

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import kdtool
 
 from kdtool_measuring._journal import journal
 
-__all__ = ["Answer", "answered", "bytes_to_answer", "file_of", "fitted", "opened"]
+__all__ = ["Answer", "answered", "bytes_to_answer", "file_of", "fitted", "opened", "seed_of"]
 
 _TEXTS_AT_ONCE = 16
 _STARTS = 4
@@ -88,6 +89,11 @@ def opened(
         if reason:
             run.say(f"{evaluator}: {subject.name} is left out, {reason}")
         yield None if reason else runtime
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Return the seed, of 31 bits, of the request of that id, so that its answer does not depend on what is asked beside."""
+    return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:4], "big") >> 1
 
 
 def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:

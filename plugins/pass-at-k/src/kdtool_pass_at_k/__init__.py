@@ -2,6 +2,7 @@
 
 An evaluator extends `PassAtK` and gives its problems. Answers come from the opened subject (`_samples`), programs are run in
 kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts: a killed run repeats no finished sample.
+`code_of` and `verdicts_of` are for others, too, who ask for programs and run them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,25 @@ from pydantic import model_validator
 from kdtool_pass_at_k._estimator import pass_at_k
 from kdtool_pass_at_k._evalplus import ALLCLOSE, EVALPLUS
 from kdtool_pass_at_k._problem import Form, Limits, Problem
+from kdtool_pass_at_k._verdicts import Judged, code_of, verdicts_of
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k._samples import Sample
-    from kdtool_pass_at_k._verdicts import Judged
 
-__all__ = ["ALLCLOSE", "EVALPLUS", "Form", "Limits", "PassAtK", "Problem", "pass_at_k", "records_of", "unpacked"]
+__all__ = [
+    "ALLCLOSE",
+    "EVALPLUS",
+    "Form",
+    "Judged",
+    "Limits",
+    "PassAtK",
+    "Problem",
+    "code_of",
+    "pass_at_k",
+    "records_of",
+    "unpacked",
+    "verdicts_of",
+]
 
 
 class PassAtK(kdtool.Evaluator):
@@ -97,13 +111,9 @@ class PassAtK(kdtool.Evaluator):
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say why programs cannot be run safely here, if so."""
-        from kdtool_sandbox import Sandbox
+        from kdtool_sandbox import missing
 
-        try:
-            with Sandbox(workers=1):
-                return ()
-        except kdtool.SandboxError as error:
-            return (str(error),)
+        return missing()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Answer, answered, fitted
+from kdtool_measuring import Answer, answered, fitted, seed_of
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k import PassAtK
@@ -57,13 +56,12 @@ def _request(name: str, problem: Problem, config: PassAtK.Config, runtime: kdtoo
     form = problem.forms[config.form]
     continues = config.form == "base" or runtime.model is not None
     prompt = form.prompt if form.turns else fitted(form.prompt, runtime, config.maximum_tokens)
-    seed = int.from_bytes(sha256(f"{config.seed} {name}".encode()).digest()[:4], "big") >> 1
     return kdtool.Request(
         id=name,
         prompt=prompt if continues else "",
         max_tokens=config.maximum_tokens,
         stop=form.stop if continues else (),
         temperature=config.temperature,
-        seed=seed,
+        seed=seed_of(config.seed, name),
         turns=form.turns,
     )

@@ -1,10 +1,13 @@
-"""Verdicts: what the sandbox says of each sample. Equal programs of a problem are run once."""
+"""Verdicts: what the sandbox says of each sample. Equal programs are run once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -13,12 +16,12 @@ from kdtool_measuring import file_of, journal
 from kdtool_pass_at_k._samples import Sample
 
 if TYPE_CHECKING:
-    from kdtool_sandbox import Module, Program
+    from kdtool_sandbox import Module, Program, Task
 
     from kdtool_pass_at_k import PassAtK
     from kdtool_pass_at_k._problem import Problem
 
-__all__ = ["Judged", "judged", "program_of"]
+__all__ = ["Judged", "code_of", "judged", "program_of", "verdicts_of"]
 
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
@@ -46,39 +49,63 @@ def judged(
     samples: Sequence[Sample],
     evaluator: PassAtK,
 ) -> Mapping[str, Judged]:
-    """Return the verdict of every sample, by its id.
+    """Return the verdict of every sample, by its id. Raises as `verdicts_of`."""
+    from kdtool_sandbox import Task
+
+    by_id = {problem.id: problem for problem in problems}
+    tasks: dict[str, list[Task]] = {}
+    for sample in samples:
+        problem = by_id[sample.problem]
+        task = Task(sample.id, program_of(problem, sample), evaluator.seconds, evaluator.limits.memory)
+        tasks.setdefault(problem.language, []).append(task)
+    return verdicts_of(file_of(run, evaluator.benchmark, subject, "verdicts"), tasks, evaluator.config.workers)
+
+
+def verdicts_of(file: Path, tasks: Mapping[str, Sequence[Task]], workers: int) -> Mapping[str, Judged]:
+    """Return the verdict of every task, by its id; equal programs are run once, and those that are in the file not at all.
+
+    Args:
+        file: where each verdict is kept before the next one counts.
+        tasks: by the language of their programs, as the sandbox calls it. Their ids are unique.
+        workers: programs that run at once.
 
     Raises:
         SandboxError: there is no safe way to run programs here, or a language's toolchain is missing.
-        PluginError: the sandbox could not judge a program because of the benchmark's own tests.
+        PluginError: a language is not what the sandbox takes.
     """
-    from kdtool_sandbox import Sandbox, Task, language
+    from kdtool_sandbox import Sandbox, language
 
-    by_id = {problem.id: problem for problem in problems}
-    with journal(file_of(run, evaluator.benchmark, subject, "verdicts")) as kept:
-        missing = [sample for sample in samples if sample.id not in kept.records]
-        works = {sample.id: program_of(by_id[sample.problem], sample) for sample in missing}
-        alike: dict[tuple[str, str], list[str]] = {}
-        for sample in missing:
-            alike.setdefault((sample.problem, repr(works[sample.id])), []).append(sample.id)
-        first = {names[0]: names for names in alike.values()}
+    with journal(file) as kept:
+        missing = {
+            name: [task for task in spoken if task.id not in kept.records] for name, spoken in sorted(tasks.items())
+        }
+        alike: dict[bytes, list[Task]] = {}
+        for task in chain.from_iterable(missing.values()):
+            alike.setdefault(sha256(repr(task.work).encode("utf-8", "surrogatepass")).digest(), []).append(task)
+        first = {same[0].id: same for same in alike.values()}
         if first:
-            spoken = [language(name) for name in sorted({by_id[sample.problem].language for sample in missing})]
-            with Sandbox(workers=evaluator.config.workers, languages=spoken) as sandbox:
-                tasks = (Task(name, works[name], evaluator.seconds, evaluator.limits.memory) for name in first)
-                for verdict in sandbox.run(tasks):
-                    for name in first[verdict.id]:
-                        found = Judged(name, verdict.status, verdict.isolation, verdict.reason, verdict.stderr)
+            languages = [language(name) for name, spoken in missing.items() if spoken]
+            with Sandbox(workers=workers, languages=languages) as sandbox:
+                for verdict in sandbox.run(same[0] for same in first.values()):
+                    for task in first[verdict.id]:
+                        found = Judged(task.id, verdict.status, verdict.isolation, verdict.reason, verdict.stderr)
                         kept.add(asdict(found))
-        return {sample.id: Judged(**kept.records[sample.id]) for sample in samples}
+        return {task.id: Judged(**kept.records[task.id]) for task in chain.from_iterable(tasks.values())}
 
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:
-    """Return what is run of an answer: what goes on behind the prompt, up to the end of a fence that was opened there.
+    """Return what is run of a sample."""
+    made = problem.continued if sample.continues else problem.whole
+    return made(code_of(sample.text, continues=sample.continues))
 
-    Of an answer that begins for itself it is the code in the first fence, or all of it where there is none.
+
+def code_of(answer: str, *, continues: bool) -> str:
+    """Return the code in an answer.
+
+    Of one that goes on behind its prompt, that is what stands before the end of a fence that was opened there. Of one that
+    begins for itself it is the code in the first fence, or all of it where there is none.
     """
-    if sample.continues:
-        return problem.continued(sample.text.partition("\n```")[0])
-    fenced = _FENCED.search(sample.text)
-    return problem.whole(fenced.group(1) if fenced else sample.text)
+    if continues:
+        return answer.partition("\n```")[0]
+    fenced = _FENCED.search(answer)
+    return fenced.group(1) if fenced else answer

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from kdtool_sandbox._language import Language, found, installed_languages, language
 from kdtool_sandbox._reference import against_reference
-from kdtool_sandbox._sandbox import Engine, Sandbox
+from kdtool_sandbox._sandbox import Engine, Sandbox, missing
+from kdtool_sandbox._solution import module_like
 from kdtool_sandbox._task import Isolation, Module, Program, Status, Step, Task, Verdict
 
 __all__ = [
@@ -29,4 +30,6 @@ __all__ = [
     "found",
     "installed_languages",
     "language",
+    "missing",
+    "module_like",
 ]

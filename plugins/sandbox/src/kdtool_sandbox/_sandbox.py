@@ -19,7 +19,7 @@ from kdtool_sandbox._seccomp import seccomp_filter
 from kdtool_sandbox._task import Isolation, Module, Task, Verdict
 from kdtool_sandbox._worker import Ended, Worker
 
-__all__ = ["Engine", "Sandbox"]
+__all__ = ["Engine", "Sandbox", "missing"]
 
 Engine = Literal["bubblewrap", "docker", "podman"]
 
@@ -231,6 +231,18 @@ class Sandbox:
         if self._unsafe:
             return "UNSAFE: not isolated"
         return "isolated" if isinstance(task.work, Module) else "isolated, verdict forgeable"
+
+
+def missing() -> tuple[str, ...]:
+    """Return why Python programs cannot be run safely on this machine, with the remedy; nothing where they can.
+
+    For `kdtool_missing` of components that run programs: a sandbox is started and tried.
+    """
+    try:
+        with Sandbox():
+            return ()
+    except kdtool.SandboxError as error:
+        return (str(error),)
 
 
 _REMEDIES = {

@@ -1,0 +1,170 @@
+"""Execution feedback: programs of a teacher that passed their problems' tests, as text to learn from.
+
+`Verified` is the corpus that recipes call `verified`. `_problems` reads the problems of another corpus, `_asking` asks the
+teacher, `_attempts` has its programs run and says which are learned from, `_telling` what came of them all. Answers and
+verdicts are on disk before the next one counts: a killed run repeats none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+import pydantic
+
+if TYPE_CHECKING:
+    from kdtool_corpus_verified._attempts import Attempt
+    from kdtool_corpus_verified._problems import Problem
+
+__all__ = ["Verified"]
+
+FOLDER = "verified"
+"""Where answers and verdicts are kept, in the folder of the text that they become part of."""
+
+
+class Verified(kdtool.Corpus):
+    """Answers of a teacher that passed the tests of their problems, or pairs of one that passed and one that failed."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `verified`."""
+
+        ask: str = kdtool.Field(default="teacher", min_length=1)
+        """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`."""
+        corpus: str = kdtool.Field(min_length=1)
+        """The corpus of the recipe (`corpora.NAME`) that gives the problems: prompts with solutions and tests, such as those
+        of `mbpp`. Those to learn from are asked; validation and test stay as they are and are never asked."""
+        give: Literal["passing", "pairs"] = "passing"
+        """`passing`: the prompt with each distinct answer that passed. `pairs`: preferences of one that passed over one that
+        failed."""
+        samples: int = kdtool.Field(default=8, ge=1, le=10_000)
+        """Answers that are asked for to each problem."""
+        keep: int = kdtool.Field(default=4, ge=1, le=10_000)
+        """Examples that a problem gives at most."""
+        form: Literal["base", "chat"] = "base"
+        """`base` has the model continue the prompt; `chat` asks by its chat template, and takes the first block of code."""
+        temperature: float = kdtool.Field(default=0.8, ge=0, le=10)
+        """0 takes the likeliest token each time; several samples need more."""
+        max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
+        """Tokens of an answer at most; one that is cut off there is left out."""
+        stop: tuple[str, ...] | None = None
+        """Texts before which an answer ends; null takes those at which a harness ends answers to MBPP, none for `chat`."""
+        limit: int | None = kdtool.Field(default=None, ge=1)
+        """Ask about so many problems at most, from the first on; null asks about all."""
+        seconds: float = kdtool.Field(default=3.0, gt=0, le=600)
+        """A program that runs longer has failed."""
+        workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
+        """Programs that run at once."""
+
+        @pydantic.model_validator(mode="after")
+        def _can_give_that(self) -> Verified.Config:
+            if self.samples > 1 and not self.temperature:
+                raise ValueError("several samples at temperature 0 are all the same: set temperature, 0.8 for example")
+            if self.samples == 1 and self.give == "pairs":
+                raise ValueError("a pair needs two answers to a problem: set samples, 8 for example")
+            if self.stop is not None and "" in self.stop:
+                raise ValueError("stop must not hold empty text, before which every answer would end")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the version of the Python that judges."""
+        return {"python": platform.python_version()}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say why programs cannot be run safely here, if so."""
+        from kdtool_sandbox import missing
+
+        return missing()
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield what the problems give, in their order, once all answers were judged; other splits as they are.
+
+        Raises:
+            kdtool.UsageError: an example to learn from is no Python problem with tests, or nothing came of all of them.
+            kdtool.PluginError: the teacher leaves a request out.
+            kdtool.SandboxError: there is no safe way to run programs here.
+        """
+        from kdtool_corpus_verified._telling import told
+
+        problems = self._problems(run)
+        attempts = self._attempts(run, problems)
+        given = {name: list(self._given(run, problems[name], found)) for name, found in attempts.items()}
+        run.say(told(self.config, attempts, sum(map(len, given.values()))))
+        for example in self._source(run):
+            if example.split == "train":
+                yield from given.get(example.id, ())
+            else:
+                yield example
+
+    def _source(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        return run.hook.kdtool_examples.of(self.config.corpus)(run)
+
+    def _problems(self, run: kdtool.RunInfo) -> Mapping[str, Problem]:
+        from kdtool_corpus_verified._problems import problem_of
+
+        to_learn_from = (example for example in self._source(run) if example.split == "train")
+        found = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
+        if not found:
+            raise kdtool.UsageError(f"verified.corpus: {self.config.corpus} gives no problem to learn from")
+        return found
+
+    def _attempts(self, run: kdtool.RunInfo, problems: Mapping[str, Problem]) -> Mapping[str, Sequence[Attempt]]:
+        """Return all attempts at each problem, asked for and judged once."""
+        from kdtool_corpus_verified._asking import asked
+        from kdtool_corpus_verified._attempts import attempted, name_of
+
+        settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        name = hashlib.sha256(settings.encode()).hexdigest()[:16]  # several corpora of this kind share the folder
+        folder = run.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        prompts = {
+            name_of(key, number): problem.prompt
+            for key, problem in problems.items()
+            for number in range(self.config.samples)
+        }
+        answers = asked(run, self.config, prompts, folder / f"{name}.answers.jsonl")
+        return attempted(problems, answers, self.config, folder / f"{name}.verdicts.jsonl")
+
+    def _given(self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]) -> Iterator[kdtool.Example]:
+        """Yield what is learned from the attempts at a problem."""
+        from kdtool_corpus_verified._attempts import name_of, pairs, passing
+
+        about = {**self._about(run), "passed": f"{sum(one.passed for one in attempts)} of {len(attempts)}"}
+        prompt, name = problem.prompt, problem.example.id
+        if self.config.give == "passing":
+            for one in passing(attempts, self.config.keep):
+                body = kdtool.Completion(prompt, one.completion)
+                yield self._example(problem.example, name_of(name, one.number), body, about)
+        else:
+            for chosen, rejected in pairs(attempts, self.config.keep):
+                pair = kdtool.Preference(prompt, chosen.completion, rejected.completion)
+                why = {"rejected": rejected.reason}
+                key = f"{name_of(name, chosen.number)}>{rejected.number}"
+                yield self._example(problem.example, key, pair, {**about, **why})
+
+    def _about(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return who answered, under which licence where that is known."""
+        own = [each.terms.licence for each in run.licences if each.component == self.config.ask]
+        return {"teacher": self.config.ask, **({"teacher_licence": own[0]} if own else {})}
+
+    def _example(
+        self, problem: kdtool.Example, name: str, body: kdtool.Completion, about: Mapping[str, str]
+    ) -> kdtool.Example:
+        return kdtool.Example(
+            id=name,
+            body=body,
+            language="python",
+            licence=problem.licence,
+            source=f"verified answers of {self.config.ask}",
+            meta={**about, **({"prompt_source": problem.source} if problem.source else {})},
+        )

@@ -1,0 +1,62 @@
+"""Answers of the teacher: each is on disk before the next one counts, and none is asked for twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+from kdtool_measuring import journal, seed_of
+
+if TYPE_CHECKING:
+    from kdtool_corpus_verified import Verified
+
+__all__ = ["asked"]
+
+_STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n```")
+"""Where bigcode-evaluation-harness ends answers to MBPP (task mbpp), and the end of a block of code."""
+_INSTRUCTION = "Write Python code that does what this says. Answer with one block of code that holds all of it.\n\n"
+
+
+def asked(
+    run: kdtool.RunInfo, config: Verified.Config, prompts: Mapping[str, str], file: Path
+) -> Mapping[str, kdtool.TextAnswer]:
+    """Return the answer to each prompt, by the prompts' ids.
+
+    Args:
+        run: the run, which reaches the teacher.
+        config: whom to ask, and how.
+        prompts: by ids; an id decides the seed of what is drawn for it.
+        file: where answers are kept.
+
+    Raises:
+        PluginError: the teacher leaves one out.
+    """
+    with journal(file) as kept:
+        missing = [name for name in prompts if name not in kept.records]
+        if missing:
+            if kept.records:
+                run.say(f"{len(kept.records):,} answers of {config.ask} are there already and are not asked for again")
+            requests = (_request(name, prompts[name], config, run.seed) for name in missing)
+            for answer in run.hook.kdtool_answer.of(config.ask)(requests):
+                kept.add(asdict(answer))
+                run.hook.kdtool_progress(run, len(kept.records))
+        for name in missing:
+            if name not in kept.records:
+                raise kdtool.PluginError(f"{run.hook.owner(config.ask)} gave no answer to {name!r}")
+        return {name: kdtool.TextAnswer(**kept.records[name]) for name in prompts}
+
+
+def _request(name: str, prompt: str, config: Verified.Config, seed: int) -> kdtool.Request:
+    chats = config.form == "chat"
+    return kdtool.Request(
+        id=name,
+        prompt="" if chats else prompt,
+        max_tokens=config.max_tokens,
+        stop=config.stop if config.stop is not None else () if chats else _STOP,
+        temperature=config.temperature,
+        seed=seed_of(seed, name),
+        turns=(("user", _INSTRUCTION + prompt),) if chats else (),
+    )

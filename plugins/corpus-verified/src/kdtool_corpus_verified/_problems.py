@@ -1,0 +1,72 @@
+"""Problems: examples of another corpus that bring tests beside their solution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_sandbox import Module
+
+__all__ = ["Problem", "problem_of"]
+
+_EXPECTED = (
+    "expected are problems as the corpus mbpp gives them: a prompt with its solution in Python, and in `meta` the entry "
+    "`tests`, a list of Python statements in JSON (and `setup`, what runs before them)"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt, and what makes a completion of it a module under the problem's tests."""
+
+    example: kdtool.Example
+    prompt: str
+    module: Callable[[str], Module]
+
+
+def problem_of(example: kdtool.Example) -> Problem:
+    """Return the problem that an example is.
+
+    Its solution shows what a completion is: a whole module, or one that goes on behind the prompt.
+
+    Raises:
+        UsageError: it has no tests or no solution, is in another language, or its tests use nothing of its solution.
+    """
+    from kdtool_sandbox import module_like
+
+    body = example.body
+    if not isinstance(body, kdtool.Completion):
+        raise _refused(example, "is no prompt with a completion")
+    if example.language not in {"", "python"}:
+        raise _refused(example, f"is in {example.language}")
+    tests = "\n".join((example.meta.get("setup", ""), *_tests(example)))
+    for before in ("", body.prompt):
+        with suppress(SyntaxError, ValueError):  # a ValueError is a null character, in Python 3.11
+            made = module_like(before + body.completion, tests)
+            if made("").names:
+                return Problem(example, body.prompt, _behind(before, made))
+    raise _refused(example, "has tests that use nothing of its solution, or one of the two does not parse")
+
+
+def _behind(before: str, made: Callable[[str], Module]) -> Callable[[str], Module]:
+    return lambda completion: made(before + completion)
+
+
+def _tests(example: kdtool.Example) -> list[str]:
+    try:
+        tests = json.loads(example.meta.get("tests", "[]"))
+    except ValueError as error:
+        raise _refused(example, f"has tests that are no JSON ({error})") from None
+    if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
+        raise _refused(example, "has no tests")
+    return tests
+
+
+def _refused(example: kdtool.Example, why: str) -> kdtool.UsageError:
+    return kdtool.UsageError(f"verified.corpus: {example.id!r} of {example.source or 'the corpus'} {why}; {_EXPECTED}")
