@@ -80,3 +80,24 @@ def test_what_a_phase_leaves_depends_on_the_evaluators_that_it_asks(short: dict[
         reused.append(phase.reused)
     assert reused == [False, True, False]
     assert json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_control_that_ends_elsewhere_is_compared_as_what_it_is(
+    short: dict[str, Any], recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    watched = {**EVERY_TWO, "every": 1, "watch": WATCHED, "patience": 1}
+    short["trainer"] |= {"learning_rate": 0.3, "schedule": "constant", "warmup": 0, "validation": watched}
+    short["train"]["steps"] = 30
+    results = kdtool.run({**short, "control": recipe["control"]}, out=tmp_path / "runs")
+    arms = {arm.arm: arm.phases["train"] for arm in results.arms}
+    assert arms["student"].steps < 30
+    assert "each until it got no better" in results.verdict
+    assert "equally many tokens" not in results.verdict
+
+
+def test_what_cannot_be_watched_is_known_before_the_first_step(short: dict[str, Any], tmp_path: Path) -> None:
+    short["evaluators"]["agreement"] = {}
+    short["trainer"] |= {"validation": {"evaluators": ["agreement"], "watch": "agreement.top-1-agreement-with-teacher"}}
+    with pytest.raises(kdtool.UsageError, match="cannot be measured while the student learns; measured were: none"):
+        kdtool.run(short, out=tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("history.jsonl"))

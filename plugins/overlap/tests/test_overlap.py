@@ -65,6 +65,7 @@ def test_what_tells_a_text_has_two_names_and_stands_in_two_texts_at_most() -> No
     assert telling([["aa", "b", "cc"], ["aa", "b", "1"], ["aa", "b", "aa"]], 3) == [[0], [], []]
     assert telling([["aa", "bb"]] * 2, 2) == [[0], [0]]
     assert telling([["aa", "bb"]] * 3, 2) == [[], [], []]
+    assert telling([["aa", "bb"]] * 3, 2, ["0", "0", "0"]) == [[0], [0], [0]]
     assert telling([["aa", "bb"]], 3) == [[]]
 
 

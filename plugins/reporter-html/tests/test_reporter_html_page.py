@@ -242,7 +242,7 @@ def test_long_lists_and_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_pat
 
 
 def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:
-    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}")
+    found = answered(tmp_path, "student", [False], f"</pre>{HOSTILE}\ud800\u202e")
     checker = check(page(dataclasses.replace(sample, measurements=(found,), comparisons=())))
     assert checker.scripts == 1
     assert f"</pre>{HOSTILE}" in "".join(checker.texts)

@@ -120,6 +120,8 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
     if measurements[0].unit == "fraction" and half == 0:
         half = _of_none(len(names))
     bounds = middle - half, middle + half
+    if measurements[0].unit == "fraction":
+        bounds = max(0.0, bounds[0]), min(1.0, bounds[1])
     return (exp(bounds[0]), exp(bounds[1])) if measurements[0].transform == "exp" else bounds
 
 

@@ -19,6 +19,7 @@ from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.annotations import annotated
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.ranks import launch
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.signals import from_teacher
 from kdtool._run.teacher_rows import Translation
@@ -175,6 +176,10 @@ def _label(context: Context, phase: PhaseSpec, kinds: Iterable[str]) -> str:
     return phase.name if any(spec.kind in kinds and spec.key not in shared for spec in phase.sources) else ""
 
 
+_BEGUN = ".begun"
+"""Says which processes record: others that want the same signals wait for these."""
+
+
 def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: Want) -> Node:
     """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
     label = (rows.stage.label, "" if cache == "signals" else cache, teacher)
@@ -189,11 +194,19 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
         return recorded
 
     def build(run: RunInfo, folder: Path) -> None:
+        begun = folder / _BEGUN
+        begun.write_text(launch(), encoding="utf-8")
         made = record(run if together else replace(run, world=1), folder)
+        begun.unlink()
         if made != len(rows_of(rows)):
             raise PluginError(f"{run.hook.owner(cache)} recorded {made:,} of {len(rows_of(rows)):,} rows")
 
     def join(run: RunInfo, folder: Path) -> bool:
+        try:
+            if (folder / _BEGUN).read_text(encoding="utf-8") != launch():
+                return False
+        except FileNotFoundError:
+            return False
         record(run, folder)
         return True
 

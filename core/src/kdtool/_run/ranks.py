@@ -16,7 +16,7 @@ from kdtool._errors import UsageError
 from kdtool._run.artefacts import Artefact
 from kdtool._run.graph import Node
 
-__all__ = ["rank_and_world", "wait_for"]
+__all__ = ["launch", "rank_and_world", "wait_for"]
 
 _GLIMPSE = 0.1
 """Seconds between two looks at whether rank 0 has made something."""
@@ -38,6 +38,11 @@ def rank_and_world() -> tuple[int, int]:
             f"RANK={told[0]} and WORLD_SIZE={told[1]} number no process; start several with torchrun, or unset both"
         )
     return rank, world
+
+
+def launch() -> str:
+    """Return what tells the processes that torchrun started together from all others."""
+    return " ".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def wait_for(node: Node, join: Callable[[Path], bool]) -> Artefact:

@@ -173,7 +173,8 @@ def keep(context: Context, record: Mapping[str, Any]) -> None:
 def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None:
     """Refuse a control that saw more or fewer tokens than the student, once it is trained: the verdict would not be true.
 
-    More it may see where the student learned also on text of its own, which is shorter than what it takes the place of.
+    More it may see where the student learned also on text of its own, which is shorter than what it takes the place of, and
+    anything where one of them ended early, because it got no better.
     """
     if (stage.kind, stage.arm) != ("phases", "control"):
         return
@@ -181,7 +182,8 @@ def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None
     if stage.label != control.nodes[-1].stage.label:
         return
     more = control.tokens > student.tokens and own_text_keys(assembly)
-    if control.tokens != student.tokens and not more:
+    early = min(student.share_of_steps, control.share_of_steps) < 1
+    if control.tokens != student.tokens and not more and not early:
         seen = f"it trained on {control.tokens:,} tokens, the student on {student.tokens:,}"
         raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 
@@ -194,7 +196,9 @@ def _results(
     return Results(
         name=context.assembly.recipe.name,
         folder=context.folder,
-        verdict=verdict(comparisons, own_text=bool(own_text_keys(context.assembly))),
+        verdict=verdict(
+            comparisons, own_text=bool(own_text_keys(context.assembly)), ended_early=_ended_early(stages.arms)
+        ),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),
         arms=tuple(arms),
@@ -210,6 +214,10 @@ def _results(
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )
+
+
+def _ended_early(arms: Sequence[Arm]) -> bool:
+    return any(arm.share_of_steps < 1 for arm in arms if arm.arm in ("student", "control"))
 
 
 def _models(context: Context, stages: Stages) -> dict[str, ModelFacts]:

@@ -68,6 +68,11 @@ class Arm:
         """The seconds that the arm spent in training steps; its nodes are made."""
         return sum(_trained(node).seconds for node in self.nodes)
 
+    @property
+    def share_of_steps(self) -> float:
+        """What share of its phases' steps it took: less than 1 where a trainer ended early; its nodes are made."""
+        return sum(_trained(node).steps for node in self.nodes) / sum(phase.steps for phase in self.phases)
+
     def result(self) -> ArmResult:
         """Read what the arm's phases left; its nodes are made."""
         trained = {phase.name: _trained(node) for phase, node in zip(self.phases, self.nodes, strict=True)}
@@ -89,7 +94,8 @@ class MatchedTime:
         if kept.exists():
             return int(json.loads(read_sealed(kept, f"Delete {folder} and run again"))["steps"])
         seconds = self.student.seconds + sum(context.seconds(node) for node in self.charged)
-        steps = max(1, round(phase.steps * seconds / max(self.control.seconds, 1e-9)))
+        whole = self.control.seconds / self.control.share_of_steps
+        steps = max(1, round(phase.steps * seconds / max(whole, 1e-9)))
         write_sealed(kept, {"steps": steps})
         return steps
 

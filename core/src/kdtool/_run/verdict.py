@@ -14,6 +14,8 @@ _CONTROLS = {
 }
 _SAME_ROWS = "the same student trained without the teacher on the same rows, with as many tokens or more"
 """What the control is where the student learned also on text of its own."""
+_EACH_BEST = "the same student trained without the teacher on the same rows, each until it got no better"
+"""What it is where training ended early."""
 
 
 _ONE_SEED = (
@@ -22,12 +24,13 @@ _ONE_SEED = (
 )
 
 
-def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False) -> str:
+def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False, ended_early: bool = False) -> str:
     """Say against which arms the student is better, worse, or not shown to differ, and what share of the teacher it has.
 
-    `own_text`: the student learned also on text of its own.
+    `own_text`: the student learned also on text of its own. `ended_early`: it or the control stopped before all its steps.
     """
-    known = {**_CONTROLS, "control": _SAME_ROWS} if own_text else _CONTROLS
+    like = _EACH_BEST if ended_early else _SAME_ROWS if own_text else _CONTROLS["control"]
+    known = {**_CONTROLS, "control": like}
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]
     if not controls:

@@ -105,15 +105,18 @@ class CacheConformance(ComponentConformance):
             return
         folder = run.folder / "together"
         folder.mkdir()
-        others = [
-            Thread(target=self._record, args=(replace(run, rank=rank, world=3), folder, self._teacher()), daemon=True)
-            for rank in (1, 2)
-        ]
-        for other in others:
-            other.start()
-        assert self._record(replace(run, world=3), folder, self._teacher()) == ROWS
-        for other in others:
-            other.join(60)
+        counted: dict[int, int] = {}
+
+        def record(rank: int) -> None:
+            counted[rank] = self._record(replace(run, rank=rank, world=3), folder, self._teacher())
+
+        ranks = [Thread(target=record, args=(rank,), daemon=True) for rank in range(3)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(60)
+        assert set(counted) == {0, 1, 2}, "a rank failed, or waits for ever"
+        assert counted[0] == ROWS
         _same(self._recall(folder, small_rows()), [self._recall(recorded, small_rows())])
 
     def test_recording_again_asks_for_nothing(self, run: RunInfo, recorded: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from importlib.resources.abc import Traversable
@@ -37,7 +38,7 @@ def unpacked(file: Path | Traversable, key: str) -> tuple[bytes, str]:
     try:
         packed = file.read_bytes()
         content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise kdtool.UsageError(f"{key}: {file} cannot be read: {error}") from error
     return content, hashlib.sha256(content).hexdigest()
 

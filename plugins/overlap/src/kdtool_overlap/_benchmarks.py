@@ -25,7 +25,7 @@ class Benchmark:
         self.name = name
         self.problems = problems
         self._words = [words_of("\n".join(kdtool.parts_of(problem.body))) for problem in problems]
-        self._places = telling(self._words, n)
+        self._places = telling(self._words, n, [problem.id.rpartition("/")[2] for problem in problems])
         self._index = NGramIndex(self._words, n, self._places)
 
     @property
@@ -41,14 +41,16 @@ class Benchmark:
         return found
 
 
-def telling(texts: Sequence[list[str]], n: int) -> list[list[int]]:
+def telling(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = None) -> list[list[int]]:
     """Return for each text the first words of the n-grams by which it is known.
 
-    Left out are those that more than two of the texts have (imports, the words of an instruction; two problems may be
-    twins), and those without two different names (numbers or letters in a row): they stand in text that nobody copied.
+    `tasks` says which texts are one task, in several languages; by default each is its own. Left out are n-grams that more
+    than two tasks have (imports, the words of an instruction; two problems may be twins), and those without two different
+    names (numbers or letters in a row): they stand in text that nobody copied.
     """
     grams = [[tuple(words[first : first + n]) for first in range(len(words) - n + 1)] for words in texts]
-    holders = Counter(gram for own in grams for gram in set(own))
+    held = {(gram, task) for own, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in own}
+    holders = Counter(gram for gram, _ in held)
     return [
         [first for first, gram in enumerate(own) if holders[gram] <= 2 and len({*filter(is_name, gram)}) > 1]
         for own in grams

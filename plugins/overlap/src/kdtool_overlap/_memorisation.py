@@ -78,7 +78,7 @@ class Memorisation(kdtool.Evaluator):
         from kdtool_overlap._words import words_learned, words_of
 
         settings = self._settings(asked)
-        verbatim = [Item(one.id, float(answers[one.id].startswith(one.continuation)), 1.0) for one in asked]
+        verbatim = [Item(one.id, float(_repeats(answers[one.id], one.continuation)), 1.0) for one in asked]
         yield measured(
             verbatim, run, subject, name="memorised", unit="fraction", higher_is_better=False, settings=settings
         )
@@ -101,3 +101,10 @@ class Memorisation(kdtool.Evaluator):
             "asked": f"{config.prefix} words are given, {config.continuation} are to follow",
             "decoding": "greedy",
         }
+
+
+def _repeats(answer: str, continuation: str) -> bool:
+    """Say whether an answer begins with the continuation, whose last word is not the beginning of a longer one."""
+    follows = answer[len(continuation) :][:1]
+    inside = continuation[-1:].isidentifier() or continuation[-1:].isdigit()
+    return answer.startswith(continuation) and not (inside and (follows.isalnum() or follows == "_"))

@@ -73,6 +73,8 @@ def _called(subject: str) -> str:
 
 
 def _cut(text: str) -> str:
+    """Cut a text, and write out what no page can hold (half a character) or should not do (turn the text around)."""
+    text = "".join(one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text)
     return (
         text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n… {len(text) - _MOST_CHARACTERS:,} more"
     )

@@ -133,9 +133,10 @@ class _Recorder:
         """Report progress of all ranks, at most some times a second: rows of complete shards, and `beyond` these."""
         if self._run.rank == 0 and (at_once or monotonic() - self._told > _BETWEEN_REPORTS):
             self._told = monotonic()
-            if self._run.world > 1:
-                self._complete |= {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
-            self._run.hook.kdtool_progress(self._run, beyond + sum(len(self._span(i)) for i in self._complete))
+            there = self._complete
+            if self._run.world > 1:  # what others have written is counted here, and looked into when all is there
+                there = there | {i for i in self.numbers if (self._folder / f"{shard_name(i)}.json").exists()}
+            self._run.hook.kdtool_progress(self._run, beyond + sum(len(self._span(i)) for i in there))
 
     def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
         """Yield batches of `size` rows, the numbers of labels in each row, and the teacher's signal."""

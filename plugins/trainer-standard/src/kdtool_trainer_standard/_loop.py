@@ -38,7 +38,7 @@ from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
-from kdtool_trainer_standard._validation import Best, Validator
+from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
 
@@ -353,7 +353,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
         )
         if self.validator is not None and self.progress.best is not None:
-            self.validator.best = Best(**self.progress.best)
+            self.validator.go_on(self.progress.best)
         if self.own_text is not None:
             self.own_text.counts.update(self.progress.own_text or {})
             self.progress.own_text = self.own_text.counts
@@ -409,7 +409,10 @@ class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._loop = loop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._loop.restart_clock()
+        loop = self._loop
+        if loop.validator is not None and state.global_step == 0 and loop.run.rank == 0:
+            loop.validator.try_out()
+        loop.restart_clock()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._loop.begin_step(state.global_step)

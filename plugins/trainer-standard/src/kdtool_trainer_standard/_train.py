@@ -35,6 +35,8 @@ __all__ = ["train_phase"]
 
 _SILENT_SHARE = 0.01
 """A term below this share of the terms' gradient over a whole phase gets a note."""
+_WHILE_VALIDATING = 86_400
+"""Seconds that other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
 _CLOSE_TO_TEACHER = 0.1
 """Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
 
@@ -160,6 +162,7 @@ def _arguments(
         use_cpu=device.type == "cpu",
         ddp_backend="gloo" if device.type == "cpu" and run.world > 1 else None,
         ddp_find_unused_parameters=False,
+        **({"ddp_timeout": _WHILE_VALIDATING} if config.validation else {}),
         average_tokens_across_devices=True,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",

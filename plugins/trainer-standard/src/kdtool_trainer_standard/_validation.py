@@ -6,6 +6,8 @@ take for the test split is the split `validation`, since a student must not be c
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from typing import Any
 import kdtool
 import torch
 from kdtool_transformers import alone
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -65,25 +68,39 @@ class Validator:
         Raises:
             UsageError: what is watched is not measured.
         """
-        found = dict(self._measurements(step))
-        watched = self._config.watch
-        if watched is not None:
-            if watched not in found:
-                raise kdtool.UsageError(
-                    f"validation.watch: {watched} was not measured on the split validation; measured were: "
-                    f"{', '.join(found) or 'none'}"
-                )
-            self._compare(step, found[watched], learnt)
+        found = self._measured(step)
+        if self._config.watch is not None:
+            self._compare(step, found[self._config.watch], learnt)
         shown = ", ".join(f"{name} {measurement.value:.4g}" for name, measurement in found.items())
         best = f"; best after step {self.best.step}" if self.best else ""
         self._run.say(f"step {step:,} of {self._last:,}: {shown or 'nothing was measured'}{best}")
         return {name: measurement.value for name, measurement in found.items()}
 
+    def try_out(self) -> None:
+        """Measure the student as it is, where something is watched, so that what cannot be measured is known at once.
+
+        Raises:
+            UsageError: what is watched is not measured.
+        """
+        if self._config.watch is not None:
+            self._measured(0)
+
+    def go_on(self, best: Mapping[str, Any]) -> None:
+        """Take back what a checkpoint remembers of the best validation."""
+        self.best = Best(**best)
+        self._kept = self.best.step
+
     def best_weights(self) -> dict[str, Tensor] | None:
         """Return what was learnt when the student was best; None where that is now."""
         if self.best is None or self.best.since == 0:
             return None
-        return load_file(self._file(self.best.step))
+        try:
+            return load_file(self._file(self.best.step))
+        except (OSError, SafetensorError) as error:
+            raise kdtool.StorageError(
+                f"the best student, of step {self.best.step:,}, cannot be read: {error}; delete {self._folder.parent} and "
+                "run again"
+            ) from error
 
     def forget(self) -> None:
         """Delete kept weights but the best ones and those of the checkpoint before; called when a checkpoint is whole."""
@@ -93,20 +110,43 @@ class Validator:
                 file.unlink()
         self._kept = self.best.step if self.best else None
 
+    def _measured(self, step: int) -> dict[str, kdtool.Measurement]:
+        found, watched = dict(self._measurements(step)), self._config.watch
+        if watched is not None and watched not in found:
+            raise kdtool.UsageError(
+                f"validation.watch: {watched} cannot be measured while the student learns; measured were: "
+                f"{', '.join(found) or 'none'}. It takes text in the split validation, and an evaluator that measures the "
+                "student alone"
+            )
+        return found
+
     def _compare(self, step: int, measured: kdtool.Measurement, learnt: Mapping[str, Tensor]) -> None:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            beside = self._folder / ".writing"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
-            beside.replace(self._file(step))
+            self._keep(step, learnt)
+            if best is not None and best.step != self._kept:
+                self._file(best.step).unlink(missing_ok=True)
             self.best = Best(step, measured.value)
         else:
             self.best = replace(best, since=best.since + 1)
 
+    def _keep(self, step: int, learnt: Mapping[str, Tensor]) -> None:
+        beside = self._folder / ".writing"
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            beside.replace(self._file(step))
+        except (OSError, SafetensorError) as error:
+            raise kdtool.StorageError(
+                f"the best student cannot be kept in {self._folder}: {error}; make room and run again"
+            ) from error
+
     def _measurements(self, step: int) -> Iterator[tuple[str, kdtool.Measurement]]:
         folder = self._folder / f"step-{step}"
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # answers of a process that was killed are of weights that are gone
+        folder.mkdir(parents=True)
         run = replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run.texts))
         role: kdtool.Role = "student" if run.arm == "student" else "control"
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
