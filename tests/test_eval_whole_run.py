@@ -86,6 +86,27 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     assert "measured in different ways: documents, texts" in capsys.readouterr().out
 
 
+def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
+    models: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from kdtool_transformers import open_model, write_gguf
+
+    write_gguf(open_model(teacher_folder, dtype=torch.float32), models / "small.gguf")
+    lines = ["--set", "evaluators.line-completion.documents=2", "--set", "evaluators.line-completion.maximum_tokens=8"]
+    evaluators = "perplexity,line-completion,efficiency,agreement"
+    command = ["eval", "plain", "file=small.gguf", "--with", evaluators, *TEXT, *SMALL, *lines, "--name", "files"]
+    assert call(command) == 0
+    results = read_results(models / "runs" / "files")
+    values = {(m.name, m.subject): m.value for m in results.measurements}
+    assert values["bits-per-byte", "file"] == pytest.approx(values["bits-per-byte", "plain"], rel=0.01)
+    assert values["perplexity", "file"] == pytest.approx(values["perplexity", "plain"], rel=0.03)
+    assert values["file-size", "file"] == (models / "small.gguf").stat().st_size
+    compared = {comparison.measurement for comparison in results.comparisons}
+    assert {"bits-per-byte", "line-completion.edit-similarity"} <= compared
+    assert "perplexity" not in compared, "whose tokenizer is not known"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,7 +19,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool_teacher_openai.testing import llama_cpp_server
-from kdtool_transformers.testing_gguf import write_gguf
+from kdtool_transformers import write_gguf
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,8 @@ def _need(function: Any, protocol: bool) -> str:
 def _default(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return ""
+    if isinstance(value, frozenset) and value:  # in an order that no process chooses
+        return f" = frozenset({{{', '.join(sorted(map(repr, value)))}}})"
     return f" = {value.__name__ if callable(value) else value!r}"
 
 

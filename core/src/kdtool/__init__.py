@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from kdtool._contract.kinds import Trainer as Trainer
     from kdtool._contract.kinds import Transform as Transform
     from kdtool._contract.kinds import Weighting as Weighting
+    from kdtool._contract.models import Ability as Ability
     from kdtool._contract.models import Artifact as Artifact
     from kdtool._contract.models import LanguageModel as LanguageModel
     from kdtool._contract.models import LiveSubject as LiveSubject
@@ -155,8 +156,8 @@ _HOMES = {
     ),
     "kdtool._contract.models": (
         "Measurement",
-        "Artifact", "LanguageModel", "LiveSubject", "ModelFacts", "Request", "Role", "Runtime", "Score", "Subject",
-        "TextAnswer", "Tokenizer",
+        "Ability", "Artifact", "LanguageModel", "LiveSubject", "ModelFacts", "Request", "Role", "Runtime", "Score",
+        "Subject", "TextAnswer", "Tokenizer",
     ),
     "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._eval": ("evaluate",),

@@ -91,6 +91,15 @@ def test_who_cannot_be_asked_is_left_out_and_that_is_said(tmp_path: Path) -> Non
     assert not runtime.asked
 
 
+def test_what_a_subject_cannot_do_is_not_asked_of_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    runtime = Echo()
+    runtime.abilities = frozenset({"converse", "score"})
+    assert ask(tmp_path, runtime, said) is None
+    assert said == ["test: student/seed 0 is left out, it cannot continue text, only answer what a user says"]
+    assert not runtime.asked
+
+
 def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
     runtime = Echo()
     with opened(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
@@ -107,6 +116,15 @@ class Model:
     tokenizer: ByteTokenizer
 
 
+class Counted(Echo):
+    """Has no model, and knows its context."""
+
+    context = FACTS.context
+
+    def count(self, text: str) -> int:
+        return len(text.encode())
+
+
 @given(st.text(max_size=600), st.integers(1, 400))
 @example("".join(map(chr, range(200, 800))), 100)
 def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tokens: int) -> None:
@@ -118,6 +136,7 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
     assert len(found.encode()) < max(256 - maximum_tokens, 128)
     if len(prompt.encode()) < 120:
         assert found == prompt
+    assert fitted(prompt, Counted(), maximum_tokens) == found
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:

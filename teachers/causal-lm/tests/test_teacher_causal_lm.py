@@ -11,9 +11,8 @@ import pytest
 import torch
 from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_causal_lm import CausalLM
-from kdtool_transformers import _files, open_model
+from kdtool_transformers import _files, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
-from kdtool_transformers.testing_gguf import write_gguf
 
 
 class TestCausalLM(TeacherConformance):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Role = Literal["teacher", "student", "control", "artifact"]
+Ability = Literal["continue", "converse", "prefill", "score"]
 
 
 class Tokenizer(Protocol):
@@ -231,14 +232,21 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
     model: LanguageModel | None = None
     """The model behind it, where its states can be had; None for servers and foreign formats."""
+    abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
+    """What may be asked of it: to `continue` a prompt, to answer `Request.turns` (`converse`), also where the prompt begins
+    the answer (`prefill`), to `score` texts. Since 0.1."""
 
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer requests, in any order; results carry the request's id."""
 
-    @abstractmethod
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
-        """Score whole texts, in order. The first token is predicted from the end-of-text token."""
+        """Score whole texts, in order. The first token is predicted from the end-of-text token.
+
+        Raises:
+            UsageError: that is none of its `abilities`, as of all that say nothing of how they score.
+        """
+        raise UsageError(f"{type(self).__name__} answers, and does not tell how likely a text is")
 
     def close(self) -> None:
         """Free memory, processes and files. Safe to call twice."""

@@ -19,6 +19,7 @@ import pytest
 from kdtool._contract.models import LanguageModel, ModelFacts, Request, Runtime, Tokenizer
 from kdtool._contract.signals import Head, Want
 from kdtool._contract.text import Batch, Row
+from kdtool._errors import UsageError
 from kdtool.testing._toy import batch_of
 
 if TYPE_CHECKING:
@@ -196,8 +197,15 @@ def same_shapes(described: ModelFacts, real: ModelFacts) -> None:
 
 
 def check_runtime(runtime: Runtime) -> None:
-    """Assert that an opened subject scores in order, with finite and honest numbers, whatever is scored beside."""
+    """Assert that an opened subject scores in order, with finite and honest numbers, whatever is scored beside.
+
+    One that only answers refuses to.
+    """
     texts = [*TEXTS, "é" * 30, "x"]
+    if "score" not in runtime.abilities:
+        with pytest.raises(UsageError):
+            list(runtime.score(texts))
+        return
     scores = list(runtime.score(texts))
     assert len(scores) == len(texts)
     for text, score in zip(texts, scores, strict=True):

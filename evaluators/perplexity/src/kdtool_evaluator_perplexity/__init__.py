@@ -43,7 +43,7 @@ class Perplexity(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas."""
-        from kdtool_measuring import digest, held_out
+        from kdtool_measuring import digest, held_out, opened
 
         documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
         chosen = digest(documents)
@@ -51,15 +51,13 @@ class Perplexity(kdtool.Evaluator):
             run.say(f"perplexity: nothing is measured, split {self.config.split!r} holds no documents")
             return
         for subject in subjects:
-            opened = kdtool.open_subject(run, subject)
-            if opened is None:
-                run.say(f"perplexity: {subject.name} is left out, no component opens it")
-                continue
-            with opened.value as runtime:
+            with opened(run, subject, "perplexity", _unfit) as runtime:
+                if runtime is None:
+                    continue
                 scores = list(_scores(run, runtime, documents))
                 settings = {**self._settings(documents), "documents": chosen}
                 model = runtime.model
-                tokenizer = "unknown" if model is None else model.tokenizer.fingerprint[:12]
+                tokenizer = f"{subject.name}'s own" if model is None else model.tokenizer.fingerprint[:12]
             yield from _measurements(run, subject, documents, scores, settings, tokenizer)
 
     def _settings(self, documents: Sequence[Document]) -> dict[str, str]:
@@ -70,6 +68,12 @@ class Perplexity(kdtool.Evaluator):
             "context": "each document by itself, its first token predicted from the end-of-text token; documents longer "
             "than the model's window are scored in overlapping windows",
         }
+
+
+def _unfit(runtime: kdtool.Runtime) -> str:
+    from kdtool_measuring import cannot
+
+    return "" if "score" in runtime.abilities else cannot("score")
 
 
 def _scores(run: kdtool.RunInfo, runtime: kdtool.Runtime, documents: Sequence[Document]) -> Iterator[kdtool.Score]:

@@ -19,17 +19,29 @@ from typing import Literal
 
 import kdtool
 
-from kdtool_measuring._answers import Answer, answered, bytes_to_answer, file_of, fitted, opened, seed_of
+from kdtool_measuring._answers import (
+    Answer,
+    Counting,
+    answered,
+    bytes_to_answer,
+    cannot,
+    file_of,
+    fitted,
+    opened,
+    seed_of,
+)
 from kdtool_measuring._journal import Journal, journal
 from kdtool_measuring._published import chosen, records_of, unpacked
 
 __all__ = [
     "Answer",
+    "Counting",
     "Document",
     "Item",
     "Journal",
     "answered",
     "bytes_to_answer",
+    "cannot",
     "chosen",
     "digest",
     "file_of",

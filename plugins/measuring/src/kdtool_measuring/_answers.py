@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import kdtool
 
 from kdtool_measuring._journal import journal
 
-__all__ = ["Answer", "answered", "bytes_to_answer", "file_of", "fitted", "opened", "seed_of"]
+__all__ = ["Answer", "Counting", "answered", "bytes_to_answer", "cannot", "file_of", "fitted", "opened", "seed_of"]
 
+_ABILITIES: Mapping[kdtool.Ability, str] = {
+    "continue": "continue text, only answer what a user says",
+    "converse": "answer in a conversation, only continue text",
+    "prefill": "go on from the beginning of an answer",
+    "score": "tell how likely a text is",
+}
 _TEXTS_AT_ONCE = 16
 _STARTS = 4
 """Tokens that tokenizers put before a prompt by themselves, at most."""
@@ -47,7 +54,7 @@ def answered(
     """Return a subject's answers in the order of `ids`; None, and a line for the user, where it cannot be asked.
 
     They are kept in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one is
-    missing.
+    missing. Of what a request needs, `runtime.abilities` may lack something: then nothing is asked.
 
     Args:
         run: the run that measures.
@@ -64,11 +71,23 @@ def answered(
                 if runtime is None:
                     return None
                 requests = {name: ask(name, runtime) for name in missing}
+                if lacking := _needed(requests.values()) - runtime.abilities:
+                    run.say(f"{evaluator}: {subject.name} is left out, {cannot(min(lacking))}")
+                    return None
                 for found in runtime.answer(requests.values()):
                     continues = bool(requests[found.id].prompt)
                     kept.add(asdict(Answer(found.id, found.text, found.finish, found.tokens_out, continues)))
                     run.hook.kdtool_progress(run, len(kept.records))
         return [Answer(**kept.records[name]) for name in ids]
+
+
+def cannot(ability: kdtool.Ability) -> str:
+    """Say that a subject lacks an ability, to stand behind "it is left out"."""
+    return f"it cannot {_ABILITIES[ability]}"
+
+
+def _needed(requests: Iterable[kdtool.Request]) -> set[kdtool.Ability]:
+    return {"continue" if not request.turns else "prefill" if request.prompt else "converse" for request in requests}
 
 
 @contextmanager
@@ -96,18 +115,40 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:4], "big") >> 1
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A runtime that has no model to show and still tells how much it takes."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer at most; 0 for no limit."""
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a text is."""
+
+
 def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
-    """Return the end of a prompt that leaves room in the subject's context for an answer; all of it where no model is known.
+    """Return the end of a prompt that leaves room in the subject's context for an answer; all of it where that is not known.
+
+    It is known of runtimes with a model, and of those that are `Counting`.
 
     Where the answer would take more than half of the context, the prompt gets the other half: answers end with the context.
     """
-    model = runtime.model
-    if model is None or not model.facts.context:
+    context, count = _context(runtime)
+    if not context:
         return prompt
-    room = max(1, max(model.facts.context - maximum_tokens, model.facts.context // 2) - _STARTS)
-    while (count := len(model.tokenizer.encode(prompt))) > room:
-        prompt = prompt[len(prompt) - len(prompt) * room // count :]
+    room = max(1, max(context - maximum_tokens, context // 2) - _STARTS)
+    while (tokens := count(prompt)) > room:
+        prompt = prompt[len(prompt) - len(prompt) * room // tokens :]
     return prompt
+
+
+def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
+    """Return a subject's context, 0 where it is not known, and what counts tokens."""
+    model = runtime.model
+    if model is not None:
+        return model.facts.context, lambda text: len(model.tokenizer.encode(text))
+    return (runtime.context, runtime.count) if isinstance(runtime, Counting) else (0, len)
 
 
 def bytes_to_answer(student: kdtool.ModelFacts, tokens: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import journal
+from kdtool_measuring import cannot, journal, opened
 
 if TYPE_CHECKING:
     from kdtool_overlap._passages import Passage
@@ -18,21 +18,23 @@ __all__ = ["continuations_of"]
 def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage]) -> dict[str, str] | None:
     """Return how a subject continues each passage, greedily, by the passage's id.
 
-    None, and a line for the user, where nobody opens it.
+    None, and a line for the user, where nobody opens it, or it continues no text.
     """
     by_id = {one.id: one for one in asked}
     with journal(run.folder / (re.sub(r"[^\w.-]", "_", f"memorisation.{subject.name}") + ".answers.jsonl")) as kept:
         missing = [one for name, one in by_id.items() if name not in kept.records]
         if missing:
-            opened = kdtool.open_subject(run, subject)
-            if opened is None:
-                run.say(f"memorisation: {subject.name} is left out, no component opens it")
-                return None
-            with opened.value as runtime:
+            with opened(run, subject, "memorisation", _unfit) as runtime:
+                if runtime is None:
+                    return None
                 for answer in runtime.answer([_request(one, runtime) for one in missing]):
                     kept.add({"id": answer.id, "text": answer.text})
                     run.hook.kdtool_progress(run, len(kept.records))
         return {name: kept.records[name]["text"] for name in by_id}
+
+
+def _unfit(runtime: kdtool.Runtime) -> str:
+    return "" if "continue" in runtime.abilities else cannot("continue")
 
 
 def _request(passage: Passage, runtime: kdtool.Runtime) -> kdtool.Request:

@@ -54,7 +54,7 @@ def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
 def _request(name: str, problem: Problem, config: PassAtK.Config, runtime: kdtool.Runtime) -> kdtool.Request:
     """Make a request. Of a bare prompt that is too long for the model its end is asked, as lm-evaluation-harness does."""
     form = problem.forms[config.form]
-    continues = config.form == "base" or runtime.model is not None
+    continues = config.form == "base" or "prefill" in runtime.abilities
     prompt = form.prompt if form.turns else fitted(form.prompt, runtime, config.maximum_tokens)
     return kdtool.Request(
         id=name,

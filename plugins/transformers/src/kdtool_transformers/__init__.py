@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
+    from kdtool_transformers._gguf_writing import write_gguf
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
     from kdtool_transformers._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
@@ -69,6 +70,7 @@ _HOMES = {
     "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
+    "_gguf_writing": ("write_gguf",),
     "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
@@ -170,6 +172,7 @@ __all__ = [
     "terms_of",
     "weights_identity",
     "without_weights",
+    "write_gguf",
 ]
 
 # Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.

@@ -1,7 +1,8 @@
 """Teacher plugin `openai`: a model behind a server that speaks the OpenAI protocol.
 
-`OpenAI` is the teacher. `_server` sends requests, `_texts` turns prompts into answers, `_tokens` asks for the likeliest
-tokens and compares tokenizers, `_address` says which servers may be asked. All of them load in hooks.
+`OpenAI` is the teacher, `_runtime` shows it to evaluators. `_server` sends requests, `_texts` turns prompts into answers,
+`_tokens` asks for the likeliest tokens and compares tokenizers, `_address` says which servers may be asked. All of them load
+in hooks.
 """
 
 from __future__ import annotations
@@ -100,6 +101,13 @@ class OpenAI(kdtool.Teacher):
         from kdtool_teacher_openai._texts import answers
 
         return answers(self._opened(), self.config, requests)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        """Give the server to evaluators of text; nothing is asked before they ask."""
+        from kdtool_teacher_openai._runtime import AnsweringRuntime
+
+        self._offline = run.offline
+        return AnsweringRuntime(self) if subject.role == "teacher" else None
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
         sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None

@@ -1,11 +1,15 @@
-"""For tests of plugins that need a small GGUF file: a model of Llama's class in llama.cpp's format, unquantised."""
+"""Models of Llama's class as GGUF files, for llama.cpp and what reads its format."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import gguf
+import kdtool
+import numpy as np
+from gguf.quants import quantize
 
 from kdtool_transformers._model import TransformersModel
 
@@ -28,19 +32,33 @@ _NAMES = {
 }
 
 
-def write_gguf(source: TransformersModel, file: Path, *, pre: str = "gpt-2", licence: str = "apache-2.0") -> Path:
-    """Write a Llama with a byte-level BPE tokenizer as a GGUF file, in float32, and return its path.
+def write_gguf(
+    source: TransformersModel,
+    file: Path,
+    *,
+    numbers: Literal["f32", "f16", "bf16", "q8_0"] = "f32",
+    pre: str = "gpt-2",
+    licence: str = "apache-2.0",
+) -> Path:
+    """Write a Llama with a byte-level BPE tokenizer as a GGUF file, and return its path.
 
     Args:
         source: the model. A tokenizer that merges nothing gets one merge that is never used: the format wants one.
         file: where to.
+        numbers: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
+            are no multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words.
-        licence: what the file says of itself.
+        licence: what the file says of itself; "" for nothing.
+
+    Raises:
+        UsageError: the model or its tokenizer is of another kind, which this cannot write.
     """
+    _require_plain_llama(source)
     config = source.model.config
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     writer = gguf.GGUFWriter(file, "llama")
-    writer.add_license(licence)
+    if licence:
+        writer.add_license(licence)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -49,24 +67,50 @@ def write_gguf(source: TransformersModel, file: Path, *, pre: str = "gpt-2", lic
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer, source, pre, config.vocab_size)
     for name, weight in source.model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        theirs, tensor = name, weight.float()
+        theirs, tensor = name, weight
         for old, new in _NAMES.items():
             theirs = theirs.replace(old, new)
         for part, count in (("attn_q.", heads), ("attn_k.", kv_heads)):
             if part in theirs:  # GGUF interleaves the halves that rotate together
                 tensor = weight.view(count, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-        writer.add_tensor(theirs, tensor.contiguous().numpy())
+        values = tensor.float().cpu().contiguous().numpy()
+        kind = _kind(values, numbers)
+        writer.add_tensor(theirs, quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def _kind(values: np.ndarray[Any, Any], numbers: str) -> gguf.GGMLQuantizationType:
+    if values.ndim < 2:
+        return gguf.GGMLQuantizationType.F32
+    kind = gguf.GGMLQuantizationType[numbers.upper()]
+    return gguf.GGMLQuantizationType.F16 if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] else kind
+
+
+def _require_plain_llama(source: TransformersModel) -> None:
+    """Refuse what would be written as something else than it is."""
+    config = source.model.config
+    if config.model_type != "llama":
+        raise kdtool.UsageError(f"models of the class {config.model_type} cannot be written as GGUF, only llama")
+    odd = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+    if config.rope_parameters.get("rope_type", "default") != "default":
+        odd.append(f"rope_type {config.rope_parameters['rope_type']}")
+    if config.hidden_act != "silu":
+        odd.append(f"hidden_act {config.hidden_act}")
+    if odd:
+        raise kdtool.UsageError(f"a Llama with {', '.join(odd)} cannot be written as GGUF")
+    inner = json.loads(source.tokenizer.inner.backend_tokenizer.to_str())
+    if inner["model"]["type"] != "BPE" or inner["model"].get("byte_fallback"):
+        raise kdtool.UsageError("only byte-level BPE tokenizers can be written as GGUF")
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, source: TransformersModel, pre: str, size: int) -> None:
@@ -75,7 +119,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: TransformersModel, pre: str,
     tokens = [inner.convert_ids_to_tokens(number) for number in range(len(inner))]
     special = set(inner.all_special_tokens)
     if not merges:
-        merges, tokens = [("Ġ", "Ġ")], [*tokens, "ĠĠ"]
+        merges, tokens = [("ÿ", "ÿ")], [*tokens, "ÿÿ"]  # of a byte that no UTF-8 holds
+    if len(tokens) > size:
+        raise kdtool.UsageError(
+            f"a tokenizer of bytes is written as GGUF with one token more, and the model's vocabulary is full at {size}"
+        )
     tokens += [f"<|unused{number}|>" for number in range(len(tokens), size)]
     kinds = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.NORMAL}
     writer.add_tokenizer_model("gpt2")
@@ -85,4 +133,6 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: TransformersModel, pre: str,
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
     writer.add_eos_token_id(inner.eos_token_id)
     writer.add_bos_token_id(inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(bool(source.tokenizer.start_ids))
+    if inner.chat_template:
+        writer.add_chat_template(inner.chat_template)

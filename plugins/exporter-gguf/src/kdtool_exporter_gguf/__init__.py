@@ -1,0 +1,76 @@
+"""Exporter plugin `gguf`: the trained student as one file for llama.cpp, and any GGUF file as something to measure.
+
+`GGUF` writes and opens. What it opens is a `_runtime`, which asks llama.cpp in a process of its own (`_server`, `_process`)
+and has it score text (`_scoring`); `_checking` compares a written file with the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import kdtool
+
+__all__ = ["GGUF"]
+
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
+
+
+class GGUF(kdtool.Exporter):
+    """Writes Llama students for `llama-server`, Ollama and LM Studio; opens GGUF files of any model that llama.cpp runs."""
+
+    class Config(kdtool.Config):
+        """Settings of the exporter `gguf`."""
+
+        numbers: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
+        """What weights are stored in. `q8_0`: 8 bits, with a scale for every 32."""
+        context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
+        """When a file is opened: tokens of a prompt and its answer at most, and no more than the model's own context."""
+        threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+        """When a file is opened: threads of the processor. None leaves them to llama.cpp."""
+
+    config: Config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            size = int(student.parameters * _BYTES[self.config.numbers])
+            yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
+            yield kdtool.Estimate("exported student", disk_bytes=size)
+
+    def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
+        """Write the student, and refuse a file that llama.cpp does not read as the same model.
+
+        Raises:
+            UsageError: the student is no plain Llama, or its tokenizer splits text in a way that has no name in the format.
+            PluginError: llama.cpp splits text otherwise than the student's tokenizer, or computes something else.
+        """
+        from kdtool_transformers import open_model, write_gguf
+
+        from kdtool_exporter_gguf._checking import name_of_splitting, require_same
+
+        student = open_model(trained, offline=True)
+        binding = dict.fromkeys(licensed.terms.licence for licensed in run.licences if licensed.takes)
+        file = write_gguf(
+            student,
+            run.folder / "model.gguf",
+            numbers=self.config.numbers,
+            pre=name_of_splitting(student.tokenizer),
+            licence=" AND ".join(binding),
+        )
+        require_same(student, file, self.config)
+        how_to_use = "llama-server -m {path}\n"
+        quantisation = "q8_0" if self.config.numbers == "q8_0" else ""
+        return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        path = subject.path
+        if subject.role != "artifact" or path is None or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                return None
+        from kdtool_exporter_gguf._runtime import GGUFRuntime
+
+        return GGUFRuntime(path, context=self.config.context, threads=self.config.threads)

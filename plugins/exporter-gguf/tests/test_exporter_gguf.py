@@ -1,0 +1,195 @@
+"""The exporter `gguf`: llama.cpp reads what it writes as the same model, and what llama.cpp says is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool.testing import ExporterConformance, make_run
+from kdtool_exporter_gguf import GGUF
+from kdtool_exporter_gguf._runtime import GGUFRuntime
+from kdtool_exporter_gguf._scoring import Piece, windows
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, write_gguf
+from kdtool_transformers.testing import save_tiny
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TEXTS = ("def f(x):\n    return x + 12345\n", "größer 日本語 🎉\n", "x", "é" * 30)
+
+
+def save_student(
+    folder: Path, *, digits: bool = False, template: str | None = TEMPLATE, family: str = "llama", seed: int = 0
+) -> TransformersModel:
+    """Write a small Llama with a byte-level BPE tokenizer, trained on this file."""
+    inner = Tokenizer(models.BPE())
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    single = pre_tokenizers.Digits(individual_digits=True)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([single, words]) if digits else words
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8"), " 12345" * 500], trainer)
+    save_tiny(folder, family, seed=seed, vocabulary=320, hidden_size=64, head_dim=16)
+    end = "<|endoftext|>"
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, bos_token=end, chat_template=template)
+    wrapped.save_pretrained(folder)
+    return open_model(folder, offline=True)
+
+
+class TestGGUF(ExporterConformance):
+    component = GGUF
+    entry_point = "gguf"
+
+    def trained(self, folder: Path) -> Path:
+        save_student(folder)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
+    return save_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def runtime(student: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFRuntime]:
+    file = write_gguf(student, tmp_path_factory.mktemp("written") / "student.gguf")
+    with GGUFRuntime(file, context=4096, threads=1) as opened:
+        yield opened
+
+
+def test_scores_are_the_model_s_own(student: TransformersModel, runtime: GGUFRuntime) -> None:
+    long = "".join(TEXTS) * 12  # more than the context of 512
+    texts = [*TEXTS, long]
+    for found, expected in zip(runtime.score(texts), TransformersRuntime(student).score(texts), strict=True):
+        assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
+        assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=5e-3)
+
+
+def test_answers_are_the_model_s_own(student: TransformersModel, runtime: GGUFRuntime) -> None:
+    turns = (("user", "hello"),)
+    requests = [
+        kdtool.Request("continued", "def f(x", 12),
+        kdtool.Request("empty", "", 6),
+        kdtool.Request("stopped", "def g(", 20, stop=("e", ")")),
+        kdtool.Request("asked", "", 8, turns=turns),
+        kdtool.Request("begun", "The", 8, turns=turns),
+    ]
+    found = {answer.id: answer for answer in runtime.answer(requests)}
+    for expected in TransformersRuntime(student).answer(requests):
+        assert found[expected.id].text == expected.text
+        assert found[expected.id].finish == expected.finish
+        assert found[expected.id].tokens_in == expected.tokens_in
+
+
+def test_what_is_drawn_follows_from_the_seed(runtime: GGUFRuntime) -> None:
+    requests = [kdtool.Request(str(n), "x = ", 12, temperature=0.9, seed=n // 2) for n in range(8)]
+    texts = [answer.text for answer in runtime.answer(requests)]
+    assert texts[::2] == texts[1::2]
+    assert len(set(texts)) > 1
+
+
+def test_without_a_template_there_is_no_conversation(tmp_path: Path) -> None:
+    file = write_gguf(save_student(tmp_path / "plain", template=None), tmp_path / "plain.gguf")
+    with GGUFRuntime(file, context=128, threads=1) as opened:
+        assert opened.abilities == {"continue", "score"}
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_its_name(runtime: GGUFRuntime) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"refuses request long: .*context size"):
+        list(runtime.answer([kdtool.Request("long", "é" * 4000, 4)]))
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"GGUF" + bytes(100)])
+def test_a_broken_file_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(content)
+    exporter = GGUF(GGUF.Config())
+    with pytest.raises(kdtool.UsageError, match=r"llama\.cpp does not open .*broken\.gguf"):
+        exporter.kdtool_open(make_run(tmp_path), kdtool.Subject("a", "artifact", tmp_path / "broken.gguf"))
+
+
+def test_a_process_that_dies_is_said_and_can_be_closed(student: TransformersModel, tmp_path: Path) -> None:
+    opened = GGUFRuntime(write_gguf(student, tmp_path / "a.gguf"), context=128, threads=1)
+    opened._server._process.kill()
+    with pytest.raises(kdtool.PluginError, match=r"llama\.cpp ended over .*a\.gguf"):
+        list(opened.answer([kdtool.Request("a", "x", 2)]))
+    opened.close()
+    opened.close()
+
+
+def test_nobody_is_answered_without_the_key(runtime: GGUFRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime._server._address.startswith("127.0.0.1:")
+    monkeypatch.setattr(runtime._server, "_key", "another")
+    with pytest.raises(kdtool.UsageError, match="Invalid API Key"):
+        list(runtime.answer([kdtool.Request("a", "x", 2)]))
+
+
+@pytest.mark.parametrize("numbers", ["f32", "f16", "bf16", "q8_0"])
+def test_every_precision_is_the_same_model(numbers: Any, tmp_path: Path) -> None:
+    save_student(tmp_path / "trained", digits=True)
+    artifact = GGUF(GGUF.Config(numbers=numbers, threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
+    assert artifact.quantisation == ("q8_0" if numbers == "q8_0" else "")
+    assert artifact.path.name == "model.gguf"
+
+
+def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path: Path) -> None:
+    from kdtool_exporter_gguf._checking import require_same
+
+    file = write_gguf(student, tmp_path / "a.gguf", pre="smollm")  # digits alone: other tokens than the student's
+    with pytest.raises(kdtool.PluginError, match=r"splits .* otherwise than the student's tokenizer"):
+        require_same(student, file, GGUF.Config(threads=1))
+    other = write_gguf(save_student(tmp_path / "other", seed=1), tmp_path / "b.gguf")
+    with pytest.raises(kdtool.PluginError, match="a log-likelihood deviates by"):
+        require_same(student, other, GGUF.Config(numbers="f32", threads=1))
+
+
+def test_models_of_other_classes_are_refused(tmp_path: Path) -> None:
+    save_student(tmp_path / "granite", family="granite")
+    with pytest.raises(kdtool.UsageError, match="class granite cannot be written as GGUF"):
+        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "granite")
+
+
+def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student")
+    student.tokenizer.inner.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    student.save(tmp_path / "student")
+    with pytest.raises(kdtool.UsageError, match=r"convert_hf_to_gguf\.py"):
+        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "student")
+
+
+def test_a_vocabulary_without_room_for_the_merge_that_the_format_wants_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "full", vocabulary=257)
+    with pytest.raises(kdtool.UsageError, match="vocabulary is full at 257"):
+        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "full")
+
+
+def test_how_much_fits_is_known_without_a_model(runtime: GGUFRuntime, student: TransformersModel) -> None:
+    assert runtime.context == 512
+    assert [runtime.count(text) for text in TEXTS] == [len(student.tokenizer.encode(text)) for text in TEXTS]
+
+
+@given(st.integers(0, 400), st.integers(1, 50))
+def test_every_token_is_scored_once_with_half_a_window_before_it(count: int, size: int) -> None:
+    found = list(windows(count, size))
+    assert [n for one in found for n in range(one.scored, one.stop)] == list(range(count))
+    assert all(one.stop - one.start <= size for one in found)
+    assert all(one.scored - one.start >= size // 2 - 1 for one in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("piece", "whole"), [("a", True), ("é", True), ([240, 159], False), ("", False), ("\0", False)]
+)
+def test_a_grammar_forces_whole_characters_alone(piece: Any, whole: bool) -> None:
+    assert Piece.told({"id": 7, "piece": piece}) == Piece(7, whole)

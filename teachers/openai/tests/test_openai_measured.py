@@ -1,0 +1,103 @@
+"""The teacher as evaluators meet it: what its protocol allows is measured, all else is left out with a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool.testing import make_run
+from kdtool_teacher_openai import OpenAI
+from openai_servers import Call, Reply, chat, serving
+
+SUBJECT = kdtool.Subject("teacher", "teacher")
+CODE = "import os\nsize = os.stat(path).st_size\nreturn os.stat(path).st_size\n"
+EXAMPLES = [kdtool.Example(name, kdtool.Text(CODE), split="test") for name in ("one", "two")]
+
+
+def completion(text: str) -> Reply:
+    return Reply(body={"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
+
+
+def evaluated(
+    folder: Path, package: str, evaluator: str, api: str, script: Any, **settings: Any
+) -> tuple[list[kdtool.Measurement], list[str], list[Call]]:
+    """Return an evaluator's measurements of a server, what was said, and what the server was asked."""
+    cls = getattr(pytest.importorskip(f"kdtool_evaluator_{package}"), evaluator)
+    said: list[str] = []
+    with serving(script) as served:
+        teacher = OpenAI(OpenAI.Config(url=served.url, model="m", retries=0, api=api))  # type: ignore[arg-type]
+        run = make_run(folder, {"teacher": teacher}, EXAMPLES, say=said.append)
+        try:
+            found = list(cls(cls.Config(**settings)).kdtool_evaluate(run, [SUBJECT]))
+        finally:
+            teacher.kdtool_close()
+    return found, said, served.posts
+
+
+def test_a_server_of_completions_completes_lines(tmp_path: Path) -> None:
+    def script(call: Call, _: int) -> Reply:
+        return completion(".stat(path).st_size\nmore" if call.body["prompt"].endswith("os") else " = os.stat")
+
+    found, said, posts = evaluated(tmp_path, "line_completion", "LineCompletion", "completions", script)
+    assert {one.name for one in found} == {"line-completion.exact-match", "line-completion.edit-similarity"}
+    assert not said
+    assert {call.path for call in posts} == {"/v1/completions"}
+    assert all(call.body["stop"] == ["\n"] for call in posts)
+
+
+def test_a_chat_is_not_told_to_continue(tmp_path: Path) -> None:
+    found, said, posts = evaluated(tmp_path, "line_completion", "LineCompletion", "chat", lambda *_: chat("x"))
+    assert (found, posts) == ([], [])
+    assert said == [
+        "line-completion: teacher is left out, it cannot continue text, only answer what a user says",
+    ]
+
+
+@pytest.mark.parametrize(("api", "form"), [("chat", "base"), ("completions", "chat")])
+def test_programs_are_asked_for_in_the_server_s_own_form_alone(api: str, form: str, tmp_path: Path) -> None:
+    settings = {"form": form, "problems": 2}
+    found, said, posts = evaluated(tmp_path, "humaneval", "HumanEval", api, lambda *_: chat("x"), **settings)
+    assert (found, posts) == ([], [])
+    assert "humaneval: teacher is left out, it cannot" in said[0]
+
+
+@pytest.mark.parametrize(("api", "form"), [("chat", "chat"), ("completions", "base")])
+def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> None:
+    sandbox = pytest.importorskip("kdtool_sandbox")
+    try:
+        with sandbox.Sandbox(workers=1):
+            pass
+    except kdtool.SandboxError as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+
+    def script(call: Call, _: int) -> Reply:
+        return chat("I think:\n```python\npass\n```") if api == "chat" else completion("    pass\n")
+
+    settings = {"form": form, "problems": 2}
+    (found,), said, posts = evaluated(tmp_path, "humaneval", "HumanEval", api, script, **settings)
+    assert (found.name, found.n, found.value) == ("humaneval.pass@1", 2, 0.0)
+    assert not said
+    if api == "chat":
+        assert [message["role"] for message in posts[0].body["messages"]] == ["user"], "no answer is begun for it"
+    else:
+        assert "def " in posts[0].body["prompt"]
+
+
+def test_likelihoods_are_not_asked_of_a_server(tmp_path: Path) -> None:
+    found, said, posts = evaluated(tmp_path, "perplexity", "Perplexity", "completions", lambda *_: completion("x"))
+    assert (found, posts) == ([], [])
+    assert said == ["perplexity: teacher is left out, it cannot tell how likely a text is"]
+
+
+def test_closing_what_was_opened_leaves_the_teacher_to_teach(tmp_path: Path) -> None:
+    with serving(lambda *_: chat("x")) as served:
+        teacher = OpenAI(OpenAI.Config(url=served.url, model="m"))
+        runtime = teacher.kdtool_open(make_run(tmp_path), SUBJECT)
+        assert runtime is not None
+        request = kdtool.Request("a", "", 4, turns=(("user", "hello"),))
+        with runtime:
+            assert [answer.text for answer in runtime.answer([request])] == ["x"]
+        assert [answer.text for answer in teacher.kdtool_answer([request])] == ["x"]
+        teacher.kdtool_close()
