@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 import kdtool
 
 from kdtool_sandbox._commands import bubblewrap, container, unsafe
-from kdtool_sandbox._inside.frames import LARGEST
 from kdtool_sandbox._language import Language
 from kdtool_sandbox._seccomp import seccomp_filter
 from kdtool_sandbox._task import Isolation, Module, Task, Verdict
@@ -23,6 +22,8 @@ __all__ = ["Engine", "Sandbox", "missing"]
 
 Engine = Literal["bubblewrap", "docker", "podman"]
 
+_LARGEST_PART = 64 * 2**20
+"""Bytes of a program, or of its tests, at most."""
 _STARTING = 30.0
 _GRACE = 15.0
 """Seconds beyond its limits after which a worker that says nothing is taken for dead."""
@@ -143,8 +144,8 @@ class Sandbox:
             if running is None:
                 return
             parts, seconds = _parts(running.task)
-            if (size := max(map(len, parts))) > LARGEST:
-                reason = f"{size:,} bytes; {LARGEST:,} are the most that is handed over"
+            if (size := max(map(len, parts))) > _LARGEST_PART:
+                reason = f"{size:,} bytes; {_LARGEST_PART:,} are the most that is handed over"
                 yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
                 continue
             self._running[worker] = running

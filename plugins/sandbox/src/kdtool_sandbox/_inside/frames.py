@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["LARGEST", "decoded", "encoded", "read_frame", "read_message", "write_frame", "write_message"]
 
 LARGEST = 256 * 2**20
+"""Bytes of a frame at most: programs return lists of millions of numbers."""
 
 _SCAN: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # typeshed leaves it out
 _ENCODE: Any = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # typeshed leaves it out
