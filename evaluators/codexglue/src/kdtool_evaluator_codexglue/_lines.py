@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import kdtool
 from kdtool_measuring import chosen, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
@@ -51,7 +52,13 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    records = records_of(file, "codexglue.line_completion", ("input", "gt"), "test.json of CodeXGLUE's line completion")
+    records = [
+        *records_of(file, "codexglue.line_completion", ("input", "gt"), "test.json of CodeXGLUE's line completion")
+    ]
+    if not any(record["gt"] for record in records):
+        raise kdtool.UsageError(
+            f"codexglue.line_completion: {file} keeps its lines (gt) back; take a file that has them"
+        )
     found = [Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)]
     lines = any("<EOL>" in question.prompt for question in found)
     return Task(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import cannot, journal, opened
+from kdtool_measuring import answered
 
 if TYPE_CHECKING:
     from kdtool_overlap._passages import Passage
@@ -21,20 +20,12 @@ def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequen
     None, and a line for the user, where nobody opens it, or it continues no text.
     """
     by_id = {one.id: one for one in asked}
-    with journal(run.folder / (re.sub(r"[^\w.-]", "_", f"memorisation.{subject.name}") + ".answers.jsonl")) as kept:
-        missing = [one for name, one in by_id.items() if name not in kept.records]
-        if missing:
-            with opened(run, subject, "memorisation", _unfit) as runtime:
-                if runtime is None:
-                    return None
-                for answer in runtime.answer([_request(one, runtime) for one in missing]):
-                    kept.add({"id": answer.id, "text": answer.text})
-                    run.hook.kdtool_progress(run, len(kept.records))
-        return {name: kept.records[name]["text"] for name in by_id}
 
+    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+        return _request(by_id[name], runtime)
 
-def _unfit(runtime: kdtool.Runtime) -> str:
-    return "" if "continue" in runtime.abilities else cannot("continue")
+    answers = answered(run, subject, list(by_id), request, evaluator="memorisation")
+    return None if answers is None else {one.id: one.text for one in answers}
 
 
 def _request(passage: Passage, runtime: kdtool.Runtime) -> kdtool.Request:
