@@ -257,6 +257,40 @@ for s in range(1, 65):
 def f(x):
     return 'wrong'
 """,
+    "kills its parent": """\
+import os, signal
+def f(x):
+    os.kill(os.getppid(), signal.SIGKILL)
+    return 7
+""",
+    "stops its parent": """\
+import os, signal
+def f(x):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return 7
+""",
+    "alarms the tests": """\
+import os, signal
+def f(x):
+    for number in range(1, 65):
+        try:
+            os.kill(1, number)
+        except OSError:
+            pass
+    return 7
+""",
+    "pieces that are none": """\
+import os
+def f(x):
+    message = b'["value",{"pieces":[0,"int",1,0]},null]'
+    os.write(4, len(message).to_bytes(8, "big") + message)
+""",
+    "pieces without end": """\
+import os
+def f(x):
+    message = b'["value",{"pieces":[0,"list",1000000000000,1]},null]'
+    os.write(4, len(message).to_bytes(8, "big") + message)
+""",
     "kills its neighbours": """\
 import os
 for p in range(2, 400):

@@ -96,6 +96,26 @@ def test_values_come_back_as_they_are(judge: Judge) -> None:
     assert verdict.passed, verdict
 
 
+LARGE = """\
+def f(x):
+    items = [str(n) * 1000 for n in range(2500)]
+    if x == "whole": return items
+    if x == "last": items[-1] = ""
+    if x == "short": items.pop()
+    if x == "tuple": return tuple(items)
+    if x == "nested": return [[items]]
+    return items
+"""
+
+
+def test_sequences_too_large_to_copy_are_compared_by_pieces(judge: Judge) -> None:
+    tests = "items = [str(n) * 1000 for n in range(2500)]\nassert f('whole') == items and items == f('whole')\n"
+    tests += "for x in ('last', 'short', 'tuple'):\n    assert f(x) != items\n"
+    tests += "assert f('nested') == [[items]] != f('whole') and len(f('whole')) == 2500"
+    verdict = judge(LARGE, tests, memory=2**31)
+    assert verdict.passed, verdict
+
+
 def test_subclasses_of_plain_types_arrive_as_plain(judge: Judge) -> None:
     source = "from collections import namedtuple, defaultdict\nP = namedtuple('P', 'x y')\nclass N(int): pass\n"
     source += "def f(x):\n    d = defaultdict(list)\n    d[1].append(N(2))\n    return P(1, d)\n"
@@ -162,6 +182,33 @@ def test_common_modules_load(judge: Judge) -> None:
     source += "    return hashlib.md5(b'a').hexdigest()[:4], P(1).x, asyncio.sleep is not None\n"
     verdict = judge(source, "assert f(1) == ('0cc1', 1, True)")
     assert verdict.passed, verdict
+
+
+def test_tests_leave_nothing_in_the_process_that_runs_them(sandbox: Sandbox) -> None:
+    leaving = {
+        "builtins": "import builtins\nbuiltins.sorted = lambda x: 1\n",
+        "own builtins": "__builtins__['len'] = lambda x: 1\n",
+        "streams": "import sys\nsys.stdout = None\n",
+        "recursion": "import sys\nsys.setrecursionlimit(50)\n",
+        "folder": "import os\nos.mkdir('/tmp/d')\nos.chdir('/tmp/d')\n",
+        "alarm": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n",
+        "thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n",
+        "child": "import os, time\nif os.fork() == 0:\n    time.sleep(9)\n",
+        "memory": "x = bytearray(300 * 2**20)\nx[::4096] = bytes(len(x[::4096]))\n",
+        "printing": "print('x' * 2**20)\nimport sys\nsys.stderr.write('y' * 2**20)\nsys.stdin.read()\n",
+        "caught": "import time\ntry:\n    time.sleep(9)\nexcept BaseException: pass\n",
+    }
+    clean = "import sys, os, threading\nassert f([1, 2]) == len([1, 2]) == 2 and sys.stdout\n"
+    clean += "assert os.listdir('/tmp') == [] and os.getcwd() == '/tmp' and threading.active_count() == 1"
+    source = "def f(x):\n    return len(x)\n"
+    for name, tests in leaving.items():
+        tasks = [
+            Task("leaving", Module(source, f"{tests}assert f([1]) == 1", ("f",)), 0.5 if name == "caught" else 30.0),
+            Task("next", Module(source, clean, ("f",)), 30.0),
+        ]
+        first, second = sandbox.run(tasks)
+        assert first.status == ("timed out" if name == "caught" else "passed"), (name, first)
+        assert second.passed, (name, second)
 
 
 def test_verdicts_of_many_tasks_carry_their_ids(sandbox: Sandbox) -> None:

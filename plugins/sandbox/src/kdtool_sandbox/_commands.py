@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def bubblewrap(folders: Sequence[Path]) -> list[str]:
         "-I",
         "-S",
         str(Path(__file__).parent / "_launch.py"),
-        json.dumps([*map(str, shown)]),
+        str(len(shown)),
+        *map(str, shown),
         *command,
     ]
 
@@ -112,6 +113,7 @@ def _below_root(place: Path) -> list[str]:
     return ["--ro-bind", str(place), str(place)] if place.exists() else []
 
 
+@cache
 def _check_version(program: str) -> None:
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     found = re.search(r"(\d+)\.(\d+)", said)

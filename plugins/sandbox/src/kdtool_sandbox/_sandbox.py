@@ -35,10 +35,10 @@ _MODULE_PROCESSES, _PROGRAM_PROCESSES = 16, 192
 _MODULE_FILES, _PROGRAM_FILES = 64, 1024
 
 _PROBE_ISOLATED = """\
-import os, socket
-assert answer([1]) == 42 and os.getpid() != 1 and os.geteuid() == 65534
+import _socket, os
+assert answer([1]) == 42 and os.getpid() == 1 and os.geteuid() == 65534
 try:
-    socket.socket(socket.AF_INET)
+    _socket.socket(_socket.AF_INET)
 except OSError:
     pass
 else:
@@ -115,6 +115,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End all workers and what they run."""
+        for worker in self._workers:
+            worker.leave()
         for worker in self._workers:
             worker.close()
         self._workers, self._running = [], {}
@@ -204,7 +206,7 @@ class Sandbox:
         started = []
         try:
             while len(self._workers) < self._count:
-                started.append(Worker(self._command))
+                started.append(Worker(self._command, compiled=self._unsafe or self._engine == "bubblewrap"))
                 self._workers.append(started[-1])
             for worker in started:
                 worker.greet(self._filter)

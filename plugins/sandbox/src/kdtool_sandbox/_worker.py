@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import marshal
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
+from functools import cache
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
+from types import CodeType
+from typing import Any, cast
 
 from kdtool_sandbox._inside import frames
 from kdtool_sandbox._memory import held
@@ -18,9 +22,21 @@ from kdtool_sandbox._memory import held
 __all__ = ["Ended", "Worker"]
 
 _ENDING = 5.0
-_MODULES = ("frames", "values", "peer", "candidate", "tester", "confining", "server")
-"""In an order in which none needs a later one."""
+_MODULES = ("frames", "values", "peer", "candidate", "confining", "keeper", "rehearsal", "trial", "tester")
 _REMARKS = 2000
+_FORMAT = 4
+"""The version of marshal's format that all Pythons read that may be inside."""
+
+
+@cache
+def _modules(compiled: bool) -> list[tuple[str, CodeType | str | None]]:
+    """Return the modules of the server, in an order in which none needs a later one."""
+    modules: list[tuple[str, CodeType | str | None]] = [("kdtool_sandbox", ""), ("kdtool_sandbox._inside", "")]
+    for name in (f"kdtool_sandbox._inside.{name}" for name in _MODULES):
+        spec = find_spec(name)
+        loader = cast("InspectLoader", spec.loader if spec else None)
+        modules.append((name, loader.get_code(name) if compiled else loader.get_source(name)))
+    return modules
 
 
 class Ended(Exception):  # noqa: N818 (what it says is that the worker ended)
@@ -28,9 +44,15 @@ class Ended(Exception):  # noqa: N818 (what it says is that the worker ended)
 
 
 class Worker:
-    """A started sandbox. `deadline` is when its answer is overdue; None while it has nothing to do."""
+    """A started sandbox. `deadline` is when its answer is overdue; None while it has nothing to do.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    Args:
+        command: what starts it.
+        compiled: whether the Python inside is the one outside, so that it can be handed compiled code.
+    """
+
+    def __init__(self, command: Sequence[str], compiled: bool) -> None:
+        self._compiled = compiled
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
         self.connection, theirs = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
@@ -52,12 +74,7 @@ class Worker:
         Raises:
             Ended: it does not take them.
         """
-        inside = files("kdtool_sandbox").joinpath("_inside")
-        texts = [
-            (f"kdtool_sandbox._inside.{name}", inside.joinpath(f"{name}.py").read_text("utf-8")) for name in _MODULES
-        ]
-        modules = [("kdtool_sandbox", ""), ("kdtool_sandbox._inside", ""), *texts]
-        self._hand(json.dumps({"modules": modules, "filter": filter_.hex()}).encode())
+        self._hand(marshal.dumps({"modules": _modules(self._compiled), "filter": filter_}, _FORMAT))
 
     def ready(self, seconds: float) -> dict[str, Any]:
         """Return what the server says of itself once it runs.
@@ -90,12 +107,15 @@ class Worker:
         """Return the bytes that all processes of the sandbox hold."""
         return held(self._process.pid)
 
+    def leave(self) -> None:
+        """Let the sandbox end by itself; `close` waits for it."""
+        self.connection.close()
+
     def close(self) -> None:
         """End the sandbox and all that is in it."""
-        busy = self.deadline is not None
-        self.connection.close()
+        self.leave()
         try:
-            if busy:
+            if self.deadline is not None:
                 self._process.kill()
             self._process.wait(_ENDING)
         except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from kdtool_sandbox._inside.frames import read_frame
-from kdtool_sandbox._inside.peer import Peer
+from kdtool_sandbox._inside.peer import Peer, digest
 
 __all__ = ["answer"]
 
@@ -24,17 +24,18 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
     module = ModuleType(NAME)
     sys.modules[NAME] = module
 
-    def load() -> None:
+    def load(names: list[str]) -> list[Any]:
         exec(compile(source, "<candidate>", "exec"), vars(module))  # noqa: S102 (this process is for that)
+        return [_named(module, name) for name in names]
 
     actions: dict[str, Callable[..., Any]] = {
         "load": load,
-        "name": lambda name: _named(module, name),
         "call": lambda function, *arguments, **named: function(*arguments, **named),
         "iterate": iter,
         "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
         "length": len,
         "item": lambda value, key: value[key],
+        "digest": digest,
         "attribute": getattr,
         "set": setattr,
         "text": str,

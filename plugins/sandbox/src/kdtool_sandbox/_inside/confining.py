@@ -8,11 +8,14 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["confine", "forbid_calls", "limit"]
+__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "present_processor"]
 
-_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE = 38, 22, 2, 4
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
 _STACK = 64 * 2**20
 _FILE = 32 * 2**20
+Limits = list[tuple[int, tuple[int, int]]]
+"""Resources, and how much of each is allowed: now, and ever after."""
+_LIBRARY = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
@@ -21,19 +24,28 @@ class _Program(ctypes.Structure):
 
 def forbid_calls(instructions: bytes) -> None:
     """Keep this process and all its children from the system calls that the filter refuses, and from tracing."""
-    library = ctypes.CDLL(None, use_errno=True)
     program = _Program(len(instructions) // 8, instructions)
-    steps: list[tuple[Any, ...]] = [
-        (_DUMPABLE, 0, 0, 0, 0),
-        (_NO_NEW_PRIVILEGES, 1, 0, 0, 0),
-        (_SECCOMP, _FILTER, ctypes.byref(program), 0, 0),
-    ]
-    for step in steps:
-        if library.prctl(*step) != 0:
-            raise OSError(ctypes.get_errno(), f"prctl({step[0]}) is refused")
+    _control((_DUMPABLE, 0, 0, 0, 0))
+    _control((_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    _control((_SECCOMP, _FILTER, ctypes.byref(program), 0, 0))
 
 
-def confine(kept: int, limits: dict[str, Any]) -> Callable[[], None]:
+def adopt_orphans() -> None:
+    """Make every descendant whose parent ends a child of this process, which can then wait for it."""
+    _control((_ADOPT, 1, 0, 0, 0))
+
+
+def present_processor() -> int:
+    """Return the number of the processor that this runs on."""
+    return int(_LIBRARY.sched_getcpu())
+
+
+def _control(step: tuple[Any, ...]) -> None:
+    if _LIBRARY.prctl(*step) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({step[0]}) is refused")
+
+
+def confine(kept: int, limits: Limits) -> Callable[[], None]:
     """Return what closes all descriptors but the first `kept` from 3 on, and limits this process."""
 
     def now() -> None:
@@ -46,18 +58,27 @@ def confine(kept: int, limits: dict[str, Any]) -> Callable[[], None]:
     return now
 
 
-def limit(limits: dict[str, Any]) -> None:
-    """Limit this process's resources for good."""
-    seconds = int(4 * limits["seconds"]) + 2
-    for what, most in (
-        (resource.RLIMIT_NPROC, limits["processes"]),
+def limits_of(task: dict[str, Any]) -> Limits:
+    """Return the limits of resources for a process of a task, none above what this process may have itself."""
+    seconds = int(4 * task["seconds"]) + 2
+    wanted = [
+        (resource.RLIMIT_NPROC, task["processes"]),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, _FILE),
         (resource.RLIMIT_STACK, _STACK),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, limits["files"]),
-        *([(resource.RLIMIT_AS, limits["memory"])] if limits["memory"] else []),
-    ):
+        (resource.RLIMIT_NOFILE, task["files"]),
+        *([(resource.RLIMIT_AS, task["memory"])] if task["memory"] else []),
+    ]
+    limits: Limits = []
+    for what, most in wanted:
         ceiling = resource.getrlimit(what)[1]
         allowed = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
-        resource.setrlimit(what, (allowed, allowed))
+        limits.append((what, (allowed, allowed)))
+    return limits
+
+
+def limit(limits: Limits) -> None:
+    """Limit this process's resources for good."""
+    for what, most in limits:
+        resource.setrlimit(what, most)

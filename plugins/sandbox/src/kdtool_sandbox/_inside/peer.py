@@ -9,15 +9,23 @@ the side that asks, with its own values.
 from __future__ import annotations
 
 import builtins
+import marshal
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from kdtool_sandbox._inside.frames import decoded, encoded, read_frame, write_frame
 from kdtool_sandbox._inside.values import from_plain, to_plain
 
-__all__ = ["Gone", "Peer", "Raised", "Remote", "described"]
+__all__ = ["Gone", "Peer", "Raised", "Remote", "described", "digest"]
 
 _LONGEST_TEXT = 2000
+_LARGEST = 2**23
+"""Items, and characters of texts among them, of a sequence that is copied as a whole."""
+_PIECE = 2**18
+_BY_VALUE = 2
+"""The version of marshal's format in which what is written depends on values alone, not on who shares them."""
+_SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
 
 
 class Gone(Exception):  # noqa: N818 (what it says is that the other side is gone)
@@ -73,6 +81,39 @@ class Remote:
         return str(self._peer.ask("text", self))
 
 
+class Pieces(Remote):
+    """A list or tuple of the other side that is too large to be copied as a whole. Its pieces are, to be compared."""
+
+    __slots__ = ("_kind", "_length", "_size")
+    _kind: type
+    _length: int
+    _size: int
+
+    def __init__(self, peer: Peer, number: int, kind: str, length: int, size: int) -> None:
+        super().__init__(peer, number)
+        for name, value in (("_kind", _SEQUENCES[kind]), ("_length", length), ("_size", size)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, tuple)) or type(other) is not self._kind or len(other) != self._length:
+            return False
+        step = self._length * _PIECE // self._size
+        if step < 1:
+            return all(self[at] == item for at, item in enumerate(other))
+        return all(self._equals(other[at : at + step], at) for at in range(0, self._length, step))
+
+    def _equals(self, piece: Any, start: int) -> bool:
+        key, stop = os.urandom(16), start + len(piece)
+        if (mine := digest(piece, 0, len(piece), key)) and mine == self._peer.ask("digest", self, start, stop, key):
+            return True
+        return bool(self._peer.ask("item", self, slice(start, stop)) == piece)
+
+    __hash__ = None  # type: ignore[assignment] # a list has none, and a tuple of this size needs none
+
+
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first."""
 
@@ -94,7 +135,7 @@ class Peer:
                 continue
             value, changed = content
             if changed is not None:
-                _take_over(list(arguments), self._value(changed))
+                _take_over(list(arguments[1:]), self._value(changed))
             if what == "raised":
                 raise _exception(*value)
             return self._value(value)
@@ -113,12 +154,12 @@ class Peer:
         arguments, before = [], b""
         try:
             arguments = list(self._value(plain_arguments))
-            before = self._dumped(arguments)
+            before = self._dumped(arguments[1:])
             value = self._actions[action](*arguments, **self._value(plain_named))
-            message = ["value", self._plain(value)]
+            message = ["value", self._plain(value) if (size := _size(value)) <= _LARGEST else self._large(value, size)]
         except BaseException as error:
             message = ["raised", [type(error).__name__, described(error)]]
-        after = self._dumped(arguments)
+        after = self._dumped(arguments[1:])
         changed = decoded(after) if after and after != before else None
         self._send([*message, changed])
 
@@ -133,11 +174,14 @@ class Peer:
     def _plain(self, value: Any) -> Any:
         return to_plain(value, self._number)
 
+    def _large(self, value: Any, size: int) -> Any:
+        return {"pieces": [self._number(value)["mine"], type(value).__name__, len(value), size]}
+
     def _value(self, plain: Any) -> Any:
         return from_plain(plain, self._resolve)
 
     def _number(self, value: Any) -> Any:
-        if type(value) is Remote:
+        if isinstance(value, Remote):
             return {"yours": value._number}
         number = self._numbers.setdefault(id(value), len(self._shown))
         if number == len(self._shown):
@@ -149,6 +193,8 @@ class Peer:
             return self._shown[number]
         if tag == "mine" and type(number) is int:
             return self._remotes.setdefault(number, Remote(self, number))
+        if tag == "pieces" and type(number) is list:
+            return Pieces(self, *number)
         raise ValueError(f"an unknown value: {tag!r}")
 
     def _send(self, message: Any) -> None:
@@ -165,6 +211,29 @@ class Peer:
         if frame is None:
             raise Gone
         return decoded(frame)
+
+
+def _size(value: Any) -> int:
+    """Return how many items a sequence has, with those of its items; 0 for what is none."""
+    if type(value) is not list and type(value) is not tuple:
+        return 0
+    return len(value) + sum(len(item) for item in value if type(item) in _SIZED)
+
+
+_SIZED = frozenset({list, tuple, set, str, bytes, dict})
+
+
+def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
+    """Return a keyed hash of a piece of a sequence, which only one who has an equal piece can tell; "" where there is none.
+
+    Equal pieces may have different ones: 1 and 1.0 are equal, and so are dicts in another order.
+    """
+    from hashlib import blake2b  # few need it, and every candidate would pay for it
+
+    try:
+        return blake2b(marshal.dumps(sequence[start:stop], _BY_VALUE), key=key).hexdigest()
+    except ValueError:
+        return ""
 
 
 def described(error: BaseException) -> str:

@@ -1,68 +1,189 @@
-"""The process that runs the tests. It alone holds the pipe for the verdict, and runs nothing of the program under test."""
+"""The tester of one worker: the first process of its sandbox. It takes tasks off standard input, one after the other.
+
+It alone runs tests and gives verdicts. Nothing of a program under test runs in it: each candidate is started by the keeper,
+takes its program off the stream itself, and answers questions.
+"""
 
 from __future__ import annotations
 
+import _socket
+import _thread
+import builtins
+import gc
 import os
-from collections.abc import Callable
-from types import CodeType
+import resource
+import select
+import signal
+import sys
+import time
 from typing import Any
 
+from kdtool_sandbox._inside.confining import forbid_calls, present_processor
 from kdtool_sandbox._inside.frames import read_message, write_message
-from kdtool_sandbox._inside.peer import Gone, Peer, Raised, described
+from kdtool_sandbox._inside.keeper import DESCRIPTOR, keep
+from kdtool_sandbox._inside.rehearsal import rehearse
+from kdtool_sandbox._inside.trial import hear_alarms, judged
 
-__all__ = ["BEGUN", "judge"]
+__all__ = ["serve"]
 
-BEGUN = b"!"
-"""What goes through the verdict's pipe when the tests were read: time runs from here."""
-_TAIL = 2000
-_END = object()
-_ACTIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, *arguments, **named: function(*arguments, **named),
-    "iterate": iter,
-    "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
-}
-"""What a program may do with objects of the tests. Attributes are not among it: they lead to the tests' globals."""
+_HANDING_OVER = 10.0
+"""Seconds that a candidate has for reading its program."""
+_ENDING = 5.0
+"""Seconds that the keeper has for ending a task."""
+_GROWTH = 64 * 2**10
+"""KiB that the tester may have held, at one time or another, more than at its start."""
 
 
-def judge(confine: Callable[[], None], reading: int, writing: int, verdict: int) -> None:
-    """Read the tests from standard input, run them against the candidate, and write the verdict."""
-    if os.read(reading, 1) != b"!":  # only now has the candidate taken its part off the same stream
-        return
-    task = read_message(0)
-    confine()
-    os.write(verdict, BEGUN)
-    write_message(verdict, _judged(Peer(reading, writing, _ACTIONS), task))
-
-
-def _judged(peer: Peer, task: dict[str, Any]) -> dict[str, str]:
+def serve(greeting: dict[str, Any]) -> None:
+    """Answer tasks until standard input ends, or until something was left that only a new sandbox is free of."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if greeting["filter"]:
+        forbid_calls(greeting["filter"])
+    keeper, control = _with_keeper()
+    hear_alarms()
+    tester = _Tester(control, stream=os.dup(0), verdicts=os.dup(1))
+    null = os.open(os.devnull, os.O_RDWR)
+    remarks = os.dup(2)
+    for descriptor in (0, 1, 2):  # what tests write is nobody's
+        os.dup2(null, descriptor)
     try:
-        helpers, tests = (compile(task[part], f"<{part}>", "exec") for part in ("helpers", "tests"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return {"status": "refused", "reason": f"the tests do not parse: {type(error).__name__}: {error}"}
-    try:
-        _run(peer, helpers, tests, task["names"])
-    except Gone:
-        return {"status": "failed", "reason": "the program ended while it was tested"}
+        if tester.serve():
+            control.close()
+            os.waitpid(keeper, 0)  # what it used is counted
     except BaseException as error:
-        name = "" if isinstance(error, Raised) else f"{type(error).__name__}: "
-        return {"status": "failed", "reason": (name + described(error))[:_TAIL], "stderr": _traced(error)}
-    return {"status": "passed", "reason": ""}
+        os.write(remarks, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
+        raise
 
 
-def _run(peer: Peer, helpers: CodeType, tests: CodeType, names: list[str]) -> None:
-    namespace: dict[str, Any] = {"__name__": "tests"}
-    exec(helpers, namespace)  # noqa: S102 (the data set's own code)
-    peer.ask("load")
-    for name in names:
-        namespace[name] = peer.ask("name", name)
-    exec(tests, namespace)  # noqa: S102 (the data set's own code)
+def _with_keeper() -> tuple[int, _socket.socket]:
+    """Start the keeper, while there is nothing that it should not know."""
+    alone = os.getpid() == 1
+    ours, theirs = _socket.socketpair()
+    rehearse()
+    gc.collect()
+    gc.freeze()
+    if keeper := os.fork():
+        theirs.close()
+        return keeper, ours
+    try:
+        gc.disable()
+        ours.close()
+        os.close(1)
+        keep(theirs, alone)
+    finally:
+        os._exit(0)
 
 
-def _traced(error: BaseException) -> str:
-    """Return where an exception came from; the module traceback is dear to load."""
-    lines, place = [], error.__traceback__
-    while place:
-        code = place.tb_frame.f_code
-        lines.append(f"{code.co_filename}, line {place.tb_lineno}, in {code.co_name}\n")
-        place = place.tb_next
-    return "".join(line for line in lines if line.startswith("<"))[-_TAIL:]
+class _Tester:
+    def __init__(self, control: _socket.socket, stream: int, verdicts: int) -> None:
+        self._control = control
+        self._stream = stream
+        self._verdicts = verdicts
+        self._processors = os.sched_getaffinity(0)
+        self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
+        self._untouched = self._state()
+        self._largest = _held() + _GROWTH
+
+    def serve(self) -> bool:
+        """Take tasks, and give a verdict on each, until there are no more. Return whether nothing was left behind."""
+        process = os.getpid()
+        write_message(self._verdicts, {"python": sys.version.split()[0]})
+        while (task := read_message(self._stream)) is not None:
+            if "steps" in task:
+                self._ask("run", task)
+                verdict = {**read_message(self._control.fileno()), "retire": True}
+            else:
+                verdict = self._of_module(task["limits"])
+            if os.getpid() != process:  # tests have forked
+                os._exit(1)
+            verdict["retire"] = verdict.get("retire", False) or self._state() != self._untouched or self._has_grown()
+            write_message(self._verdicts, verdict)
+            if verdict["retire"]:
+                return False
+        return True
+
+    def _of_module(self, limits: dict[str, Any]) -> dict[str, Any]:
+        used = time.process_time()
+        processor = present_processor()
+        os.sched_setaffinity(0, {processor})
+        self._ask("begin", limits, processor)
+        reading, writing = self._received()
+        try:
+            if not _is_ready(reading, _HANDING_OVER) or os.read(reading, 1) != b"!":
+                return {"status": "failed", "reason": "the program could not be handed over", "retire": True}
+            task = read_message(self._stream)  # only now has the candidate taken its part off the same stream
+            resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], resource.RLIM_INFINITY))
+            verdict = judged(reading, writing, task, limits["seconds"])
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        finally:
+            os.close(reading)
+            os.close(writing)
+        ended = self._ended()
+        _reap()
+        os.sched_setaffinity(0, self._processors)
+        if ended is None:
+            return {**verdict, "retire": True}
+        if verdict["status"] == "failed" and ended["signal"] not in {"", "SIGKILL"}:
+            verdict["reason"] += f" ({ended['signal']})"
+        return {**verdict, "cpu_seconds": time.process_time() - used + ended["processor"]}
+
+    def _ended(self) -> dict[str, Any] | None:
+        """End the task, and return how it ended; None where the keeper was killed or stopped by it."""
+        try:
+            self._ask("end")
+            ended: dict[str, Any] | None = None
+            if _is_ready(self._control.fileno(), _ENDING):
+                ended = read_message(self._control.fileno())
+        except OSError:
+            return None
+        return ended
+
+    def _ask(self, *what: Any) -> None:
+        write_message(self._control.fileno(), what)
+
+    def _received(self) -> tuple[int, int]:
+        _, handed, _, _ = self._control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR))
+        ((_, _, ends),) = handed
+        return tuple(int.from_bytes(ends[at : at + DESCRIPTOR], sys.byteorder) for at in (0, DESCRIPTOR))
+
+    def _state(self) -> tuple[object, ...]:
+        """Return what a program may have left in the one folder that can be written, and tests in this process.
+
+        Any file, name, mode or attribute changes the folder.
+        """
+        folder = os.fstat(self._folder)
+        return (
+            (folder.st_mode, folder.st_ctime_ns, _place()),
+            (sys.stdin, sys.stdout, sys.stderr, sys.getrecursionlimit(), sys.get_int_max_str_digits()),
+            (_thread._count(), signal.getsignal(signal.SIGALRM)),
+            vars(builtins).copy(),
+        )
+
+    def _has_grown(self) -> bool:
+        return _held() > self._largest
+
+
+def _place() -> object:
+    try:
+        return os.getcwd()  # noqa: PTH109 (pathlib is slow to import)
+    except OSError:
+        return None
+
+
+def _held() -> int:
+    """Return the most that this process has held, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _is_ready(descriptor: int, seconds: float) -> bool:
+    return bool(select.select([descriptor], [], [], seconds)[0])
+
+
+def _reap() -> None:
+    """Let processes go that tests have left; the keeper has ended them."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

@@ -52,6 +52,7 @@ _WHOLE: dict[str, tuple[type, Each, Each]] = {
         lambda value: [hex(value.start), hex(value.stop), hex(value.step)],
         lambda plain: range(*(int(number, 16) for number in plain)),
     ),
+    "slice": (slice, lambda value: [value.start, value.stop, value.step], lambda plain: slice(*plain)),
     "Decimal": (Decimal, str, Decimal),
     "Fraction": (Fraction, str, Fraction),
     "datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
@@ -72,6 +73,10 @@ _TAGS: dict[type, str] = {
 _BASES = (int, float, str, list, *_TAGS)
 
 
+_THEMSELVES = frozenset({str, bool, float, type(None)})
+_SCALARS = _THEMSELVES | {int}
+
+
 _SPECIAL: dict[str, Callable[[Any, Each], Any]] = {
     "int": lambda plain, _: int(plain, 16),
     "builtin": lambda plain, _: _BY_NAME[plain],
@@ -80,7 +85,16 @@ _SPECIAL: dict[str, Callable[[Any, Each], Any]] = {
 
 
 def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
-    """Return what JSON can hold of a value; `opaque` gives a tagged form to what is not plain."""
+    """Return what JSON can hold of a value; `opaque` gives a tagged form to what is not plain.
+
+    It may share lists with the value: it is to be written before anything changes.
+    """
+
+    def items(values: list[Any]) -> list[Any]:
+        kinds = set(map(type, values))  # millions of numbers are not looked at one by one
+        if kinds <= _THEMSELVES or (kinds == {int} and -_LARGEST_NUMBER < min(values) <= max(values) < _LARGEST_NUMBER):
+            return values
+        return [each(item) for item in values]
 
     def each(value: Any) -> Any:
         kind = type(value)
@@ -89,11 +103,11 @@ def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
         if kind is int:
             return value if -_LARGEST_NUMBER < value < _LARGEST_NUMBER else {"int": hex(value)}
         if kind is list:
-            return [each(item) for item in value]
+            return items(value)
         if kind in _TAGS:
             tag = _TAGS[kind]
             if tag in _ITEMS:
-                return {tag: [each(item) for item in value]}
+                return {tag: items(list(value))}
             if tag in _WHOLE:
                 return {tag: _WHOLE[tag][1](value)}
             return {tag: [[each(key), each(item)] for key, item in dict.items(value)]}
@@ -110,14 +124,17 @@ def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
 def from_plain(plain: Any, opaque: Callable[[str, Any], Any]) -> Any:
     """Return the value of a plain form; `opaque` resolves tags that are not of plain values."""
 
+    def items(plain: list[Any]) -> list[Any]:
+        return plain if _SCALARS.issuperset(map(type, plain)) else [each(item) for item in plain]
+
     def each(plain: Any) -> Any:
         kind = type(plain)
         if kind is list:
-            return [each(item) for item in plain]
+            return items(plain)
         if kind is dict:
             ((tag, content),) = plain.items()
             if tag in _ITEMS:
-                return _ITEMS[tag]([each(item) for item in content])
+                return _ITEMS[tag](items(content))
             if tag in _PAIRS:
                 return _PAIRS[tag]([(each(key), each(item)) for key, item in content])
             if tag in _WHOLE:

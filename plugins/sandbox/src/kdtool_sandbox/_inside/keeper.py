@@ -1,0 +1,187 @@
+"""The keeper starts what is under test, and ends all that came of it.
+
+It is the only process that forks for a task, and reads neither programs nor tests, so a candidate finds nothing of either in
+the memory that it inherits, nor anything of an earlier task.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kdtool_sandbox._inside.candidate import answer
+from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, limit, limits_of
+from kdtool_sandbox._inside.frames import read_message, write_message
+
+__all__ = ["DESCRIPTOR", "keep"]
+
+_PORTION = 2**16
+_TAIL = 4000
+_NAMED = frozenset(signal.Signals)
+DESCRIPTOR = 4
+"""Bytes of a descriptor where it is handed to another process."""
+
+
+def keep(control: _socket.socket, alone: bool) -> None:
+    """Do what the tester asks for on `control` until it ends; `alone` says that every other process here is a task's."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
+        signal.signal(number, signal.SIG_DFL)
+    adopt_orphans()
+    keeper = _Keeper(control, alone)
+    while (asked := read_message(control.fileno())) is not None:
+        keeper.do(*asked)
+    keeper.end()
+
+
+class _Keeper:
+    """What was started for the present task."""
+
+    def __init__(self, control: _socket.socket, alone: bool) -> None:
+        self._control = control
+        self._alone = alone
+        self._processors = os.sched_getaffinity(0)
+        self._started: list[int] = []
+        self._processor = 0.0
+
+    def do(self, what: str, *given: Any) -> None:
+        """Do what is asked for, and say what came of it."""
+        if what == "begin":
+            self.begin(*given)
+        elif what == "run":
+            write_message(self._control.fileno(), self.run_program(*given))
+        else:
+            ended = {"signal": "".join(map(_signal, self.end().values())), "processor": self._processor}
+            write_message(self._control.fileno(), ended)
+            self._processor = 0.0
+
+    def begin(self, limits: dict[str, Any], processor: int) -> None:
+        """Start a candidate, which takes its program off standard input, and hand over the other ends of its pipes.
+
+        It runs on the tester's processor: they take turns, and waking another processor for each turn is dear.
+        """
+        os.sched_setaffinity(0, {processor})
+        questions, answers = os.pipe(), os.pipe()
+        allowed = limits_of(limits)
+        self._fork(lambda: answer(confine(2, allowed), *_from_three((questions[0], answers[1]))))
+        ends = b"".join(end.to_bytes(DESCRIPTOR, sys.byteorder) for end in (answers[0], questions[1]))
+        self._control.sendmsg([b"!"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, ends)])
+        for descriptor in (*questions, *answers):
+            os.close(descriptor)
+
+    def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Write a program's files and run its steps, each of which must end with 0."""
+        since = time.monotonic()
+        os.sched_setaffinity(0, self._processors)
+        for name, text in task["files"].items():
+            with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:  # noqa: PTH123 (pathlib is slow to import)
+                file.write(text)
+        verdict: dict[str, Any] = {"status": "passed", "reason": ""}
+        for step in task["steps"]:
+            verdict = self._run_step(step, {**task["limits"], "seconds": step["seconds"]})
+            if verdict["status"] != "passed":
+                break
+        return {**verdict, "wall_seconds": time.monotonic() - since, "cpu_seconds": self._processor}
+
+    def _run_step(self, step: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+        reading, writing = os.pipe()
+        deadline = time.monotonic() + step["seconds"]
+        process = self._fork(lambda: _become_program(step, writing, limits_of(limits)))
+        os.close(writing)
+        watch = os.pidfd_open(process)
+        output, ended_in_time = _output(reading, watch, deadline)
+        os.close(reading)
+        os.close(watch)
+        status = self.end()[process]
+        stderr = output.decode("utf-8", "replace")
+        if not ended_in_time:
+            return {
+                "status": "timed out",
+                "reason": f"{step['what']}: more than {step['seconds']:g} s",
+                "stderr": stderr,
+            }
+        if status == 0:
+            return {"status": "passed", "reason": "", "stderr": stderr}
+        reason = _signal(status) or f"exit code {os.waitstatus_to_exitcode(status)}"
+        return {"status": "failed", "reason": f"{step['what']}: {reason}", "stderr": stderr}
+
+    def _fork(self, work: Callable[[], None]) -> int:
+        process = os.fork()
+        if process:
+            self._started.append(process)
+            return process
+        code = 1
+        try:
+            os.setsid()
+            gc.enable()
+            work()
+            code = 0
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_TAIL])
+        finally:
+            os._exit(code)
+
+    def end(self) -> dict[int, int]:
+        """End whatever the task started, in whatever session it is, and return how each process that was started ended."""
+        ended: dict[int, int] = {}
+        if self._alone:  # the tester, the first process, is spared
+            targets: list[tuple[Callable[[int, int], None], int]] = [(os.kill, -1)]
+        else:
+            targets = [(kill, process) for process in self._started for kill in (os.killpg, os.kill)]
+        for kill, process in targets:
+            with suppress(ProcessLookupError, PermissionError):
+                kill(process, signal.SIGKILL)
+        while True:
+            try:
+                process, status, usage = os.wait4(-1, 0)
+            except ChildProcessError:
+                self._started.clear()
+                return ended
+            if process in self._started:
+                ended[process] = status
+            self._processor += usage.ru_utime + usage.ru_stime
+
+
+def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream, descriptor in ((0, null), (1, null), (2, writing)):
+        os.dup2(descriptor, stream)
+    os.closerange(3, 2**20)
+    limit(limits)
+    os.execv(step["command"][0], step["command"])  # noqa: S606 (no shell is wanted)
+
+
+def _from_three(descriptors: tuple[int, ...]) -> list[int]:
+    """Give descriptors the numbers 3 and following."""
+    aside = [os.dup2(descriptor, 500 + descriptor) for descriptor in descriptors]
+    return [os.dup2(descriptor, number) for number, descriptor in enumerate(aside, 3)]
+
+
+def _output(reading: int, process: int, deadline: float) -> tuple[bytes, bool]:
+    """Return the end of what a process writes, and whether it ended in time; others may hold its pipe longer."""
+    tail = b""
+    waiting = [reading, process]
+    while (left := deadline - time.monotonic()) > 0:
+        ready = select.select(waiting, [], [], left)[0]
+        if reading in select.select(waiting, [], [], 0)[0]:
+            portion = os.read(reading, _PORTION)  # all that a pipe holds
+            tail = (tail + portion)[-_TAIL:]
+            if not portion:
+                waiting.remove(reading)
+        if process in ready:
+            return tail, True
+    return tail, False
+
+
+def _signal(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return ""
+    return signal.Signals(-code).name if -code in _NAMED else f"signal {-code}"

@@ -1,0 +1,95 @@
+"""One trial: tests run against a candidate, within a time limit. What runs here is the data set's, never the program's."""
+
+from __future__ import annotations
+
+import builtins
+import signal
+import time
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from kdtool_sandbox._inside.peer import Gone, Peer, Raised, described
+
+__all__ = ["hear_alarms", "judged"]
+
+_TAIL = 2000
+_AGAIN = 0.1
+"""Seconds until tests that have caught what ends them are ended again."""
+_END = object()
+_ACTIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda function, *arguments, **named: function(*arguments, **named),
+    "iterate": iter,
+    "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
+}
+"""What a program may do with objects of the tests. Attributes are not among it: they lead to the tests' globals."""
+_NEVER = float("inf")
+_deadline = _NEVER
+
+
+class _TimedOut(BaseException):
+    """The tests' time is over."""
+
+
+def hear_alarms() -> None:
+    """Let alarms end tests whose time is over; a program may send alarms too, and earlier ones do nothing."""
+    signal.signal(signal.SIGALRM, _ring)
+
+
+def judged(reading: int, writing: int, task: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Run a task's tests against the candidate at the other ends of two pipes, and return the verdict."""
+    global _deadline
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": vars(builtins).copy()}
+    since = time.monotonic()
+    verdict: dict[str, Any] = {"status": "timed out", "reason": f"no verdict within {seconds:g} s"}
+    try:
+        _deadline = since + seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+        found = _judged(Peer(reading, writing, _ACTIONS), task, namespace)
+        if time.monotonic() < since + seconds:
+            verdict = found
+    except _TimedOut:
+        pass
+    finally:
+        _deadline = _NEVER
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        namespace.clear()
+    return {**verdict, "wall_seconds": time.monotonic() - since}
+
+
+def _ring(*_: object) -> None:
+    if time.monotonic() >= _deadline:
+        raise _TimedOut
+
+
+def _judged(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
+    try:
+        helpers, tests = (compile(task[part], f"<{part}>", "exec") for part in ("helpers", "tests"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return {"status": "refused", "reason": f"the tests do not parse: {type(error).__name__}: {error}"}
+    try:
+        _run(peer, helpers, tests, task["names"], namespace)
+    except _TimedOut:
+        raise
+    except Gone:
+        return {"status": "failed", "reason": "the program ended while it was tested"}
+    except BaseException as error:
+        name = "" if isinstance(error, Raised) else f"{type(error).__name__}: "
+        return {"status": "failed", "reason": (name + described(error))[:_TAIL], "stderr": _traced(error)}
+    return {"status": "passed", "reason": ""}
+
+
+def _run(peer: Peer, helpers: CodeType, tests: CodeType, names: list[str], namespace: dict[str, Any]) -> None:
+    exec(helpers, namespace)  # noqa: S102 (the data set's own code)
+    namespace.update(zip(names, peer.ask("load", names), strict=True))
+    exec(tests, namespace)  # noqa: S102 (the data set's own code)
+
+
+def _traced(error: BaseException) -> str:
+    """Return where an exception came from; the module traceback is dear to load."""
+    lines, place = [], error.__traceback__
+    while place:
+        code = place.tb_frame.f_code
+        lines.append(f"{code.co_filename}, line {place.tb_lineno}, in {code.co_name}\n")
+        place = place.tb_next
+    return "".join(line for line in lines if line.startswith("<"))[-_TAIL:]
