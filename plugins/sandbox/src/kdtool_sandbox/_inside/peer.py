@@ -20,7 +20,7 @@ from kdtool_sandbox._inside.values import from_plain, to_plain
 __all__ = ["Gone", "Peer", "Raised", "Remote", "described", "digest"]
 
 _LONGEST_TEXT = 2000
-_LARGEST = 2**23
+_LARGEST = 2**20
 """Items, and characters of texts among them, of a sequence that is copied as a whole."""
 _PIECE = 2**18
 _BY_VALUE = 2
@@ -82,16 +82,19 @@ class Remote:
 
 
 class Pieces(Remote):
-    """A list or tuple of the other side that is too large to be copied as a whole. Its pieces are, to be compared."""
+    """A list or tuple of the other side that is too large to be copied as a whole. It can be compared, by pieces."""
 
-    __slots__ = ("_kind", "_length", "_size")
+    __slots__ = ("_digests", "_key", "_kind", "_length", "_size")
+    _digests: dict[int, str]
+    _key: bytes
     _kind: type
     _length: int
     _size: int
 
     def __init__(self, peer: Peer, number: int, kind: str, length: int, size: int) -> None:
         super().__init__(peer, number)
-        for name, value in (("_kind", _SEQUENCES[kind]), ("_length", length), ("_size", size)):
+        own = {"_digests": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind], "_length": length, "_size": size}
+        for name, value in own.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -106,8 +109,10 @@ class Pieces(Remote):
         return all(self._equals(other[at : at + step], at) for at in range(0, self._length, step))
 
     def _equals(self, piece: Any, start: int) -> bool:
-        key, stop = os.urandom(16), start + len(piece)
-        if (mine := digest(piece, 0, len(piece), key)) and mine == self._peer.ask("digest", self, start, stop, key):
+        stop = start + len(piece)
+        if start not in self._digests:
+            self._digests[start] = self._peer.ask("digest", self, start, stop, self._key)
+        if self._digests[start] and self._digests[start] == digest(piece, 0, len(piece), self._key):
             return True
         return bool(self._peer.ask("item", self, slice(start, stop)) == piece)
 
