@@ -17,6 +17,7 @@ import kdtool
 import pytest
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
 from kdtool_sandbox._commands import container
+from kdtool_sandbox._sandbox import Engine
 from kdtool_sandbox._seccomp import seccomp_filter
 
 GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
@@ -196,7 +197,7 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
     joined = " ".join(command[:-6])
     for part in ("--network none", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--pull never"):
         assert part in joined
-    for part in ("--user 65534:65534", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=0700"):
+    for part in ("--user 65534:65534", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=1777"):
         assert part in joined
     assert command[command.index("python:3.12-slim") + 1] == "python3"
     assert "/usr:" not in joined
@@ -208,6 +209,20 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(kdtool.SandboxError, match="podman is not here"):
         Sandbox(engine="podman")
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_container_runs_programs(engine: Engine) -> None:
+    look = [engine, "image", "inspect", "python:3.11-slim"]
+    if shutil.which(engine) is None or subprocess.run(look, capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"{engine} or its image python:3.11-slim is not here: no container was run")
+    killing = Module("import os\ndef f(x):\n    os.kill(-1, 9)\n    return 7\n", GOOD.tests, GOOD.names)
+    leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, GOOD.names)
+    works = {"good": GOOD, "killing": killing, "leaving": leaving, "loop": Module("while True: pass", ""), "next": GOOD}
+    with Sandbox(engine=engine) as sandbox:
+        verdicts = {verdict.id: verdict for verdict in sandbox.run(Task(name, one, 2.0) for name, one in works.items())}
+    assert [verdicts[name].status for name in works] == ["passed", "failed", "passed", "timed out", "passed"]
+    assert {verdict.isolation for verdict in verdicts.values()} == {"isolated"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")

@@ -81,7 +81,7 @@ def container(program: str, image: str) -> list[str]:
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
     command += ["--ipc", "none" if program == "docker" else "private", "--pids-limit", "256", "--hostname", "sandbox"]
     command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
-    command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=0700,uid={_NOBODY},gid={_NOBODY}"]
+    command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
     command += ["--workdir", _FOLDER]
     return [*command, image, *_python("python3")]
 

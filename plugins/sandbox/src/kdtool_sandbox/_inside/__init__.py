@@ -1,4 +1,5 @@
-"""What runs inside the sandbox: a server, and for each task a candidate and a tester.
+"""What runs inside the sandbox: a tester, a keeper, and for each task a candidate.
 
-These modules reach the sandbox as text, import nothing but the standard library and each other, and hold no secrets.
+These modules are handed over when a sandbox starts, import nothing but the standard library and each other, and hold no
+secrets.
 """

@@ -23,7 +23,7 @@ greeting = marshal.loads(_read(int.from_bytes(_read(8), "big")))  # noqa: S302 (
 for name, code in greeting.pop("modules"):  # in an order in which each finds what it imports
     module = sys.modules[name] = ModuleType(name)
     module.__path__ = []
-    exec(code, vars(module))  # noqa: S102 (our own modules, compiled where the same Python is outside)
+    exec(compile(code, name, "exec") if isinstance(code, str) else code, vars(module))  # noqa: S102 (our own modules)
 
 from kdtool_sandbox._inside.tester import serve  # noqa: E402 (found only now)
 
