@@ -28,7 +28,11 @@ _APACHE = kdtool.Licensed(
 @pytest.mark.parametrize(
     ("dtype", "stored"), [("bfloat16", torch.bfloat16), ("float16", torch.float16), ("same", torch.float32)]
 )
-def test_the_export_opens_again_in_its_dtype(dtype: Any, stored: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_export_opens_again_in_its_dtype_where_that_is_fast(
+    dtype: Any, stored: torch.dtype, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_transformers._device._bfloat16_is_faster", lambda device: fast)
     trained = save_tiny(tmp_path / "trained")
     trained.copied_layers = (0, 1, 2, 3)
     trained.save(tmp_path / "trained")
@@ -43,7 +47,8 @@ def test_the_export_opens_again_in_its_dtype(dtype: Any, stored: torch.dtype, tm
     assert runtime is not None
     with runtime:
         assert runtime.model is not None
-        assert runtime.model.model.dtype == stored
+        assert open_model(artifact.path, offline=True).model.dtype == stored
+        assert runtime.model.model.dtype == (stored if fast else torch.float32)
         assert runtime.model.facts.copied_layers == (0, 1, 2, 3)
         score, expected = next(runtime.score(["def f"])), next(_scores(trained))
         assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=0.05)

@@ -53,12 +53,16 @@ class Safetensors(kdtool.Exporter):
         return kdtool.Artifact(folder, "safetensors", size, how_to_use=how_to_use("{path}"))
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        from kdtool_transformers import open_runtime, pick_device
+        """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
+        import torch
+        from kdtool_transformers import compute_dtype, open_runtime, pick_device
 
         path = subject.path
         if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")):
             return None
-        return open_runtime(path, device=pick_device(), offline=True)
+        device = pick_device()
+        wide = compute_dtype("auto", device) == torch.float32
+        return open_runtime(path, dtype=torch.float32 if wide else None, device=device, offline=True)
 
     def _deviation(self, original: kdtool.LanguageModel, folder: Path) -> float:
         """Return how far the written model's logits are from the trained one's, or refuse them."""
