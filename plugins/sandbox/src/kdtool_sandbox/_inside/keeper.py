@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from kdtool_sandbox._inside.candidate import answer
-from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, limit, limits_of
+from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, limit, limits_of, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 
 __all__ = ["DESCRIPTOR", "keep"]
@@ -67,7 +67,7 @@ class _Keeper:
 
         It runs on the tester's processor: they take turns, and waking another processor for each turn is dear.
         """
-        os.sched_setaffinity(0, {processor})
+        stay_on({processor})
         questions, answers = os.pipe(), os.pipe()
         allowed = limits_of(limits)
         self._fork(lambda: answer(confine(2, allowed), *_from_three((questions[0], answers[1]))))
@@ -79,7 +79,7 @@ class _Keeper:
     def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
         """Write a program's files and run its steps, each of which must end with 0."""
         since = time.monotonic()
-        os.sched_setaffinity(0, self._processors)
+        stay_on(self._processors)
         for name, text in task["files"].items():
             with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:  # noqa: PTH123 (pathlib is slow to import)
                 file.write(text)

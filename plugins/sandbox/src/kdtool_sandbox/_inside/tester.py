@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from kdtool_sandbox._inside.confining import forbid_calls, present_processor
+from kdtool_sandbox._inside.confining import forbid_calls, present_processor, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 from kdtool_sandbox._inside.keeper import DESCRIPTOR, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
@@ -81,6 +81,7 @@ class _Tester:
         self._stream = stream
         self._verdicts = verdicts
         self._processors = os.sched_getaffinity(0)
+        self._addresses = resource.getrlimit(resource.RLIMIT_AS)
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
         self._untouched = self._state()
         self._largest = _held() + _GROWTH
@@ -106,27 +107,32 @@ class _Tester:
     def _of_module(self, limits: dict[str, Any]) -> dict[str, Any]:
         used = time.process_time()
         processor = present_processor()
-        os.sched_setaffinity(0, {processor})
+        stay_on({processor})
         self._ask("begin", limits, processor)
         reading, writing = self._received()
         try:
             if not _is_ready(reading, _HANDING_OVER) or os.read(reading, 1) != b"!":
                 return {"status": "failed", "reason": "the program could not be handed over", "retire": True}
             task = read_message(self._stream)  # only now has the candidate taken its part off the same stream
-            resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], resource.RLIM_INFINITY))
+            self._limit(limits["memory"])
             verdict = judged(reading, writing, task, limits["seconds"])
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            self._limit(None)
         finally:
             os.close(reading)
             os.close(writing)
         ended = self._ended()
         _reap()
-        os.sched_setaffinity(0, self._processors)
+        stay_on(self._processors)
         if ended is None:
             return {**verdict, "retire": True}
         if verdict["status"] == "failed" and ended["signal"] not in {"", "SIGKILL"}:
             verdict["reason"] += f" ({ended['signal']})"
         return {**verdict, "cpu_seconds": time.process_time() - used + ended["processor"]}
+
+    def _limit(self, memory: int | None) -> None:
+        soft, hard = self._addresses
+        wanted = soft if memory is None else memory
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
     def _ended(self) -> dict[str, Any] | None:
         """End the task, and return how it ended; None where the keeper was killed or stopped by it."""
@@ -145,7 +151,8 @@ class _Tester:
     def _received(self) -> tuple[int, int]:
         _, handed, _, _ = self._control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR))
         ((_, _, ends),) = handed
-        return tuple(int.from_bytes(ends[at : at + DESCRIPTOR], sys.byteorder) for at in (0, DESCRIPTOR))
+        reading, writing = (int.from_bytes(ends[at : at + DESCRIPTOR], sys.byteorder) for at in (0, DESCRIPTOR))
+        return reading, writing
 
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
