@@ -30,6 +30,8 @@ COUNTS = {
 """Parameters of the full systems, as published or as the recipe asks for."""
 SHORT = {
     "evaluators.perplexity": {"documents": 2, "characters": 200},
+    "evaluators.line-completion": {"documents": 1, "places": 1, "maximum_tokens": 4},
+    "evaluators.memorisation": {"passages": 1, "continuation": 2},
     "exporters.safetensors": {"dtype": "float32"},
     "trainer.dtype": "float32",
     "trainer.compile": "off",
@@ -139,7 +141,9 @@ def test_a_small_recipe_runs_from_text_to_report(name: str, teacher_folder: Path
     assert results.report.is_file()
     (artifact,) = results.arms[0].artifacts
     assert (artifact.path / "config.json").is_file()
-    assert {"perplexity", "bits-per-byte"} <= {found.name for found in results.measurements}
+    measured = {found.name: {other.arm for other in results.measurements if other.name == found.name} for found in results.measurements}
+    for metric in ("perplexity", "line-completion.exact-match", "memorised"):
+        assert {"teacher", "student"} <= measured[metric], metric
     if name == "code-craft":
         assert list(results.arms[0].phases) == ["distil", "finetune", "qat"]
     if name == "smallcoder":
