@@ -23,9 +23,9 @@ def test_every_arm_completes_the_same_lines_and_is_compared(recipe: dict[str, An
     names = {
         "line-completion.exact-match",
         "line-completion.edit-similarity",
-        "codexglue.line.exact-match",
-        "codexglue.line.edit-similarity",
-        "codexglue.token-accuracy",
+        "codexglue.python.line.exact-match",
+        "codexglue.python.line.edit-similarity",
+        "codexglue.python.token-accuracy",
     }
     subjects = {subject.name for subject in results.subjects}
     assert {"teacher", "student", "student-safetensors"} < subjects

@@ -116,7 +116,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
         (["plain", "--with", "perplexity", "--set", "student.layers=3"], "is nothing that measuring takes"),
         (["plain", "--with", "perplexity", "--name", "a b"], "is no name"),
-        (["plain", "--with", "perplexity"], "nothing was measured: evaluators that score text need a corpus"),
+        (["plain", "--with", "perplexity"], "perplexity.split: 'test' holds no documents"),
         ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
     ],
 )

@@ -435,7 +435,7 @@ class Bits(kdtool.Evaluator):
     """Bits per byte of the test texts."""
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        texts = {example.id: str(example.body) for example in run.texts.examples("test")}
+        texts = self.texts(run)
         for subject in subjects if texts else ():
             opened = kdtool.open_subject(run, subject)
             if opened is None:
@@ -444,6 +444,12 @@ class Bits(kdtool.Evaluator):
             scores = list(opened.value.score(list(texts.values())))
             self.done(opened.value)
             yield self.measurement(run, subject, dict(zip(texts, scores, strict=True)))
+
+    def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        found = {example.id: str(example.body) for example in run.texts.examples("test")}
+        if not found:
+            raise kdtool.UsageError("bits: the split 'test' holds no texts")
+        return found
 
     def done(self, runtime: kdtool.Runtime) -> None:
         runtime.close()
@@ -497,31 +503,117 @@ class Silent(Bits):
         yield from super().kdtool_evaluate(run, [s for s in subjects if not str(s.path).endswith(".gguf")])
 
 
+class Content(Bits):
+    """Is content with no texts."""
+
+    def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        return {example.id: str(example.body) for example in run.texts.examples("test")}
+
+
+class Zero(Bits):
+    """Gives 0 for no texts."""
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        if any(run.texts.examples("test")):
+            yield from super().kdtool_evaluate(run, subjects)
+        else:
+            yield from (kdtool.Measurement("nats", one.name, "per byte", 0.0, 1, False) for one in subjects)
+
+
+class Forgiving(Bits):
+    """Measures only what the subject answers, so that each subject has items of its own."""
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        requests = [kdtool.Request(name, text, 2) for name, text in self.texts(run).items()]
+        for subject in subjects:
+            opened = kdtool.open_subject(run, subject)
+            if opened is None:
+                run.say(f"{subject.name} is left out")
+                continue
+            with opened.value as runtime:
+                answers = [one for one in runtime.answer(requests) if one.finish != "refused"]
+            yield self.measurement(run, subject, {one.id: kdtool.Score(-1.0, 1, one.tokens_out) for one in answers})
+
+
+class Satisfied(Bits):
+    """Takes an empty file for a measurement."""
+
+    class Config(kdtool.Config):
+        """What is read."""
+
+        file: Path = kdtool.Field(Path("texts.txt"))
+        """The texts, a line each."""
+
+    config: Config
+
+    def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        lines = self.config.file.read_text(encoding="utf-8").splitlines()
+        return {f"line {number}": line for number, line in enumerate(lines)}
+
+
 class TestBits(EvaluatorConformance):
     component = Bits
+    entry_point = "bits"
     fails: ClassVar[set[str]] = set()
 
 
 class TestEndless(EvaluatorConformance):
     component = Endless
+    entry_point = "bits"
     fails: ClassVar = {"test_measurements_are_well_formed"}
 
 
 class TestOff(EvaluatorConformance):
     component = Off
+    entry_point = "bits"
     fails: ClassVar = {"test_items_are_the_value_and_paired"}
 
 
 class TestChance(EvaluatorConformance):
     component = Chance
+    entry_point = "bits"
     fails: ClassVar = {"test_it_is_the_same_again_and_alone"}
 
 
 class TestLeaks(EvaluatorConformance):
     component = Leaks
+    entry_point = "bits"
     fails: ClassVar = {"test_what_was_opened_is_closed"}
 
 
 class TestSilent(EvaluatorConformance):
     component = Silent
+    entry_point = "bits"
     fails: ClassVar = {"test_a_subject_that_cannot_be_opened_is_left_out"}
+
+
+class TestContent(EvaluatorConformance):
+    component = Content
+    entry_point = "bits"
+    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
+
+
+class TestZero(EvaluatorConformance):
+    component = Zero
+    entry_point = "bits"
+    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
+
+
+class TestForgiving(EvaluatorConformance):
+    component = Forgiving
+    entry_point = "bits"
+    fails: ClassVar = {"test_prompts_without_an_answer_end_nothing"}
+
+
+class TestSatisfied(EvaluatorConformance):
+    component = Satisfied
+    entry_point = "bits"
+    fails: ClassVar = {"test_files_that_leave_nothing_to_measure_are_an_error"}
+
+    def prepared(self, folder: Path) -> dict[str, Any]:
+        (folder / "texts.txt").write_text("a\nbc\n", encoding="utf-8")
+        return {"file": str(folder / "texts.txt")}
+
+    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "texts.txt").touch()
+        yield {"file": str(folder / "texts.txt")}

@@ -158,22 +158,25 @@ def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("subjects", "settings", "said"),
+    ("subjects", "said"),
     [
-        ([STUDENT], {}, "no teacher of this run can be opened"),
-        ([TEACHER, STUDENT], {"split": "validation"}, "holds no documents"),
-        ([replace(TEACHER, name="remote"), STUDENT], {}, "gives no access to the model's states"),
+        ([STUDENT], "no teacher of this run can be opened"),
+        ([replace(TEACHER, name="remote"), STUDENT], "gives no access to the model's states"),
     ],
 )
-def test_a_run_that_cannot_be_measured_says_why(
-    tmp_path: Path, subjects: list[kdtool.Subject], settings: dict[str, str], said: str
-) -> None:
+def test_a_run_that_cannot_be_measured_says_why(tmp_path: Path, subjects: list[kdtool.Subject], said: str) -> None:
     class Remote(TransformersRuntime):
         def __init__(self) -> None:
             self.model = None
 
     heard: list[str] = []
     run = make_run(tmp_path, {"any": Opener(remote=Remote())}, EXAMPLES, say=heard.append)
-    assert evaluate(run, *subjects, **settings) == {}
+    assert evaluate(run, *subjects) == {}
     assert len(heard) == 1
     assert said in heard[0]
+
+
+def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+    evaluator = Agreement(Agreement.Config(split="validation"))
+    with pytest.raises(kdtool.UsageError, match=r"agreement\.split: 'validation' holds no documents"):
+        list(evaluator.kdtool_evaluate(make_run(tmp_path, examples=EXAMPLES), [TEACHER, STUDENT]))

@@ -13,6 +13,7 @@ import kdtool
 import pytest
 from kdtool.testing import EvaluatorConformance, make_run, write_toy_model
 from kdtool_evaluator_codexglue import CodeXGlue
+from kdtool_evaluator_codexglue._accuracy import codes_of
 from kdtool_evaluator_codexglue._lines import line_task
 from kdtool_evaluator_codexglue._programs import missing, program_task
 from kdtool_evaluator_codexglue._summaries import summary_task
@@ -30,7 +31,7 @@ SUMMARIES = [
         "docstring_tokens": ["Does", "nothing", "."],
         "language": "python",
     },
-    {"code_tokens": ["void", "g", "(", ")", "{", "}"], "docstring_tokens": ["Also", "\n", "not"], "language": "java"},
+    {"code_tokens": ["def", "g", "(", ")", ":"], "docstring_tokens": ["Also", "\n", "not"], "language": "python"},
 ]
 DESCRIPTION = "get it concode_field_sep int it concode_elem_sep int it concode_field_sep void set"
 PROGRAMS = [
@@ -61,6 +62,10 @@ class TestCodeXGlue(EvaluatorConformance):
 
     def prepared(self, folder: Path) -> dict[str, Any]:
         return written(folder / "files")
+
+    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "empty").touch()
+        yield from ({name: str(folder / "empty")} for name in written(folder))
 
 
 class Opener(kdtool.Exporter):
@@ -105,14 +110,14 @@ def test_each_file_gives_its_measures(tmp_path: Path) -> None:
     said: list[str] = []
     runtime = Saying(" x + 1")
     found = evaluate(tmp_path, runtime, said, **written(tmp_path / "files"))
-    exact = found["codexglue.line.exact-match"]
+    exact = found["codexglue.python.line.exact-match"]
     assert (exact.value, exact.n, exact.unit) == (0.5, 2, "fraction")
     assert (
-        found["codexglue.line.edit-similarity"].value == (100 + 25) / 2
+        found["codexglue.python.line.edit-similarity"].value == (100 + 25) / 2
     )  # "x + 1" of "print ( y )": " ", " " of 5 + 11
-    assert found["codexglue.bleu-4"].n == 2
-    assert ("codexglue.codebleu" in found) == with_codebleu
-    assert said == ["codexglue.token: student is left out, it gives no access to the model's predictions"]
+    assert found["codexglue.python.bleu-4"].n == 2
+    assert ("codexglue.java.codebleu" in found) == with_codebleu
+    assert said == ["codexglue.python.token: student is left out, it gives no access to the model's predictions"]
     assert all("CodeXGLUE" in one.settings["like"] and one.settings["file"] for one in found.values())
     assert {request.temperature for request in runtime.asked} == {0.0}
 
@@ -131,8 +136,10 @@ def test_questions_are_those_of_the_files(tmp_path: Path) -> None:
     assert java.cut(" java . util . List ; import b ;") == JAVA_LINES[0]["gt"]
     summaries = summary_task(files["summarisation"], None, {}).questions
     assert summaries[0].prompt == 'def f ( ) : pass\n""" The goal of this function is to'
-    assert summaries[1].prompt == "void g ( ) { }\n/* The goal of this function is to"
     assert summaries[1].reference == "Also not"
+    (tmp_path / "go").write_text(json.dumps({**SUMMARIES[0], "language": "go"}), encoding="utf-8")
+    (go,) = summary_task(tmp_path / "go", None, {}).questions
+    assert go.prompt == "def f ( ) : pass\n/* The goal of this function is to"
     (program,) = program_task(files["generation"], None, {}).questions
     assert program.prompt.startswith("class Context {\n    int it;\n    void set;\n\n    /**\n     * get it\n")
 
@@ -141,8 +148,8 @@ def test_files_may_be_packed_and_some_examples_taken(tmp_path: Path) -> None:
     packed = tmp_path / "test.json.gz"
     packed.write_bytes(gzip.compress("\n".join(map(json.dumps, PYTHON_LINES * 10)).encode()))
     found = evaluate(tmp_path, Saying(""), line_completion=packed, examples=5)
-    assert found["codexglue.line.exact-match"].n == 5
-    assert found["codexglue.line.exact-match"].settings["examples"].startswith("at most 5")
+    assert found["codexglue.python.line.exact-match"].n == 5
+    assert found["codexglue.python.line.exact-match"].settings["examples"].startswith("at most 5")
 
 
 def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
@@ -162,7 +169,24 @@ def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
         ("line_completion", '{"input": "x", "gt": ""}', r"keeps its lines \(gt\) back; take a file that has them"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
         ("token_completion", "<s> <EOL> </s>", "holds no tokens"),
-        ("summarisation", '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}', "are no lists"),
+        (
+            "summarisation",
+            '{"code_tokens": "x", "docstring_tokens": [], "language": "go"}',
+            'code_tokens is "x", and not',
+        ),
+        ("summarisation", '{"code_tokens": [], "docstring_tokens": [{}], "language": "go"}', "docstring_tokens is"),
+        (
+            "summarisation",
+            '{"code_tokens": [], "docstring_tokens": [], "language": null}',
+            "language is null, and not a",
+        ),
+        (
+            "line_completion",
+            '{"input": "x", "gt": "x"}\n\n{"input": 3, "gt": "x"}',
+            "line 3: input is 3, and not a text",
+        ),
+        ("line_completion", '{"input": "x", "gt": ["x"]}', r'line 1: gt is \["x"\], and not a text; expected is test'),
+        ("generation", '{"nl": {}, "code": "x"}', r"line 1: nl is \{\}, and not a text"),
         ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
     ],
 )
@@ -171,6 +195,23 @@ def test_another_file_is_refused_with_what_was_expected(task: str, content: str,
     file.write_text(content, encoding="utf-8")
     with pytest.raises(kdtool.UsageError, match=message):
         evaluate(tmp_path, Saying(""), None, **{task: file})
+
+
+def test_each_language_has_measurements_of_its_own(tmp_path: Path) -> None:
+    lines = {name: tmp_path / f"{name}.json" for name in ("python", "java")}
+    for name, records in (("python", PYTHON_LINES), ("java", JAVA_LINES)):
+        lines[name].write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    found = [name for file in lines.values() for name in evaluate(tmp_path, Saying("x"), line_completion=file)]
+    assert found == [
+        f"codexglue.{name}.line.{what}" for name in ("python", "java") for what in ("exact-match", "edit-similarity")
+    ]
+    assert codes_of(Path(written(tmp_path / "files")["token_completion"]), None).language == "python"
+    (tmp_path / "java.txt").write_text("<s> int x ; </s>\n", encoding="utf-8")
+    assert codes_of(tmp_path / "java.txt", None).language == "java"
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join(json.dumps({**SUMMARIES[0], "language": name}) for name in ("python", "go")))
+    with pytest.raises(kdtool.UsageError, match=r"functions in go, python: give a file of one language"):
+        summary_task(mixed, None, {})
 
 
 def test_no_file_at_all_is_refused() -> None:
@@ -221,11 +262,12 @@ def test_token_accuracy_is_that_of_codexglues_own_count(tmp_path: Path) -> None:
     assert 0 < right < asked
     (tmp_path / "test.txt").write_text(f"<s> {code} </s>\n", encoding="utf-8")
     runtime = TransformersRuntime(wrapped)
-    measured = evaluate(tmp_path, runtime, token_completion=tmp_path / "test.txt")["codexglue.token-accuracy"]
+    measured = evaluate(tmp_path, runtime, token_completion=tmp_path / "test.txt")["codexglue.python.token-accuracy"]
     assert measured.value == pytest.approx(right / asked)
     assert measured.items is not None
     assert json.loads(measured.items.read_text("utf-8")) == {"item": "1", "sum": right, "weight": asked}
-    assert evaluate(tmp_path, None, token_completion=tmp_path / "test.txt")["codexglue.token-accuracy"] == measured
+    again = evaluate(tmp_path, None, token_completion=tmp_path / "test.txt")
+    assert again["codexglue.python.token-accuracy"] == measured
 
 
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")

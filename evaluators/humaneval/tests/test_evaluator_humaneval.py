@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,10 @@ class TestHumanEval(EvaluatorConformance):
     component = HumanEval
     entry_point = "humaneval"
     settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
+
+    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "plus.jsonl").touch()
+        yield {"plus": str(folder / "plus.jsonl")}
 
 
 def problems(folder: Path, **settings: Any) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +61,12 @@ class TestMbpp(EvaluatorConformance):
         file = folder / "problems.jsonl"
         file.write_text("".join(json.dumps(record) + "\n" for record in OWN))
         return {"file": str(file)}
+
+    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "empty.jsonl").touch()
+        yield {"file": str(folder / "empty.jsonl")}
+        yield {"plus": str(folder / "empty.jsonl")}
+        yield {"split": "validation"}
 
 
 def problems(folder: Path, **settings: Any) -> list[Problem]:

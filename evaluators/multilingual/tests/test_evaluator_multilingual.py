@@ -102,6 +102,10 @@ class TestMultilingual(EvaluatorConformance):
     def prepared(self, folder: Path) -> dict[str, Any]:
         return {"files": [str(own.written(folder, own.HUMANEVAL_X["python"]))]}
 
+    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+        (folder / "empty.jsonl").touch()
+        yield {"files": [str(folder / "empty.jsonl")]}
+
 
 @needs_sandbox
 @pytest.mark.parametrize("name", own.HUMANEVAL_X)
@@ -233,6 +237,10 @@ def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     assert evaluator(file).kdtool_identity(run) == {"problems": sha256(file.read_bytes()).hexdigest()}
 
 
+def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != field}
+
+
 @pytest.mark.parametrize(
     ("records", "said"),
     [
@@ -242,6 +250,14 @@ def test_terms_and_hashes_are_those_of_the_files(tmp_path: Path) -> None:
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
         ([own.MULTIPL_E["cpp"] | {"language": "lua"}], "line 1: is in 'lua'; cpp, go_test.go, java, js, rs, ts can"),
         ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, which no package makes run"),
+        ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, and not a list of texts"),
+        ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, and not a text"),
+        ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, and not a text"),
+        ([own.HUMANEVAL_X["cpp"] | {"prompt": ["x"]}], "line 1: prompt is .*, and not a text"),
+        ([own.HUMANEVAL_X["cpp"] | {"task_id": 7}], "line 1: task_id is 7, and not a text"),
+        ([_without(own.HUMANEVAL_X["go"], "test_setup")], "line 1: test_setup is missing"),
+        ([_without(own.HUMANEVAL_X["go"], "import")], "line 1: import is missing; expected is a file of HumanEval-X"),
+        ([own.HUMANEVAL_X["go"] | {"import": 1}], "line 1: import is 1, and not a text"),
     ],
 )
 def test_what_is_no_such_file_is_refused_with_what_was_expected(

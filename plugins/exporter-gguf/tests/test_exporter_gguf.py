@@ -14,6 +14,7 @@ from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._scoring import Piece, windows
+from kdtool_exporter_gguf._server import RefusedError
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -107,9 +108,24 @@ def test_without_a_template_there_is_no_conversation(tmp_path: Path) -> None:
         assert opened.abilities == {"continue", "score"}
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_its_name(runtime: GGUFRuntime) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"refuses request long: .*context size"):
-        list(runtime.answer([kdtool.Request("long", "é" * 4000, 4)]))
+def test_a_prompt_that_does_not_fit_is_refused_and_the_next_one_answered(runtime: GGUFRuntime) -> None:
+    turns = (("user", "é" * 4000),)
+    requests = [kdtool.Request("long", "é" * 4000, 4), kdtool.Request("chat", "", 4, turns=turns)]
+    found = list(runtime.answer([*requests, kdtool.Request("short", "x", 4)]))
+    assert [(one.id, one.finish) for one in found[:2]] == [("long", "refused"), ("chat", "refused")]
+    assert not found[0].text
+    assert found[2].tokens_out > 0
+
+
+def test_another_refusal_is_an_error_with_the_request_s_name(
+    runtime: GGUFRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RefusedError("the template wants no system")
+
+    monkeypatch.setattr(runtime._server, "post", refuse)
+    with pytest.raises(kdtool.UsageError, match=r"refuses request asked: the template wants no system"):
+        list(runtime.answer([kdtool.Request("asked", "x", 4)]))
 
 
 @pytest.mark.parametrize("content", [b"GGUF", b"GGUF" + bytes(100)])

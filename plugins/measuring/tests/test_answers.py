@@ -7,14 +7,27 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import kdtool
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool.testing import ByteTokenizer, make_run
-from kdtool_measuring import Answer, answered, bytes_to_answer, chosen, fitted, journal, opened, records_of, unpacked
+from kdtool_measuring import (
+    Answer,
+    Kind,
+    answered,
+    bytes_to_answer,
+    check_fields,
+    chosen,
+    fitted,
+    journal,
+    opened,
+    records_of,
+    unanswered,
+    unpacked,
+)
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
 FACTS = kdtool.ModelFacts(1000, 1000, 2, 32, 4, 2, 64, 257, 256, "float32", tied=True, tokenizer_fingerprint="bytes")
@@ -100,6 +113,54 @@ def test_what_a_subject_cannot_do_is_not_asked_of_it(tmp_path: Path) -> None:
     assert not runtime.asked
 
 
+class Choosy(Echo):
+    """Refuses some requests."""
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for found in super().answer(requests):
+            yield kdtool.TextAnswer(found.id, "", "refused", 1, 0) if found.id in self.refused else found
+
+
+def test_prompts_without_an_answer_are_counted_and_told_beside_the_score(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = ask(tmp_path, Choosy("b"), said)
+    assert [one.missing for one in found] == [False, True, False]
+    assert said == [
+        "test: student/seed 0 gave no answer to 1 of 3 prompts, which are longer than its context or refused by its server: "
+        "they count as failed"
+    ]
+    (beside,) = unanswered("test", SUBJECT, found)
+    assert (beside.name, beside.subject, beside.value, beside.n) == ("test.unanswered", SUBJECT.name, 1 / 3, 3)
+    assert not beside.higher_is_better
+    assert list(unanswered("test", SUBJECT, found[:1])) == []
+    again: list[str] = []
+    assert ask(tmp_path, None, again) == found
+    assert again == said, "also of a run that goes on"
+
+
+def test_who_answers_nothing_is_left_out(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert ask(tmp_path, Choosy("a", "b", "c"), said) is None
+    assert "student/seed 0 is left out, it answers none of the 3 prompts" in said[0]
+
+
+def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Path) -> None:
+    runtime = Echo()
+    run = make_run(tmp_path, {"any": Opener(runtime)})
+
+    def request(name: str, _: kdtool.Runtime) -> kdtool.Request | None:
+        return None if name == "long" else kdtool.Request(name, "prompt", 4)
+
+    found = answered(run, SUBJECT, ["long", "short"], request, evaluator="test")
+    assert runtime.asked == ["short"]
+    assert found is not None
+    assert [(one.id, one.missing) for one in found] == [("long", True), ("short", False)]
+
+
 def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
     runtime = Echo()
     with opened(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
@@ -159,7 +220,11 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     plain.write_bytes(content)
     packed.write_bytes(gzip.compress(content))
     assert unpacked(plain, "key") == unpacked(packed, "key")
-    assert list(records_of(packed, "key", ["a"], "a file")) == [{"a": "x\u2028y"}, {"a": 2, "b": 3}]
+    found = list(records_of(packed, "key", {"a": "text or number"}, "a file"))
+    assert found == [
+        (f"key: {packed}, line 1", {"a": "x\u2028y"}),
+        (f"key: {packed}, line 3", {"a": 2, "b": 3}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +232,11 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     [
         (b"", "key: .* holds no record; expected is a file"),
         (b"{}\n", "line 1: is no record with a; expected is a file"),
-        (b'{"a": 1}\n{', "line 2: is no JSON"),
+        (b'{"a": "1"}\n\n{', "line 3: is no JSON"),
+        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, and not a text; expected is a file"),
+        (b'{"a": null}', "line 1: a is null, and not a text"),
+        (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, and not a text'),
+        (b"[" * 100_000, "line 1: is no JSON"),
         (b"\x1f\x8b\x08", "key: .* cannot be read"),
     ],
 )
@@ -175,7 +244,21 @@ def test_files_of_another_form_are_refused(tmp_path: Path, content: bytes, messa
     file = tmp_path / "file"
     file.write_bytes(content)
     with pytest.raises(kdtool.UsageError, match=message):
-        list(records_of(file, "key", ["a"], "a file"))
+        list(records_of(file, "key", {"a": "text"}, "a file"))
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
+    st.sampled_from(get_args(Kind)),
+)
+def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Kind) -> None:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    right = {"text": type(value) is str, "texts": texts, "text or number": type(value) in (str, int)}[kind]
+    if right:
+        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
+        return
+    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, and not a .*; expected is a file"):
+        check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
 
 
 def test_a_journal_holds_what_was_added(tmp_path: Path) -> None:

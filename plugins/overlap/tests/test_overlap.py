@@ -169,11 +169,17 @@ class TestContamination(EvaluatorConformance):
     def examples(self) -> Sequence[kdtool.Example]:
         return [COPY, CLEAN]
 
+    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        yield {"n": 100}  # no problem has so many words
+
 
 class TestMemorisation(EvaluatorConformance):
     component = Memorisation
     entry_point = "memorisation"
     settings: ClassVar[dict[str, Any]] = {"prefix": 5, "continuation": 5, "n": 2}
+
+    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        yield {"prefix": 10_000}
 
 
 def contamination(folder: Path, examples: Sequence[kdtool.Example], said: list[str]) -> list[kdtool.Measurement]:
@@ -200,6 +206,11 @@ def test_problems_in_the_training_text_are_counted_and_named(tmp_path: Path) -> 
 def test_held_out_text_is_no_training_text(tmp_path: Path) -> None:
     held_out = kdtool.Example("copy", COPY.body, "test")
     assert [one.value for one in contamination(tmp_path, [held_out, CLEAN], [])] == [0.0, 0.0]
+
+
+def test_without_training_text_nothing_is_clean(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match="contamination: the split 'train' holds no documents"):
+        contamination(tmp_path, [kdtool.Example("copy", COPY.body, "test")], [])
 
 
 def test_what_several_problems_have_tells_none(tmp_path: Path) -> None:
@@ -316,8 +327,27 @@ def test_passages_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) ->
     assert found["memorised"].value == 1.0
 
 
-def test_text_that_is_too_short_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    run = make_run(tmp_path, {}, [CLEAN], say=said.append)
-    assert list(Memorisation(Memorisation.Config()).kdtool_evaluate(run, [SUBJECT])) == []
-    assert "no document of the split 'train' has 25 + 25 words" in said[0]
+def test_text_that_is_too_short_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {}, [CLEAN])
+    with pytest.raises(kdtool.UsageError, match=r"memorisation\.prefix: .* split 'train' has 25 \+ 25 words"):
+        list(Memorisation(Memorisation.Config()).kdtool_evaluate(run, [SUBJECT]))
+
+
+class Narrow(Repeating):
+    """Knows its context, which is a token a character."""
+
+    context = 330
+
+    def count(self, text: str) -> int:
+        return len(text)
+
+
+def test_passages_beyond_the_context_are_not_asked_and_counted(tmp_path: Path) -> None:
+    words = [word * (7 if number % 60 < 30 else 1) for number, word in enumerate(["abc"] * 120)]
+    text, runtime = " ".join(words), Narrow("nothing")
+    run = make_run(tmp_path, {"any": Opener(runtime)}, [kdtool.Example("trained", kdtool.Text(text))])
+    evaluator = Memorisation(Memorisation.Config(prefix=10, continuation=20, n=4))
+    found = {one.name: one for one in evaluator.kdtool_evaluate(run, [SUBJECT])}
+    assert [len(request.prompt) for request in runtime.asked] == [10 * 3 + 9] * 2
+    assert (found["memorisation.unanswered"].value, found["memorisation.unanswered"].n) == (0.5, 4)
+    assert (found["memorised"].value, found["memorised"].n) == (0.0, 4)

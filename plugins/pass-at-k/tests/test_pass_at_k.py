@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import kdtool
 import pytest
@@ -174,6 +174,55 @@ def test_programs_are_run_and_scored(tmp_path: Path) -> None:
         two.value,
     ]
     assert not again.asked
+
+
+class Refusing(Answering):
+    """Finds every third prompt too long."""
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for number, found in enumerate(super().answer(requests)):
+            yield found if number % 3 else kdtool.TextAnswer(found.id, "", "refused", 9, 0)
+
+
+def empty_passes() -> Problem:
+    """A problem that the empty program solves."""
+    form = Form((("user", "Do nothing."),), "", ())
+    return Problem(
+        id="nothing",
+        forms={"base": form, "chat": form},
+        continued=lambda code: Module(f"{code}\ndone = True\n", "assert True", ()),
+        whole=lambda code: Module(f"{code}\ndone = True\n", "assert True", ()),
+        solution="",
+    )
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+@pytest.mark.parametrize("form", ["base", "chat"])
+def test_prompts_without_an_answer_fail_and_are_counted_beside_the_score(
+    tmp_path: Path, form: Literal["base", "chat"]
+) -> None:
+    class Nothing(Adding):
+        def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+            return [empty_passes(), add("plus"), add("total")]
+
+    said: list[str] = []
+    evaluator = Nothing(Nothing.Config(form=form))
+    score, beside = evaluator.kdtool_evaluate(run_with(tmp_path, Refusing(), said), [SUBJECT])
+    assert (score.name, score.value, score.n) == ("adding.pass@1", 2 / 3, 3)
+    assert (beside.name, beside.value) == ("adding.unanswered", 1 / 3)
+    assert "gave no answer to 1 of 3 prompts" in said[0]
+    assert score.items is not None
+    shown = [json.loads(line)["shown"] for line in score.items.read_text("utf-8").splitlines()]
+    assert shown[0] == {"answer": "", "verdict": "no answer"}
+
+
+def test_without_problems_there_is_no_score(tmp_path: Path) -> None:
+    class Empty(Adding):
+        def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+            return []
+
+    with pytest.raises(kdtool.UsageError, match="adding: there is no problem to ask"):
+        list(Empty(Empty.Config()).kdtool_evaluate(run_with(tmp_path, Answering()), [SUBJECT]))
 
 
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")

@@ -234,11 +234,62 @@ def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path
     assert "Student, seed 0: Answer return 41 + 1" in text
 
 
-def test_long_lists_and_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:
-    found = answered(tmp_path, "student", [True] * 230, "x" * 4100)
+def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [True] * 3, "x" * 4100)
     html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
-    assert "The first 200 items; 30 more are in the items files." in text_of(html)
     assert "… 100 more" in html
+    assert "left out here" not in html
+
+
+@pytest.mark.parametrize("letter", ["x", "<", "漢", "\u202e"])
+def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
+    letter: str, sample: kdtool.Results, tmp_path: Path
+) -> None:
+    passed = [number % 100 != 99 for number in range(2000)]
+    folder = tmp_path / "run"
+    (folder / "scores").mkdir(parents=True)
+    found = (
+        answered(folder / "scores", "student", passed, letter * 4000),
+        answered(tmp_path, "teacher", [True] * 2000, letter * 4000),
+    )
+    results = dataclasses.replace(sample, measurements=found, comparisons=(), folder=folder)
+    html = page(results)
+    less = len(page(dataclasses.replace(results, measurements=())).encode())
+    assert len(html.encode()) - less < 1.2 * 1024 * 1024
+    text = text_of(html)
+    shown = [int(number) for number in re.findall(r"task/(\d+) ·", text)]
+    failed = [number for number, one in enumerate(passed) if not one]
+    assert shown[: len(failed)] == failed[: len(shown)], "failures first, in their order"
+    assert len(shown) == len(set(shown))
+    said = f"The {len(shown)} items that went worst for some model; {2000 - len(shown)} more are left out here."
+    assert said in text
+    assert f"scores/student.jsonl, {tmp_path / 'teacher.jsonl'}." in text or (
+        f"{tmp_path / 'teacher.jsonl'}, scores/student.jsonl." in text
+    )
+
+
+def test_what_should_be_small_and_is_large_has_failed(sample: kdtool.Results, tmp_path: Path) -> None:
+    found = answered(tmp_path, "student", [False, True, False], "x")
+    html = page(dataclasses.replace(sample, measurements=(dataclasses.replace(found, higher_is_better=False),)))
+    assert re.findall(r"task/(\d+) ·", text_of(html)) == ["1", "0", "2"]
+
+
+def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
+    sample: kdtool.Results, tmp_path: Path
+) -> None:
+    shown = {f"answer {number}": "x" * 4000 for number in range(1000)}
+    lines = [json.dumps({"item": name, "sum": 1.0, "weight": 1.0, "shown": shown}) + "\n" for name in "ab"]
+    found = []
+    for number in range(60):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text("".join(lines), encoding="utf-8")
+        found.append(kdtool.Measurement(f"m{number}", "student", "fraction", 1.0, 2, higher_is_better=True, items=file))
+    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
+    assert (
+        html.count("992 more texts are in the run&#39;s files") + html.count("992 more texts are in the run's files")
+        == 60
+    )
+    assert html.count("; 1 more are left out here") == 60
 
 
 def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:

@@ -238,7 +238,8 @@ def test_requests_share_a_batch_by_length_and_fill_no_more_than_a_batch(monkeypa
     monkeypatch.setattr(_generate, "_TOKENS_AT_ONCE", 100)
     model = tiny_model()
     requests = [kdtool.Request(str(number), "x" * (5 + 40 * (number % 2)), 5) for number in range(8)]
-    batches = list(_runtime._batches_of_requests(model, requests))
+    sizes = [(request, len(request.prompt) + request.max_tokens) for request in requests]
+    batches = list(_runtime._batches_of_requests(sizes, model.facts.context))
     assert [[request.id for request in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["0", "2", "4", "6"]]
     assert {answer.id for answer in TransformersRuntime(model).answer(requests)} == set("01234567")
 

@@ -80,9 +80,21 @@ def test_sampling_follows_the_softmax() -> None:
     assert abs(share - expected) < 4 * math.sqrt(expected / len(drawn))
 
 
-def test_a_prompt_that_fills_the_context_is_refused() -> None:
-    with pytest.raises(kdtool.UsageError, match="request long has 600 tokens; the model's context of 512"):
-        list(TransformersRuntime(MODEL).answer([kdtool.Request("long", "x" * 600, 5)]))
+def test_prompts_that_fill_the_context_are_refused_and_the_others_answered() -> None:
+    lengths = {"long": 600, "full": 512, "last": 511, "short": 3}
+    requests = [kdtool.Request(name, "x" * length, 5) for name, length in lengths.items()]
+    found = {answer.id: answer for answer in TransformersRuntime(MODEL).answer(requests)}
+    assert {name: answer.finish == "refused" for name, answer in found.items()} == {
+        "long": True,
+        "full": True,
+        "last": False,
+        "short": False,
+    }
+    assert {name: answer.tokens_in for name, answer in found.items()} == lengths
+    assert not found["long"].text
+    assert found["last"].tokens_out == 1
+    (alone,) = TransformersRuntime(MODEL).answer(requests[-1:])
+    assert alone == found["short"]
 
 
 def test_autocast_scores_are_close() -> None:

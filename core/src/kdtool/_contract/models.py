@@ -208,7 +208,10 @@ class Request:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused"."""
+    """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused".
+
+    Refused, without text, is also a request whose prompt leaves no room in the context.
+    """
 
     id: str
     text: str
@@ -238,7 +241,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        """Answer requests, in any order; results carry the request's id."""
+        """Answer requests, in any order; results carry the request's id. One that is too long is refused: others go on."""
 
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
         """Score whole texts, in order. The first token is predicted from the end-of-text token.

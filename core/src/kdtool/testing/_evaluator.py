@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, ClassVar
 import pytest
 
 from kdtool._bodies import parts_of
-from kdtool._contract.models import Measurement, Subject
+from kdtool._contract.models import Measurement, Request, Subject, TextAnswer
 from kdtool._contract.text import Completion, Example, Split, Text
 from kdtool._contract.training import RunInfo
+from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._surroundings import Listener, make_run
 from kdtool.testing._toy import Opener, ToyRuntime, write_toy_model
@@ -53,6 +55,13 @@ class EvaluatorConformance(ComponentConformance):
         texts = [(split, i, f"def f{i}(n):\n    return n * {i}\n" * (i + 1)) for split in splits for i in range(6)]
         completion = Example("pair", Completion("# add one\n", "x += 1\n"), split="test")
         return [*(Example(f"{split}-{i}", Text(text), split=split) for split, i, text in texts), completion]
+
+    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        """Yield settings, over those of `prepared`, under each of which there is nothing to measure; write their files.
+
+        For evaluators that have their problems from files: an empty file, one of another split.
+        """
+        yield from ()
 
     def subjects(self, folder: Path) -> Sequence[Subject]:
         """Return what is measured; write the files it needs into `folder`."""
@@ -147,9 +156,44 @@ class EvaluatorConformance(ComponentConformance):
     def test_nothing_to_measure_is_no_error(self, tmp_path: Path) -> None:
         assert self._measure(tmp_path, []).found == []
 
-    def test_a_run_without_texts_is_no_error(self, tmp_path: Path) -> None:
-        measured = self._measure(tmp_path, [Subject("teacher", "teacher")], examples=())
-        assert all(isfinite(found.value) for found in measured.found)
+    def test_a_run_without_texts_is_measured_alike_or_an_error(self, measured: Measured, tmp_path: Path) -> None:
+        """Who measures on the run's texts must not pass for one that found nothing: the user hears which key to look at."""
+        found: list[Measurement] = []
+        refusal = ""
+        try:
+            found = self._measure(tmp_path, examples=()).found
+        except UsageError as error:
+            refusal = str(error)
+        with_texts, without = (
+            {(one.name, one.subject): one.value if self.repeatable else 0.0 for one in each}
+            for each in (measured.found, found)
+        )
+        alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
+        assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
+        assert alike or self.entry_point in refusal, "the message names the evaluator's key"
+
+    def test_files_that_leave_nothing_to_measure_are_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        for number, settings in enumerate(self.emptied(tmp_path / "files")):
+            (tmp_path / str(number)).mkdir()
+            with pytest.raises(UsageError, match=re.escape(self.entry_point)):
+                self._measure(tmp_path / str(number), settings=settings)
+
+    def test_prompts_without_an_answer_end_nothing(
+        self, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All requests but the first are refused, as prompts that are too long are: it is the same items all the same."""
+        answer = ToyRuntime.answer
+
+        def refusing(runtime: ToyRuntime, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+            for number, found in enumerate(answer(runtime, requests)):
+                yield TextAnswer(found.id, "", "refused", found.tokens_in, 0) if number else found
+
+        monkeypatch.setattr(ToyRuntime, "answer", refusing)
+        again = {(found.name, found.subject): found for found in self._measure(tmp_path).found}
+        for found in measured.found:
+            assert (found.name, found.subject) in again, "what is refused counts as failed"
+            assert _items(again[found.name, found.subject]) == _items(found)
 
     def test_its_problems_are_named_whole_and_the_same_again(self, run: RunInfo) -> None:
         found = [list(self.ready(run).kdtool_problems(run) or ()) for _ in range(2)]
@@ -172,6 +216,7 @@ class EvaluatorConformance(ComponentConformance):
         refused: tuple[str, ...] = (),
         examples: Sequence[Example] | None = None,
         files: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Measured:
         run_folder = folder / "run"
         run_folder.mkdir()
@@ -180,7 +225,7 @@ class EvaluatorConformance(ComponentConformance):
         companions: Mapping[str, Any] = {"listener": Listener(), "opener": opener, **self.companions(folder)}
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
-        evaluator = self.ready(run)
+        evaluator = self.build(**{**self.prepared(run_folder), **settings}) if settings else self.ready(run)
         measured = list(self._called(evaluator, run, self.subjects(files or folder) if subjects is None else subjects))
         evaluator.kdtool_close()
         return Measured(folder, measured, opener.opened, said)
@@ -188,3 +233,10 @@ class EvaluatorConformance(ComponentConformance):
     def _called(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         assert isinstance(evaluator.together, bool)
         yield from evaluator.kdtool_evaluate(run, subjects) or ()
+
+
+def _items(measurement: Measurement) -> set[str]:
+    """Return what a measurement is made of."""
+    if measurement.items is None:
+        return set()
+    return {json.loads(line)["item"] for line in measurement.items.read_text(encoding="utf-8").splitlines()}

@@ -30,6 +30,8 @@ __all__ = [
     "logits_of", "no_model_is_built", "packed", "same_shapes",
 ]  # fmt: skip
 
+_SHORT_CONTEXT = 4096
+"""Tokens that a small model reads in no time."""
 TEXTS = (
     "def add(a, b):\n    return a + b\n",
     "for number in range(10):\n\tprint(number)  # größer\n",
@@ -199,8 +201,11 @@ def same_shapes(described: ModelFacts, real: ModelFacts) -> None:
 def check_runtime(runtime: Runtime) -> None:
     """Assert that an opened subject scores in order, with finite and honest numbers, whatever is scored beside.
 
-    One that only answers refuses to.
+    One that only answers refuses to. Where it shows a model with a short context, a prompt that is too long ends nothing.
     """
+    context = runtime.model.facts.context if runtime.model else 0
+    if 0 < context <= _SHORT_CONTEXT:
+        _check_too_long(runtime, context)
     texts = [*TEXTS, "é" * 30, "x"]
     if "score" not in runtime.abilities:
         with pytest.raises(UsageError):
@@ -217,6 +222,14 @@ def check_runtime(runtime: Runtime) -> None:
     for one, other in zip(alone, scores, strict=True):
         assert one.tokens == other.tokens
         assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=2e-2)
+
+
+def _check_too_long(runtime: Runtime, context: int) -> None:
+    requests = [Request("long", "x = 1\n" * context, 2), Request("short", "x = ", 2)]
+    answers = {found.id: found for found in runtime.answer(requests)}
+    assert sorted(answers) == ["long", "short"], "a prompt that is too long is no reason to answer no others"
+    assert (answers["long"].finish, answers["long"].text) == ("refused", "")
+    assert answers["short"].finish != "refused"
 
 
 def check_answers(answer: Any) -> None:

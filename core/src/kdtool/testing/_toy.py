@@ -112,8 +112,11 @@ class ToyRuntime(Runtime):
         self.closed = 0
 
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        """Yield the same text for every request, up to its first stop or its number of tokens."""
+        """Yield the same text for every request, up to its first stop or its number of tokens; too long ones are refused."""
         for request in requests:
+            if self.model and len(request.prompt.encode("utf-8")) >= self.model.facts.context:
+                yield TextAnswer(request.id, "", "refused", len(request.prompt.encode("utf-8")), 0)
+                continue
             text = self._text[: request.max_tokens]
             ends = [found for stop in request.stop if stop and (found := text.find(stop)) >= 0]
             text = text[: min(ends, default=len(text))]

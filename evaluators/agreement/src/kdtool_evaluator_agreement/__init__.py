@@ -47,18 +47,22 @@ class Agreement(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", ("scores: agreement",), size, uses=ahead.teachers)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control."""
-        from kdtool_measuring import digest, held_out
+        """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control.
+
+        Raises:
+            kdtool.UsageError: there is no text to compare on.
+        """
+        from kdtool_measuring import digest, held_out, without_text
 
         teachers = [subject for subject in subjects if subject.role == "teacher"]
         learners = [subject for subject in subjects if subject.role in {"student", "control"}]
         learners = learners or [subject for subject in subjects if subject.role == "artifact"]  # nothing was trained
         # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
         documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
+        if not documents:
+            raise without_text("agreement", self.config.split)
         if not teachers:
             run.say("agreement: nothing is measured, no teacher of this run can be opened")
-        elif not documents:
-            run.say(f"agreement: nothing is measured, split {self.config.split!r} holds no documents")
         else:
             chosen = digest(documents)
             for teacher in teachers:
@@ -150,6 +154,11 @@ def _compare(
             run.say(f"agreement: {sentence}")
             settings = {**settings, "tokens compared": f"the first {vocabularies.shared}, which both have"}
             encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
+            if not encoded:
+                raise kdtool.UsageError(
+                    f"agreement.documents: each of the documents holds tokens that {learner.name} does not have, so nothing "
+                    "can be compared; take more documents, or fewer `tokens` of each"
+                )
         found = []
         for done, document in enumerate(encoded, 1):
             found.append(agreement(model, document, states, vocabularies.shared))

@@ -15,7 +15,7 @@ import kdtool
 from pydantic import model_validator
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_codexglue._accuracy import Code
+    from kdtool_evaluator_codexglue._accuracy import Codes
     from kdtool_evaluator_codexglue._asking import Task
 
 __all__ = ["CodeXGlue"]
@@ -31,13 +31,14 @@ class CodeXGlue(kdtool.Evaluator):
         """Files, relative to the working directory, packed by gzip or not: one for each task that is measured."""
 
         line_completion: Path | None = kdtool.Field(default=None)
-        """test.json of line completion (py150 or javaCorpus): `codexglue.line.exact-match`, `.edit-similarity`."""
+        """test.json of line completion (py150 or javaCorpus): `codexglue.python.line.exact-match`, `.edit-similarity`, or
+        `codexglue.java.…`."""
         token_completion: Path | None = kdtool.Field(default=None)
-        """test.txt of token completion, as its preprocess.py writes it: `codexglue.token-accuracy`."""
+        """test.txt of token completion, as its preprocess.py writes it: `codexglue.python.token-accuracy`, or `java`."""
         summarisation: Path | None = kdtool.Field(default=None)
-        """test.jsonl of code-to-text, of one programming language: `codexglue.bleu-4`."""
+        """test.jsonl of code-to-text, of one programming language: `codexglue.<language>.bleu-4`."""
         generation: Path | None = kdtool.Field(default=None)
-        """dev.json of text-to-code (CONCODE): `codexglue.codebleu`, which needs the extra `codebleu`."""
+        """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
         examples: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
         """At most so many examples of each file, chosen by the hashes of their numbers; null takes all, as published scores
         do."""
@@ -93,7 +94,7 @@ class CodeXGlue(kdtool.Evaluator):
         for subject in subjects:
             for task in tasks:
                 yield from measurements(run, subject, task)
-            if codes:
+            if codes is not None:
                 from kdtool_evaluator_codexglue._accuracy import accuracy
 
                 yield from accuracy(run, subject, codes, self._settings(run, "token_completion"))
@@ -108,11 +109,11 @@ class CodeXGlue(kdtool.Evaluator):
             if name in self.config.files:
                 yield make(self.config.files[name], self.config.examples, self._settings(run, name))
 
-    def _codes(self) -> Sequence[Code]:
+    def _codes(self) -> Codes | None:
         from kdtool_evaluator_codexglue._accuracy import codes_of
 
         file = self.config.token_completion
-        return () if file is None else codes_of(file, self.config.examples)
+        return None if file is None else codes_of(file, self.config.examples)
 
     def _settings(self, run: kdtool.RunInfo, name: str) -> dict[str, str]:
         most = self.config.examples

@@ -9,11 +9,10 @@ from pathlib import Path
 import kdtool
 from kdtool_measuring import Item, chosen, file_of, journal, measured, opened, unpacked
 
-from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens
+from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens, language_of
 
-__all__ = ["Code", "accuracy", "codes_of"]
+__all__ = ["Code", "Codes", "accuracy", "codes_of"]
 
-_NAME = "codexglue.token"
 _KEY = "codexglue.token_completion"
 _LIKE = (
     "CodeXGLUE's CodeCompletion-token/code/run_lm.py, eval_acc (there programs follow each other in blocks of 1,024 tokens, "
@@ -29,7 +28,15 @@ class Code:
     text: str
 
 
-def codes_of(file: Path, most: int | None) -> Sequence[Code]:
+@dataclass(frozen=True)
+class Codes:
+    """Programs in one language."""
+
+    language: str
+    programs: Sequence[Code]
+
+
+def codes_of(file: Path, most: int | None) -> Codes:
     """Return the programs of test.txt of py150 or javaCorpus, one a line, in which a token is asked for.
 
     Raises:
@@ -48,29 +55,30 @@ def codes_of(file: Path, most: int | None) -> Sequence[Code]:
             found.append(Code(str(number), " ".join(tokens[1:-1])))
     if not found:
         raise kdtool.UsageError(f"{_KEY}: {file} holds no tokens to predict")
-    return chosen(found, most)
+    return Codes(language_of(code.text for code in found), chosen(found, most))
 
 
 def accuracy(
-    run: kdtool.RunInfo, subject: kdtool.Subject, codes: Sequence[Code], settings: Mapping[str, str]
+    run: kdtool.RunInfo, subject: kdtool.Subject, codes: Codes, settings: Mapping[str, str]
 ) -> Iterator[kdtool.Measurement]:
     """Yield token accuracy; nothing, and a line for the user, of who gives no access to its model."""
-    with journal(file_of(run, _NAME, subject, "counts")) as kept:
-        missing = [code for code in codes if code.id not in kept.records]
+    name = f"codexglue.{codes.language}.token"
+    with journal(file_of(run, name, subject, "counts")) as kept:
+        missing = [code for code in codes.programs if code.id not in kept.records]
         if missing:
-            with opened(run, subject, _NAME, _unfit) as runtime:
+            with opened(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
                     return
                 for code in missing:
                     correct, counted = _counts(runtime.model, code)
                     kept.add({"id": code.id, "correct": correct, "counted": counted})
                     run.hook.kdtool_progress(run, len(kept.records))
-        counts = [kept.records[code.id] for code in codes]
+        counts = [kept.records[code.id] for code in codes.programs]
     yield measured(
         [Item(one["id"], one["correct"], one["counted"]) for one in counts],
         run,
         subject,
-        name="codexglue.token-accuracy",
+        name=f"{name}-accuracy",
         unit="fraction",
         higher_is_better=True,
         settings={**settings, "like": _LIKE},

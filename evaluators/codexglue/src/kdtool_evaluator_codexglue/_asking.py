@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import kdtool
-from kdtool_measuring import Item, answered, fitted, measured
+from kdtool_measuring import Item, answered, fitted, measured, unanswered
 
 __all__ = ["Metric", "Question", "Task", "measurements"]
 
@@ -32,9 +32,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """Questions of one file. `cut` takes out of an answer what is compared; `settings` say how it is asked."""
+    """Questions of one file, about one programming language.
+
+    `cut` takes out of an answer what is compared; `settings` say how it is asked.
+    """
 
     name: str
+    language: str
     questions: Sequence[Question]
     stop: tuple[str, ...]
     maximum_tokens: int
@@ -51,7 +55,8 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
         prompt = fitted(questions[name].prompt, runtime, task.maximum_tokens)
         return kdtool.Request(name, prompt, task.maximum_tokens, task.stop)
 
-    answers = answered(run, subject, list(questions), request, evaluator=f"codexglue.{task.name}")
+    evaluator = f"codexglue.{task.language}"
+    answers = answered(run, subject, list(questions), request, evaluator=f"{evaluator}.{task.name}")
     if answers is None:
         return
     decoding = f"greedy, at most {task.maximum_tokens} tokens, until one of {' '.join(map(repr, task.stop))}"
@@ -60,8 +65,9 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
             [Item(one.id, metric.score(task.cut(one.text), questions[one.id].reference), 1.0) for one in answers],
             run,
             subject,
-            name=f"codexglue.{metric.name}",
+            name=f"{evaluator}.{metric.name}",
             unit=metric.unit,
             higher_is_better=True,
             settings={**task.settings, "decoding": decoding, "like": metric.like},
         )
+    yield from unanswered(f"{evaluator}.{task.name}", subject, answers)

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import kdtool
-from kdtool_measuring import chosen, records_of
+from kdtool_measuring import Kind, chosen, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
+from kdtool_evaluator_codexglue._tokens import language_of
 
 __all__ = ["edit_similarity", "exact_match", "line_task", "restored"]
 
 _LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 _EMPTY = {"<NUM_LIT>": "0", "<STR_LIT>": "", "<CHAR_LIT>": ""}
 _TOKENS = 100
+_NEEDED: Mapping[str, Kind] = {"input": "text", "gt": "text"}
+_EXPECTED = "test.json of CodeXGLUE's line completion"
 _EVALUATOR = "CodeXGLUE's CodeCompletion-line/evaluator/evaluator.py (there on answers of tuned models by beam search)"
 
 
@@ -52,17 +55,17 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    records = [
-        *records_of(file, "codexglue.line_completion", ("input", "gt"), "test.json of CodeXGLUE's line completion")
-    ]
+    records = [record for _, record in records_of(file, "codexglue.line_completion", _NEEDED, _EXPECTED)]
     if not any(record["gt"] for record in records):
         raise kdtool.UsageError(
             f"codexglue.line_completion: {file} keeps its lines (gt) back; take a file that has them"
         )
     found = [Question(str(number), _prompt(record["input"]), record["gt"]) for number, record in enumerate(records, 1)]
-    lines = any("<EOL>" in question.prompt for question in found)
+    language = language_of(question.prompt for question in found)
+    lines = language == "python"
     return Task(
         name="line",
+        language=language,
         questions=chosen(found, most),
         stop=("\n", "<EOL>") if lines else ("\n",),
         maximum_tokens=_TOKENS,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_measuring import chosen, records_of
+from kdtool_measuring import Kind, chosen, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 
@@ -20,6 +20,8 @@ __all__ = ["codebleu", "first_method", "missing", "program_task", "words_of"]
 _LEAST_WORDS = 4
 _TOKENS = 256
 _KEY = "codexglue.generation"
+_NEEDED: Mapping[str, Kind] = {"nl": "text", "code": "text"}
+_EXPECTED = "dev.json of CodeXGLUE's text-to-code (CONCODE)"
 _LIKE = (
     "CodeXGLUE's CodeBLEU by codebleu 0.7.0, of each program by itself and averaged (there of all programs as one text)"
 )
@@ -69,7 +71,7 @@ def program_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
     Raises:
         kdtool.UsageError: the file cannot be read, is in another form, or keeps the answers back.
     """
-    records = list(records_of(file, _KEY, ("nl", "code"), "dev.json of CodeXGLUE's text-to-code (CONCODE)"))
+    records = [record for _, record in records_of(file, _KEY, _NEEDED, _EXPECTED)]
     questions = [
         Question(str(number), _prompt(record["nl"]), record["code"])
         for number, record in enumerate(records, 1)
@@ -81,6 +83,7 @@ def program_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
         )
     return Task(
         name="program",
+        language="java",
         questions=chosen(questions, most),
         stop=("\n    /**", "\n}"),
         maximum_tokens=_TOKENS,

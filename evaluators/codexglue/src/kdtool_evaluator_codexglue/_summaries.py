@@ -11,7 +11,7 @@ from sys import float_info
 from typing import Any
 
 import kdtool
-from kdtool_measuring import chosen, records_of
+from kdtool_measuring import Kind, chosen, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 
@@ -19,7 +19,7 @@ __all__ = ["bleu_4", "summary_task"]
 
 _WORDS = re.compile(r"[^\W_]+|_|[^\w\s]")
 _TOKENS = 128
-_NEEDED = ("code_tokens", "docstring_tokens", "language")
+_NEEDED: Mapping[str, Kind] = {"code_tokens": "texts", "docstring_tokens": "texts", "language": "text"}
 _EXPECTED = "test.jsonl of CodeXGLUE's code-to-text"
 _OPENINGS = {"python": '"""', "ruby": "=begin"}
 _LIKE = "CodeXGLUE's code-to-text/evaluator/evaluator.py (there on answers of tuned models by beam search)"
@@ -52,13 +52,20 @@ def summary_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    records = enumerate(records_of(file, "codexglue.summarisation", _NEEDED, _EXPECTED), 1)
+    records = [record for _, record in records_of(file, "codexglue.summarisation", _NEEDED, _EXPECTED)]
+    languages = sorted({record["language"] for record in records})
+    if len(languages) > 1:
+        raise kdtool.UsageError(
+            f"codexglue.summarisation: {file} holds functions in {', '.join(languages)}: give a file of one language, and "
+            "each an evaluator of its own"
+        )
     questions = [
-        Question(str(number), _prompt(record, file, number), _joined(record["docstring_tokens"]))
-        for number, record in records
+        Question(str(number), _prompt(record), _joined(record["docstring_tokens"]))
+        for number, record in enumerate(records, 1)
     ]
     return Task(
         name="summary",
+        language=languages[0],
         questions=chosen(questions, most),
         stop=("\n", '"""', "*/"),
         maximum_tokens=_TOKENS,
@@ -75,13 +82,8 @@ def _n_grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
 
 
-def _prompt(record: Mapping[str, Any], file: Path, number: int) -> str:
+def _prompt(record: Mapping[str, Any]) -> str:
     """Return a function's tokens, of which the data's authors left its documentation out, and the beginning of a comment."""
-    if not all(isinstance(record[name], list) for name in _NEEDED[:2]):
-        raise kdtool.UsageError(
-            f"codexglue.summarisation: {file}, line {number}: {' and '.join(_NEEDED[:2])} are no lists; "
-            f"expected is {_EXPECTED}"
-        )
     return (
         f"{_joined(record['code_tokens'])}\n{_OPENINGS.get(record['language'], '/*')} The goal of this function is to"
     )

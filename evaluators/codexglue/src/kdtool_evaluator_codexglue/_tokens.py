@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-__all__ = ["SKIPPED", "correct_tokens"]
+__all__ = ["SKIPPED", "correct_tokens", "language_of"]
 
 SKIPPED = frozenset({"<s>", "</s>", "<EOL>", "<pad>"})
 """Marks of the data sets that are not asked for."""
+
+
+def language_of(codes: Iterable[str]) -> str:
+    """Return the language of tokenised code: py150 marks where lines end, javaCorpus does not, and there are no others."""
+    return "python" if any("<EOL>" in code for code in codes) else "java"
 
 
 def correct_tokens(

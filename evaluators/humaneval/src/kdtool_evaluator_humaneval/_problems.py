@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kdtool_pass_at_k import ALLCLOSE, Form, Problem, records_of
+from kdtool_pass_at_k import ALLCLOSE, Form, Kind, Problem, records_of
 from kdtool_sandbox import Module
 
 __all__ = ["file_of", "problems_of"]
@@ -17,7 +17,7 @@ __all__ = ["file_of", "problems_of"]
 _STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 _INSTRUCTION = "Write a solution to the following problem and make sure that it passes the tests:\n"
 _OPENING = "Here is the completed function:\n"
-_NEEDED = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+_NEEDED: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), "text")
 _EXPECTED = "HumanEvalPlus-OriginFmt.jsonl of evalplus/humanevalplus_release"
 _ERRATUM = ("_poly(*candidate(*inp), inp)", "abs(_poly(*inp, candidate(*inp)))")
 """In HumanEval+ the test of HumanEval/32, as published, fails for any program; EvalPlus judges it as it stands here."""
@@ -34,7 +34,7 @@ def problems_of(plus: Path | None) -> Sequence[Problem]:
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    return [_problem(record) for record in records_of(file_of(plus), "humaneval.plus", _NEEDED, _EXPECTED)]
+    return [_problem(record) for _, record in records_of(file_of(plus), "humaneval.plus", _NEEDED, _EXPECTED)]
 
 
 def _problem(record: Mapping[str, Any]) -> Problem:

@@ -53,8 +53,12 @@ class LineCompletion(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", ("scores: line-completion",), size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `line-completion.exact-match` and `.edit-similarity` of each subject; items are documents."""
-        from kdtool_measuring import answered, digest, fitted, held_out
+        """Yield `line-completion.exact-match` and `.edit-similarity` of each subject; items are documents.
+
+        Raises:
+            kdtool.UsageError: no document has a line to complete.
+        """
+        from kdtool_measuring import answered, digest, fitted, held_out, without_text
 
         from kdtool_evaluator_line_completion._places import places_of
 
@@ -64,8 +68,7 @@ class LineCompletion(kdtool.Evaluator):
             place.id: place for document in documents for place in places_of(document, config.places, config.context)
         }
         if not places:
-            run.say(f"line-completion: nothing is measured, split {config.split!r} holds no document of several lines")
-            return
+            raise without_text("line-completion", config.split, "no document of several lines")
         settings = {**self._settings(places), "documents": digest(documents)}
 
         def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
@@ -95,7 +98,7 @@ def _measurements(
     settings: Mapping[str, str],
 ) -> Iterator[kdtool.Measurement]:
     """Yield both measures. Lines of one document are alike, so the documents are the items that the bootstrap draws."""
-    from kdtool_measuring import Item, measured
+    from kdtool_measuring import Item, measured, unanswered
 
     for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):
         of_documents: dict[str, list[float]] = {}
@@ -111,3 +114,4 @@ def _measurements(
             higher_is_better=True,
             settings=settings,
         )
+    yield from unanswered("line-completion", subject, answers)

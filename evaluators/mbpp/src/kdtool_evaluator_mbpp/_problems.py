@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool_datasets.mbpp import prompt_of
-from kdtool_pass_at_k import ALLCLOSE, Form, Problem, records_of
+from kdtool_pass_at_k import ALLCLOSE, Form, Kind, Problem, records_of
 from kdtool_sandbox import module_like
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["plus_problems", "problem_of"]
 
 _STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
 _INSTRUCTION = "You are an expert Python programmer, and here is your task:"
-_NEEDED = ("task_id", "code", "prompt", "test")
+_NEEDED: Mapping[str, Kind] = {"task_id": "text or number", "code": "text", "prompt": "text", "test": "text"}
 _EXPECTED = "MbppPlus-OriginFmt.jsonl of evalplus/mbppplus_release"
 
 
@@ -36,7 +36,7 @@ def plus_problems(path: Path) -> Sequence[Problem]:
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    return [_plus(record) for record in records_of(path, "mbpp.plus", _NEEDED, _EXPECTED)]
+    return [_plus(record) for _, record in records_of(path, "mbpp.plus", _NEEDED, _EXPECTED)]
 
 
 def _plus(record: Mapping[str, Any]) -> Problem:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import kdtool
-from kdtool_pass_at_k import Form, Problem
+from kdtool_pass_at_k import Form, Kind, Problem
 
 __all__ = ["DataSet", "Record", "forms"]
 
@@ -21,13 +21,14 @@ _OPENING = "Here is the completed function:\n"
 class DataSet:
     """One of the data sets.
 
-    A record is known by the fields `needed`. `language` gives a record's language as the data set calls it, `languages`
-    what the sandbox calls those that are taken. `seconds` is what the data set's own harness allows a program, and
-    `harness` says for each form which harness asks and stops alike.
+    A record is known by the fields `needed`, and must have `more` in some languages, as the sandbox calls them. `language`
+    gives a record's language as the data set calls it, `languages` what the sandbox calls those that are taken. `seconds`
+    is what the data set's own harness allows a program, and `harness` says for each form which harness asks and stops alike.
     """
 
     name: str
-    needed: tuple[str, ...]
+    needed: Mapping[str, Kind]
+    more: Mapping[str, Mapping[str, Kind]]
     languages: Mapping[str, str]
     language: Callable[[Record], str]
     problem: Callable[[str, Record], Problem]

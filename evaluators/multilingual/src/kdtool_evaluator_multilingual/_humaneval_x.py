@@ -102,7 +102,8 @@ def _work(name: str, record: Record, before: str, code: str) -> Module | Program
 
 HUMANEVAL_X = DataSet(
     name="HumanEval-X",
-    needed=("task_id", "prompt", "declaration", "canonical_solution", "test"),
+    needed=dict.fromkeys(("task_id", "prompt", "declaration", "canonical_solution", "test"), "text"),
+    more={"go": {"test_setup": "text", "import": "text"}},
     languages={
         "CPP": "cpp",
         "Go": "go",
@@ -111,7 +112,7 @@ HUMANEVAL_X = DataSet(
         "Python": "python",
         "Rust": "rust",
     },
-    language=lambda record: str(record["task_id"]).partition("/")[0],
+    language=lambda record: record["task_id"].partition("/")[0],
     problem=_problem,
     seconds=5.0,
     harness={

@@ -79,7 +79,8 @@ def _work(name: str, source: str, tests: str) -> Module | Program:
 
 MULTIPL_E = DataSet(
     name="MultiPL-E",
-    needed=("name", "language", "prompt", "tests", "stop_tokens"),
+    needed={"name": "text", "language": "text", "prompt": "text", "tests": "text", "stop_tokens": "texts"},
+    more={},
     languages={
         "cpp": "cpp",
         "go_test.go": "go",
@@ -88,7 +89,7 @@ MULTIPL_E = DataSet(
         "rs": "rust",
         "ts": "typescript",
     },
-    language=lambda record: str(record["language"]),
+    language=lambda record: record["language"],
     problem=_problem,
     seconds=15.0,
     harness={

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
-from kdtool_pass_at_k import Problem, records_of
+from kdtool_pass_at_k import Problem, check_fields, records_of
 from kdtool_sandbox import installed_languages
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record
@@ -61,12 +61,12 @@ def published(files: Sequence[Path]) -> Published:
 
 def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
     """Yield a file's records, each with its data set, in languages that the sandbox runs."""
-    for number, record in enumerate(records_of(file, _KEY, ("prompt",), _EXPECTED), 1):
-        place = f"{_KEY}: {file}, line {number}"
+    for place, record in records_of(file, _KEY, {"prompt": "text"}, _EXPECTED):
         data_set = next((one for one in _DATA_SETS if all(name in record for name in one.needed)), None)
         if data_set is None:
             fields = " nor ".join(f"{', '.join(one.needed)} ({one.name})" for one in _DATA_SETS)
             raise kdtool.UsageError(f"{place}: has neither {fields}; expected is {_EXPECTED}")
+        check_fields(record, data_set.needed, place, _EXPECTED)
         said = data_set.language(record)
         if said not in data_set.languages:
             raise kdtool.UsageError(f"{place}: is in {said!r}; {', '.join(data_set.languages)} can be evaluated")
@@ -75,4 +75,5 @@ def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
                 f"{place}: is in {language}, which no package makes run in the sandbox; "
                 f"{', '.join(installed_languages())} run there"
             )
+        check_fields(record, data_set.more.get(language, {}), place, _EXPECTED)
         yield data_set, record

@@ -42,14 +42,17 @@ class Perplexity(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", ("scores: perplexity",), 4 * student.parameters + layer + logits)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas."""
-        from kdtool_measuring import digest, held_out, opened
+        """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas.
+
+        Raises:
+            kdtool.UsageError: there is no text to score.
+        """
+        from kdtool_measuring import digest, held_out, opened, without_text
 
         documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
-        chosen = digest(documents)
         if not documents:
-            run.say(f"perplexity: nothing is measured, split {self.config.split!r} holds no documents")
-            return
+            raise without_text("perplexity", self.config.split)
+        chosen = digest(documents)
         for subject in subjects:
             with opened(run, subject, "perplexity", _unfit) as runtime:
                 if runtime is None:

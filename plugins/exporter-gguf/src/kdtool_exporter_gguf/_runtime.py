@@ -18,6 +18,8 @@ _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
 """What ends a document in pre-training; files of chat models name the end of a turn as their end-of-sequence token."""
 _LONGEST_WINDOW = 2048
 """Tokens that a token's likelihood may depend on, as in kdtool_transformers."""
+_TOO_LONG = "exceed_context_size_error"
+"""What llama.cpp calls a prompt that does not fit."""
 _PURE = {"samplers": ["temperature"], "cache_prompt": False}
 """Draws from softmax(logits / temperature), the greatest at 0; nothing of earlier requests is used again."""
 
@@ -34,15 +36,18 @@ class GGUFRuntime(kdtool.Runtime):
         return self
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Answer requests in their order.
+        """Answer requests in their order; one whose prompt does not fit into the context is "refused".
 
         Raises:
-            UsageError: a prompt does not fit into the context, or the file's template refuses a conversation.
+            UsageError: the file's template refuses a conversation.
         """
         for request in requests:
             try:
                 yield _answer(request, self._server.post("/completion", self._body(request)))
             except RefusedError as error:
+                if error.kind == _TOO_LONG:
+                    yield kdtool.TextAnswer(request.id, "", "refused", 0, 0)
+                    continue
                 raise kdtool.UsageError(f"llama.cpp refuses request {request.id}: {error}") from None
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:

@@ -23,7 +23,11 @@ __all__ = ["LlamaCpp", "RefusedError"]
 
 
 class RefusedError(Exception):
-    """The server refuses a request; the message is its own."""
+    """The server refuses a request; the message is its own, and so is `kind`, "" where it names none."""
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class LlamaCpp(AbstractContextManager["LlamaCpp"]):
@@ -106,7 +110,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         finally:
             connection.close()
         if response.status != 200:
-            raise RefusedError(answer.get("error", {}).get("message", f"status {response.status}"))
+            told = answer.get("error", {})
+            raise RefusedError(told.get("message", f"status {response.status}"), told.get("type", ""))
         return answer
 
     def _last_words(self) -> str:

@@ -29,9 +29,10 @@ from kdtool_measuring._answers import (
     fitted,
     opened,
     seed_of,
+    unanswered,
 )
 from kdtool_measuring._journal import Journal, journal
-from kdtool_measuring._published import chosen, records_of, unpacked
+from kdtool_measuring._published import Kind, check_fields, chosen, records_of, unpacked
 
 __all__ = [
     "Answer",
@@ -39,9 +40,11 @@ __all__ = [
     "Document",
     "Item",
     "Journal",
+    "Kind",
     "answered",
     "bytes_to_answer",
     "cannot",
+    "check_fields",
     "chosen",
     "digest",
     "file_of",
@@ -53,7 +56,9 @@ __all__ = [
     "records_of",
     "seed_of",
     "text_of",
+    "unanswered",
     "unpacked",
+    "without_text",
 ]
 
 _REPLICATES = 2000
@@ -90,6 +95,14 @@ def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters:
     """
     candidates = _documents(run, split, characters)
     return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
+
+
+def without_text(evaluator: str, split: kdtool.Split, lacking: str = "no documents") -> kdtool.UsageError:
+    """Return the error of an evaluator that finds nothing in a split to measure on: a run without a score is no success."""
+    return kdtool.UsageError(
+        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe more text, or "
+        "`kdtool eval` a corpus (--corpus), or leave the evaluator out"
+    )
 
 
 def digest(documents: Sequence[Document]) -> str:

@@ -14,7 +14,18 @@ import kdtool
 
 from kdtool_measuring._journal import journal
 
-__all__ = ["Answer", "Counting", "answered", "bytes_to_answer", "cannot", "file_of", "fitted", "opened", "seed_of"]
+__all__ = [
+    "Answer",
+    "Counting",
+    "answered",
+    "bytes_to_answer",
+    "cannot",
+    "file_of",
+    "fitted",
+    "opened",
+    "seed_of",
+    "unanswered",
+]
 
 _ABILITIES: Mapping[kdtool.Ability, str] = {
     "continue": "continue text, only answer what a user says",
@@ -22,6 +33,7 @@ _ABILITIES: Mapping[kdtool.Ability, str] = {
     "prefill": "go on from the beginning of an answer",
     "score": "tell how likely a text is",
 }
+_WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE = 16
 _STARTS = 4
 """Tokens that tokenizers put before a prompt by themselves, at most."""
@@ -41,12 +53,17 @@ class Answer:
     tokens: int
     continues: bool
 
+    @property
+    def missing(self) -> bool:
+        """Whether there is none: the prompt is too long for the subject's context, or a server refuses it."""
+        return self.finish == "refused" and not self.text
+
 
 def answered(
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
     ids: Sequence[str],
-    ask: Callable[[str, kdtool.Runtime], kdtool.Request],
+    ask: Callable[[str, kdtool.Runtime], kdtool.Request | None],
     *,
     evaluator: str,
     unfit: Callable[[kdtool.Runtime], str] | None = None,
@@ -54,13 +71,15 @@ def answered(
     """Return a subject's answers in the order of `ids`; None, and a line for the user, where it cannot be asked.
 
     They are kept in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one is
-    missing. Of what a request needs, `runtime.abilities` may lack something: then nothing is asked.
+    missing. Of what a request needs, `runtime.abilities` may lack something: then nothing is asked. How many requests got
+    no answer (`Answer.missing`) is said; who answers none of them is left out.
 
     Args:
         run: the run that measures.
         subject: who is asked.
         ids: one for each request.
-        ask: makes the request of an id; it may look at the opened subject.
+        ask: makes the request of an id; it may look at the opened subject. None where that cannot be asked whole, and
+            shortened would be something else: it gets no answer.
         evaluator: who asks, for the file's name and for messages.
         unfit: says why an opened subject cannot be asked in this way, "" where it can; None takes all.
     """
@@ -70,15 +89,45 @@ def answered(
             with opened(run, subject, evaluator, unfit) as runtime:
                 if runtime is None:
                     return None
-                requests = {name: ask(name, runtime) for name in missing}
+                made = {name: ask(name, runtime) for name in missing}
+                requests = {name: request for name, request in made.items() if request is not None}
                 if lacking := _needed(requests.values()) - runtime.abilities:
                     run.say(f"{evaluator}: {subject.name} is left out, {cannot(min(lacking))}")
                     return None
+                for name in (name for name in missing if name not in requests):
+                    kept.add(asdict(Answer(name, "", "refused", 0, continues=True)))
                 for found in runtime.answer(requests.values()):
                     continues = bool(requests[found.id].prompt)
                     kept.add(asdict(Answer(found.id, found.text, found.finish, found.tokens_out, continues)))
                     run.hook.kdtool_progress(run, len(kept.records))
-        return [Answer(**kept.records[name]) for name in ids]
+        answers = [Answer(**kept.records[name]) for name in ids]
+    count = sum(one.missing for one in answers)
+    if answers and count == len(answers):
+        run.say(f"{evaluator}: {subject.name} is left out, it answers none of the {count:,} prompts, {_WITHOUT}")
+        return None
+    if count:
+        run.say(
+            f"{evaluator}: {subject.name} gave no answer to {count:,} of {len(answers):,} prompts, {_WITHOUT}: they count "
+            "as failed"
+        )
+    return answers
+
+
+def unanswered(evaluator: str, subject: kdtool.Subject, answers: Sequence[Answer]) -> Iterator[kdtool.Measurement]:
+    """Yield the share of requests without an answer as `<evaluator>.unanswered`, to stand beside scores; nothing for none.
+
+    In scores they count as failed, so that all subjects are compared on the same items.
+    """
+    if count := sum(one.missing for one in answers):
+        yield kdtool.Measurement(
+            name=f"{evaluator}.unanswered",
+            subject=subject.name,
+            unit="fraction",
+            value=count / len(answers),
+            n=len(answers),
+            higher_is_better=False,
+            settings={"prompts": f"{_WITHOUT}; they count as failed"},
+        )
 
 
 def cannot(ability: kdtool.Ability) -> str:

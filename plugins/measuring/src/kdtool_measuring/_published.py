@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import kdtool
 
-__all__ = ["chosen", "records_of", "unpacked"]
+__all__ = ["Kind", "check_fields", "chosen", "records_of", "unpacked"]
+
+Kind = Literal["text", "texts", "text or number"]
+"""What a field of a record is to be; `texts` is a list of them."""
 
 
 class _Named(Protocol):
@@ -43,8 +46,10 @@ def unpacked(file: Path | Traversable, key: str) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
-def records_of(file: Path | Traversable, key: str, needed: Sequence[str], expected: str) -> Iterator[Mapping[str, Any]]:
-    """Yield a file's records.
+def records_of(
+    file: Path | Traversable, key: str, needed: Mapping[str, Kind], expected: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a file's records, each behind its place, for messages: setting, file and line.
 
     Args:
         file: as for `unpacked`.
@@ -55,21 +60,43 @@ def records_of(file: Path | Traversable, key: str, needed: Sequence[str], expect
     Raises:
         kdtool.UsageError: it cannot be read, holds nothing, or a line is no such record.
     """
-    lines = [line for line in unpacked(file, key)[0].decode("utf-8", "replace").split("\n") if line.strip()]
-    if not lines:
+    lines = unpacked(file, key)[0].decode("utf-8", "replace").split("\n")
+    if not any(map(str.strip, lines)):
         raise kdtool.UsageError(f"{key}: {file} holds no record; expected is {expected}")
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{key}: {file}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise kdtool.UsageError(
-                f"{key}: {file}, line {number}: is no JSON: {error}; expected is {expected}"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise kdtool.UsageError(f"{place}: is no JSON: {error}; expected is {expected}") from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
-            raise kdtool.UsageError(
-                f"{key}: {file}, line {number}: is no record with {', '.join(needed)}; expected is {expected}"
-            )
-        yield record
+            raise kdtool.UsageError(f"{place}: is no record with {', '.join(needed)}; expected is {expected}")
+        check_fields(record, needed, place, expected)
+        yield place, record
+
+
+def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: str, expected: str) -> None:
+    """Refuse a record in which a field is missing or is something else than it is to be; arguments as for `records_of`.
+
+    Raises:
+        kdtool.UsageError: it is one; the message names the field.
+    """
+    for name, kind in needed.items():
+        if name not in record:
+            raise kdtool.UsageError(f"{place}: {name} is missing; expected is {expected}")
+        if not _is(record[name], kind):
+            shown = json.dumps(record[name])[:40]
+            wanted = "a list of texts" if kind == "texts" else f"a {kind}"
+            raise kdtool.UsageError(f"{place}: {name} is {shown}, and not {wanted}; expected is {expected}")
+
+
+def _is(value: Any, kind: Kind) -> bool:
+    if kind == "texts":
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    number = kind == "text or number" and isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str) or number
 
 
 def chosen(items: Sequence[T], most: int | None) -> Sequence[T]:

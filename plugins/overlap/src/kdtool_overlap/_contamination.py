@@ -49,12 +49,23 @@ class Contamination(kdtool.Evaluator):
         return {"problems": digest_of(problems_of(run, "contamination"))}
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `contamination.<benchmark>` of each subject that learned, and write which problems are where."""
+        """Yield `contamination.<benchmark>` of each subject that learned, and write which problems are where.
+
+        Raises:
+            kdtool.UsageError: there is no training text, or no problem that could be found in it.
+        """
         from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
 
         problems = problems_of(run, "contamination")
         found = [_Found(Benchmark(name, each, self.config.n)) for name, each in problems.items()]
+        for one in found:
+            one.refuse_unfindable(self.config.n)
         documents = _search(run, found)
+        if not documents:
+            raise kdtool.UsageError(
+                "contamination: the split 'train' holds no documents, so there is nothing in which problems could stand; "
+                "give the recipe text, or leave contamination out"
+            )
         learned = [subject for subject in subjects if subject.role != "teacher"]
         for one in found:
             one.tell(run, documents)
@@ -74,6 +85,17 @@ class _Found:
     benchmark: Benchmark
     documents: dict[str, list[str]] = field(default_factory=dict)
     grams: dict[str, str] = field(default_factory=dict)
+
+    def refuse_unfindable(self, n: int) -> None:
+        """Refuse a benchmark of which no problem can be found: a share of 0 would look like clean text.
+
+        Raises:
+            kdtool.UsageError: it is one.
+        """
+        if len(self.benchmark.hidden) == len(self.benchmark.problems):
+            raise kdtool.UsageError(
+                f"contamination.n: no problem of {self.benchmark.name} has {n} words by which it is found; set `n` lower"
+            )
 
     def look_into(self, document: str, words: list[str]) -> None:
         for problem, gram in self.benchmark.found_in(words).items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import answered
+from kdtool_measuring import Answer, answered, fitted
 
 if TYPE_CHECKING:
     from kdtool_overlap._passages import Passage
@@ -14,27 +14,28 @@ if TYPE_CHECKING:
 __all__ = ["continuations_of"]
 
 
-def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage]) -> dict[str, str] | None:
-    """Return how a subject continues each passage, greedily, by the passage's id.
+def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage]) -> list[Answer] | None:
+    """Return how a subject continues each passage, greedily, in their order.
 
-    None, and a line for the user, where nobody opens it, or it continues no text.
+    None, and a line for the user, where nobody opens it, or it continues no text. A passage that does not fit into its
+    context is not asked: with fewer words before it, it would be an easier or a harder one.
     """
     by_id = {one.id: one for one in asked}
 
-    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-        return _request(by_id[name], runtime)
+    def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request | None:
+        prefix, tokens = by_id[name].prefix, _tokens(by_id[name], runtime)
+        return kdtool.Request(name, prefix, tokens) if fitted(prefix, runtime, tokens) == prefix else None
 
-    answers = answered(run, subject, list(by_id), request, evaluator="memorisation")
-    return None if answers is None else {one.id: one.text for one in answers}
+    return answered(run, subject, list(by_id), request, evaluator="memorisation")
 
 
-def _request(passage: Passage, runtime: kdtool.Runtime) -> kdtool.Request:
-    """Ask for as many tokens as the text's own continuation has for this subject.
+def _tokens(passage: Passage, runtime: kdtool.Runtime) -> int:
+    """Return as many tokens as the text's own continuation has for this subject.
 
     One more, since what stands at the seam may be divided otherwise. A tokenizer that nobody knows gives a byte a token.
     """
     prefix, continuation = passage.prefix, passage.continuation
     if runtime.model is None:
-        return kdtool.Request(passage.id, prefix, len(continuation.encode("utf-8")))
+        return len(continuation.encode("utf-8"))
     encode = runtime.model.tokenizer.encode
-    return kdtool.Request(passage.id, prefix, len(encode(prefix + continuation)) - len(encode(prefix)) + 1)
+    return len(encode(prefix + continuation)) - len(encode(prefix)) + 1

@@ -51,7 +51,13 @@ class Memorisation(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", ("scores: memorisation",), 4 * student.parameters + cache)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `memorised` and `longest-copy` of each subject; items are passages."""
+        """Yield `memorised` and `longest-copy` of each subject; items are passages.
+
+        Raises:
+            kdtool.UsageError: no text is long enough for a passage.
+        """
+        from kdtool_measuring import unanswered
+
         from kdtool_overlap._continuations import continuations_of
         from kdtool_overlap._passages import beginning, passages_of
 
@@ -59,15 +65,15 @@ class Memorisation(kdtool.Evaluator):
         documents = beginning(run.texts.examples("train"), config.characters)
         asked = passages_of(documents, config.passages, config.prefix, config.continuation)
         if not asked:
-            run.say(
-                f"memorisation: nothing is measured, no document of the split 'train' has {config.prefix} + "
-                f"{config.continuation} words"
+            raise kdtool.UsageError(
+                f"memorisation.prefix: no document of the split 'train' has {config.prefix} + {config.continuation} words, "
+                "so there is no passage to ask for; set `prefix` and `continuation` lower, or leave memorisation out"
             )
-            return
         for subject in subjects:
             answers = continuations_of(run, subject, asked)
             if answers is not None:
-                yield from self._measurements(run, subject, asked, answers)
+                yield from self._measurements(run, subject, asked, {one.id: one.text for one in answers})
+                yield from unanswered("memorisation", subject, answers)
 
     def _measurements(
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage], answers: Mapping[str, str]

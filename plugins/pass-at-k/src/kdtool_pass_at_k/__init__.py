@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
-from kdtool_measuring import records_of, unpacked
+from kdtool_measuring import Kind, check_fields, records_of, unpacked
 from pydantic import model_validator
 
 from kdtool_pass_at_k._estimator import pass_at_k
@@ -27,9 +27,11 @@ __all__ = [
     "EVALPLUS",
     "Form",
     "Judged",
+    "Kind",
     "Limits",
     "PassAtK",
     "Problem",
+    "check_fields",
     "code_of",
     "pass_at_k",
     "records_of",
@@ -124,7 +126,11 @@ class PassAtK(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), size)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems."""
+        """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.
+
+        Raises:
+            kdtool.UsageError: there are no problems.
+        """
         from kdtool_measuring import chosen
 
         from kdtool_pass_at_k._samples import sampled
@@ -133,6 +139,10 @@ class PassAtK(kdtool.Evaluator):
         found = self.parts(self.problems(run))
         parts = {name: chosen(part, self.config.problems) for name, part in found.items()}
         problems = [problem for part in parts.values() for problem in part]
+        if not problems or not all(parts.values()):
+            raise kdtool.UsageError(
+                f"{self.benchmark}: there is no problem to ask; a score of nothing would say nothing"
+            )
         for subject in subjects:
             samples = sampled(run, subject, problems, self)
             if samples is not None:
@@ -149,7 +159,7 @@ class PassAtK(kdtool.Evaluator):
         samples: Sequence[Sample],
         verdicts: Mapping[str, Judged],
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import Item, measured
+        from kdtool_measuring import Item, measured, unanswered
 
         judged: dict[str, list[tuple[Sample, Judged]]] = {problem.id: [] for problem in problems}
         for sample in samples:
@@ -159,7 +169,7 @@ class PassAtK(kdtool.Evaluator):
         for k in self.config.k:
             items = []
             for name, pairs in judged.items():
-                passed = sum(verdict.passed for _, verdict in pairs)
+                passed = sum(verdict.passed and not sample.missing for sample, verdict in pairs)
                 shown = _shown(pairs) if k == self.config.k[0] else {}
                 items.append(Item(name, pass_at_k(len(pairs), passed, k), 1.0, shown))
             yield measured(
@@ -167,6 +177,7 @@ class PassAtK(kdtool.Evaluator):
                 name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
                 settings=self._settings(problems, isolation),
             )  # fmt: skip
+        yield from unanswered(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
 
     def _settings(self, problems: Sequence[Problem], isolation: Set[str]) -> dict[str, str]:
         config = self.config
@@ -192,6 +203,6 @@ def _shown(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:
     for number, (sample, verdict) in enumerate(pairs, 1):
         which = f" {number}" if len(pairs) > 1 else ""
         shown[f"answer{which}"] = sample.text
-        told = (verdict.status, verdict.reason, verdict.stderr)
+        told = ("no answer",) if sample.missing else (verdict.status, verdict.reason, verdict.stderr)
         shown[f"verdict{which}"] = "\n".join(dict.fromkeys(part.strip() for part in told if part.strip()))
     return shown

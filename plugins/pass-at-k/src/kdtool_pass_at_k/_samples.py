@@ -52,7 +52,11 @@ def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
 
 
 def _request(name: str, problem: Problem, config: PassAtK.Config, runtime: kdtool.Runtime) -> kdtool.Request:
-    """Make a request. Of a bare prompt that is too long for the model its end is asked, as lm-evaluation-harness does."""
+    """Make a request.
+
+    Of a bare prompt that is too long for the model its end is asked, as lm-evaluation-harness does. A conversation is asked
+    whole: without its beginning it would be none.
+    """
     form = problem.forms[config.form]
     continues = config.form == "base" or "prefill" in runtime.abilities
     prompt = form.prompt if form.turns else fitted(form.prompt, runtime, config.maximum_tokens)

@@ -36,7 +36,7 @@ def page(results: kdtool.Results) -> str:
         seeds=_summary.seeds_of(results),
         pairs=_verdict.pairs(results.comparisons, units),
         forest=_verdict.forest(results.comparisons, units, higher),
-        answers=_answers.answers(results.measurements),
+        answers=_answers.answers(results.measurements, results.folder),
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results),
         tradeoffs=_tradeoffs.tradeoffs(results.measurements),

@@ -69,10 +69,20 @@ class TransformersRuntime(kdtool.Runtime):
                 yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together."""
+        """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together.
+
+        One whose prompt leaves no room in the context is "refused".
+        """
         for group in _groups(requests, _REQUESTS_SORTED):
             model = self._opened()
-            for batch in _batches_of_requests(model, group):
+            lengths = [len(prompt_ids(model.tokenizer, request)) for request in group]
+            fitting = []
+            for request, length in zip(group, lengths, strict=True):
+                if model.facts.context and length >= model.facts.context:
+                    yield kdtool.TextAnswer(request.id, "", "refused", length, 0)
+                else:
+                    fitting.append((request, length + request.max_tokens))
+            for batch in _batches_of_requests(fitting, model.facts.context):
                 with self._autocast():
                     answers = generate(model, batch)
                 yield from answers
@@ -119,11 +129,12 @@ class TransformersRuntime(kdtool.Runtime):
         return torch.autocast(weight.device.type, self.compute)
 
 
-def _batches_of_requests(model: TransformersModel, requests: list[kdtool.Request]) -> Iterator[list[kdtool.Request]]:
-    context = model.facts.context
-    sizes = [len(prompt_ids(model.tokenizer, request)) + request.max_tokens for request in requests]
-    for numbers in together([min(size, context) if context else size for size in sizes]):
-        yield [requests[number] for number in numbers]
+def _batches_of_requests(
+    requests: Sequence[tuple[kdtool.Request, int]], context: int
+) -> Iterator[list[kdtool.Request]]:
+    """Group requests by their tokens, prompt and answer together."""
+    for numbers in together([min(size, context) if context else size for _, size in requests]):
+        yield [requests[number][0] for number in numbers]
 
 
 def _windows(text: int, length: int, size: int) -> Iterator[Window]:
