@@ -101,6 +101,9 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     values = {(m.name, m.subject): m.value for m in results.measurements}
     assert values["bits-per-byte", "file"] == pytest.approx(values["bits-per-byte", "plain"], rel=0.01)
     assert values["perplexity", "file"] == pytest.approx(values["perplexity", "plain"], rel=0.03)
+    assert values["decode-speed", "file"] > 0
+    assert values["prefill-speed", "file"] > 0
+    assert ("energy-per-token", "plain") in values or any("the energy of the" in note for note in results.notes)
     assert values["file-size", "file"] == (models / "small.gguf").stat().st_size
     compared = {comparison.measurement for comparison in results.comparisons}
     assert {"bits-per-byte", "line-completion.edit-similarity"} <= compared

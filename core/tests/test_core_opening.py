@@ -27,6 +27,9 @@ class Opened(kdtool.Evaluator):
             if opened is not None:
                 opened.value.close()
                 yield kdtool.Measurement("opened", subject.name, "", 1.0, 1, True)
+            else:
+                run.say(f"opened: {subject.name} is left out")
+                run.say("opened: somebody is left out")
 '''
 
 
@@ -36,5 +39,11 @@ def test_a_teacher_that_cannot_be_opened_is_not_taken_for_another(recipe: dict[s
     recipe["evaluators"] = {"opened": {"use": f"{tmp_path / 'server.py'}:Opened"}}
     recipe["teachers"] = {"toy": {"use": f"{TOY}:Teacher"}, "far": {"use": f"{tmp_path / 'server.py'}:Server"}}
     recipe["train"]["losses"]["imitate"]["teacher"] = "toy"
+    recipe["teachers"]["farther"] = recipe["teachers"]["far"]
     results = kdtool.run({**recipe, "seeds": [0], "control": False})
     assert {measurement.subject for measurement in results.measurements} == {"teachers.toy", "student", "student-json"}
+    left = ("opened: teachers.far is left out", "opened: somebody is left out", "opened: teachers.farther is left out")
+    assert results.notes[-3:] == left, "each line once"
+    again = kdtool.run({**recipe, "seeds": [0], "control": False})
+    assert all(stage.reused for stage in again.stages)
+    assert again.notes[-3:] == left

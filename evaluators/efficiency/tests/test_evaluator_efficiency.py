@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 from kdtool.testing import EvaluatorConformance, make_run
-from kdtool_evaluator_efficiency import Efficiency, _representatives
+from kdtool_evaluator_efficiency import Efficiency, _energy, _representatives
+from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -74,7 +75,22 @@ def children() -> set[str]:
     return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
-def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+class Counter:
+    """Counts a joule each time that it is read."""
+
+    part = "GPU" if torch.cuda.is_available() else "processors"
+    largest = 0
+    read_before = 0
+
+    def read(self) -> int:
+        self.read_before += 1
+        return self.read_before * 1_000_000
+
+
+def test_teacher_and_student_are_measured_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_energy, "meter", lambda device: Meter([Counter()]))
     teacher, student = make_model(24), make_model(2)
     student.save(tmp_path / "student")
     gguf = tmp_path / "q4.gguf"
@@ -102,7 +118,24 @@ def test_teacher_and_student_are_measured_in_processes_of_their_own(tmp_path: Pa
     assert found["decode-speed", "student-seed0"].value > found["decode-speed", "teacher"].value  # 2 layers against 24
     assert found["file-size", "q4-seed0"].value == 123
     assert children() <= before
-    assert heard == ["efficiency: of q4-seed0 only the size is measured, transformers does not open it"]
+    assert heard == ["efficiency: of q4-seed0 only the size is measured, no component opens it"]
+    assert found["prefill-speed", "teacher"].value == pytest.approx(32 / found["time-to-first-token", "teacher"].value)
+    # The counter advances by a joule a reading, and a turn is read twice.
+    assert found["energy-per-token", "teacher"].value == found["energy-per-token", "student-seed0"].value == 1 / 4
+    assert ("energy-per-token", "q4-seed0") not in found
+
+
+def test_energy_that_nothing_counts_is_said_and_no_number_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"processors": "there are no counters"}
+    monkeypatch.setattr(_energy, "meter", lambda device: Meter([], missing))
+    make_model(1).save(tmp_path / "student")
+    heard: list[str] = []
+    subject = kdtool.Subject("student", "student", tmp_path / "student", 0)
+    found = evaluate(make_run(tmp_path, say=heard.append), subject)
+    assert ("energy-per-token", "student") not in found
+    assert heard == ["efficiency: the energy of the processors is not measured: there are no counters"]
 
 
 def test_a_model_that_does_not_load_is_explained(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import kdtool
 import pytest
 from kdtool_reporter_html._page import page
-from kdtool_reporter_html._tradeoffs import Tradeoff, tradeoffs
+from kdtool_reporter_html._tradeoffs import Tradeoff, per_parameter, tradeoffs
 
 
 def _measured(name: str, subject: str, unit: str, value: float, higher: bool) -> kdtool.Measurement:
@@ -46,6 +46,40 @@ def test_exported_folder_stands_for_the_student_where_that_has_no_size() -> None
     student, teacher = (next(p for p in chart.points if p.arm == arm) for arm in ("student", "teacher"))
     assert student.x < teacher.x
     assert "student: 60" in chart.summary.lower()
+
+
+def test_the_exported_folder_s_speed_stands_for_the_student_and_not_that_of_another_file() -> None:
+    speeds = {"teacher": 20.0, "student-safetensors": 60.0, "student-gguf": 150.0}
+    measured = [
+        _measured("pass@1", arm, "fraction", value, True) for arm, value in {"teacher": 0.9, "student": 0.6}.items()
+    ]
+    measured += [_measured("decode-speed", arm, "tokens/s", value, True) for arm, value in speeds.items()]
+    for name, unit in (("parameters", "parameters"), ("file-size", "bytes")):
+        own = [_measured(name, "student-safetensors", unit, 10.0, False), _measured(name, "teacher", unit, 50.0, False)]
+        speed = next(chart for chart in tradeoffs([*measured, *own]) if chart.against == "decode speed")
+        assert "Student: 60.0\u00a0% at 60.0" in speed.summary
+
+
+def test_scores_are_divided_by_billions_of_parameters() -> None:
+    scores = {"teacher": 0.6, "student": 0.3, "control": 0.2, "student-gguf": 0.25, "other": 0.5}
+    measured = [_measured("pass@1", arm, "fraction", value, True) for arm, value in scores.items()]
+    measured += [_measured("accuracy", arm, "%", 100 * value, True) for arm, value in scores.items()]
+    measured += [_measured("perplexity", arm, "per token", 5.0, False) for arm in scores]
+    sizes = {"teacher": 2e9, "student-safetensors": 5e8}
+    table = per_parameter(
+        [*measured, *(_measured("parameters", arm, "parameters", n, False) for arm, n in sizes.items())]
+    )
+    assert [arm for arm, _ in table.columns] == ["teacher", "student", "control", "student-gguf"]
+    assert [row.heading for row in table.rows] == ["Pass@1", "Accuracy"]
+    values = [[cell.value for cell in row.cells if cell] for row in table.rows]
+    assert values == [["30.0", "60", "40", "50"], ["30.000", "60.00", "40.00", "50.00"]]
+    assert getattr(table.rows[0].cells[1], "interval", "") == "40 to 80"
+
+
+def test_scores_without_different_sizes_are_not_divided() -> None:
+    measured = [_measured("pass@1", arm, "fraction", 0.5, True) for arm in ("teacher", "student")]
+    assert not per_parameter(measured).rows
+    assert not per_parameter([*measured, _measured("parameters", "student", "parameters", 1e9, False)]).rows
 
 
 @pytest.mark.parametrize("sizes", [{}, {"teacher": 100.0}, {"teacher": 100.0, "student": 100.0}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from kdtool._assembly import Assembly
@@ -20,7 +21,7 @@ from kdtool._run.graph import Graph
 from kdtool._run.record import component_record, environment
 from kdtool._run.results import Results
 from kdtool._run.runner import keep, reported, session
-from kdtool._run.scores import Measured, add_scores, read_scores, subjects_of
+from kdtool._run.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.texts import StoredTexts
 from kdtool._run.verdict import side_by_side
 
@@ -47,6 +48,7 @@ def _measure(models: Sequence[Model], context: Context, run: RunInfo) -> Results
     subjects = tuple(one.subject() for one in measured)
     comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
     unmeasured = {model.name for model in models} - {each.subject for each in found}
+    notes += said_of(chain.from_iterable(scores.values()))
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(
         name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from kdtool._run.plan import last_nodes
 from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Requirement, Results
-from kdtool._run.scores import read_scores
+from kdtool._run.scores import read_scores, said_of
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
@@ -210,7 +211,7 @@ def _results(
         recipe_text="",
         environment=environment(),
         seconds=0.0,
-        notes=(*_noted(context), *_notes(arms)),
+        notes=(*_noted(context), *_notes(arms), *said_of(chain.from_iterable(stages.scores.values()))),
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )

@@ -20,10 +20,11 @@ from kdtool._run.exports import read_artifact
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.training import Arm
 
-__all__ = ["Measured", "add_scores", "read_scores", "subjects_of"]
+__all__ = ["Measured", "add_scores", "read_scores", "said_of", "subjects_of"]
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
+_SAID = "said.json"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,13 @@ def read_scores(context: Context, nodes: Iterable[Node]) -> list[Measurement]:
     return found
 
 
+def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return what evaluators said while they measured, such as what they left out and why, each line once."""
+    files = [node.path / _SAID for node in nodes]
+    lines = [line for file in files if file.is_file() for line in json.loads(file.read_text(encoding="utf-8"))]
+    return tuple(dict.fromkeys(lines))
+
+
 def _teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
     return Measured(subject.name, subject.name, None, lambda: subject, unadapted=name if suffix else "")
@@ -106,13 +114,19 @@ def _exported(name: str, label: str, arm: Arm, node: Node) -> Measured:
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
         subjects = tuple(measured.subject() for measured in group)
-        lines = []
-        for measurement in run.hook.kdtool_evaluate.of(name)(run, subjects):
+        lines, said = [], []
+
+        def say(text: str) -> None:
+            said.append(text)
+            run.say(text)
+
+        for measurement in run.hook.kdtool_evaluate.of(name)(replace(run, say=say), subjects):
             if problem := _problem(measurement, {subject.name for subject in subjects}, folder):
                 raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
     short = name.rpartition(".")[2]
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].name}", unit="documents")

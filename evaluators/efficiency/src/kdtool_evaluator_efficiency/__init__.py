@@ -1,7 +1,8 @@
-"""The evaluator `efficiency`: what a model costs its user in size, time and memory.
+"""The evaluator `efficiency`: what a model costs its user in size, time, memory, energy and money.
 
-The engine calls it once with all subjects. This module chooses whom to measure and turns timings into measurements;
-`_workers` keeps one process a subject and asks them in turns; `_worker` is what runs in such a process.
+The engine calls it once with all subjects. This module chooses whom to measure and has them timed. `_turns` asks them in
+turns: `_workers` has a process for each folder that transformers opens (`_worker` is what runs in it), `_answers` times what
+only answers. `_energy` reads the machine's counters, `_measurements` says what came of it all.
 """
 
 from __future__ import annotations
@@ -10,27 +11,47 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_efficiency._workers import Timings
+    from kdtool_evaluator_efficiency._measurements import Ready
 
-__all__ = ["Efficiency"]
+__all__ = ["BreakEven", "Efficiency"]
 
 _PROCESS_BYTES = 400_000_000
 """What a process takes that imported torch and transformers."""
-_WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".pt"})
+
+
+class BreakEven(kdtool.Config):
+    """Prices in one currency, by which is told when a model has paid for itself."""
+
+    api_price: float = kdtool.Field(gt=0)
+    """What an API asks for a million generated tokens."""
+    machine_price: float = kdtool.Field(ge=0)
+    """What this machine costs an hour while it generates: its rent, or its power and wear."""
+    training_cost: float = kdtool.Field(ge=0)
+    """What it cost to make the student. A run's report says how many hours it took."""
+
+    def tokens(self, speed: float) -> float | None:
+        """Return after how many generated tokens a model of one's own has cost less than the API; None where it never has.
+
+        training_cost / (api_price / 1,000,000 - machine_price / 3,600 / speed)
+
+        Args:
+            speed: tokens that this machine generates a second.
+        """
+        saved = self.api_price / 1e6 - self.machine_price / 3600 / speed
+        return self.training_cost / saved if saved > 0 else None
 
 
 class Efficiency(kdtool.Evaluator):
-    """Measures parameters, file size, time to the first token, decoding speed and peak memory, subjects in turns."""
+    """Measures parameters, file size, speed of reading and writing, memory and energy, subjects in turns."""
 
     class Config(kdtool.Config):
-        """How much is timed."""
+        """How much is timed, and prices."""
 
         turns: int = kdtool.Field(default=5, ge=1, le=1000)
         """How often each subject is timed; the median is reported, least and most as its bounds."""
@@ -40,6 +61,8 @@ class Efficiency(kdtool.Evaluator):
         """Tokens generated after the prompt, one at a time, greedily."""
         seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
         """A turn stops generating after so long, even if fewer tokens were generated."""
+        break_even: BreakEven | None = None
+        """Prices, to tell after how many tokens a student has cost less than an API; left out, that is not told."""
 
     config: Config
     together = True
@@ -55,39 +78,67 @@ class Efficiency(kdtool.Evaluator):
 
         Controls are left out: they have the student's shape.
         """
-        from kdtool_evaluator_efficiency._workers import measure_in_turns
+        from kdtool_evaluator_efficiency._measurements import file_size, measurements
+        from kdtool_evaluator_efficiency._turns import in_turns
 
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="kdtool-efficiency-")))
-            paths = {subject: _path(run, subject, scratch) for subject in _representatives(subjects)}
-            files = {subject: path for subject, path in paths.items() if path is not None}
-            for subject, path in files.items():
-                yield _file_size(subject, path)
-            folders = {subject.name: path for subject, path in files.items() if (path / "config.json").is_file()}
-            for subject in files.keys() - {subject for subject in files if subject.name in folders}:
-                run.say(f"efficiency: of {subject.name} only the size is measured, transformers does not open it")
-            if not folders:
+            folders: dict[kdtool.Subject, Path] = {}
+            answering: dict[kdtool.Subject, kdtool.Named[kdtool.Runtime]] = {}
+            for subject in _representatives(subjects):
+                path, opened = _found(run, subject, scratch)
+                if path is not None:
+                    yield file_size(subject.name, path)
+                if opened is not None:
+                    stack.enter_context(opened.value)
+                    answering[subject] = opened
+                elif path is not None and _has_model(path):
+                    folders[subject] = path
+            if not folders and not answering:
                 return
-            found = measure_in_turns(folders, **self.config.model_dump(), run=run)
-            for name, timings in found.items():
-                yield from self._measurements(name, timings)
+            ready = self._ready(run, stack, folders, answering)
+            turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
+            for subject, each in ready.items():
+                yield from measurements(run, subject, each, turns[subject.name], self.config)
 
-    def _measurements(self, name: str, timings: Timings) -> Iterator[kdtool.Measurement]:
-        settings = {
-            "machine": f"{timings.device}, {timings.threads} threads",
-            "numbers": timings.dtype,
-            "prompt": f"{timings.prompt} tokens",
-            "generated": f"{self.config.generated} tokens one at a time, or as many as {self.config.seconds:g} s allow",
-            "bounds": f"least and most of {self.config.turns} turns, subjects in turn; the value is their median",
-        }
-        yield _single(name, "parameters", "parameters", timings.parameters, {})
-        yield _spread(name, "time-to-first-token", "s", timings.first_token_seconds, settings, higher=False)
-        yield _spread(name, "decode-speed", "tokens/s", timings.tokens_per_second, settings, higher=True)
-        memory = {**settings, "of which before the model was loaded": f"{timings.bytes_before / 1e6:.0f} MB"}
-        del memory["bounds"]
-        yield _single(name, "peak-memory", "bytes", timings.peak_bytes, memory)
-        if timings.device_bytes:
-            yield _single(name, "peak-device-memory", "bytes", timings.device_bytes, settings)
+    def _ready(
+        self,
+        run: kdtool.RunInfo,
+        stack: ExitStack,
+        folders: Mapping[kdtool.Subject, Path],
+        answering: Mapping[kdtool.Subject, kdtool.Named[kdtool.Runtime]],
+    ) -> dict[kdtool.Subject, Ready]:
+        """Make everybody ready to generate; processes end with the stack."""
+        from kdtool_evaluator_efficiency._answers import Answering, UnmeasurableError
+        from kdtool_evaluator_efficiency._energy import meter
+        from kdtool_evaluator_efficiency._measurements import Ready
+        from kdtool_evaluator_efficiency._turns import Amount
+        from kdtool_evaluator_efficiency._workers import Worker, place
+
+        here = place()
+        counted = meter(here.device)
+        for part, reason in counted.missing.items():
+            run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
+        parts = f"{' and '.join(counted.parts)}, with all that ran there meanwhile and what they draw idle"
+        own = "GPU" if here.device.type == "cuda" else "processors"
+        much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
+        ready: dict[kdtool.Subject, Ready] = {}
+        # All processes start together, but load one after the other: the disk and the memory bus are shared.
+        workers = [stack.enter_context(Worker(subject.name, counted.counting(own))) for subject in folders]
+        for (subject, folder), worker in zip(folders.items(), workers, strict=True):
+            worker.load(folder, here, much)
+            ready[subject] = Ready(worker, {"timed": "the model's passes, by transformers", **here.described}, parts)
+        for subject, opened in answering.items():
+            # A server may be elsewhere; a file may compute on the processors or on the GPU.
+            energy = None if subject.path is None else counted.counting("processors", own)
+            timed = (
+                f"answers of {opened.name}, one at a time; splitting into tokens and the way there and back included"
+            )
+            try:
+                ready[subject] = Ready(Answering(opened.value, much, energy), {"timed": timed}, parts)
+            except UnmeasurableError as error:
+                run.say(f"efficiency: {subject.name} is not timed: {error}")
+        return ready
 
 
 def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]:
@@ -106,44 +157,30 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
     return sorted(chosen.values(), key=lambda subject: list(subjects).index(subject))
 
 
-def _path(run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path) -> Path | None:
-    """Return the subject's files; a teacher that has none of its own is saved into `scratch`."""
-    if subject.path is not None:
-        return subject.path
+def _found(
+    run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path
+) -> tuple[Path | None, kdtool.Named[kdtool.Runtime] | None]:
+    """Return the subject's files, and who answers for it where transformers does not open them.
+
+    A teacher that has no files of its own is saved into `scratch`, if it has weights here.
+    """
+    path = subject.path
+    if path is not None and _has_model(path):
+        return path, None
     opened = kdtool.open_subject(run, subject)
     if opened is None:
-        run.say(f"efficiency: {subject.name} is left out, no component opens it")
-        return None
-    with opened.value as runtime:
-        if runtime.model is None:
-            run.say(f"efficiency: {subject.name} is left out, {opened.name} has no weights here that could be measured")
-            return None
-        folder = scratch / re.sub(r"[^\w.-]", "_", subject.name)
-        runtime.model.save(folder)
-    return folder
+        left = f"{subject.name} is left out" if path is None else f"of {subject.name} only the size is measured"
+        run.say(f"efficiency: {left}, no component opens it")
+        return path, None
+    model = opened.value.model
+    if path is not None or model is None:
+        return path, opened
+    folder = scratch / re.sub(r"[^\w.-]", "_", subject.name)
+    with opened.value:
+        model.save(folder)
+    return folder, None
 
 
-def _file_size(subject: kdtool.Subject, path: Path) -> kdtool.Measurement:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in _WEIGHTS]
-    settings = {"files": ", ".join(sorted(file.name for file in files))}
-    return _single(subject.name, "file-size", "bytes", sum(file.stat().st_size for file in files), settings)
-
-
-def _single(subject: str, name: str, unit: str, value: float, settings: Mapping[str, str]) -> kdtool.Measurement:
-    return kdtool.Measurement(name, subject, unit, value, 1, higher_is_better=False, settings=settings)
-
-
-def _spread(
-    subject: str, name: str, unit: str, values: Sequence[float], settings: Mapping[str, str], *, higher: bool
-) -> kdtool.Measurement:
-    return kdtool.Measurement(
-        name=name,
-        subject=subject,
-        unit=unit,
-        value=median(values),
-        n=len(values),
-        higher_is_better=higher,
-        low=min(values),
-        high=max(values),
-        settings=settings,
-    )
+def _has_model(path: Path) -> bool:
+    """Return whether it is a folder that transformers opens."""
+    return (path / "config.json").is_file()

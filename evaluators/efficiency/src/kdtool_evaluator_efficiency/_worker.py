@@ -31,9 +31,8 @@ def main() -> None:
     _say(answers, facts)
     for line in sys.stdin:
         turn = json.loads(line)
-        first, speed = _generate(model, prompt, turn["generate"], turn["seconds"])
-        memory = {"peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)}
-        _say(answers, {"first_token_seconds": first, "tokens_per_second": speed, **memory})
+        made = _generate(model, prompt, turn["generate"], turn["seconds"])
+        _say(answers, {**made, "peak_bytes": _peak_bytes(), "device_bytes": _device_bytes(prompt)})
 
 
 def _say(answers: TextIO, content: dict[str, Any]) -> None:
@@ -63,8 +62,8 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
     return model, prompt, {"prompt": length, "parameters": parameters, "bytes_before": before}
 
 
-def _generate(model: Any, prompt: Any, count: int, seconds: float) -> tuple[float, float]:
-    """Return the seconds to the first token, and the further ones a second: `count` - 1, or as many as `seconds` allow."""
+def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, float]:
+    """Generate `count` tokens, or as many as `seconds` behind the first allow, and return how fast that went."""
     import torch
 
     with torch.inference_mode():
@@ -78,7 +77,7 @@ def _generate(model: Any, prompt: Any, count: int, seconds: float) -> tuple[floa
             found = model(input_ids=step, past_key_values=found.past_key_values, use_cache=True)
             token = int(found.logits[0, -1].argmax())
             done, now = done + 1, perf_counter()
-        return first - start, done / (now - first)
+        return {"first_token_seconds": first - start, "tokens_per_second": done / (now - first), "tokens": done + 1}
 
 
 def _peak_bytes() -> int:

@@ -1,4 +1,4 @@
-"""One process a subject, all resident, asked in turns; JSON lines over pipes."""
+"""One process a model, all resident, idle until they are asked; JSON lines over pipes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Timer
@@ -18,62 +17,50 @@ import kdtool
 import torch
 from kdtool_transformers import compute_dtype, pick_device
 
-__all__ = ["Timings", "measure_in_turns"]
+from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._turns import Amount, Turn
+
+__all__ = ["Place", "Worker", "place"]
 
 _DEADLINE_SECONDS = 900.0
 """A process that says nothing for so long is taken for dead."""
 
 
-@dataclass
-class Timings:
-    """What one subject's process found; lists have one entry a turn."""
+@dataclass(frozen=True)
+class Place:
+    """Where all models compute, and in which numbers."""
 
-    device: str
+    device: torch.device
     dtype: str
     threads: int
-    prompt: int
-    parameters: int
-    bytes_before: int
-    peak_bytes: int = 0
-    device_bytes: int = 0
-    first_token_seconds: list[float] = field(default_factory=list)
-    tokens_per_second: list[float] = field(default_factory=list)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """In words."""
+        return {"machine": f"{self.device}, {self.threads} threads", "numbers": self.dtype}
 
 
-def measure_in_turns(
-    folders: Mapping[str, Path], *, turns: int, prompt: int, generated: int, seconds: float, run: kdtool.RunInfo
-) -> dict[str, Timings]:
-    """Load every folder in a process of its own, then time them in turns, after one turn that is not counted.
-
-    Raises:
-        PluginError: a process failed; its last words are in the message.
-    """
+def place() -> Place:
+    """Return this machine's device, the numbers that are fastest there, and as many threads as this process has."""
     device = pick_device()
     dtype = str(compute_dtype("auto", device)).removeprefix("torch.")
-    task = {"device": str(device), "dtype": dtype, "threads": torch.get_num_threads(), "prompt": prompt}
-    with ExitStack() as stack:
-        workers = {name: stack.enter_context(_Worker(name)) for name in folders}
-        found: dict[str, Timings] = {}
-        for name, worker in workers.items():  # one after the other: the disk and the memory bus are shared
-            ready = worker.ask({**task, "folder": str(folders[name])})
-            found[name] = Timings(str(device), dtype, int(task["threads"]), **ready)  # type: ignore[call-overload]
-        for turn in range(turns + 1):
-            for name, worker in workers.items():
-                answer = worker.ask({"generate": generated, "seconds": seconds})
-                found[name].peak_bytes = answer["peak_bytes"]
-                found[name].device_bytes = answer["device_bytes"]
-                if turn:
-                    found[name].first_token_seconds.append(answer["first_token_seconds"])
-                    found[name].tokens_per_second.append(answer["tokens_per_second"])
-            run.hook.kdtool_progress(run, turn)
-    return found
+    return Place(device, dtype, torch.get_num_threads())
 
 
-class _Worker:
-    """A process of `_worker`; a context that ends it."""
+class Worker:
+    """A process of `_worker` with one model, once that is loaded; a context that ends it.
 
-    def __init__(self, name: str) -> None:
+    `peak_bytes` and `device_bytes` are the most memory that it had after its last turn.
+    """
+
+    parameters: int
+    bytes_before: int
+    peak_bytes = 0
+    device_bytes = 0
+
+    def __init__(self, name: str, meter: Meter | None) -> None:
         self._name = name
+        self._meter = meter
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdtool_evaluator_efficiency._worker"],
@@ -83,7 +70,7 @@ class _Worker:
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,8 +78,27 @@ class _Worker:
         self._process.communicate()
         self._errors.close()
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
+    def load(self, folder: Path, place: Place, amount: Amount) -> None:
+        """Load the model.
+
+        Raises:
+            PluginError: the process failed; its last words are in the message. So does `turn`.
+        """
+        where = {"device": str(place.device), "dtype": place.dtype, "threads": place.threads}
+        ready = self._ask({**where, "folder": str(folder), "prompt": amount.prompt})
+        self._prompt, self.parameters, self.bytes_before = ready["prompt"], ready["parameters"], ready["bytes_before"]
+        self._turn = {"generate": amount.generated, "seconds": amount.seconds}
+
+    def turn(self) -> Turn:
+        """Generate once."""
+        before = self._meter.read() if self._meter else []
+        answer = self._ask(self._turn)
+        joules = self._meter.since(before) if self._meter else None
+        self.peak_bytes, self.device_bytes = answer["peak_bytes"], answer["device_bytes"]
+        first, speed = answer["first_token_seconds"], answer["tokens_per_second"]
+        return Turn(self._prompt, first, speed, answer["tokens"], joules)
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise AssertionError("both are pipes")

@@ -20,7 +20,7 @@ def quantity(value: float, unit: str, *, spread: float | None = None) -> str:
         return "not finite"
     if unit == "bytes":
         return _prefixed(value, _BYTES)
-    if unit == "parameters":
+    if unit in {"parameters", "tokens"}:
         return _prefixed(value, _COUNTS)
     if unit in {"s", "seconds"}:
         return duration(value)

@@ -40,6 +40,7 @@ def page(results: kdtool.Results) -> str:
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results),
         tradeoffs=_tradeoffs.tradeoffs(results.measurements),
+        per_parameter=_tradeoffs.per_parameter(results.measurements),
         models=_record.models(results.models),
         data=_record.blocks(results.data),
         costs=_record.costs(results),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import kdtool
 
-__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "name", "title"]
+__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "is_teacher", "name", "title"]
 
 ARMS = {
     "teacher": "Teacher",
@@ -71,11 +71,16 @@ def arm_order(arms: Iterable[str]) -> list[str]:
     known = list(ARMS)
 
     def place(arm: str) -> int:
-        if arm.startswith("teachers.") or arm.removesuffix(_UNADAPTED) == "teacher":
+        if is_teacher(arm):
             return 0
         return known.index(arm) if arm in known else len(known)
 
     return sorted(set(arms), key=lambda arm: (place(arm), arm))
+
+
+def is_teacher(arm: str) -> bool:
+    """Return whether an arm is a teacher, as it teaches or as it was before."""
+    return arm.startswith("teachers.") or arm.removesuffix(_UNADAPTED) == "teacher"
 
 
 def arm_title(arm: str) -> str:

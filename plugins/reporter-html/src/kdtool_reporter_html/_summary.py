@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
-from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, title
+from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, is_teacher, title
 from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
 
 _SAID = frozenset({"fraction", "%", "percent", "bytes", "s", "seconds", "parameters"})
 """Units that the value itself shows, or the heading."""
-COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s"})
-"""Units of sizes and speeds: all else is quality."""
+_TIMED = frozenset({"s", "seconds", "tokens/s", "J/token"})
+"""Units of what depends on how it was measured."""
+COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s", "tokens", "J/token"})
+"""Units of sizes, speeds and costs: all else is quality."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CostCell:
-    """One arm's size or speed; `share` is its part of the largest in the row, in percent."""
+    """One arm's size or speed; `share` is its part of the largest in the row, in percent, `ratio` that to the teacher's."""
 
     value: str
     interval: str
@@ -77,7 +79,7 @@ def quality(results: kdtool.Results) -> Table:
     """Tabulate everything that is no size or speed."""
     return _table(
         (found for found in results.measurements if found.unit not in COST_UNITS),
-        lambda row: tuple(None if measured is None else _cell(measured) for measured in row),
+        lambda row: tuple(None if measured is None else _cell(measured) for measured in row.values()),
     )
 
 
@@ -102,25 +104,42 @@ def tiles(results: kdtool.Results) -> list[Tile]:
     return [tile for tile in made if tile is not None]
 
 
+def _differently(one: Measured, other: Measured) -> bool:
+    """Return whether two timings were made in different settings."""
+    first, second = (next(iter(measured.by_seed.values())) for measured in (one, other))
+    return first.unit in _TIMED and first.settings != second.settings
+
+
 def _table(
     measurements: Iterable[kdtool.Measurement],
-    cells: Callable[[Sequence[Measured | None]], tuple[Cell | CostCell | None, ...]],
+    cells: Callable[[Mapping[str, Measured | None]], tuple[Cell | CostCell | None, ...]],
 ) -> Table:
     grouped = gather(measurements)
     arms = arm_order(arm for found in grouped.values() for arm in found)
     rows = []
     for name, found in grouped.items():
-        first = next(iter(next(iter(found.values())).by_seed.values()))
+        each = {arm: next(iter(measured.by_seed.values())) for arm, measured in found.items()}
+        first = next(iter(each.values()))
         rows.append(
             MeasurementRow(
                 heading=title(name),
                 unit="" if first.unit in _SAID or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
-                settings=tuple((title(key), str(value)) for key, value in first.settings.items()),
-                cells=cells([found.get(arm) for arm in arms]),
+                settings=tuple(_settings({arm: each[arm].settings for arm in arms if arm in each})),
+                cells=cells({arm: found.get(arm) for arm in arms}),
             )
         )
     return Table(tuple((arm, arm_title(arm)) for arm in arms), tuple(rows))
+
+
+def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield what is needed to repeat a measurement; where arms differ in it, arm by arm."""
+    for key in dict.fromkeys(key for settings in by_arm.values() for key in settings):
+        arms: dict[str, list[str]] = {}
+        for arm in (arm for arm, settings in by_arm.items() if key in settings):
+            arms.setdefault(by_arm[arm][key], []).append(arm_title(arm))
+        same = [len(titles) for titles in arms.values()] == [len(by_arm)]
+        yield title(key), ", ".join(value if same else f"{value} ({', '.join(arms[value])})" for value in arms)
 
 
 def _cell(measured: Measured) -> Cell:
@@ -131,21 +150,26 @@ def _cell(measured: Measured) -> Cell:
     return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else "", each)
 
 
-def _cost_cells(row: Sequence[Measured | None]) -> tuple[CostCell | None, ...]:
-    largest = max((abs(measured.mean) for measured in row if measured is not None), default=0.0)
-    teacher = row[0].mean if row and row[0] is not None and row[0].mean else None
+def _cost_cells(row: Mapping[str, Measured | None]) -> tuple[CostCell | None, ...]:
+    largest = max((abs(measured.mean) for measured in row.values() if measured is not None), default=0.0)
+    against = next((arm for arm, measured in row.items() if is_teacher(arm) and measured and measured.mean), None)
+    teacher = None if against is None else row[against]
     cells: list[CostCell | None] = []
-    for place, measured in enumerate(row):
+    for arm, measured in row.items():
         if measured is None:
             cells.append(None)
             continue
         unit, bounds = next(iter(measured.by_seed.values())).unit, measured.bounds
+        ratio = ""
+        if against is not None and teacher is not None and arm != against:
+            otherwise = ", measured otherwise" if _differently(measured, teacher) else ""
+            ratio = f"{times(measured.mean / teacher.mean)} {arm_title(against).lower()}{otherwise}"
         cells.append(
             CostCell(
                 quantity(measured.mean, unit),
                 span(quantity(bounds[0], unit), quantity(bounds[1], unit)) if bounds else "",
                 100 * abs(measured.mean) / largest if largest else 0.0,
-                times(measured.mean / teacher) if teacher and place else "",
+                ratio,
             )
         )
     return tuple(cells)
@@ -176,14 +200,17 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[
         ("peak-memory", "Memory", "of the teacher's"),
     ):
         found = grouped.get(name, {})
-        own = next((arm for arm in found if arm.startswith("student-")), "student")  # what was exported, if it was
-        if own not in found or "teacher" not in found or not found["teacher"].mean:
+        # What was exported, if it was; rather what was measured as the teacher was.
+        known = [*(arm for arm in found if arm.startswith("student-")), *({"student"} & found.keys())]
+        if not known or "teacher" not in found or not found["teacher"].mean:
             continue
+        own = min(known, key=lambda arm: _differently(found[arm], found["teacher"]))
         unit = next(iter(found[own].by_seed.values())).unit
         student, teacher = found[own].mean, found["teacher"].mean
         suffix = "" if unit == "bytes" else f" {unit}"
         if name == "decode-speed":
-            note = f"{word}: {quantity(student, unit)}{suffix} against {quantity(teacher, unit)}"
+            otherwise = ", measured otherwise" if _differently(found[own], found["teacher"]) else ""
+            note = f"{word}: {quantity(student, unit)}{suffix} against {quantity(teacher, unit)}{otherwise}"
             yield Tile(label, times(student / teacher), note)
         else:
             yield Tile(label, quantity(student, unit), f"at its peak, {percent(student / teacher)} {word}")

@@ -2,7 +2,8 @@
 
 A measurement of quality has a chart for each cost that was measured of at least two of its subjects: file size, else
 parameters, and decode speed. Controls have the student's shape, and an evaluator of cost may measure one for all: the
-student's, or its exported folder's, stands for what has none of its own.
+student's, or its exported folder's, stands for what has none of its own. What was exported has the student's parameters.
+`per_parameter` divides scores by these.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from math import isfinite
 
 import kdtool
 
-from kdtool_reporter_html._numbers import quantity, tick
+from kdtool_reporter_html._numbers import interval, quantity, tick
 from kdtool_reporter_html._scales import Axis, Tick, axis
 from kdtool_reporter_html._subjects import Measured, arm_order, arm_title, gather, name, title
-from kdtool_reporter_html._summary import COST_UNITS
+from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Table
 
-__all__ = ["Point", "Tradeoff", "tradeoffs"]
+__all__ = ["Point", "Tradeoff", "per_parameter", "tradeoffs"]
 
 _COSTS = (("file-size", "parameters"), ("decode-speed",))
 """What is drawn along the horizontal axis: of each group the first that was measured."""
 _MOST = 4
 """Measurements of quality that are drawn at most, in the order in which they were measured."""
+_FROM_ZERO = frozenset({"fraction", "%", "percent"})
+"""Units in which twice as much is twice as good, so that a score can be divided."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,35 @@ def tradeoffs(measurements: Sequence[kdtool.Measurement]) -> list[Tradeoff]:
     return [chart for chart in drawn if chart is not None]
 
 
+def per_parameter(measurements: Sequence[kdtool.Measurement]) -> Table:
+    """Divide scores, of which more is better and that begin at zero, by billions of parameters."""
+    grouped = gather(measurements)
+    units = {found.name: found.unit for found in measurements if found.higher_is_better and found.unit in _FROM_ZERO}
+    found = {key: list(_places(grouped, key, "parameters")) for key in grouped if key in units}
+    rows = {key: places for key, places in found.items() if len({place.cost for place in places}) > 1}
+    arms = arm_order(place.arm for places in rows.values() for place in places)
+    made = []
+    for key, places in rows.items():
+        cells = {place.arm: _divided(place, 100 if units[key] == "fraction" else 1) for place in places}
+        row = MeasurementRow(title(key), "points", "higher is better", (), tuple(cells.get(arm) for arm in arms))
+        made.append(row)
+    return Table(tuple((arm, arm_title(arm)) for arm in arms), tuple(made))
+
+
+def _divided(place: _Place, points: float) -> Cell:
+    scale = points * 1e9 / place.cost
+    low, high = (edge * scale for edge in place.bounds) if place.bounds else (0.0, 0.0)
+    bounds = interval(low, high, "") if place.bounds else ""
+    return Cell(quantity(place.quality * scale, "", spread=(high - low) / 2 or None), bounds, "")
+
+
 def _tradeoff(
     quality: str,
     cost: str,
     grouped: Mapping[str, Mapping[str, Measured]],
     units: Mapping[str, tuple[str, bool]],
 ) -> Tradeoff | None:
-    places = list(_places(grouped[quality], grouped[cost]))
+    places = list(_places(grouped, quality, cost))
     if len({place.cost for place in places}) < 2:
         return None
     (unit, higher), (cost_unit, more) = units[quality], units[cost]
@@ -104,17 +129,23 @@ def _tradeoff(
     )
 
 
-def _places(quality: Mapping[str, Measured], cost: Mapping[str, Measured]) -> Iterator[_Place]:
-    exported = max(
-        (arm for arm in cost if arm.startswith("student-")), key=lambda arm: cost[arm].mean, default="student"
-    )
-    for arm in arm_order(quality):
-        own = arm if arm in cost else "student" if "student" in cost else exported
-        stands = arm in cost or arm in {"student", "control", "control-time"}
-        if stands and own in cost and isfinite(cost[own].mean) and isfinite(quality[arm].mean):
-            bounds = quality[arm].bounds
+def _places(grouped: Mapping[str, Mapping[str, Measured]], quality: str, cost: str) -> Iterator[_Place]:
+    costs = grouped.get(cost, {})
+    own_shape = {"student", "control", "control-time"}
+    for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
+        stands = arm in own_shape or (cost == "parameters" and arm.startswith("student-"))
+        own = arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped)
+        if own in costs and isfinite(costs[own].mean) and isfinite(measured.mean):
+            bounds = measured.bounds
             finite = bounds if bounds and all(map(isfinite, bounds)) else None
-            yield _Place(arm, cost[own].mean, quality[arm].mean, finite)
+            yield _Place(arm, costs[own].mean, measured.mean, finite)
+
+
+def _plain_export(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
+    """Return the exported folder: what has its parameters counted, else the largest. "student" where there is none."""
+    sizes = grouped.get("parameters") or grouped.get("file-size", {})
+    exported = [arm for arm in sizes if arm.startswith("student-")]
+    return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 
 
 def _wider(values: Sequence[float], unit: str) -> Axis:

@@ -1,0 +1,124 @@
+"""Timing of what only answers: files that transformers does not open, and servers.
+
+Nothing is seen but a prompt, its answer, and the time between. So a prompt is answered with a single token, which tells the
+time to the first one. Decoding is what a long answer takes longer than a single token, both behind a short prompt: reading
+a long one would take most of the time, and its ups and downs would hide the rest. No two prompts begin alike: a server that
+remembers what it read would answer sooner.
+"""
+
+from __future__ import annotations
+
+import random
+from time import perf_counter
+
+import kdtool
+
+from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._turns import Amount, Turn
+
+__all__ = ["Answering", "UnmeasurableError"]
+
+_LINES = 8
+"""Lines of the first prompt, which tells how many tokens a line has."""
+_SHORT = 2
+"""Lines of a short prompt."""
+
+
+class UnmeasurableError(Exception):
+    """A subject cannot be timed; the message says why."""
+
+
+class Answering:
+    """An opened subject, asked for one answer at a time.
+
+    Args:
+        runtime: it continues prompts, or converses.
+        amount: of tokens; a prompt has fewer where so many are refused.
+        meter: what counts its energy.
+
+    Raises:
+        UnmeasurableError: it does neither, refuses every prompt, or tells no numbers of tokens.
+    """
+
+    def __init__(self, runtime: kdtool.Runtime, amount: Amount, meter: Meter | None) -> None:
+        if not {"continue", "converse"} & runtime.abilities:
+            raise UnmeasurableError("it does not answer")
+        self._runtime = runtime
+        self._meter = meter
+        self._asked = 0
+        self._lines = _LINES
+        self._count = 2
+        self._fit_prompt(amount.prompt)
+        self._fit_count(amount)
+
+    def turn(self) -> Turn:
+        """Have three prompts answered; a fourth where energy is counted."""
+        first, started = self._timed(1, self._lines)
+        one, short = self._timed(1)
+        many, long = self._timed(self._count)
+        decoded, seconds = many.tokens_out - one.tokens_out, long - short
+        # An answer may end by itself. The token that ends it need not be counted, which matters in a short one.
+        speed = decoded / seconds if decoded >= self._count / 2 and seconds > 0 else None
+        joules, tokens = self._energy() if self._meter else (None, many.tokens_out)
+        return Turn(first.tokens_in, started, speed, tokens, joules)
+
+    def _energy(self) -> tuple[float, int]:
+        """Return the joules of a prompt with its long answer, and how many tokens that has."""
+        meter = self._meter or Meter()
+        before = meter.read()
+        answer, _ = self._timed(self._count, self._lines)
+        return meter.since(before), answer.tokens_out
+
+    def _fit_prompt(self, tokens: int) -> None:
+        """Find how many lines have so many tokens."""
+        answer = self._shortened()
+        if not answer.tokens_in:
+            raise UnmeasurableError("it does not tell how many tokens it reads and writes")
+        self._lines = max(1, round(_longer(self._lines) * tokens / answer.tokens_in))
+        self._shortened()
+
+    def _shortened(self) -> kdtool.TextAnswer:
+        """Halve the prompt as often as it is refused; what is answered has tokens to spare, as lines differ in length."""
+        while True:
+            answer = self._answer(1, _longer(self._lines))
+            if answer.finish != "refused":
+                return answer
+            if self._lines == 1:
+                raise UnmeasurableError("it refuses every prompt" + (f": {answer.text}" if answer.text else ""))
+            self._lines //= 2
+
+    def _fit_count(self, amount: Amount) -> None:
+        """Find how many tokens fit into the time, from few ones on: an answer cannot be stopped."""
+        _, started = self._timed(1)
+        while self._count < amount.generated:
+            _, lasted = self._timed(self._count)
+            if lasted - started > amount.seconds / 2:  # twice as many would take longer than allowed
+                return
+            self._count = min(2 * self._count, amount.generated)
+
+    def _timed(self, tokens: int, lines: int = _SHORT) -> tuple[kdtool.TextAnswer, float]:
+        start = perf_counter()
+        answer = self._answer(tokens, min(lines, self._lines))
+        seconds = perf_counter() - start
+        if answer.finish == "refused":
+            raise kdtool.PluginError("efficiency: a prompt was refused, though longer ones were answered before")
+        return answer, seconds
+
+    def _answer(self, tokens: int, lines: int) -> kdtool.TextAnswer:
+        """Have a prompt answered that nobody saw before; where it is refused, the text says why, if anybody does."""
+        rng = random.Random(self._asked)
+        self._asked += 1
+        # Models go on with such lines; after other random text many end theirs at once.
+        text = "".join(f"value_{rng.randrange(100, 1000)} = {rng.randrange(1000, 10_000)}\n" for _ in range(lines))
+        request = kdtool.Request(f"efficiency-{self._asked}", text, tokens)
+        if "continue" not in self._runtime.abilities:
+            request = kdtool.Request(request.id, "", tokens, turns=(("user", text),))
+        try:
+            (answer,) = self._runtime.answer([request])
+        except kdtool.UsageError as error:
+            return kdtool.TextAnswer(request.id, str(error), "refused", 0, 0)
+        return answer
+
+
+def _longer(lines: int) -> int:
+    return lines + lines // 4

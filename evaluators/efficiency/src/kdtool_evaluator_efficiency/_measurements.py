@@ -1,0 +1,119 @@
+"""What came of a subject's files and turns, as measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_evaluator_efficiency._turns import Timed, Turn
+from kdtool_evaluator_efficiency._workers import Worker
+
+if TYPE_CHECKING:
+    from kdtool_evaluator_efficiency import BreakEven, Efficiency
+
+__all__ = ["Ready", "file_size", "measurements"]
+
+_WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".onnx", ".pt"})
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A subject that can be asked to generate, what someone must know to get the same figures, and whose energy counts."""
+
+    timed: Timed
+    settings: Mapping[str, str]
+    counted: str
+
+
+def file_size(subject: str, path: Path) -> kdtool.Measurement:
+    """Return the size of a file, or of the weights in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in _WEIGHTS]
+    settings = {"files": ", ".join(sorted(file.name for file in files))}
+    return _single(subject, "file-size", "bytes", sum(file.stat().st_size for file in files), settings)
+
+
+def measurements(
+    run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, turns: Sequence[Turn], config: Efficiency.Config
+) -> Iterator[kdtool.Measurement]:
+    """Yield what a subject's turns show."""
+    name = subject.name
+    once = {
+        **ready.settings,
+        "prompt": f"{median(turn.prompt for turn in turns):.0f} tokens",
+        "generated": f"{config.generated} tokens one at a time, or as many as {config.seconds:g} s allow",
+    }
+    settings = {
+        **once,
+        "bounds": f"least and most of {config.turns} turns, subjects in turn; the value is their median",
+    }
+    first = [turn.first_token_seconds for turn in turns]
+    yield _spread(name, "time-to-first-token", "s", first, settings, higher=False)
+    read = [turn.prompt / turn.first_token_seconds for turn in turns]
+    yield _spread(name, "prefill-speed", "tokens/s", read, settings, higher=True)
+    speeds = [turn.tokens_per_second for turn in turns if turn.tokens_per_second is not None]
+    if speeds:
+        yield _spread(name, "decode-speed", "tokens/s", speeds, settings, higher=True)
+    else:
+        run.say(f"efficiency: how fast {name} generates is not measured, its answers end too early")
+    joules = [turn.joules / turn.tokens for turn in turns if turn.joules is not None and turn.tokens]
+    if joules:
+        yield _spread(name, "energy-per-token", "J/token", joules, {**settings, "counted": ready.counted}, higher=False)
+    if isinstance(ready.timed, Worker):
+        yield from _of_process(name, ready.timed, once)
+    if config.break_even is not None and speeds and subject.role in ("student", "artifact"):
+        yield from _break_even(run, name, config.break_even, speeds)
+
+
+def _of_process(name: str, worker: Worker, settings: Mapping[str, str]) -> Iterator[kdtool.Measurement]:
+    yield _single(name, "parameters", "parameters", worker.parameters, {})
+    before = {"of which before the model was loaded": f"{worker.bytes_before / 1e6:.0f} MB"}
+    yield _single(name, "peak-memory", "bytes", worker.peak_bytes, {**settings, **before})
+    if worker.device_bytes:
+        yield _single(name, "peak-device-memory", "bytes", worker.device_bytes, settings)
+
+
+def _break_even(
+    run: kdtool.RunInfo, name: str, prices: BreakEven, speeds: Sequence[float]
+) -> Iterator[kdtool.Measurement]:
+    speed = median(speeds)
+    tokens = prices.tokens(speed)
+    if tokens is None:
+        own = prices.machine_price / 3600 / speed * 1e6
+        run.say(
+            f"efficiency: {name} never costs less than the API: a million tokens cost {own:.3g} here at {speed:.3g} "
+            f"tokens/s, one at a time, and {prices.api_price:g} there"
+        )
+        return
+    settings = {
+        "formula": "training cost / (API price / 1,000,000 - machine price / 3,600 / decode speed)",
+        "API price": f"{prices.api_price:g} for a million generated tokens",
+        "machine price": f"{prices.machine_price:g} an hour",
+        "training cost": f"{prices.training_cost:g}",
+        "decode speed": f"{speed:.3g} tokens/s, one answer at a time; prompts are free on both sides",
+    }
+    yield _single(name, "break-even", "tokens", tokens, settings)
+
+
+def _single(subject: str, name: str, unit: str, value: float, settings: Mapping[str, str]) -> kdtool.Measurement:
+    return kdtool.Measurement(name, subject, unit, value, 1, higher_is_better=False, settings=settings)
+
+
+def _spread(
+    subject: str, name: str, unit: str, values: Sequence[float], settings: Mapping[str, str], *, higher: bool
+) -> kdtool.Measurement:
+    return kdtool.Measurement(
+        name=name,
+        subject=subject,
+        unit=unit,
+        value=median(values),
+        n=len(values),
+        higher_is_better=higher,
+        low=min(values),
+        high=max(values),
+        settings=settings,
+    )

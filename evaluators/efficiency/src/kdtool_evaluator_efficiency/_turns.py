@@ -1,0 +1,54 @@
+"""Subjects in turns (round robin), so that a machine that grows slower meanwhile slows all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import kdtool
+
+__all__ = ["Amount", "Timed", "Turn", "in_turns"]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What a turn takes: tokens of the prompt, and tokens generated behind it, or as many as the seconds allow."""
+
+    prompt: int
+    generated: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a subject did with one prompt, of `prompt` tokens.
+
+    `tokens_per_second` is the speed behind the first token, None where too few came; `joules` were taken for the prompt and
+    all `tokens` that were generated, None where nothing counts them.
+    """
+
+    prompt: int
+    first_token_seconds: float
+    tokens_per_second: float | None
+    tokens: int
+    joules: float | None
+
+
+class Timed(Protocol):
+    """A subject that is ready to generate."""
+
+    def turn(self) -> Turn:
+        """Generate once."""
+
+
+def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
+    """Return what each subject did in each turn; a first turn is not counted."""
+    found: dict[str, list[Turn]] = {name: [] for name in timed}
+    for turn in range(turns + 1):
+        for name, subject in timed.items():
+            made = subject.turn()
+            if turn:
+                found[name].append(made)
+        run.hook.kdtool_progress(run, turn)
+    return found

@@ -1,0 +1,209 @@
+"""What only answers is timed by its answers alone: against a clock and a counter that the answering itself moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import kdtool
+import pytest
+import torch
+from kdtool.testing import make_run
+from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy, _workers
+from kdtool_evaluator_efficiency._answers import Answering, UnmeasurableError
+from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._turns import Amount
+
+AMOUNT = Amount(prompt=100, generated=32, seconds=2.0)
+
+
+class Machine(kdtool.Runtime):
+    """Reads a token a character in a millisecond and a joule, writes one in 10 and two joules, and is 5 ms on the way."""
+
+    part = "processors"
+    largest = 0
+
+    def __init__(self, *abilities: kdtool.Ability, context: int = 100_000, ends: int = 100_000) -> None:
+        self.abilities = frozenset(abilities)
+        self.clock = 0.0
+        self.joules = 0
+        self.context = context
+        self.ends = ends
+        self.asked: list[kdtool.Request] = []
+        self.closed = False
+
+    def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            self.asked.append(request)
+            read = len(request.prompt or request.turns[0][1])
+            if read > self.context:
+                raise kdtool.UsageError("it is too long")
+            written = min(request.max_tokens, self.ends)
+            self.clock += 0.005 + 0.001 * read + 0.01 * written
+            self.joules += read + 2 * written
+            yield kdtool.TextAnswer(request.id, "x" * written, "length", read, written)
+
+    def read(self) -> int:
+        return self.joules * 1_000_000
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine("continue", "score")
+    monkeypatch.setattr(_answers, "perf_counter", lambda: made.clock)
+    return made
+
+
+def timed(machine: Machine, amount: Amount = AMOUNT, meter: Meter | None = None) -> Answering:
+    return Answering(machine, amount, meter)
+
+
+def test_reading_and_writing_are_told_apart(machine: Machine) -> None:
+    turn = timed(machine).turn()
+    assert turn.prompt == pytest.approx(100, abs=20)  # whole lines
+    assert turn.first_token_seconds == pytest.approx(0.005 + 0.001 * turn.prompt + 0.01)
+    assert turn.tokens_per_second == pytest.approx(100)
+    assert (turn.tokens, turn.joules) == (32, None)
+    beginnings = [request.prompt[:16] for request in machine.asked]
+    assert len(set(beginnings)) == len(beginnings), "nothing that was read before helps"
+
+
+def test_energy_is_that_of_a_prompt_and_its_long_answer(machine: Machine) -> None:
+    turn = timed(machine, meter=Meter([machine])).turn()
+    assert turn.joules == pytest.approx(100 + 2 * 32, abs=20)
+    assert turn.joules == len(machine.asked[-1].prompt) + 2 * turn.tokens
+
+
+def test_answers_have_as_many_tokens_as_the_time_allows(machine: Machine) -> None:
+    assert timed(machine, Amount(100, 1000, 1.0)).turn().tokens in range(50, 101)
+    assert max(request.max_tokens for request in machine.asked) <= 100
+    assert timed(machine, Amount(100, 40, 1.0)).turn().tokens == 40
+
+
+def test_a_prompt_that_does_not_fit_is_shortened(machine: Machine) -> None:
+    machine.context = 60
+    turn = timed(machine).turn()
+    assert 20 < turn.prompt <= 60
+    assert turn.tokens_per_second == pytest.approx(100)
+
+
+def test_answers_that_end_by_themselves_tell_no_speed(machine: Machine) -> None:
+    machine.ends = 15
+    assert timed(machine).turn().tokens_per_second is None
+    machine.ends = 17
+    assert timed(machine).turn().tokens_per_second == pytest.approx(100)
+
+
+def test_what_only_converses_is_asked_as_a_user_asks(machine: Machine) -> None:
+    machine.abilities = frozenset({"converse"})
+    assert timed(machine).turn().tokens_per_second == pytest.approx(100)
+    assert all(request.prompt == "" and request.turns[0][0] == "user" for request in machine.asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"abilities": frozenset({"score"})}, "it does not answer"),
+        ({"context": 3}, "it refuses every prompt: it is too long"),
+    ],
+)
+def test_what_cannot_be_timed_says_why(machine: Machine, change: dict[str, object], reason: str) -> None:
+    vars(machine).update(change)
+    with pytest.raises(UnmeasurableError, match=reason):
+        timed(machine)
+
+
+def test_a_server_that_counts_no_tokens_is_not_timed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        machine, "answer", lambda requests: (kdtool.TextAnswer(one.id, "x", "length", 0, 0) for one in requests)
+    )
+    with pytest.raises(UnmeasurableError, match="does not tell how many tokens"):
+        timed(machine)
+
+
+class Opener(kdtool.Exporter):
+    """Opens everything as one machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(self.Config())
+        self.machine = machine
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return self.machine
+
+
+def measured(
+    folder: Path, machine: Machine, subject: kdtool.Subject, prices: BreakEven | None = None
+) -> tuple[dict[str, kdtool.Measurement], list[str]]:
+    heard: list[str] = []
+    run = make_run(folder, {"exporters.own": Opener(machine)}, say=heard.append)
+    evaluator = Efficiency(Efficiency.Config(turns=3, prompt=100, generated=32, break_even=prices))
+    return {found.name: found for found in evaluator.kdtool_evaluate(run, [subject])}, heard
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> kdtool.Subject:
+    (tmp_path / "model.own").write_bytes(bytes(123))
+    return kdtool.Subject("student-own", "artifact", tmp_path / "model.own", 0)
+
+
+@pytest.fixture
+def counted(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_energy, "meter", lambda device: Meter([machine]))
+    monkeypatch.setattr(_workers, "pick_device", lambda: torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_file_of_any_format_is_measured_through_who_opens_it(
+    tmp_path: Path, machine: Machine, file: kdtool.Subject
+) -> None:
+    found, heard = measured(tmp_path, machine, file)
+    assert list(found) == ["file-size", "time-to-first-token", "prefill-speed", "decode-speed", "energy-per-token"]
+    assert found["file-size"].value == 123
+    assert found["decode-speed"].value == pytest.approx(100)
+    first, read = found["time-to-first-token"], found["prefill-speed"]
+    assert read.value == pytest.approx(int(first.settings["prompt"].split()[0]) / first.value, rel=0.05)
+    assert "answers of exporters.own" in found["decode-speed"].settings["timed"]
+    assert found["energy-per-token"].value == pytest.approx((100 + 64) / 32, rel=0.15)
+    assert "processors" in found["energy-per-token"].settings["counted"]
+    assert machine.closed
+    assert heard == []
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_teacher_behind_a_server_is_timed_and_its_energy_is_not_known(tmp_path: Path, machine: Machine) -> None:
+    found, _ = measured(tmp_path, machine, kdtool.Subject("teacher", "teacher"), BreakEven(
+        api_price=1, machine_price=0, training_cost=1
+    ))  # fmt: skip
+    assert list(found) == ["time-to-first-token", "prefill-speed", "decode-speed"]
+
+
+def test_what_is_not_measured_is_said(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
+    machine.ends = 3
+    _, heard = measured(tmp_path, machine, file)
+    assert "efficiency: how fast student-own generates is not measured, its answers end too early" in heard
+    machine.abilities = frozenset({"score"})
+    found, heard = measured(tmp_path, machine, file)
+    assert list(found) == ["file-size"]
+    assert "efficiency: student-own is not timed: it does not answer" in heard
+
+
+def test_break_even_is_where_both_have_cost_the_same(tmp_path: Path, machine: Machine, file: kdtool.Subject) -> None:
+    prices = BreakEven(api_price=2, machine_price=0.36, training_cost=5)
+    found, _ = measured(tmp_path, machine, file, prices)
+    tokens = found["break-even"].value
+    own = prices.training_cost + tokens / 100 / 3600 * prices.machine_price  # 100 tokens a second
+    assert own == pytest.approx(tokens / 1e6 * prices.api_price)
+    assert tokens == pytest.approx(5_000_000)
+
+
+def test_a_machine_that_is_dearer_than_the_api_never_pays(
+    tmp_path: Path, machine: Machine, file: kdtool.Subject
+) -> None:
+    found, heard = measured(tmp_path, machine, file, BreakEven(api_price=1, machine_price=0.36, training_cost=0))
+    assert "break-even" not in found
+    expected = "student-own never costs less than the API: a million tokens cost 1 here at 100 tokens/s"
+    assert any(expected in line for line in heard)
