@@ -144,7 +144,7 @@ def test_a_small_recipe_runs_from_text_to_report(name: str, teacher_folder: Path
     measured = {(found.name, found.subject) for found in results.measurements}
     memorised = ["memorised"] if TINY[name].get("evaluators.memorisation", True) else []
     for metric in ("perplexity", "line-completion.exact-match", *memorised):
-        assert {(metric, "student"), (metric, "teacher")} <= measured, metric
+        assert {(metric, "student"), (metric, teacher_of(name))} <= measured, metric
     if name == "code-craft":
         assert list(results.arms[0].phases) == ["distil", "finetune", "qat"]
     if name == "smallcoder":
