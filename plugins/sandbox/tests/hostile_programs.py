@@ -279,6 +279,12 @@ def f(x):
             pass
     return 7
 """,
+    "endless builtin of the tests": """\
+import os
+def f(x):
+    message = b'["ask","call",[{"builtin":"sum"},{"range":["0x0","0x3fffffffffffffff","0x1"]}],{"dict":[]}]'
+    os.write(4, len(message).to_bytes(8, "big") + message)
+""",
     "pieces that are none": """\
 import os
 def f(x):

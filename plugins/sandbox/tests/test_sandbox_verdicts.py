@@ -116,6 +116,47 @@ def test_sequences_too_large_to_copy_are_compared_by_pieces(judge: Judge) -> Non
     assert verdict.passed, verdict
 
 
+GUESSING = """\
+import sys
+frames, peer = (sys.modules[f"kdtool_sandbox._inside.{name}"] for name in ("frames", "peer"))
+def f(x):
+    guess = 0
+    frames.write_message(4, ["value", {"pieces": [0, "list", 3, SIZE]}, None])
+    while asked := frames.read_message(3):
+        answer = {"pieces": [0, "list", 1, SIZE]}
+        if asked[1] == "digest":
+            answer = peer.digest([guess], 0, 1, bytes.fromhex(asked[2][3]["bytes"]))
+            guess += 1
+        elif asked[1] == "item":
+            answer = {"slice": [0, 1, None]} if guess % 2 else [guess]
+        frames.write_message(4, ["value", answer, None])
+"""
+
+
+@pytest.mark.parametrize("size", [3 * 2**18, 3 * 2**20, 2**40])
+@pytest.mark.parametrize(
+    "tests", ["assert f(1) == [1, 2, 0]", "assert not f(1) != [1, 2, 0]", "assert f(1) in [[7], [1, 0, 0]]"]
+)
+def test_pieces_are_not_guessed(judge: Judge, size: int, tests: str) -> None:
+    assert judge(GUESSING.replace("SIZE", str(size)), tests, seconds=2.0).status == "failed"
+
+
+def test_annotations_are_evaluated_as_elsewhere(judge: Judge) -> None:
+    verdict = judge("def f(x: List[int]) -> int:\n    return x\n", "assert f(1) == 1")
+    assert verdict.status == "failed"
+    assert "NameError" in verdict.reason
+
+
+def test_tests_that_are_in_c_are_timed_out(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtool_sandbox._sandbox._GRACE", 1.0)
+    endless = Module(IDENTITY, "sum(range(f(2**62)))", ("f",))
+    first, second = sandbox.run(
+        [Task("endless", endless, 0.5), Task("next", Module(IDENTITY, "assert f(1) == 1", ("f",)))]
+    )
+    assert (first.status, first.reason) == ("timed out", "no verdict within 0.5 s")
+    assert second.passed
+
+
 def test_subclasses_of_plain_types_arrive_as_plain(judge: Judge) -> None:
     source = "from collections import namedtuple, defaultdict\nP = namedtuple('P', 'x y')\nclass N(int): pass\n"
     source += "def f(x):\n    d = defaultdict(list)\n    d[1].append(N(2))\n    return P(1, d)\n"

@@ -237,6 +237,14 @@ def test_unsafe_mode_is_in_every_verdict_and_leaves_nothing() -> None:
     assert (_descendants(), _descriptors(), _left()) == before
 
 
+def test_program_that_ends_its_keeper_has_failed(needs_bubblewrap: None) -> None:
+    killing = Program({}, (Step(("/bin/sh", "-c", "kill -9 $PPID; sleep 9"), "tests"),))
+    with Sandbox() as sandbox:
+        first, second = sandbox.run([Task("killing", killing, 5.0), Task("next", GOOD, 60.0)])
+    assert (first.status, first.reason) == ("failed", "it has ended what should end it")
+    assert second.passed
+
+
 def test_no_workers_are_a_mistake() -> None:
     with pytest.raises(kdtool.UsageError, match="workers: 0"):
         Sandbox(workers=0)

@@ -155,10 +155,11 @@ def _compare(
             settings = {**settings, "tokens compared": f"the first {vocabularies.shared}, which both have"}
             encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
             if not encoded:
-                raise kdtool.UsageError(
-                    f"agreement.documents: each of the documents holds tokens that {learner.name} does not have, so nothing "
-                    "can be compared; take more documents, or fewer `tokens` of each"
+                run.say(
+                    f"agreement: {learner.name} is left out: each of the documents holds tokens that it does not have; take "
+                    "more documents, or fewer `tokens` of each"
                 )
+                return
         found = []
         for done, document in enumerate(encoded, 1):
             found.append(agreement(model, document, states, vocabularies.shared))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import kdtool
-from kdtool_measuring import Item, answered, fitted, measured, unanswered
+from kdtool_measuring import Answer, Item, answered, fitted, measured, unanswered
 
 __all__ = ["Metric", "Question", "Task", "measurements"]
 
@@ -60,9 +60,13 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
     if answers is None:
         return
     decoding = f"greedy, at most {task.maximum_tokens} tokens, until one of {' '.join(map(repr, task.stop))}"
+
+    def score(metric: Metric, answer: Answer) -> float:
+        return 0.0 if answer.missing else metric.score(task.cut(answer.text), questions[answer.id].reference)
+
     for metric in task.metrics:
         yield measured(
-            [Item(one.id, metric.score(task.cut(one.text), questions[one.id].reference), 1.0) for one in answers],
+            [Item(one.id, score(metric, one), 1.0) for one in answers],
             run,
             subject,
             name=f"{evaluator}.{metric.name}",

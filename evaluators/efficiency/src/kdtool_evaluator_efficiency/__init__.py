@@ -99,7 +99,8 @@ class Efficiency(kdtool.Evaluator):
             ready = self._ready(run, stack, folders, answering)
             turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
             for subject, each in ready.items():
-                yield from measurements(run, subject, each, turns[subject.name], self.config)
+                if subject.name in turns:
+                    yield from measurements(run, subject, each, turns[subject.name], self.config)
 
     def _ready(
         self,
@@ -109,10 +110,10 @@ class Efficiency(kdtool.Evaluator):
         answering: Mapping[kdtool.Subject, kdtool.Named[kdtool.Runtime]],
     ) -> dict[kdtool.Subject, Ready]:
         """Make everybody ready to generate; processes end with the stack."""
-        from kdtool_evaluator_efficiency._answers import Answering, UnmeasurableError
+        from kdtool_evaluator_efficiency._answers import Answering
         from kdtool_evaluator_efficiency._energy import meter
         from kdtool_evaluator_efficiency._measurements import Ready
-        from kdtool_evaluator_efficiency._turns import Amount
+        from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
         from kdtool_evaluator_efficiency._workers import Worker, place
 
         here = place()

@@ -9,23 +9,20 @@ remembers what it read would answer sooner.
 from __future__ import annotations
 
 import random
+import secrets
 from time import perf_counter
 
 import kdtool
 
 from kdtool_evaluator_efficiency._energy import Meter
-from kdtool_evaluator_efficiency._turns import Amount, Turn
+from kdtool_evaluator_efficiency._turns import Amount, Turn, UnmeasurableError
 
-__all__ = ["Answering", "UnmeasurableError"]
+__all__ = ["Answering"]
 
 _LINES = 8
 """Lines of the first prompt, which tells how many tokens a line has."""
 _SHORT = 2
 """Lines of a short prompt."""
-
-
-class UnmeasurableError(Exception):
-    """A subject cannot be timed; the message says why."""
 
 
 class Answering:
@@ -45,7 +42,7 @@ class Answering:
             raise UnmeasurableError("it does not answer")
         self._runtime = runtime
         self._meter = meter
-        self._asked = 0
+        self._prompts = random.Random(secrets.randbits(64))  # a server may remember the prompts of other runs
         self._lines = _LINES
         self._count = 2
         self._fit_prompt(amount.prompt)
@@ -54,10 +51,10 @@ class Answering:
     def turn(self) -> Turn:
         """Have three prompts answered; a fourth where energy is counted."""
         first, started = self._timed(1, self._lines)
-        one, short = self._timed(1)
+        _, short = self._timed(1)
         many, long = self._timed(self._count)
-        decoded, seconds = many.tokens_out - one.tokens_out, long - short
         # An answer may end by itself. The token that ends it need not be counted, which matters in a short one.
+        decoded, seconds = many.tokens_out - 1, long - short
         speed = decoded / seconds if decoded >= self._count / 2 and seconds > 0 else None
         joules, tokens = self._energy() if self._meter else (None, many.tokens_out)
         return Turn(first.tokens_in, started, speed, tokens, joules)
@@ -101,22 +98,23 @@ class Answering:
         answer = self._answer(tokens, min(lines, self._lines))
         seconds = perf_counter() - start
         if answer.finish == "refused":
-            raise kdtool.PluginError("efficiency: a prompt was refused, though longer ones were answered before")
+            raise UnmeasurableError(f"it refused a prompt, though longer ones were answered before: {answer.text}")
         return answer, seconds
 
     def _answer(self, tokens: int, lines: int) -> kdtool.TextAnswer:
         """Have a prompt answered that nobody saw before; where it is refused, the text says why, if anybody does."""
-        rng = random.Random(self._asked)
-        self._asked += 1
+        rng = self._prompts
         # Models go on with such lines; after other random text many end theirs at once.
         text = "".join(f"value_{rng.randrange(100, 1000)} = {rng.randrange(1000, 10_000)}\n" for _ in range(lines))
-        request = kdtool.Request(f"efficiency-{self._asked}", text, tokens)
+        request = kdtool.Request(f"efficiency-{rng.getrandbits(32)}", text, tokens)
         if "continue" not in self._runtime.abilities:
             request = kdtool.Request(request.id, "", tokens, turns=(("user", text),))
         try:
             (answer,) = self._runtime.answer([request])
         except kdtool.UsageError as error:
             return kdtool.TextAnswer(request.id, str(error), "refused", 0, 0)
+        except (kdtool.ServiceError, kdtool.AuthenticationError) as error:
+            raise UnmeasurableError(f"it does not answer: {error}") from error
         return answer
 
 

@@ -49,7 +49,7 @@ def measurements(
     }
     settings = {
         **once,
-        "bounds": f"least and most of {config.turns} turns, subjects in turn; the value is their median",
+        "bounds": f"least and most of at most {config.turns} turns, subjects in turn; the value is their median",
     }
     first = [turn.first_token_seconds for turn in turns]
     yield _spread(name, "time-to-first-token", "s", first, settings, higher=False)
@@ -60,9 +60,14 @@ def measurements(
         yield _spread(name, "decode-speed", "tokens/s", speeds, settings, higher=True)
     else:
         run.say(f"efficiency: how fast {name} generates is not measured, its answers end too early")
-    joules = [turn.joules / turn.tokens for turn in turns if turn.joules is not None and turn.tokens]
-    if joules:
-        yield _spread(name, "energy-per-token", "J/token", joules, {**settings, "counted": ready.counted}, higher=False)
+    counted = [turn for turn in turns if turn.joules and turn.tokens]
+    if counted:
+        joules = [(turn.joules or 0.0) / turn.tokens for turn in counted]
+        written = f"{median(turn.tokens for turn in counted):.0f} generated; the prompt's energy is theirs, too"
+        of = {"counted": ready.counted, "tokens": written}
+        yield _spread(name, "energy-per-token", "J/token", joules, {**settings, **of}, higher=False)
+    elif any(turn.joules is not None for turn in turns):
+        run.say(f"efficiency: the energy of {name} is not measured: the counters did not move in a turn")
     if isinstance(ready.timed, Worker):
         yield from _of_process(name, ready.timed, once)
     if config.break_even is not None and speeds and subject.role in ("student", "artifact"):

@@ -8,7 +8,11 @@ from typing import Protocol
 
 import kdtool
 
-__all__ = ["Amount", "Timed", "Turn", "in_turns"]
+__all__ = ["Amount", "Timed", "Turn", "UnmeasurableError", "in_turns"]
+
+
+class UnmeasurableError(Exception):
+    """A subject cannot be timed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,16 @@ class Timed(Protocol):
 
 
 def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
-    """Return what each subject did in each turn; a first turn is not counted."""
+    """Return what each subject did in each turn; a first turn is not counted. Who fails is left out, with a line."""
     found: dict[str, list[Turn]] = {name: [] for name in timed}
     for turn in range(turns + 1):
-        for name, subject in timed.items():
-            made = subject.turn()
+        for name in list(found):
+            try:
+                made = timed[name].turn()
+            except UnmeasurableError as error:
+                run.say(f"efficiency: {name} is not timed: {error}")
+                del found[name]
+                continue
             if turn:
                 found[name].append(made)
         run.hook.kdtool_progress(run, turn)

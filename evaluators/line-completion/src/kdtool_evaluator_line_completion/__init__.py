@@ -104,7 +104,9 @@ def _measurements(
         of_documents: dict[str, list[float]] = {}
         for answer in answers:
             place = places[answer.id]
-            of_documents.setdefault(place.document, []).append(score(answer.text, place.rest))
+            of_documents.setdefault(place.document, []).append(
+                0.0 if answer.missing else score(answer.text, place.rest)
+            )
         yield measured(
             [Item(document, sum(found), len(found)) for document, found in of_documents.items()],
             run,

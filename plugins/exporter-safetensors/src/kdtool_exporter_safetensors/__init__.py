@@ -61,7 +61,7 @@ class Safetensors(kdtool.Exporter):
         if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")):
             return None
         device = pick_device()
-        wide = compute_dtype("auto", device) == torch.float32
+        wide = device.type == "cpu" and compute_dtype("auto", device) == torch.float32
         return open_runtime(path, dtype=torch.float32 if wide else None, device=device, offline=True)
 
     def _deviation(self, original: kdtool.LanguageModel, folder: Path) -> float:

@@ -90,7 +90,7 @@ def _fitting(
     name: str, measurements: Sequence[kdtool.Measurement], order: Sequence[str], room: int, folder: Path
 ) -> Answers:
     """Return the items for which there is room on the page, the first one in any case."""
-    parts: dict[str, list[Shown]] = {item: [] for item in order[: room // _AROUND]}
+    parts: dict[str, list[Shown]] = {item: [] for item in order[: max(1, room // _AROUND)]}
     files = []
     for measurement in measurements:
         for item in _readable(measurement.items):

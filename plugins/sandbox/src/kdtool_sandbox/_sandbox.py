@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, Self
 
 import kdtool
@@ -30,7 +32,7 @@ _GRACE = 15.0
 _LOOK = 0.1
 """Seconds between looks at the memory that tasks hold: most tasks end before the first."""
 _HEADROOM = 128 * 2**20
-"""Bytes that server, tester and tests hold beside a task."""
+"""Bytes that tester, keeper and tests hold beside a task."""
 _MODULE_PROCESSES, _PROGRAM_PROCESSES = 16, 192
 _MODULE_FILES, _PROGRAM_FILES = 64, 1024
 
@@ -102,6 +104,7 @@ class Sandbox:
     def __enter__(self) -> Self:
         self._workers: list[Worker] = []
         self._running: dict[Worker, _Running] = {}
+        self._looked = time.monotonic()
         try:
             self._fill()
             self._probe()
@@ -174,10 +177,11 @@ class Sandbox:
                 self._replace(worker)
             answer |= {name: _readable(answer.get(name, "")) for name in ("reason", "stderr")}
             yield Verdict(running.task.id, isolation=self._isolation(running.task), **answer)
-        if not ready:
-            yield from self._look(once_more)
+        if time.monotonic() > self._looked + _LOOK:
+            yield from self._look()
 
-    def _look(self, once_more: list[_Running]) -> Iterator[Verdict]:
+    def _look(self) -> Iterator[Verdict]:
+        self._looked = time.monotonic()
         for worker, running in list(self._running.items()):
             task = running.task
             if (held := worker.memory()) > task.memory + _HEADROOM:
@@ -185,7 +189,8 @@ class Sandbox:
                 reason = f"its processes held {held // 2**20:,} MiB; {task.memory // 2**20:,} are allowed"
                 yield Verdict(task.id, "failed", self._isolation(task), reason)
             elif worker.deadline is not None and worker.deadline < time.monotonic():
-                yield from self._lost(worker, "it does not answer", once_more)
+                self._replace(worker)
+                yield Verdict(task.id, "timed out", self._isolation(task), f"no verdict within {task.seconds:g} s")
 
     def _lost(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
         """Begin a task again whose worker ended; where that happened before, the task has failed."""
@@ -206,7 +211,8 @@ class Sandbox:
         started = []
         try:
             while len(self._workers) < self._count:
-                started.append(Worker(self._command, compiled=self._unsafe or self._engine == "bubblewrap"))
+                compiled = self._unsafe or self._engine == "bubblewrap"
+                started.append(Worker(self._command, compiled, self._free_number()))
                 self._workers.append(started[-1])
             for worker in started:
                 worker.greet(self._filter)
@@ -214,6 +220,11 @@ class Sandbox:
                 worker.ready(_STARTING)
         except (OSError, Ended) as error:
             raise kdtool.SandboxError(self._remedy(str(error))) from error
+
+    def _free_number(self) -> int:
+        """Return a number that no worker has, other sandboxes' workers seldom."""
+        taken = {worker.number for worker in self._workers}
+        return next(number for number in count(os.getpid()) if number not in taken)
 
     def _probe(self) -> None:
         tests = "assert answer([1]) == 42" if self._unsafe else f"PLACE = {self._engine!r}\n{_PROBE_ISOLATED}"

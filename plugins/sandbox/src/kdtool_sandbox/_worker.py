@@ -1,4 +1,4 @@
-"""One worker: a process that holds a sandbox with a server inside, and the connection to it."""
+"""One worker: a process that holds a sandbox with a tester inside, and the connection to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORMAT = 4
 
 @cache
 def _modules(compiled: bool) -> list[tuple[str, CodeType | str | None]]:
-    """Return the modules of the server, in an order in which none needs a later one."""
+    """Return the modules of tester, keeper and candidate, in an order in which none needs a later one."""
     modules: list[tuple[str, CodeType | str | None]] = [("kdtool_sandbox", ""), ("kdtool_sandbox._inside", "")]
     for name in (f"kdtool_sandbox._inside.{name}" for name in _MODULES):
         spec = find_spec(name)
@@ -49,10 +49,12 @@ class Worker:
     Args:
         command: what starts it.
         compiled: whether the Python inside is the one outside, so that it can be handed compiled code.
+        number: of this worker; workers with different ones run on different processors, as far as there are so many.
     """
 
-    def __init__(self, command: Sequence[str], compiled: bool) -> None:
+    def __init__(self, command: Sequence[str], compiled: bool, number: int) -> None:
         self._compiled = compiled
+        self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
         self.connection, theirs = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
@@ -69,15 +71,17 @@ class Worker:
         self.deadline: float | None = None
 
     def greet(self, filter_: bytes) -> None:
-        """Hand over the server's code and the filter of system calls.
+        """Hand over the tester's code and the filter of system calls.
 
         Raises:
             Ended: it does not take them.
         """
-        self._hand(marshal.dumps({"modules": _modules(self._compiled), "filter": filter_}, _FORMAT))
+        self._hand(
+            marshal.dumps({"modules": _modules(self._compiled), "filter": filter_, "number": self.number}, _FORMAT)
+        )
 
     def ready(self, seconds: float) -> dict[str, Any]:
-        """Return what the server says of itself once it runs.
+        """Return what the tester says of itself once it runs.
 
         Raises:
             Ended: it does not run.

@@ -25,7 +25,7 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
     sys.modules[NAME] = module
 
     def load(names: list[str]) -> list[Any]:
-        exec(compile(source, "<candidate>", "exec"), vars(module))  # noqa: S102 (this process is for that)
+        exec(compile(source, "<candidate>", "exec", dont_inherit=True), vars(module))  # noqa: S102 (this process is for that)
         return [_named(module, name) for name in names]
 
     actions: dict[str, Callable[..., Any]] = {
@@ -40,7 +40,7 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
         "set": setattr,
         "text": str,
     }
-    Peer(reading, writing, actions).serve()
+    Peer(reading, writing, actions, keeps_large=True).serve()
 
 
 _END = object()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "present_processor", "stay_on"]
+__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "stay_on"]
 
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
 _STACK = 64 * 2**20
@@ -34,11 +34,6 @@ def forbid_calls(instructions: bytes) -> None:
 def adopt_orphans() -> None:
     """Make every descendant whose parent ends a child of this process, which can then wait for it."""
     _control((_ADOPT, 1, 0, 0, 0))
-
-
-def present_processor() -> int:
-    """Return the number of the processor that this runs on."""
-    return int(_LIBRARY.sched_getcpu())
 
 
 def stay_on(processors: set[int]) -> None:

@@ -1,7 +1,8 @@
 """The keeper starts what is under test, and ends all that came of it.
 
-It is the only process that forks for a task, and reads neither programs nor tests, so a candidate finds nothing of either in
-the memory that it inherits, nor anything of an earlier task.
+It is the only process that forks for a task, and reads neither modules nor their tests, so a candidate finds nothing of
+either in the memory that it inherits, nor anything of an earlier task. It does read programs of other languages, whose
+sandbox ends with them.
 """
 
 from __future__ import annotations
@@ -21,21 +22,25 @@ from kdtool_sandbox._inside.candidate import answer
 from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, limit, limits_of, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 
-__all__ = ["DESCRIPTOR", "keep"]
+__all__ = ["DESCRIPTOR_BYTES", "keep"]
 
 _PORTION = 2**16
 _TAIL = 4000
 _NAMED = frozenset(signal.Signals)
-DESCRIPTOR = 4
+DESCRIPTOR_BYTES = 4
 """Bytes of a descriptor where it is handed to another process."""
 
 
-def keep(control: _socket.socket, alone: bool) -> None:
-    """Do what the tester asks for on `control` until it ends; `alone` says that every other process here is a task's."""
+def keep(control: _socket.socket, everywhere: set[int], alone: bool) -> None:
+    """Do what the tester asks for on `control` until it ends.
+
+    Programs of other languages may run on the processors `everywhere`; `alone` says that all other processes are a task's.
+    """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
         signal.signal(number, signal.SIG_DFL)
-    adopt_orphans()
-    keeper = _Keeper(control, alone)
+    if alone:
+        adopt_orphans()
+    keeper = _Keeper(control, everywhere, alone)
     while (asked := read_message(control.fileno())) is not None:
         keeper.do(*asked)
     keeper.end()
@@ -44,12 +49,12 @@ def keep(control: _socket.socket, alone: bool) -> None:
 class _Keeper:
     """What was started for the present task."""
 
-    def __init__(self, control: _socket.socket, alone: bool) -> None:
+    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool) -> None:
+        self._everywhere = everywhere
         self._control = control
         self._alone = alone
-        self._processors = os.sched_getaffinity(0)
         self._started: list[int] = []
-        self._processor = 0.0
+        self._used = 0.0
 
     def do(self, what: str, *given: Any) -> None:
         """Do what is asked for, and say what came of it."""
@@ -58,20 +63,16 @@ class _Keeper:
         elif what == "run":
             write_message(self._control.fileno(), self.run_program(*given))
         else:
-            ended = {"signal": "".join(map(_signal, self.end().values())), "processor": self._processor}
+            ended = {"signal": "".join(map(_signal, self.end().values())), "processor": self._used}
             write_message(self._control.fileno(), ended)
-            self._processor = 0.0
+            self._used = 0.0
 
-    def begin(self, limits: dict[str, Any], processor: int) -> None:
-        """Start a candidate, which takes its program off standard input, and hand over the other ends of its pipes.
-
-        It runs on the tester's processor: they take turns, and waking another processor for each turn is dear.
-        """
-        stay_on({processor})
+    def begin(self, limits: dict[str, Any]) -> None:
+        """Start a candidate, which takes its program off standard input, and hand over the other ends of its pipes."""
         questions, answers = os.pipe(), os.pipe()
         allowed = limits_of(limits)
         self._fork(lambda: answer(confine(2, allowed), *_from_three((questions[0], answers[1]))))
-        ends = b"".join(end.to_bytes(DESCRIPTOR, sys.byteorder) for end in (answers[0], questions[1]))
+        ends = b"".join(end.to_bytes(DESCRIPTOR_BYTES, sys.byteorder) for end in (answers[0], questions[1]))
         self._control.sendmsg([b"!"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, ends)])
         for descriptor in (*questions, *answers):
             os.close(descriptor)
@@ -79,7 +80,7 @@ class _Keeper:
     def run_program(self, task: dict[str, Any]) -> dict[str, Any]:
         """Write a program's files and run its steps, each of which must end with 0."""
         since = time.monotonic()
-        stay_on(self._processors)
+        stay_on(self._everywhere)
         for name, text in task["files"].items():
             with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:  # noqa: PTH123 (pathlib is slow to import)
                 file.write(text)
@@ -88,7 +89,7 @@ class _Keeper:
             verdict = self._run_step(step, {**task["limits"], "seconds": step["seconds"]})
             if verdict["status"] != "passed":
                 break
-        return {**verdict, "wall_seconds": time.monotonic() - since, "cpu_seconds": self._processor}
+        return {**verdict, "wall_seconds": time.monotonic() - since, "cpu_seconds": self._used}
 
     def _run_step(self, step: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
         reading, writing = os.pipe()
@@ -131,7 +132,7 @@ class _Keeper:
     def end(self) -> dict[int, int]:
         """End whatever the task started, in whatever session it is, and return how each process that was started ended."""
         ended: dict[int, int] = {}
-        if self._alone:  # the tester, the first process, is spared
+        if self._alone:  # the tester, the first process, is spared, and so is this one
             targets: list[tuple[Callable[[int, int], None], int]] = [(os.kill, -1)]
         else:
             targets = [(kill, process) for process in self._started for kill in (os.killpg, os.kill)]
@@ -146,7 +147,7 @@ class _Keeper:
                 return ended
             if process in self._started:
                 ended[process] = status
-            self._processor += usage.ru_utime + usage.ru_stime
+            self._used += usage.ru_utime + usage.ru_stime
 
 
 def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from kdtool_sandbox._inside.frames import decoded, encoded, read_frame, write_frame
 from kdtool_sandbox._inside.values import from_plain, to_plain
 
-__all__ = ["Gone", "Peer", "Raised", "Remote", "described", "digest"]
+__all__ = ["Gone", "Peer", "Raised", "Remote", "TimedOut", "described", "digest"]
 
 _LONGEST_TEXT = 2000
 _LARGEST = 2**20
@@ -26,10 +26,15 @@ _PIECE = 2**18
 _BY_VALUE = 2
 """The version of marshal's format in which what is written depends on values alone, not on who shares them."""
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
+_HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 class Gone(Exception):  # noqa: N818 (what it says is that the other side is gone)
     """The other side ended."""
+
+
+class TimedOut(BaseException):
+    """The tests' time is over."""
 
 
 class Raised(Exception):  # noqa: N818 (what it says is what the other side raised)
@@ -82,10 +87,15 @@ class Remote:
 
 
 class Pieces(Remote):
-    """A list or tuple of the other side that is too large to be copied as a whole. It can be compared, by pieces."""
+    """A list or tuple of the other side that is too large to be copied as a whole. It can be compared, by pieces.
 
-    __slots__ = ("_digests", "_key", "_kind", "_length", "_size")
-    _digests: dict[int, str]
+    The other side commits itself to each piece before it can know what it is compared with, by a hash of it or by the piece
+    itself. Whoever is told "unequal" has no second try.
+    """
+
+    __slots__ = ("_hashes", "_key", "_kind", "_length", "_size", "_values")
+    _hashes: dict[int, str]
+    _values: dict[int, Any]
     _key: bytes
     _kind: type
     _length: int
@@ -93,8 +103,10 @@ class Pieces(Remote):
 
     def __init__(self, peer: Peer, number: int, kind: str, length: int, size: int) -> None:
         super().__init__(peer, number)
-        own = {"_digests": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind], "_length": length, "_size": size}
-        for name, value in own.items():
+        if type(length) is not int or type(size) is not int or size <= _LARGEST or length < 1:
+            raise ValueError("no large sequence")
+        own = {"_hashes": {}, "_values": {}, "_key": os.urandom(16), "_kind": _SEQUENCES[kind]}
+        for name, value in {**own, "_length": length, "_size": size}.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -102,27 +114,45 @@ class Pieces(Remote):
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (list, tuple)) or type(other) is not self._kind or len(other) != self._length:
-            return False
-        step = self._length * _PIECE // self._size
-        if step < 1:
-            return all(self[at] == item for at, item in enumerate(other))
+            return self is other
+        step = max(1, self._length * _PIECE // self._size)
         return all(self._equals(other[at : at + step], at) for at in range(0, self._length, step))
 
     def _equals(self, piece: Any, start: int) -> bool:
         stop = start + len(piece)
-        if start not in self._digests:
-            self._digests[start] = self._peer.ask("digest", self, start, stop, self._key)
-        if self._digests[start] and self._digests[start] == digest(piece, 0, len(piece), self._key):
+        if start not in self._hashes:
+            told = self._peer.ask("digest", self, start, stop, self._key)
+            self._hashes[start] = told if type(told) is str else ""
+            if not self._hashes[start]:
+                self._values[start] = self._piece(start, stop)
+        if start in self._values:
+            return bool(self._values[start] == piece)
+        if self._hashes[start] == digest(piece, 0, len(piece), self._key):
             return True
-        return bool(self._peer.ask("item", self, slice(start, stop)) == piece)
+        received = self._piece(start, stop)  # 1 and 1.0 are equal, and have different hashes
+        if digest(received, 0, len(received), self._key) != self._hashes[start]:
+            raise Raised("a list changed while it was compared")
+        return bool(received == piece)
+
+    def _piece(self, start: int, stop: int) -> Any:
+        received = self._peer.ask("item", self, slice(start, stop))
+        if type(received) is not self._kind or len(received) != stop - start:
+            raise Raised("a list changed while it was compared")
+        return received
 
     __hash__ = None  # type: ignore[assignment] # a list has none, and a tuple of this size needs none
 
 
 class Peer:
-    """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first."""
+    """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    def __init__(self, reading: int, writing: int, actions: dict[str, Callable[..., Any]]) -> None:
+    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces.
+    """
+
+    def __init__(
+        self, reading: int, writing: int, actions: dict[str, Callable[..., Any]], *, keeps_large: bool = False
+    ) -> None:
+        self._keeps_large = keeps_large
         self._reading = reading
         self._writing = writing
         self._actions = actions
@@ -161,7 +191,10 @@ class Peer:
             arguments = list(self._value(plain_arguments))
             before = self._dumped(arguments[1:])
             value = self._actions[action](*arguments, **self._value(plain_named))
-            message = ["value", self._plain(value) if (size := _size(value)) <= _LARGEST else self._large(value, size)]
+            kept = self._keeps_large and action == "call" and _size(value) > _LARGEST
+            message = ["value", self._large(value) if kept else self._plain(value)]
+        except TimedOut:
+            raise
         except BaseException as error:
             message = ["raised", [type(error).__name__, described(error)]]
         after = self._dumped(arguments[1:])
@@ -179,8 +212,8 @@ class Peer:
     def _plain(self, value: Any) -> Any:
         return to_plain(value, self._number)
 
-    def _large(self, value: Any, size: int) -> Any:
-        return {"pieces": [self._number(value)["mine"], type(value).__name__, len(value), size]}
+    def _large(self, value: Any) -> Any:
+        return {"pieces": [self._number(value)["mine"], type(value).__name__, len(value), _size(value)]}
 
     def _value(self, plain: Any) -> Any:
         return from_plain(plain, self._resolve)
@@ -229,16 +262,19 @@ _SIZED = frozenset({list, tuple, set, str, bytes, dict})
 
 
 def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
-    """Return a keyed hash of a piece of a sequence, which only one who has an equal piece can tell; "" where there is none.
+    """Return a keyed hash of a piece of a sequence; "" if it is not made of scalars and of lists and tuples of scalars.
 
-    Equal pieces may have different ones: 1 and 1.0 are equal, and so are dicts in another order.
+    Pieces with the same hash are equal; equal ones may have different hashes: 1 and 1.0, for example.
     """
     from hashlib import blake2b  # few need it, and every candidate would pay for it
 
-    try:
-        return blake2b(marshal.dumps(sequence[start:stop], _BY_VALUE), key=key).hexdigest()
-    except ValueError:
-        return ""
+    piece = sequence[start:stop]
+    parts = [part for part in piece if type(part) is list or type(part) is tuple]
+    for one in (*parts, [part for part in piece if type(part) is not list and type(part) is not tuple]):
+        kinds = set(map(type, one))
+        if not kinds <= _HASHED or (float in kinds and any(number != number for number in one)):  # noqa: PLR0124 (not a number)
+            return ""
+    return blake2b(marshal.dumps(piece, _BY_VALUE), key=key).hexdigest()
 
 
 def described(error: BaseException) -> str:

@@ -47,4 +47,5 @@ Counter().add()
 
 def rehearse() -> None:
     """Compile and run it."""
-    exec(compile(_PROGRAM, "<rehearsal>", "exec"), {"__name__": "rehearsal"})  # noqa: S102 (our own)
+    code = compile(_PROGRAM, "<rehearsal>", "exec", dont_inherit=True)
+    exec(code, {"__name__": "rehearsal"})  # noqa: S102 (our own)

@@ -18,9 +18,9 @@ import sys
 import time
 from typing import Any
 
-from kdtool_sandbox._inside.confining import forbid_calls, present_processor, stay_on
+from kdtool_sandbox._inside.confining import forbid_calls, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
-from kdtool_sandbox._inside.keeper import DESCRIPTOR, keep
+from kdtool_sandbox._inside.keeper import DESCRIPTOR_BYTES, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
 from kdtool_sandbox._inside.trial import hear_alarms, judged
 
@@ -40,7 +40,10 @@ def serve(greeting: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     if greeting["filter"]:
         forbid_calls(greeting["filter"])
-    keeper, control = _with_keeper()
+    everywhere = os.sched_getaffinity(0)
+    # Tester and candidate take turns: to wake another processor for each turn is dear.
+    stay_on({sorted(everywhere)[greeting["number"] % len(everywhere)]})
+    keeper, control = _with_keeper(everywhere)
     hear_alarms()
     tester = _Tester(control, stream=os.dup(0), verdicts=os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
@@ -50,13 +53,13 @@ def serve(greeting: dict[str, Any]) -> None:
     try:
         if tester.serve():
             control.close()
-            os.waitpid(keeper, 0)  # what it used is counted
+            os.waitpid(keeper, 0)  # so that whoever waits for this process is told of its time, too
     except BaseException as error:
         os.write(remarks, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
-        raise
+        os._exit(1)
 
 
-def _with_keeper() -> tuple[int, _socket.socket]:
+def _with_keeper(everywhere: set[int]) -> tuple[int, _socket.socket]:
     """Start the keeper, while there is nothing that it should not know."""
     alone = os.getpid() == 1
     ours, theirs = _socket.socketpair()
@@ -70,7 +73,9 @@ def _with_keeper() -> tuple[int, _socket.socket]:
         gc.disable()
         ours.close()
         os.close(1)
-        keep(theirs, alone)
+        keep(theirs, everywhere, alone)
+    except BaseException as error:
+        os.write(2, f"the keeper ended: {type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
         os._exit(0)
 
@@ -80,7 +85,6 @@ class _Tester:
         self._control = control
         self._stream = stream
         self._verdicts = verdicts
-        self._processors = os.sched_getaffinity(0)
         self._addresses = resource.getrlimit(resource.RLIMIT_AS)
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
         self._untouched = self._state()
@@ -88,27 +92,29 @@ class _Tester:
 
     def serve(self) -> bool:
         """Take tasks, and give a verdict on each, until there are no more. Return whether nothing was left behind."""
-        process = os.getpid()
         write_message(self._verdicts, {"python": sys.version.split()[0]})
         while (task := read_message(self._stream)) is not None:
-            if "steps" in task:
-                self._ask("run", task)
-                verdict = {**read_message(self._control.fileno()), "retire": True}
-            else:
-                verdict = self._of_module(task["limits"])
-            if os.getpid() != process:  # tests have forked
-                os._exit(1)
+            verdict = self._of_program(task) if "steps" in task else self._of_module(task["limits"])
             verdict["retire"] = verdict.get("retire", False) or self._state() != self._untouched or self._has_grown()
             write_message(self._verdicts, verdict)
             if verdict["retire"]:
                 return False
         return True
 
+    def _of_program(self, task: dict[str, Any]) -> dict[str, Any]:
+        self._ask("run", task)
+        seconds = sum(step["seconds"] for step in task["steps"])
+        if not _is_ready(self._control.fileno(), seconds + 2 * _ENDING):
+            return {"status": "timed out", "reason": "it has stopped what should end it", "retire": True}
+        verdict = read_message(self._control.fileno())
+        if verdict is None:
+            return {"status": "failed", "reason": "it has ended what should end it", "retire": True}
+        return {**verdict, "retire": True}
+
     def _of_module(self, limits: dict[str, Any]) -> dict[str, Any]:
         used = time.process_time()
-        processor = present_processor()
-        stay_on({processor})
-        self._ask("begin", limits, processor)
+        process = os.getpid()
+        self._ask("begin", limits)
         reading, writing = self._received()
         try:
             if not _is_ready(reading, _HANDING_OVER) or os.read(reading, 1) != b"!":
@@ -116,26 +122,29 @@ class _Tester:
             task = read_message(self._stream)  # only now has the candidate taken its part off the same stream
             self._limit(limits["memory"])
             verdict = judged(reading, writing, task, limits["seconds"])
+            if os.getpid() != process:  # tests have forked
+                os._exit(1)
             self._limit(None)
         finally:
             os.close(reading)
             os.close(writing)
         ended = self._ended()
         _reap()
-        stay_on(self._processors)
         if ended is None:
             return {**verdict, "retire": True}
+        if verdict["status"] == "timed out":  # its tests were ended wherever they were
+            verdict["retire"] = True
         if verdict["status"] == "failed" and ended["signal"] not in {"", "SIGKILL"}:
             verdict["reason"] += f" ({ended['signal']})"
         return {**verdict, "cpu_seconds": time.process_time() - used + ended["processor"]}
 
     def _limit(self, memory: int | None) -> None:
         soft, hard = self._addresses
-        wanted = soft if memory is None else memory
+        wanted = memory or soft
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
     def _ended(self) -> dict[str, Any] | None:
-        """End the task, and return how it ended; None where the keeper was killed or stopped by it."""
+        """End the task, and return how it ended; None where the keeper was killed or stopped by it, or does not answer."""
         try:
             self._ask("end")
             ended: dict[str, Any] | None = None
@@ -149,9 +158,11 @@ class _Tester:
         write_message(self._control.fileno(), what)
 
     def _received(self) -> tuple[int, int]:
-        _, handed, _, _ = self._control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR))
+        _, handed, _, _ = self._control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR_BYTES))
         ((_, _, ends),) = handed
-        reading, writing = (int.from_bytes(ends[at : at + DESCRIPTOR], sys.byteorder) for at in (0, DESCRIPTOR))
+        reading, writing = (
+            int.from_bytes(ends[at : at + DESCRIPTOR_BYTES], sys.byteorder) for at in (0, DESCRIPTOR_BYTES)
+        )
         return reading, writing
 
     def _state(self) -> tuple[object, ...]:
