@@ -10,9 +10,9 @@ import pytest
 import torch
 from kdtool.testing import make_run
 from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy, _workers
-from kdtool_evaluator_efficiency._answers import Answering, UnmeasurableError
+from kdtool_evaluator_efficiency._answers import Answering
 from kdtool_evaluator_efficiency._energy import Meter
-from kdtool_evaluator_efficiency._turns import Amount
+from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
 
 AMOUNT = Amount(prompt=100, generated=32, seconds=2.0)
 

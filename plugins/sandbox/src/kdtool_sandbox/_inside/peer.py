@@ -135,10 +135,10 @@ class Pieces(Remote):
         return bool(received == piece)
 
     def _piece(self, start: int, stop: int) -> Any:
-        received = self._peer.ask("item", self, slice(start, stop))
-        if type(received) is not self._kind or len(received) != stop - start:
-            raise Raised("a list changed while it was compared")
-        return received
+        received: Any = self._peer.ask("item", self, slice(start, stop))
+        if isinstance(received, (list, tuple)) and type(received) is self._kind and len(received) == stop - start:
+            return received
+        raise Raised("a list changed while it was compared")
 
     __hash__ = None  # type: ignore[assignment] # a list has none, and a tuple of this size needs none
 
