@@ -309,7 +309,7 @@ class Export(kdtool.Exporter):
     def kdtool_export(self, run: RunInfo, trained: Path) -> kdtool.Artifact:
         target = run.folder / "export.json"
         target.write_bytes((trained / "counts.json").read_bytes())
-        return kdtool.Artifact(target, "json", target.stat().st_size, how_to_use="open {path}")
+        return kdtool.Artifact(target, "json", target.stat().st_size, how_to_use="open {path}", card="# Counts\n")
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
         if subject.role != "artifact" or subject.path is None:

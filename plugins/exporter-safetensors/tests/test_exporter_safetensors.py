@@ -64,7 +64,7 @@ def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys
     save_tiny(tmp_path / "trained")
     run = make_run(tmp_path / "run", licences=(_APACHE,))
     artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
-    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    card = artifact.card
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "name the source" in card
     exec(artifact.how_to_use.replace("{path}", str(artifact.path)), {})  # noqa: S102 - the lines that a user would copy
@@ -74,7 +74,7 @@ def test_the_card_names_licence_and_use_and_its_lines_run(tmp_path: Path, capsys
 def test_without_any_licence_the_card_says_so(tmp_path: Path) -> None:
     save_tiny(tmp_path / "trained")
     artifact = Safetensors(Safetensors.Config()).kdtool_export(make_run(tmp_path / "run"), tmp_path / "trained")
-    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    card = artifact.card
     assert "license: other" in card
     assert "check before you publish" in card
 
@@ -87,8 +87,9 @@ def test_the_card_carries_on_what_the_terms_ask_for(tmp_path: Path) -> None:
     unused = kdtool.Licensed("teachers.other", kdtool.Terms("Own terms", restrictions=("none of ours",)))
     save_tiny(tmp_path / "trained")
     run = replace(make_run(tmp_path / "run", licences=(llama, rail, unused)), name="web")
-    folder = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained").path
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    folder, card = artifact.path, artifact.card
+    (folder / "README.md").write_text(card, encoding="utf-8")
     assert "\n# Llama-web\n" in card
     assert "\n> Built with Llama\n" in card
     assert "machine generated" in card
@@ -109,7 +110,7 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
     save_tiny(tmp_path / "trained")
     run = make_run(tmp_path / "run", licences=(taken,))
     artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
-    card = (artifact.path / "README.md").read_text(encoding="utf-8")
+    card = artifact.card
     assert f"the terms forbid to take signals; who made this model says: {said}" in card
     assert card.startswith("---\nlicense: llama2\n")
 

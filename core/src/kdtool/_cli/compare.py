@@ -48,7 +48,7 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
 
 def differences(comparisons: tuple[Comparison, ...], notes: tuple[str, ...]) -> Iterator[str]:
     """Yield a table of what differs, and what was not compared."""
-    from kdtool._sweep.record import aligned
+    from kdtool._run.markdown_table import aligned
 
     if comparisons:
         head = ["measurement", "difference", "95 % interval", "shown", "of", "against", "over"]
@@ -59,7 +59,7 @@ def differences(comparisons: tuple[Comparison, ...], notes: tuple[str, ...]) -> 
 
 def values(rows: Sequence[ComparedRow]) -> Iterator[str]:
     """Yield a table of each measurement: every arm's value with its interval."""
-    from kdtool._sweep.record import aligned
+    from kdtool._run.markdown_table import aligned
 
     for name in dict.fromkeys(row.measurement for row in rows):
         own = [row for row in rows if row.measurement == name]
@@ -69,7 +69,7 @@ def values(rows: Sequence[ComparedRow]) -> Iterator[str]:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    from kdtool._sweep.record import number
+    from kdtool._run.markdown_table import number
 
     bounds = "" if row.low is None or row.high is None else f"{number(row.low)} to {number(row.high)}"
     return [row.run, row.arm, number(row.value), bounds, str(row.seeds)]

@@ -179,7 +179,8 @@ class LiveSubject(Subject):
 class Artifact:
     """A file or folder that an exporter wrote. `bytes` counts all its files; `quantisation` is "" if there is none.
 
-    `how_to_use` are lines to copy, with `{path}` where the artefact's final place goes.
+    `how_to_use` are lines to copy, with `{path}` where the artefact's final place goes. `card` is a model card in Markdown:
+    the engine adds what was measured and writes it as README.md into the artefact's folder, or beside its file.
     """
 
     path: Path
@@ -187,6 +188,7 @@ class Artifact:
     bytes: int
     quantisation: str = ""
     how_to_use: str = ""
+    card: str = ""
 
 
 @dataclass(frozen=True)

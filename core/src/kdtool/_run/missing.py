@@ -1,6 +1,6 @@
 """What components lack on this machine, said before anything is spent: a library, a GPU, a compiler.
 
-Asked by `kdtool check` and by the runner before the first stage. Shared components and those of every phase are asked.
+Asked by `kdtool check` and by the runner before the first stage: shared components once, those of every phase in each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from kdtool._run.context import close_components
 
 __all__ = ["refuse_missing"]
 
+_TEXT = "cannot work here: "
+
 
 def refuse_missing(assembly: Assembly, run: RunInfo) -> None:
     """Ask every component what it lacks here.
@@ -22,13 +24,15 @@ def refuse_missing(assembly: Assembly, run: RunInfo) -> None:
         RecipeError: with all that is missing, each at the component that needs it.
     """
     problems: dict[Problem, None] = {}
+    asked: set[str] = set()
     for phase in (phase for phases in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
         try:
-            for name, lacks in hooks.kdtool_missing(run).items():
-                key = built[name].spec.key
-                problems |= {problem_at(assembly.recipe, key, f"cannot work here: {text}"): None for text in lacks}
+            for name in [name for name in hooks.kdtool_missing.names() if name not in asked]:
+                lacks = hooks.kdtool_missing.maybe(name)(run) or ()
+                problems |= {problem_at(assembly.recipe, built[name].spec.key, _TEXT + text): None for text in lacks}
         finally:
             close_components(hooks, {spec.path for spec in phase.components}, assembly.complain)
+        asked.update(assembly.shared)
     if problems:
         raise RecipeError(list(problems))

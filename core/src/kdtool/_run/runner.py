@@ -16,12 +16,13 @@ from typing import Any
 
 from kdtool._assembly import Assembly
 from kdtool._blame import translated
-from kdtool._contract.models import Measurement, ModelFacts
+from kdtool._contract.models import Artifact, Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._licences import Licensed, told
 from kdtool._requirements import held_against
 from kdtool._run.artefacts import Artefacts, storage_errors
+from kdtool._run.cards import write_card
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import corpora_of, rows_of
@@ -118,7 +119,9 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
         context.say(line)
     keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
     for node in stages.graph.nodes.values():
-        context.make(node)
+        made = context.make(node)
+        if node in stages.exports.values() and not (made.reused or context.rank):
+            _describe(context, (read_artifact(node),))
         _check_tokens(context.assembly, stages.arms, node.stage)
     by_evaluator = {name: read_scores(context, nodes) for name, nodes in stages.scores.items()}
     measurements = [found for each in by_evaluator.values() for found in each]
@@ -129,7 +132,17 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     notes, seconds = (*results.notes, *apart), time.monotonic() - start
     required = _required(context, by_evaluator, arm_of, comparisons)
     results = replace(results, recipe_text=recipe_text, seconds=seconds, notes=notes, requirements=required)
-    return results if context.rank else reported(context, run, results)
+    if context.rank:
+        return results
+    _describe(context, results.arms[0].artifacts, results)
+    return reported(context, run, results)
+
+
+def _describe(context: Context, artifacts: Sequence[Artifact], results: Results | None = None) -> None:
+    """Write the cards of exported models: without results, so that one that is not yet measured has its licence, too."""
+    with storage_errors(context.folder):
+        for artifact in artifacts:
+            write_card(artifact, results)
 
 
 def reported(context: Context, run: RunInfo, results: Results) -> Results:

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdtool._run.artefacts import storage_errors
+from kdtool._run.markdown_table import aligned, number
 from kdtool._run.sealed import write_beside
 from kdtool._sweep.points import SweepPoint
 from kdtool._sweep.table import SweepCell, SweepRow, SweepTable
 
-__all__ = ["JSON", "MARKDOWN", "SweepResults", "aligned", "as_json", "as_markdown", "number", "write_sweep"]
+__all__ = ["JSON", "MARKDOWN", "SweepResults", "as_json", "as_markdown", "write_sweep"]
 
 JSON, MARKDOWN = "sweep.json", "sweep.md"
 _INTERVALS = "Numbers are means over seeds, with 95 % intervals over seeds and items."
@@ -119,21 +120,3 @@ def _cell(cell: SweepCell | None) -> str:
         return ""
     bounds = "" if cell.low is None or cell.high is None else f" ({number(cell.low)} to {number(cell.high)})"
     return f"{number(cell.value)}{bounds}"
-
-
-def number(value: float) -> str:
-    """Return a value as tables show it: whole where it is large, else with four digits."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown whose columns are aligned."""
-    shown = [head, *([_one_line(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in shown]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def _one_line(cell: str) -> str:
-    """Return the first line, with what would end a cell escaped."""
-    return cell.partition("\n")[0].replace("|", "\\|")

@@ -55,6 +55,8 @@ class ExporterConformance(ComponentConformance):
         assert not [file for file in files if file.suffix in {".bin", ".pt", ".pkl"}], "pickles run code when opened"
         assert str(exported.path) not in exported.how_to_use, "the engine moves the files: write {path} for their place"
         assert not exported.how_to_use or "{path}" in exported.how_to_use
+        assert str(exported.path) not in exported.card
+        assert not [file for file in files if file.name == "README.md" and exported.card], "the engine writes the card"
 
     def test_the_same_student_gives_the_same_files(self, tmp_path: Path) -> None:
         trained = self.trained(tmp_path / "trained")

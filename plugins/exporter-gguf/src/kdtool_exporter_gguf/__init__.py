@@ -46,7 +46,7 @@ class GGUF(kdtool.Exporter):
             UsageError: the student is no plain Llama, or its tokenizer splits text in a way that has no name in the format.
             PluginError: llama.cpp splits text otherwise than the student's tokenizer, or computes something else.
         """
-        from kdtool_transformers import open_model, write_gguf
+        from kdtool_transformers import model_card, open_model, write_gguf
 
         from kdtool_exporter_gguf._checking import name_of_splitting, require_same
 
@@ -62,7 +62,10 @@ class GGUF(kdtool.Exporter):
         require_same(student, file, self.config)
         how_to_use = "llama-server -m {path}\n"
         quantisation = "q8_0" if self.config.numbers == "q8_0" else ""
-        return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use)
+        stored = f"Weights in {self.config.numbers}."
+        use = f"```console\n{how_to_use.format(path=file.name)}```"
+        card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
+        return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         path = subject.path

@@ -1,6 +1,6 @@
 """Exporter plugin `safetensors`: the trained student as a folder that plain transformers opens.
 
-`Safetensors` writes weights, configuration, tokenizer and a model card, and opens what it wrote; `_card` words the card.
+`Safetensors` writes weights, configuration and tokenizer, describes them in a model card, and opens what it wrote.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class Safetensors(kdtool.Exporter):
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         import torch
-        from kdtool_transformers import open_model
-
-        from kdtool_exporter_safetensors._card import how_to_use, write_card
+        from kdtool_transformers import model_card, open_model
 
         folder = run.folder / "safetensors"
         original = open_model(trained, offline=True)
@@ -48,9 +46,15 @@ class Safetensors(kdtool.Exporter):
         converted.save(folder)
         del converted
         deviation = self._deviation(original, folder)
-        write_card(folder, run, original.facts, str(dtype).removeprefix("torch."), deviation)
+        _write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        return kdtool.Artifact(folder, "safetensors", size, how_to_use=how_to_use("{path}"))
+        stored = (
+            f"Weights in {str(dtype).removeprefix('torch.')}; logits deviate from the trained model's by {deviation:.1e} "
+            "standard deviations."
+        )
+        use = f"```python\n{_how_to_use('.')}```"
+        card = model_card(run, original.facts, stored=stored, library="transformers", use=use)
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}"), card=card)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
@@ -84,3 +88,24 @@ class Safetensors(kdtool.Exporter):
                 f"(allowed {limit:g}) in {written.model.dtype}; export with dtype: float32"
             )
         return deviation
+
+
+def _write_notices(folder: Path, run: kdtool.RunInfo) -> None:
+    """Write NOTICE where the terms that the model is under ask for notices."""
+    notices = dict.fromkeys(text for licensed in run.licences if licensed.takes for text in licensed.terms.notices)
+    if notices:
+        (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
+
+
+def _how_to_use(folder: str) -> str:
+    """Return lines of Python that complete a piece of code with the model in `folder`."""
+    return f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = {folder!r}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
+outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(outputs[0], skip_special_tokens=True))
+"""

@@ -1,37 +1,31 @@
-"""The model card of an exported folder: what it is, its licence, how to use it."""
+"""The model card of an exported student: what it is, its licence, how to use it; the engine adds what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import kdtool
+from kdtool_transformers._licences import card_name
 
-__all__ = ["how_to_use", "write_card"]
-
-
-def how_to_use(folder: str) -> str:
-    """Return lines of Python that complete a piece of code with the model in `folder`."""
-    return f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = {folder!r}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
-inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
-outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
-print(tokenizer.decode(outputs[0], skip_special_tokens=True))
-"""
+__all__ = ["model_card"]
 
 
-def write_card(folder: Path, run: kdtool.RunInfo, facts: kdtool.ModelFacts, dtype: str, deviation: float) -> None:
-    """Write README.md, with the terms that the model is under, and NOTICE where they ask for notices."""
+def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, library: str, use: str) -> str:
+    """Return the card in Markdown, with the terms that the model is under.
+
+    Args:
+        run: the run that exports, with its name and licences.
+        facts: the exported model's shape.
+        stored: a sentence on the numbers that are stored.
+        library: what opens the artefact, as hubs name it in `library_name`.
+        use: a block of code that uses the artefact from its own folder.
+    """
     binding = [licensed for licensed in run.licences if licensed.takes]
-    notices = list(dict.fromkeys(notice for licensed in binding for notice in licensed.terms.notices))
+    notices = dict.fromkeys(notice for licensed in binding for notice in licensed.terms.notices)
     lines = [
         "---",
         *_front_matter(binding),
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags: [code, distillation, kdtool]",
         "---",
@@ -39,25 +33,19 @@ def write_card(folder: Path, run: kdtool.RunInfo, facts: kdtool.ModelFacts, dtyp
         "",
         f"A student of {facts.parameters:,} parameters ({facts.layers} layers, width {facts.hidden}, vocabulary "
         f"{facts.vocabulary:,}, context {facts.context:,}), distilled with kdtool. Arm `{run.arm}`, seed {run.seed}.",
-        f"Weights in {dtype}; logits deviate from the trained model's by {deviation:.1e} standard deviations.",
+        stored,
         "",
         "## Licences and terms of what it was made from",
         *_terms(run.licences),
         *(f"\n> {notice}" for notice in notices),
         "",
         "## Use",
-        "```python",
-        how_to_use("."),
-        "```",
+        use,
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if notices:
-        (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def _front_matter(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:
-    from kdtool_transformers import card_name
-
     licences = list(dict.fromkeys(licensed.terms.licence for licensed in binding))
     name = card_name(licences)
     yield f"license: {name}"

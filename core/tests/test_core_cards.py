@@ -1,0 +1,83 @@
+"""Model cards: what an exporter says, and what was measured of its artefact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._run.cards import write_card
+from kdtool.testing import make_results
+
+
+def _measured(card: str) -> str:
+    return card.partition("## What was measured")[2]
+
+
+def test_the_card_of_a_run_s_export_has_what_was_measured(recipe: dict[str, Any]) -> None:
+    results = kdtool.run(recipe)
+    artifact = results.arms[0].artifacts[0]
+    card = (artifact.path.parent / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# Counts\n\n## What was measured\n")
+    head, _, row = [line.split(" | ") for line in card.splitlines() if line.startswith("|")]
+    columns = [cell.strip("| ") for cell in head]
+    assert columns == ["measurement", "this model", "student-seed0", "control-seed0", "control-time-seed0", "teacher"]
+    assert row[0].strip("| ") == "nats (nats/byte; lower is better)"
+    values = {(one.name, one.subject): one.value for one in results.measurements}
+    assert float(row[1].split()[0]) == pytest.approx(values["nats", "student-seed0-json"], rel=1e-3)
+    assert float(row[5].split()[0]) == pytest.approx(values["nats", "teacher"], rel=1e-3)
+    assert results.verdict in card
+
+
+def test_other_evaluators_change_the_card_and_not_the_model(recipe: dict[str, Any]) -> None:
+    artifact = kdtool.run(recipe).arms[0].artifacts[0]
+    card = artifact.path.parent / "README.md"
+    assert _measured(card.read_text(encoding="utf-8"))
+    again = kdtool.run(recipe, {"evaluators": False})
+    assert again.arms[0].artifacts[0].path == artifact.path
+    assert next(stage for stage in again.stages if stage.path == artifact.path.parent).reused
+    assert card.read_text(encoding="utf-8") == "# Counts\n"
+
+
+def test_a_model_that_is_not_yet_measured_has_its_card(recipe: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(kdtool.KdtoolError):
+        kdtool.run(recipe, {"evaluators": {"fails": {"use": f"{_write_failing(tmp_path)}:Fails"}}})
+    (card,) = Path("runs").glob("*/exports/*/README.md")
+    assert card.read_text(encoding="utf-8") == "# Counts\n"
+
+
+def _write_failing(folder: Path) -> Path:
+    file = folder / "failing.py"
+    file.write_text(
+        "import kdtool\n\n\nclass Fails(kdtool.Evaluator):\n    def kdtool_evaluate(self, run, subjects):\n"
+        "        raise kdtool.UsageError('no')\n        yield\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+def test_any_text_stays_where_it_belongs(tmp_path: Path) -> None:
+    results = make_results(tmp_path, lambda text: f"{text} | a\n# b ```` c")
+    artifact = kdtool.Artifact(tmp_path / "exports", "safetensors", 1, card="# Model")
+    artifact.path.mkdir()
+    write_card(artifact, results)
+    section = _measured((artifact.path / "README.md").read_text(encoding="utf-8"))
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    fenced = section.split("```json\n")[1].split("\n```\n")[0]
+    assert json.loads(fenced)["perplexity"]["split"] == "test"
+
+
+def test_of_what_was_not_measured_the_card_says_nothing(tmp_path: Path) -> None:
+    results = replace(make_results(tmp_path), measurements=())
+    artifact = kdtool.Artifact(tmp_path / "model.gguf", "gguf", 1, card="# Model")
+    write_card(artifact, results)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Model\n"
+
+
+def test_who_has_no_card_gets_none(tmp_path: Path) -> None:
+    write_card(kdtool.Artifact(tmp_path / "model.gguf", "gguf", 1), make_results(tmp_path))
+    assert not list(tmp_path.iterdir())
