@@ -342,6 +342,13 @@ class Evaluator(Component):
     together: bool = False
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse what leaves nothing to measure on, `run.texts` and files, before anything is trained. On rank 0.
+
+        Raises the UsageErrors that `kdtool_evaluate` would raise for them: those of all evaluators are shown at once. Cheap
+        beside measuring; subjects are not there yet. Since 0.1.
+        """
+
     def kdtool_evaluate(
         self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]
     ) -> Iterator[kdtool.Measurement] | None:
@@ -469,6 +476,7 @@ class Hooks(HooksBase):
     kdtool_token_weight = every(Weighting.kdtool_token_weight)
     kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
+    kdtool_measurable = every(Evaluator.kdtool_measurable)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_export = every(Exporter.kdtool_export)

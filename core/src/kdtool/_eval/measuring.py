@@ -18,6 +18,7 @@ from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context
 from kdtool._run.data import add_texts, corpora_of
 from kdtool._run.graph import Graph
+from kdtool._run.measurable import refuse_unmeasurable
 from kdtool._run.record import component_record, environment
 from kdtool._run.results import Results
 from kdtool._run.runner import keep, reported, session
@@ -42,6 +43,8 @@ def _measure(models: Sequence[Model], context: Context, run: RunInfo) -> Results
     measured = [*map(_measured, models), *subjects_of(context, (), {})]
     scores = add_scores(context, graph, measured, texts)
     keep(context, graph.record(context.assembly.recipe.name, context.store.root))
+    context.make(texts)
+    refuse_unmeasurable(context, texts)
     for node in graph.nodes.values():
         context.make(node)
     found = [each for nodes in scores.values() for each in read_scores(context, nodes)]

@@ -47,7 +47,9 @@ def _measured(artifact: Artifact, results: Results) -> Iterator[str]:
     yield from ("", aligned(["measurement", *shown], rows), "", results.verdict)
     settings = {name: dict(_of(name, results).settings) for name in dict.fromkeys(names_measured)}
     yield from ("", "<details><summary>How it was measured</summary>", "", "```json")
-    yield json.dumps(settings, indent=1, ensure_ascii=False).replace("`", "\\u0060")  # as JSON has it: no fence ends there
+    yield json.dumps(settings, indent=1, ensure_ascii=False).replace(
+        "`", "\\u0060"
+    )  # as JSON has it: no fence ends there
     yield from ("```", "", "</details>")
 
 

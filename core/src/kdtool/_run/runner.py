@@ -30,6 +30,7 @@ from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Graph, Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
+from kdtool._run.measurable import refuse_unmeasurable
 from kdtool._run.missing import refuse_missing
 from kdtool._run.own_text import own_text_keys, own_text_noted
 from kdtool._run.plan import last_nodes
@@ -118,6 +119,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for line in _noted(context):
         context.say(line)
     keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
+    refuse_unmeasurable(context, stages.texts)
     for node in stages.graph.nodes.values():
         made = context.make(node)
         if node in stages.exports.values() and not (made.reused or context.rank):

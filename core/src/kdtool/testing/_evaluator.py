@@ -171,6 +171,9 @@ class EvaluatorConformance(ComponentConformance):
         alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
         assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
+        assert alike or self._early_refusal(tmp_path) == refusal, (
+            "kdtool_measurable says so, before anything is trained"
+        )
 
     def test_files_that_leave_nothing_to_measure_are_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
@@ -226,9 +229,18 @@ class EvaluatorConformance(ComponentConformance):
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
         evaluator = self.build(**{**self.prepared(run_folder), **settings}) if settings else self.ready(run)
+        evaluator.kdtool_measurable(run)  # as the engine does; who refuses here is asked no further
         measured = list(self._called(evaluator, run, self.subjects(files or folder) if subjects is None else subjects))
         evaluator.kdtool_close()
         return Measured(folder, measured, opener.opened, said)
+
+    def _early_refusal(self, folder: Path) -> str:
+        run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, ())
+        try:
+            self.ready(run).kdtool_measurable(run)
+        except UsageError as error:
+            return str(error)
+        return ""
 
     def _called(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         assert isinstance(evaluator.together, bool)

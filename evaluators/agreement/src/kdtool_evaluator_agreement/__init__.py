@@ -46,27 +46,41 @@ class Agreement(kdtool.Evaluator):
             size = 4 * student.parameters + layer + logits
             yield kdtool.Estimate("measured student", ("scores: agreement",), size, uses=ahead.teachers)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse a split without text.
+
+        Raises:
+            kdtool.UsageError: there is no text to compare on.
+        """
+        self._documents(run)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control.
 
         Raises:
             kdtool.UsageError: there is no text to compare on.
         """
-        from kdtool_measuring import digest, held_out, without_text
+        from kdtool_measuring import digest
 
         teachers = [subject for subject in subjects if subject.role == "teacher"]
         learners = [subject for subject in subjects if subject.role in {"student", "control"}]
         learners = learners or [subject for subject in subjects if subject.role == "artifact"]  # nothing was trained
-        # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
-        documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
-        if not documents:
-            raise without_text("agreement", self.config.split)
+        documents = self._documents(run)
         if not teachers:
             run.say("agreement: nothing is measured, no teacher of this run can be opened")
         else:
             chosen = digest(documents)
             for teacher in teachers:
                 yield from self._with_teacher(run, teacher, learners, documents, chosen)
+
+    def _documents(self, run: kdtool.RunInfo) -> list[Document]:
+        from kdtool_measuring import held_out, without_text
+
+        # A token stands for eight characters at most on average: longer texts would be cut away after encoding.
+        documents = held_out(run, self.config.split, most=self.config.documents, characters=8 * self.config.tokens)
+        if not documents:
+            raise without_text("agreement", self.config.split)
+        return documents
 
     def _with_teacher(
         self,

@@ -82,6 +82,15 @@ class CodeXGlue(kdtool.Evaluator):
             size = bytes_to_answer(student, min(_LONGEST, student.context or _LONGEST))
             yield kdtool.Estimate("measured student", ("scores: codexglue",), size)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Read the files.
+
+        Raises:
+            kdtool.UsageError: one is in another form, or holds nothing.
+        """
+        list(self._tasks(run))
+        self._codes()
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the measures of each file's task; items are its examples, for token accuracy its programs.
 

@@ -14,7 +14,7 @@ import kdtool
 from kdtool_evaluator_line_completion._scores import edit_similarity, exact_match
 
 if TYPE_CHECKING:
-    from kdtool_measuring import Answer
+    from kdtool_measuring import Answer, Document
 
     from kdtool_evaluator_line_completion._places import Place
 
@@ -52,23 +52,24 @@ class LineCompletion(kdtool.Evaluator):
             size = bytes_to_answer(student, min(tokens, student.context or tokens))
             yield kdtool.Estimate("measured student", ("scores: line-completion",), size)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse a split without lines.
+
+        Raises:
+            kdtool.UsageError: no document has a line to complete.
+        """
+        self._places(run)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `line-completion.exact-match` and `.edit-similarity` of each subject; items are documents.
 
         Raises:
             kdtool.UsageError: no document has a line to complete.
         """
-        from kdtool_measuring import answered, digest, fitted, held_out, without_text
-
-        from kdtool_evaluator_line_completion._places import places_of
+        from kdtool_measuring import answered, digest, fitted
 
         config = self.config
-        documents = held_out(run, config.split, most=config.documents, characters=_LONGEST_DOCUMENT)
-        places = {
-            place.id: place for document in documents for place in places_of(document, config.places, config.context)
-        }
-        if not places:
-            raise without_text("line-completion", config.split, "no document of several lines")
+        documents, places = self._places(run)
         settings = {**self._settings(places), "documents": digest(documents)}
 
         def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
@@ -79,6 +80,21 @@ class LineCompletion(kdtool.Evaluator):
             answers = answered(run, subject, list(places), request, evaluator="line-completion")
             if answers is not None:
                 yield from _measurements(run, subject, places, answers, settings)
+
+    def _places(self, run: kdtool.RunInfo) -> tuple[list[Document], dict[str, Place]]:
+        """Return held-out documents, and where in them lines are completed, by the places' ids."""
+        from kdtool_measuring import held_out, without_text
+
+        from kdtool_evaluator_line_completion._places import places_of
+
+        config = self.config
+        documents = held_out(run, config.split, most=config.documents, characters=_LONGEST_DOCUMENT)
+        places = {
+            place.id: place for document in documents for place in places_of(document, config.places, config.context)
+        }
+        if not places:
+            raise without_text("line-completion", config.split, "no document of several lines")
+        return documents, places
 
     def _settings(self, places: Mapping[str, Place]) -> dict[str, str]:
         return {

@@ -41,17 +41,23 @@ class Perplexity(kdtool.Evaluator):
             logits = 3 * 4 * min(tokens, 512) * student.vocabulary
             yield kdtool.Estimate("measured student", ("scores: perplexity",), 4 * student.parameters + layer + logits)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse a split without text.
+
+        Raises:
+            kdtool.UsageError: there is no text to score.
+        """
+        self._documents(run)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas.
 
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        from kdtool_measuring import digest, held_out, opened, without_text
+        from kdtool_measuring import digest, opened
 
-        documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
-        if not documents:
-            raise without_text("perplexity", self.config.split)
+        documents = self._documents(run)
         chosen = digest(documents)
         for subject in subjects:
             with opened(run, subject, "perplexity", _unfit) as runtime:
@@ -62,6 +68,14 @@ class Perplexity(kdtool.Evaluator):
                 model = runtime.model
                 tokenizer = f"{subject.name}'s own" if model is None else model.tokenizer.fingerprint[:12]
             yield from _measurements(run, subject, documents, scores, settings, tokenizer)
+
+    def _documents(self, run: kdtool.RunInfo) -> list[Document]:
+        from kdtool_measuring import held_out, without_text
+
+        documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
+        if not documents:
+            raise without_text("perplexity", self.config.split)
+        return documents
 
     def _settings(self, documents: Sequence[Document]) -> dict[str, str]:
         return {

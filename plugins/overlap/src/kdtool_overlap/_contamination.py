@@ -48,24 +48,38 @@ class Contamination(kdtool.Evaluator):
 
         return {"problems": digest_of(problems_of(run, "contamination"))}
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse a recipe without problems that can be found, or without text to find them in.
+
+        Raises:
+            kdtool.UsageError: there is no training text, or no problem that could be found in it.
+        """
+        self._benchmarks(run)
+
+    def _benchmarks(self, run: kdtool.RunInfo) -> list[_Found]:
+        from kdtool_overlap._benchmarks import Benchmark, problems_of
+
+        problems = problems_of(run, "contamination")
+        found = [_Found(Benchmark(name, each, self.config.n)) for name, each in problems.items()]
+        for one in found:
+            one.refuse_unfindable(self.config.n)
+        if next(iter(run.texts.examples("train")), None) is None:
+            raise kdtool.UsageError(
+                "contamination: the split 'train' holds no documents, so there is nothing in which problems could stand; "
+                "give the recipe text, or leave contamination out"
+            )
+        return found
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `contamination.<benchmark>` of each subject that learned, and write which problems are where.
 
         Raises:
             kdtool.UsageError: there is no training text, or no problem that could be found in it.
         """
-        from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
+        from kdtool_overlap._benchmarks import digest_of
 
-        problems = problems_of(run, "contamination")
-        found = [_Found(Benchmark(name, each, self.config.n)) for name, each in problems.items()]
-        for one in found:
-            one.refuse_unfindable(self.config.n)
+        found = self._benchmarks(run)
         documents = _search(run, found)
-        if not documents:
-            raise kdtool.UsageError(
-                "contamination: the split 'train' holds no documents, so there is nothing in which problems could stand; "
-                "give the recipe text, or leave contamination out"
-            )
         learned = [subject for subject in subjects if subject.role != "teacher"]
         for one in found:
             one.tell(run, documents)

@@ -50,6 +50,14 @@ class Memorisation(kdtool.Evaluator):
             cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
             yield kdtool.Estimate("measured student", ("scores: memorisation",), 4 * student.parameters + cache)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse text without a passage.
+
+        Raises:
+            kdtool.UsageError: no text is long enough for one.
+        """
+        self._passages(run, 1)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `memorised` and `longest-copy` of each subject; items are passages.
 
@@ -59,21 +67,26 @@ class Memorisation(kdtool.Evaluator):
         from kdtool_measuring import unanswered
 
         from kdtool_overlap._continuations import continuations_of
-        from kdtool_overlap._passages import beginning, passages_of
 
-        config = self.config
-        documents = beginning(run.texts.examples("train"), config.characters)
-        asked = passages_of(documents, config.passages, config.prefix, config.continuation)
-        if not asked:
-            raise kdtool.UsageError(
-                f"memorisation.prefix: no document of the split 'train' has {config.prefix} + {config.continuation} words, "
-                "so there is no passage to ask for; set `prefix` and `continuation` lower, or leave memorisation out"
-            )
+        asked = self._passages(run, self.config.passages)
         for subject in subjects:
             answers = continuations_of(run, subject, asked)
             if answers is not None:
                 yield from self._measurements(run, subject, asked, {one.id: one.text for one in answers})
                 yield from unanswered("memorisation", subject, answers)
+
+    def _passages(self, run: kdtool.RunInfo, most: int) -> list[Passage]:
+        from kdtool_overlap._passages import beginning, passages_of
+
+        config = self.config
+        documents = beginning(run.texts.examples("train"), config.characters)
+        asked = passages_of(documents, most, config.prefix, config.continuation)
+        if not asked:
+            raise kdtool.UsageError(
+                f"memorisation.prefix: no document of the split 'train' has {config.prefix} + {config.continuation} words, "
+                "so there is no passage to ask for; set `prefix` and `continuation` lower, or leave memorisation out"
+            )
+        return asked
 
     def _measurements(
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage], answers: Mapping[str, str]

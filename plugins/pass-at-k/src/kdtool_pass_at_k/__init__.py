@@ -125,30 +125,42 @@ class PassAtK(kdtool.Evaluator):
             size = bytes_to_answer(student, 2 * self.config.maximum_tokens)
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), size)
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Read the problems.
+
+        Raises:
+            kdtool.UsageError: there are none.
+        """
+        self._asked(run)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.
 
         Raises:
             kdtool.UsageError: there are no problems.
         """
-        from kdtool_measuring import chosen
-
         from kdtool_pass_at_k._samples import sampled
         from kdtool_pass_at_k._verdicts import judged
 
-        found = self.parts(self.problems(run))
-        parts = {name: chosen(part, self.config.problems) for name, part in found.items()}
+        parts = self._asked(run)
         problems = [problem for part in parts.values() for problem in part]
-        if not problems or not all(parts.values()):
-            raise kdtool.UsageError(
-                f"{self.benchmark}: there is no problem to ask; a score of nothing would say nothing"
-            )
         for subject in subjects:
             samples = sampled(run, subject, problems, self)
             if samples is not None:
                 verdicts = judged(run, subject, problems, samples, self)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts)
+
+    def _asked(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
+        """Return the problems that are asked, by the part that they are scored with."""
+        from kdtool_measuring import chosen
+
+        parts = {name: chosen(part, self.config.problems) for name, part in self.parts(self.problems(run)).items()}
+        if not parts or not all(parts.values()):
+            raise kdtool.UsageError(
+                f"{self.benchmark}: there is no problem to ask; a score of nothing would say nothing"
+            )
+        return parts
 
     def _measurements(
         self,

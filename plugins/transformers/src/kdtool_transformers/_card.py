@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import kdtool
+
 from kdtool_transformers._licences import card_name
 
 __all__ = ["model_card"]

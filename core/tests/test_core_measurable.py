@@ -1,0 +1,66 @@
+"""What leaves nothing to measure on is said of all evaluators at once, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+
+PICKY = '''
+from pathlib import Path
+
+import kdtool
+
+
+class Picky(kdtool.Evaluator):
+    """Wants more text than there is, until a file `there` is there."""
+
+    class Config(kdtool.Config):
+        """What is wanted."""
+
+        documents: int = 100
+        """Documents at least."""
+
+    def kdtool_measurable(self, run):
+        count = len(list(run.texts.examples("test")))
+        if count < self.config.documents and not Path("there").exists():
+            raise kdtool.UsageError(f"{count} documents are less than {self.config.documents}")
+
+    def kdtool_evaluate(self, run, subjects):
+        return iter(())
+'''
+
+
+@pytest.fixture
+def picky(recipe: dict[str, Any]) -> dict[str, Any]:
+    Path("picky.py").write_text(PICKY, encoding="utf-8")
+    use = "./picky.py:Picky"
+    return {
+        **recipe,
+        "evaluators": {"some": {"use": use, "documents": 50}, "many": {"use": use}, **recipe["evaluators"]},
+    }
+
+
+def test_all_refusals_come_at_once_before_training(picky: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.run(picky)
+    assert {problem.key: problem.message for problem in caught.value.problems} == {
+        "evaluators.some": "4 documents are less than 50",
+        "evaluators.many": "4 documents are less than 100",
+    }
+    assert not list(Path("runs").glob("*/phases/*"))
+    Path("there").touch()
+    assert kdtool.run(picky).measurements
+
+
+def test_measuring_alone_asks_as_well(picky: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(json.dumps(picky), encoding="utf-8")
+    Path("there").touch()
+    student = kdtool.run(file).arms[0].path
+    Path("there").unlink()
+    with pytest.raises(kdtool.RecipeError, match="4 documents are less than 50"):
+        kdtool.evaluate([student], recipe=file)
