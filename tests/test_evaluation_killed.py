@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 from kdtool import SandboxError
+from kdtool._cli import call
 from kdtool_sandbox import Sandbox
 
 
-def start(model: Path, folder: Path) -> subprocess.Popen[bytes]:
-    """Start `kdtool eval` of 40 problems, answered in three batches."""
+def command(model: Path, folder: Path) -> list[str]:
+    """Return the arguments that evaluate 40 problems, answered in three batches."""
     settings = {"problems": 40, "maximum_tokens": 12}
     changes = [part for key, value in settings.items() for part in ("--set", f"evaluators.humaneval.{key}={value}")]
-    command = [sys.executable, "-m", "kdtool", "eval", f"one={model}", "--with", "humaneval", "--name", "one"]
-    command += [*changes, "--out", str(folder), "--store", str(folder / "store"), "--offline"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    words = ["eval", f"one={model}", "--with", "humaneval", "--name", "one", *changes]
+    return [*words, "--out", str(folder), "--store", str(folder / "store"), "--offline"]
 
 
 def records(folder: Path, what: str) -> list[dict[str, Any]]:
@@ -37,19 +37,21 @@ def uninterrupted(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory
     except SandboxError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("whole")
-    assert start(teacher_folder, folder).wait(300) == 0
+    assert call(command(teacher_folder, folder)) == 0
     return folder
 
 
 @pytest.mark.parametrize(("what", "many"), [("samples", 16), ("verdicts", 5)])
 def test_nothing_is_done_twice(teacher_folder: Path, uninterrupted: Path, tmp_path: Path, what: str, many: int) -> None:
-    process = start(teacher_folder, tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdtool", *command(teacher_folder, tmp_path)], stdout=subprocess.DEVNULL
+    )
     while len(before := records(tmp_path, what)) < many:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert start(teacher_folder, tmp_path).wait(300) == 0
+    assert call(command(teacher_folder, tmp_path)) == 0
     for kept in ("samples", "verdicts"):
         found = records(tmp_path, kept)
         assert len({record["id"] for record in found}) == len(found) == 40, kept
