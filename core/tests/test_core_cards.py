@@ -78,6 +78,14 @@ def test_of_what_was_not_measured_the_card_says_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Model\n"
 
 
+def test_a_card_that_the_exporter_wrote_itself_is_not_written_over(recipe: dict[str, Any], tmp_path: Path) -> None:
+    text = Path(recipe["exporters"]["json"]["use"].rpartition(":")[0]).read_text(encoding="utf-8")
+    own = text.replace('target = run.folder / "export.json"', '(target := run.folder / "README.md").touch()')
+    (tmp_path / "own.py").write_text(own, encoding="utf-8")
+    with pytest.raises(kdtool.PluginError, match=r"README\.md, where that would go"):
+        kdtool.run({**recipe, "exporters": {"json": {"use": f"{tmp_path / 'own.py'}:Export"}}})
+
+
 def test_who_has_no_card_gets_none(tmp_path: Path) -> None:
     write_card(kdtool.Artifact(tmp_path / "model.gguf", "gguf", 1), make_results(tmp_path))
     assert not list(tmp_path.iterdir())

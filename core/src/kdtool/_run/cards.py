@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from kdtool._contract.models import Artifact, Measurement, Subject
 from kdtool._run.markdown_table import aligned, number
 from kdtool._run.results import Results
 from kdtool._run.sealed import write_beside
 
-__all__ = ["write_card"]
+__all__ = ["card_of", "write_card"]
 
 _NOTHING = "–"
+
+
+def card_of(artifact: Artifact) -> Path:
+    """Return where an artefact's card is: in its folder, or beside its file."""
+    return (artifact.path if artifact.path.is_dir() else artifact.path.parent) / "README.md"
 
 
 def write_card(artifact: Artifact, results: Results | None = None) -> None:
     """Write the card of an artefact that has one; with `results`, what was measured follows."""
     if artifact.card:
-        folder = artifact.path if artifact.path.is_dir() else artifact.path.parent
         lines = _measured(artifact, results) if results else ()
-        write_beside(folder / "README.md", "\n".join([artifact.card.rstrip("\n"), *lines]) + "\n")
+        write_beside(card_of(artifact), "\n".join([artifact.card.rstrip("\n"), *lines]) + "\n")
 
 
 def _measured(artifact: Artifact, results: Results) -> Iterator[str]:

@@ -11,6 +11,7 @@ from kdtool._contract.models import Artifact
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._run.artefacts import emptied
+from kdtool._run.cards import card_of
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.training import Arm
@@ -41,6 +42,8 @@ def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
         artifact = run.hook.kdtool_export.of(name)(run, arm.model)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
             raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")
+        if artifact.card and card_of(artifact).exists():
+            raise PluginError(f"{run.hook.owner(name)} gave a card and wrote {card_of(artifact)}, where that would go")
         relative = replace(artifact, path=artifact.path.relative_to(folder))
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
