@@ -9,6 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._eval.models import Model
 from kdtool._run.cards import write_card
 from kdtool.testing import make_results
 
@@ -73,7 +74,7 @@ def test_any_text_stays_where_it_belongs(tmp_path: Path) -> None:
 
 def test_of_what_was_not_measured_the_card_says_nothing(tmp_path: Path) -> None:
     results = replace(make_results(tmp_path), measurements=())
-    artifact = kdtool.Artifact(tmp_path / "model.gguf", "gguf", 1, card="# Model")
+    artifact = kdtool.Artifact(tmp_path / "exports", "gguf", 1, card="# Model")  # a file
     write_card(artifact, results)
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Model\n"
 
@@ -89,3 +90,44 @@ def test_a_card_that_the_exporter_wrote_itself_is_not_written_over(recipe: dict[
 def test_who_has_no_card_gets_none(tmp_path: Path) -> None:
     write_card(kdtool.Artifact(tmp_path / "model.gguf", "gguf", 1), make_results(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_leaves_no_export_without_a_card(recipe: dict[str, Any], tmp_path: Path) -> None:
+    artifact = kdtool.run(recipe, {"evaluators": False}).arms[0].artifacts[0]
+    (artifact.path.parent / "README.md").unlink()  # as if it had been killed just before
+    with pytest.raises(kdtool.KdtoolError):
+        kdtool.run(recipe, {"evaluators": {"fails": {"use": f"{_write_failing(tmp_path)}:Fails"}}})
+    assert (artifact.path.parent / "README.md").read_text(encoding="utf-8") == "# Counts\n"
+
+
+def test_a_number_stands_with_its_own_settings(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    first = next(one for one in results.measurements if one.subject == "safetensors-seed0")
+    again = replace(first, value=1.25, settings={"split": "again"})
+    artifact = kdtool.Artifact(tmp_path / "exports", "safetensors", 1, card="# Model")
+    artifact.path.mkdir()
+    write_card(artifact, replace(results, measurements=(*results.measurements, again)))
+    section = _measured((artifact.path / "README.md").read_text(encoding="utf-8"))
+    assert "| 1.25 (" in section
+    assert json.loads(section.split("```json\n")[1].split("\n```\n")[0])["perplexity"] == {"split": "again"}
+
+
+def test_a_model_that_was_not_measured_itself_has_no_column(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    others = tuple(one for one in results.measurements if one.subject != "safetensors-seed0")
+    artifact = kdtool.Artifact(tmp_path / "exports", "safetensors", 1, card="# Model")
+    artifact.path.mkdir()
+    write_card(artifact, replace(results, measurements=others))
+    section = _measured((artifact.path / "README.md").read_text(encoding="utf-8"))
+    assert "| measurement" in section
+    assert "this model" not in section
+    assert "The model itself was not" in section
+
+
+def test_measuring_again_does_not_take_a_new_card_for_a_new_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1", encoding="utf-8")
+    before = Model("model", tmp_path).digest()
+    (tmp_path / "README.md").write_text("# Model", encoding="utf-8")
+    assert Model("model", tmp_path).digest() == before
+    (tmp_path / "weights").write_text("2", encoding="utf-8")
+    assert Model("model", tmp_path).digest() != before

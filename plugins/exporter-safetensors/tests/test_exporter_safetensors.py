@@ -120,5 +120,22 @@ def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
     exporter = Safetensors(Safetensors.Config(dtype="float32"))
     save_tiny(tmp_path / "other", seed=1)
     with pytest.raises(kdtool.PluginError, match="differs from the trained one"):
-        exporter._deviation(trained, tmp_path / "other")
-    assert exporter._deviation(open_model(tmp_path / "trained"), tmp_path / "trained") == 0
+        exporter._compared(make_run(tmp_path), trained, tmp_path / "other", "float32")
+    assert "by 0.0e+00 standard" in exporter._compared(make_run(tmp_path), trained, tmp_path / "trained", "float32")
+
+
+def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path / "trained")
+    found: list[torch.dtype] = []
+
+    def deviation(original: Any, written: Any) -> float:
+        found.append(written.model.dtype)
+        return 0.25 if written.model.dtype == torch.bfloat16 else 0.01
+
+    monkeypatch.setattr("kdtool_exporter_safetensors._deviation", deviation)
+    said: list[str] = []
+    run = make_run(tmp_path / "run", say=said.append)
+    card = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained").card
+    assert found == [torch.bfloat16, torch.float32]
+    assert said == ["safetensors: computed in bfloat16, the student's logits deviate by 0.25 standard deviations"]
+    assert "by 1.0e-02 standard deviations, and by 2.5e-01 where they are computed in bfloat16" in card

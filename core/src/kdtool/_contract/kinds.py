@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdtool._contract.component import Component
-from kdtool._contract.hooks import HooksBase, every, one, tell
+from kdtool._contract.hooks import HooksBase, Spec, every, one, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -343,10 +343,11 @@ class Evaluator(Component):
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Refuse what leaves nothing to measure on, `run.texts` and files, before anything is trained. On rank 0.
+        """Refuse what leaves nothing to measure on, `run.texts` and files. On rank 0, when the text is there.
 
-        Raises the UsageErrors that `kdtool_evaluate` would raise for them: those of all evaluators are shown at once. Cheap
-        beside measuring; subjects are not there yet. Since 0.1.
+        That is before anything is trained, but for a teacher that the text comes from. Raises the UsageErrors that
+        `kdtool_evaluate` would raise: those of all evaluators are shown at once. Cheap beside measuring; nothing is written,
+        and subjects are not there yet. Since 0.1.
         """
 
     def kdtool_evaluate(
@@ -476,7 +477,7 @@ class Hooks(HooksBase):
     kdtool_token_weight = every(Weighting.kdtool_token_weight)
     kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
-    kdtool_measurable = tell(Evaluator.kdtool_measurable)
+    kdtool_measurable: Spec[[kdtool.RunInfo], None, dict[str, None]] = every(Evaluator.kdtool_measurable)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_export = every(Exporter.kdtool_export)

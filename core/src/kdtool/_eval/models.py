@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdtool._compare import run_folder
 from kdtool._errors import UsageError
+from kdtool._run.cards import CARD
 from kdtool._run.record import RESULTS, read_results
 
 __all__ = ["Model", "models_of"]
@@ -33,10 +34,10 @@ class Model:
         return f"{self.arm}-seed{self.seed}" if self.of > 1 else self.arm
 
     def digest(self) -> str:
-        """Return a hash of all its files: another model in the same place is measured again."""
+        """Return a hash of all its files but the card: another model in the same place is measured again."""
         found = hashlib.sha256()
         files = [self.path] if self.path.is_file() else sorted(path for path in self.path.rglob("*") if path.is_file())
-        for path in files:
+        for path in (path for path in files if path != self.path / CARD):
             found.update(f"{path.relative_to(self.path).as_posix()}\0".encode())
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())

@@ -15,14 +15,17 @@ from kdtool._run.markdown_table import aligned, number
 from kdtool._run.results import Results
 from kdtool._run.sealed import write_beside
 
-__all__ = ["card_of", "write_card"]
+__all__ = ["CARD", "card_of", "write_card"]
+
+CARD = "README.md"
+"""Where hubs look for it."""
 
 _NOTHING = "–"
 
 
 def card_of(artifact: Artifact) -> Path:
     """Return where an artefact's card is: in its folder, or beside its file."""
-    return (artifact.path if artifact.path.is_dir() else artifact.path.parent) / "README.md"
+    return (artifact.path if artifact.path.is_dir() else artifact.path.parent) / CARD
 
 
 def write_card(artifact: Artifact, results: Results | None = None) -> None:
@@ -33,49 +36,45 @@ def write_card(artifact: Artifact, results: Results | None = None) -> None:
 
 
 def _measured(artifact: Artifact, results: Results) -> Iterator[str]:
-    """Yield the section on what was measured, of nothing where neither the artefact nor its student was."""
-    shown = _shown(artifact, results)
-    names = {subject.name for subject in shown.values() if subject.role in ("artifact", "student")}
-    names_measured = [found.name for found in results.measurements if found.subject in names]
-    if not names_measured:
-        return
+    """Yield the section on what was measured of the artefact or its student; nothing where neither was."""
     found = {(one.name, one.subject): one for one in results.measurements}
-    rows = [
-        [_title(name, results), *(_cell(found.get((name, subject.name))) for subject in shown.values())]
-        for name in dict.fromkeys(names_measured)
-    ]
+    columns = _columns(artifact, results)
+    own = [name for name, subject in columns.items() if subject.role in ("artifact", "student")]
+    named: dict[str, Measurement] = {}
+    for column in own:
+        named |= {name: one for (name, of), one in found.items() if of == columns[column].name and name not in named}
+    if not named:
+        return
     yield from ("", "## What was measured", "")
-    yield (
-        f"By kdtool in the run `{results.name}`; in brackets 95 % intervals over the measured items. The student is the "
-        "model before it was exported."
-    )
-    yield from ("", aligned(["measurement", *shown], rows), "", results.verdict)
-    settings = {name: dict(_of(name, results).settings) for name in dict.fromkeys(names_measured)}
+    before = "" if "this model" in columns else " The model itself was not: the student is what it was exported from."
+    yield f"By kdtool in the run `{results.name}`; in brackets 95 % intervals over the measured items.{before}"
+    rows = [
+        [_title(one), *(_cell(found.get((name, subject.name))) for subject in columns.values())]
+        for name, one in named.items()
+    ]
+    yield from ("", aligned(["measurement", *columns], rows), "", results.verdict)
     yield from ("", "<details><summary>How it was measured</summary>", "", "```json")
+    settings = {name: dict(one.settings) for name, one in named.items()}
     yield json.dumps(settings, indent=1, ensure_ascii=False).replace(
         "`", "\\u0060"
     )  # as JSON has it: no fence ends there
     yield from ("```", "", "</details>")
 
 
-def _shown(artifact: Artifact, results: Results) -> dict[str, Subject]:
-    """Return the columns: the artefact, and of its seed the student and the controls, and the teachers."""
-    own = next((one for one in results.subjects if one.path == artifact.path), None)
-    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, own and own.seed)]
-    return {**({"this model": own} if own else {}), **{one.name: one for one in _student_first(others)}}
+def _columns(artifact: Artifact, results: Results) -> dict[str, Subject]:
+    """Return who is shown: the artefact where it was measured, of its seed the student and controls, and the teachers."""
+    itself = next(one for one in results.subjects if one.path == artifact.path)
+    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, itself.seed)]
+    measured = any(one.subject == itself.name for one in results.measurements)
+    return {**({"this model": itself} if measured else {}), **{one.name: one for one in _student_first(others)}}
 
 
 def _student_first(subjects: Sequence[Subject]) -> list[Subject]:
     return sorted(subjects, key=lambda one: ("student", "control", "teacher").index(one.role))
 
 
-def _of(name: str, results: Results) -> Measurement:
-    return next(one for one in results.measurements if one.name == name)
-
-
-def _title(name: str, results: Results) -> str:
-    one = _of(name, results)
-    return f"{name} ({one.unit}; {'higher' if one.higher_is_better else 'lower'} is better)"
+def _title(one: Measurement) -> str:
+    return f"{one.name} ({one.unit}; {'higher' if one.higher_is_better else 'lower'} is better)"
 
 
 def _cell(one: Measurement | None) -> str:

@@ -123,7 +123,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
         world=rank_and_world()[1],
     )
     try:
-        stages = add_stages(context, make=lambda _: None)
+        stages = add_stages(context, make=lambda *_: None)
     finally:
         close_components(context.hooks, set(assembly.shared), context.say)
     before, signals = last_nodes(folder), dict(_signals(context, stages))

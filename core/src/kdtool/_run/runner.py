@@ -22,12 +22,12 @@ from kdtool._errors import PluginError, UsageError
 from kdtool._licences import Licensed, told
 from kdtool._requirements import held_against
 from kdtool._run.artefacts import Artefacts, storage_errors
-from kdtool._run.cards import write_card
+from kdtool._run.cards import card_of, write_card
 from kdtool._run.comparison import compare_all
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import corpora_of, rows_of
 from kdtool._run.exports import read_artifact
-from kdtool._run.graph import GRAPH, Graph, Stage
+from kdtool._run.graph import GRAPH, Graph, Node, Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
 from kdtool._run.measurable import refuse_unmeasurable
@@ -119,11 +119,10 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     for line in _noted(context):
         context.say(line)
     keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
-    refuse_unmeasurable(context, stages.texts)
     for node in stages.graph.nodes.values():
-        made = context.make(node)
-        if node in stages.exports.values() and not (made.reused or context.rank):
-            _describe(context, (read_artifact(node),))
+        context.make(node)
+        if node in stages.exports.values() and not context.rank:
+            _describe(context, [found for found in [read_artifact(node)] if not card_of(found).exists()])
         _check_tokens(context.assembly, stages.arms, node.stage)
     by_evaluator = {name: read_scores(context, nodes) for name, nodes in stages.scores.items()}
     measurements = [found for each in by_evaluator.values() for found in each]
@@ -170,12 +169,17 @@ def _required(
     return tuple(held_against(context.assembly.recipe.data, measured, students, comparisons))
 
 
-def _make_first(context: Context, graph: Graph) -> None:
-    """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed."""
+def _make_first(context: Context, graph: Graph, texts: Node) -> None:
+    """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed.
+
+    Evaluators look at the text as soon as it is there.
+    """
     record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
     keep(context, record)
     for node in graph.nodes.values():
         context.make(node)
+        if node is texts:
+            refuse_unmeasurable(context, texts)
 
 
 def keep(context: Context, record: Mapping[str, Any]) -> None:

@@ -51,13 +51,13 @@ class Stages:
         return tuple({node.name: node for own in self.materials.values() for node in own.signals.values()}.values())
 
 
-def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
+def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stages:
     """Build the graph of a run.
 
     Args:
         context: the run.
-        make: is given the graph up to the untrained students; where it makes nothing (in a plan) and they are not there, the
-            shapes that the student describes beforehand are taken.
+        make: is given the graph up to the untrained students, and the node of the run's text; where it makes nothing (in a
+            plan) and they are not there, the shapes that the student describes beforehand are taken.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.
@@ -70,7 +70,7 @@ def add_stages(context: Context, make: Callable[[Graph], object]) -> Stages:
     adapting, trained = add_adapted(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
-    make(graph)
+    make(graph, texts)
     materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
     arms = _add_arms(context, graph, students, materials, trained)
     exports = add_exports(context, graph, arms[0])

@@ -171,7 +171,7 @@ class EvaluatorConformance(ComponentConformance):
         alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
         assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
-        assert alike or self._early_refusal(tmp_path) == refusal, (
+        assert alike or self._early_refusal(tmp_path, ()) == refusal, (
             "kdtool_measurable says so, before anything is trained"
         )
 
@@ -179,8 +179,10 @@ class EvaluatorConformance(ComponentConformance):
         (tmp_path / "files").mkdir()
         for number, settings in enumerate(self.emptied(tmp_path / "files")):
             (tmp_path / str(number)).mkdir()
-            with pytest.raises(UsageError, match=re.escape(self.entry_point)):
+            with pytest.raises(UsageError, match=re.escape(self.entry_point)) as caught:
                 self._measure(tmp_path / str(number), settings=settings)
+            early = self._early_refusal(tmp_path / str(number), self.examples(), settings)
+            assert early == str(caught.value), "kdtool_measurable says so, before anything is trained"
 
     def test_prompts_without_an_answer_end_nothing(
         self, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,15 +231,16 @@ class EvaluatorConformance(ComponentConformance):
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
         evaluator = self.build(**{**self.prepared(run_folder), **settings}) if settings else self.ready(run)
-        evaluator.kdtool_measurable(run)  # as the engine does; who refuses here is asked no further
         measured = list(self._called(evaluator, run, self.subjects(files or folder) if subjects is None else subjects))
         evaluator.kdtool_close()
         return Measured(folder, measured, opener.opened, said)
 
-    def _early_refusal(self, folder: Path) -> str:
-        run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, ())
+    def _early_refusal(
+        self, folder: Path, examples: Sequence[Example], settings: Mapping[str, Any] | None = None
+    ) -> str:
+        run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, examples)
         try:
-            self.ready(run).kdtool_measurable(run)
+            self.build(**{**self.prepared(run.folder), **(settings or {})}).kdtool_measurable(run)
         except UsageError as error:
             return str(error)
         return ""

@@ -46,7 +46,7 @@ class GGUF(kdtool.Exporter):
             UsageError: the student is no plain Llama, or its tokenizer splits text in a way that has no name in the format.
             PluginError: llama.cpp splits text otherwise than the student's tokenizer, or computes something else.
         """
-        from kdtool_transformers import model_card, open_model, write_gguf
+        from kdtool_transformers import model_card, open_model, write_gguf, write_notices
 
         from kdtool_exporter_gguf._checking import name_of_splitting, require_same
 
@@ -60,6 +60,7 @@ class GGUF(kdtool.Exporter):
             licence=" AND ".join(binding),
         )
         require_same(student, file, self.config)
+        write_notices(run.folder, run)
         how_to_use = "llama-server -m {path}\n"
         quantisation = "q8_0" if self.config.numbers == "q8_0" else ""
         stored = f"Weights in {self.config.numbers}."

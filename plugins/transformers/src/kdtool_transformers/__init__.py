@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtool_transformers._alone import alone
     from kdtool_transformers._bytes import byte_tokenizer
-    from kdtool_transformers._card import model_card
+    from kdtool_transformers._card import model_card, write_notices
     from kdtool_transformers._check import logits_kept, self_check
     from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_alone": ("alone",),
     "_bytes": ("byte_tokenizer",),
-    "_card": ("model_card",),
+    "_card": ("model_card", "write_notices"),
     "_check": ("logits_kept", "self_check"),
     "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
@@ -176,6 +176,7 @@ __all__ = [
     "weights_identity",
     "without_weights",
     "write_gguf",
+    "write_notices",
 ]
 
 # Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.

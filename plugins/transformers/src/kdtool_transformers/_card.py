@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import kdtool
 
 from kdtool_transformers._licences import card_name
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "write_notices"]
 
 
 def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, library: str, use: str) -> str:
@@ -22,7 +23,6 @@ def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, li
         use: a block of code that uses the artefact from its own folder.
     """
     binding = [licensed for licensed in run.licences if licensed.takes]
-    notices = dict.fromkeys(notice for licensed in binding for notice in licensed.terms.notices)
     lines = [
         "---",
         *_front_matter(binding),
@@ -38,12 +38,23 @@ def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, li
         "",
         "## Licences and terms of what it was made from",
         *_terms(run.licences),
-        *(f"\n> {notice}" for notice in notices),
+        *(f"\n> {notice}" for notice in _notices(binding)),
         "",
         "## Use",
         use,
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
+    """Write NOTICE where the terms that the model is under ask for notices."""
+    notices = _notices([licensed for licensed in run.licences if licensed.takes])
+    if notices:
+        (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
+
+
+def _notices(binding: Sequence[kdtool.Licensed]) -> list[str]:
+    return list(dict.fromkeys(notice for licensed in binding for notice in licensed.terms.notices))
 
 
 def _front_matter(binding: Sequence[kdtool.Licensed]) -> Iterator[str]:
