@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdtool._contract.component import Component
-from kdtool._contract.hooks import HooksBase, Spec, every, one, tell
+from kdtool._contract.hooks import HooksBase, every, one, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -477,7 +477,7 @@ class Hooks(HooksBase):
     kdtool_token_weight = every(Weighting.kdtool_token_weight)
     kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
-    kdtool_measurable: Spec[[kdtool.RunInfo], None, dict[str, None]] = every(Evaluator.kdtool_measurable)
+    kdtool_measurable = every(Evaluator.kdtool_measurable)  # type: ignore[var-annotated] # it answers nothing
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_export = every(Exporter.kdtool_export)
