@@ -434,6 +434,9 @@ class TestStays(ExporterConformance):
 class Bits(kdtool.Evaluator):
     """Bits per byte of the test texts."""
 
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        self.texts(run)
+
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         texts = self.texts(run)
         for subject in subjects if texts else ():
@@ -508,6 +511,13 @@ class Content(Bits):
 
     def texts(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         return {example.id: str(example.body) for example in run.texts.examples("test")}
+
+
+class Late(Bits):
+    """Refuses no texts only when it measures."""
+
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Say nothing."""
 
 
 class Zero(Bits):
@@ -589,6 +599,12 @@ class TestSilent(EvaluatorConformance):
 
 class TestContent(EvaluatorConformance):
     component = Content
+    entry_point = "bits"
+    fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
+
+
+class TestLate(EvaluatorConformance):
+    component = Late
     entry_point = "bits"
     fails: ClassVar = {"test_a_run_without_texts_is_measured_alike_or_an_error"}
 
