@@ -477,7 +477,7 @@ class Hooks(HooksBase):
     kdtool_token_weight = every(Weighting.kdtool_token_weight)
     kdtool_balance = every(Weighting.kdtool_balance)
     kdtool_train = every(Trainer.kdtool_train)
-    kdtool_measurable = every(Evaluator.kdtool_measurable)  # type: ignore[var-annotated] # it answers nothing
+    kdtool_measurable = tell(Evaluator.kdtool_measurable)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_export = every(Exporter.kdtool_export)
