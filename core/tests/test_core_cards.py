@@ -43,6 +43,15 @@ def test_other_evaluators_change_the_card_and_not_the_model(recipe: dict[str, An
     assert card.read_text(encoding="utf-8") == "# Counts\n"
 
 
+def test_a_damaged_card_is_written_anew(recipe: dict[str, Any]) -> None:
+    artifact = kdtool.run(recipe).arms[0].artifacts[0]
+    card = artifact.path.parent / "README.md"
+    whole = card.read_bytes()
+    card.write_bytes(b"\xff" + whole[1:])
+    assert all(stage.reused for stage in kdtool.run(recipe).stages)
+    assert card.read_bytes() == whole
+
+
 def test_a_model_that_is_not_yet_measured_has_its_card(recipe: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(kdtool.KdtoolError):
         kdtool.run(recipe, {"evaluators": {"fails": {"use": f"{_write_failing(tmp_path)}:Fails"}}})
