@@ -3,7 +3,10 @@
 `StandardTrainer` is the component; recipes name it `standard`. Nothing heavy is imported before training starts.
 
 - `_train` set-up, self-tests, the run, the end: what `kdtool_train` does
-- `_loop` our subclass of `transformers.Trainer`: steps, reports, checkpoints
+- `_loop` our subclass of `transformers.Trainer`: steps and reports
+- `_resumable` its base: checkpoints written, and gone on from
+- `_progress` what is known of a phase half done
+- `_schedule` the learning rate's course
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once
 - `_chunk` the function called on each chunk, eager or compiled

@@ -1,22 +1,17 @@
-"""The training loop: `transformers.Trainer` with our module, our order of rows, our reports and our checkpoints.
+"""The training loop: `transformers.Trainer` with our module, our order of rows and our reports.
 
-Built and run by `_train`. The parent does accumulation, autocast, gradient scaling, DDP, clipping, the optimiser and the
-saving of its own state; overridden are what is said at each step and how checkpoints reach the disk. `_save`,
-`_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`,
-`_get_output_dir`, `_get_grad_norm`, `_get_num_items_in_batch` and `_get_train_sampler` are private names: the minor version
-of transformers is pinned, and tests kill the process while it saves. The parent's state files are pickles, which it opens
-with `weights_only=True`: tests offer it others.
+Built and run by `_train`. `transformers.Trainer` does accumulation, autocast, gradient scaling, DDP, clipping and the
+optimiser; `ResumableTrainer`, between the two, does checkpoints. Overridden here is what happens and what is said at each
+step. `_get_grad_norm`, `_get_num_items_in_batch`, `_get_train_sampler`, `_save_checkpoint` and
+`_defer_fsdp_gradient_reduction` are private names: the minor version of transformers is pinned.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -25,51 +20,25 @@ import torch
 import torch.distributed as dist
 import transformers
 from kdtool_rows import collate
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard import StandardTrainer, _history
 from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
-from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
+from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
+from kdtool_trainer_standard._schedule import learning_rate_factor
 from kdtool_trainer_standard._validation import Validator
 
-__all__ = ["Progress", "TrainingLoop", "learning_rate_factor"]
-
-_STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
-_OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
+__all__ = ["TrainingLoop"]
 
 
-@dataclass
-class Progress:
-    """What a resumed phase must know beside weights, optimiser and generators."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-    stats: Mapping[str, kdtool.TermReport] | None = None
-    """The last step's figures, for balancing plugins."""
-    squared_norms: Mapping[str, float] | None = None
-    """Sums of squared gradient norms since the phase began: which terms did nothing."""
-    last_values: Mapping[str, float] | None = None
-    states: Mapping[str, Mapping[str, Any]] | None = None
-    """What components remember from step to step, by their names; taken at each checkpoint."""
-    own_text: Mapping[str, int] | None = None
-    """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
-    best: Mapping[str, Any] | None = None
-    """The fields of `Best`, on rank 0, where a validation was watched."""
-    skipped: int = 0
-    """Steps that changed nothing, since float16's loss scaling found an overflow."""
-    world: int = 1
-    """Processes that train: a step is as many rows as they show together."""
-
-
-class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
+class TrainingLoop(ResumableTrainer):
     """One phase's loop. `train(resume_from_checkpoint=…)` runs it; `progress` tells afterwards what was done."""
 
     def __init__(
@@ -82,13 +51,15 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         own_text: OwnText | None = None,
         validator: Validator | None = None,
     ) -> None:
-        sharded = config.sharding == "full" and run.world > 1
-        self.sharding = Sharding(module, args.device) if sharded else None
-        module.is_distributed_loading_by_transformers = sharded
         places = phase.steps * config.accumulation * config.batch * run.world
         super().__init__(
-            model=module,
-            args=args,
+            config,
+            run,
+            phase,
+            module,
+            args,
+            own_text,
+            validator,
             train_dataset=RowsInOrder(phase.rows, places, run.seed),
             data_collator=_inputs,
             callbacks=[_StepCallback(self)],
@@ -96,10 +67,7 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
-        self.config, self.run, self.phase, self.module = config, run, phase, module
         self.teachers = Asked(phase)
-        self.own_text, self.validator = own_text, validator
-        self.progress = Progress(world=run.world, own_text=None if own_text is None else own_text.counts)
         self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
         self._norm: Tensor | float = 0.0
@@ -194,12 +162,12 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
         """Give the student the weights with which it was best, where a validation was watched."""
         weights = None if self.validator is None else self.validator.best_weights()
         if weights is not None:
-            _restore(self.module.student, weights, self.phase.checkpoints)
+            restore(self.module.student, weights, self.phase.checkpoints)
 
     def _validate(self, validator: Validator, step: int) -> bool:
         """Measure the student, and say whether training is to end."""
         if self.run.rank == 0:
-            self._metrics = validator.measure(step, _changing(self.module.student))
+            self._metrics = validator.measure(step, changing(self.module.student))
             self.progress.best = asdict(validator.best) if validator.best else None
         over = torch.tensor(float(validator.over), device=self.args.device)
         if self.run.world > 1:
@@ -287,119 +255,13 @@ class TrainingLoop(transformers.Trainer):  # type: ignore[misc]
             dist.broadcast(due, 0)
         return bool(due)
 
-    # Checkpoints: the parent writes into `.writing/`, then the folder is sealed.
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.phase.checkpoints / _checkpoints.WRITING)
-
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        root = self.phase.checkpoints
-        if self.run.rank == 0:
-            _checkpoints.start_writing(root)
-        self._wait_for_all()
-        with _checkpoints.full_disk_explained(root):
-            super()._save_checkpoint(model, trial)
-        self._wait_for_all()
-        if self.run.rank == 0:
-            written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
-            self.progress.states = self._states()
-            content = json.dumps(asdict(self.progress), indent=1)
-            (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
-            shutil.copyfile(root / HISTORY, written / HISTORY)
-            sealed = _checkpoints.seal(written, root)
-            _checkpoints.rotate(root, self.config.keep_checkpoints)
-            if self.validator is not None:
-                self.validator.forget()
-            self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
-        self._wait_for_all()
+        super()._save_checkpoint(model, trial)
         self.restart_clock()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self._get_output_dir(None))
-        leads = self.run.rank == 0
-        for part, name in self._parts():
-            learnt = {key: whole(tensor, keep=leads).contiguous() for key, tensor in _changing(part).items()}
-            if leads:
-                folder.mkdir(parents=True, exist_ok=True)
-                save_file(learnt, folder / name)
-
-    def _parts(self) -> list[tuple[torch.nn.Module, str]]:
-        """Return what learns, and the file of a checkpoint that holds it."""
-        losses = self.module.loss_modules
-        return [(self.module.student, _STUDENT), *([(losses, _LOSS_MODULES)] if losses else [])]
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.sharding is None:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        leads = self.run.rank == 0
-        moments = whole_moments(self.optimizer.state_dict(), keep=leads)
-        if leads:  # the same files as without sharding: either goes on from the other's
-            torch.save(moments, Path(output_dir) / _OPTIMIZER)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        for part, name in self._parts():
-            _restore(part, load_file(folder / name), folder)
-        content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-        if content["world"] != self.run.world:
-            raise kdtool.UsageError(
-                f"phase {self.phase.name!r} was begun by {content['world']} processes and cannot go on with "
-                f"{self.run.world}: a step would be other rows. Start as many as before, or delete {folder.parent}"
-            )
-        stats = content.pop("stats")
-        self.progress = Progress(
-            **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
-        )
-        if self.validator is not None and self.progress.best is not None:
-            self.validator.go_on(self.progress.best)
-        if self.own_text is not None:
-            self.own_text.counts.update(self.progress.own_text or {})
-            self.progress.own_text = self.own_text.counts
-        for name, state in (self.progress.states or {}).items():
-            if name in self.run.hook.kdtool_restore.names():
-                self.run.hook.kdtool_restore.maybe(name)(state)
-
-    def _states(self) -> dict[str, Mapping[str, Any]]:
-        found = self.run.hook.kdtool_state()
-        for name, state in found.items():
-            try:
-                json.dumps(state, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise kdtool.PluginError(
-                    f"{self.run.hook.owner(name) or name} gave in kdtool_state what cannot be stored as JSON: {error}; "
-                    "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
-                ) from error
-        return found
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
-            if self.sharding is None or checkpoint is None:
-                super()._load_optimizer_and_scheduler(checkpoint)
-                return
-            moments, schedule = (
-                torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-                for name in (_OPTIMIZER, _SCHEDULER)
-            )
-            self.optimizer.load_state_dict(divided_moments(moments, self.optimizer))
-            self.lr_scheduler.load_state_dict(schedule)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
-            super()._load_rng_state(checkpoint)
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         yield  # gradients are divided after each micro-batch: whole ones would take the memory that sharding saves
-
-    def _wait_for_all(self) -> None:
-        if self.run.world > 1:
-            dist.barrier()
 
 
 class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
@@ -419,38 +281,6 @@ class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._loop.end_step(state.global_step, control)
-
-
-def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) -> float:
-    """Return the learning rate's fraction of its peak at a step, counted from 0."""
-    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return 0.1 + 0.9 * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done)
-
-
-def _changing(student: torch.nn.Module) -> dict[str, Tensor]:
-    """Return what a phase changes, by name: parameters that learn, and buffers. Frozen weights come with the student."""
-    found = {name: parameter.data for name, parameter in student.named_parameters() if parameter.requires_grad}
-    for prefix, module in student.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}".removeprefix(".")] = buffer
-    return found
-
-
-def _restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
-    here = _changing(student)
-    if here.keys() != stored.keys():
-        some = ", ".join(sorted(here.keys() ^ stored.keys())[:3])
-        raise kdtool.StorageError(
-            f"the checkpoint {folder} is of another student: {some} is in one of them alone; delete the folder and run again"
-        )
-    for name, tensor in stored.items():
-        here[name].copy_(divided_like(tensor, here[name]))
 
 
 def _inputs(rows: Sequence[kdtool.Row]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Each decoder layer is a group of its own, gathered while it runs; the module is the root, in whose group is all the rest:
 the embedding, the head, and what losses train along. So the chunked head finds whole weights wherever it asks for them.
-Called by `_train` and `_loop`. We call `fully_shard` ourselves: accelerate leaves it out on the CPU without a word.
+Called by `_train` and `_resumable`. We call `fully_shard` ourselves: accelerate leaves it out on the CPU without a word.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""What is known of a phase half done, beside weights, optimiser and generators: a file of each checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import kdtool
+
+__all__ = ["Progress"]
+
+
+@dataclass
+class Progress:
+    """What a resumed phase must know beside weights, optimiser and generators."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    stats: Mapping[str, kdtool.TermReport] | None = None
+    """The last step's figures, for balancing plugins."""
+    squared_norms: Mapping[str, float] | None = None
+    """Sums of squared gradient norms since the phase began: which terms did nothing."""
+    last_values: Mapping[str, float] | None = None
+    states: Mapping[str, Mapping[str, Any]] | None = None
+    """What components remember from step to step, by their names; taken at each checkpoint."""
+    own_text: Mapping[str, int] | None = None
+    """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
+    best: Mapping[str, Any] | None = None
+    """The fields of `Best`, on rank 0, where a validation was watched."""
+    skipped: int = 0
+    """Steps that changed nothing, since float16's loss scaling found an overflow."""
+    world: int = 1
+    """Processes that train: a step is as many rows as they show together."""

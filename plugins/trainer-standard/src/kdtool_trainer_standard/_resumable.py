@@ -1,0 +1,189 @@
+"""How a phase goes on after its process was killed: `transformers.Trainer` with checkpoints of ours, whole or absent.
+
+The base of `TrainingLoop`. The parent saves and restores its own state; overridden are how checkpoints reach the disk, and
+which of them are refused. `_save`, `_save_checkpoint`, `_save_optimizer_and_scheduler`, `_load_from_checkpoint`,
+`_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state` and `_get_output_dir` are private names: the minor version
+of transformers is pinned, and tests kill the process while it saves. The parent's state files are pickles, which it opens
+with `weights_only=True`: tests offer it others.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdtool_trainer_standard import StandardTrainer, _checkpoints
+from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._progress import Progress
+from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
+from kdtool_trainer_standard._validation import Validator
+
+__all__ = ["ResumableTrainer", "changing", "restore"]
+
+_STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
+_OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
+
+
+class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
+    """Writes a phase's checkpoints and goes on from one; `parent` is what else `transformers.Trainer` is given."""
+
+    def __init__(
+        self,
+        config: StandardTrainer.Config,
+        run: kdtool.RunInfo,
+        phase: kdtool.Phase,
+        module: DistillationModule,
+        args: transformers.TrainingArguments,
+        own_text: OwnText | None,
+        validator: Validator | None,
+        **parent: Any,
+    ) -> None:
+        sharded = config.sharding == "full" and run.world > 1
+        self.sharding = Sharding(module, args.device) if sharded else None
+        module.is_distributed_loading_by_transformers = sharded
+        super().__init__(model=module, args=args, **parent)
+        self.config, self.run, self.phase, self.module = config, run, phase, module
+        self.own_text, self.validator = own_text, validator
+        self.progress = Progress(world=run.world, own_text=None if own_text is None else own_text.counts)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.phase.checkpoints / _checkpoints.WRITING)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        root = self.phase.checkpoints
+        if self.run.rank == 0:
+            _checkpoints.start_writing(root)
+        self._wait_for_all()
+        with _checkpoints.full_disk_explained(root):
+            super()._save_checkpoint(model, trial)
+        self._wait_for_all()
+        if self.run.rank == 0:
+            written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
+            self.progress.states = self._states()
+            content = json.dumps(asdict(self.progress), indent=1)
+            (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
+            shutil.copyfile(root / HISTORY, written / HISTORY)
+            sealed = _checkpoints.seal(written, root)
+            _checkpoints.rotate(root, self.config.keep_checkpoints)
+            if self.validator is not None:
+                self.validator.forget()
+            self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
+        self._wait_for_all()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self._get_output_dir(None))
+        leads = self.run.rank == 0
+        for part, name in self._parts():
+            learnt = {key: whole(tensor, keep=leads).contiguous() for key, tensor in changing(part).items()}
+            if leads:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(learnt, folder / name)
+
+    def _parts(self) -> list[tuple[torch.nn.Module, str]]:
+        """Return what learns, and the file of a checkpoint that holds it."""
+        losses = self.module.loss_modules
+        return [(self.module.student, _STUDENT), *([(losses, _LOSS_MODULES)] if losses else [])]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        leads = self.run.rank == 0
+        moments = whole_moments(self.optimizer.state_dict(), keep=leads)
+        if leads:  # the same files as without sharding: either goes on from the other's
+            torch.save(moments, Path(output_dir) / _OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        for part, name in self._parts():
+            restore(part, load_file(folder / name), folder)
+        content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        if content["world"] != self.run.world:
+            raise kdtool.UsageError(
+                f"phase {self.phase.name!r} was begun by {content['world']} processes and cannot go on with "
+                f"{self.run.world}: a step would be other rows. Start as many as before, or delete {folder.parent}"
+            )
+        stats = content.pop("stats")
+        self.progress = Progress(
+            **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
+        )
+        if self.validator is not None and self.progress.best is not None:
+            self.validator.go_on(self.progress.best)
+        if self.own_text is not None:
+            self.own_text.counts.update(self.progress.own_text or {})
+            self.progress.own_text = self.own_text.counts
+        for name, state in (self.progress.states or {}).items():
+            if name in self.run.hook.kdtool_restore.names():
+                self.run.hook.kdtool_restore.maybe(name)(state)
+
+    def _states(self) -> dict[str, Mapping[str, Any]]:
+        found = self.run.hook.kdtool_state()
+        for name, state in found.items():
+            try:
+                json.dumps(state, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise kdtool.PluginError(
+                    f"{self.run.hook.owner(name) or name} gave in kdtool_state what cannot be stored as JSON: {error}; "
+                    "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
+                ) from error
+        return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _checkpoints.pickles_refused(checkpoint):
+            if self.sharding is None or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            moments, schedule = (
+                torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+                for name in (_OPTIMIZER, _SCHEDULER)
+            )
+            self.optimizer.load_state_dict(divided_moments(moments, self.optimizer))
+            self.lr_scheduler.load_state_dict(schedule)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _checkpoints.pickles_refused(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _checkpoints.pickles_refused(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _wait_for_all(self) -> None:
+        if self.run.world > 1:
+            dist.barrier()
+
+
+def changing(student: torch.nn.Module) -> dict[str, Tensor]:
+    """Return what a phase changes, by name: parameters that learn, and buffers. Frozen weights come with the student."""
+    found = {name: parameter.data for name, parameter in student.named_parameters() if parameter.requires_grad}
+    for prefix, module in student.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".removeprefix(".")] = buffer
+    return found
+
+
+def restore(student: torch.nn.Module, stored: Mapping[str, Tensor], folder: Path) -> None:
+    """Give the student back what `changing` found; `folder` is the checkpoint that holds it."""
+    here = changing(student)
+    if here.keys() != stored.keys():
+        some = ", ".join(sorted(here.keys() ^ stored.keys())[:3])
+        raise kdtool.StorageError(
+            f"the checkpoint {folder} is of another student: {some} is in one of them alone; delete the folder and run again"
+        )
+    for name, tensor in stored.items():
+        here[name].copy_(divided_like(tensor, here[name]))
