@@ -28,13 +28,14 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from held_out_study import JsonLines, command_line, logits, recipe, run_with_teacher, teacher_of, written
 from kdtool_cache_sampled._codec import encode
 from kdtool_cache_sampled._kept import STEP, KeptDraws, KeptLikeliest, KeptTokens
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_rows import NO_LABEL, collate
 from kdtool_student_pruned import Pruned
 from kdtool_transformers import TransformersModel, open_model
+from setting import logits, recipe, run_with_teacher, teacher_of
+from study import JsonLines, command_line, written
 from torch import Tensor
 
 BLOCKS, ROWS, LENGTH = 5, 4, 512

@@ -24,7 +24,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from held_out_study import Trainings, arguments, plot_differences, recipe, summary, tables, written
+from report import plot_differences, summary, tables
+from setting import recipe
+from study import arguments, written
+from trainings import Trainings
 
 STEPS = {"hour": 64, "night": 1024}
 SEEDS = {"hour": 3, "night": 5}

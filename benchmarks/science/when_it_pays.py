@@ -36,7 +36,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from held_out_study import Calibration, Trainings, arguments, calibrated, difference, recipe, written
+from calibration import Calibration, calibrated
+from report import difference
+from setting import recipe
+from study import arguments, written
+from trainings import Trainings
 
 ROW = 256
 BUDGETS = {"hour": (4, 8, 16, 32), "night": (64, 128, 256, 512)}

@@ -27,7 +27,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from held_out_study import Trainings, arguments, calibrated, plot_differences, recipe, summary, tables, written
+from calibration import calibrated
+from report import plot_differences, summary, tables
+from setting import recipe
+from study import arguments, written
+from trainings import Trainings
 
 STEPS = {"hour": 32, "night": 512}
 TOKENS = {"hour": 8192, "night": 65536}
