@@ -25,7 +25,9 @@ PRINT = "f" * 64
 def stored_files(*roots: Path) -> list[Path]:
     """All files of complete artefacts, manifests too; model cards are no part of them."""
     manifests = [found for root in roots for found in root.glob("*/*/manifest.json")]
-    return sorted(file for found in manifests for file in found.parent.rglob("*") if file.is_file() and file.name != CARD)
+    return sorted(
+        file for found in manifests for file in found.parent.rglob("*") if file.is_file() and file.name != CARD
+    )
 
 
 def flip(file: Path, place: int) -> None:
