@@ -12,6 +12,8 @@ import kdtool
 import pytest
 from run_process import command, log_of, recipe_with_faults
 
+pytestmark = pytest.mark.slow
+
 ADAPTER = {"r": 4, "alpha": 32, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
 IDS = list(range(40, 72))
 

@@ -9,6 +9,8 @@ from typing import Any
 import kdtool
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ADAPT = {
     "trains": "teacher",
     "losses": {"ce": {}},

@@ -28,6 +28,7 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
     assert printed["forecast"]["tokens"] > 0
 
 
+@pytest.mark.slow
 def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
     """Where the student's tokenizer is not on this machine, its shape is found again for each part."""
     recipe = Path(__file__).resolve().parent.parent / "recipes" / "smallcoder.yaml"
@@ -57,6 +58,7 @@ def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) ->
     assert found["forecast"]["memory"]["peak"] == proposal["peak"]
 
 
+@pytest.mark.slow
 def test_nothing_is_proposed_where_a_process_alone_is_larger(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--fit", "1MB"]) == 0
     assert "nothing that components propose fits into 1MB" in capsys.readouterr().out

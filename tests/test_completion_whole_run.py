@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import pytest
+
+pytestmark = pytest.mark.slow
 
 CODES = [f"<s> import m{i} <EOL> def f{i} ( x ) : <EOL> return x + {i} </s>" for i in range(4)]
 LINES = [{"input": f"<s> import m{i} <EOL> def f{i}", "gt": "( x ) :"} for i in range(4)]

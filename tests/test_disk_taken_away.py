@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from run_process import command, log_of, recipe_with_faults
 
+pytestmark = pytest.mark.slow
+
 _FULL, _READ_ONLY = "No space left on device", "Read-only file system"
 
 

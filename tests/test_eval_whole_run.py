@@ -86,6 +86,7 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     assert "measured in different ways: documents, texts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     models: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ from kdtool import SandboxError
 from kdtool._cli import call
 from kdtool_sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 
 def command(model: Path, folder: Path) -> list[str]:
     """Return the arguments that evaluate 40 problems, answered in three batches."""

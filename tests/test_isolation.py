@@ -25,6 +25,8 @@ from typing import Any
 import kdtool
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Weights = dict[str, bytes]
 FIRST = {"name": "first", "seeds": [3], "trainer.dtype": "bfloat16"}
 SECOND = {"name": "second", "seeds": [0]}

@@ -17,7 +17,7 @@ from run_process import command, log_of, recipe_with_faults
 _EVERY = 3
 """Steps between checkpoints in these runs."""
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")]
 
 
 def made_by(log: Path) -> list[tuple[float, int]]:

@@ -86,6 +86,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", CUTS_OF_TWO, ids=lambda cut: cut.name)
 def test_gradients_of_two_processes(of_two: Path, expected: Gradients, cut: Cut) -> None:
     found: Gradients = [{} for _ in expected]

@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def second_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,6 +12,8 @@ import torch
 from kdtool_transformers import TransformersModel
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def on_policy(recipe: dict[str, Any]) -> dict[str, Any]:

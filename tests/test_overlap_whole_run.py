@@ -23,7 +23,7 @@ def sandbox_is_there() -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")]
 COPIED = "HumanEval/10"
 OWN = '''
 import kdtool

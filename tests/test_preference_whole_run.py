@@ -10,6 +10,8 @@ from typing import Any
 import kdtool
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [(f"def f{i}(x):\n", f"    return x + {i}\n", f"    raise Broken({i})\n") for i in range(30)]
 
 

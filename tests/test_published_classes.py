@@ -25,6 +25,8 @@ from kdtool_transformers import GAP, CausalTeacher, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced, save_starcoder2_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
+
 LLAMA_3_2_1B: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 128_256,

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import pytest
 import torch
 from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
 
 
 def by_torchrun(recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:

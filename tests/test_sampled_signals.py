@@ -7,6 +7,8 @@ from typing import Any
 import kdtool
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STUDENTS: dict[str, dict[str, Any]] = {
     "pruned": {},
     "narrower": {"student": {"use": "pruned", "layers": 3, "hidden": 48, "heads": 2, "feed_forward": 96}},

@@ -21,6 +21,8 @@ import pytest
 from kdtool_teacher_openai.testing import llama_cpp_server
 from kdtool_transformers import write_gguf
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lively(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

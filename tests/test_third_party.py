@@ -18,6 +18,8 @@ import pytest
 from click.testing import CliRunner
 from kdtool._cli import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("teacher", "student", "loss", "evaluator", "corpus", "exporter", "tracker")
 OURS = ("kdtool-loss-ce", "kdtool-packer-packed", "kdtool-reporter-html", "kdtool-trainer-standard")

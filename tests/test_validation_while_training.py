@@ -11,6 +11,8 @@ import kdtool
 import pytest
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 WATCHED = "perplexity.bits-per-byte"
 EVERY_TWO = {"every": 2, "evaluators": ["perplexity"]}
 

@@ -10,6 +10,8 @@ import kdtool
 import pytest
 from kdtool.testing import make_run, write_toy_model
 
+pytestmark = pytest.mark.slow
+
 OWN = '''
 import kdtool
 

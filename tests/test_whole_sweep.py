@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import kdtool
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
 def test_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe: dict[str, Any]) -> None:

@@ -131,6 +131,7 @@ def test_a_killed_process_is_continued(tmp_path: Path) -> None:
     same_files(folder, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_ranks_are_continued_by_any_number_of_them(tmp_path: Path) -> None:
     record(tmp_path / "whole", source=rows(30))
     for survivors in (1, 3):

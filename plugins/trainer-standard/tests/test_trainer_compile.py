@@ -12,6 +12,8 @@ from kdtool.testing import make_run
 from kdtool_trainer_standard import _chunk
 from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
 
+pytestmark = pytest.mark.slow
+
 
 def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
     student = make_model(1)

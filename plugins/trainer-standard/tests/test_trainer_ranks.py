@@ -41,6 +41,7 @@ def same(first: Path, second: Path, name: str) -> None:
         torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-7, msg=f"{name}: {key}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tied", "twice"), [(False, False), (True, True)])
 def test_two_processes_have_the_gradients_weights_and_counts_of_one(tmp_path: Path, tied: bool, twice: bool) -> None:
     """All installed losses are in the repository's test_losses_against_reference."""
@@ -69,6 +70,7 @@ def run_ranks(folder: Path, when: str | None, sharding: str = "full") -> list[in
     return start_ranks(train_rank_until, 2, folder, when, sharding)
 
 
+@pytest.mark.slow
 def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_ranks(whole, None) == [0, 0]

@@ -42,6 +42,7 @@ def reports_of(folder: Path) -> list[dict[str, Any]]:
     return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [("step 7",), ("step 2", "saving 9", "step 13")])
 def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path, kills: tuple[str, ...]) -> None:
     for when in kills:
@@ -62,6 +63,7 @@ def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) ->
     assert reports_of(resumed) == reports_of(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     own = {"fraction": 0.5, "tokens": 6}
@@ -77,6 +79,7 @@ def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Pat
     assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
 
 
+@pytest.mark.slow
 def test_a_killed_phase_that_is_validated_ends_with_the_same_bits(uninterrupted: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     validation = {"every": 1, "evaluators": ("wave",)}

@@ -70,6 +70,7 @@ def test_compiled_layers_give_the_same_gradients(tmp_path: Path) -> None:
     assert all(plain.equal(expected[name]) for name, plain in gradients(student).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
 def test_every_family_can_be_compiled_for_rows_of_any_length(
     family: str, compilations: list[Any], tmp_path: Path
@@ -88,6 +89,7 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
     transform.kdtool_finish(student, make_run(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list[Any], tmp_path: Path) -> None:
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
@@ -111,6 +113,7 @@ def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list
     assert checkpointed < sum(kept)
 
 
+@pytest.mark.slow
 def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> None:
     """torch.compile gives up on code that was compiled too often; each phase begins anew."""
     with torch._dynamo.config.patch(recompile_limit=2):  # monkeypatch would leave it without this setting

@@ -54,10 +54,8 @@ def _measured(artifact: Artifact, results: Results) -> Iterator[str]:
     ]
     yield from ("", aligned(["measurement", *columns], rows), "", results.verdict)
     yield from ("", "<details><summary>How it was measured</summary>", "", "```json")
-    settings = {name: dict(one.settings) for name, one in named.items()}
-    yield json.dumps(settings, indent=1, ensure_ascii=False).replace(
-        "`", "\\u0060"
-    )  # as JSON has it: no fence ends there
+    settings = json.dumps({name: dict(one.settings) for name, one in named.items()}, indent=1, ensure_ascii=False)
+    yield settings.replace("`", "\\u0060")  # as JSON has it: no fence ends there
     yield from ("```", "", "</details>")
 
 

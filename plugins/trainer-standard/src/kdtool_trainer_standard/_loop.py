@@ -68,9 +68,7 @@ class TrainingLoop(ResumableTrainer):
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = Asked(phase)
-        self._labels = [bound.term.label for bound in module.terms]
         self._balances = bool(run.hook.kdtool_balance.names())
-        self._norm: Tensor | float = 0.0
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
         self._metrics: Mapping[str, float] = {}
@@ -93,8 +91,8 @@ class TrainingLoop(ResumableTrainer):
         batch = kdtool.Batch(**inputs)
         with torch.no_grad():
             told, signals = self.teachers(batch)
-        inputs = {"batch": batch, "signals": signals, "teacher_batches": told}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+        asked = {"batch": batch, "signals": signals, "teacher_batches": told}
+        return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Make the recipe's schedule: warm-up, then cosine or line to 10 %, or constant."""
