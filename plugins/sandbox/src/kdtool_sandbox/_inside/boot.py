@@ -19,13 +19,19 @@ def _read(size: int) -> bytes:
     return data
 
 
-greeting = marshal.loads(_read(int.from_bytes(_read(8), "big")))  # noqa: S302 (of the one who started this)
-for name, code in greeting.pop("modules"):  # in an order in which each finds what it imports
-    module = sys.modules[name] = ModuleType(name)
-    module.__path__ = []
-    exec(compile(code, name, "exec") if isinstance(code, str) else code, vars(module))  # noqa: S102 (our own modules)
+def main() -> None:
+    """Take the greeting, and serve until there are no more tasks."""
+    greeting = marshal.loads(_read(int.from_bytes(_read(8), "big")))  # noqa: S302 (of the one who started this)
+    for name, code in greeting.pop("modules"):  # in an order in which each finds what it imports
+        module = sys.modules[name] = ModuleType(name)
+        module.__path__ = []
+        exec(compile(code, name, "exec") if isinstance(code, str) else code, vars(module))  # noqa: S102 (our own modules)
 
-from kdtool_sandbox._inside.tester import serve  # noqa: E402 (found only now)
+    from kdtool_sandbox._inside.tester import serve  # found only now
 
-serve(greeting)
-os._exit(0)  # the namespace ends with this process, and nothing in it is worth a farewell
+    serve(greeting)
+    os._exit(0)  # the namespace ends with this process, and nothing in it is worth a farewell
+
+
+if __name__ == "__main__":
+    main()
