@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def _projects() -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 PROJECTS = _projects()
+_BY_MODULE = {name.replace("-", "_"): project for name, (_, project) in PROJECTS.items()}
 PLUGINS = {name: entry for name, entry in PROJECTS.items() if name not in BUNDLES}
 
 
@@ -113,12 +115,31 @@ def test_package_depends_on_the_core_and_shared_libraries_alone(name: str) -> No
     allowed = {requirement.replace("-", "_") for requirement in ours} | {path.name for path in folder.glob("src/*")}
     imported = {module for path in folder.glob("src/**/*.py") for module in _imports(path)}
     assert {module for module in imported if module.startswith("kdtool")} <= allowed
+    assert _foreign(folder.glob("src/**/*.py")) - allowed <= _declared(project), "imported and not declared"
+
+
+@pytest.mark.parametrize("name", sorted(PLUGINS))
+def test_what_tests_import_is_declared_for_them(name: str) -> None:
+    folder, project = PLUGINS[name]
+    groups = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    own = {path.stem for place in ("src", "tests") for path in folder.glob(f"{place}/**/*")}
+    brought = {"kdtool", "jsonschema", "pytest", *own}
+    declared = _declared(project) | _declared({"dependencies": groups["test"]})
+    through = {one for library in declared & set(_BY_MODULE) for one in _declared(_BY_MODULE[library])}
+    assert _foreign(folder.glob("tests/**/*.py")) - brought <= declared | through, "imported and not declared"
+
+
+def _declared(project: dict[str, Any]) -> set[str]:
+    """Return what a project requires, with its extras, as modules are called."""
     extras = {"dependencies": [one for extra in project.get("optional-dependencies", {}).values() for one in extra]}
-    offered = _requirements(project) | _requirements(extras)
-    declared = {requirement.replace("-", "_").lower() for requirement in offered}
+    return {requirement.replace("-", "_").lower() for requirement in _requirements(project) | _requirements(extras)}
+
+
+def _foreign(paths: Iterable[Path]) -> set[str]:
+    """Return the distributions that files import from, as modules are called."""
+    imported = {module for path in paths for module in _imports(path)} - sys.stdlib_module_names
     known = {"yaml": "pyyaml", "PIL": "pillow"}
-    foreign = {known.get(module, module) for module in imported if module not in sys.stdlib_module_names}
-    assert {module.lower() for module in foreign} - allowed <= declared, "imported and not declared"
+    return {known.get(module, module).lower() for module in imported}
 
 
 def _imports(path: Path) -> set[str]:
