@@ -32,6 +32,7 @@ def _registration() -> str:
     return " or ".join(sorted(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "needs"), [("light_cases", ()), ("torch_cases", ("torch", "safetensors"))])
 def test_suites_tell_sound_from_broken(name: str, needs: tuple[str, ...], tmp_path: Path) -> None:
     for library in needs:

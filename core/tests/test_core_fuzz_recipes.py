@@ -104,6 +104,7 @@ def _run(mutant: Mutant) -> None:
         OUTCOMES[f"accepted and stopped: {str(error)[:60]}"] += 1
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=MUTANTS * 4 // 5)
 @given(data=st.data())
 def test_a_mutated_recipe_runs_or_is_explained(

@@ -56,6 +56,7 @@ def test_two_processes_have_the_gradients_weights_and_counts_of_one(tmp_path: Pa
     assert told[0] == pytest.approx(told[-1], rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_each_on_what_its_student_writes(tmp_path: Path) -> None:
     """Among the rows are such without a label, of which nothing is written."""
     on_policy = {"fraction": 1.0, "tokens": 3}

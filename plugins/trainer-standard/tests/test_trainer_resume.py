@@ -54,6 +54,7 @@ def test_a_killed_phase_ends_with_the_same_bits(uninterrupted: Path, tmp_path: P
     assert reports_of(tmp_path) == reports_of(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_killed_phase_of_two_passes_ends_with_the_same_bits(tmp_path: Path) -> None:
     process(tmp_path / "whole", twice=True)
     assert process(tmp_path / "killed", "step 7", twice=True) != 0
