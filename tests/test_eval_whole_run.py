@@ -68,6 +68,12 @@ def test_models_are_measured_compared_and_not_measured_again(
     assert again["perplexity", "plain"] == values["perplexity", "worse"]
 
 
+def test_a_teacher_is_measured_without_models(models: Path, teacher_folder: Path) -> None:
+    teacher = ["--set", "teacher.use=causal-lm", "--set", f"teacher.model={teacher_folder}"]
+    assert call(["eval", "--with", "perplexity", *TEXT, *SMALL, *teacher]) == 0
+    assert {m.subject for m in read_results(models / "runs" / "eval").measurements} == {"teacher"}
+
+
 def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measured_are_compared(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +121,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     ("arguments", "message"),
     [
         (["plain"], "nothing says what to measure"),
+        (["--with", "perplexity", *TEXT], "nothing to measure"),
         (["nowhere", "--with", "perplexity"], "is no model, nor a finished run"),
         (["plain", "plain", "--with", "perplexity"], "two models are called 'plain'"),
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),

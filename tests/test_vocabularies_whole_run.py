@@ -39,6 +39,7 @@ def short(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "evaluators": {"agreement": {"documents": 3, "tokens": 40}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", ["states", False])
 @pytest.mark.parametrize("longer", ["teacher", "student"])
 def test_vocabulary_that_goes_on_is_cut_said_and_recorded(

@@ -107,6 +107,7 @@ class TestMultilingual(EvaluatorConformance):
         yield {"files": [str(folder / "empty.jsonl")]}
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize("name", own.HUMANEVAL_X)
 def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str, tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str
     assert not any(one.reason.startswith("compiler") for one in found.values())
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.parametrize("name", own.MULTIPL_E)
 def test_solutions_in_the_form_of_multipl_e_pass_and_wrong_ones_fail(name: str, tmp_path: Path) -> None:

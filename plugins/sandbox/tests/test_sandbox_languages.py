@@ -46,6 +46,7 @@ def test_every_language_is_tried_here() -> None:
     assert set(PROGRAMS) == set(installed_languages())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_language_parses_and_runs(needs_bubblewrap: None, name: str) -> None:
     try:

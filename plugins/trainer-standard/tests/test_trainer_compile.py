@@ -22,7 +22,6 @@ def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # compilers' own
 def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[bool] = []

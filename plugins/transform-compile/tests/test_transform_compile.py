@@ -15,7 +15,10 @@ from kdtool_transform_compile import Compile, _layers, _machine
 from kdtool_transformers import TransformersModel, self_check
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # dynamo's
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),  # dynamo's
+]
 
 NO_DROPOUT: dict[str, dict[str, Any]] = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
 
@@ -70,7 +73,6 @@ def test_compiled_layers_give_the_same_gradients(tmp_path: Path) -> None:
     assert all(plain.equal(expected[name]) for name, plain in gradients(student).items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
 def test_every_family_can_be_compiled_for_rows_of_any_length(
     family: str, compilations: list[Any], tmp_path: Path
@@ -89,7 +91,6 @@ def test_every_family_can_be_compiled_for_rows_of_any_length(
     transform.kdtool_finish(student, make_run(tmp_path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list[Any], tmp_path: Path) -> None:
     student = tiny_model(family, layers=3, **NO_DROPOUT.get(family, {}))
@@ -113,7 +114,6 @@ def test_checkpointed_layers_are_compiled_inside(family: str, compilations: list
     assert checkpointed < sum(kept)
 
 
-@pytest.mark.slow
 def test_phases_before_do_not_count(compilations: list[Any], tmp_path: Path) -> None:
     """torch.compile gives up on code that was compiled too often; each phase begins anew."""
     with torch._dynamo.config.patch(recompile_limit=2):  # monkeypatch would leave it without this setting

@@ -10,7 +10,7 @@ __all__ = ["evaluate"]
 
 
 @click.command("eval")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--with", "evaluators", metavar="NAME,NAME", help="Evaluators [default: those of --recipe].")
 @click.option("--corpus", help="The corpus plugin that gives held-out text [default: those of --recipe].")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="A recipe to take text, teacher and evaluators from.")
@@ -35,7 +35,8 @@ def evaluate(
     """Measure models that are there already, and compare each with each; nothing is trained.
 
     A MODEL is a model's folder, an exported file, or a run (its name or folder), of which the student is measured with all
-    its seeds. NAME=MODEL gives it a name. The same command goes on where it stopped.
+    its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. The same
+    command goes on where it stopped.
     """
     from kdtool._cli.compare import differences, values
     from kdtool._compare import rows_of

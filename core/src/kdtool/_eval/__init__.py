@@ -16,6 +16,7 @@ from typing import Any
 from kdtool._api import _say as say
 from kdtool._assembly import assemble
 from kdtool._blame import translated
+from kdtool._errors import UsageError
 from kdtool._eval.measuring import measure
 from kdtool._eval.models import models_of
 from kdtool._eval.recipe import measuring_recipe
@@ -42,7 +43,7 @@ def evaluate(
 
     Args:
         models: model folders, exported files, runs (folders, or names below `out`) whose students are measured with all
-            seeds; each may have a name in front: "base=path/to/model".
+            seeds; each may have a name in front: "base=path/to/model". None where teachers alone are measured.
         evaluators: what measures; by default what the recipe names.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
         corpus: the plugin that gives held-out text; by default the recipe's.
@@ -64,5 +65,7 @@ def evaluate(
     path = Path(recipe) if recipe is not None else None
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
     assembly = assemble(loaded, say)
+    if not found and not assembly.named("teacher"):
+        raise UsageError("nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…")
     assembly.complain = say
     return measure(assembly, found, Path(out).absolute() / loaded.name, store_folder(store), offline=offline)

@@ -54,8 +54,6 @@ def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
     names = [model.name for model in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two models are called {twice[0]!r}: give them names, such as first={given[0]}")
-    if not found:
-        raise UsageError("give at least one model: a model's folder, an exported file, or a run")
     return found
 
 
