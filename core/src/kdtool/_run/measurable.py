@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kdtool._contract.training import RunInfo
 from kdtool._errors import RecipeError, UsageError
 from kdtool._recipe.model import problem_at
@@ -12,8 +14,8 @@ from kdtool._run.texts import StoredTexts
 __all__ = ["refuse_unmeasurable"]
 
 
-def refuse_unmeasurable(context: Context, texts: Node) -> None:
-    """Have every evaluator look at the text, which is made, and at its files.
+def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] = ()) -> None:
+    """Have every evaluator `but` some look at the text, which is made, and at its files.
 
     Raises:
         RecipeError: with all that leaves nothing to measure on, each at its evaluator.
@@ -22,7 +24,7 @@ def refuse_unmeasurable(context: Context, texts: Node) -> None:
         return
     run: RunInfo = context.info(Stage("run"), context.folder, StoredTexts(texts.path))
     problems = []
-    for name in context.hooks.kdtool_measurable.names():
+    for name in set(context.hooks.kdtool_measurable.names()) - set(but):
         try:
             context.hooks.kdtool_measurable.maybe(name)(run)
         except UsageError as error:
