@@ -98,7 +98,7 @@ def _measured(model: Model) -> Measured:
 
 
 def _refuse_missing(context: Context, run: RunInfo, only_asked: Collection[str]) -> None:
-    """Refuse what evaluators, corpora and teachers lack here; exporters only stand by, and evaluators that measure nothing."""
+    """Refuse what corpora, teachers and evaluators that measure lack here; exporters only stand by."""
     built = context.assembly.built_for()
     problems = [
         Problem(name, f"cannot work here: {text}")
