@@ -22,6 +22,7 @@ from kdtool._estimate.forecast import Forecast, add_up
 from kdtool._estimate.machine import free_disk, memory_here
 from kdtool._estimate.remedies import fitting, largest, proposals
 from kdtool._estimate.speed import timed_by_record
+from kdtool._estimate.tokens import refuse_uneven
 from kdtool._recipe.parse import load_recipe
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.context import Context, close_components
@@ -120,6 +121,7 @@ def _look(
             models = context.hooks.kdtool_describe(info)
             ahead, unknown = prospect_of(context, info, models)
             asked = timed_by_record(ask(context, info, ahead, unknown), assembly, models, out / assembly.recipe.name)
+            refuse_uneven(assembly, asked)
             learns = {phase.stage.removeprefix("phases/"): phase.facts for phase in ahead.phases}
             return _Checked(
                 assembly=assembly,

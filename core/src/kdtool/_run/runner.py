@@ -21,6 +21,7 @@ from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._licences import Licensed, told
 from kdtool._requirements import held_against
+from kdtool._estimate.tokens import refuse_uneven_ahead
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.cards import card_of, write_card
 from kdtool._run.comparison import compare_all
@@ -116,6 +117,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
     if context.rank == 0:
         refuse_missing(context.assembly, run)
+        refuse_uneven_ahead(context, run)
     stages = add_stages(context, partial(_make_first, context))
     for line in _noted(context):
         context.say(line)

@@ -1,0 +1,41 @@
+"""Whether student and control are going to train on as many tokens: else the verdict of a run would not be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kdtool._assembly import Assembly
+from kdtool._contract.training import RunInfo
+from kdtool._errors import UsageError
+from kdtool._estimate.ahead import Asked, ask, prospect_of
+from kdtool._run.context import Context
+from kdtool._run.own_text import own_text_keys
+
+__all__ = ["refuse_uneven", "refuse_uneven_ahead"]
+
+
+def refuse_uneven(assembly: Assembly, asked: Iterable[Asked]) -> None:
+    """Refuse a control that other settings of its trainer give more or fewer tokens than the student.
+
+    Text of the student's own is shorter than what it takes the place of, so there nothing is known beforehand.
+
+    Raises:
+        UsageError: they differ.
+    """
+    arms = ("student", "control")
+    student, control = (sum(part.estimate.tokens for part in asked if part.arm == arm) for arm in arms)
+    if student and control and student != control and not own_text_keys(assembly):
+        seen = f"it would train on {control:,} tokens, the student on {student:,}"
+        raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
+
+
+def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:
+    """Ask for estimates and refuse as `refuse_uneven`, where the control has a trainer of its own; before a run begins."""
+    assembly = context.assembly
+    trainers = [
+        [assembly.built[phase.trainer.key].config for phase in assembly.arms.get(arm, ()) if phase.trainer]
+        for arm in ("student", "control")
+    ]
+    if trainers[1] and trainers[0] != trainers[1]:
+        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run))
+        refuse_uneven(assembly, ask(context, run, ahead, unknown))
