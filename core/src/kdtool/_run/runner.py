@@ -19,9 +19,9 @@ from kdtool._blame import translated
 from kdtool._contract.models import Artifact, Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError, UsageError
+from kdtool._estimate.tokens import refuse_uneven_ahead
 from kdtool._licences import Licensed, told
 from kdtool._requirements import held_against
-from kdtool._estimate.tokens import refuse_uneven_ahead
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.cards import card_of, write_card
 from kdtool._run.comparison import compare_all
