@@ -558,7 +558,7 @@ import mmap
 def f(x):
     a = []
     while True:
-        a.append(mmap.mmap(-1, 2**26))
+        a.append(mmap.mmap(-1, 2**26, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         a[-1].write(b'x' * 2**26)
 """,
     "output": """\
@@ -760,6 +760,14 @@ A = lambda: open(json.__file__, 'a')
     "shared memory": """\
 from multiprocessing import shared_memory
 A = lambda: shared_memory.SharedMemory('x', True, 99)
+""",
+    "shared memory without a file": """\
+import mmap
+A = lambda: mmap.mmap(-1, 99)
+""",
+    "shared zeros": """\
+import mmap
+A = lambda: mmap.mmap(os.open('/dev/zero', os.O_RDWR), 99)
 """,
     "System V shared memory": """\
 A = lambda: C.shmget(7, 99, 0o1666) if C.shmget(7, 99, 0o1666) >= 0 else {}[0]
