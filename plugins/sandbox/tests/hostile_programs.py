@@ -1,7 +1,7 @@
 """Programs that want a verdict they do not deserve, or more of the machine than they should have.
 
-`FORGERS` and `FLOODS` must not pass tests that expect `f(1) == 2`. Each of `ATTEMPTS` tries something and returns what came
-of it: its tests pass only if it was refused.
+`FORGERS` and `FLOODS` must not pass tests that expect `f(1) == 2`, `DYING` none that expect an exception. Each of
+`ATTEMPTS` tries something and returns what came of it: its tests pass only if it was refused.
 """
 
 from __future__ import annotations
@@ -492,6 +492,28 @@ ctypes.CDLL(None).prctl(22, 2, ctypes.byref(P(1, refuse)), 0, 0)
 """
     + WRONG,
     "hash collisions": "def f(x): return {(2**61 - 1) * n: 0 for n in range(3000)}\n",
+}
+
+DYING = {
+    "exit code 0": """\
+import os
+def f(x): os._exit(0)
+""",
+    "segmentation fault": """\
+import ctypes
+def f(x): ctypes.string_at(0)
+""",
+    "closed pipe": """\
+import os
+def f(x): os.closerange(3, 64)
+""",
+    "in a question": """\
+import os, json
+def f(x):
+    m = json.dumps(['ask', 'iterate', {'tuple': [[]]}, {'dict': []}]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
 }
 
 FLOODS = {

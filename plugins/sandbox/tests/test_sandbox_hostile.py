@@ -70,6 +70,15 @@ def test_no_verdict_is_forged(pair: Pair, name: str) -> None:
     assert honest.passed, (forged, honest)
 
 
+@pytest.mark.parametrize("caught", ["Exception", "BaseException"])
+@pytest.mark.parametrize("name", hostile.DYING)
+def test_to_die_is_not_to_raise(pair: Pair, name: str, caught: str) -> None:
+    tests = f"raised = False\ntry:\n    f(-1)\nexcept {caught}:\n    raised = True\nassert raised"
+    dead, honest = pair(hostile.DYING[name], tests, 1.0)
+    assert (dead.status, dead.reason.partition(" (")[0]) == ("failed", "the program ended while it was tested")
+    assert honest.passed, (dead, honest)
+
+
 @pytest.mark.parametrize("name", hostile.FLOODS)
 def test_no_flood_gets_over_the_edge(pair: Pair, name: str) -> None:
     flood, honest = pair(hostile.FLOODS[name], "assert list(f(1)) == 2", 0.2)

@@ -29,8 +29,8 @@ _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
 _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-class Gone(Exception):  # noqa: N818 (what it says is that the other side is gone)
-    """The other side ended."""
+class Gone(BaseException):
+    """The other side ended. It is no exception that a program raised, and `except Exception` does not catch it."""
 
 
 class TimedOut(BaseException):
@@ -146,12 +146,14 @@ class Pieces(Remote):
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces.
+    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` is whether the other
+    side was found to have ended.
     """
 
     def __init__(
         self, reading: int, writing: int, actions: dict[str, Callable[..., Any]], *, keeps_large: bool = False
     ) -> None:
+        self.gone = False
         self._keeps_large = keeps_large
         self._reading = reading
         self._writing = writing
@@ -193,7 +195,7 @@ class Peer:
             value = self._actions[action](*arguments, **self._value(plain_named))
             kept = self._keeps_large and action == "call" and _size(value) > _LARGEST
             message = ["value", self._large(value) if kept else self._plain(value)]
-        except TimedOut:
+        except (Gone, TimedOut):
             raise
         except BaseException as error:
             message = ["raised", [type(error).__name__, described(error)]]
@@ -239,14 +241,16 @@ class Peer:
         try:
             write_frame(self._writing, encoded(message))
         except OSError as error:
+            self.gone = True
             raise Gone from error
 
     def _receive(self) -> Any:
         try:
             frame = read_frame(self._reading)
-        except OSError as error:
-            raise Gone from error
+        except OSError:
+            frame = None
         if frame is None:
+            self.gone = True
             raise Gone
         return decoded(frame)
 

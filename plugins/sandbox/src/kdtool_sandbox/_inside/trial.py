@@ -76,6 +76,8 @@ def _judged(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict
         return {"status": "refused", "reason": f"the tests do not parse: {type(error).__name__}: {error}"}
     try:
         _run(peer, helpers, tests, task["names"], namespace)
+        if peer.gone:  # the tests have caught it
+            raise Gone
     except TimedOut:
         raise
     except Gone:
