@@ -354,6 +354,21 @@ def f(x): raise E
 class ZeroDivisionError(Exception): pass
 def f(x): raise ZeroDivisionError
 """,
+    "kinds of errors that are none": """\
+import os, json
+def f(x):
+    kinds = ['object', 'int', 'SystemExit', 'StopIteration', 7]
+    m = json.dumps(['raised', ['X', kinds, '2', {'tuple': [2]}], None]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
+    "error of what is the tests' own": """\
+import os, json
+def f(x):
+    m = json.dumps(['raised', ['X', ['OSError'], '2', {'tuple': [{'yours': 0}, {'mine': 1}]}], None]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
     "gone entry point": """\
 def f(x): return 2
 del f
