@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 import kdtool
 
-from kdtool_sandbox._commands import bubblewrap, container, unsafe
+from kdtool_sandbox._commands import bubblewrap, container, container_ending, unsafe
 from kdtool_sandbox._language import Language, language
 from kdtool_sandbox._seccomp import seccomp_filter
 from kdtool_sandbox._task import Isolation, Module, Program, Task, Verdict
@@ -97,6 +97,7 @@ class Sandbox:
         self._languages = languages
         self._kind = (engine, image, unsafe_run_without_isolation)
         self._unsafe = unsafe_run_without_isolation
+        self._ending: list[str] = []
         if self._unsafe:
             self._command, self._filter = unsafe(), b""
             return
@@ -106,7 +107,10 @@ class Sandbox:
             )
         self._filter = seccomp_filter()
         folders = [folder for language in languages for folder in language.folders()]
-        self._command = bubblewrap(folders) if engine == "bubblewrap" else container(engine, image)
+        if engine == "bubblewrap":
+            self._command = bubblewrap(folders)
+        else:
+            self._command, self._ending = container(engine, image), container_ending(engine)
 
     def __enter__(self) -> Self:
         self._workers: list[Worker] = []
@@ -220,7 +224,7 @@ class Sandbox:
         try:
             while len(self._workers) < self._count:
                 compiled = self._unsafe or self._engine == "bubblewrap"
-                started.append(Worker(self._command, compiled, self._free_number()))
+                started.append(Worker(self._command, compiled, self._free_number(), self._ending))
                 self._workers.append(started[-1])
             for worker in started:
                 worker.greet(self._filter)
