@@ -806,6 +806,12 @@ A = lambda: mmap.mmap(-1, 99)
 import mmap
 A = lambda: mmap.mmap(os.open('/dev/zero', os.O_RDWR), 99)
 """,
+    "memory given to a pipe": """\
+class Part(ctypes.Structure): _fields_ = (('base', ctypes.c_void_p), ('size', ctypes.c_size_t))
+held = ctypes.create_string_buffer(99)
+part = Part(ctypes.addressof(held), 9)
+A = lambda: call({vmsplice}, os.pipe()[1], ctypes.addressof(part), 1, 0)
+""",
     "System V shared memory": """\
 A = lambda: C.shmget(7, 99, 0o1666) if C.shmget(7, 99, 0o1666) >= 0 else {}[0]
 """,
@@ -936,6 +942,7 @@ _NUMBERS = {
         "bpf": 321,
         "perf_event_open": 298,
         "userfaultfd": 323,
+        "vmsplice": 278,
         "open_by_handle_at": 304,
         "finit_module": 313,
     }

@@ -1,7 +1,7 @@
 """The filter of system calls: a deny list as a BPF program, for the processor architectures that are known here.
 
 Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
-shared memory but of files, queues, memory files, namespaces and mounts, keyrings, BPF, io_uring, priorities and
+shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities and
 limits of other processes, and every socket but local ones.
 """
 
@@ -51,6 +51,7 @@ _DENIED: dict[str, tuple[int, int]] = {
     "mq_unlink": (241, 181),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
     "unshare": (272, 97),
     "setns": (308, 268),
     "mount": (165, 40),
