@@ -209,6 +209,19 @@ def test_missing_toolchains_are_named_before_anything_is_asked(tmp_path: Path, m
         assert f"programs in {name} cannot be run: {programs} not found" in said
 
 
+@needs_sandbox
+def test_toolchain_that_does_not_run_in_the_sandbox_is_named_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "node").write_text("#!/bin/sh\nexit 0\n")  # where the sandbox has a folder of its own
+    (tmp_path / "node").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    file = own.written(tmp_path, own.HUMANEVAL_X["javascript"])
+    (said,) = evaluator(file).kdtool_missing(make_run(tmp_path))
+    assert "programs in javascript cannot be run" in said
+    assert "FileNotFoundError" in said
+
+
 def test_what_cannot_be_judged_is_left_out_and_named(tmp_path: Path) -> None:
     rust = own.HUMANEVAL_X["rust"]
     measuring = evaluator(own.written(tmp_path, rust, rust | {"task_id": "Rust/32"}))

@@ -142,7 +142,38 @@ def test_what_was_cut_off_or_refused_is_neither_run_nor_learned(tmp_path: Path, 
     found = verified(tmp_path, Writer([RIGHT, WRONG, RIGHT, "  \n"], ends))
     assert [example.id for example in found if example.split == "train"] == [f"{name}#2" for name in NAMES]
     (file,) = tmp_path.glob("verified/*.verdicts.jsonl")
-    assert {json.loads(line)["id"] for line in file.read_text("utf-8").splitlines()} == {f"{name}#2" for name in NAMES}
+    ran = {json.loads(line)["id"] for line in file.read_text("utf-8").splitlines()}
+    assert ran == {f"{name}#{which}" for name in NAMES for which in ("solution", 2)}
+
+
+def unsolvable(name: str) -> kdtool.Example:
+    return problem(name, meta={"tests": json.dumps([f"import nowhere\nassert {name}(1) == 2"])})
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_problems_whose_own_solution_fails_here_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, again = Writer(), Writer()
+    examples = [unsolvable("inc"), problem("succ"), problem("held_out", split="test")]
+    found = verified(tmp_path, teacher, examples, give="pairs", keep=1)
+    assert [example.id for example in found] == ["succ#1>0", "held_out"]
+    assert {one.id.partition("#")[0] for one in teacher.asked} == {"succ"}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "1 of 2 problems are left out, whose own solutions fail here (1 ModuleNotFoundError)"
+    assert "to 1 of 1 problems" in said[-1]
+    (file,) = tmp_path.glob("verified/*.verdicts.jsonl")
+    ran = file.read_text("utf-8")
+    assert '"inc#solution"' in ran
+    assert verified(tmp_path, again, examples, give="pairs", keep=1) == found
+    assert (again.asked, file.read_text("utf-8")) == ([], ran)
+
+
+def test_problems_that_none_can_solve_here_are_an_error_before_anybody_is_asked(tmp_path: Path, sandbox: None) -> None:
+    teacher = Writer()
+    with pytest.raises(kdtool.UsageError, match=r"pass none of the tests of corpora\.problems here \(2 ModuleNotFound"):
+        verified(tmp_path, teacher, [unsolvable("inc"), unsolvable("succ")])
+    assert teacher.asked == []
 
 
 def test_nothing_that_passes_is_an_error_with_the_commonest_reasons(tmp_path: Path, sandbox: None) -> None:
@@ -200,7 +231,7 @@ def test_a_failing_teacher_loses_nothing(tmp_path: Path) -> None:
     assert len({one.id for one in (*first.asked, *second.asked)}) == len(first.asked) + len(second.asked) == 12
 
 
-def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path) -> None:
+def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path, sandbox: None) -> None:
     class Forgetful(Writer):
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
             yield from super().kdtool_answer(list(requests)[1:])
@@ -239,7 +270,7 @@ verified(Path(sys.argv[2]), Slow([WRONG, RIGHT]), samples=2)
 def test_a_killed_process_asks_and_runs_nothing_twice(tmp_path: Path, sandbox: None) -> None:
     command = [sys.executable, "-c", _SLOW, str(Path(__file__).parent), str(tmp_path)]
     noted = tmp_path / "noted"
-    for count in (2, 4, 8):
+    for count in (2, 5, 11):
         process = subprocess.Popen(command)
         while process.poll() is None and (len(noted.read_text().splitlines()) if noted.exists() else 0) < count:
             time.sleep(0.01)
@@ -248,6 +279,7 @@ def test_a_killed_process_asks_and_runs_nothing_twice(tmp_path: Path, sandbox: N
         process.wait()
     subprocess.run(command, check=True)
     expected = [f"{what} {name}#{number}" for what in ("asked", "ran") for name in NAMES for number in (0, 1)]
+    expected += [f"ran {name}#solution" for name in NAMES]
     assert sorted(noted.read_text().splitlines()) == sorted(expected)
 
 

@@ -1,7 +1,7 @@
 """Programs that want a verdict they do not deserve, or more of the machine than they should have.
 
-`FORGERS` and `FLOODS` must not pass tests that expect `f(1) == 2`. Each of `ATTEMPTS` tries something and returns what came
-of it: its tests pass only if it was refused.
+`FORGERS` and `FLOODS` must not pass tests that expect `f(1) == 2`, `DYING` none that expect an exception. Each of
+`ATTEMPTS` tries something and returns what came of it: its tests pass only if it was refused.
 """
 
 from __future__ import annotations
@@ -354,6 +354,21 @@ def f(x): raise E
 class ZeroDivisionError(Exception): pass
 def f(x): raise ZeroDivisionError
 """,
+    "kinds of errors that are none": """\
+import os, json
+def f(x):
+    kinds = ['object', 'int', 'SystemExit', 'StopIteration', 7]
+    m = json.dumps(['raised', ['X', kinds, '2', {'tuple': [2]}], None]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
+    "error of what is the tests' own": """\
+import os, json
+def f(x):
+    m = json.dumps(['raised', ['X', ['OSError'], '2', {'tuple': [{'yours': 0}, {'mine': 1}]}], None]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
     "gone entry point": """\
 def f(x): return 2
 del f
@@ -494,6 +509,28 @@ ctypes.CDLL(None).prctl(22, 2, ctypes.byref(P(1, refuse)), 0, 0)
     "hash collisions": "def f(x): return {(2**61 - 1) * n: 0 for n in range(3000)}\n",
 }
 
+DYING = {
+    "exit code 0": """\
+import os
+def f(x): os._exit(0)
+""",
+    "segmentation fault": """\
+import ctypes
+def f(x): ctypes.string_at(0)
+""",
+    "closed pipe": """\
+import os
+def f(x): os.closerange(3, 64)
+""",
+    "in a question": """\
+import os, json
+def f(x):
+    m = json.dumps(['ask', 'iterate', {'tuple': [[]]}, {'dict': []}]).encode()
+    os.write(4, len(m).to_bytes(8, 'big') + m)
+    os._exit(0)
+""",
+}
+
 FLOODS = {
     "endless loop": """\
 def f(x):
@@ -558,7 +595,7 @@ import mmap
 def f(x):
     a = []
     while True:
-        a.append(mmap.mmap(-1, 2**26))
+        a.append(mmap.mmap(-1, 2**26, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         a[-1].write(b'x' * 2**26)
 """,
     "output": """\
@@ -761,6 +798,20 @@ A = lambda: open(json.__file__, 'a')
 from multiprocessing import shared_memory
 A = lambda: shared_memory.SharedMemory('x', True, 99)
 """,
+    "shared memory without a file": """\
+import mmap
+A = lambda: mmap.mmap(-1, 99)
+""",
+    "shared zeros": """\
+import mmap
+A = lambda: mmap.mmap(os.open('/dev/zero', os.O_RDWR), 99)
+""",
+    "memory given to a pipe": """\
+class Part(ctypes.Structure): _fields_ = (('base', ctypes.c_void_p), ('size', ctypes.c_size_t))
+held = ctypes.create_string_buffer(99)
+part = Part(ctypes.addressof(held), 9)
+A = lambda: call({vmsplice}, os.pipe()[1], ctypes.addressof(part), 1, 0)
+""",
     "System V shared memory": """\
 A = lambda: C.shmget(7, 99, 0o1666) if C.shmget(7, 99, 0o1666) >= 0 else {}[0]
 """,
@@ -891,6 +942,7 @@ _NUMBERS = {
         "bpf": 321,
         "perf_event_open": 298,
         "userfaultfd": 323,
+        "vmsplice": 278,
         "open_by_handle_at": 304,
         "finit_module": 313,
     }

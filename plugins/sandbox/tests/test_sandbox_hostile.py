@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kdtool_sandbox import Module, Sandbox, Task, Verdict
+from kdtool_sandbox import Module, Program, Sandbox, Step, Task, Verdict
 
 
 def _programs() -> Any:
@@ -69,6 +70,15 @@ def test_no_verdict_is_forged(pair: Pair, name: str) -> None:
     assert honest.passed, (forged, honest)
 
 
+@pytest.mark.parametrize("caught", ["Exception", "BaseException"])
+@pytest.mark.parametrize("name", hostile.DYING)
+def test_to_die_is_not_to_raise(pair: Pair, name: str, caught: str) -> None:
+    tests = f"raised = False\ntry:\n    f(-1)\nexcept {caught}:\n    raised = True\nassert raised"
+    dead, honest = pair(hostile.DYING[name], tests, 1.0)
+    assert (dead.status, dead.reason.partition(" (")[0]) == ("failed", "the program ended while it was tested")
+    assert honest.passed, (dead, honest)
+
+
 @pytest.mark.parametrize("name", hostile.FLOODS)
 def test_no_flood_gets_over_the_edge(pair: Pair, name: str) -> None:
     flood, honest = pair(hostile.FLOODS[name], "assert list(f(1)) == 2", 0.2)
@@ -94,3 +104,46 @@ def test_memory_of_many_processes_is_limited_as_a_whole(pair: Pair) -> None:
     assert flood.status == "failed"
     assert "MiB; 256 are allowed" in flood.reason
     assert honest.passed
+
+
+def test_shared_memory_of_forks_is_limited(pair: Pair) -> None:
+    source = "import mmap, os, time\nfor _ in range(3): os.fork()\nheld = mmap.mmap(-1, 100 * 2**20)\n"
+    source += "for at in range(0, len(held), 4096): held[at] = 1\ntime.sleep(1)\ndef f(x): return 2\n"
+    flood, honest = pair(source, "assert f(1) == 2", 20.0)
+    assert flood.status == "failed", flood
+    assert honest.passed
+
+
+_HOLDING = """\
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    const unsigned long size = %s, step = %s;
+    char *held = mmap(0, size, PROT_READ | PROT_WRITE, %s | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), found = 0;
+    for (unsigned long at = 0; at < size; at += step) found |= %s;
+    if (size < 1ul << 32) munmap(held + step, size - step);
+    sleep(1);
+    return found;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.parametrize(
+    "held",
+    [
+        ("1ul << 30", "4096", "MAP_SHARED", "(held[at] = 1, 0)"),  # all but a page is given back, and stays
+        ("1ul << 39", "1ul << 21", "MAP_PRIVATE", "held[at]"),  # tables that lead to zeros
+    ],
+    ids=["shared pages", "page tables"],
+)
+def test_memory_that_is_in_no_page_of_a_program_is_limited(
+    needs_bubblewrap: None, held: tuple[str, str, str, str]
+) -> None:
+    build = (str(shutil.which("gcc")), "program.c", "-o", "program")
+    work = Program(
+        {"program.c": _HOLDING % held}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
+    )
+    with Sandbox() as sandbox:
+        (verdict,) = sandbox.run([Task("holding", work, 30.0, memory=2**28)])
+    assert verdict.status == "failed", verdict

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_sandbox import Language, Module, Program, Sandbox, Step, Task, installed_languages, language
+from kdtool_sandbox import (
+    Language,
+    Module,
+    Program,
+    Sandbox,
+    Step,
+    Task,
+    Verdict,
+    installed_languages,
+    language,
+    missing,
+)
 
 # source, tests that pass, tests that fail
 PROGRAMS = {
@@ -92,6 +107,77 @@ def test_missing_toolchain_and_unknown_language_are_named(monkeypatch: pytest.Mo
     assert caught.value.exit_code == 10
     with pytest.raises(kdtool.UsageError, match="'kotlin'; installed: cpp, go, java"):
         language("kotlin")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that is outside of /usr and, as /tmp is not, seen in the sandbox."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+def _installed(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+_NEEDY = 'cat "${0%/*}/../lib/part"'
+
+
+def test_toolchain_in_a_folder_of_its_own_runs(
+    needs_bubblewrap: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _installed(home / "v20", "node", _NEEDY, monkeypatch)
+    (home / "v20" / "lib").mkdir()
+    (home / "v20" / "lib" / "part").write_text("")
+    assert language("javascript").folders() == (home / "v20",)
+    assert missing(["javascript"]) == ()
+
+
+def test_toolchain_that_does_not_run_in_the_sandbox_is_named_with_what_it_said(
+    needs_bubblewrap: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _installed(home / "v20", "node", _NEEDY, monkeypatch)
+    (home / "elsewhere").write_text("")
+    (home / "v20" / "lib").mkdir()
+    (home / "v20" / "lib" / "part").symlink_to(home / "elsewhere")
+    (said,) = missing(["python", "javascript"])
+    assert "programs in javascript cannot be run" in said
+    assert "tests: exit code 1\ncat: " in said
+    assert "a folder of its own" in said
+
+
+def test_folder_where_a_user_keeps_other_things_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, home / ".local"):
+        _installed(folder, "node", "exit 0", monkeypatch)
+        assert language("javascript").folders() == ()
+
+
+def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(home, "gcc", "exit 0", monkeypatch)
+    _installed(home, "rustc", "echo no default toolchain is configured >&2; exit 1", monkeypatch)
+    with pytest.raises(kdtool.SandboxError, match=r"programs in rust cannot be run: .*\s.*no default toolchain"):
+        Sandbox(languages=[language("rust")])
+
+
+def test_language_is_tried_once_in_a_process(needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    run = Sandbox.run
+
+    def noting(sandbox: Sandbox, tasks: Iterable[Task]) -> Iterator[Verdict]:
+        for task in (each := list(tasks)):
+            tried.append(task.id)
+        return run(sandbox, each)
+
+    monkeypatch.setattr(Sandbox, "run", noting)
+    monkeypatch.setattr("kdtool_sandbox._sandbox._TRIED", set())
+    for _ in range(2):
+        with Sandbox(languages=[Shell()]):
+            pass
+    assert tried == ["probe", "shell", "probe"]
 
 
 class Shell(Language):

@@ -179,6 +179,10 @@ class Node:
         self.value, self.next = value, None
     def double(self):
         return 2 * self.value
+    def __repr__(self):
+        return f"Node({self.value})"
+    def __setitem__(self, key, value):
+        self.value = (key, value)
 def f(kind):
     if kind == "node": return Node
     if kind == "generator": return (n * n for n in range(4))
@@ -190,7 +194,9 @@ Node = f("node")
 first = Node(3)
 assert first.value == 3 and first.double() == 6 and first == first and first != Node(3)
 first.next = Node(4)
-assert first.next.value == 4
+assert first.next.value == 4 and f"{first.next!r} {first.next}" == "Node(4) Node(4)"
+first.next["a"] = [1]
+assert first.next.value == ("a", [1])
 assert list(f("generator")) == [0, 1, 4, 9] and next(f("generator")) == 0 and sum(f("generator")) == 14
 assert f("match").groups() == ("a", "b") and f("match")[1] == "a"
 assert f("")(1, y=5) == 6
@@ -209,6 +215,46 @@ def test_exceptions_keep_their_builtin_type(judge: Judge) -> None:
     tests = "try:\n    f(0)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False"
     assert judge("def f(x):\n    raise ValueError('no')\n", tests).passed
     assert judge("def f(x):\n    raise StopIteration\n", "try:\n    f(0)\nexcept Exception: pass").passed
+
+
+@pytest.mark.parametrize(
+    ("raising", "caught"),
+    [
+        ("raise KeyError('a')", "KeyError as e:\n    assert e.args == ('a',) and str(e) == repr('a')"),
+        ("raise IndexError(1, [2])", "LookupError as e:\n    assert e.args == (1, [2])"),
+        ("import json; json.loads('{')", "ValueError as e:\n    assert 'Expecting' in str(e)"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError as e:\n    assert (e.object, e.start) == (b'\\xff', 0)"),
+        ("import decimal; decimal.Decimal(1) / 0", "ZeroDivisionError: pass"),
+        ("import decimal; decimal.Decimal('x')", "ArithmeticError: pass"),
+        ("import re; re.compile('(')", "Exception as e:\n    assert 'missing )' in str(e)"),
+        ("open('/none')", "FileNotFoundError as e:\n    assert '/none' in str(e)"),
+        ("raise type('Empty', (ValueError,), {})('no')", "ValueError as e:\n    assert str(e) == 'no'"),
+        (
+            "raise type('Own', (KeyError,), {'__str__': lambda s: 'text'})('k')",
+            "KeyError as e:\n    assert e.args == ('k',)",
+        ),
+        ("raise type('Odd', (Exception,), {})('why', 1)", "Exception as e:\n    assert e.args == ('why', 1)"),
+        ("raise Exception('why')", "Exception as e:\n    assert type(e) is Exception and str(e) == 'why'"),
+        ("raise ValueError(object())", "ValueError as e:\n    assert 'object at' in str(e)"),
+        ("raise ValueError('x' * 10**6)", "ValueError as e:\n    assert len(str(e)) == 2000"),
+        ("raise ExceptionGroup('two', [ValueError()])", "Exception as e:\n    assert 'two' in str(e)"),
+    ],
+)
+def test_exceptions_arrive_as_the_nearest_builtin_kind(judge: Judge, raising: str, caught: str) -> None:
+    verdict = judge(f"def f(x):\n    {raising}\n", f"try:\n    f(0)\nexcept {caught}\nelse:\n    assert False")
+    assert verdict.passed, verdict
+
+
+def test_an_exception_of_another_kind_is_not_taken_for_it(judge: Judge) -> None:
+    sources = (
+        "class ValueError(Exception): pass\ndef f(x): raise ValueError",
+        "import builtins\nclass Odd(Exception): pass\nbuiltins.ValueError = Odd\ndef f(x): raise ValueError",
+        "def f(x): raise type('Odd', (TypeError,), {})",
+        "def f(x): raise type('Odd', (StopIteration,), {})",
+        "import sys\ndef f(x): sys.exit()",
+    )
+    for source in sources:
+        assert judge(source, "try:\n    f(0)\nexcept ValueError: pass").status == "failed", source
 
 
 def test_helpers_are_the_tests_own(judge: Judge) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 import kdtool
 import pytest
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
-from kdtool_sandbox._commands import container
+from kdtool_sandbox._commands import container, container_ending
 from kdtool_sandbox._sandbox import Engine
 from kdtool_sandbox._seccomp import seccomp_filter
+from kdtool_sandbox._worker import Worker
 
 GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
 SLOW = Module("import time\ndef f(x):\n    time.sleep(0.3)\n    return x + 1\n", "assert f(1) == 2", ("f",))
@@ -211,6 +212,18 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
         Sandbox(engine="podman")
 
 
+def test_container_is_ended_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake(tmp_path, "docker", f"echo $1 $2 $3 >> {tmp_path}/asked; [ $1 = run ] && exec sleep 60", monkeypatch)
+    worker = Worker(container("docker", "image"), False, 0, ending=container_ending("docker"))
+    worker.deadline = time.monotonic()  # as it has while a task runs
+    while not (tmp_path / "asked").exists():
+        time.sleep(0.01)
+    worker.close()
+    run, kill = (tmp_path / "asked").read_text().splitlines()
+    assert run.startswith("run --name kdtool-sandbox-")
+    assert kill == run.replace("run --name", "kill")
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_container_runs_programs(engine: Engine) -> None:
     look = [engine, "image", "inspect", "python:3.11-slim"]
@@ -223,6 +236,20 @@ def test_container_runs_programs(engine: Engine) -> None:
         verdicts = {verdict.id: verdict for verdict in sandbox.run(Task(name, one, 2.0) for name, one in works.items())}
     assert [verdicts[name].status for name in works] == ["passed", "failed", "passed", "timed out", "passed"]
     assert {verdict.isolation for verdict in verdicts.values()} == {"isolated"}
+    with Sandbox(workers=2, engine=engine) as sandbox:
+        assert next(sandbox.run([Task("endless", works["loop"], 600.0), Task("good", GOOD, 60.0)])).id == "good"
+    assert _containers(engine) == ""
+
+
+def _containers(engine: str) -> str:
+    """Return which containers of sandboxes there are, once those that ended are away."""
+    for _ in range(20):
+        command = [engine, "ps", "--all", "--quiet", "--filter", "name=kdtool-sandbox-"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if not found:
+            break
+        time.sleep(0.5)
+    return found
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")

@@ -61,20 +61,14 @@ class Multilingual(PassAtK):
         return self._published.data_set.terms
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say which toolchains are not on this machine, and why programs cannot be run safely here, if so.
+        """Say which toolchains are not on this machine or do not run in the sandbox, and why none runs there, if so.
 
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        from kdtool_sandbox import language
+        from kdtool_sandbox import missing
 
-        found = list(super().kdtool_missing(run))
-        for name in dict.fromkeys(problem.language for problem in self._published.problems):
-            try:
-                language(name)
-            except kdtool.SandboxError as error:
-                found.append(str(error))
-        return found
+        return missing(list(dict.fromkeys(problem.language for problem in self._published.problems)))
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems of all files, without those that this evaluator cannot judge.

@@ -90,7 +90,8 @@ class Verified(kdtool.Corpus):
         """Yield what the problems give, in their order, once all answers were judged; other splits as they are.
 
         Raises:
-            kdtool.UsageError: an example to learn from is no Python problem with tests, or nothing came of all of them.
+            kdtool.UsageError: an example to learn from is no Python problem with tests, no problem's own solution passes
+                them here, or nothing came of all of them.
             kdtool.PluginError: the teacher leaves a request out.
             kdtool.SandboxError: there is no safe way to run programs here.
         """
@@ -119,21 +120,27 @@ class Verified(kdtool.Corpus):
         return found
 
     def _attempts(self, run: kdtool.RunInfo, problems: Mapping[str, Problem]) -> Mapping[str, Sequence[Attempt]]:
-        """Return all attempts at each problem, asked for and judged once."""
+        """Return all attempts at each problem that its own solution solves here, asked for and judged once."""
         from kdtool_corpus_verified._asking import asked
-        from kdtool_corpus_verified._attempts import attempted, name_of
+        from kdtool_corpus_verified._attempts import attempted, name_of, own_solutions
+        from kdtool_corpus_verified._telling import told_of_solutions
 
         settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]  # several corpora of this kind share the folder
         folder = run.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
+        verdicts = folder / f"{name}.verdicts.jsonl"
+        solutions = own_solutions(problems, self.config, verdicts)
+        if left_out := told_of_solutions(self.config, solutions):
+            run.say(left_out)
+        soluble = {key: problem for key, problem in problems.items() if solutions[key].passed}
         prompts = {
             name_of(key, number): problem.prompt
-            for key, problem in problems.items()
+            for key, problem in soluble.items()
             for number in range(self.config.samples)
         }
         answers = asked(run, self.config, prompts, folder / f"{name}.answers.jsonl")
-        return attempted(problems, answers, self.config, folder / f"{name}.verdicts.jsonl")
+        return attempted(soluble, answers, self.config, verdicts)
 
     def _given(self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]) -> Iterator[kdtool.Example]:
         """Yield what is learned from the attempts at a problem."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdtool_corpus_verified import Verified
     from kdtool_corpus_verified._problems import Problem
 
-__all__ = ["Attempt", "attempted", "name_of", "pairs", "passing"]
+__all__ = ["Attempt", "attempted", "name_of", "own_solutions", "pairs", "passing"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,20 @@ class Attempt:
 def name_of(problem: str, number: int) -> str:
     """Return the id of an attempt, by its problem's and its number from 0."""
     return f"{problem}#{number}"
+
+
+def own_solutions(problems: Mapping[str, Problem], config: Verified.Config, file: Path) -> Mapping[str, Attempt]:
+    """Run each problem's own solution and return what came of it, by the problem's id. Arguments as of `attempted`.
+
+    Raises:
+        SandboxError: there is no safe way to run programs here.
+    """
+    from kdtool_sandbox import Task
+
+    codes = {key: problem.solution for key, problem in problems.items()}
+    tasks = {key: Task(f"{key}#solution", problems[key].module(code), config.seconds) for key, code in codes.items()}
+    verdicts = verdicts_of(file, {"python": list(tasks.values())}, config.workers)
+    return {key: Attempt(0, codes[key], judged=verdicts[task.id]) for key, task in tasks.items()}
 
 
 def attempted(

@@ -23,10 +23,11 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt, and what makes a completion of it a module under the problem's tests."""
+    """A prompt, its own completion, and what makes a completion a module under the problem's tests."""
 
     example: kdtool.Example
     prompt: str
+    solution: str
     module: Callable[[str], Module]
 
 
@@ -50,7 +51,7 @@ def problem_of(example: kdtool.Example) -> Problem:
         with suppress(SyntaxError, ValueError):  # a ValueError is a null character, in Python 3.11
             made = module_like(before + body.completion, tests)
             if made("").names:
-                return Problem(example, body.prompt, _behind(before, made))
+                return Problem(example, body.prompt, body.completion, _behind(before, made))
     raise _refused(example, "has tests that use nothing of its solution, or one of the two does not parse")
 
 

@@ -13,7 +13,7 @@ from kdtool_corpus_verified._attempts import Attempt
 if TYPE_CHECKING:
     from kdtool_corpus_verified import Verified
 
-__all__ = ["told"]
+__all__ = ["told", "told_of_solutions"]
 
 _REASONS = 4
 """So many are told, the commonest first."""
@@ -33,8 +33,7 @@ def told(config: Verified.Config, attempts: Mapping[str, Sequence[Attempt]], exa
     each = [one for found in attempts.values() for one in found]
     passed = sum(one.passed for one in each)
     solved = sum(any(one.passed for one in found) for found in attempts.values())
-    counted = Counter(one.reason for one in each if not one.passed)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted.most_common(_REASONS))
+    reasons = _reasons(each)
     share = f"{passed:,} of {len(each):,} answers of {config.ask} passed, to {solved:,} of {len(attempts):,} problems"
     share += f" (others: {reasons})" if reasons else ""
     if examples:
@@ -48,3 +47,24 @@ def told(config: Verified.Config, attempts: Mapping[str, Sequence[Attempt]], exa
         f"verified: nothing to learn from: {share}; raise samples or max_tokens, ask a stronger teacher, or, of one that "
         "is tuned to chat, set `form: chat`"
     )
+
+
+def told_of_solutions(config: Verified.Config, solutions: Mapping[str, Attempt]) -> str:
+    """Return how many problems are left out because their own solutions do not pass; "" where there is none.
+
+    Raises:
+        UsageError: all are.
+    """
+    failed = [one for one in solutions.values() if not one.passed]
+    if len(failed) == len(solutions):
+        raise kdtool.UsageError(
+            f"verified.corpus: the problems' own solutions pass none of the tests of {config.corpus} here "
+            f"({_reasons(failed)}), so no answer could: expected are tests that need Python alone; or raise seconds"
+        )
+    share = f"{len(failed):,} of {len(solutions):,} problems are left out, whose own solutions fail here"
+    return f"{share} ({_reasons(failed)})" if failed else ""
+
+
+def _reasons(attempts: Sequence[Attempt]) -> str:
+    counted = Counter(one.reason for one in attempts if not one.passed)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counted.most_common(_REASONS))

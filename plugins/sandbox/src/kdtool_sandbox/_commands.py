@@ -14,14 +14,17 @@ from pathlib import Path
 
 import kdtool
 
-__all__ = ["TMP_BYTES", "bubblewrap", "container", "unsafe"]
+__all__ = ["NAME", "TMP_BYTES", "bubblewrap", "container", "container_ending", "unsafe"]
 
+NAME = "NAME"
+"""Stands for a worker's own name in its commands."""
 TMP_BYTES = 128 * 2**20
 _CONTAINER_BYTES = 2 * 2**30
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
 _NOBODY = "65534"
 _OLDEST = (0, 8)
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = ("null", "full", "random", "urandom")
+"""Without zero: mapped, it is shared memory that nobody counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
@@ -74,10 +77,19 @@ def container(program: str, image: str) -> list[str]:
     Raises:
         SandboxError: the program is missing.
     """
-    path = shutil.which(program)
-    if path is None:
-        raise kdtool.SandboxError(f"{program} is not here; install it, or bubblewrap, which is faster")
-    command = [path, "run", "--rm", "--interactive", "--pull", "never", "--network", "none", "--read-only"]
+    command = [
+        _engine(program),
+        "run",
+        "--name",
+        NAME,
+        "--rm",
+        "--interactive",
+        "--pull",
+        "never",
+        "--network",
+        "none",
+        "--read-only",
+    ]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
     command += ["--ipc", "none" if program == "docker" else "private", "--pids-limit", "256", "--hostname", "sandbox"]
     command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
@@ -86,9 +98,25 @@ def container(program: str, image: str) -> list[str]:
     return [*command, image, *_python("python3")]
 
 
+def container_ending(program: str) -> list[str]:
+    """Return what ends a container, which goes on where the process of its command is killed.
+
+    Raises:
+        SandboxError: the program is missing.
+    """
+    return [_engine(program), "kill", NAME]
+
+
 def unsafe() -> list[str]:
     """Return a worker's command without any isolation."""
     return _python(_executable())
+
+
+def _engine(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise kdtool.SandboxError(f"{program} is not here; install it, or bubblewrap, which is faster")
+    return path
 
 
 def _executable() -> str:

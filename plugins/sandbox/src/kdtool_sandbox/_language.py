@@ -32,6 +32,8 @@ class Language(ABC):
     """Texts at which an answer to a function's prompt is over."""
     programs: ClassVar[tuple[str, ...]] = ()
     """Programs that must be there."""
+    trial: ClassVar[str] = ""
+    """A program that does nothing and passes without tests: `Sandbox` runs it before others in the language."""
 
     def detect(self, path: str, text: str) -> bool:
         """Say whether a file is in this language, by its name, or by its first line where it has no suffix."""
@@ -44,8 +46,12 @@ class Language(ABC):
         return tuple(program for program in self.programs if shutil.which(program) is None)
 
     def folders(self) -> tuple[Path, ...]:
-        """Return folders besides /usr that the toolchain needs, for `Sandbox`. Asked only where nothing is missing."""
-        return ()
+        """Return folders besides /usr that the toolchain needs, for `Sandbox`. Asked only where nothing is missing.
+
+        They are those that its programs were installed to, where these are their own.
+        """
+        own = (_own_folder(found(program)) for program in self.programs)
+        return tuple(dict.fromkeys(folder for folder in own if folder is not None))
 
     @abstractmethod
     def parse(self, source: str) -> Module | Program:
@@ -91,3 +97,11 @@ def found(program: str) -> Path:
     if path is None:
         raise kdtool.SandboxError(f"{program} not found; install it")
     return Path(path).resolve()
+
+
+def _own_folder(program: Path) -> Path | None:
+    """Return the folder that a program was installed to; None for /usr, and for one where a user keeps other things, too."""
+    folder = program.parent.parent if program.parent.name == "bin" else program.parent
+    home = Path.home()
+    everybodys = folder.is_relative_to("/usr") or home.is_relative_to(folder) or folder == home / ".local"
+    return None if everybodys else folder

@@ -14,10 +14,10 @@ from typing import Any, Literal, Self
 
 import kdtool
 
-from kdtool_sandbox._commands import bubblewrap, container, unsafe
-from kdtool_sandbox._language import Language
+from kdtool_sandbox._commands import bubblewrap, container, container_ending, unsafe
+from kdtool_sandbox._language import Language, language
 from kdtool_sandbox._seccomp import seccomp_filter
-from kdtool_sandbox._task import Isolation, Module, Task, Verdict
+from kdtool_sandbox._task import Isolation, Module, Program, Task, Verdict
 from kdtool_sandbox._worker import Ended, Worker
 
 __all__ = ["Engine", "Sandbox", "missing"]
@@ -35,6 +35,10 @@ _HEADROOM = 128 * 2**20
 """Bytes that tester, keeper and tests hold beside a task."""
 _MODULE_PROCESSES, _PROGRAM_PROCESSES = 16, 192
 _MODULE_FILES, _PROGRAM_FILES = 64, 1024
+
+_TRIAL_SECONDS, _TRIAL_MEMORY = 60.0, 2**30
+_TRIED: set[str] = set()
+"""Kinds of sandboxes with what ran there in other languages: a compiler may take long, and is tried once in a process."""
 
 _PROBE_ISOLATED = """\
 import _socket, os
@@ -73,7 +77,8 @@ class Sandbox:
         unsafe_run_without_isolation: run programs with the rights of this process. Every verdict says so.
 
     Raises:
-        SandboxError: there is no safe way to run programs on this machine; the message says what to do.
+        SandboxError: there is no safe way to run programs on this machine, or a toolchain does not run in the sandbox; the
+            message says what to do.
     """
 
     def __init__(
@@ -89,7 +94,10 @@ class Sandbox:
             raise kdtool.UsageError(f"workers: {workers}; at least one must run")
         self._count = workers
         self._engine = engine
+        self._languages = languages
+        self._kind = (engine, image, unsafe_run_without_isolation)
         self._unsafe = unsafe_run_without_isolation
+        self._ending: list[str] = []
         if self._unsafe:
             self._command, self._filter = unsafe(), b""
             return
@@ -99,7 +107,10 @@ class Sandbox:
             )
         self._filter = seccomp_filter()
         folders = [folder for language in languages for folder in language.folders()]
-        self._command = bubblewrap(folders) if engine == "bubblewrap" else container(engine, image)
+        if engine == "bubblewrap":
+            self._command = bubblewrap(folders)
+        else:
+            self._command, self._ending = container(engine, image), container_ending(engine)
 
     def __enter__(self) -> Self:
         self._workers: list[Worker] = []
@@ -108,6 +119,7 @@ class Sandbox:
         try:
             self._fill()
             self._probe()
+            self._try_languages()
         except BaseException:
             self.close()
             raise
@@ -212,7 +224,7 @@ class Sandbox:
         try:
             while len(self._workers) < self._count:
                 compiled = self._unsafe or self._engine == "bubblewrap"
-                started.append(Worker(self._command, compiled, self._free_number()))
+                started.append(Worker(self._command, compiled, self._free_number(), self._ending))
                 self._workers.append(started[-1])
             for worker in started:
                 worker.greet(self._filter)
@@ -233,6 +245,21 @@ class Sandbox:
         if not verdict.passed:
             raise kdtool.SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
 
+    def _try_languages(self) -> None:
+        works = {spoken.name: spoken.run(spoken.trial, "") for spoken in self._languages}
+        keys = {name: repr((*self._kind, work)) for name, work in works.items() if isinstance(work, Program)}
+        tasks = [
+            Task(name, works[name], _TRIAL_SECONDS, _TRIAL_MEMORY) for name, key in keys.items() if key not in _TRIED
+        ]
+        for verdict in self.run(tasks):
+            if not verdict.passed:
+                raise kdtool.SandboxError(
+                    f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
+                    f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"
+                    "a toolchain must be in /usr or in a folder of its own, and need nothing that is elsewhere"
+                )
+            _TRIED.add(keys[verdict.id])
+
     def _remedy(self, why: str) -> str:
         return "\n".join(
             [
@@ -247,16 +274,19 @@ class Sandbox:
         return "isolated" if isinstance(task.work, Module) else "isolated, verdict forgeable"
 
 
-def missing() -> tuple[str, ...]:
-    """Return why Python programs cannot be run safely on this machine, with the remedy; nothing where they can.
+def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return why programs cannot be run safely on this machine, with the remedy; nothing where they can.
 
-    For `kdtool_missing` of components that run programs: a sandbox is started and tried.
+    For `kdtool_missing` of components that run programs: a sandbox is started and tried, and a program of each language.
     """
-    try:
-        with Sandbox():
-            return ()
-    except kdtool.SandboxError as error:
-        return (str(error),)
+    found = []
+    for spoken in ([], *([name] for name in languages)):
+        try:
+            with Sandbox(languages=[language(name) for name in spoken]):
+                pass
+        except kdtool.SandboxError as error:
+            found.append(str(error))
+    return tuple(dict.fromkeys(found))
 
 
 _REMEDIES = {

@@ -1,7 +1,7 @@
 """The filter of system calls: a deny list as a BPF program, for the processor architectures that are known here.
 
 Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
-System V and POSIX shared memory and queues, memory files, namespaces and mounts, keyrings, BPF, io_uring, priorities and
+shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities and
 limits of other processes, and every socket but local ones.
 """
 
@@ -17,10 +17,11 @@ __all__ = ["seccomp_filter"]
 
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST, _FIRST_HIGH, _SECOND = 0, 4, 16, 20, 24
+_NUMBER, _ARCHITECTURE, _FIRST, _FIRST_HIGH, _SECOND, _FOURTH = 0, 4, 16, 20, 24, 40
 _X32 = 0x40000000
 _NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _AF_UNIX = 1
+_SHARED, _OF_NO_FILE = 0x01, 0x20  # MAP_SHARED, MAP_ANONYMOUS
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -50,6 +51,7 @@ _DENIED: dict[str, tuple[int, int]] = {
     "mq_unlink": (241, 181),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
     "unshare": (272, 97),
     "setns": (308, 268),
     "mount": (165, 40),
@@ -113,6 +115,7 @@ _OF_ITSELF_ONLY = {
 }
 """Calls whose first argument is a process: 0, the caller itself, is allowed."""
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = (56, 220), (435, 435), (41, 198), (53, 199), (16, 29)
+_MMAP = (9, 222)
 
 
 def seccomp_filter(machine: str = "") -> bytes:
@@ -149,6 +152,8 @@ def seccomp_filter(machine: str = "") -> bytes:
     program += _checked(
         _CLONE[column], [_step(_LOAD, _FIRST), _step(_ANY_BIT, _NAMESPACES, 0, 1), _refuse(errno.EPERM)]
     )
+    both = [_step(_ANY_BIT, _SHARED, 0, 2), _step(_ANY_BIT, _OF_NO_FILE, 0, 1), _refuse(errno.EPERM)]
+    program += _checked(_MMAP[column], [_step(_LOAD, _FOURTH), *both])
     check = [step for command in _TERMINAL_INPUT for step in (_step(_EQUAL, command, 0, 1), _refuse(errno.EPERM))]
     program += _checked(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
     program.append(_step(_RETURN, _ALLOW))

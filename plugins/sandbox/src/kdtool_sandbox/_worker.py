@@ -10,18 +10,22 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.abc import InspectLoader
 from importlib.util import find_spec
+from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
+from kdtool_sandbox._commands import NAME
 from kdtool_sandbox._inside import frames
 from kdtool_sandbox._memory import held
 
 __all__ = ["Ended", "Worker"]
 
 _ENDING = 5.0
+_KILLING = 30.0
 _MODULES = ("frames", "values", "peer", "candidate", "confining", "keeper", "rehearsal", "trial", "tester")
 _REMARKS = 2000
 _FORMAT = 4
@@ -50,12 +54,16 @@ class Worker:
         command: what starts it.
         compiled: whether the Python inside is the one outside, so that it can be handed compiled code.
         number: of this worker; workers with different ones run on different processors, as far as there are so many.
+        ending: what ends the sandbox besides, where it does not end with the command's process.
     """
 
-    def __init__(self, command: Sequence[str], compiled: bool, number: int) -> None:
+    def __init__(self, command: Sequence[str], compiled: bool, number: int, ending: Sequence[str] = ()) -> None:
         self._compiled = compiled
         self.number = number
         self._folder = tempfile.mkdtemp(prefix="kdtool-sandbox-")
+        command, self._ending = (
+            [Path(self._folder).name if part == NAME else part for part in parts] for parts in (command, ending)
+        )
         self.connection, theirs = socket.socketpair()
         self._remarks = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         with theirs:
@@ -120,13 +128,19 @@ class Worker:
         self.leave()
         try:
             if self.deadline is not None:
-                self._process.kill()
+                self._kill()
             self._process.wait(_ENDING)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
         self._remarks.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill(self) -> None:
+        if self._ending:
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(self._ending, capture_output=True, check=False, timeout=_KILLING)  # noqa: S603 (the engine)
+        self._process.kill()
 
     def _hand(self, part: bytes) -> None:
         self.connection.settimeout(_ENDING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from operator import setitem
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,9 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
         "digest": digest,
         "attribute": getattr,
         "set": setattr,
+        "set item": setitem,
         "text": str,
+        "shown": repr,
     }
     Peer(reading, writing, actions, keeps_large=True).serve()
 

@@ -26,11 +26,19 @@ _PIECE = 2**18
 _BY_VALUE = 2
 """The version of marshal's format in which what is written depends on values alone, not on who shares them."""
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
+_LONGEST_ARGUMENTS = 2**16
+_KINDS: dict[str, type[Exception]] = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration)
+}
+"""Exceptions that go over, by name."""
+_NAMES = {id(kind): kind.__name__ for kind in _KINDS.values()}
 _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-class Gone(Exception):  # noqa: N818 (what it says is that the other side is gone)
-    """The other side ended."""
+class Gone(BaseException):
+    """The other side ended. It is no exception that a program raised, and `except Exception` does not catch it."""
 
 
 class TimedOut(BaseException):
@@ -38,7 +46,9 @@ class TimedOut(BaseException):
 
 
 class Raised(Exception):  # noqa: N818 (what it says is what the other side raised)
-    """The other side raised an exception that is no builtin one."""
+    """The other side raised an exception of no builtin kind; `kind` is what it is called there."""
+
+    kind = ""
 
 
 class Remote:
@@ -82,8 +92,14 @@ class Remote:
     def __setattr__(self, name: str, value: Any) -> None:
         self._peer.ask("set", self, name, value)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._peer.ask("set item", self, key, value)
+
     def __str__(self) -> str:
         return str(self._peer.ask("text", self))
+
+    def __repr__(self) -> str:
+        return str(self._peer.ask("shown", self))
 
 
 class Pieces(Remote):
@@ -146,12 +162,14 @@ class Pieces(Remote):
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces.
+    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` says that the other
+    side has ended.
     """
 
     def __init__(
         self, reading: int, writing: int, actions: dict[str, Callable[..., Any]], *, keeps_large: bool = False
     ) -> None:
+        self.gone = False
         self._keeps_large = keeps_large
         self._reading = reading
         self._writing = writing
@@ -193,10 +211,10 @@ class Peer:
             value = self._actions[action](*arguments, **self._value(plain_named))
             kept = self._keeps_large and action == "call" and _size(value) > _LARGEST
             message = ["value", self._large(value) if kept else self._plain(value)]
-        except TimedOut:
+        except (Gone, TimedOut):
             raise
         except BaseException as error:
-            message = ["raised", [type(error).__name__, described(error)]]
+            message = ["raised", _told(error)]
         after = self._dumped(arguments[1:])
         changed = decoded(after) if after and after != before else None
         self._send([*message, changed])
@@ -239,14 +257,16 @@ class Peer:
         try:
             write_frame(self._writing, encoded(message))
         except OSError as error:
+            self.gone = True
             raise Gone from error
 
     def _receive(self) -> Any:
         try:
             frame = read_frame(self._reading)
-        except OSError as error:
-            raise Gone from error
+        except OSError:
+            frame = None
         if frame is None:
+            self.gone = True
             raise Gone
         return decoded(frame)
 
@@ -285,14 +305,38 @@ def described(error: BaseException) -> str:
         return ""
 
 
-def _exception(name: str, text: str) -> Exception:
-    kind = vars(builtins).get(name)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration):
-        try:
-            return kind(text)
-        except TypeError:
-            pass
-    return Raised(f"{name}: {text}")
+def _told(error: BaseException) -> list[Any]:
+    """Return what goes over of an exception: its class, the builtin ones that it extends, its text, and plain arguments."""
+    kinds = [_NAMES[id(kind)] for kind in type(error).__mro__ if id(kind) in _NAMES]
+    try:
+        plain = to_plain(error.args, _refuse)
+        short = len(encoded(plain)) <= _LONGEST_ARGUMENTS
+    except BaseException:
+        short = False
+    return [type(error).__name__, kinds, described(error), plain if short else None]
+
+
+def _exception(name: str, kinds: list[str], text: str, plain: Any) -> Exception:
+    """Return the nearest builtin exception that can be made; all that counts of the other side's are names in a table."""
+    given = [(text,)] if plain is None else [tuple(from_plain(plain, _refuse)), (text,)]
+    nearest = [_KINDS[one] for one in kinds if one in _KINDS and (one != "Exception" or name == one)]
+    made = ([one for arguments in given for one in _made(kind, arguments)] for kind in (*nearest, Raised))
+    found = next(filter(None, made))
+    error = next((one for one in found if described(one) == text), found[0])
+    if isinstance(error, Raised):
+        error.kind = name
+    return error
+
+
+def _made(kind: type[Exception], arguments: tuple[Any, ...]) -> list[Exception]:
+    try:
+        return [kind(*arguments)]
+    except Exception:
+        return []
+
+
+def _refuse(*_: Any) -> Any:
+    raise ValueError("no plain value")
 
 
 def _take_over(old: Any, new: Any) -> None:

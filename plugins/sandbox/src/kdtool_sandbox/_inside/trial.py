@@ -76,13 +76,16 @@ def _judged(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict
         return {"status": "refused", "reason": f"the tests do not parse: {type(error).__name__}: {error}"}
     try:
         _run(peer, helpers, tests, task["names"], namespace)
+        if peer.gone:  # the tests have caught it
+            raise Gone
     except TimedOut:
         raise
     except Gone:
         return {"status": "failed", "reason": "the program ended while it was tested"}
     except BaseException as error:
-        name = "" if isinstance(error, Raised) else f"{type(error).__name__}: "
-        return {"status": "failed", "reason": (name + described(error))[:_TAIL], "stderr": _traced(error)}
+        kind = error.kind if isinstance(error, Raised) else type(error).__name__
+        reason = f"{kind}: {described(error)}" if kind else described(error)
+        return {"status": "failed", "reason": reason[:_TAIL], "stderr": _traced(error)}
     return {"status": "passed", "reason": ""}
 
 

@@ -17,6 +17,7 @@ class Cpp(Language):
     suffixes = (".cpp", ".cc", ".cxx", ".hpp", ".hh")
     stops = ("\n}\n", "\nint main", "\n#include", "\n//", "\n```")
     programs = ("g++",)
+    trial = "int main() {}"
 
     def parse(self, source: str) -> Program:
         command = (str(found("g++")), "-std=c++17", "-fsyntax-only", "program.cpp")

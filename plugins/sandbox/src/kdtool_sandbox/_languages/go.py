@@ -19,6 +19,7 @@ class Go(Language):
     suffixes = (".go",)
     stops = ("\n}\n", "\nfunc ", "\nstruct", "\n//", "\n```")
     programs = ("go", "gofmt")
+    trial = "package main\nfunc main() {}"
 
     def folders(self) -> tuple[Path, ...]:
         return (found("go").parent.parent,)

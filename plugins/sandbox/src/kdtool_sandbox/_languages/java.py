@@ -41,6 +41,7 @@ class Java(Language):
     suffixes = (".java",)
     stops = ("\n    }\n}", "\n    public ", "\n    private ", "\nclass ", "\nimport ", "\n```")
     programs = ("java", "javac")
+    trial = "class Main { public static void main(String[] a) {} }"
 
     def folders(self) -> tuple[Path, ...]:
         """Return the JDK, and its settings where a distribution keeps them elsewhere."""

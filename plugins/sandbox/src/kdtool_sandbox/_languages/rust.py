@@ -6,6 +6,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import kdtool
+
 from kdtool_sandbox._language import Language, found
 from kdtool_sandbox._task import Program, Step
 
@@ -21,9 +23,10 @@ class Rust(Language):
     suffixes = (".rs",)
     stops = ("\n}\n", "\nfn ", "\nstruct ", "\nimpl ", "\n//", "\n```")
     programs = ("rustc", "gcc")
+    trial = "fn main() {}"
 
     def folders(self) -> tuple[Path, ...]:
-        return (_toolchain(),)
+        return (self._toolchain(),)
 
     def parse(self, source: str) -> Program:
         """Parse without resolving names: what a condition leaves out is only parsed."""
@@ -40,12 +43,22 @@ class Rust(Language):
 
     def _compiler(self) -> tuple[str, ...]:
         linker = f"linker={found('gcc')}"
-        return (str(_toolchain() / "bin" / "rustc"), "--edition=2021", "--cap-lints=allow", "-C", linker)
+        return (str(self._toolchain() / "bin" / "rustc"), "--edition=2021", "--cap-lints=allow", "-C", linker)
+
+    def _toolchain(self) -> Path:
+        return _toolchain_of(str(found("rustc").with_name("rustc")))
 
 
 @cache
-def _toolchain() -> Path:
-    """Return the folder of the toolchain that rustup's `rustc` chooses."""
-    command = [str(found("rustc").with_name("rustc")), "--print", "sysroot"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 (rustc itself)
+def _toolchain_of(rustc: str) -> Path:
+    """Return the folder of the toolchain that rustup's `rustc` chooses.
+
+    Raises:
+        SandboxError: it chooses none.
+    """
+    try:
+        said = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
+        raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} names no toolchain: {why}") from error
     return Path(said.stdout.strip()).resolve()
