@@ -31,6 +31,18 @@ def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) 
     assert compared.difference == pytest.approx(values["one", "student"] - values["two", "student"])
 
 
+def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:
+    small = {**recipe, "control": False, "exporters": {"4-seed0": recipe["exporters"]["json"]}, "seeds": [0]}
+    kdtool.run({**small, "name": "a-seed0"})
+    kdtool.run({**small, "name": "a-seed1"})
+    found = kdtool.compare(["a-seed0", "a-seed1"])
+    assert [subject.arm for subject in found.subjects] == [
+        f"{run}/{arm}" for run in ("a-seed0", "a-seed1") for arm in ("teacher", "student", "student-4-seed0")
+    ]
+    assert {(compared.arm, compared.against) for compared in found.comparisons} == {("a-seed0", "a-seed1")}
+    assert call(["compare", "a-seed0", "a-seed1", "--arm", "student-4-seed0"]) == 0
+
+
 def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert call(["compare", "one", "two", "--arm", "student", "--arm", "teacher"]) == 0

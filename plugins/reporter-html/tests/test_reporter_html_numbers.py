@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_reporter_html._numbers import count, difference, duration, interval, quantity, tick
 from kdtool_reporter_html._scales import axis
-from kdtool_reporter_html._subjects import arm_of, title
+from kdtool_reporter_html._subjects import title
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,6 @@ def test_axes_hold_their_values_in_order(values: list[float], include_zero: bool
     assert all(-1e-6 <= place <= 100 + 1e-6 for place in [*places, *(mark.at for mark in scale.ticks)])
     assert len(scale.ticks) <= 8
     assert len({mark.label for mark in scale.ticks}) == len(scale.ticks)
-
-
-@pytest.mark.parametrize(
-    ("subject", "expected"),
-    [
-        ("teacher", ("teacher", -1)),
-        ("student/0", ("student", 0)),
-        ("control-time/2", ("control-time", 2)),
-        ("control seed 11", ("control", 11)),
-        ("student-seed1", ("student", 1)),
-        ("student/1/gguf q4_0", ("student/gguf q4_0", 1)),
-        ("teachers.big", ("teachers.big", -1)),
-        ("studentship", ("studentship", -1)),
-        ("student/q4", ("student/q4", -1)),
-    ],
-)
-def test_subjects_are_split_into_arm_and_seed(subject: str, expected: tuple[str, int]) -> None:
-    assert arm_of(subject) == expected
 
 
 def test_titles_keep_numbers_and_short_names() -> None:

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 from kdtool._assembly import Assembly
-from kdtool._compare import arm_of
 from kdtool._contract.models import Subject
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError, UsageError
@@ -74,8 +73,8 @@ _REMEDY = (
 
 
 def _measured(model: Model) -> Measured:
-    subject = Subject(model.name, "artifact", model.path, model.seed)
-    return Measured(model.name, arm_of(subject), None, lambda: subject, content=model.digest())
+    subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
+    return Measured(model.name, model.arm, None, lambda: subject, content=model.digest())
 
 
 def _refuse_missing(context: Context, run: RunInfo) -> None:

@@ -90,9 +90,9 @@ class ArmResult:
 class Results:
     """Everything a run found out. `folder` holds `results.json` with the same content.
 
-    `subjects` tell the role and seed of each measured subject's name; `models` the shapes of "student" and of each teacher
-    by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and the
-    seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
+    `subjects` tell the role, arm and seed of each measured subject's name; `models` the shapes of "student" and of each
+    teacher by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and
+    the seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
     """
 
     name: str

@@ -102,13 +102,13 @@ def _teacher(name: str, suffix: str = "") -> Measured:
 def _trained(context: Context, arm: Arm) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
-    subject = Subject(name, role, arm.model, arm.seed)  # type: ignore[arg-type]
+    subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     return Measured(name, arm.arm, arm.nodes[-1], lambda: subject)
 
 
 def _exported(name: str, label: str, arm: Arm, node: Node) -> Measured:
     kind = f"{arm.arm}-{label}"
-    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed))
+    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind))
 
 
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:

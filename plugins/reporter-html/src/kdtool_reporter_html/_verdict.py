@@ -12,9 +12,11 @@ import kdtool
 
 from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, arm_title, name, title
+from kdtool_reporter_html._subjects import ARMS, Subjects, name, title
 
-__all__ = ["ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays"]
+__all__ = [
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays", "with_controls",
+]  # fmt: skip
 
 _PHRASES = {
     "pays": "Distillation pays {places}: the student is better in {better}.",
@@ -81,9 +83,9 @@ class ForestPanel:
 
 
 def judgements(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[Judgement]:
-    """Judge each control in turn; `units` holds the unit of each measurement."""
+    """Judge each control in turn, from comparisons with controls; `units` holds the unit of each measurement."""
     return [
-        _judge(control, [found for found in _with_controls(comparisons) if found.against == control], units)
+        _judge(control, [found for found in comparisons if found.against == control], units)
         for control in _controls(comparisons)
     ]
 
@@ -110,8 +112,7 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
-    """Draw one panel a measurement, with a row for each control."""
-    comparisons = _with_controls(comparisons)
+    """Draw one panel a measurement, with a row for each control, from comparisons with controls."""
     measurements = list(dict.fromkeys(found.measurement for found in comparisons))
     return [
         _panel(
@@ -124,18 +125,21 @@ def forest(
     ]
 
 
-def _with_controls(comparisons: Sequence[kdtool.Comparison]) -> list[kdtool.Comparison]:
+def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) -> list[kdtool.Comparison]:
     """Return those that say whether distillation helped: of the student with its controls."""
-    return [found for found in comparisons if found.arm == "student" and found.against.startswith("control")]
+    return [
+        found for found in comparisons
+        if found.arm == "student" and subjects.trained("student") and subjects.trained(found.against)
+    ]  # fmt: skip
 
 
-def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[PairRow]:
+def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str], subjects: Subjects) -> list[PairRow]:
     """Tabulate all pairs of arms, measurement by measurement."""
     ordered = sorted(comparisons, key=lambda found: found.measurement)
-    return [_pair(found, units.get(found.measurement, "")) for found in ordered]
+    return [_pair(found, units.get(found.measurement, ""), subjects) for found in ordered]
 
 
-def _pair(found: kdtool.Comparison, unit: str) -> PairRow:
+def _pair(found: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
     share = ""
     if found.share is not None:
         ratio, low, high = found.share
@@ -145,7 +149,7 @@ def _pair(found: kdtool.Comparison, unit: str) -> PairRow:
             "" if low is None or high is None else f" ({span(percent(low, spread=half), percent(high, spread=half))})"
         )
     return PairRow(
-        title(found.measurement), arm_title(found.arm), arm_title(found.against),
+        title(found.measurement), subjects.title(found.arm), subjects.title(found.against),
         difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2),
         _interval(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
     )  # fmt: skip
@@ -162,7 +166,7 @@ def _alike(found: Sequence[Judgement]) -> Iterator[tuple[list[str], tuple[str, .
 
 
 def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
-    names = {found.against for found in _with_controls(comparisons)}
+    names = {found.against for found in comparisons}
     return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
