@@ -8,7 +8,7 @@ import kdtool
 import pytest
 from kdtool_reporter_html._page import page
 from kdtool_reporter_html._subjects import Subjects
-from kdtool_reporter_html._summary import quality, seeds_of
+from kdtool_reporter_html._summary import Cell, quality, seeds_of
 from kdtool_reporter_html._tradeoffs import tradeoffs
 
 Results = kdtool.Results
@@ -42,7 +42,7 @@ def test_models_that_were_given_are_columns_under_their_own_names(sample: Result
     results = _given(sample, *names)
     table = quality(results, Subjects(results.subjects))
     assert sorted(table.columns) == [(name, name) for name in names]
-    assert [cell.seeds for cell in table.rows[0].cells if hasattr(cell, "seeds")] == ["", ""]
+    assert [cell.seeds for cell in table.rows[0].cells if isinstance(cell, Cell)] == ["", ""]
     assert "Exported" not in page(results)
 
 
