@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     assert not found.comparisons
     assert found.notes == ("nats: one and two are not compared, they were measured in different ways: split",)
     assert found.verdict.startswith("Nothing is compared")
+
+
+def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("runs/two", "copied", ignore=shutil.ignore_patterns("scores"))
+    assert call(["compare", "one", "copied"]) == 2
+    error = capsys.readouterr().err
+    assert f"{Path('copied').absolute()} lacks scores/" in error
+    assert "copy the run's folder whole" in error
 
 
 @pytest.mark.parametrize(

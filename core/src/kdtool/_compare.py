@@ -62,7 +62,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
             of a run that only measured.
 
     Raises:
-        UsageError: fewer than two runs, one that is not there or not finished, or no run has such an arm.
+        UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
 
     Example:
         found = kdtool.compare(["quickstart", "longer"])
@@ -127,7 +127,11 @@ def _renamed(
 def _measured(results: Results) -> Iterator[Measurement]:
     """Yield a run's measurements with the places of their items."""
     for measurement in results.measurements:
-        yield replace(measurement, items=measurement.items and results.folder / measurement.items)
+        items = measurement.items and results.folder / measurement.items
+        if items and not items.is_file():
+            remedy = "copy the run's folder whole, with scores/ and not results.json alone"
+            raise UsageError(f"{results.folder} lacks {measurement.items}, from which runs are compared; {remedy}")
+        yield replace(measurement, items=items)
 
 
 def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:

@@ -28,6 +28,7 @@ def _said(**verdicts: str) -> tuple[str, str]:
 
 
 NOTHING = "This run shows no gain from distillation."
+LIKE = "Only likeness to the teacher is shown to differ"
 CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "all better": (
         {"perplexity": "better", "kl": "better"},
@@ -58,26 +59,26 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "closer alone": (
         {"perplexity": "open", "kl": "better"},
-        f"{NOTHING} Only likeness to the teacher differs at equal tokens: the student is closer to the teacher ({KL}); "
+        f"{NOTHING} {LIKE} at equal tokens: the student is closer to the teacher ({KL}); "
         "nothing is shown in other measurements.",
         f"The student is closer to the teacher ({KL}). No evidence of a difference in other measurements.",
     ),
     "farther alone": (
         {"perplexity": "open", "kl": "worse"},
-        f"{NOTHING} Only likeness to the teacher differs at equal tokens: the student is farther from the teacher ({KL}); "
+        f"{NOTHING} {LIKE} at equal tokens: the student is farther from the teacher ({KL}); "
         "nothing is shown in other measurements.",
         f"The student is farther from the teacher ({KL}). No evidence of a difference in other measurements.",
     ),
     "closer in one way, farther in another": (
         {"perplexity": "open", "kl": "better", "top_1": "worse"},
-        f"{NOTHING} Only likeness to the teacher differs at equal tokens: the student is closer to the teacher ({KL}) and "
+        f"{NOTHING} {LIKE} at equal tokens: the student is closer to the teacher ({KL}) and "
         f"farther from the teacher ({AGREEMENT}); nothing is shown in other measurements.",
         f"The student is closer to the teacher ({KL}) and farther from the teacher ({AGREEMENT}). "
         "No evidence of a difference in other measurements.",
     ),
     "likeness was measured alone": (
         {"kl": "better"},
-        f"{NOTHING} Only likeness to the teacher differs at equal tokens: the student is closer to the teacher ({KL}); "
+        f"{NOTHING} {LIKE} at equal tokens: the student is closer to the teacher ({KL}); "
         "nothing else was compared.",
         f"The student is closer to the teacher ({KL}). Nothing else was compared.",
     ),
@@ -117,6 +118,6 @@ def test_controls_that_show_the_same_are_said_together() -> None:
     apart = judgements([_compared("perplexity", "worse"), _compared(LIKENESS[0], "better", "control-time")], {})
     assert where_it_pays(apart, 1) == (
         "This run shows no gain from distillation. It does not pay at equal tokens: the control is better in perplexity. "
-        f"Only likeness to the teacher differs at equal wall time: the student is closer to the teacher ({KL}); "
+        f"Only likeness to the teacher is shown to differ at equal wall time: the student is closer to the teacher ({KL}); "
         "nothing else was compared. There is one seed only: the luck of a single training run is not in the intervals."
     )

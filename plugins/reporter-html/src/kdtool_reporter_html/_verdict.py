@@ -22,7 +22,7 @@ _BEGINNINGS = {
     "pays": "Distillation pays",
     "costs": "It does not pay",
     "mixed": "The result is mixed",
-    "likeness": "Only likeness to the teacher differs",
+    "likeness": "Only likeness to the teacher is shown to differ",
     "open": "Nothing is shown",
 }
 """How the headline's sentence on each outcome begins, in the order of these sentences."""
