@@ -77,7 +77,7 @@ def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
     protocol = bool(getattr(cls, "_is_protocol", False))
     fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    for place, field in enumerate(sorted(fields.values(), key=lambda field: field.kw_only)):
+    for place, field in enumerate(sorted(fields.values(), key=lambda field: bool(field.kw_only))):
         if not field.name.startswith("_"):
             yield f"{name}.{field.name}", _field(place, field)
     named = getattr(cls, "_field_defaults", None)
