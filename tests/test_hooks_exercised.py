@@ -14,6 +14,14 @@ from kdtool._contract.kinds import KINDS
 
 OWN = '''
 import kdtool
+from kdtool_exporter_safetensors import Safetensors
+
+
+class Looked(Safetensors):
+    """Looks at the student beforehand."""
+
+    def kdtool_exportable(self, run, untrained):
+        assert (untrained / "config.json").is_file()
 
 
 class Short(kdtool.Screen):
@@ -129,6 +137,7 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
     recipe["trainer"] |= {"checkpoint_every": 2, "compile": "off"}
     recipe["evaluators"] = {"asked": {"use": "./own.py:Asked"}, "perplexity": {"documents": 2, "characters": 200}}
     recipe["control"] = False
+    recipe["exporters"] = {"looked": {"use": "./own.py:Looked"}}
     recipe["trackers"] = {"console": {}, "once": {"use": "./own.py:Once"}}
     kdtool.check(recipe)
     with pytest.raises(KeyboardInterrupt):

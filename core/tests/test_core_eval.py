@@ -78,3 +78,43 @@ def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
     assert again.stages
     assert all(stage.reused for stage in again.stages)
     assert [path.parent.name for path in Path("runs").glob("*/graph.json")].count("eval-toy") == 1
+
+
+SCREEN = """
+import kdtool
+from toy import Nats
+
+class Benchmark(Nats):
+    def kdtool_problems(self, run):
+        return (kdtool.Example("1", kdtool.Text("a leaked problem"), "test"),)
+
+class Apart(kdtool.Screen):
+    def kdtool_identity(self, run):
+        self.problems = [problem.body.text for found in run.hook.kdtool_problems(run).values() for problem in found]
+        return {"problems": " ".join(self.problems)}
+
+    def kdtool_screen(self, examples):
+        return [kdtool.Rejection("leaked") if e.body.text in self.problems else None for e in examples]
+"""
+
+
+def test_the_text_is_screened_by_all_evaluators_of_the_recipe_and_made_once(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
+    (tmp_path / "screen.py").write_text(SCREEN, encoding="utf-8")
+    recipe |= {"control": False, "screens": {"apart": {"use": "./screen.py:Apart"}}}
+    recipe["evaluators"]["leaked"] = {"use": "./screen.py:Benchmark"}
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    kdtool.run(recipe)
+    opener = {"exporters.json.use": "./opener.py:Opener"}
+    results = kdtool.evaluate(["toy"], ["nats"], opener, recipe="toy.yaml")
+    assert {stage.name: stage.reused for stage in results.stages}["text"]
+    assert "leaked" not in {stage.name.partition("-")[0] for stage in results.stages}
+
+
+def test_other_evaluators_leave_the_results_of_the_first_ones_alone(measuring: list[str]) -> None:
+    assert call(["eval", "toy", *measuring]) == 0
+    assert call(["eval", "toy", *measuring, "--with", "nats"]) == 0
+    assert call(["eval", "toy", *measuring, "--with", "nats", "--name", "own"]) == 0
+    assert {path.parent.name for path in Path("runs").glob("eval*/results.json")} == {"eval-toy", "eval-toy-nats"}

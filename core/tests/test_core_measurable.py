@@ -1,4 +1,4 @@
-"""What leaves nothing to measure on is said of all evaluators at once, before anything is trained."""
+"""What leaves nothing to measure on, and what cannot be exported, is said all at once, before anything is trained."""
 
 from __future__ import annotations
 
@@ -55,6 +55,37 @@ def test_all_refusals_come_at_once_before_training(picky: dict[str, Any]) -> Non
     assert not list(Path("store").glob("students/*/facts.json"))
     Path("there").touch()
     assert kdtool.run(picky).measurements
+
+
+CHOOSY = '''
+from pathlib import Path
+
+import kdtool
+
+
+class Choosy(kdtool.Exporter):
+    """Writes one model of another kind."""
+
+    def kdtool_exportable(self, run, untrained):
+        assert not (run.folder / "phases").exists()
+        raise kdtool.UsageError(f"cannot be written: {sorted(path.name for path in untrained.iterdir())}")
+
+    def kdtool_export(self, run, trained):
+        raise AssertionError
+'''
+
+
+def test_what_cannot_be_exported_is_refused_before_training(recipe: dict[str, Any]) -> None:
+    Path("choosy.py").write_text(CHOOSY, encoding="utf-8")
+    recipe["exporters"] = {name: {"use": "./choosy.py:Choosy"} for name in ("one", "other")}
+    with pytest.raises(kdtool.RecipeError) as caught:
+        kdtool.run(recipe)
+    said = "cannot be written: ['counts.json']"
+    assert {problem.key: problem.message for problem in caught.value.problems} == {
+        "exporters.one": said,
+        "exporters.other": said,
+    }
+    assert not list(Path("runs").glob("*/phases/*"))
 
 
 def test_measuring_alone_asks_as_well(picky: dict[str, Any], tmp_path: Path) -> None:

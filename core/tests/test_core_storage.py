@@ -14,7 +14,6 @@ from typing import Any
 
 import kdtool
 import pytest
-from filelock import FileLock
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.cards import CARD
 from kdtool._run.sealed import read_sealed, write_sealed
@@ -122,13 +121,13 @@ def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> 
     assert attempt(tmp_path, lambda _: pytest.fail("made again")) == made
 
 
-def test_partial_work_under_another_fingerprint_goes_unless_a_process_is_at_it(tmp_path: Path) -> None:
-    names = {digit: f"label-{digit * 16}.partial" for digit in "abc"} | {"other": f"label-more-{'a' * 16}.partial"}
-    for name in names.values():
-        (tmp_path / "kind" / name).mkdir(parents=True)
-    with FileLock(tmp_path / "kind" / f"label-{'c' * 16}.lock"):
-        attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
-    assert {path.name for path in (tmp_path / "kind").glob("*.partial")} == {names["c"], names["other"]}
+def test_partial_work_under_another_fingerprint_is_gone_on_with_later(tmp_path: Path) -> None:
+    begun = tmp_path / "kind" / f"label-{'a' * 16}.partial"
+    begun.mkdir(parents=True)
+    (begun / "file").write_text("begun", encoding="utf-8")
+    attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
+    made = Artefacts(tmp_path).make("kind", "label", "a" * 64, build=lambda _: None, waiting=print)
+    assert (made.path / "file").read_text(encoding="utf-8") == "begun"
 
 
 def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) -> None:

@@ -174,7 +174,7 @@ def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path
 def test_models_of_other_classes_are_refused(tmp_path: Path) -> None:
     save_student(tmp_path / "granite", family="granite")
     with pytest.raises(kdtool.UsageError, match="class granite cannot be written as GGUF"):
-        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "granite")
+        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "granite")
 
 
 def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(t
     student.tokenizer.inner.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     student.save(tmp_path / "student")
     with pytest.raises(kdtool.UsageError, match=r"convert_hf_to_gguf\.py"):
-        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "student")
+        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "student")
 
 
 def test_a_vocabulary_without_room_for_the_merge_that_the_format_wants_is_refused(tmp_path: Path) -> None:

@@ -229,6 +229,11 @@ def test_addresses_that_are_not_local_are_refused_in_the_recipe(url: str, told: 
         OpenAI.Config(url=url, model="m")
 
 
+def test_machines_of_a_private_network_are_asked() -> None:
+    for url in ("http://100.101.102.103:8000/v1", "http://10.0.0.7/v1", "http://[fd12::1]/v1"):
+        assert OpenAI.Config(url=url, model="m").url == url
+
+
 def test_names_that_lead_elsewhere_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"api.example.org": ["93.184.216.34"], "mixed": ["127.0.0.1", "8.8.8.8"], "box": ["192.168.1.7"]}
 

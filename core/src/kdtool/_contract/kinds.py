@@ -373,6 +373,13 @@ class Exporter(Component):
 
     kind = "exporter"
 
+    def kdtool_exportable(self, run: kdtool.RunInfo, untrained: Path) -> None:
+        """Refuse the student in folder `untrained`, of which nothing could be written once it is trained. On rank 0.
+
+        Raises the UsageErrors that `kdtool_export` would raise: those of all exporters are shown at once. Cheap: of the
+        model only its configuration and tokenizer are looked at. Since 0.1.
+        """
+
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact | None:
         """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. On rank 0.
 
@@ -480,6 +487,7 @@ class Hooks(HooksBase):
     kdtool_measurable = tell(Evaluator.kdtool_measurable)
     kdtool_evaluate = every(Evaluator.kdtool_evaluate)
     kdtool_problems = every(Evaluator.kdtool_problems)
+    kdtool_exportable = tell(Exporter.kdtool_exportable)
     kdtool_export = every(Exporter.kdtool_export)
     kdtool_run_start = tell(Tracker.kdtool_run_start)
     kdtool_stage_start = tell(Tracker.kdtool_stage_start)

@@ -9,6 +9,7 @@ It is a run like any other, in a folder of its own: it goes on where it stopped,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def evaluate(
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
         corpus: the plugin that gives held-out text; by default the recipe's.
         recipe: a recipe file from which text, teachers, evaluators' settings, trackers and reporter are taken.
-        name: the run's name, and that of its folder; by default "eval" with the names of the models.
+        name: the run's name, and that of its folder; by default "eval" with the names of models and evaluators.
         out: the folder for runs.
         store: the folder for what runs share.
         offline: use no network.
@@ -61,11 +62,25 @@ def evaluate(
         print(results.verdict)
     """
     found = models_of(models, Path(out))
-    name = name or "-".join(["eval", *dict.fromkeys(model.arm for model in found)])[:64].rstrip("-").replace(".", "_")
     path = Path(recipe) if recipe is not None else None
+    name = name or _own_name([model.arm for model in found], evaluators, settings or {})
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
     assembly = assemble(loaded, say)
     if not found and not assembly.named("teacher"):
         raise UsageError("nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…")
     assembly.complain = say
-    return measure(assembly, found, Path(out).absolute() / loaded.name, store_folder(store), offline=offline)
+    return measure(
+        assembly, found, evaluators, Path(out).absolute() / loaded.name, store_folder(store), offline=offline
+    )
+
+
+def _own_name(arms: Sequence[str], evaluators: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Return a name that other models or evaluators do not get; settings tell where no model is named, or it is too long."""
+    whole = "-".join(["eval", *dict.fromkeys([*arms, *evaluators])]).replace(".", "_")
+    if arms and len(whole) <= _LONGEST:
+        return whole
+    told = hashlib.sha256(repr((whole, sorted(settings.items()))).encode()).hexdigest()[:8]
+    return f"{whole[: _LONGEST - 9].rstrip('-')}-{told}"
+
+
+_LONGEST = 64

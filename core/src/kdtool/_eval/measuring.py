@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,22 +28,41 @@ from kdtool._run.verdict import side_by_side
 __all__ = ["measure"]
 
 
-def measure(assembly: Assembly, models: Sequence[Model], folder: Path, store: Path, *, offline: bool) -> Results:
-    """Measure models as an assembly without training says; arguments and errors are those of `kdtool._run.execute`."""
-    return session(assembly, folder, store, partial(_measure, models), offline=offline)
+def measure(
+    assembly: Assembly,
+    models: Sequence[Model],
+    evaluators: Collection[str],
+    folder: Path,
+    store: Path,
+    *,
+    offline: bool,
+) -> Results:
+    """Measure models as an assembly without training says; other arguments and errors are those of `kdtool._run.execute`.
+
+    Args:
+        assembly: of the recipe that only measures.
+        models: who is measured beside the recipe's teachers.
+        evaluators: what measures, by name; empty for all evaluators of the recipe.
+        folder: the run's.
+        store: what runs share.
+        offline: use no network.
+    """
+    return session(assembly, folder, store, partial(_measure, models, evaluators), offline=offline)
 
 
-def _measure(models: Sequence[Model], context: Context, run: RunInfo) -> Results:
+def _measure(models: Sequence[Model], evaluators: Collection[str], context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
-    _refuse_missing(context, run)
+    named = context.assembly.named("evaluator")
+    only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
+    _refuse_missing(context, run, only_asked)
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     measured = [*map(_measured, models), *subjects_of(context, (), {})]
-    scores = add_scores(context, graph, measured, texts)
+    scores = add_scores(context, graph, measured, texts, but=only_asked)
     keep(context, graph.record(context.assembly.recipe.name, context.store.root))
     context.make(texts)
-    refuse_unmeasurable(context, texts)
+    refuse_unmeasurable(context, texts, but=only_asked)
     for node in graph.nodes.values():
         context.make(node)
     found = [each for nodes in scores.values() for each in read_scores(context, nodes)]
@@ -77,13 +96,13 @@ def _measured(model: Model) -> Measured:
     return Measured(model.name, model.arm, None, lambda: subject, content=model.digest())
 
 
-def _refuse_missing(context: Context, run: RunInfo) -> None:
-    """Refuse what evaluators, corpora and teachers lack here; exporters only stand by."""
+def _refuse_missing(context: Context, run: RunInfo, only_asked: Collection[str]) -> None:
+    """Refuse what corpora, teachers and evaluators that measure lack here; exporters only stand by."""
     built = context.assembly.built_for()
     problems = [
         Problem(name, f"cannot work here: {text}")
         for name, lacks in context.hooks.kdtool_missing(run).items()
-        if built[name].spec.kind != "exporter"
+        if built[name].spec.kind != "exporter" and name not in only_asked
         for text in lacks
     ]
     if problems:

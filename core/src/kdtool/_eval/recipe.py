@@ -37,7 +37,7 @@ def measuring_recipe(
 
     Args:
         name: the run's name.
-        evaluators: what measures; where there are any, others that the recipe names do not.
+        evaluators: what measures; others that the recipe names are left out, unless it has screens, which may ask them.
         settings: key paths to values, laid over all else.
         corpus: what gives text, in place of the recipe's corpora and screens.
         recipe: a whole recipe to take from.
@@ -78,13 +78,17 @@ def _refuse_others(settings: Mapping[str, Any]) -> None:
 
 
 def _taken(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
-    """Return what a whole recipe has of use here."""
+    """Return what a whole recipe has of use here.
+
+    Screens may ask evaluators for their problems, and screen by those of all: without the evaluators that measure nothing
+    here the text would be another one.
+    """
     kept = {key: node for key, node in whole.value.items() if key in _KEYS}
     if corpus:
         kept.pop("corpora", None)
         kept.pop("screens", None)
     named = kept.get("evaluators")
-    if named is not None and evaluators and isinstance(named.value, dict):
+    if named is not None and evaluators and isinstance(named.value, dict) and "screens" not in kept:
         own = {name: node for name, node in named.value.items() if name in evaluators}
         kept["evaluators"] = Node(own, named.place)
     return Node(kept, whole.place)

@@ -114,17 +114,7 @@ class Artefacts:
             found = self.find(kind, label, fingerprint)
             if found is not None:
                 return found
-            self._forget_others(path, label)
             return self._build(path, fingerprint, build, about or {})
-
-    def _forget_others(self, path: Path, label: str) -> None:
-        """Delete partial folders of the same label: nothing can continue in them, unless another process does just now."""
-        for other in path.parent.glob("*.partial") if label else ():
-            same_label = other.name.startswith(f"{label}-") and len(other.name) == len(path.name) + len(".partial")
-            if same_label and other.name != path.name + ".partial":
-                lock = FileLock(other.with_suffix(".lock"))
-                with contextlib.suppress(Timeout), lock.acquire(timeout=0):
-                    shutil.rmtree(other, ignore_errors=True)
 
     def _build(self, path: Path, fingerprint: str, build: Callable[[Path], None], about: Mapping[str, Any]) -> Artefact:
         partial = path.with_name(path.name + ".partial")

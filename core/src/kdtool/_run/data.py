@@ -6,6 +6,7 @@ The formats are in `texts` and `rows`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.annotations import annotated
+from kdtool._run.asked import remembering
 from kdtool._run.context import Context
+from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.ranks import launch
 from kdtool._run.rows import StoredRows, write_rows
@@ -28,6 +31,9 @@ from kdtool._run.texts import write_texts
 from kdtool._takes import taken_by
 
 __all__ = ["Materials", "add_data", "add_rows", "add_texts", "corpora_of", "rows_of", "try_packers"]
+
+ANSWERS = "answers.sqlite"
+"""The file in the store with what teachers were asked for texts."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,12 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     shares = {spec.path: spec.share for spec in sources if spec.path in corpora and spec.share is not None}
 
     def build(run: RunInfo, folder: Path) -> None:
-        write_texts(run, folder, corpora, screens, shares)
+        speaking = {
+            name: fingerprint("teacher", {"component": context.part(name), "adapted": node and node.fingerprint})
+            for name, node in voices.items()
+        }
+        with remembering(run, context.store.root / ANSWERS, speaking) if speaking else nullcontext(run) as asking:
+            write_texts(asking, folder, corpora, screens, shares)
 
     parts: dict[str, Any] = {"components": [context.part(name) for name in (*corpora, *screens, *taken)]}
     if shares:

@@ -1,30 +1,45 @@
-"""What evaluators have nothing to measure on, said before anything is trained."""
+"""What evaluators have nothing to measure on, and exporters cannot write: said before anything is trained."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
 
 from kdtool._contract.training import RunInfo
 from kdtool._errors import RecipeError, UsageError
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
-from kdtool._run.graph import Node, Stage
+from kdtool._run.graph import MODEL, Node, Stage
 from kdtool._run.texts import StoredTexts
 
-__all__ = ["refuse_unmeasurable"]
+__all__ = ["refuse_unexportable", "refuse_unmeasurable"]
 
 
-def refuse_unmeasurable(context: Context, texts: Node) -> None:
-    """Have every evaluator look at the text, which is made, and at its files.
+def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] = ()) -> None:
+    """Have every evaluator `but` some look at the text, which is made, and at its files.
 
     Raises:
         RecipeError: with all that leaves nothing to measure on, each at its evaluator.
     """
-    if context.rank:
-        return
     run: RunInfo = context.info(Stage("run"), context.folder, StoredTexts(texts.path))
+    hook = context.hooks.kdtool_measurable
+    _refuse(context, set(hook.names()) - set(but), lambda name: hook.maybe(name)(run))
+
+
+def refuse_unexportable(context: Context, student: Node) -> None:
+    """Have every exporter look at the untrained student, which is made.
+
+    Raises:
+        RecipeError: with all that could not be written of it, each at its exporter.
+    """
+    run, hook = context.info(Stage("run"), context.folder), context.hooks.kdtool_exportable
+    _refuse(context, hook.names(), lambda name: hook.maybe(name)(run, student.path / MODEL))
+
+
+def _refuse(context: Context, names: Iterable[str], ask: Callable[[str], None]) -> None:
     problems = []
-    for name in context.hooks.kdtool_measurable.names():
+    for name in () if context.rank else names:
         try:
-            context.hooks.kdtool_measurable.maybe(name)(run)
+            ask(name)
         except UsageError as error:
             key = context.assembly.built_for()[name].spec.key
             problems.append(problem_at(context.assembly.recipe, key, str(error)))

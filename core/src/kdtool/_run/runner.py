@@ -30,7 +30,7 @@ from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Graph, Node, Stage
 from kdtool._run.licences import licences_of
 from kdtool._run.lock import run_lock
-from kdtool._run.measurable import refuse_unmeasurable
+from kdtool._run.measurable import refuse_unexportable, refuse_unmeasurable
 from kdtool._run.missing import refuse_missing
 from kdtool._run.own_text import own_text_keys, own_text_noted
 from kdtool._run.plan import last_nodes
@@ -41,6 +41,7 @@ from kdtool._run.scores import read_scores, said_of
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
+from kdtool._run.students import STUDENTS
 from kdtool._run.terms import mixtures_noted
 from kdtool._run.texts import StoredTexts
 from kdtool._run.training import Arm
@@ -172,7 +173,7 @@ def _required(
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:
     """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed.
 
-    Evaluators look at the text as soon as it is there.
+    Evaluators look at the text as soon as it is there, exporters at the student.
     """
     record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
     keep(context, record)
@@ -180,6 +181,8 @@ def _make_first(context: Context, graph: Graph, texts: Node) -> None:
         context.make(node)
         if node is texts:
             refuse_unmeasurable(context, texts)
+        if node.stage.kind == STUDENTS:
+            refuse_unexportable(context, node)
 
 
 def keep(context: Context, record: Mapping[str, Any]) -> None:

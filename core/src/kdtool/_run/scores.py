@@ -61,13 +61,17 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     return found
 
 
-def add_scores(context: Context, graph: Graph, measured: Sequence[Measured], texts: Node) -> dict[str, list[Node]]:
-    """Add the scores of every evaluator, by its name: of one subject at a time, or of all together where it says so.
+def add_scores(
+    context: Context, graph: Graph, measured: Sequence[Measured], texts: Node, *, but: Collection[str] = ()
+) -> dict[str, list[Node]]:
+    """Add the scores of every evaluator `but` some, by name: of one subject at a time, or of all where it says so.
 
     A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.named("evaluator").items():
+        if name in but:
+            continue
         together = isinstance(evaluator, Evaluator) and evaluator.together
         now = [one for one in measured if not one.unadapted]
         groups: list[Sequence[Measured]] = [now] if together else [(one,) for one in measured]

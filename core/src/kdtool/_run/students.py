@@ -15,7 +15,10 @@ from kdtool._run.artefacts import emptied
 from kdtool._run.context import Context
 from kdtool._run.graph import MODEL, Graph, Node, Stage
 
-__all__ = ["add_students", "facts_of"]
+__all__ = ["STUDENTS", "add_students", "facts_of"]
+
+STUDENTS = "students"
+"""The kind of the stage that builds untrained students."""
 
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
@@ -40,7 +43,7 @@ def facts_of(node: Node) -> ModelFacts:
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
     (name,) = context.assembly.named("student")
-    stage = Stage("students", "" if seed is None else f"seed{seed}", seed=seed or 0)
+    stage = Stage(STUDENTS, "" if seed is None else f"seed{seed}", seed=seed or 0)
     tokenizer = context.hooks.kdtool_tokenizer.of(name)(context.info(stage, context.folder))
     parts = {
         "student": context.part(name),

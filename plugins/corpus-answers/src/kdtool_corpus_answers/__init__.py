@@ -88,7 +88,13 @@ class Answers(kdtool.Corpus):
         self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(taken), "text")
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return each file's SHA-256."""
+        """Return each file's SHA-256.
+
+        Raises:
+            kdtool.UsageError: a file holds what is no prompt.
+        """
+        for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
+            pass
         return {path.name: digest(path) for path in self.config.prompts}
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:

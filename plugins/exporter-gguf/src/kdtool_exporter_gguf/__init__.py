@@ -39,6 +39,20 @@ class GGUF(kdtool.Exporter):
             yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
+    def kdtool_exportable(self, run: kdtool.RunInfo, untrained: Path) -> None:
+        """Refuse a student that is no plain Llama, or whose tokenizer splits text in a way that has no name in the format.
+
+        Raises:
+            UsageError: it does.
+        """
+        from kdtool_transformers import open_config, open_tokenizer, require_gguf
+
+        from kdtool_exporter_gguf._checking import name_of_splitting
+
+        tokenizer = open_tokenizer(untrained, offline=True)
+        require_gguf(open_config(untrained, offline=True), tokenizer)
+        name_of_splitting(tokenizer)
+
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         """Write the student, and refuse a file that llama.cpp does not read as the same model.
 

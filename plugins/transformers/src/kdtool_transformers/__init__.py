@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
-    from kdtool_transformers._gguf_writing import write_gguf
+    from kdtool_transformers._gguf_writing import require_gguf, write_gguf
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
     from kdtool_transformers._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
@@ -72,7 +72,7 @@ _HOMES = {
     "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
-    "_gguf_writing": ("write_gguf",),
+    "_gguf_writing": ("require_gguf", "write_gguf"),
     "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
@@ -167,6 +167,7 @@ __all__ = [
     "published_model",
     "readable_count",
     "rehearse",
+    "require_gguf",
     "self_check",
     "source_identity",
     "store_as",

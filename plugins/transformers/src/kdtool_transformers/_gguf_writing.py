@@ -12,8 +12,9 @@ import numpy as np
 from gguf.quants import quantize
 
 from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["write_gguf"]
+__all__ = ["require_gguf", "write_gguf"]
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -53,8 +54,8 @@ def write_gguf(
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
     """
-    _require_plain_llama(source)
     config = source.model.config
+    require_gguf(config, source.tokenizer)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     writer = gguf.GGUFWriter(file, "llama")
     if licence:
@@ -96,9 +97,12 @@ def _kind(values: np.ndarray[Any, Any], numbers: str) -> gguf.GGMLQuantizationTy
     return gguf.GGMLQuantizationType.F16 if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] else kind
 
 
-def _require_plain_llama(source: TransformersModel) -> None:
-    """Refuse what would be written as something else than it is."""
-    config = source.model.config
+def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
+    """Refuse a model that `write_gguf` would write as something else than it is.
+
+    Raises:
+        UsageError: the class is not Llama, it has what the format's Llama has not, or its tokenizer is no byte-level BPE.
+    """
     if config.model_type != "llama":
         raise kdtool.UsageError(f"models of the class {config.model_type} cannot be written as GGUF, only llama")
     odd = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
@@ -108,7 +112,7 @@ def _require_plain_llama(source: TransformersModel) -> None:
         odd.append(f"hidden_act {config.hidden_act}")
     if odd:
         raise kdtool.UsageError(f"a Llama with {', '.join(odd)} cannot be written as GGUF")
-    inner = json.loads(source.tokenizer.inner.backend_tokenizer.to_str())
+    inner = json.loads(tokenizer.inner.backend_tokenizer.to_str())
     if inner["model"]["type"] != "BPE" or inner["model"].get("byte_fallback"):
         raise kdtool.UsageError("only byte-level BPE tokenizers can be written as GGUF")
 

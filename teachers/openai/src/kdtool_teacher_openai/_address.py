@@ -17,6 +17,8 @@ _REASON = (
     "only servers on this machine or at private addresses are asked: hosted ones cost money, and nothing counts that yet "
     "or keeps a killed run from paying twice"
 )
+_SHARED = ipaddress.ip_network("100.64.0.0/10")
+"""Not routed on the internet either (RFC 6598); virtual private networks such as Tailscale give these to their machines."""
 
 
 def require_url(url: str) -> str:
@@ -62,4 +64,4 @@ def local_addresses(url: str, *, offline: bool) -> None:
 
 
 def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return (address.is_private or address.is_loopback) and not address.is_unspecified
+    return (address.is_private or address.is_loopback or address in _SHARED) and not address.is_unspecified

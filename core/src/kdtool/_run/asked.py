@@ -1,0 +1,157 @@
+"""Answers that stay: what a corpus asked a teacher once is not asked again, whatever else of the recipe changes.
+
+They lie in one SQLite file of the store, by the fingerprint of the teacher (and of what it was trained to) and by all of the
+request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or with time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from kdtool._contract.hooks import Call
+from kdtool._contract.kinds import Hooks
+from kdtool._contract.models import Request, TextAnswer
+from kdtool._contract.training import RunInfo
+from kdtool._errors import StorageError
+
+__all__ = ["remembering"]
+
+Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
+_SECONDS_FOR_OTHERS = 60
+_TABLE = """CREATE TABLE IF NOT EXISTS answers
+    (teacher TEXT, request TEXT, answer TEXT, sha256 TEXT, PRIMARY KEY (teacher, request))"""
+
+
+@contextmanager
+def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
+    """Give the run other hooks on the same components: the named teachers are asked only for what is not in the file.
+
+    Args:
+        run: is told, too, how many answers were there.
+        file: where answers are kept; made where it is not there. Several processes may use it at once.
+        teachers: what stands for each teacher, by its name.
+
+    Raises:
+        StorageError: the file cannot be read or written, or is damaged.
+    """
+    with _storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(file, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False)
+    with closing(database):
+        with _storage_errors(file):
+            database.execute(_TABLE)
+        kept = {name: _Kept(database, file, teacher) for name, teacher in teachers.items()}
+        yield replace(run, hook=_Hooks(run.hook, kept))
+        for name, one in kept.items():
+            if one.found:
+                run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
+
+
+class _Kept:
+    """The answers of one teacher."""
+
+    def __init__(self, database: sqlite3.Connection, file: Path, teacher: str) -> None:
+        self._database = database
+        self._file = file
+        self._teacher = teacher
+        self.found = 0
+
+    def ask(self, ask: Ask, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Yield the answers to all requests; the teacher is not asked at all where every one is there."""
+        waiting = iter(requests)
+        for request in waiting:
+            found = self._find(request)
+            if found is None:
+                yield from self._beside_new_ones(ask, chain([request], waiting))
+                return
+            yield found
+
+    def _beside_new_ones(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
+        there: list[TextAnswer] = []
+        asked: dict[str, Request] = {}
+
+        def new() -> Iterator[Request]:
+            for request in requests:
+                found = self._find(request)
+                if found is None:
+                    asked[request.id] = request
+                    yield request
+                else:
+                    there.append(found)
+
+        for answer in ask(new()):
+            if answer.id in asked:
+                self._keep(asked.pop(answer.id), answer)
+            yield answer
+            yield from there
+            there.clear()
+        yield from there
+
+    def _find(self, request: Request) -> TextAnswer | None:
+        with _storage_errors(self._file):
+            found = self._database.execute(
+                "SELECT answer, sha256 FROM answers WHERE teacher = ? AND request = ?", (self._teacher, _key(request))
+            ).fetchone()
+        if found is None or found[1] != _digest(found[0]):  # a changed byte: as if it were not there
+            return None
+        self.found += 1
+        return replace(TextAnswer(**json.loads(found[0])), id=request.id)
+
+    def _keep(self, request: Request, answer: TextAnswer) -> None:
+        text = json.dumps(asdict(answer))
+        with _storage_errors(self._file):
+            self._database.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
+                (self._teacher, _key(request), text, _digest(text)),
+            )
+
+
+class _Hooks(Hooks):
+    """Hooks on the same components, whose teachers answer from what is kept."""
+
+    def __init__(self, hooks: Hooks, kept: Mapping[str, _Kept]) -> None:
+        vars(self).update(vars(hooks))
+        self.kept = kept
+
+    @property
+    def kdtool_answer(self) -> Any:  # type: ignore[override]
+        """The hook of a named teacher."""
+        return _Answers(Hooks.kdtool_answer, self)
+
+
+class _Answers(Call[Any, Any, Any]):
+    _hooks: _Hooks
+
+    def _named(self, name: str, *, needed: bool) -> Callable[..., Any]:
+        ask, kept = super()._named(name, needed=needed), self._hooks.kept.get(name)
+        return partial(kept.ask, ask) if kept else ask
+
+
+def _key(request: Request) -> str:
+    left_out = {"id"} if request.temperature else {"id", "seed"}
+    told = {name: value for name, value in asdict(request).items() if name not in left_out}
+    return _digest(json.dumps(told, sort_keys=True))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _storage_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        remedy = (
+            "free space or give the right to write there; a damaged file may be moved away, then all is asked again"
+        )
+        raise StorageError(f"answers of teachers cannot be kept in {file}: {error}; {remedy}") from error

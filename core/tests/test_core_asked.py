@@ -1,0 +1,105 @@
+"""What a teacher answered once stays, whatever else of a recipe changes, and whoever is stopped."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._errors import KdtoolError
+from test_core_takes import ASKING
+from test_core_takes import asking as asking  # noqa: PLC0414
+
+COUNTING = '''
+class Counting(Speaker):
+    """Writes down what it is asked."""
+
+    class Config(Speaker.Config):
+        fails_at: str = kdtool.Field("", json_schema_extra={"affects_results": False})
+        """The prompt at which it ends."""
+
+    def kdtool_answer(self, requests):
+        for request in requests:
+            if request.prompt == self.config.fails_at:
+                raise kdtool.UsageError("no more")
+            with open("asked", "a") as file:
+                print(request.prompt, file=file)
+            yield kdtool.TextAnswer(request.id, self.config.word, "stop", 1, 1)
+
+
+class Keeping(kdtool.Screen):
+    """Rejects nothing."""
+
+    def kdtool_screen(self, examples):
+        return [None] * len(examples)
+'''
+
+
+@pytest.fixture
+def counted(asking: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "counting.py").write_text(ASKING + COUNTING, encoding="utf-8")
+    return {**asking, "trackers": {}, "teacher": {"use": f"{tmp_path}/counting.py:Counting"}}
+
+
+def asked() -> list[str]:
+    """Return what the teacher was asked since the last call."""
+    file = Path("asked")
+    lines = file.read_text(encoding="utf-8").split() if file.is_file() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+
+def changes(recipe: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """Recipes whose text is another one, though the teacher is asked the same."""
+    yield {**recipe, "screens": {"keeping": {"use": f"{folder}/counting.py:Keeping"}}}
+    other = {"use": f"{Path(__file__).with_name('toy.py')}:Corpus"}
+    corpora = {"corpus": recipe["corpus"], "other": other}
+    plain = {key: value for key, value in recipe.items() if key != "corpus"}
+    yield {**plain, "corpora": corpora}
+    yield {**plain, "corpora": {name: {**one, "share": 0.5} for name, one in corpora.items()}}
+
+
+def test_nothing_is_asked_again_because_something_else_changed(
+    counted: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kdtool.run(counted)
+    assert "are there already" not in "".join(capsys.readouterr())
+    assert asked() == ["one", "two"]
+    for number, changed in enumerate(changes(counted, tmp_path)):
+        results = kdtool.run({**changed, "name": f"changed{number}"})
+        assert not {stage.name: stage.reused for stage in results.stages}["text"]
+        assert asked() == []
+        assert "2 answers of teacher are there already and are not asked for again" in "".join(capsys.readouterr())
+
+
+def test_another_teacher_or_another_setting_of_it_is_asked(counted: dict[str, Any]) -> None:
+    kdtool.run(counted)
+    asked()
+    kdtool.run(counted, {"teacher.word": "nay"})
+    assert asked() == ["one", "two"]
+
+
+def test_a_teacher_that_ends_keeps_what_it_said(counted: dict[str, Any]) -> None:
+    with pytest.raises(KdtoolError, match="no more"):
+        kdtool.run(counted, {"teacher.fails_at": "two"})
+    assert asked() == ["one"]
+    kdtool.run(counted)
+    assert asked() == ["two"]
+
+
+def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted: dict[str, Any]) -> None:
+    kdtool.run(counted)
+    asked()
+    (file,) = Path("store").glob("answers*")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE answers SET answer = replace(answer, 'yes', 'yea')")
+    screened = {**counted, "screens": {"keeping": {"use": "counting.py:Keeping"}}}
+    kdtool.run({**screened, "name": "again"})
+    assert asked() == ["one", "two"]
+    file.write_bytes(b"no database" * 100)
+    with pytest.raises(kdtool.StorageError, match=r"answers of teachers cannot be kept in .*answers"):
+        kdtool.run({**list(changes(counted, Path.cwd()))[1], "name": "damaged"})
