@@ -117,14 +117,6 @@ def test_what_was_measured_differently_is_not_compared_and_that_is_said(tmp_path
     assert notes == ["pass@1: student and control are not compared, they were measured in different ways: stop"]
 
 
-def test_a_name_that_two_evaluators_use_is_said(tmp_path: Path) -> None:
-    subjects = [Subject("student", "student", None, 0)]
-    twice = [_scored(tmp_path, "student", values) for values in ([1.0, 0.0], [1.0, 1.0])]
-    notes = compare_all(twice, subjects, {"student": "student"})[1]
-    assert [note for note in notes if note.startswith("pass@1: student was measured 2 times under this name")]
-    assert not compare_all(twice[:1], subjects, {"student": "student"})[1]
-
-
 def test_arms_that_solve_the_same_tasks_may_still_differ_on_others(tmp_path: Path) -> None:
     none = [_scored(tmp_path, name, [0.0] * 20) for name in ("student", "control")]
     found = compare("student", "control", [(none[0], none[1])])

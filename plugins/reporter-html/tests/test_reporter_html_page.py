@@ -241,6 +241,24 @@ def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -
     assert "left out here" not in html
 
 
+def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results) -> None:
+    """So they are where two evaluators measure under one name."""
+
+    def called(found: Any, key: str) -> Any:
+        return dataclasses.replace(found, **{key: f"second.{getattr(found, key)}"})
+
+    results = dataclasses.replace(
+        sample,
+        measurements=tuple(called(found, "name") for found in sample.measurements),
+        comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
+    )
+    plain, html = page(sample), page(results)
+    for shown in ("<polyline", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
+        assert html.count(shown) == plain.count(shown), shown
+    assert "It does not pay at equal wall time" in plain
+    assert "It does not pay at equal wall time" in html
+
+
 @pytest.mark.parametrize("letter", ["x", "<", "漢", "\u202e"])
 def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
     letter: str, sample: kdtool.Results, tmp_path: Path

@@ -8,7 +8,7 @@ its seeds. Two arms are compared on the items and seeds that both have, so that 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import exp, log
@@ -49,7 +49,8 @@ def compare_all(
     for found in measurements:
         if found.items is not None and found.subject in known and found.subject in arms:
             by[found.name][arms[found.subject]][known[found.subject].seed] = found
-    compared, notes = [], _measured_twice(measurements)
+    compared: list[Comparison] = []
+    notes: list[str] = []
     for name, by_arm in by.items():
         for arm, against in combinations(sorted(by_arm, key=lambda arm: _ROLES.index(roles[arm])), 2):
             pairs = list(_pairs(by_arm[arm], by_arm[against]))
@@ -193,16 +194,6 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
         half = None
     ratio = value / other
     return (ratio, None, None) if half is None else (ratio, ratio * exp(-half), ratio * exp(half))
-
-
-def _measured_twice(measurements: Sequence[Measurement]) -> list[str]:
-    """Return a line on each name under which a subject has several values: reports and comparisons know the last one."""
-    counts = Counter((found.name, found.subject) for found in measurements)
-    return [
-        f"{name}: {subject} was measured {count} times under this name, and the last value counts; evaluate one at a time"
-        for (name, subject), count in counts.items()
-        if count > 1
-    ]
 
 
 def _of_none(count: int) -> float:

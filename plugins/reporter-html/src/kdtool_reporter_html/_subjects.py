@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import kdtool
 
-__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "is_teacher", "name", "title"]
+__all__ = [
+    "ARMS",
+    "Measured",
+    "arm_of",
+    "arm_order",
+    "arm_title",
+    "gather",
+    "is_teacher",
+    "key_of",
+    "name",
+    "own_name",
+    "title",
+]
 
 ARMS = {
     "teacher": "Teacher",
@@ -101,6 +113,16 @@ def gather(measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Me
         measurement: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
         for measurement, arms in grouped.items()
     }
+
+
+def own_name(key: str) -> str:
+    """Return a measurement's name without the evaluator's, which stands before it where two measure under one name."""
+    return key.rpartition(".")[2]
+
+
+def key_of(grouped: Mapping[str, object], own: str) -> str:
+    """Return under which key a measurement stands that has a name of its own; that name where there is none."""
+    return next((key for key in grouped if own_name(key) == own), own)
 
 
 def name(key: str) -> str:

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
-from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, is_teacher, title
+from kdtool_reporter_html._subjects import (
+    ARMS,
+    Measured,
+    arm_of,
+    arm_order,
+    arm_title,
+    gather,
+    is_teacher,
+    key_of,
+    own_name,
+    title,
+)
 from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
@@ -176,7 +187,7 @@ def _cost_cells(row: Mapping[str, Measured | None]) -> tuple[CostCell | None, ..
 
 
 def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
-    measured = grouped.get("parameters", {})
+    measured = grouped.get(key_of(grouped, "parameters"), {})
     sizes = {arm: found.mean for arm, found in measured.items()}
     for arm in ("student", "teacher"):
         facts = next((facts for name, facts in results.models.items() if arm_of(name)[0] == arm), None)
@@ -199,7 +210,7 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[
         ("decode-speed", "Generates", "the teacher's speed"),
         ("peak-memory", "Memory", "of the teacher's"),
     ):
-        found = grouped.get(name, {})
+        found = grouped.get(key_of(grouped, name), {})
         # What was exported, if it was; rather what was measured as the teacher was.
         known = [*(arm for arm in found if arm.startswith("student-")), *({"student"} & found.keys())]
         if not known or "teacher" not in found or not found["teacher"].mean:
@@ -221,7 +232,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
         if "student" not in arms:
             continue
         first = next(iter(arms["student"].by_seed.values()))
-        if first.unit in COST_UNITS or name == "bits-per-byte":
+        if first.unit in COST_UNITS or own_name(name) == "bits-per-byte":
             continue
         others = [
             f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms

@@ -12,7 +12,7 @@ import kdtool
 
 from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, arm_title, name, title
+from kdtool_reporter_html._subjects import ARMS, arm_title, name, own_name, title
 
 __all__ = ["ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays"]
 
@@ -175,7 +175,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _imitates(comparison: kdtool.Comparison) -> bool:
-    return comparison.measurement.startswith(("kl-to-", "top-1-agreement"))
+    return own_name(comparison.measurement).startswith(("kl-to-", "top-1-agreement"))
 
 
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
