@@ -6,11 +6,14 @@ import dataclasses
 import json
 import random
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import kdtool
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kdtool import Measurement, Subject
 from kdtool._run.comparison import compare, compare_all, interval
 from kdtool._run.verdict import verdict
@@ -64,6 +67,49 @@ def test_perplexities_are_compared_as_ratios(tmp_path: Path) -> None:
     assert found is not None
     assert found.relative
     assert found.difference == pytest.approx(2.718281828 ** (40 / 30 - 70 / 30) - 1)
+
+
+def test_a_seed_that_diverged_leaves_an_interval_without_end(tmp_path: Path) -> None:
+    nats = {"s0": 120.0, "s1": 5.0, "c0": 5.0, "c1": 5.1}
+    found = {
+        name: _measurement(tmp_path / f"{name}.jsonl", [(each - 0.1, 1.0), (each + 0.1, 1.0)], "exp")
+        for name, each in nats.items()
+    }
+    compared = compare("student", "control", [(found["s0"], found["c0"]), (found["s1"], found["c1"])])
+    assert compared is not None
+    assert (compared.low, compared.high, compared.verdict) == (-1.0, inf, "no evidence of a difference")
+    assert "95 % interval -100.0% to +∞" in verdict([compared])
+    bounds = interval([found["s0"], found["s1"]])
+    assert bounds is not None
+    assert bounds[0] == pytest.approx(0, abs=1e-200)
+    assert bounds[1] == inf
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.floats(-1e30, 1e30), st.just(0.0) | st.floats(1e-9, 1e9)), min_size=4, max_size=4),
+    st.sampled_from(["identity", "exp"]),
+    st.sampled_from(["nats", "fraction"]),
+)
+def test_no_finite_numbers_end_a_comparison(
+    tmp_path_factory: pytest.TempPathFactory,
+    values: list[tuple[float, float]],
+    transform: Literal["identity", "exp"],
+    unit: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("wild")
+    subjects = [Subject(f"{arm}{seed}", arm, None, seed) for arm in ("teacher", "student") for seed in (0, 1)]  # type: ignore[arg-type]
+    for turn, subject in enumerate(subjects):
+        _measurement(folder / f"{subject.name}.jsonl", [*values[turn:], *values[:turn]], transform)
+    measured = [
+        Measurement("m", one.name, unit, 0.0, 4, True, items=folder / f"{one.name}.jsonl", transform=transform)
+        for one in subjects
+    ]
+    compared, _ = compare_all(measured, subjects, {one.name: one.name[:-1] for one in subjects})
+    for one in compared:
+        assert one.low <= one.high
+        assert verdict(compared)
+    interval(measured[:2])
 
 
 def test_arms_without_shared_items_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from typing import Literal
 
@@ -93,11 +93,11 @@ def compare(
         measurement=first.name,
         arm=arm,
         against=against,
-        value=exp(value) if relative else value,
-        against_value=exp(other) if relative else other,
-        difference=exp(value - other) - 1 if relative else value - other,
-        low=exp(low) - 1 if relative else low,
-        high=exp(high) - 1 if relative else high,
+        value=_exp(value) if relative else value,
+        against_value=_exp(other) if relative else other,
+        difference=_exp(value - other) - 1 if relative else value - other,
+        low=_exp(low) - 1 if relative else low,
+        high=_exp(high) - 1 if relative else high,
         relative=relative,
         verdict=_verdict(low, high, higher_is_better=first.higher_is_better),
         seeds=len(pairs),
@@ -123,7 +123,7 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
     bounds = middle - half, middle + half
     if measurements[0].unit == "fraction":
         bounds = max(0.0, bounds[0]), min(1.0, bounds[1])
-    return (exp(bounds[0]), exp(bounds[1])) if measurements[0].transform == "exp" else bounds
+    return (_exp(bounds[0]), _exp(bounds[1])) if measurements[0].transform == "exp" else bounds
 
 
 def differing(one: Measurement, other: Measurement) -> list[str]:
@@ -190,10 +190,19 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
         return None
     try:
         half = half_width(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
-    except ValueError:  # all rests on one item: without it there is no ratio
-        half = None
+        factor = None if half is None else exp(half)
+    except (ValueError, OverflowError):  # all rests on one item: without it there is no ratio
+        factor = None
     ratio = value / other
-    return (ratio, None, None) if half is None else (ratio, ratio * exp(-half), ratio * exp(half))
+    return (ratio, None, None) if factor is None else (ratio, ratio / factor, ratio * factor)
+
+
+def _exp(exponent: float) -> float:
+    """Return the power of e; infinity where a seed diverged so far that there is no number for it."""
+    try:
+        return exp(exponent)
+    except OverflowError:
+        return inf
 
 
 def _of_none(count: int) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import kdtool
 
@@ -227,10 +228,11 @@ def _interval(found: kdtool.Comparison, unit: str) -> str:
 
 def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
-    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference)]
-    room = (max(*edges, 0.0) - min(*edges, 0.0)) * 0.08 or 1.0
+    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
+    left, right = min([0.0, *edges]), max([0.0, *edges])
+    room = (right - left) * 0.08 or 1.0
     scale = axis(
-        [min(*edges, 0.0) - room, max(*edges, 0.0) + room],
+        [left - room, right + room],
         most=5,
         label=lambda mark: "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative)),
     )
