@@ -98,7 +98,7 @@ def test_no_finite_numbers_end_a_comparison(
     unit: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("wild")
-    subjects = [Subject(f"{arm}{seed}", arm, None, seed) for arm in ("teacher", "student") for seed in (0, 1)]  # type: ignore[arg-type]
+    subjects = [Subject(f"{arm}{seed}", arm, None, seed) for arm in ("teacher", "student") for seed in (0, 1)]
     for turn, subject in enumerate(subjects):
         _measurement(folder / f"{subject.name}.jsonl", [*values[turn:], *values[:turn]], transform)
     measured = [
@@ -168,6 +168,50 @@ def test_arms_that_solve_the_same_tasks_may_still_differ_on_others(tmp_path: Pat
     found = compare("student", "control", [(none[0], none[1])])
     assert found is not None
     assert (found.low, found.high) == pytest.approx((-0.168, 0.168), abs=1e-3)  # 1 - 0.025 ** (1 / 20)
+
+
+@pytest.mark.parametrize(
+    ("solved", "of", "verdict"),
+    [(2, 2, "no evidence of a difference"), (3, 3, "no evidence of a difference"), (5, 5, "no evidence of a difference"),
+     (4, 5, "no evidence of a difference"), (6, 6, "better"), (6, 9, "better")],
+)  # fmt: skip
+def test_few_tasks_that_all_go_one_way_show_no_more_than_the_exact_test(
+    tmp_path: Path, solved: int, of: int, verdict: str
+) -> None:
+    """The sign test has p = 2 · 0.5 ** solved, where the control solves none: below 0.05 from six on."""
+    student = _scored(tmp_path, "student", [1.0] * solved + [0.0] * (of - solved))
+    control = _scored(tmp_path, "control", [0.0] * of)
+    found = compare("student", "control", [(student, control)])
+    assert found is not None
+    assert found.verdict == verdict
+    assert -1 <= found.low < found.difference <= found.high <= 1
+    back = compare("control", "student", [(control, student)])
+    assert back is not None
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_shares_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
+    alike = [_scored(tmp_path, name, [value] * 7) for name, value in (("student", 0.3), ("control", 0.1))]
+    found = compare("student", "control", [(alike[0], alike[1])])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.2 - 1.2 * 0.4096, 0.2 + 1.2 * 0.4096), abs=1e-4)
+    assert interval(alike[:1]) == pytest.approx((0.3 - 0.7 * 0.4096, 0.3 + 0.7 * 0.4096), abs=1e-4)
+    of_teacher = compare("student", "teacher", [(alike[0], alike[0])], of_teacher=True)
+    assert of_teacher is not None
+    assert of_teacher.share == (1.0, None, None)
+
+
+def test_documents_of_many_tokens_are_not_taken_for_tasks(tmp_path: Path) -> None:
+    """They hardly differ, and a few are enough to say so."""
+    right = [(610.0, 1000.0), (512.0, 1000.0), (555.0, 1000.0)]
+    found = compare("student", "control", [(
+        dataclasses.replace(_measurement(tmp_path / "s.jsonl", right), unit="fraction", higher_is_better=True),
+        dataclasses.replace(_measurement(tmp_path / "c.jsonl", [(n - 50 + i, w) for i, (n, w) in enumerate(right)]),
+                            unit="fraction", higher_is_better=True),
+    )])  # fmt: skip
+    assert found is not None
+    assert found.high - found.low < 0.01
+    assert found.verdict == "better"
 
 
 def test_one_item_or_one_that_has_all_the_weight_is_no_interval(tmp_path: Path) -> None:

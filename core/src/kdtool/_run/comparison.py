@@ -27,6 +27,9 @@ Items = Mapping[str, Pair]
 BySeed = Mapping[int | None, Measurement]
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
+_PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_ROUNDED = 1e-9
+"""What is left of a width of zero where shares are no binary fractions."""
 _ROLES = ("artifact", "student", "control", "teacher")
 
 
@@ -85,10 +88,11 @@ def compare(
     half = half_width(_difference(first.transform), tables)
     if half is None:
         return None
-    if first.unit == "fraction" and list(tables[0]) == list(tables[1]):
-        half = max(half, _of_none(len(names)))
+    most = inf
+    if first.unit == "fraction":
+        half, most = _wide_enough(half, tables, 1 + abs(value - other)), 1.0
+    low, high = max(-most, value - other - half), min(most, value - other + half)
     relative = first.transform == "exp"
-    low, high = value - other - half, value - other + half
     return Comparison(
         measurement=first.name,
         arm=arm,
@@ -118,11 +122,10 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
     if half is None:
         return None
     middle = estimate(statistic, [table])
-    if measurements[0].unit == "fraction" and half == 0:
-        half = _of_none(len(names))
-    bounds = middle - half, middle + half
+    least, most = -inf, inf
     if measurements[0].unit == "fraction":
-        bounds = max(0.0, bounds[0]), min(1.0, bounds[1])
+        half, least, most = _wide_enough(half, [table], max(middle, 1 - middle)), 0.0, 1.0
+    bounds = max(least, middle - half), min(most, middle + half)
     return (_exp(bounds[0]), _exp(bounds[1])) if measurements[0].transform == "exp" else bounds
 
 
@@ -190,7 +193,7 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
         return None
     try:
         half = half_width(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
-        factor = None if half is None else exp(half)
+        factor = exp(half) if half else None  # items that are all alike do not tell how far others are
     except (ValueError, OverflowError):  # all rests on one item: without it there is no ratio
         factor = None
     ratio = value / other
@@ -203,6 +206,17 @@ def _exp(exponent: float) -> float:
         return exp(exponent)
     except OverflowError:
         return inf
+
+
+def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
+    """Return half the width of a fraction's interval, which the jackknife makes too small where items are hardly unlike.
+
+    Where all are alike, a share of others (`_of_none`) may still be otherwise, each by up to `reach`: the way to the far end
+    of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test. Tasks
+    that pass or fail have that width in any case: one that goes another way makes nothing more certain.
+    """
+    tasks = all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
+    return max(half, reach * _of_none(len(tables[0][0]))) if tasks or half < _ROUNDED else half
 
 
 def _of_none(count: int) -> float:
