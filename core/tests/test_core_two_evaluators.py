@@ -37,6 +37,15 @@ class Solves(kdtool.Evaluator):
             items.write_text("".join(json.dumps(row) + "\\n" for row in rows))
             for _ in range(self.config.times):
                 yield kdtool.Measurement("bench.pass@1", subject.name, "fraction", solved / 20, 20, True, items=items)
+
+
+class Hears(kdtool.Tracker):
+    """Writes down what was measured of the student."""
+
+    def kdtool_measured(self, run, measurement):
+        if measurement.subject == "student":
+            with open("heard.txt", "a") as file:
+                file.write(measurement.name + "\\n")
 '''
 
 
@@ -49,7 +58,10 @@ def twice(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         "base": {"use": f"{file}:Solves", "student": 2, "control": 8},
         "chat": {"use": f"{file}:Solves", "student": 18, "control": 10},
     }
-    return {**recipe, "seeds": [0], "control": True, "evaluators": {**recipe["evaluators"], **evaluators}}
+    return {
+        **recipe, "seeds": [0], "control": True, "evaluators": {**recipe["evaluators"], **evaluators},
+        "trackers": {"hears": {"use": f"{file}:Hears"}},
+    }  # fmt: skip
 
 
 def test_each_is_called_by_its_evaluator_too(twice: dict[str, Any]) -> None:
@@ -63,6 +75,7 @@ def test_each_is_called_by_its_evaluator_too(twice: dict[str, Any]) -> None:
         solved = sum(total for total, _ in read_items(results.folder / one.items if one.items else None).values())
         assert one.name == "nats" or solved == pytest.approx(20 * one.value)
     assert not any("bench.pass@1" in note for note in results.notes)
+    assert Path("heard.txt").read_text(encoding="utf-8").split() == list(values)
 
 
 def test_what_is_required_of_one_is_not_held_against_the_other(twice: dict[str, Any]) -> None:
