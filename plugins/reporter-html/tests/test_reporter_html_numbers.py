@@ -24,7 +24,9 @@ from kdtool_reporter_html._subjects import title
         (561, "s", None, "9 min 21 s"),
         (7300, "s", None, "2 h 01 min"),
         (-0.0001, "", 1.0, "0.0"),
-        (float("nan"), "", None, "not finite"),
+        (float("nan"), "", None, "not a number"),
+        (float("-inf"), "", None, "−∞"),
+        (1.3e52, "per token", None, "1.30e+52"),
     ],
 )
 def test_quantities(value: float, unit: str, spread: float | None, text: str) -> None:
@@ -38,6 +40,9 @@ def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
     assert interval(900e3, 1.2e6, "bytes") == "900\u00a0kB to 1.20\u00a0MB"
     assert tick("+20.0\u00a0%") == "+20\u00a0%"
     assert tick("200") == "200"
+    assert tick("+1.00e+50\u00a0%") == "+1e+50\u00a0%"
+    assert difference(float("inf"), "fraction", relative=True) == "+∞"
+    assert difference(4e49, "per token", relative=True, spread=float("inf")) == "+4.00e+51\u00a0%"
     assert count(49152) == "49\u202f152"
     assert duration(0) == "0\u00a0ms"
 

@@ -121,3 +121,9 @@ def test_controls_that_show_the_same_are_said_together() -> None:
         f"Only likeness to the teacher is shown to differ at equal wall time: the student is closer to the teacher ({KL}); "
         "nothing else was compared. There is one seed only: the luck of a single training run is not in the intervals."
     )
+
+
+@pytest.mark.parametrize("called", ["kl-to-teachers.big", "base.agreement.top-1-agreement-with-teachers.big"])
+def test_likeness_to_one_of_several_teachers_is_known_under_any_evaluator(called: str) -> None:
+    (judged,) = judgements([_compared("perplexity", "no evidence of a difference"), _compared(called, "better")], {})
+    assert judged.outcome == "likeness"

@@ -65,7 +65,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     refuse_unmeasurable(context, texts, but=only_asked)
     for node in graph.nodes.values():
         context.make(node)
-    found = [each for nodes in scores.values() for each in read_scores(context, nodes)]
+    found = list(chain.from_iterable(read_scores(context, scores).values()))
     subjects = tuple(one.subject() for one in measured)
     comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
     unmeasured = {model.name for model in models} - {each.subject for each in found}

@@ -20,7 +20,8 @@ class Comparison:
 
     An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
     `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
-    and, where there are several, seeds. `verdict` is "better", "worse" or "no evidence of a difference", seen from `arm`.
+    and, where there are several, seeds; a ratio's may be infinite, where a seed diverged. `verdict` is "better", "worse" or
+    "no evidence of a difference", seen from `arm`.
     `share` is `value` as a share of a teacher's, with its 95 % interval where there is one; None against other arms, and
     where a ratio says nothing: lower is better, or the unit has no zero.
     """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import kdtool
 
-__all__ = ["ARMS", "Measured", "Subjects", "arm_order", "arm_title", "is_teacher", "name", "title"]
+__all__ = [
+    "ARMS", "Measured", "Subjects", "arm_order", "arm_title", "is_teacher", "key_of", "name", "own_name", "title",
+]  # fmt: skip
 
 ARMS = {
     "teacher": "Teacher",
@@ -115,6 +117,16 @@ def arm_title(arm: str) -> str:
     """Return the name for people of an arm that a run trained, or of a teacher."""
     before = arm.removesuffix(_UNADAPTED)
     return ARMS.get(arm, arm) if before == arm else f"{ARMS.get(before, before)}, unadapted"
+
+
+def own_name(key: str) -> str:
+    """Return a measurement's name without the evaluator's, which stands before it where two measure under one name."""
+    return key.rpartition(".")[2]
+
+
+def key_of(grouped: Mapping[str, object], own: str) -> str:
+    """Return under which key a measurement stands that has a name of its own; that name where there is none."""
+    return next((key for key in grouped if own_name(key) == own), own)
 
 
 def name(key: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
-from kdtool_reporter_html._subjects import ARMS, Measured, Subjects, arm_order, is_teacher, title
+from kdtool_reporter_html._subjects import ARMS, Measured, Subjects, arm_order, is_teacher, key_of, own_name, title
 from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
@@ -185,7 +185,7 @@ def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple
 
 
 def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
-    measured = grouped.get("parameters", {})
+    measured = grouped.get(key_of(grouped, "parameters"), {})
     sizes = {arm: found.mean for arm, found in measured.items()}
     for arm in ("student", "teacher"):
         facts = results.models.get(arm)
@@ -208,7 +208,7 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Su
         ("decode-speed", "Generates", "the teacher's speed"),
         ("peak-memory", "Memory", "of the teacher's"),
     ):
-        found = grouped.get(name, {})
+        found = grouped.get(key_of(grouped, name), {})
         # What was exported, if it was; rather what was measured as the teacher was.
         known = [*(arm for arm in found if subjects.exported(arm)), *({"student"} & found.keys())]
         if not known or "teacher" not in found or not found["teacher"].mean:
@@ -230,7 +230,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
         if "student" not in arms:
             continue
         first = next(iter(arms["student"].by_seed.values()))
-        if first.unit in COST_UNITS or name == "bits-per-byte":
+        if first.unit in COST_UNITS or own_name(name) == "bits-per-byte":
             continue
         others = [
             f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms

@@ -16,7 +16,7 @@ import kdtool
 
 from kdtool_reporter_html._numbers import interval, quantity, tick
 from kdtool_reporter_html._scales import Axis, Tick, axis
-from kdtool_reporter_html._subjects import Measured, Subjects, arm_order, name, title
+from kdtool_reporter_html._subjects import Measured, Subjects, arm_order, key_of, name, own_name, title
 from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Table
 
 __all__ = ["Point", "Tradeoff", "per_parameter", "tradeoffs"]
@@ -70,7 +70,8 @@ def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) ->
     grouped = subjects.gather(measurements)
     units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
     qualities = [key for key in grouped if units[key][0] not in COST_UNITS][:_MOST]
-    costs = [key for group in _COSTS for key in [key for key in group if key in grouped][:1]]
+    groups = ([key_of(grouped, own) for own in group] for group in _COSTS)
+    costs = [key for group in groups for key in [key for key in group if key in grouped][:1]]
     drawn = (_tradeoff(quality, cost, grouped, units, subjects) for quality in qualities for cost in costs)
     return [chart for chart in drawn if chart is not None]
 
@@ -79,7 +80,8 @@ def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects
     """Divide scores, of which more is better and that begin at zero, by billions of parameters."""
     grouped = subjects.gather(measurements)
     units = {found.name: found.unit for found in measurements if found.higher_is_better and found.unit in _FROM_ZERO}
-    found = {key: list(_places(grouped, key, "parameters", subjects)) for key in grouped if key in units}
+    cost = key_of(grouped, "parameters")
+    found = {key: list(_places(grouped, key, cost, subjects)) for key in grouped if key in units}
     rows = {key: places for key, places in found.items() if len({place.cost for place in places}) > 1}
     arms = arm_order(place.arm for places in rows.values() for place in places)
     made = []
@@ -135,7 +137,7 @@ def _places(
 ) -> Iterator[_Place]:
     costs = grouped.get(cost, {})
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
-        stands = subjects.trained(arm) or (cost == "parameters" and subjects.exported(arm))
+        stands = subjects.trained(arm) or (own_name(cost) == "parameters" and subjects.exported(arm))
         own = (
             arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped, subjects)
         )
@@ -147,7 +149,7 @@ def _places(
 
 def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Return the exported folder: what has its parameters counted, else the largest. "student" where there is none."""
-    sizes = grouped.get("parameters") or grouped.get("file-size", {})
+    sizes = grouped.get(key_of(grouped, "parameters")) or grouped.get(key_of(grouped, "file-size"), {})
     exported = [arm for arm in sizes if subjects.exported(arm)]
     return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 

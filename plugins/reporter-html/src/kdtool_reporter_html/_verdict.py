@@ -5,8 +5,10 @@ Everything here is derived from `Results.comparisons`: nothing is claimed that t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import kdtool
 
@@ -26,6 +28,8 @@ _BEGINNINGS = {
     "open": "Nothing is shown",
 }
 """How the headline's sentence on each outcome begins, in the order of these sentences."""
+_LIKENESS = re.compile(r"(^|\.)(kl-to-|top-1-agreement)")
+"""Measurements of how like the teacher a model is; an evaluator's name may stand before, a teacher's has dots itself."""
 _AGAINST = {"control": "equal tokens", "control-time": "equal wall time"}
 
 
@@ -182,7 +186,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _imitates(comparison: kdtool.Comparison) -> bool:
-    return comparison.measurement.startswith(("kl-to-", "top-1-agreement"))
+    return _LIKENESS.search(comparison.measurement) is not None
 
 
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
@@ -264,10 +268,11 @@ def _interval(found: kdtool.Comparison, unit: str) -> str:
 
 def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
-    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference)]
-    room = (max(*edges, 0.0) - min(*edges, 0.0)) * 0.08 or 1.0
+    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
+    left, right = min([0.0, *edges]), max([0.0, *edges])
+    room = (right - left) * 0.08 or 1.0
     scale = axis(
-        [min(*edges, 0.0) - room, max(*edges, 0.0) + room],
+        [left - room, right + room],
         most=5,
         label=lambda mark: "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative)),
     )
