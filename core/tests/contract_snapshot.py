@@ -77,7 +77,7 @@ def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
     protocol = bool(getattr(cls, "_is_protocol", False))
     fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    for place, field in enumerate(fields.values()):
+    for place, field in enumerate(sorted(fields.values(), key=lambda field: bool(field.kw_only))):
         if not field.name.startswith("_"):
             yield f"{name}.{field.name}", _field(place, field)
     named = getattr(cls, "_field_defaults", None)
@@ -101,12 +101,12 @@ def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
 
 
 def _field(place: int, field: dataclasses.Field[Any]) -> str:
-    default = field.default
+    default, where = field.default, "by name" if field.kw_only else f"{place}"
     if field.default_factory is not dataclasses.MISSING:
         default = f"{getattr(field.default_factory, '__name__', 'made')}()"
     elif default is dataclasses.MISSING:
-        return f"{REQUIRED}{place}: {field.type}"
-    return f"{place}: {field.type}{_default(default)}"
+        return f"{REQUIRED}{where}: {field.type}"
+    return f"{where}: {field.type}{_default(default)}"
 
 
 def _function(name: str, function: Any) -> Iterator[tuple[str, str]]:

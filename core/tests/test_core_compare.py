@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) 
     assert compared.difference == pytest.approx(values["one", "student"] - values["two", "student"])
 
 
+def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:
+    small = {**recipe, "control": False, "exporters": {"4-seed0": recipe["exporters"]["json"]}, "seeds": [0]}
+    kdtool.run({**small, "name": "a-seed0"})
+    kdtool.run({**small, "name": "a-seed1"})
+    found = kdtool.compare(["a-seed0", "a-seed1"])
+    assert [subject.arm for subject in found.subjects] == [
+        f"{run}/{arm}" for run in ("a-seed0", "a-seed1") for arm in ("teacher", "student", "student-4-seed0")
+    ]
+    assert {(compared.arm, compared.against) for compared in found.comparisons} == {("a-seed0", "a-seed1")}
+    assert call(["compare", "a-seed0", "a-seed1", "--arm", "student-4-seed0"]) == 0
+
+
 def test_command_prints_tables_and_json(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert call(["compare", "one", "two", "--arm", "student", "--arm", "teacher"]) == 0
@@ -53,6 +66,14 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     assert not found.comparisons
     assert found.notes == ("nats: one and two are not compared, they were measured in different ways: split",)
     assert found.verdict.startswith("Nothing is compared")
+
+
+def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("runs/two", "copied", ignore=shutil.ignore_patterns("scores"))
+    assert call(["compare", "one", "copied"]) == 2
+    error = capsys.readouterr().err
+    assert f"{Path('copied').absolute()} lacks scores/" in error
+    assert "copy the run's folder whole" in error
 
 
 @pytest.mark.parametrize(

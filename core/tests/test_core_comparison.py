@@ -6,11 +6,14 @@ import dataclasses
 import json
 import random
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import kdtool
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kdtool import Measurement, Subject
 from kdtool._run.comparison import compare, compare_all, interval
 from kdtool._run.verdict import verdict
@@ -66,6 +69,49 @@ def test_perplexities_are_compared_as_ratios(tmp_path: Path) -> None:
     assert found.difference == pytest.approx(2.718281828 ** (40 / 30 - 70 / 30) - 1)
 
 
+def test_a_seed_that_diverged_leaves_an_interval_without_end(tmp_path: Path) -> None:
+    nats = {"s0": 120.0, "s1": 5.0, "c0": 5.0, "c1": 5.1}
+    found = {
+        name: _measurement(tmp_path / f"{name}.jsonl", [(each - 0.1, 1.0), (each + 0.1, 1.0)], "exp")
+        for name, each in nats.items()
+    }
+    compared = compare("student", "control", [(found["s0"], found["c0"]), (found["s1"], found["c1"])])
+    assert compared is not None
+    assert (compared.low, compared.high, compared.verdict) == (-1.0, inf, "no evidence of a difference")
+    assert "95 % interval -100.0% to +∞" in verdict([compared])
+    bounds = interval([found["s0"], found["s1"]])
+    assert bounds is not None
+    assert bounds[0] == pytest.approx(0, abs=1e-200)
+    assert bounds[1] == inf
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.floats(-1e30, 1e30), st.just(0.0) | st.floats(1e-9, 1e9)), min_size=4, max_size=4),
+    st.sampled_from(["identity", "exp"]),
+    st.sampled_from(["nats", "fraction"]),
+)
+def test_no_finite_numbers_end_a_comparison(
+    tmp_path_factory: pytest.TempPathFactory,
+    values: list[tuple[float, float]],
+    transform: Literal["identity", "exp"],
+    unit: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("wild")
+    subjects = [Subject(f"{arm}{seed}", arm, None, seed) for arm in ("teacher", "student") for seed in (0, 1)]
+    for turn, subject in enumerate(subjects):
+        _measurement(folder / f"{subject.name}.jsonl", [*values[turn:], *values[:turn]], transform)
+    measured = [
+        Measurement("m", one.name, unit, 0.0, 4, True, items=folder / f"{one.name}.jsonl", transform=transform)
+        for one in subjects
+    ]
+    compared, _ = compare_all(measured, subjects, {one.name: one.name[:-1] for one in subjects})
+    for one in compared:
+        assert one.low <= one.high
+        assert verdict(compared)
+    interval(measured[:2])
+
+
 def test_arms_without_shared_items_are_refused(tmp_path: Path) -> None:
     one = _measurement(tmp_path / "one.jsonl", [(1.0, 1.0)])
     other = _measurement(tmp_path / "other.jsonl", [(1.0, 1.0)])
@@ -117,19 +163,55 @@ def test_what_was_measured_differently_is_not_compared_and_that_is_said(tmp_path
     assert notes == ["pass@1: student and control are not compared, they were measured in different ways: stop"]
 
 
-def test_a_name_that_two_evaluators_use_is_said(tmp_path: Path) -> None:
-    subjects = [Subject("student", "student", None, 0)]
-    twice = [_scored(tmp_path, "student", values) for values in ([1.0, 0.0], [1.0, 1.0])]
-    notes = compare_all(twice, subjects, {"student": "student"})[1]
-    assert [note for note in notes if note.startswith("pass@1: student was measured 2 times under this name")]
-    assert not compare_all(twice[:1], subjects, {"student": "student"})[1]
-
-
 def test_arms_that_solve_the_same_tasks_may_still_differ_on_others(tmp_path: Path) -> None:
     none = [_scored(tmp_path, name, [0.0] * 20) for name in ("student", "control")]
     found = compare("student", "control", [(none[0], none[1])])
     assert found is not None
     assert (found.low, found.high) == pytest.approx((-0.168, 0.168), abs=1e-3)  # 1 - 0.025 ** (1 / 20)
+
+
+@pytest.mark.parametrize(
+    ("solved", "of", "verdict"),
+    [(2, 2, "no evidence of a difference"), (3, 3, "no evidence of a difference"), (5, 5, "no evidence of a difference"),
+     (4, 5, "no evidence of a difference"), (6, 6, "better"), (6, 9, "better")],
+)  # fmt: skip
+def test_few_tasks_that_all_go_one_way_show_no_more_than_the_exact_test(
+    tmp_path: Path, solved: int, of: int, verdict: str
+) -> None:
+    """The sign test has p = 2 · 0.5 ** solved, where the control solves none: below 0.05 from six on."""
+    student = _scored(tmp_path, "student", [1.0] * solved + [0.0] * (of - solved))
+    control = _scored(tmp_path, "control", [0.0] * of)
+    found = compare("student", "control", [(student, control)])
+    assert found is not None
+    assert found.verdict == verdict
+    assert -1 <= found.low < found.difference <= found.high <= 1
+    back = compare("control", "student", [(control, student)])
+    assert back is not None
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_shares_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
+    alike = [_scored(tmp_path, name, [value] * 7) for name, value in (("student", 0.3), ("control", 0.1))]
+    found = compare("student", "control", [(alike[0], alike[1])])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.2 - 1.2 * 0.4096, 0.2 + 1.2 * 0.4096), abs=1e-4)
+    assert interval(alike[:1]) == pytest.approx((0.3 - 0.7 * 0.4096, 0.3 + 0.7 * 0.4096), abs=1e-4)
+    of_teacher = compare("student", "teacher", [(alike[0], alike[0])], of_teacher=True)
+    assert of_teacher is not None
+    assert of_teacher.share == (1.0, None, None)
+
+
+def test_documents_of_many_tokens_are_not_taken_for_tasks(tmp_path: Path) -> None:
+    """They hardly differ, and a few are enough to say so."""
+    right = [(610.0, 1000.0), (512.0, 1000.0), (555.0, 1000.0)]
+    found = compare("student", "control", [(
+        dataclasses.replace(_measurement(tmp_path / "s.jsonl", right), unit="fraction", higher_is_better=True),
+        dataclasses.replace(_measurement(tmp_path / "c.jsonl", [(n - 50 + i, w) for i, (n, w) in enumerate(right)]),
+                            unit="fraction", higher_is_better=True),
+    )])  # fmt: skip
+    assert found is not None
+    assert found.high - found.low < 0.01
+    assert found.verdict == "better"
 
 
 def test_one_item_or_one_that_has_all_the_weight_is_no_interval(tmp_path: Path) -> None:

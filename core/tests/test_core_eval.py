@@ -52,6 +52,25 @@ def test_students_of_a_run_are_measured_with_every_seed_and_as_they_were_there(
     assert "both" in capsys.readouterr().out
 
 
+def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: dict[str, Any], measuring: list[str]) -> None:
+    for name in ("one-seed0", "two-seed0"):
+        kdtool.run({**recipe, "name": name, "seeds": [0], "control": False})
+    assert call(["eval", "one-seed0", "two-seed0", *measuring, "--name", "both"]) == 0
+    found = read_results(Path("runs/both").absolute())
+    assert {one.name: one.arm for one in found.subjects if one.role != "teacher"} == {
+        "one-seed0": "one-seed0", "two-seed0": "two-seed0",
+    }  # fmt: skip
+    assert ("one-seed0", "two-seed0") in {(compared.arm, compared.against) for compared in found.comparisons}
+
+
+def test_two_models_of_one_name_are_refused(
+    measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models" / "toy").mkdir(parents=True)
+    assert call(["eval", "toy", "models/toy", *measuring]) == 2
+    assert "two models are called 'toy'" in capsys.readouterr().err
+
+
 def test_second_call_measures_nothing_again(measuring: list[str]) -> None:
     assert call(["eval", "toy", *measuring]) == 0
     assert call(["eval", "toy", *measuring]) == 0

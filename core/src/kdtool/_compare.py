@@ -6,7 +6,6 @@ pairs from the items that evaluators wrote.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
             of a run that only measured.
 
     Raises:
-        UsageError: fewer than two runs, one that is not there or not finished, or no run has such an arm.
+        UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
 
     Example:
         found = kdtool.compare(["quickstart", "longer"])
@@ -85,8 +84,8 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
 
 
 def arm_of(subject: Subject) -> str:
-    """Return a subject's name without its seed."""
-    return subject.name if subject.seed is None else re.sub(rf"-seed{subject.seed}(?!\d)", "", subject.name)
+    """Return what all seeds of a subject are called."""
+    return subject.arm or subject.name
 
 
 def run_folder(run: Path, out: Path, what: str = "finished run") -> Path:
@@ -115,7 +114,7 @@ def _renamed(
     measurements, subjects, chosen = [], [], {}
     for label, results in found.items():
         measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _measured(results)]
-        subjects += [replace(subject, name=f"{label}/{subject.name}") for subject in results.subjects]
+        subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
         trained = [subject for subject in results.subjects if subject.role == "student"]
         wanted = arms or {arm_of(s) for s in trained or results.subjects if s.role != "teacher"}
         alone = len(wanted) == 1
@@ -128,7 +127,11 @@ def _renamed(
 def _measured(results: Results) -> Iterator[Measurement]:
     """Yield a run's measurements with the places of their items."""
     for measurement in results.measurements:
-        yield replace(measurement, items=measurement.items and results.folder / measurement.items)
+        items = measurement.items and results.folder / measurement.items
+        if items and not items.is_file():
+            remedy = "copy the run's folder whole, with scores/ and not results.json alone"
+            raise UsageError(f"{results.folder} lacks {measurement.items}, from which runs are compared; {remedy}")
+        yield replace(measurement, items=items)
 
 
 def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:

@@ -69,6 +69,17 @@ def _measurements() -> Iterator[kdtool.Measurement]:
             )
 
 
+def subjects() -> Iterator[kdtool.Subject]:
+    """Give the subjects of a run with three seeds, and of one with a single seed, whose names say no seed."""
+    yield kdtool.Subject("teacher", "teacher")
+    for arm in ("student", "control", "control-time"):
+        role: kdtool.Role = "student" if arm == "student" else "control"
+        yield kdtool.Subject(arm, role, None, 0)
+        yield from (kdtool.Subject(f"{arm}-seed{seed}", role, None, seed, arm=arm) for seed in (0, 1, 2))
+    for label in ("safetensors", "gguf", "q4", "big"):
+        yield kdtool.Subject(f"student-{label}", "artifact", None, 0)
+
+
 def _comparisons() -> Iterator[kdtool.Comparison]:
     for name, (_, higher, arms) in QUALITY.items():
         for control in ("control", "control-time"):
@@ -206,6 +217,7 @@ def make_sample(**changes: Any) -> kdtool.Results:
             "at equal wall time it is worse on perplexity."
         ),
         "measurements": tuple(_measurements()),
+        "subjects": tuple(subjects()),
         "comparisons": tuple(_comparisons()),
         "arms": tuple(_arms()),
         "stages": tuple(

@@ -7,7 +7,8 @@ import dataclasses
 import kdtool
 import pytest
 from kdtool_reporter_html._page import page
-from kdtool_reporter_html._summary import CostCell, costs, tiles
+from kdtool_reporter_html._subjects import Subjects
+from kdtool_reporter_html._summary import CostCell, Tile, costs, tiles
 
 SPACE = "\u00a0"
 PASSES = {"timed": "passes", "prompt": "128 tokens"}
@@ -19,10 +20,15 @@ def _speed(subject: str, value: float, settings: dict[str, str], unit: str = "to
 
 
 def _ratios(sample: kdtool.Results, *measured: kdtool.Measurement) -> dict[str, str]:
-    table = costs(dataclasses.replace(sample, measurements=measured))
+    table = costs(dataclasses.replace(sample, measurements=measured), Subjects(sample.subjects))
     (row,) = table.rows
     cells = zip(table.columns, row.cells, strict=True)
     return {arm: cell.ratio for (arm, _), cell in cells if isinstance(cell, CostCell)}
+
+
+def _generates(sample: kdtool.Results, *measured: kdtool.Measurement) -> Tile:
+    found = tiles(dataclasses.replace(sample, measurements=measured), Subjects(sample.subjects))
+    return next(tile for tile in found if tile.label == "Generates")
 
 
 def test_every_cost_is_held_against_the_teacher_s(sample: kdtool.Results) -> None:
@@ -59,19 +65,17 @@ def test_the_headline_rather_takes_what_was_measured_as_the_teacher_was(
     sample: kdtool.Results, gguf: dict[str, str], value: str
 ) -> None:
     measured = (_speed("teacher", 20.0, PASSES), _speed("student-gguf", 100.0, gguf), _speed("student", 50.0, PASSES))
-    (tile,) = (tile for tile in tiles(dataclasses.replace(sample, measurements=measured)) if tile.label == "Generates")
+    tile = _generates(sample, *measured)
     assert tile.value == f"{value}{SPACE}×"
     assert "otherwise" not in tile.note
-    (tile,) = (
-        tile for tile in tiles(dataclasses.replace(sample, measurements=measured[:2])) if tile.label == "Generates"
-    )
+    tile = _generates(sample, *measured[:2])
     assert tile.note.endswith("measured otherwise") == (gguf == ANSWERS)
 
 
 def test_settings_in_which_arms_differ_are_shown_arm_by_arm(sample: kdtool.Results) -> None:
     whole = {**PASSES, "numbers": "float32"}
     measured = (_speed("teacher", 20.0, whole), _speed("student", 50.0, whole), _speed("student-gguf", 100.0, ANSWERS))
-    (row,) = costs(dataclasses.replace(sample, measurements=measured)).rows
+    (row,) = costs(dataclasses.replace(sample, measurements=measured), Subjects(sample.subjects)).rows
     assert row.settings == (
         ("Timed", "passes (Teacher, Student), answers (Exported: gguf)"),
         ("Prompt", "128 tokens"),
@@ -82,6 +86,6 @@ def test_settings_in_which_arms_differ_are_shown_arm_by_arm(sample: kdtool.Resul
 def test_energy_and_break_even_are_costs_and_no_scores(sample: kdtool.Results) -> None:
     energy = kdtool.Measurement("energy-per-token", "student", "J/token", 1.25, 5, False)
     tokens = kdtool.Measurement("break-even", "student", "tokens", 5_000_000, 1, False)
-    rows = costs(dataclasses.replace(sample, measurements=(energy, tokens))).rows
+    rows = costs(dataclasses.replace(sample, measurements=(energy, tokens)), Subjects(sample.subjects)).rows
     shown = {row.heading: (row.unit, row.cells[0].value) for row in rows if row.cells[0]}
     assert shown == {"Energy per token": ("J/token", "1.25"), "Break even": ("tokens", f"5.00{SPACE}M")}

@@ -14,9 +14,11 @@ import kdtool
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kdtool._run.record import read_results, write_results
 from kdtool.testing import ReporterConformance, make_run
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._page import page
+from kdtool_reporter_html._verdict import forest
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "polyline", "polygon"}
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
@@ -201,6 +203,20 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     assert all(re.fullmatch(r"[\d, -]*", points) for points in re.findall(r'points="([^"]*)"', html))
 
 
+def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tmp_path: Path) -> None:
+    """So it is where a seed diverged."""
+    found = next(one for one in sample.comparisons if one.measurement == "perplexity" and one.against == "control")
+    endless = dataclasses.replace(
+        found, difference=4e49, low=-1.0, high=float("inf"), verdict="no evidence of a difference"
+    )
+    write_results(dataclasses.replace(sample, comparisons=(endless,), folder=tmp_path))
+    html = page(read_results(tmp_path))
+    assert "+4.00e+51 % (95 % interval −100 % to +∞)" in text_of(html).replace("\u00a0", " ")
+    (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False})
+    (row,) = drawn.rows
+    assert 0 < row.low < row.at < row.high == 100
+
+
 def test_the_reporter_replaces_the_page(tmp_path: Path, sample: kdtool.Results) -> None:
     run = make_run(tmp_path / "run")
     reporter = HtmlReporter(HtmlReporter.Config())
@@ -239,6 +255,24 @@ def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -
     html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
     assert "… 100 more" in html
     assert "left out here" not in html
+
+
+def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results) -> None:
+    """So they are where two evaluators measure under one name."""
+
+    def called(found: Any, key: str) -> Any:
+        return dataclasses.replace(found, **{key: f"second.{getattr(found, key)}"})
+
+    results = dataclasses.replace(
+        sample,
+        measurements=tuple(called(found, "name") for found in sample.measurements),
+        comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
+    )
+    plain, html = page(sample), page(results)
+    for shown in ("<polyline", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
+        assert html.count(shown) == plain.count(shown), shown
+    assert "It does not pay at equal wall time" in plain
+    assert "It does not pay at equal wall time" in html
 
 
 @pytest.mark.parametrize("letter", ["x", "<", "漢", "\u202e"])

@@ -7,7 +7,17 @@ import dataclasses
 import kdtool
 import pytest
 from kdtool_reporter_html._page import page
+from kdtool_reporter_html._subjects import Subjects
 from kdtool_reporter_html._tradeoffs import Tradeoff, per_parameter, tradeoffs
+
+SUBJECTS = Subjects(
+    [
+        kdtool.Subject("teacher", "teacher"),
+        kdtool.Subject("student", "student", seed=0),
+        kdtool.Subject("control", "control", seed=0),
+        *(kdtool.Subject(f"student-{label}", "artifact", seed=0) for label in ("safetensors", "gguf", "q4", "big")),
+    ]
+)
 
 
 def _measured(name: str, subject: str, unit: str, value: float, higher: bool) -> kdtool.Measurement:
@@ -18,7 +28,7 @@ def _measured(name: str, subject: str, unit: str, value: float, higher: bool) ->
 def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool = True) -> Tradeoff:
     measured = [_measured("pass@1", subject, "fraction", value, higher) for subject, value in quality.items()]
     measured += [_measured("file-size", subject, "bytes", value, False) for subject, value in sizes.items()]
-    (chart,) = tradeoffs(measured)
+    (chart,) = tradeoffs(measured, SUBJECTS)
     return chart
 
 
@@ -56,7 +66,7 @@ def test_the_exported_folder_s_speed_stands_for_the_student_and_not_that_of_anot
     measured += [_measured("decode-speed", arm, "tokens/s", value, True) for arm, value in speeds.items()]
     for name, unit in (("parameters", "parameters"), ("file-size", "bytes")):
         own = [_measured(name, "student-safetensors", unit, 10.0, False), _measured(name, "teacher", unit, 50.0, False)]
-        speed = next(chart for chart in tradeoffs([*measured, *own]) if chart.against == "decode speed")
+        speed = next(chart for chart in tradeoffs([*measured, *own], SUBJECTS) if chart.against == "decode speed")
         assert "Student: 60.0\u00a0% at 60.0" in speed.summary
 
 
@@ -67,7 +77,7 @@ def test_scores_are_divided_by_billions_of_parameters() -> None:
     measured += [_measured("perplexity", arm, "per token", 5.0, False) for arm in scores]
     sizes = {"teacher": 2e9, "student-safetensors": 5e8}
     table = per_parameter(
-        [*measured, *(_measured("parameters", arm, "parameters", n, False) for arm, n in sizes.items())]
+        [*measured, *(_measured("parameters", arm, "parameters", n, False) for arm, n in sizes.items())], SUBJECTS
     )
     assert [arm for arm, _ in table.columns] == ["teacher", "student", "control", "student-gguf"]
     assert [row.heading for row in table.rows] == ["Pass@1", "Accuracy"]
@@ -78,15 +88,15 @@ def test_scores_are_divided_by_billions_of_parameters() -> None:
 
 def test_scores_without_different_sizes_are_not_divided() -> None:
     measured = [_measured("pass@1", arm, "fraction", 0.5, True) for arm in ("teacher", "student")]
-    assert not per_parameter(measured).rows
-    assert not per_parameter([*measured, _measured("parameters", "student", "parameters", 1e9, False)]).rows
+    assert not per_parameter(measured, SUBJECTS).rows
+    assert not per_parameter([*measured, _measured("parameters", "student", "parameters", 1e9, False)], SUBJECTS).rows
 
 
 @pytest.mark.parametrize("sizes", [{}, {"teacher": 100.0}, {"teacher": 100.0, "student": 100.0}])
 def test_one_size_for_all_says_nothing(sizes: dict[str, float]) -> None:
     measured = [_measured("pass@1", arm, "fraction", 0.5, True) for arm in ("teacher", "student")]
     assert not tradeoffs(
-        [*measured, *(_measured("file-size", arm, "bytes", size, False) for arm, size in sizes.items())]
+        [*measured, *(_measured("file-size", arm, "bytes", size, False) for arm, size in sizes.items())], SUBJECTS
     )
 
 

@@ -36,10 +36,10 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     found = compare_runs(runs, out=out, arms=arms)
     page = report_of(as_results(found, Path(html).absolute())) if html else None
     if as_json:
-        from pydantic import TypeAdapter
+        from kdtool._run.record import PLAIN
 
         plain = {key: getattr(found, key) for key in ("rows", "comparisons", "notes", "verdict")}
-        click.echo(TypeAdapter(dict[str, object]).dump_json(plain, indent=1).decode())
+        click.echo(PLAIN.dump_json(plain, indent=1).decode())
         return
     click.echo("\n\n".join([*values(found.rows), *differences(found.comparisons, found.notes), found.verdict]))
     if page:
@@ -76,7 +76,8 @@ def _cells(row: ComparedRow) -> list[str]:
 
 
 def _difference(found: Comparison) -> list[str]:
-    form = "+.1%" if found.relative else "+.3g"
-    bounds = f"{found.low:{form}} to {found.high:{form}}"
+    from kdtool._run.markdown_table import signed
+
+    value, low, high = (signed(each, relative=found.relative) for each in (found.difference, found.low, found.high))
     over = f"{found.items} items, {found.seeds} seed{'' if found.seeds == 1 else 's'}"
-    return [found.measurement, f"{found.difference:{form}}", bounds, found.verdict, found.arm, found.against, over]
+    return [found.measurement, value, f"{low} to {high}", found.verdict, found.arm, found.against, over]

@@ -159,13 +159,15 @@ class LanguageModel(ABC):
 class Subject:
     """Something to be measured. `path` is a folder or file; None where only the teacher itself can open it.
 
-    `seed` is the training seed it came from, None for what has none (a teacher).
+    `seed` is the training seed it came from, None for what has none (a teacher). `arm` is what all its seeds are called,
+    such as "student"; "" where that is the name. Since 0.1.
     """
 
     name: str
     role: Role
     path: Path | None = None
     seed: int | None = None
+    arm: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 from kdtool._assembly import Assembly
-from kdtool._compare import arm_of
 from kdtool._contract.models import Subject
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError, UsageError
@@ -66,7 +65,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     refuse_unmeasurable(context, texts, but=only_asked)
     for node in graph.nodes.values():
         context.make(node)
-    found = [each for nodes in scores.values() for each in read_scores(context, nodes)]
+    found = list(chain.from_iterable(read_scores(context, scores).values()))
     subjects = tuple(one.subject() for one in measured)
     comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
     unmeasured = {model.name for model in models} - {each.subject for each in found}
@@ -93,8 +92,8 @@ _REMEDY = (
 
 
 def _measured(model: Model) -> Measured:
-    subject = Subject(model.name, "artifact", model.path, model.seed)
-    return Measured(model.name, arm_of(subject), None, lambda: subject, content=model.digest())
+    subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
+    return Measured(model.name, model.arm, None, lambda: subject, content=model.digest())
 
 
 def _refuse_missing(context: Context, run: RunInfo, only_asked: Collection[str]) -> None:

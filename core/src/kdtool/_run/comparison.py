@@ -8,10 +8,10 @@ its seeds. Two arms are compared on the items and seeds that both have, so that 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,9 @@ Items = Mapping[str, Pair]
 BySeed = Mapping[int | None, Measurement]
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
+_PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_ROUNDED = 1e-9
+"""What is left of a width of zero where shares are no binary fractions."""
 _ROLES = ("artifact", "student", "control", "teacher")
 
 
@@ -49,7 +52,8 @@ def compare_all(
     for found in measurements:
         if found.items is not None and found.subject in known and found.subject in arms:
             by[found.name][arms[found.subject]][known[found.subject].seed] = found
-    compared, notes = [], _measured_twice(measurements)
+    compared: list[Comparison] = []
+    notes: list[str] = []
     for name, by_arm in by.items():
         for arm, against in combinations(sorted(by_arm, key=lambda arm: _ROLES.index(roles[arm])), 2):
             pairs = list(_pairs(by_arm[arm], by_arm[against]))
@@ -84,19 +88,20 @@ def compare(
     half = half_width(_difference(first.transform), tables)
     if half is None:
         return None
-    if first.unit == "fraction" and list(tables[0]) == list(tables[1]):
-        half = max(half, _of_none(len(names)))
+    most = inf
+    if first.unit == "fraction":
+        half, most = _wide_enough(half, tables, 1 + abs(value - other)), 1.0
+    low, high = max(-most, value - other - half), min(most, value - other + half)
     relative = first.transform == "exp"
-    low, high = value - other - half, value - other + half
     return Comparison(
         measurement=first.name,
         arm=arm,
         against=against,
-        value=exp(value) if relative else value,
-        against_value=exp(other) if relative else other,
-        difference=exp(value - other) - 1 if relative else value - other,
-        low=exp(low) - 1 if relative else low,
-        high=exp(high) - 1 if relative else high,
+        value=_exp(value) if relative else value,
+        against_value=_exp(other) if relative else other,
+        difference=_exp(value - other) - 1 if relative else value - other,
+        low=_exp(low) - 1 if relative else low,
+        high=_exp(high) - 1 if relative else high,
         relative=relative,
         verdict=_verdict(low, high, higher_is_better=first.higher_is_better),
         seeds=len(pairs),
@@ -117,12 +122,11 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
     if half is None:
         return None
     middle = estimate(statistic, [table])
-    if measurements[0].unit == "fraction" and half == 0:
-        half = _of_none(len(names))
-    bounds = middle - half, middle + half
+    least, most = -inf, inf
     if measurements[0].unit == "fraction":
-        bounds = max(0.0, bounds[0]), min(1.0, bounds[1])
-    return (exp(bounds[0]), exp(bounds[1])) if measurements[0].transform == "exp" else bounds
+        half, least, most = _wide_enough(half, [table], max(middle, 1 - middle)), 0.0, 1.0
+    bounds = max(least, middle - half), min(most, middle + half)
+    return (_exp(bounds[0]), _exp(bounds[1])) if measurements[0].transform == "exp" else bounds
 
 
 def differing(one: Measurement, other: Measurement) -> list[str]:
@@ -189,20 +193,30 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
         return None
     try:
         half = half_width(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
-    except ValueError:  # all rests on one item: without it there is no ratio
-        half = None
+        factor = exp(half) if half else None  # items that are all alike do not tell how far others are
+    except (ValueError, OverflowError):  # all rests on one item: without it there is no ratio
+        factor = None
     ratio = value / other
-    return (ratio, None, None) if half is None else (ratio, ratio * exp(-half), ratio * exp(half))
+    return (ratio, None, None) if factor is None else (ratio, ratio / factor, ratio * factor)
 
 
-def _measured_twice(measurements: Sequence[Measurement]) -> list[str]:
-    """Return a line on each name under which a subject has several values: reports and comparisons know the last one."""
-    counts = Counter((found.name, found.subject) for found in measurements)
-    return [
-        f"{name}: {subject} was measured {count} times under this name, and the last value counts; evaluate one at a time"
-        for (name, subject), count in counts.items()
-        if count > 1
-    ]
+def _exp(exponent: float) -> float:
+    """Return the power of e; infinity where a seed diverged so far that there is no number for it."""
+    try:
+        return exp(exponent)
+    except OverflowError:
+        return inf
+
+
+def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
+    """Return half the width of a fraction's interval, which the jackknife makes too small where items are hardly unlike.
+
+    Where all are alike, a share of others (`_of_none`) may still be otherwise, each by up to `reach`: the way to the far end
+    of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test. Tasks
+    that pass or fail have that width in any case: one that goes another way makes nothing more certain.
+    """
+    tasks = all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
+    return max(half, reach * _of_none(len(tables[0][0]))) if tasks or half < _ROUNDED else half
 
 
 def _of_none(count: int) -> float:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isinf
 
-__all__ = ["aligned", "number"]
+__all__ = ["aligned", "number", "signed"]
 
 
 def number(value: float) -> str:
     """Return a value as tables show it: whole where it is large, else with four digits."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def signed(difference: float, *, relative: bool) -> str:
+    """Return a difference as tables and sentences show it: with its sign, a relative one in percent."""
+    shown = 100 * difference if relative else difference
+    if isinf(shown):
+        return "+∞" if shown > 0 else "-∞"
+    if relative:
+        return f"{difference:+.1%}" if abs(shown) < 1e6 else f"{shown:+.3g}%"
+    return f"{difference:+.3g}"
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

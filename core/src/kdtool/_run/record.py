@@ -10,16 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kdtool._assembly import Built
 from kdtool._errors import StorageError, UsageError
 from kdtool._run.results import ComponentRecord, Results
 from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["RESULTS", "component_record", "environment", "read_results", "write_results"]
+__all__ = ["PLAIN", "RESULTS", "component_record", "environment", "read_results", "write_results"]
 
 RESULTS = "results.json"
+PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
+"""Writes JSON in which numbers without end are "Infinity", which is read as that number again; JSON has none for them."""
 _ADAPTER: TypeAdapter[Results] = TypeAdapter(Results)
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pluggy", "pydantic")
 
@@ -28,7 +30,7 @@ def write_results(results: Results) -> Path:
     """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
     path = results.folder / RESULTS
     plain = _relative(_ADAPTER.dump_python(results), results.folder)
-    write_sealed(path, TypeAdapter(Any).dump_json(plain, indent=1).decode())
+    write_sealed(path, PLAIN.dump_json(plain, indent=1).decode())
     return path
 
 

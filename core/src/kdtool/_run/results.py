@@ -20,7 +20,8 @@ class Comparison:
 
     An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
     `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
-    and, where there are several, seeds. `verdict` is "better", "worse" or "no evidence of a difference", seen from `arm`.
+    and, where there are several, seeds; a ratio's may be infinite, where a seed diverged. `verdict` is "better", "worse" or
+    "no evidence of a difference", seen from `arm`.
     `share` is `value` as a share of a teacher's, with its 95 % interval where there is one; None against other arms, and
     where a ratio says nothing: lower is better, or the unit has no zero.
     """
@@ -90,9 +91,9 @@ class ArmResult:
 class Results:
     """Everything a run found out. `folder` holds `results.json` with the same content.
 
-    `subjects` tell the role and seed of each measured subject's name; `models` the shapes of "student" and of each teacher
-    by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and the
-    seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
+    `subjects` tell the role, arm and seed of each measured subject's name; `models` the shapes of "student" and of each
+    teacher by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and
+    the seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
     """
 
     name: str

@@ -127,7 +127,7 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
         if node in stages.exports.values() and not context.rank:
             _describe(context, [found for found in [read_artifact(node)] if not card_of(found).exists()])
         _check_tokens(context.assembly, stages.arms, node.stage)
-    by_evaluator = {name: read_scores(context, nodes) for name, nodes in stages.scores.items()}
+    by_evaluator = read_scores(context, stages.scores)
     measurements = [found for each in by_evaluator.values() for found in each]
     subjects = [measured.subject() for measured in stages.measured]
     arm_of = {measured.name: measured.arm for measured in stages.measured}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -79,16 +80,21 @@ def add_scores(
     return nodes
 
 
-def read_scores(context: Context, nodes: Iterable[Node]) -> list[Measurement]:
-    """Read the measurements of made nodes, and tell the trackers."""
-    found = []
-    for node in nodes:
-        for line in (node.path / _FILE).read_text(encoding="utf-8").splitlines():
-            measurement = _MEASUREMENT.validate_json(line)
-            measurement = replace(measurement, items=measurement.items and node.path / measurement.items)
-            context.hooks.kdtool_measured(context.info(node.stage, context.folder), measurement)
-            found.append(measurement)
-    return found
+def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
+    """Read the measurements of made nodes, by evaluator, and tell the trackers.
+
+    Where two evaluators measure under one name, each is called by evaluator and name, as `require` calls it.
+    """
+    read = [(evaluator, node, found) for evaluator, nodes in scores.items() for node in nodes for found in _read(node)]
+    evaluators: dict[str, set[str]] = defaultdict(set)
+    for evaluator, _, found in read:
+        evaluators[found.name].add(evaluator)
+    called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
+    for evaluator, node, found in read:
+        one = _called(evaluator, found) if len(evaluators[found.name]) > 1 else found
+        context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
+        called[evaluator].append(one)
+    return called
 
 
 def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -96,6 +102,18 @@ def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
     files = [node.path / _SAID for node in nodes]
     lines = [line for file in files if file.is_file() for line in json.loads(file.read_text(encoding="utf-8"))]
     return tuple(dict.fromkeys(lines))
+
+
+def _read(node: Node) -> Iterator[Measurement]:
+    for line in (node.path / _FILE).read_text(encoding="utf-8").splitlines():
+        measurement = _MEASUREMENT.validate_json(line)
+        yield replace(measurement, items=measurement.items and node.path / measurement.items)
+
+
+def _called(evaluator: str, found: Measurement) -> Measurement:
+    """Return a measurement whose name begins with that of its evaluator."""
+    prefix = f"{evaluator.rpartition('.')[2]}."
+    return found if found.name.startswith(prefix) else replace(found, name=prefix + found.name)
 
 
 def _teacher(name: str, suffix: str = "") -> Measured:
@@ -106,27 +124,29 @@ def _teacher(name: str, suffix: str = "") -> Measured:
 def _trained(context: Context, arm: Arm) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
-    subject = Subject(name, role, arm.model, arm.seed)  # type: ignore[arg-type]
+    subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     return Measured(name, arm.arm, arm.nodes[-1], lambda: subject)
 
 
 def _exported(name: str, label: str, arm: Arm, node: Node) -> Measured:
     kind = f"{arm.arm}-{label}"
-    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed))
+    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind))
 
 
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
         subjects = tuple(measured.subject() for measured in group)
         lines, said = [], []
+        given: set[tuple[str, str]] = set()
 
         def say(text: str) -> None:
             said.append(text)
             run.say(text)
 
         for measurement in run.hook.kdtool_evaluate.of(name)(replace(run, say=say), subjects):
-            if problem := _problem(measurement, {subject.name for subject in subjects}, folder):
+            if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
                 raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
+            given.add((measurement.name, measurement.subject))
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -147,10 +167,17 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts, teachers=teachers))
 
 
-def _problem(measurement: Measurement, subjects: Collection[str], folder: Path) -> str:
-    """Say what is wrong with a measurement that cannot be stored or compared; "" for nothing."""
+def _problem(
+    measurement: Measurement, subjects: Collection[str], folder: Path, given: Collection[tuple[str, str]]
+) -> str:
+    """Say what is wrong with a measurement that cannot be stored or compared; "" for nothing.
+
+    `given` are the names and subjects of those that were given before.
+    """
     if measurement.subject not in subjects:
         return f"of {measurement.subject!r}, which it was not asked to measure"
+    if (measurement.name, measurement.subject) in given:
+        return f"of {measurement.subject!r} twice"
     numbers = [value for value in (measurement.value, measurement.low, measurement.high) if value is not None]
     if not all(map(isfinite, numbers)):
         return f"of {measurement.subject!r} that is no number: {', '.join(map(str, numbers))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdtool._run.markdown_table import signed
 from kdtool._run.results import Comparison
 
 __all__ = ["side_by_side", "verdict"]
@@ -84,11 +85,9 @@ def _outcome(comparisons: Sequence[Comparison]) -> str:
 
 
 def _with_interval(comparison: Comparison) -> str:
-    if comparison.relative:
-        low, high = sorted((comparison.low, comparison.high))
-        return f"{comparison.measurement} ({comparison.difference:+.1%}, 95 % interval {low:+.1%} to {high:+.1%})"
-    values = f"{comparison.difference:+.3g}, 95 % interval {comparison.low:+.3g} to {comparison.high:+.3g}"
-    return f"{comparison.measurement} ({values})"
+    numbers = comparison.difference, *sorted((comparison.low, comparison.high))
+    value, low, high = (signed(number, relative=comparison.relative) for number in numbers)
+    return f"{comparison.measurement} ({value}, 95 % interval {low} to {high})"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from kdtool._run.artefacts import storage_errors
 from kdtool._run.markdown_table import aligned, number
+from kdtool._run.record import PLAIN
 from kdtool._run.sealed import write_beside
 from kdtool._sweep.points import SweepPoint
 from kdtool._sweep.table import SweepCell, SweepRow, SweepTable
@@ -19,7 +18,6 @@ __all__ = ["JSON", "MARKDOWN", "SweepResults", "as_json", "as_markdown", "write_
 
 JSON, MARKDOWN = "sweep.json", "sweep.md"
 _INTERVALS = "Numbers are means over seeds, with 95 % intervals over seeds and items."
-_PLAIN: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def write_sweep(sweep: SweepResults) -> None:
         StorageError: they cannot be written.
     """
     with storage_errors(sweep.folder):
-        write_beside(sweep.folder / JSON, _PLAIN.dump_json(as_json(sweep), indent=1).decode() + "\n")
+        write_beside(sweep.folder / JSON, PLAIN.dump_json(as_json(sweep), indent=1).decode() + "\n")
         write_beside(sweep.folder / MARKDOWN, as_markdown(sweep))
 
 
@@ -66,7 +64,7 @@ def as_json(sweep: SweepResults) -> dict[str, Any]:
         "name": sweep.name,
         "grid": sweep.grid,
         "points": [_point(point, sweep.folder) for point in sweep.points],
-        "tables": [_PLAIN.dump_python(table, mode="json") for table in sweep.tables],
+        "tables": [PLAIN.dump_python(table, mode="json") for table in sweep.tables],
         "caution": sweep.caution,
     }
 

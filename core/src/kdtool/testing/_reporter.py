@@ -80,6 +80,12 @@ class ReporterConformance(ComponentConformance):
             report = StepReport(1, 1, 0, 0.0, number, number, number, {"ce": TermReport(number, number, number)})
             arms = tuple(replace(arm, histories={"distil": (report,)}) for arm in results.arms)
             self._written(run, replace(results, measurements=measurements, arms=arms))
+        endless = tuple(
+            replace(found, difference=1e300, low=low, high=float("inf"), verdict="no evidence of a difference")
+            for found in results.comparisons
+            for low in (-1.0, float("-inf"))
+        )
+        self._written(run, replace(results, comparisons=endless))
 
     def test_text_stays_text(self, run: RunInfo) -> None:
         path = self.ready(run).kdtool_report(run, make_results(run.folder, lambda text: f"{text} {HOSTILE}"))

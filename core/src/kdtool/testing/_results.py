@@ -25,9 +25,9 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
     arms = tuple(_arm(folder, arm, seed, text) for arm in ARMS for seed in (0, 1))
     subjects = (
         Subject("teacher", "teacher"),
-        *(Subject(f"{arm}-seed{seed}", "student" if arm == "student" else "control", folder, seed)
+        *(Subject(f"{arm}-seed{seed}", "student" if arm == "student" else "control", folder, seed, arm=arm)
           for arm in ARMS for seed in (0, 1)),
-        Subject("safetensors-seed0", "artifact", folder / "exports", 0),
+        Subject("safetensors-seed0", "artifact", folder / "exports", 0, arm="student-safetensors"),
     )  # fmt: skip
     return Results(
         name="small",

@@ -16,7 +16,7 @@ from typing import Any
 import kdtool
 from markupsafe import escape
 
-from kdtool_reporter_html._subjects import arm_of, arm_order, arm_title, title
+from kdtool_reporter_html._subjects import Subjects, arm_order, title
 
 __all__ = ["Answers", "Shown", "answers"]
 
@@ -60,19 +60,19 @@ class Answers:
     files: tuple[str, ...]
 
 
-def answers(measurements: Sequence[kdtool.Measurement], folder: Path) -> list[Answers]:
-    """Return the measurements of which items can be read, in their order.
-
-    Args:
-        measurements: all of the run.
-        folder: the run's folder.
-    """
-    places = {arm: place for place, arm in enumerate(arm_order(arm_of(one.subject)[0] for one in measurements))}
+def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
+    """Return the measurements of which items can be read, in their order."""
+    measurements = results.measurements
+    places = {arm: place for place, arm in enumerate(arm_order(subjects.of(one.subject)[0] for one in measurements))}
     by_name: dict[str, list[kdtool.Measurement]] = {}
-    for measurement in sorted(measurements, key=lambda one: places[arm_of(one.subject)[0]]):
+    for measurement in sorted(measurements, key=lambda one: places[subjects.of(one.subject)[0]]):
         by_name.setdefault(measurement.name, []).append(measurement)
     order = {name: worst for name, own in by_name.items() if (worst := _worst_first(own))}
-    return [_fitting(name, by_name[name], worst, _PAGE // len(order), folder) for name, worst in order.items()]
+    called = {one.subject: _called(one.subject, subjects) for one in measurements}
+    return [
+        _fitting(name, by_name[name], worst, _PAGE // len(order), called, results.folder)
+        for name, worst in order.items()
+    ]
 
 
 def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
@@ -87,7 +87,12 @@ def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
 
 
 def _fitting(
-    name: str, measurements: Sequence[kdtool.Measurement], order: Sequence[str], room: int, folder: Path
+    name: str,
+    measurements: Sequence[kdtool.Measurement],
+    order: Sequence[str],
+    room: int,
+    called: Mapping[str, str],
+    folder: Path,
 ) -> Answers:
     """Return the items for which there is room on the page, the first one in any case."""
     parts: dict[str, list[Shown]] = {item: [] for item in order[: max(1, room // _AROUND)]}
@@ -95,15 +100,15 @@ def _fitting(
     for measurement in measurements:
         for item in _readable(measurement.items):
             if item["item"] in parts:
-                parts[item["item"]].append(_shown(measurement.subject, item))
+                parts[item["item"]].append(_shown(called[measurement.subject], item))
         if measurement.items is not None:
             files.append(_place(measurement.items, folder))
     taken: list[tuple[str, tuple[Shown, ...]]] = []
-    for called, shown in parts.items():
-        room -= _size(called) + sum(one.size for one in shown)
+    for item_name, shown in parts.items():
+        room -= _size(item_name) + sum(one.size for one in shown)
         if taken and room < 0:
             break
-        taken.append((_cut(called), tuple(shown)))
+        taken.append((_cut(item_name), tuple(shown)))
     return Answers(name, tuple(taken), len(order) - len(taken), tuple(files))
 
 
@@ -111,7 +116,7 @@ def _shown(subject: str, item: Mapping[str, Any]) -> Shown:
     texts = list(item["shown"].items())
     some = tuple((title(what), _cut(str(text))) for what, text in texts[:_MOST_TEXTS])
     value = f"{item['sum'] / item['weight']:.3g}" if item["weight"] else "–"
-    return Shown(_called(subject), value, some, len(texts) - len(some))
+    return Shown(subject, value, some, len(texts) - len(some))
 
 
 def _size(text: str) -> int:
@@ -129,9 +134,9 @@ def _readable(path: Path | None) -> Iterator[dict[str, Any]]:
         yield from (item for item in map(json.loads, lines) if item.get("shown"))
 
 
-def _called(subject: str) -> str:
-    arm, seed = arm_of(subject)
-    return arm_title(arm) if seed < 0 else f"{arm_title(arm)}, seed {seed}"
+def _called(subject: str, subjects: Subjects) -> str:
+    arm, seed = subjects.of(subject)
+    return subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
 
 
 def _cut(text: str) -> str:

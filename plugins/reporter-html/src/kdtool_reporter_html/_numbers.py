@@ -5,7 +5,7 @@ Called by every section. A non-breaking space stands between number and unit, an
 
 from __future__ import annotations
 
-from math import floor, isfinite, log10
+from math import floor, isfinite, isnan, log10
 
 __all__ = ["count", "decimals", "difference", "duration", "interval", "percent", "quantity", "span", "tick", "times"]
 
@@ -17,7 +17,7 @@ _COUNTS = ("", "k", "M", "G", "T")
 def quantity(value: float, unit: str, *, spread: float | None = None) -> str:
     """Return a value with its unit; `spread`, the half-width of an interval, sets the number of decimals."""
     if not isfinite(value):
-        return "not finite"
+        return _endless(value)
     if unit == "bytes":
         return _prefixed(value, _BYTES)
     if unit in {"parameters", "tokens"}:
@@ -28,8 +28,6 @@ def quantity(value: float, unit: str, *, spread: float | None = None) -> str:
         return percent(value, spread=spread)
     if unit in {"%", "percent"}:
         return percent(value / 100, spread=None if spread is None else spread / 100)
-    if abs(value) >= 1e9:
-        return f"{value:.2e}".replace("-", "−")
     return _digits(value, decimals(value, spread))
 
 
@@ -48,13 +46,12 @@ def span(low: str, high: str) -> str:
 def tick(text: str) -> str:
     """Take the zeros off a formatted number that a tick at a round place does not need: "+20.0 %" gives "+20 %"."""
     number, space, unit = text.partition(SPACE)
-    return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
+    number, power, exponent = number.partition("e")
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + power + exponent + space + unit
 
 
 def difference(value: float, unit: str, *, relative: bool, spread: float | None = None) -> str:
     """Return a signed difference: a relative one in percent, one of fractions in percentage points."""
-    if not isfinite(value):
-        return "not finite"
     scale, suffix = 1.0, ""
     if relative:
         scale, suffix = 100.0, f"{SPACE}%"
@@ -63,6 +60,8 @@ def difference(value: float, unit: str, *, relative: bool, spread: float | None 
     elif unit in {"%", "percent"}:
         suffix = f"{SPACE}points"
     scaled = value * scale
+    if not isfinite(scaled):
+        return f"+{_endless(scaled)}" if scaled > 0 else _endless(scaled)
     text = _digits(scaled, decimals(scaled, None if spread is None else spread * scale)) + suffix
     return text if text.startswith("−") or not scaled else f"+{text}"
 
@@ -115,7 +114,13 @@ def _prefixed(value: float, prefixes: tuple[str, ...]) -> str:
     return f"{_digits(value, digits)}{SPACE}{prefixes[step]}".rstrip(SPACE)
 
 
+def _endless(value: float) -> str:
+    return "not a number" if isnan(value) else "∞" if value > 0 else "−∞"
+
+
 def _digits(value: float, places: int) -> str:
+    if abs(value) >= 1e9:
+        return f"{value:.2e}".replace("-", "−")
     text = f"{value:,.{places}f}".replace(",", "\u202f")
     if text.startswith("-"):
         return "−" + text[1:] if any(digit in text for digit in "123456789") else text[1:]

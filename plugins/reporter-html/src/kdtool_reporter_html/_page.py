@@ -10,6 +10,7 @@ import kdtool
 from markupsafe import Markup
 
 from kdtool_reporter_html import _answers, _curves, _record, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html._subjects import Subjects
 
 __all__ = ["page"]
 
@@ -18,7 +19,10 @@ def page(results: kdtool.Results) -> str:
     """Return the whole page. Parts of a run that are missing are left out or named as missing."""
     units = {found.name: found.unit for found in results.measurements}
     higher = {found.name: found.higher_is_better for found in results.measurements}
-    judged = _verdict.judgements(results.comparisons, units)
+    subjects = Subjects(results.subjects)
+    seeds = _summary.seeds_of(results, subjects)
+    against_controls = _verdict.with_controls(results.comparisons, subjects)
+    judged = _verdict.judgements(against_controls, units)
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),
@@ -30,17 +34,17 @@ def page(results: kdtool.Results) -> str:
     return environment.get_template("page.html.j2").render(
         results=results,
         judgements=judged,
-        pays=_verdict.where_it_pays(judged, _summary.seeds_of(results)) if results.arms or judged else results.verdict,
-        tiles=_summary.tiles(results),
-        quality=_summary.quality(results),
-        seeds=_summary.seeds_of(results),
-        pairs=_verdict.pairs(results.comparisons, units),
-        forest=_verdict.forest(results.comparisons, units, higher),
-        answers=_answers.answers(results.measurements, results.folder),
+        pays=_verdict.where_it_pays(judged, seeds) if results.arms or judged else results.verdict,
+        tiles=_summary.tiles(results, subjects),
+        quality=_summary.quality(results, subjects),
+        seeds=seeds,
+        pairs=_verdict.pairs(results.comparisons, units, subjects),
+        forest=_verdict.forest(against_controls, units, higher),
+        answers=_answers.answers(results, subjects),
         phases=_curves.phases(results.arms),
-        sizes=_summary.costs(results),
-        tradeoffs=_tradeoffs.tradeoffs(results.measurements),
-        per_parameter=_tradeoffs.per_parameter(results.measurements),
+        sizes=_summary.costs(results, subjects),
+        tradeoffs=_tradeoffs.tradeoffs(results.measurements, subjects),
+        per_parameter=_tradeoffs.per_parameter(results.measurements, subjects),
         models=_record.models(results.models),
         data=_record.blocks(results.data),
         costs=_record.costs(results),

@@ -1,14 +1,17 @@
-"""Which arm and seed a measured subject belongs to, and what arms are called on the page."""
+"""Which arm and seed a measured subject belongs to, as the results say it, and what arms are called on the page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import kdtool
 
-__all__ = ["ARMS", "Measured", "arm_of", "arm_order", "arm_title", "gather", "is_teacher", "name", "title"]
+__all__ = [
+    "ARMS", "Measured", "Subjects", "arm_order", "arm_title", "is_teacher", "key_of", "name", "own_name", "title",
+]  # fmt: skip
 
 ARMS = {
     "teacher": "Teacher",
@@ -20,11 +23,6 @@ ARMS = {
 
 _UNADAPTED = ".unadapted"
 """Behind the name of a teacher that the run trained: as it was before."""
-_SUBJECT = re.compile(r"^(?P<arm>control-time|control|student|teacher)\b(?P<rest>.*)$", re.DOTALL)
-_SEED = re.compile(r"^[\s/.:@#_-]*(?:seed)?[\s=_-]*(?P<seed>\d+)(?P<rest>(?!\w).*)$", re.DOTALL)
-
-_NAMED_SEED = re.compile(r"-seed(?P<seed>\d+)(?!\w)")
-"""In the names of models that were not trained in this run."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +49,51 @@ class Measured:
         return sum(low for low, _ in pairs) / len(pairs), sum(high for _, high in pairs) / len(pairs)
 
 
-def arm_of(subject: str) -> tuple[str, int]:
-    """Split a subject's name into its arm and its seed: "student/1" gives ("student", 1), without seed -1.
+@dataclass(frozen=True)
+class Subjects:
+    """The subjects that a run measured. Whose name is not among them is an arm by itself, without seed and role."""
 
-    What follows the seed (an exported file) stays part of the arm's name: "student/1/q4" gives ("student/q4", 1).
-    """
-    found = _SUBJECT.match(subject)
-    if found is None:
-        named = _NAMED_SEED.search(subject)
-        return (_NAMED_SEED.sub("", subject, count=1), int(named["seed"])) if named else (subject, -1)
-    seeded = _SEED.match(found["rest"])
-    if seeded is None:
-        return subject, -1
-    return found["arm"] + seeded["rest"], int(seeded["seed"])
+    found: Sequence[kdtool.Subject]
+
+    @cached_property
+    def _by_name(self) -> dict[str, kdtool.Subject]:
+        return {subject.name: subject for subject in self.found}
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        return {subject.arm or subject.name: subject.role for subject in self.found}
+
+    def of(self, subject: str) -> tuple[str, int]:
+        """Return a subject's arm and its seed, -1 where it has none."""
+        found = self._by_name.get(subject)
+        if found is None:
+            return subject, -1
+        return found.arm or subject, -1 if found.seed is None else found.seed
+
+    def trained(self, arm: str) -> bool:
+        """Return whether an arm is a student or control of a run, whatever others are called."""
+        return self._roles.get(arm) in {"student", "control"}
+
+    def exported(self, arm: str) -> bool:
+        """Return whether an arm is a file that the run wrote, and none that was given to be measured."""
+        return self._roles.get(arm) == "artifact" and self.trained("student")
+
+    def title(self, arm: str) -> str:
+        """Return an arm's name for people."""
+        if self.exported(arm):
+            return f"Exported: {arm.removeprefix('student-')}"
+        return arm if self._roles.get(arm) == "artifact" else arm_title(arm)
+
+    def gather(self, measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:
+        """Group measurements by name, then arm, both in the order in which they came."""
+        grouped: dict[str, dict[str, dict[int, kdtool.Measurement]]] = {}
+        for measurement in measurements:
+            arm, seed = self.of(measurement.subject)
+            grouped.setdefault(measurement.name, {}).setdefault(arm, {})[seed] = measurement
+        return {
+            measurement: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
+            for measurement, arms in grouped.items()
+        }
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
@@ -84,23 +114,19 @@ def is_teacher(arm: str) -> bool:
 
 
 def arm_title(arm: str) -> str:
-    """Return an arm's name for people."""
-    if arm.startswith("student-"):
-        return f"Exported: {arm.removeprefix('student-')}"
+    """Return the name for people of an arm that a run trained, or of a teacher."""
     before = arm.removesuffix(_UNADAPTED)
     return ARMS.get(arm, arm) if before == arm else f"{ARMS.get(before, before)}, unadapted"
 
 
-def gather(measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:
-    """Group measurements by name, then arm, both in the order in which they came."""
-    grouped: dict[str, dict[str, dict[int, kdtool.Measurement]]] = {}
-    for measurement in measurements:
-        arm, seed = arm_of(measurement.subject)
-        grouped.setdefault(measurement.name, {}).setdefault(arm, {})[seed] = measurement
-    return {
-        measurement: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
-        for measurement, arms in grouped.items()
-    }
+def own_name(key: str) -> str:
+    """Return a measurement's name without the evaluator's, which stands before it where two measure under one name."""
+    return key.rpartition(".")[2]
+
+
+def key_of(grouped: Mapping[str, object], own: str) -> str:
+    """Return under which key a measurement stands that has a name of its own; that name where there is none."""
+    return next((key for key in grouped if own_name(key) == own), own)
 
 
 def name(key: str) -> str:

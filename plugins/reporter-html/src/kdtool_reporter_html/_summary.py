@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
-from kdtool_reporter_html._subjects import ARMS, Measured, arm_of, arm_order, arm_title, gather, is_teacher, title
+from kdtool_reporter_html._subjects import ARMS, Measured, Subjects, arm_order, is_teacher, key_of, own_name, title
 from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
@@ -68,37 +68,45 @@ class Table:
     rows: tuple[MeasurementRow, ...]
 
 
-def seeds_of(results: kdtool.Results) -> int:
+def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
     """Count the student's seeds."""
     trained = {arm.seed for arm in results.arms if arm.arm == "student"}
-    measured = {seed for arm, seed in (arm_of(found.subject) for found in results.measurements) if arm == "student"}
+    measured = {
+        seed for arm, seed in (subjects.of(found.subject) for found in results.measurements) if arm == "student"
+    }
     return max(len(trained), len(measured))
 
 
-def quality(results: kdtool.Results) -> Table:
+def quality(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate everything that is no size or speed."""
     return _table(
         (found for found in results.measurements if found.unit not in COST_UNITS),
+        subjects,
         lambda row: tuple(None if measured is None else _cell(measured) for measured in row.values()),
     )
 
 
-def costs(results: kdtool.Results) -> Table:
+def costs(results: kdtool.Results, subjects: Subjects) -> Table:
     """Tabulate sizes and speeds."""
-    return _table((found for found in results.measurements if found.unit in COST_UNITS), _cost_cells)
+    return _table(
+        (found for found in results.measurements if found.unit in COST_UNITS),
+        subjects,
+        lambda row: _cost_cells(row, subjects),
+    )
 
 
-def tiles(results: kdtool.Results) -> list[Tile]:
+def tiles(results: kdtool.Results, subjects: Subjects) -> list[Tile]:
     """Choose the figures that go on top; those that were not measured are left out."""
-    grouped = gather(results.measurements)
+    grouped = subjects.gather(results.measurements)
+    seeds = seeds_of(results, subjects)
     made = [
         _size(results, grouped),
-        *_against_teacher(grouped),
+        *_against_teacher(grouped, subjects),
         *_scores(grouped),
         Tile(
             "This run took",
             duration(results.seconds),
-            "1 seed" if seeds_of(results) == 1 else f"{seeds_of(results)} seeds" if seeds_of(results) else "",
+            "1 seed" if seeds == 1 else f"{seeds} seeds" if seeds else "",
         ),
     ]
     return [tile for tile in made if tile is not None]
@@ -112,9 +120,10 @@ def _differently(one: Measured, other: Measured) -> bool:
 
 def _table(
     measurements: Iterable[kdtool.Measurement],
+    subjects: Subjects,
     cells: Callable[[Mapping[str, Measured | None]], tuple[Cell | CostCell | None, ...]],
 ) -> Table:
-    grouped = gather(measurements)
+    grouped = subjects.gather(measurements)
     arms = arm_order(arm for found in grouped.values() for arm in found)
     rows = []
     for name, found in grouped.items():
@@ -125,19 +134,19 @@ def _table(
                 heading=title(name),
                 unit="" if first.unit in _SAID or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
-                settings=tuple(_settings({arm: each[arm].settings for arm in arms if arm in each})),
+                settings=tuple(_settings({subjects.title(arm): each[arm].settings for arm in arms if arm in each})),
                 cells=cells({arm: found.get(arm) for arm in arms}),
             )
         )
-    return Table(tuple((arm, arm_title(arm)) for arm in arms), tuple(rows))
+    return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(rows))
 
 
 def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield what is needed to repeat a measurement; where arms differ in it, arm by arm."""
+    """Yield what is needed to repeat a measurement; where arms, given by their titles, differ in it, arm by arm."""
     for key in dict.fromkeys(key for settings in by_arm.values() for key in settings):
         arms: dict[str, list[str]] = {}
         for arm in (arm for arm, settings in by_arm.items() if key in settings):
-            arms.setdefault(by_arm[arm][key], []).append(arm_title(arm))
+            arms.setdefault(by_arm[arm][key], []).append(arm)
         same = [len(titles) for titles in arms.values()] == [len(by_arm)]
         yield title(key), ", ".join(value if same else f"{value} ({', '.join(arms[value])})" for value in arms)
 
@@ -150,7 +159,7 @@ def _cell(measured: Measured) -> Cell:
     return Cell(quantity(measured.mean, unit, spread=half), interval(*bounds, unit) if bounds else "", each)
 
 
-def _cost_cells(row: Mapping[str, Measured | None]) -> tuple[CostCell | None, ...]:
+def _cost_cells(row: Mapping[str, Measured | None], subjects: Subjects) -> tuple[CostCell | None, ...]:
     largest = max((abs(measured.mean) for measured in row.values() if measured is not None), default=0.0)
     against = next((arm for arm, measured in row.items() if is_teacher(arm) and measured and measured.mean), None)
     teacher = None if against is None else row[against]
@@ -163,7 +172,7 @@ def _cost_cells(row: Mapping[str, Measured | None]) -> tuple[CostCell | None, ..
         ratio = ""
         if against is not None and teacher is not None and arm != against:
             otherwise = ", measured otherwise" if _differently(measured, teacher) else ""
-            ratio = f"{times(measured.mean / teacher.mean)} {arm_title(against).lower()}{otherwise}"
+            ratio = f"{times(measured.mean / teacher.mean)} {subjects.title(against).lower()}{otherwise}"
         cells.append(
             CostCell(
                 quantity(measured.mean, unit),
@@ -176,10 +185,10 @@ def _cost_cells(row: Mapping[str, Measured | None]) -> tuple[CostCell | None, ..
 
 
 def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]) -> Tile | None:
-    measured = grouped.get("parameters", {})
+    measured = grouped.get(key_of(grouped, "parameters"), {})
     sizes = {arm: found.mean for arm, found in measured.items()}
     for arm in ("student", "teacher"):
-        facts = next((facts for name, facts in results.models.items() if arm_of(name)[0] == arm), None)
+        facts = results.models.get(arm)
         if facts is not None:
             sizes.setdefault(arm, float(facts.parameters))
     if "student" not in sizes:
@@ -194,14 +203,14 @@ def _size(results: kdtool.Results, grouped: Mapping[str, Mapping[str, Measured]]
     )
 
 
-def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile | None]:
+def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> Iterable[Tile | None]:
     for name, label, word in (
         ("decode-speed", "Generates", "the teacher's speed"),
         ("peak-memory", "Memory", "of the teacher's"),
     ):
-        found = grouped.get(name, {})
+        found = grouped.get(key_of(grouped, name), {})
         # What was exported, if it was; rather what was measured as the teacher was.
-        known = [*(arm for arm in found if arm.startswith("student-")), *({"student"} & found.keys())]
+        known = [*(arm for arm in found if subjects.exported(arm)), *({"student"} & found.keys())]
         if not known or "teacher" not in found or not found["teacher"].mean:
             continue
         own = min(known, key=lambda arm: _differently(found[arm], found["teacher"]))
@@ -221,7 +230,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
         if "student" not in arms:
             continue
         first = next(iter(arms["student"].by_seed.values()))
-        if first.unit in COST_UNITS or name == "bits-per-byte":
+        if first.unit in COST_UNITS or own_name(name) == "bits-per-byte":
             continue
         others = [
             f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms

@@ -16,7 +16,7 @@ import kdtool
 
 from kdtool_reporter_html._numbers import interval, quantity, tick
 from kdtool_reporter_html._scales import Axis, Tick, axis
-from kdtool_reporter_html._subjects import Measured, arm_order, arm_title, gather, name, title
+from kdtool_reporter_html._subjects import Measured, Subjects, arm_order, key_of, name, own_name, title
 from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Table
 
 __all__ = ["Point", "Tradeoff", "per_parameter", "tradeoffs"]
@@ -65,21 +65,23 @@ class _Place:
     bounds: tuple[float, float] | None
 
 
-def tradeoffs(measurements: Sequence[kdtool.Measurement]) -> list[Tradeoff]:
+def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> list[Tradeoff]:
     """Draw every measurement of quality against every cost that says something."""
-    grouped = gather(measurements)
+    grouped = subjects.gather(measurements)
     units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
     qualities = [key for key in grouped if units[key][0] not in COST_UNITS][:_MOST]
-    costs = [key for group in _COSTS for key in [key for key in group if key in grouped][:1]]
-    drawn = (_tradeoff(quality, cost, grouped, units) for quality in qualities for cost in costs)
+    groups = ([key_of(grouped, own) for own in group] for group in _COSTS)
+    costs = [key for group in groups for key in [key for key in group if key in grouped][:1]]
+    drawn = (_tradeoff(quality, cost, grouped, units, subjects) for quality in qualities for cost in costs)
     return [chart for chart in drawn if chart is not None]
 
 
-def per_parameter(measurements: Sequence[kdtool.Measurement]) -> Table:
+def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> Table:
     """Divide scores, of which more is better and that begin at zero, by billions of parameters."""
-    grouped = gather(measurements)
+    grouped = subjects.gather(measurements)
     units = {found.name: found.unit for found in measurements if found.higher_is_better and found.unit in _FROM_ZERO}
-    found = {key: list(_places(grouped, key, "parameters")) for key in grouped if key in units}
+    cost = key_of(grouped, "parameters")
+    found = {key: list(_places(grouped, key, cost, subjects)) for key in grouped if key in units}
     rows = {key: places for key, places in found.items() if len({place.cost for place in places}) > 1}
     arms = arm_order(place.arm for places in rows.values() for place in places)
     made = []
@@ -87,7 +89,7 @@ def per_parameter(measurements: Sequence[kdtool.Measurement]) -> Table:
         cells = {place.arm: _divided(place, 100 if units[key] == "fraction" else 1) for place in places}
         row = MeasurementRow(title(key), "points", "higher is better", (), tuple(cells.get(arm) for arm in arms))
         made.append(row)
-    return Table(tuple((arm, arm_title(arm)) for arm in arms), tuple(made))
+    return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
 
 
 def _divided(place: _Place, points: float) -> Cell:
@@ -102,8 +104,9 @@ def _tradeoff(
     cost: str,
     grouped: Mapping[str, Mapping[str, Measured]],
     units: Mapping[str, tuple[str, bool]],
+    subjects: Subjects,
 ) -> Tradeoff | None:
-    places = list(_places(grouped, quality, cost))
+    places = list(_places(grouped, quality, cost, subjects))
     if len({place.cost for place in places}) < 2:
         return None
     (unit, higher), (cost_unit, more) = units[quality], units[cost]
@@ -120,31 +123,34 @@ def _tradeoff(
         x_label=", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * x.logarithmic)]),
         x_ticks=x.ticks,
         y_ticks=y.ticks,
-        points=tuple(_point(place, x, y, best=place in front) for place in places),
+        points=tuple(_point(place, subjects.title(place.arm), x, y, best=place in front) for place in places),
         front=" ".join(f"{x.at(place.cost) * 10:.0f},{1000 - y.at(place.quality) * 10:.0f}" for place in joined),
         summary="; ".join(
-            f"{arm_title(place.arm)}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}"
+            f"{subjects.title(place.arm)}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}"
             for place in places
         ),
     )
 
 
-def _places(grouped: Mapping[str, Mapping[str, Measured]], quality: str, cost: str) -> Iterator[_Place]:
+def _places(
+    grouped: Mapping[str, Mapping[str, Measured]], quality: str, cost: str, subjects: Subjects
+) -> Iterator[_Place]:
     costs = grouped.get(cost, {})
-    own_shape = {"student", "control", "control-time"}
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
-        stands = arm in own_shape or (cost == "parameters" and arm.startswith("student-"))
-        own = arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped)
+        stands = subjects.trained(arm) or (own_name(cost) == "parameters" and subjects.exported(arm))
+        own = (
+            arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped, subjects)
+        )
         if own in costs and isfinite(costs[own].mean) and isfinite(measured.mean):
             bounds = measured.bounds
             finite = bounds if bounds and all(map(isfinite, bounds)) else None
             yield _Place(arm, costs[own].mean, measured.mean, finite)
 
 
-def _plain_export(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
+def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
     """Return the exported folder: what has its parameters counted, else the largest. "student" where there is none."""
-    sizes = grouped.get("parameters") or grouped.get("file-size", {})
-    exported = [arm for arm in sizes if arm.startswith("student-")]
+    sizes = grouped.get(key_of(grouped, "parameters")) or grouped.get(key_of(grouped, "file-size"), {})
+    exported = [arm for arm in sizes if subjects.exported(arm)]
     return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 
 
@@ -172,6 +178,6 @@ def _front(places: Sequence[_Place], *, higher: bool, more: bool) -> list[_Place
     return [place for place in places if not beaten(place)]
 
 
-def _point(place: _Place, x: Axis, y: Axis, *, best: bool) -> Point:
+def _point(place: _Place, called: str, x: Axis, y: Axis, *, best: bool) -> Point:
     low, high = (y.at(edge) for edge in place.bounds) if place.bounds else (None, None)
-    return Point(place.arm, arm_title(place.arm), x.at(place.cost), y.at(place.quality), low, high, best)
+    return Point(place.arm, called, x.at(place.cost), y.at(place.quality), low, high, best)

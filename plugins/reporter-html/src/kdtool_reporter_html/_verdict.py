@@ -5,38 +5,49 @@ Everything here is derived from `Results.comparisons`: nothing is claimed that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import kdtool
 
 from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, arm_title, name, title
+from kdtool_reporter_html._subjects import ARMS, Subjects, name, title
 
-__all__ = ["ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays"]
+__all__ = [
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays", "with_controls",
+]  # fmt: skip
 
-_PHRASES = {
-    "pays": "Distillation pays {places}: the student is better in {better}.",
-    "costs": "It does not pay {places}: the control is better in {worse}.",
-    "mixed": "The result is mixed {places}: the student is better in {better}, worse in {worse}.",
-    "open": "Nothing is shown {places}: no interval excludes that student and control are equal.",
+_BEGINNINGS = {
+    "pays": "Distillation pays",
+    "costs": "It does not pay",
+    "mixed": "The result is mixed",
+    "likeness": "Only likeness to the teacher is shown to differ",
+    "open": "Nothing is shown",
 }
+"""How the headline's sentence on each outcome begins, in the order of these sentences."""
+_LIKENESS = re.compile(r"(^|\.)(kl-to-|top-1-agreement)")
+"""Measurements of how like the teacher a model is; an evaluator's name may stand before, a teacher's has dots itself."""
 _AGAINST = {"control": "equal tokens", "control-time": "equal wall time"}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one control shows. `outcome` is "pays", "costs", "mixed" or "open"; `lines` say it measurement by measurement."""
+    """What one control shows.
+
+    `outcome` is "pays", "costs", "mixed", "likeness" or "open"; `summary` says it on the card and `claim` in the headline,
+    behind the place; `lines` say it measurement by measurement.
+    """
 
     control: str
     heading: str
     outcome: str
     summary: str
+    claim: str
     lines: tuple[tuple[str, str], ...]
     footing: str
-    better: tuple[str, ...]
-    worse: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,9 +92,9 @@ class ForestPanel:
 
 
 def judgements(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[Judgement]:
-    """Judge each control in turn; `units` holds the unit of each measurement."""
+    """Judge each control in turn, from comparisons with controls; `units` holds the unit of each measurement."""
     return [
-        _judge(control, [found for found in _with_controls(comparisons) if found.against == control], units)
+        _judge(control, [found for found in comparisons if found.against == control], units)
         for control in _controls(comparisons)
     ]
 
@@ -96,12 +107,16 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
             "add `control:` to the recipe to train the same student without it."
         )
     sentences = []
-    for outcome, phrase in _PHRASES.items():
-        items = [item for item in found if item.outcome == outcome]
-        for places, better, worse in _alike(items):
-            sentences.append(phrase.format(places=_joined(places), better=_joined(better), worse=_joined(worse)))
-    if all(item.outcome != "pays" for item in found):
-        sentences.insert(0, "This run shows no gain from distillation that holds on every measurement.")
+    outcomes = {item.outcome for item in found}
+    if "pays" not in outcomes:
+        everywhere = " that holds on every measurement" if "mixed" in outcomes else ""
+        sentences.append(f"This run shows no gain from distillation{everywhere}.")
+    for outcome, beginning in _BEGINNINGS.items():
+        claims: dict[str, list[str]] = {}
+        for item in found:
+            if item.outcome == outcome:
+                claims.setdefault(item.claim, []).append(_place(item.control))
+        sentences += [f"{beginning} {_joined(places)}: {claim}." for claim, places in claims.items()]
     if seeds == 1:
         sentences.append("There is one seed only: the luck of a single training run is not in the intervals.")
     return " ".join(sentences)
@@ -110,8 +125,7 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
-    """Draw one panel a measurement, with a row for each control."""
-    comparisons = _with_controls(comparisons)
+    """Draw one panel a measurement, with a row for each control, from comparisons with controls."""
     measurements = list(dict.fromkeys(found.measurement for found in comparisons))
     return [
         _panel(
@@ -124,18 +138,21 @@ def forest(
     ]
 
 
-def _with_controls(comparisons: Sequence[kdtool.Comparison]) -> list[kdtool.Comparison]:
+def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) -> list[kdtool.Comparison]:
     """Return those that say whether distillation helped: of the student with its controls."""
-    return [found for found in comparisons if found.arm == "student" and found.against.startswith("control")]
+    return [
+        found for found in comparisons
+        if found.arm == "student" and subjects.trained("student") and subjects.trained(found.against)
+    ]  # fmt: skip
 
 
-def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[PairRow]:
+def pairs(comparisons: Sequence[kdtool.Comparison], units: dict[str, str], subjects: Subjects) -> list[PairRow]:
     """Tabulate all pairs of arms, measurement by measurement."""
     ordered = sorted(comparisons, key=lambda found: found.measurement)
-    return [_pair(found, units.get(found.measurement, "")) for found in ordered]
+    return [_pair(found, units.get(found.measurement, ""), subjects) for found in ordered]
 
 
-def _pair(found: kdtool.Comparison, unit: str) -> PairRow:
+def _pair(found: kdtool.Comparison, unit: str, subjects: Subjects) -> PairRow:
     share = ""
     if found.share is not None:
         ratio, low, high = found.share
@@ -145,7 +162,7 @@ def _pair(found: kdtool.Comparison, unit: str) -> PairRow:
             "" if low is None or high is None else f" ({span(percent(low, spread=half), percent(high, spread=half))})"
         )
     return PairRow(
-        title(found.measurement), arm_title(found.arm), arm_title(found.against),
+        title(found.measurement), subjects.title(found.arm), subjects.title(found.against),
         difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2),
         _interval(found, unit), found.verdict, share, f"{found.items} items, {_seeds(found.seeds)}",
     )  # fmt: skip
@@ -155,14 +172,8 @@ def _seeds(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _alike(found: Sequence[Judgement]) -> Iterator[tuple[list[str], tuple[str, ...], tuple[str, ...]]]:
-    """Join controls that show the same."""
-    for better, worse in dict.fromkeys((item.better, item.worse) for item in found):
-        yield [_place(item.control) for item in found if (item.better, item.worse) == (better, worse)], better, worse
-
-
 def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
-    names = {found.against for found in _with_controls(comparisons)}
+    names = {found.against for found in comparisons}
     return [arm for arm in ARMS if arm in names] + sorted(names - set(ARMS))
 
 
@@ -175,34 +186,64 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _imitates(comparison: kdtool.Comparison) -> bool:
-    return comparison.measurement.startswith(("kl-to-", "top-1-agreement"))
+    return _LIKENESS.search(comparison.measurement) is not None
 
 
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
-    better = [found for found in comparisons if found.verdict == "better"]
-    worse = [found for found in comparisons if found.verdict == "worse"]
     # Being like the teacher is what the student was trained for; whether it pays is for the other measurements to say.
-    judged = [found for found in comparisons if not _imitates(found)] or comparisons
-    gains, losses = (any(found.verdict == verdict for found in judged) for verdict in ("better", "worse"))
-    outcome = "mixed" if gains and losses else "pays" if gains else "costs" if losses else "open"
-    summary = {
-        "pays": "The student is better than the same model trained without the teacher.",
-        "costs": "The same model trained without the teacher is better than the student.",
-        "mixed": "The student is better on some measurements and worse on others.",
-        "open": "No evidence of a difference between student and control.",
+    others = [found for found in comparisons if not _imitates(found)]
+    better, worse = _named(others, "better"), _named(others, "worse")
+    likeness = _likeness([found for found in comparisons if _imitates(found)])
+    outcome = (
+        "mixed" if better and worse else "pays" if better else "costs" if worse else "likeness" if likeness else "open"
+    )
+    summary, claim = {
+        "pays": (
+            "The student is better than the same model trained without the teacher.",
+            f"the student is better in {better}",
+        ),
+        "costs": (
+            "The same model trained without the teacher is better than the student.",
+            f"the control is better in {worse}",
+        ),
+        "mixed": (
+            "The student is better on some measurements and worse on others.",
+            f"the student is better in {better}, worse in {worse}",
+        ),
+        "likeness": (
+            "No evidence of a difference in other measurements." if others else "Nothing else was compared.",
+            "nothing is shown in other measurements" if others else "nothing else was compared",
+        ),
+        "open": (
+            "No evidence of a difference between student and control.",
+            "no interval excludes that student and control are equal",
+        ),
     }[outcome]
-    lines = tuple((found.verdict, _sentence(found, units.get(found.measurement, ""))) for found in comparisons)
+    if likeness:
+        first = outcome == "likeness"
+        sentence, clause = f"The student is {likeness}.", f"the student is {likeness}"
+        summary = f"{sentence} {summary}" if first else f"{summary} {sentence}"
+        claim = f"{clause}; {claim}" if first else f"{claim}; {clause}"
     place = _place(control)
     return Judgement(
         control=control,
         heading=place[:1].upper() + place[1:],
         outcome=outcome,
         summary=summary,
-        lines=lines,
+        claim=claim,
+        lines=tuple((found.verdict, _sentence(found, units.get(found.measurement, ""))) for found in comparisons),
         footing=_footing(comparisons),
-        better=tuple(name(found.measurement) for found in better),
-        worse=tuple(name(found.measurement) for found in worse),
     )
+
+
+def _named(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
+    return _joined([name(found.measurement) for found in comparisons if found.verdict == verdict])
+
+
+def _likeness(comparisons: Sequence[kdtool.Comparison]) -> str:
+    """Say whether the student is closer to the teacher than the control; "" where that is not shown."""
+    sides = {"closer to": _named(comparisons, "better"), "farther from": _named(comparisons, "worse")}
+    return " and ".join(f"{side} the teacher ({names})" for side, names in sides.items() if names)
 
 
 def _sentence(found: kdtool.Comparison, unit: str) -> str:
@@ -227,10 +268,11 @@ def _interval(found: kdtool.Comparison, unit: str) -> str:
 
 def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str, higher: bool) -> ForestPanel:
     relative = comparisons[0].relative
-    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference)]
-    room = (max(*edges, 0.0) - min(*edges, 0.0)) * 0.08 or 1.0
+    edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
+    left, right = min([0.0, *edges]), max([0.0, *edges])
+    room = (right - left) * 0.08 or 1.0
     scale = axis(
-        [min(*edges, 0.0) - room, max(*edges, 0.0) + room],
+        [left - room, right + room],
         most=5,
         label=lambda mark: "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative)),
     )

@@ -1,0 +1,84 @@
+"""A seed that diverged leaves a run with results: bounds without end, in every table and file that shows them."""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._cli import call
+from kdtool._run.record import read_results
+
+DIVERGED = '''
+import json
+from math import exp
+import kdtool
+
+
+class Diverged(kdtool.Evaluator):
+    """Gives perplexities, of which the student's with seed 0 is beyond all bounds."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            nats = 120.0 if (subject.role, subject.seed) == ("student", 0) else 5.0
+            items = run.folder / "items.jsonl"
+            rows = [{"item": str(one), "sum": nats + one / 10, "weight": 1.0} for one in range(4)]
+            items.write_text("".join(json.dumps(row) + "\\n" for row in rows))
+            value = exp(sum(row["sum"] for row in rows) / 4)
+            yield kdtool.Measurement(
+                "perplexity", subject.name, "per token", value, 4, False, value / 2, value * 2, {}, items, "exp"
+            )
+'''
+
+
+@pytest.fixture
+def diverged(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    file = tmp_path / "diverged.py"
+    file.write_text(DIVERGED, encoding="utf-8")
+    return {**recipe, "evaluators": {"diverged": {"use": f"{file}:Diverged"}}}
+
+
+def _no_constant(name: str) -> Any:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_the_run_has_results_that_are_read_again_and_a_report(
+    diverged: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    require = {"diverged.perplexity": "better than control"}
+    with pytest.raises(kdtool.TargetMissedError, match=r"interval of the difference -100\.0% to \+∞"):
+        kdtool.run({**diverged, "require": require})
+    folder = Path("runs/toy").absolute()
+    plain = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
+    results = read_results(folder)
+    (found,) = [one for one in results.comparisons if (one.arm, one.against) == ("student", "control")]
+    assert (found.low, found.high, found.verdict) == (-1.0, inf, "no evidence of a difference")
+    assert plain["comparisons"][0]["high"] == "Infinity"
+    assert found.difference > 1e49
+    assert "e+51%, 95 % interval -100.0% to +∞" in results.verdict
+    assert "to +∞" in kdtool.report(folder).read_text(encoding="utf-8")
+    assert "to +∞" in (folder / results.arms[0].artifacts[0].path.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_stands_beside_other_runs(diverged: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    kdtool.run(diverged)
+    kdtool.run({**diverged, "name": "again", "trainer": {**diverged["trainer"], "factor": 3.0}})
+    capsys.readouterr()
+    assert call(["compare", "toy", "again", "--arm", "student", "--arm", "control"]) == 0
+    shown = capsys.readouterr().out
+    assert "-100.0% to +∞" in shown
+    assert " to ∞ " in shown
+    assert call(["compare", "toy", "again", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out, parse_constant=_no_constant)
+    assert [row["high"] for row in plain["rows"] if row["arm"] == "student"] == ["Infinity"] * 2
+
+
+def test_it_is_a_point_of_a_sweep(diverged: dict[str, Any]) -> None:
+    found = kdtool.sweep(diverged, {"trainer.factor": [1.0, 3.0]})
+    assert [point.status for point in found.points] == ["done", "done"]
+    assert " to ∞)" in (found.folder / "sweep.md").read_text(encoding="utf-8")
+    plain = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
+    assert plain["tables"][0]["rows"][0]["cells"]["student"]["high"] == "Infinity"
