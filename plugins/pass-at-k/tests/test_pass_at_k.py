@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -15,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import make_run
 from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
+from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, sampled
 from kdtool_pass_at_k._verdicts import program_of
-from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_sandbox import Module, Program, Sandbox, Step, Task
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
@@ -174,6 +177,57 @@ def test_programs_are_run_and_scored(tmp_path: Path) -> None:
         two.value,
     ]
     assert not again.asked
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(problems: Sequence[Problem], **config: Any) -> list[dict[str, str]]:
+        class Given(Adding):
+            def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+                return problems
+
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        subjects = [SUBJECT, replace(SUBJECT, name="control")]
+        given_one = Given(Given.Config(**config))
+        return [dict(found.settings) for found in given_one.kdtool_evaluate(run_with(folder, Answering()), subjects)]
+
+    def tested(tests: str) -> Problem:
+        return replace(add(), continued=lambda code: Module(f"def add(a, b):\n{code}", tests, ("add",)))
+
+    counted: list[int] = []
+
+    def counting(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str:
+        counted.append(len(problems))
+        return digest_of(problems, form)
+
+    monkeypatch.setattr("kdtool_pass_at_k.digest_of", counting)
+    plain = settings([add(), add("plus")])
+    assert plain == settings([add(), add("plus")])
+    assert plain[0] == plain[1]
+    assert counted == [2, 2]  # once for all subjects
+    assert plain[0]["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    asked = replace(add(), forms={"base": Form((), "def add(c, d):\n", ("\ndef",))})
+    others = [
+        [add()],
+        [add(), add("total")],
+        [tested("assert add(1, 1) == 2")],
+        [tested("assert add(1, 2) == 3")],
+        [asked],
+    ]
+    digests = {settings(other)[0]["prompts and tests"] for other in others}
+    assert len(digests | {plain[0]["prompts and tests"]}) == len(others) + 1
+    assert all(len(digest) == 12 for digest in digests)
+    assert settings([add()], form="chat")[0]["prompts and tests"] not in digests
+
+
+def test_what_tells_problems_apart_is_the_same_on_every_machine() -> None:
+    def compiled(folder: str) -> Problem:
+        program = Program({"program.go": "tests"}, (Step((f"{folder}/go", "build"), "compiler"),))
+        return replace(add(), continued=lambda code: program, whole=lambda code: program, language="go")
+
+    assert digest_of([compiled("/usr/bin")], "base") == digest_of([compiled("/opt/go/bin")], "base")
+    assert digest_of([compiled("/usr/bin")], "base") != digest_of([add()], "base")
 
 
 class Refusing(Answering):

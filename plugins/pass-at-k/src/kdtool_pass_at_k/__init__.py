@@ -7,7 +7,8 @@ kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -16,7 +17,7 @@ from pydantic import model_validator
 
 from kdtool_pass_at_k._estimator import pass_at_k
 from kdtool_pass_at_k._evalplus import ALLCLOSE, EVALPLUS
-from kdtool_pass_at_k._problem import Form, Limits, Problem
+from kdtool_pass_at_k._problem import Form, Limits, Problem, digest_of
 from kdtool_pass_at_k._verdicts import Judged, code_of, verdicts_of
 
 if TYPE_CHECKING:
@@ -144,12 +145,13 @@ class PassAtK(kdtool.Evaluator):
 
         parts = self._asked(run)
         problems = [problem for part in parts.values() for problem in part]
+        settings = {name: self._settings(part) for name, part in parts.items()}
         for subject in subjects:
             samples = sampled(run, subject, problems, self)
             if samples is not None:
                 verdicts = judged(run, subject, problems, samples, self)
                 for name, part in parts.items():
-                    yield from self._measurements(run, subject, name, part, samples, verdicts)
+                    yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 
     def _asked(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
         """Return the problems that are asked, by the part that they are scored with."""
@@ -170,6 +172,7 @@ class PassAtK(kdtool.Evaluator):
         problems: Sequence[Problem],
         samples: Sequence[Sample],
         verdicts: Mapping[str, Judged],
+        settings: Mapping[str, str],
     ) -> Iterator[kdtool.Measurement]:
         from kdtool_measuring import Item, measured, unanswered
 
@@ -187,24 +190,27 @@ class PassAtK(kdtool.Evaluator):
             yield measured(
                 items, run, subject,
                 name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
-                settings=self._settings(problems, isolation),
+                settings={**settings, "sandbox": ", ".join(sorted(isolation))},
             )  # fmt: skip
         yield from unanswered(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
 
-    def _settings(self, problems: Sequence[Problem], isolation: Set[str]) -> dict[str, str]:
+    def _settings(self, problems: Sequence[Problem]) -> dict[str, str]:
         config = self.config
         form = problems[0].forms[config.form]
         decoding = f"temperature {config.temperature}" if config.temperature else "greedy"
+        # The sandbox runs the Python that runs this; versions judge some programs differently.
+        python = any(problem.language == "python" for problem in problems)
         return {
             "problems": f"{len(problems)}"
             if config.problems is None
             else f"{len(problems)}, chosen by their ids' hashes",
+            "prompts and tests": digest_of(problems, config.form),
             "samples": str(config.samples),
             "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",
             "form": config.form,
             "stops": " ".join(repr(stop) for stop in form.stop),
             "time limit": f"{self.seconds:g} s",
-            "sandbox": ", ".join(sorted(isolation)),
+            **({"python": ".".join(map(str, sys.version_info[:2]))} if python else {}),
             **self.benchmark_settings(problems),
         }
 
