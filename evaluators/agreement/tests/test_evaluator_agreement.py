@@ -55,7 +55,9 @@ def make_tokenizer(more: str = "") -> TransformersTokenizer:
     return TransformersTokenizer(wrapped)
 
 
-def make_model(seed: int, hidden: int, tokenizer: TransformersTokenizer, padding: int = 0) -> TransformersModel:
+def make_model(
+    seed: int, hidden: int, tokenizer: TransformersTokenizer, padding: int = 0, context: int = 64
+) -> TransformersModel:
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=tokenizer.vocabulary + padding,
@@ -64,10 +66,19 @@ def make_model(seed: int, hidden: int, tokenizer: TransformersTokenizer, padding
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=context,
         initializer_range=0.3,
     )
     return TransformersModel(transformers.LlamaForCausalLM(config).eval(), tokenizer)
+
+
+def make_gpt2(tokenizer: TransformersTokenizer, context: int) -> TransformersModel:
+    """A model with a vector for each place: behind its context there is none."""
+    torch.manual_seed(2)
+    config = transformers.GPT2Config(
+        vocab_size=tokenizer.vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=context, initializer_range=0.3
+    )
+    return TransformersModel(transformers.GPT2LMHeadModel(config).eval(), tokenizer)
 
 
 def evaluate(run: kdtool.RunInfo, *subjects: kdtool.Subject, **settings: Any) -> dict[tuple[str, str], Any]:
@@ -109,6 +120,32 @@ def test_it_equals_a_plain_computation_of_all_logits(tmp_path: Path) -> None:
     assert found["top-1-agreement-with-teacher", "control"].value == 1.0
     assert opener.opened.count("teacher") == 1
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl"] * 4
+
+
+def test_all_are_compared_where_the_shortest_context_ends(tmp_path: Path) -> None:
+    heard: list[str] = []
+    tokenizer = make_tokenizer()
+    models = {"student": make_model(1, 16, tokenizer, context=8), "control": make_gpt2(tokenizer, 16)}
+    opener = Opener(
+        teacher=TransformersRuntime(make_model(0, 32, tokenizer)),
+        **{name: TransformersRuntime(model) for name, model in models.items()},
+    )
+    run = make_run(tmp_path, {"any": opener}, EXAMPLES, say=heard.append)
+    found = evaluate(run, TEACHER, STUDENT, CONTROL, tokens=40)
+    assert all(one.settings["texts"].startswith("5 documents, each cut after 8 tokens") for one in found.values())
+    assert {one.settings["tokens"] for one in found.values()} == {"40"}
+    assert len(heard) == 1
+    assert "documents are cut after 8 tokens, and not after 40" in heard[0]
+    assert opener.opened == ["teacher", "student", "control"]
+    again = Opener(
+        teacher=TransformersRuntime(make_model(0, 32, tokenizer)),
+        **{name: TransformersRuntime(model) for name, model in models.items()},
+    )
+    asked = evaluate(make_run(tmp_path, {"any": again}, EXAMPLES), TEACHER, STUDENT, CONTROL, tokens=8)
+    assert asked.keys() == found.keys()
+    for key, one in asked.items():
+        assert found[key].settings["texts"] == one.settings["texts"]
+        assert found[key].value == pytest.approx(one.value, rel=1e-4)
 
 
 def test_another_tokenizer_is_said_and_left_out(tmp_path: Path) -> None:

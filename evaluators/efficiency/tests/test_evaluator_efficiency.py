@@ -138,6 +138,19 @@ def test_energy_that_nothing_counts_is_said_and_no_number_is_given(
     assert heard == ["efficiency: the energy of the processors is not measured: there are no counters"]
 
 
+def test_generation_ends_with_the_context_and_that_is_said(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=257, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "student")
+    heard: list[str] = []
+    run = make_run(tmp_path, say=heard.append)
+    evaluator = Efficiency(Efficiency.Config(turns=1, prompt=100, generated=32, seconds=60))
+    subject = kdtool.Subject("student", "student", tmp_path / "student", 0)
+    found = {one.name: one.settings for one in evaluator.kdtool_evaluate(run, [subject])}
+    assert found["decode-speed"]["prompt"] == "8 tokens"
+    assert found["decode-speed"]["generated"].startswith("8 tokens one at a time")
+    assert "efficiency: student generates 8 tokens, and not 32: its context ends there" in heard
+
+
 def test_a_model_that_does_not_load_is_explained(tmp_path: Path) -> None:
     make_model(1).save(tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")

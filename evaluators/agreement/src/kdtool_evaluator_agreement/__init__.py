@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,7 @@ import kdtool
 if TYPE_CHECKING:
     from kdtool_measuring import Document
 
+    from kdtool_evaluator_agreement._divergence import Found
     from kdtool_evaluator_agreement._states import Encoded, StateFiles
 
 __all__ = ["Agreement"]
@@ -33,7 +35,8 @@ class Agreement(kdtool.Evaluator):
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """Documents at most, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Each document is cut after so many tokens (or the models' context, where that is shorter)."""
+        """Each document is cut after so many tokens, or where the shortest context of the models compared ends: all are
+        compared on the same tokens."""
 
     config: Config
     together = True
@@ -90,37 +93,58 @@ class Agreement(kdtool.Evaluator):
         documents: Sequence[Document],
         chosen: str,
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_evaluator_agreement._states import StateFiles, encode
+        from kdtool_evaluator_agreement._states import StateFiles, encode, fitting
 
         with TemporaryDirectory(dir=run.folder, prefix="teacher-states-") as folder:
             with ExitStack() as stack:
                 model = _open(run, teacher, stack)
                 if model is None:
                     return
-                encoded = encode(model, documents, self.config.tokens)
+                length = fitting(model, self.config.tokens)
+                encoded = encode(model, documents, length)
                 states = StateFiles(Path(folder), model)
                 for done, document in enumerate(encoded, 1):
                     states.keep(document, model)
                     run.hook.kdtool_progress(run, done)
                 fingerprint = model.facts.tokenizer_fingerprint
-            settings = {
-                **self._settings(encoded, states.dtype, fingerprint),
-                **_yardstick(run, teacher),
-                "documents": chosen,
-            }
-            for number, learner in enumerate(learners, 1):
-                yield from _compare(run, teacher, learner, encoded, states, settings, number * len(encoded))
+            compared = [
+                _compare(run, teacher, learner, encoded, states, length, number * len(encoded))
+                for number, learner in enumerate(learners, 1)
+            ]
+        found = [one for one in compared if one is not None]
+        length = min([length, *(one.length for one in found)])
+        if found and length < self.config.tokens:
+            run.say(
+                f"agreement: documents are cut after {length} tokens, and not after {self.config.tokens}: the shortest "
+                "context of the models compared ends there"
+            )
+        settings = {
+            **self._settings([document.cut(length) for document in encoded], length, states.dtype, fingerprint),
+            **_yardstick(run, teacher),
+            "documents": chosen,
+        }
+        for one in found:
+            yield from _measurements(run, teacher, one, length, settings)
 
-    def _settings(self, encoded: Sequence[Encoded], dtype: str, fingerprint: str) -> dict[str, str]:
+    def _settings(self, encoded: Sequence[Encoded], length: int, dtype: str, fingerprint: str) -> dict[str, str]:
         return {
             "split": self.config.split,
-            "texts": f"{len(encoded)} documents, each cut after {self.config.tokens} tokens, "
-            "chosen by the hashes of their ids",
+            "texts": f"{len(encoded)} documents, each cut after {length} tokens, chosen by the hashes of their ids",
             "tokens": str(sum(len(document.ids) for document in encoded)),
             "tokenizer": fingerprint[:12],
             "numbers": f"computed in {dtype}, compared in float32",
             "temperature": "1",
         }
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What was found of a learner at the tokens that its context holds, `length` of a document at most, by document."""
+
+    learner: kdtool.Subject
+    length: int
+    found: Mapping[str, Found]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
@@ -148,50 +172,67 @@ def _compare(
     learner: kdtool.Subject,
     encoded: Sequence[Encoded],
     states: StateFiles,
-    settings: Mapping[str, str],
+    most: int,
     done_before: int,
-) -> Iterator[kdtool.Measurement]:
-    from kdtool_measuring import Item, measured
-
+) -> _Compared | None:
+    """Compare a learner at each token; None, and a line for the user, where that cannot be."""
     from kdtool_evaluator_agreement._divergence import agreement
+    from kdtool_evaluator_agreement._states import fitting
 
+    settings = {}
     with ExitStack() as stack:
         model = _open(run, learner, stack)
         if model is None:
-            return
+            return None
         vocabularies = kdtool.compare_vocabularies(model.tokenizer, states.tokenizer)
         sentence = vocabularies.sentence(learner.name, teacher.name)
         if not vocabularies.comparable:
             run.say(f"agreement: {learner.name} is left out: {sentence}")
-            return
+            return None
+        length = fitting(model, most)
+        encoded = [document.cut(length) for document in encoded]
         if sentence:
             run.say(f"agreement: {sentence}")
-            settings = {**settings, "tokens compared": f"the first {vocabularies.shared}, which both have"}
+            settings = {"tokens compared": f"the first {vocabularies.shared}, which both have"}
             encoded = [document for document in encoded if max(document.ids) < vocabularies.shared]
             if not encoded:
                 run.say(
                     f"agreement: {learner.name} is left out: each of the documents holds tokens that it does not have; take "
                     "more documents, or fewer `tokens` of each"
                 )
-                return
-        found = []
+                return None
+        found = {}
         for done, document in enumerate(encoded, 1):
-            found.append(agreement(model, document, states, vocabularies.shared))
+            found[document.id] = agreement(model, document, states, vocabularies.shared)
             run.hook.kdtool_progress(run, done_before + done)
-    pairs = list(zip(encoded, found, strict=True))
+    return _Compared(learner, length, found, settings)
+
+
+def _measurements(
+    run: kdtool.RunInfo, teacher: kdtool.Subject, compared: _Compared, length: int, settings: Mapping[str, str]
+) -> Iterator[kdtool.Measurement]:
+    """Yield what was found at the first `length` tokens of each document."""
+    from kdtool_measuring import Item, measured
+
+    divergences, same_first = [], []
+    for name, found in compared.found.items():
+        divergence, same = found.divergence[:length].double(), found.same_first[:length].double()
+        divergences.append(Item(name, float(divergence.sum()), len(divergence)))
+        same_first.append(Item(name, float(same.sum()), len(same)))
+    settings = {**settings, **compared.settings}
     yield measured(
-        [Item(document.id, one.divergence, one.tokens) for document, one in pairs],
+        divergences,
         run,
-        learner,
+        compared.learner,
         name=f"kl-to-{teacher.name}",
         unit="nats per token",
         higher_is_better=False,
         settings=settings,
     )
     yield measured(
-        [Item(document.id, one.same_first, one.tokens) for document, one in pairs],
+        same_first,
         run,
-        learner,
+        compared.learner,
         name=f"top-1-agreement-with-{teacher.name}",
         unit="fraction",
         higher_is_better=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kdtool_transformers import compute_dtype
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["Encoded", "StateFiles", "autocast", "encode", "final_states"]
+__all__ = ["Encoded", "StateFiles", "autocast", "encode", "final_states", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Encoded:
     number: int
     id: str
     ids: tuple[int, ...]
+
+    def cut(self, most: int) -> Encoded:
+        """Return its first tokens, at most so many."""
+        return replace(self, ids=self.ids[:most])
 
 
 class StateFiles:
@@ -48,10 +52,14 @@ class StateFiles:
         return self._folder / f"{document.number}.safetensors"
 
 
+def fitting(model: kdtool.LanguageModel, most: int) -> int:
+    """Return how many tokens of a document the model's context holds, at most `most`."""
+    return min(most, model.facts.context or most)
+
+
 def encode(model: kdtool.LanguageModel, documents: Sequence[Document], most: int) -> list[Encoded]:
-    """Turn documents into at most `most` tokens each, or what the model's context holds; empty ones are left out."""
-    limit = min(most, model.facts.context or most)
-    found = [model.tokenizer.encode(document.text)[:limit] for document in documents]
+    """Turn documents into at most `most` tokens each; empty ones are left out."""
+    found = [model.tokenizer.encode(document.text)[:most] for document in documents]
     return [
         Encoded(number, document.id, tuple(ids))
         for number, (document, ids) in enumerate(zip(documents, found, strict=True))

@@ -56,9 +56,9 @@ class Efficiency(kdtool.Evaluator):
         turns: int = kdtool.Field(default=5, ge=1, le=1000)
         """How often each subject is timed; the median is reported, least and most as its bounds."""
         prompt: int = kdtool.Field(default=128, ge=1, le=100_000)
-        """Tokens of the prompt."""
+        """Tokens of the prompt; half of a model's context at most."""
         generated: int = kdtool.Field(default=32, ge=2, le=100_000)
-        """Tokens generated after the prompt, one at a time, greedily."""
+        """Tokens generated after the prompt, one at a time, greedily; fewer where a model's context ends before."""
         seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
         """A turn stops generating after so long, even if fewer tokens were generated."""
         break_even: BreakEven | None = None
@@ -128,6 +128,11 @@ class Efficiency(kdtool.Evaluator):
         workers = [stack.enter_context(Worker(subject.name, counted.counting(own))) for subject in folders]
         for (subject, folder), worker in zip(folders.items(), workers, strict=True):
             worker.load(folder, here, much)
+            if worker.generated < much.generated:
+                run.say(
+                    f"efficiency: {subject.name} generates {worker.generated} tokens, and not {much.generated}: its context "
+                    "ends there"
+                )
             ready[subject] = Ready(worker, {"timed": "the model's passes, by transformers", **here.described}, parts)
         for subject, opened in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.

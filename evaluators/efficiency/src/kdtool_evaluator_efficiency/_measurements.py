@@ -42,10 +42,11 @@ def measurements(
 ) -> Iterator[kdtool.Measurement]:
     """Yield what a subject's turns show."""
     name = subject.name
+    generated = ready.timed.generated if isinstance(ready.timed, Worker) else config.generated
     once = {
         **ready.settings,
         "prompt": f"{median(turn.prompt for turn in turns):.0f} tokens",
-        "generated": f"{config.generated} tokens one at a time, or as many as {config.seconds:g} s allow",
+        "generated": f"{generated} tokens one at a time, or as many as {config.seconds:g} s allow",
     }
     settings = {
         **once,

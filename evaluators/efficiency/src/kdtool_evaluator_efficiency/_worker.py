@@ -55,11 +55,15 @@ def _load(task: dict[str, Any]) -> tuple[Any, Any, dict[str, int]]:
         local_files_only=True,
     )
     model = model.to(task["device"]).eval()
-    length = min(task["prompt"], max(1, (getattr(model.config, "max_position_embeddings", None) or 2**31) // 2))
+    context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    length = min(task["prompt"], max(1, context // 2))
+    generated = min(task["generated"], max(2, context - length))
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(model.config.vocab_size, (1, length), generator=generator).to(task["device"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return model, prompt, {"prompt": length, "parameters": parameters, "bytes_before": before}
+    return model, prompt, {
+        "prompt": length, "generated": generated, "parameters": parameters, "bytes_before": before
+    }  # fmt: skip
 
 
 def _generate(model: Any, prompt: Any, count: int, seconds: float) -> dict[str, float]:

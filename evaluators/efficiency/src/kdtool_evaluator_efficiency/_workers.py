@@ -50,9 +50,11 @@ def place() -> Place:
 class Worker:
     """A process of `_worker` with one model, once that is loaded; a context that ends it.
 
-    `peak_bytes` and `device_bytes` are the most memory that it had after its last turn.
+    `generated` are the tokens of a turn, as many as the model's context holds. `peak_bytes` and `device_bytes` are the most
+    memory that it had after its last turn.
     """
 
+    generated: int
     parameters: int
     bytes_before: int
     peak_bytes = 0
@@ -85,9 +87,11 @@ class Worker:
             PluginError: the process failed; its last words are in the message. So does `turn`.
         """
         where = {"device": str(place.device), "dtype": place.dtype, "threads": place.threads}
-        ready = self._ask({**where, "folder": str(folder), "prompt": amount.prompt})
-        self._prompt, self.parameters, self.bytes_before = ready["prompt"], ready["parameters"], ready["bytes_before"]
-        self._turn = {"generate": amount.generated, "seconds": amount.seconds}
+        asked = {"prompt": amount.prompt, "generated": amount.generated}
+        ready = self._ask({**where, "folder": str(folder), **asked})
+        self._prompt, self.generated = ready["prompt"], ready["generated"]
+        self.parameters, self.bytes_before = ready["parameters"], ready["bytes_before"]
+        self._turn = {"generate": self.generated, "seconds": amount.seconds}
 
     def turn(self) -> Turn:
         """Generate once."""
