@@ -84,7 +84,7 @@ def values(results: kdtool.Results, name: str) -> dict[str, float]:
 
 
 def test_a_leaked_solution_is_reported_and_then_removed(
-    leaking: dict[str, Any], teacher_folder: Path, capsys: pytest.CaptureFixture[str]
+    leaking: dict[str, Any], roomy: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leaked = kdtool.run(leaking)
     assert values(leaked, "contamination.humaneval") == pytest.approx(
@@ -99,6 +99,12 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     assert "Contamination.humaneval" in leaked.report.read_text(encoding="utf-8")
     for name in ("memorised", "longest-copy"):
         assert values(leaked, name).keys() == {"teacher", "student", "control", "student-safetensors"}
+
+    Path("leaking.yaml").write_text(json.dumps(leaking), encoding="utf-8")
+    foreign = kdtool.evaluate([f"foreign={roomy}"], ["contamination", "memorisation"], recipe="leaking.yaml")
+    assert values(foreign, "memorised").keys() == {"teacher", "foreign"}
+    assert not values(foreign, "contamination.humaneval"), "nobody looked into its text"
+    assert any("contamination: nothing is measured of foreign" in note for note in foreign.notes)
 
     cleaned = kdtool.run({**leaking, "screens": {"decontamination": {}}, "name": "cleaned"})
     assert set(values(cleaned, "contamination.humaneval").values()) == {0.0}

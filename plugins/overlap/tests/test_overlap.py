@@ -203,6 +203,21 @@ def test_problems_in_the_training_text_are_counted_and_named(tmp_path: Path) -> 
     assert found["words"] in " ".join(words_of(SOLUTION))
 
 
+def test_models_that_were_trained_elsewhere_are_not_called_clean(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = make_run(tmp_path, asking(), [CLEAN], say=said.append)
+    evaluator = Contamination(Contamination.Config())
+    foreign = kdtool.Subject("codellama", "artifact", Path("nowhere"))
+    seeded = kdtool.Subject("other-run", "artifact", Path("nowhere"), 0)
+    teacher = kdtool.Subject("teacher", "teacher")
+    assert list(evaluator.kdtool_evaluate(run, [foreign, seeded, teacher])) == []
+    assert len(said) == 1
+    assert "nothing is measured of codellama, other-run" in said[0]
+    export = kdtool.Subject("student-gguf", "artifact", Path("nowhere"), 0)
+    found = list(evaluator.kdtool_evaluate(run, [SUBJECT, export, teacher]))
+    assert {one.subject for one in found} == {"student", "student-gguf"}
+
+
 def test_held_out_text_is_no_training_text(tmp_path: Path) -> None:
     held_out = kdtool.Example("copy", COPY.body, "test")
     assert [one.value for one in contamination(tmp_path, [held_out, CLEAN], [])] == [0.0, 0.0]

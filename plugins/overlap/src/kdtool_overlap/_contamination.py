@@ -1,6 +1,6 @@
 """The evaluator `contamination`: which problems of the recipe's benchmarks stand in the text that was learned from.
 
-It measures the text and opens no model: all subjects that learned from the text get the same number.
+It measures the text and opens no model: all subjects that learned from the text get the same number, and no others do.
 """
 
 from __future__ import annotations
@@ -78,9 +78,15 @@ class Contamination(kdtool.Evaluator):
         """
         from kdtool_overlap._benchmarks import digest_of
 
+        learned = [subject for subject in subjects if subject.role != "teacher"]
+        if learned and all(subject.role == "artifact" for subject in learned):  # no file is an export of this run
+            names = ", ".join(subject.name for subject in learned)
+            run.say(
+                f"contamination: nothing is measured of {names}: not trained here, so what was learned is not known"
+            )
+            return
         found = self._benchmarks(run)
         documents = _search(run, found)
-        learned = [subject for subject in subjects if subject.role != "teacher"]
         for one in found:
             one.tell(run, documents)
             settings = {
