@@ -15,7 +15,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import make_run
+from kdtool.testing import ByteTokenizer, make_run
 from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
 from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, sampled
@@ -268,6 +268,33 @@ def test_prompts_without_an_answer_fail_and_are_counted_beside_the_score(
     assert score.items is not None
     shown = [json.loads(line)["shown"] for line in score.items.read_text("utf-8").splitlines()]
     assert shown[0] == {"answer": "", "verdict": "no answer"}
+
+
+class Templated(kdtool.Student):
+    """Has a chat template, or an empty one: none."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__(self.Config())
+        self.template = template
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        tokenizer = ByteTokenizer()
+        tokenizer.chat_fingerprint = self.template
+        return tokenizer
+
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        raise AssertionError("it is known without the model")
+
+
+def test_a_student_without_a_chat_template_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    without = make_run(tmp_path, {"student": Templated("")})
+    with pytest.raises(
+        kdtool.UsageError, match="form: chat asks by a chat template, and the student's tokenizer has none"
+    ):
+        adding(form="chat").kdtool_measurable(without)
+    adding(form="base").kdtool_measurable(without)
+    adding(form="chat").kdtool_measurable(make_run(tmp_path, {"student": Templated("brackets")}))
+    adding(form="chat").kdtool_measurable(run_with(tmp_path, Answering()))  # nothing is trained
 
 
 def test_without_problems_there_is_no_score(tmp_path: Path) -> None:

@@ -127,12 +127,20 @@ class PassAtK(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Read the problems.
+        """Read the problems, and look whether the run's student can be asked.
 
         Raises:
-            kdtool.UsageError: there are none.
+            kdtool.UsageError: there are none, or it has no chat template where `form` is `chat`.
         """
         self._asked(run)
+        students = run.hook.kdtool_build_student.names() if self.config.form == "chat" else ()
+        for name in students:
+            tokenizer = run.hook.kdtool_tokenizer.maybe(name)(run)
+            if tokenizer is not None and not tokenizer.chat_fingerprint:
+                raise kdtool.UsageError(
+                    "form: chat asks by a chat template, and the student's tokenizer has none; set form: base, or take a "
+                    "tokenizer with a template"
+                )
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.
