@@ -101,7 +101,7 @@ def test_a_leaked_solution_is_reported_and_then_removed(
         assert values(leaked, name).keys() == {"teacher", "student", "control", "student-safetensors"}
 
     Path("leaking.yaml").write_text(json.dumps(leaking), encoding="utf-8")
-    foreign = kdtool.evaluate([f"foreign={roomy}"], ["contamination", "memorisation"], recipe="leaking.yaml")
+    foreign = kdtool.evaluate([f"foreign={roomy}"], recipe="leaking.yaml")
     assert values(foreign, "memorised").keys() == {"teacher", "foreign"}
     assert not values(foreign, "contamination.humaneval"), "nobody looked into its text"
     assert any("contamination: nothing is measured of foreign" in note for note in foreign.notes)
