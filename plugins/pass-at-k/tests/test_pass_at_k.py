@@ -188,9 +188,9 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, m
 
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        subjects = [SUBJECT, replace(SUBJECT, name="control")]
-        given_one = Given(Given.Config(**config))
-        return [dict(found.settings) for found in given_one.kdtool_evaluate(run_with(folder, Answering()), subjects)]
+        given_one, run = Given(Given.Config(**config)), run_with(folder, Answering())
+        calls = [[SUBJECT], [replace(SUBJECT, name="control")]]
+        return [dict(found.settings) for call in calls for found in given_one.kdtool_evaluate(run, call)]
 
     def tested(tests: str) -> Problem:
         return replace(add(), continued=lambda code: Module(f"def add(a, b):\n{code}", tests, ("add",)))
@@ -205,7 +205,7 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, m
     plain = settings([add(), add("plus")])
     assert plain == settings([add(), add("plus")])
     assert plain[0] == plain[1]
-    assert counted == [2, 2]  # once for all subjects
+    assert counted == [2, 2]  # once for both subjects, each time
     assert plain[0]["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     asked = replace(add(), forms={"base": Form((), "def add(c, d):\n", ("\ndef",))})
     others = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -88,6 +89,11 @@ class PassAtK(kdtool.Evaluator):
     """What a program may take where the config does not say; may depend on the config."""
     config: Config
 
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """What tells each part's problems from others: made once, as subjects are measured in a call each."""
+        return {}
+
     @property
     def seconds(self) -> float:
         """The time limit of a program."""
@@ -153,7 +159,7 @@ class PassAtK(kdtool.Evaluator):
 
         parts = self._asked(run)
         problems = [problem for part in parts.values() for problem in part]
-        settings = {name: self._settings(part) for name, part in parts.items()}
+        settings = {name: self._settings(name, part) for name, part in parts.items()}
         for subject in subjects:
             samples = sampled(run, subject, problems, self)
             if samples is not None:
@@ -202,8 +208,10 @@ class PassAtK(kdtool.Evaluator):
             )  # fmt: skip
         yield from unanswered(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
 
-    def _settings(self, problems: Sequence[Problem]) -> dict[str, str]:
+    def _settings(self, part: str, problems: Sequence[Problem]) -> dict[str, str]:
         config = self.config
+        if part not in self._digests:
+            self._digests[part] = digest_of(problems, config.form)
         form = problems[0].forms[config.form]
         decoding = f"temperature {config.temperature}" if config.temperature else "greedy"
         # The sandbox runs the Python that runs this; versions judge some programs differently.
@@ -212,7 +220,7 @@ class PassAtK(kdtool.Evaluator):
             "problems": f"{len(problems)}"
             if config.problems is None
             else f"{len(problems)}, chosen by their ids' hashes",
-            "prompts and tests": digest_of(problems, config.form),
+            "prompts and tests": self._digests[part],
             "samples": str(config.samples),
             "decoding": f"{decoding}, at most {config.maximum_tokens} tokens, seed {config.seed}",
             "form": config.form,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from typing import ClassVar
@@ -62,6 +63,7 @@ class Language(ABC):
         """Return work that passes if, and only if, the tests do. Names and helpers are as in `Module`."""
 
 
+@cache
 def installed_languages() -> dict[str, EntryPoint]:
     """Return the entry points of all installed languages by name; nothing is imported."""
     return {point.name: point for point in sorted(entry_points(group=GROUP))}
