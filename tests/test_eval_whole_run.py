@@ -71,7 +71,8 @@ def test_models_are_measured_compared_and_not_measured_again(
 def test_a_teacher_is_measured_without_models(models: Path, teacher_folder: Path) -> None:
     teacher = ["--set", "teacher.use=causal-lm", "--set", f"teacher.model={teacher_folder}"]
     assert call(["eval", "--with", "perplexity", *TEXT, *SMALL, *teacher]) == 0
-    assert {m.subject for m in read_results(models / "runs" / "eval").measurements} == {"teacher"}
+    (folder,) = (models / "runs").glob("eval-perplexity-*")
+    assert {m.subject for m in read_results(folder).measurements} == {"teacher"}
 
 
 def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measured_are_compared(
