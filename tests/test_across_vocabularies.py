@@ -11,6 +11,8 @@ import pytest
 from kdtool._run.rows import StoredRows
 from kdtool_transformers.testing import save_code_llama_tokenizer, tiny_config
 
+pytestmark = pytest.mark.slow
+
 LOSS = Path(__file__).with_name("meeting_loss.py")
 
 

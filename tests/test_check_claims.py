@@ -8,6 +8,8 @@ from typing import Any
 import kdtool
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

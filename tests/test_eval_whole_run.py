@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kdtool._cli import call
@@ -79,11 +80,15 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["eval", "plain", "--with", "perplexity", *TEXT, *SMALL, "--name", "first"]) == 0
-    evaluators = {"perplexity": {"documents": 3, "characters": 300}, "efficiency": {}}
+    evaluators: dict[str, Any] = {"perplexity": {"documents": 3, "characters": 300}, "efficiency": {}}
+    evaluators["short"] = {"use": "perplexity", "documents": 3, "characters": 100}
     recipe = {"corpus": {"use": "python-source", "train_files": 2, "test_files": 3}, "evaluators": evaluators}
     Path("base.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["eval", "noisy", "--recipe", "base.yaml", "--with", "perplexity", "--name", "second"]) == 0
     assert {m.name for m in read_results(models / "runs" / "second").measurements} == {"perplexity", "bits-per-byte"}
+    assert call(["eval", "noisy", "--recipe", "base.yaml", "--with", "short", "--name", "alone"]) == 0
+    alone = {m.name for m in read_results(models / "runs" / "alone").measurements}
+    assert alone == {"short.perplexity", "short.bits-per-byte"}, "also where nothing else measures"
     capsys.readouterr()
     assert call(["compare", "first", "second", "--html", "page"]) == 0
     assert "| first" in capsys.readouterr().out

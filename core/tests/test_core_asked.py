@@ -22,13 +22,17 @@ class Counting(Speaker):
         fails_at: str = kdtool.Field("", json_schema_extra={"affects_results": False})
         """The prompt at which it ends."""
 
+        refuses: str = kdtool.Field("", json_schema_extra={"affects_results": False})
+        """The prompt that it refuses."""
+
     def kdtool_answer(self, requests):
         for request in requests:
             if request.prompt == self.config.fails_at:
                 raise kdtool.UsageError("no more")
             with open("asked", "a") as file:
                 print(request.prompt, file=file)
-            yield kdtool.TextAnswer(request.id, self.config.word, "stop", 1, 1)
+            refuses = request.prompt == self.config.refuses
+            yield kdtool.TextAnswer(request.id, self.config.word, "refused" if refuses else "stop", 1, 1)
 
 
 class Keeping(kdtool.Screen):
@@ -88,6 +92,14 @@ def test_a_teacher_that_ends_keeps_what_it_said(counted: dict[str, Any]) -> None
         kdtool.run(counted, {"teacher.fails_at": "two"})
     assert asked() == ["one"]
     kdtool.run(counted)
+    assert asked() == ["two"]
+
+
+def test_a_refusal_is_asked_again_for_another_text(counted: dict[str, Any], tmp_path: Path) -> None:
+    kdtool.run(counted, {"teacher.refuses": "two"})
+    asked()
+    (changed, *_) = changes(counted, tmp_path)
+    kdtool.run({**changed, "name": "again"})
     assert asked() == ["two"]
 
 

@@ -173,7 +173,8 @@ def test_arms_that_solve_the_same_tasks_may_still_differ_on_others(tmp_path: Pat
 @pytest.mark.parametrize(
     ("solved", "of", "verdict"),
     [(2, 2, "no evidence of a difference"), (3, 3, "no evidence of a difference"), (5, 5, "no evidence of a difference"),
-     (4, 5, "no evidence of a difference"), (6, 6, "better"), (6, 9, "better")],
+     (4, 5, "no evidence of a difference"), (6, 6, "better"), (6, 9, "better"),
+     (5, 50, "no evidence of a difference"), (5, 164, "no evidence of a difference"), (6, 164, "better")],
 )  # fmt: skip
 def test_few_tasks_that_all_go_one_way_show_no_more_than_the_exact_test(
     tmp_path: Path, solved: int, of: int, verdict: str

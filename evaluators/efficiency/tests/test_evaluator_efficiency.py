@@ -87,6 +87,7 @@ class Counter:
         return self.read_before * 1_000_000
 
 
+@pytest.mark.slow
 def test_teacher_and_student_are_measured_in_processes_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_generation_ends_with_the_context_and_that_is_said(tmp_path: Path) -> No
     assert "efficiency: student generates 8 tokens, and not 32: its context ends there" in heard
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_explained(tmp_path: Path) -> None:
     make_model(1).save(tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")

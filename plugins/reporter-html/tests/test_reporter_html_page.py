@@ -275,7 +275,7 @@ def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Res
     assert "It does not pay at equal wall time" in html
 
 
-@pytest.mark.parametrize("letter", ["x", "<", "漢", "\u202e"])
+@pytest.mark.parametrize("letter", ["<", *(pytest.param(one, marks=pytest.mark.slow) for one in ("x", "漢", "\u202e"))])
 def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_is(
     letter: str, sample: kdtool.Results, tmp_path: Path
 ) -> None:

@@ -151,8 +151,10 @@ def test_toolchain_that_does_not_run_in_the_sandbox_is_named_with_what_it_said(
 
 def test_folder_where_a_user_keeps_other_things_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(home))
-    for folder in (home, home / ".local"):
+    for folder in (home, home / ".local", home / "project"):
         _installed(folder, "node", "exit 0", monkeypatch)
+        if folder != home / "project":
+            (folder / "lib").mkdir()
         assert language("javascript").folders() == ()
 
 

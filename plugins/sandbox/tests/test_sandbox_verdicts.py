@@ -38,6 +38,13 @@ def test_wrong_program_fails_with_the_reason(judge: Judge, source: str, reason: 
     assert reason in verdict.reason
 
 
+def test_objects_of_the_tests_can_be_shown_by_a_program(judge: Judge) -> None:
+    program = "def f(g):\n    seen = {}\n    seen[str((g,))] = g(1)\n    return f'{g} {g!r}', list(seen.values())\n"
+    tests = "def secret(x):\n    return x + 41\nassert f(secret) == ('<object of the tests> ' * 2).strip(), f(secret)"
+    verdict = judge(program, tests.replace(" == ('<object", "[0] == ('<object") + "\nassert f(secret)[1] == [42]")
+    assert verdict.passed, verdict
+
+
 def test_control_characters_of_a_program_reach_no_terminal(judge: Judge) -> None:
     verdict = judge("def f(x):\n    raise ValueError('\\x1b[2J\\u202e\\ud800ok')\n", "f(1)")
     assert verdict.reason == r"ValueError: \x1b[2J\x202e\xd800ok"

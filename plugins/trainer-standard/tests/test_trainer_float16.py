@@ -15,6 +15,8 @@ from kdtool_trainer_standard._machine import chosen_dtype
 from kdtool_trainer_standard._nonfinite import blame_student
 from trainer_models import first_gradients, make_model, train
 
+pytestmark = pytest.mark.slow
+
 GRAD_SCALER = torch.amp.GradScaler
 
 

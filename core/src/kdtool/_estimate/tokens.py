@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from kdtool._assembly import Assembly
@@ -15,18 +16,23 @@ __all__ = ["refuse_uneven", "refuse_uneven_ahead"]
 
 
 def refuse_uneven(assembly: Assembly, asked: Iterable[Asked]) -> None:
-    """Refuse a control that other settings of its trainer give more or fewer tokens than the student.
+    """Refuse a control that other settings of its trainer give more or fewer tokens than the student in a phase.
 
-    Text of the student's own is shorter than what it takes the place of, so there nothing is known beforehand.
+    Nothing is known beforehand of phases without an estimate, nor where there is text of the student's own, which is shorter
+    than what it takes the place of.
 
     Raises:
         UsageError: they differ.
     """
-    arms = ("student", "control")
-    student, control = (sum(part.estimate.tokens for part in asked if part.arm == arm) for arm in arms)
-    if student and control and student != control and not own_text_keys(assembly):
-        seen = f"it would train on {control:,} tokens, the student on {student:,}"
-        raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
+    found = {arm: Counter[str]() for arm in ("student", "control")}
+    for part in asked:
+        if part.arm in found:
+            found[part.arm][part.phase] += part.estimate.tokens
+    for phase, student in found["student"].items():
+        control = found["control"][phase]
+        if student and control and student != control and not own_text_keys(assembly):
+            seen = f"it would train on {control:,} tokens in phase {phase!r}, the student on {student:,}"
+            raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 
 
 def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:

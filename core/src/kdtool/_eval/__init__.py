@@ -63,7 +63,7 @@ def evaluate(
     """
     found = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
-    name = name or _own_name([model.arm for model in found], evaluators, settings or {})
+    name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
     assembly = assemble(loaded, say)
     if not found and not assembly.named("teacher"):
@@ -74,12 +74,12 @@ def evaluate(
     )
 
 
-def _own_name(arms: Sequence[str], evaluators: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """Return a name that other models or evaluators do not get; settings tell where no model is named, or it is too long."""
+def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
+    """Return a name that other models or evaluators do not get; `rest` counts where no model is named, or it is too long."""
     whole = "-".join(["eval", *dict.fromkeys([*arms, *evaluators])]).replace(".", "_")
     if arms and len(whole) <= _LONGEST:
         return whole
-    told = hashlib.sha256(repr((whole, sorted(settings.items()))).encode()).hexdigest()[:8]
+    told = hashlib.sha256(repr((whole, *rest)).encode()).hexdigest()[:8]
     return f"{whole[: _LONGEST - 9].rstrip('-')}-{told}"
 
 

@@ -57,7 +57,7 @@ def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterat
 
 
 class _Kept:
-    """The answers of one teacher."""
+    """The answers of one teacher; refusals are none."""
 
     def __init__(self, database: sqlite3.Connection, file: Path, teacher: str) -> None:
         self._database = database
@@ -89,8 +89,8 @@ class _Kept:
                     there.append(found)
 
         for answer in ask(new()):
-            if answer.id in asked:
-                self._keep(asked.pop(answer.id), answer)
+            if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later
+                self._keep(asked[answer.id], answer)
             yield answer
             yield from there
             there.clear()

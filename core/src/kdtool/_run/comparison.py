@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from math import exp, inf, log
+from math import comb, exp, inf, log
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,8 @@ BySeed = Mapping[int | None, Measurement]
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_ERROR = 0.05
+"""What is better by chance with this probability is not called better."""
 _ROUNDED = 1e-9
 """What is left of a width of zero where shares are no binary fractions."""
 _ROLES = ("artifact", "student", "control", "teacher")
@@ -91,6 +93,8 @@ def compare(
     most = inf
     if first.unit == "fraction":
         half, most = _wide_enough(half, tables, 1 + abs(value - other)), 1.0
+        if _chance(tables) >= _ERROR:
+            half = max(half, abs(value - other))
     low, high = max(-most, value - other - half), min(most, value - other + half)
     relative = first.transform == "exp"
     return Comparison(
@@ -215,8 +219,25 @@ def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
     of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test. Tasks
     that pass or fail have that width in any case: one that goes another way makes nothing more certain.
     """
-    tasks = all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
-    return max(half, reach * _of_none(len(tables[0][0]))) if tasks or half < _ROUNDED else half
+    alike = half < _ROUNDED or _all_pass_or_fail(tables)
+    return max(half, reach * _of_none(len(tables[0][0]))) if alike else half
+
+
+def _chance(tables: Sequence[Table]) -> float:
+    """Return how likely two arms that are alike differ as clearly on pass-or-fail tasks: the exact sign test, two-sided.
+
+    It is McNemar's, on the tasks that only one of them passes. 0 where items are something else, or there are several seeds.
+    """
+    if len(tables[0]) > 1 or not _all_pass_or_fail(tables):
+        return 0.0
+    both = list(zip(tables[0][0], tables[1][0], strict=True))
+    more, fewer = (sum(one[side] > one[1 - side] for one in both) for side in (0, 1))
+    ways = sum(comb(more + fewer, count) for count in range(min(more, fewer) + 1))
+    return float(min(1.0, 2 * ways / 2 ** (more + fewer)))
+
+
+def _all_pass_or_fail(tables: Sequence[Table]) -> bool:
+    return all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
 
 
 def _of_none(count: int) -> float:

@@ -83,15 +83,18 @@ def add_scores(
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
     """Read the measurements of made nodes, by evaluator, and tell the trackers.
 
-    Where two evaluators measure under one name, each is called by evaluator and name, as `require` calls it.
+    What an evaluator that is called otherwise than its plugin (`chat: {use: humaneval}`) measures is called by evaluator and
+    name, as `require` calls it, whatever else is measured; so is what two evaluators measure under one name.
     """
+    built = context.assembly.built_for()
+    renamed = {one for one in scores if not built[one].loaded.source and built[one].spec.use != one.rpartition(".")[2]}
     read = [(evaluator, node, found) for evaluator, nodes in scores.items() for node in nodes for found in _read(node)]
     evaluators: dict[str, set[str]] = defaultdict(set)
     for evaluator, _, found in read:
         evaluators[found.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
     for evaluator, node, found in read:
-        one = _called(evaluator, found) if len(evaluators[found.name]) > 1 else found
+        one = _called(evaluator, found) if evaluator in renamed or len(evaluators[found.name]) > 1 else found
         context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
         called[evaluator].append(one)
     return called

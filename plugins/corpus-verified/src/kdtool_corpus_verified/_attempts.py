@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import kdtool
@@ -52,6 +53,8 @@ def name_of(problem: str, number: int) -> str:
 def own_solutions(problems: Mapping[str, Problem], config: Verified.Config, file: Path) -> Mapping[str, Attempt]:
     """Run each problem's own solution and return what came of it, by the problem's id. Arguments as of `attempted`.
 
+    One that took too long beside others is run once more by itself, and that is not kept: a machine may be busy for a while.
+
     Raises:
         SandboxError: there is no safe way to run programs here.
     """
@@ -59,7 +62,10 @@ def own_solutions(problems: Mapping[str, Problem], config: Verified.Config, file
 
     codes = {key: problem.solution for key, problem in problems.items()}
     tasks = {key: Task(f"{key}#solution", problems[key].module(code), config.seconds) for key, code in codes.items()}
-    verdicts = verdicts_of(file, {"python": list(tasks.values())}, config.workers)
+    verdicts = dict(verdicts_of(file, {"python": list(tasks.values())}, config.workers))
+    late = [task for task in tasks.values() if verdicts[task.id].status == "timed out"]
+    with TemporaryDirectory() as scratch:
+        verdicts.update(verdicts_of(Path(scratch) / "again.jsonl", {"python": late}, workers=1))
     return {key: Attempt(0, codes[key], judged=verdicts[task.id]) for key, task in tasks.items()}
 
 

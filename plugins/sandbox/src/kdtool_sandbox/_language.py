@@ -102,8 +102,11 @@ def found(program: str) -> Path:
 
 
 def _own_folder(program: Path) -> Path | None:
-    """Return the folder that a program was installed to; None for /usr, and for one where a user keeps other things, too."""
-    folder = program.parent.parent if program.parent.name == "bin" else program.parent
-    home = Path.home()
+    """Return the folder that a program was installed to; None for /usr, and for one where a user keeps other things, too.
+
+    An installation has `bin`, and `lib` or `include` beside it.
+    """
+    folder, home = program.parent.parent, Path.home()
     everybodys = folder.is_relative_to("/usr") or home.is_relative_to(folder) or folder == home / ".local"
-    return None if everybodys else folder
+    installed = program.parent.name == "bin" and any((folder / part).is_dir() for part in ("lib", "include"))
+    return folder if installed and not everybodys else None

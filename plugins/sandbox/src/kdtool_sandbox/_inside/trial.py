@@ -17,6 +17,8 @@ _TAIL = 2000
 _AGAIN = 0.1
 """Seconds until tests that have caught what ends them are ended again."""
 _END = object()
+_SHOWN = "<object of the tests>"
+"""How one is shown to a program: its own text may say what is expected."""
 
 
 def _called(function: Any, *arguments: Any, **named: Any) -> Any:
@@ -29,6 +31,8 @@ _ACTIONS: dict[str, Callable[..., Any]] = {
     "call": _called,
     "iterate": iter,
     "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
+    "text": lambda _: _SHOWN,
+    "shown": lambda _: _SHOWN,
 }
 """What a program may do with objects of the tests. Attributes are not among it: they lead to the tests' globals."""
 _NEVER = float("inf")
