@@ -47,7 +47,7 @@ def test_several_files_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_a_buffer_shuffles_by_its_seed(tmp_path: Path) -> None:
-    files = DataFiles([write(tmp_path / "a.parquet")])
+    files = DataFiles([write(tmp_path / "a.jsonl")])
     first, again, other = (list(files.records(shuffle_buffer=10, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert first != ROWS

@@ -125,6 +125,7 @@ class WholeKL(KL):
     kdtool_token_loss = kdtool.Loss.kdtool_token_loss  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [None, 50])
 @pytest.mark.parametrize("head", HEADS)
 def test_sequence_losses_come_to_the_same_logits(tmp_path: Path, head: str, shared: int | None) -> None:

@@ -52,6 +52,7 @@ def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
 
 
+@pytest.mark.slow
 class TestCodeLlama(TeacherConformance):
     component = CodeLlama
     entry_point = "codellama"

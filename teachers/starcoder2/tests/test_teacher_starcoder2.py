@@ -44,6 +44,7 @@ def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
 
 
+@pytest.mark.slow
 class TestStarCoder2(TeacherConformance):
     component = StarCoder2
     entry_point = "starcoder2"
