@@ -175,7 +175,7 @@ def _required(
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:
     """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed.
 
-    Evaluators look at the text as soon as it is there, exporters at the student.
+    Evaluators look at the text as soon as it is there, exporters at the student of one seed.
     """
     record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
     keep(context, record)
@@ -183,8 +183,7 @@ def _make_first(context: Context, graph: Graph, texts: Node) -> None:
         context.make(node)
         if node is texts:
             refuse_unmeasurable(context, texts)
-        if node.stage.kind == STUDENTS:
-            refuse_unexportable(context, node)
+    refuse_unexportable(context, next(node for node in graph.nodes.values() if node.stage.kind == STUDENTS))
 
 
 def keep(context: Context, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -89,10 +88,9 @@ class PassAtK(kdtool.Evaluator):
     """What a program may take where the config does not say; may depend on the config."""
     config: Config
 
-    @cached_property
-    def _digests(self) -> dict[str, str]:
-        """What tells each part's problems from others: made once, as subjects are measured in a call each."""
-        return {}
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._digests: dict[str, str] = {}  # by part: made once, as subjects are measured in a call each
 
     @property
     def seconds(self) -> float:

@@ -26,7 +26,18 @@ __all__ = ["Ended", "Worker"]
 
 _ENDING = 5.0
 _KILLING = 30.0
-_MODULES = ("frames", "values", "peer", "candidate", "confining", "keeper", "rehearsal", "trial", "tester")
+_MODULES = (
+    "frames",
+    "values",
+    "exceptions",
+    "peer",
+    "candidate",
+    "confining",
+    "keeper",
+    "rehearsal",
+    "trial",
+    "tester",
+)
 _REMARKS = 2000
 _FORMAT = 4
 """The version of marshal's format that all Pythons read that may be inside."""

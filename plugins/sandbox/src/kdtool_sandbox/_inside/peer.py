@@ -8,32 +8,23 @@ the side that asks, with its own values.
 
 from __future__ import annotations
 
-import builtins
 import marshal
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kdtool_sandbox._inside.exceptions import Raised, exception_of, told
 from kdtool_sandbox._inside.frames import decoded, encoded, read_frame, write_frame
 from kdtool_sandbox._inside.values import from_plain, to_plain
 
-__all__ = ["Gone", "Peer", "Raised", "Remote", "TimedOut", "described", "digest"]
+__all__ = ["Gone", "Peer", "Remote", "TimedOut", "digest"]
 
-_LONGEST_TEXT = 2000
 _LARGEST = 2**20
 """Items, and characters of texts among them, of a sequence that is copied as a whole."""
 _PIECE = 2**18
 _BY_VALUE = 2
 """The version of marshal's format in which what is written depends on values alone, not on who shares them."""
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple}
-_LONGEST_ARGUMENTS = 2**16
-_KINDS: dict[str, type[Exception]] = {
-    name: kind
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration)
-}
-"""Exceptions that go over, by name."""
-_NAMES = {id(kind): kind.__name__ for kind in _KINDS.values()}
 _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
 
@@ -43,12 +34,6 @@ class Gone(BaseException):
 
 class TimedOut(BaseException):
     """The tests' time is over."""
-
-
-class Raised(Exception):  # noqa: N818 (what it says is what the other side raised)
-    """The other side raised an exception of no builtin kind; `kind` is what it is called there."""
-
-    kind = ""
 
 
 class Remote:
@@ -190,7 +175,7 @@ class Peer:
             if changed is not None:
                 _take_over(list(arguments[1:]), self._value(changed))
             if what == "raised":
-                raise _exception(*value)
+                raise exception_of(*value)
             return self._value(value)
 
     def serve(self) -> None:
@@ -214,7 +199,7 @@ class Peer:
         except (Gone, TimedOut):
             raise
         except BaseException as error:
-            message = ["raised", _told(error)]
+            message = ["raised", told(error)]
         after = self._dumped(arguments[1:])
         changed = decoded(after) if after and after != before else None
         self._send([*message, changed])
@@ -295,48 +280,6 @@ def digest(sequence: Any, start: int, stop: int, key: bytes) -> str:
         if not kinds <= _HASHED or (float in kinds and any(number != number for number in one)):  # noqa: PLR0124 (not a number)
             return ""
     return blake2b(marshal.dumps(piece, _BY_VALUE), key=key).hexdigest()
-
-
-def described(error: BaseException) -> str:
-    """Return an exception's text, whatever its `__str__` does."""
-    try:
-        return str(error)[:_LONGEST_TEXT]
-    except BaseException:
-        return ""
-
-
-def _told(error: BaseException) -> list[Any]:
-    """Return what goes over of an exception: its class, the builtin ones that it extends, its text, and plain arguments."""
-    kinds = [_NAMES[id(kind)] for kind in type(error).__mro__ if id(kind) in _NAMES]
-    try:
-        plain = to_plain(error.args, _refuse)
-        short = len(encoded(plain)) <= _LONGEST_ARGUMENTS
-    except BaseException:
-        short = False
-    return [type(error).__name__, kinds, described(error), plain if short else None]
-
-
-def _exception(name: str, kinds: list[str], text: str, plain: Any) -> Exception:
-    """Return the nearest builtin exception that can be made; all that counts of the other side's are names in a table."""
-    given = [(text,)] if plain is None else [tuple(from_plain(plain, _refuse)), (text,)]
-    nearest = [_KINDS[one] for one in kinds if one in _KINDS and (one != "Exception" or name == one)]
-    made = ([one for arguments in given for one in _made(kind, arguments)] for kind in (*nearest, Raised))
-    found = next(filter(None, made))
-    error = next((one for one in found if described(one) == text), found[0])
-    if isinstance(error, Raised):
-        error.kind = name
-    return error
-
-
-def _made(kind: type[Exception], arguments: tuple[Any, ...]) -> list[Exception]:
-    try:
-        return [kind(*arguments)]
-    except Exception:
-        return []
-
-
-def _refuse(*_: Any) -> Any:
-    raise ValueError("no plain value")
 
 
 def _take_over(old: Any, new: Any) -> None:

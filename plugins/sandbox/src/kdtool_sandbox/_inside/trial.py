@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from kdtool_sandbox._inside.peer import Gone, Peer, Raised, TimedOut, described
+from kdtool_sandbox._inside.exceptions import Raised, described
+from kdtool_sandbox._inside.peer import Gone, Peer, TimedOut
 
 __all__ = ["hear_alarms", "judged"]
 
