@@ -76,16 +76,13 @@ class Assembly:
 
     def hooks(self, phase: PhaseSpec | None = None) -> Hooks:
         """Return hooks on the shared components and, for a phase, on fresh ones of its own."""
-        manager = ComponentManager()
-        owners: dict[str, Owner] = {}
-        required = set()
-        for name, item in self.built_for(phase).items():
+        built, manager = self.built_for(phase), ComponentManager()
+        for name, item in built.items():
             with using(item.owner, "its registration"):
                 manager.register(self.shared[name] if name in self.shared else item.instance(), name)
-            owners[name] = item.owner
-            if item.spec.required:
-                required.add(name)
-        return Hooks(manager, owners, frozenset(required), self.trace, self.complain)
+        owners = {name: item.owner for name, item in built.items()}
+        required = frozenset(name for name, item in built.items() if item.spec.required)
+        return Hooks(manager, owners, required, self.trace, self.complain)
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
         """Return what stands behind the components of a scope, by name."""

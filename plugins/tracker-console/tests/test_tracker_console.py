@@ -27,7 +27,7 @@ def report(step: int) -> kdtool.StepReport:
 
 
 def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
-    text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", arm="control", seed=1)
+    text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", label="control-seed1-train")
     told.kdtool_run_start(make_run(folder, name="my-coder"))
     told.kdtool_stage_start(text, None, "documents")
     told.kdtool_stage_end(text, 0.01, True)
@@ -46,9 +46,9 @@ def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = out.splitlines()
     assert lines[0] == f"Run my-coder in {tmp_path}"
     assert "text: used again, nothing to do" in lines
-    assert "phases: control, seed 1: begins, 100 steps" in lines
+    assert "phases/control-seed1-train: begins, 100 steps" in lines
     assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
-    assert "phases: control, seed 1: done in 2 min 30 s" in lines
+    assert "phases/control-seed1-train: done in 2 min 30 s" in lines
     assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
     assert lines[-1] == "Run test is done: 1 stages made in 2 min 30 s, 1 used again"
 
@@ -91,7 +91,7 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
     tell_a_run(told, tmp_path)
     shown = out.getvalue()
     assert "= text: used again, nothing to do" in shown
-    assert "✓ phases: control, seed 1: done in 2 min 30 s" in shown
+    assert "✓ phases/control-seed1-train: done in 2 min 30 s" in shown
     assert "loss 0.25" in shown
     assert "[bold]halved[/bold]" in shown
     assert "\x1b[31m" not in shown

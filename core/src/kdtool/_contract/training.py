@@ -107,9 +107,10 @@ class RunInfo:
     """What a component may know about the run. Write only into `folder`.
 
     `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
-    trained. `stage` is the kind of artefact being
-    made; where that is a phase of training, `phase` is its name. `rank` and `world` count processes. `say` shows a line to
-    the user. `licences` are the terms that the run's components bring, and what the student takes under them.
+    trained. `stage` is the kind of artefact being made; where that is a phase of training, `phase` is its name. `label`
+    tells artefacts of one kind apart, as "perplexity-student" does among the scores; "" where there is one. `rank` and
+    `world` count processes. `say` shows a line to the user. `licences` are the terms that the run's components bring, and
+    what the student takes under them.
     """
 
     name: str
@@ -125,6 +126,7 @@ class RunInfo:
     say: Callable[[str], None] = print
     phase: str = ""
     licences: tuple[kdtool.Licensed, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)

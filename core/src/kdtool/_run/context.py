@@ -86,6 +86,7 @@ class Context:
             say=lambda text: self.say(text),
             phase=stage.phase,
             licences=self.licences,
+            label=stage.label,
         )
 
     def say(self, text: str) -> None:

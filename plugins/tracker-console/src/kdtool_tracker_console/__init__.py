@@ -86,7 +86,5 @@ class ConsoleTracker(kdtool.Tracker):
 
 
 def _title(run: kdtool.RunInfo) -> str:
-    """Name a stage; arm and seed only where they tell stages apart."""
-    if run.stage == "phases" or (run.arm, run.seed) != ("student", 0):
-        return f"{run.stage}: {run.arm}, seed {run.seed}"
-    return run.stage
+    """Name a stage as `kdtool run --plan` does."""
+    return "/".join(filter(None, (run.stage, run.label)))

@@ -71,7 +71,7 @@ class JsonLinesTracker(kdtool.Tracker):
 
         if self._file is None:
             return
-        where = {"stage": run.stage, "arm": run.arm, "seed": run.seed}
+        where = {"stage": run.stage, "label": run.label, "arm": run.arm, "seed": run.seed}
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **where, **told}
         self._file.write(to_json(line, inf_nan_mode="strings", fallback=_plain).decode() + "\n")
 
