@@ -126,3 +126,10 @@ def test_the_second_maker_goes_on_where_the_first_was_killed(tmp_path: Path) -> 
             assert line_of(second) == "waits"
             first.kill()
             assert [line_of(second), line_of(second)] == ["continues", "made whole"]
+
+
+def test_where_nobody_can_ask_a_run_is_held_by_whom_it_names(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # it cannot be opened, as on a disk that may only be read
+    assert worker_of(tmp_path) is None
+    (tmp_path / "lock.json").write_text('{"pid": 7, "host": "here", "since": "today"}', encoding="utf-8")
+    assert worker_of(tmp_path) == "process 7 on here since today"

@@ -12,6 +12,7 @@ from typing import Any
 import kdtool
 import pytest
 from filelock import FileLock
+from kdtool._run.record import read_results
 
 
 def _heard() -> list[str]:
@@ -131,3 +132,45 @@ def test_phase_switches_the_recipes_signals_off(recipe: dict[str, Any]) -> None:
     results = kdtool.run({**recipe, "train": {**recipe["train"], "signals": False}})
     assert not [stage for stage in results.stages if stage.name.startswith("signals")]
     assert results.arms[0].phases["train"].steps == 4
+
+
+def test_a_report_that_fails_leaves_the_results(recipe: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(
+        "import kdtool\nclass Broken(kdtool.Reporter):\n    'Fails.'\n"
+        "    def kdtool_report(self, run, results):\n        raise RuntimeError('no ink')\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RuntimeError, match="no ink"):
+        kdtool.run({**recipe, "reporter": {"use": f"{file}:Broken"}})
+    kept = read_results(tmp_path / "runs" / "toy")
+    assert kept.report is None
+    assert kept.measurements
+
+
+def test_line_ends_of_unicode_are_text(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """JSON may hold them as they are, and evaluators of others write their items so."""
+    file = tmp_path / "lines.py"
+    file.write_text(LINES, encoding="utf-8")
+    results = kdtool.run({**recipe, "evaluators": {"lines": {"use": f"{file}:Lines"}}})
+    assert {one.settings["prompt"] for one in results.measurements} == {"one\u2028two\x85"}
+    assert next(one.items for one in results.comparisons if one.arm == "student") == 2
+
+
+LINES = '''
+import json
+import kdtool
+
+
+class Lines(kdtool.Evaluator):
+    """Measures with a prompt of odd lines."""
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            items = run.folder / "items.jsonl"
+            rows = [{"item": f"{one}\\u2028\\x85", "sum": 1.0, "weight": 1.0} for one in range(2)]
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\\n" for row in rows)
+            items.write_text(lines, encoding="utf-8", newline="\\n")
+            settings = {"prompt": "one\\u2028two\\x85"}
+            yield kdtool.Measurement("lines", subject.name, "", 1.0, 2, True, items=items, settings=settings)
+'''

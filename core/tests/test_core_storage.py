@@ -16,6 +16,7 @@ import kdtool
 import pytest
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.cards import CARD
+from kdtool._run.graph import GRAPH
 from kdtool._run.sealed import read_sealed, write_sealed
 
 PRINT = "f" * 64
@@ -87,6 +88,15 @@ def test_damaged_results_are_named(recipe: dict[str, Any]) -> None:
     flip(folder / "results.json", 100)
     with pytest.raises(kdtool.StorageError, match=r"results\.json is damaged.*Run the recipe again"):
         kdtool.report(folder)
+
+
+def test_a_damaged_record_of_the_last_run_keeps_nobody_from_the_next(recipe: dict[str, Any]) -> None:
+    alone = {**recipe, "control": False, "evaluators": False, "seeds": [0]}
+    folder = kdtool.run(alone).folder
+    flip(folder / GRAPH, 100)
+    assert {stage.action for stage in kdtool.plan(alone)} == {"reuse"}
+    assert all(stage.reused for stage in kdtool.run(alone).stages)
+    assert json.loads((folder / GRAPH).read_bytes())["nodes"]
 
 
 def attempt(root: Path, build: Any) -> Path:

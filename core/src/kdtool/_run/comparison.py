@@ -19,6 +19,7 @@ from kdtool._contract.models import Measurement, Subject
 from kdtool._errors import PluginError
 from kdtool._run.intervals import Pair, Statistic, Table, Totals, estimate, half_width
 from kdtool._run.results import Comparison
+from kdtool._run.sealed import json_lines
 
 __all__ = ["compare", "compare_all", "differing", "interval", "read_items"]
 
@@ -143,7 +144,7 @@ def read_items(path: Path | None) -> Items:
     """Return a measurement's items: sum and weight by name; none where there is no file."""
     if path is None:
         return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in json_lines(path)]
     return {row["item"]: (row["sum"], row["weight"]) for row in rows}
 
 

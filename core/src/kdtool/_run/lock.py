@@ -54,16 +54,21 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def worker_of(folder: Path) -> str | None:
-    """Return what is known of the process that works on the run in `folder`; None where none does."""
+    """Return what is known of the process that works on the run in `folder`; None where none does.
+
+    Where nothing can be written, also by another user's rights, nobody can ask: then a run counts as held if it names who.
+    """
     path = folder / ".lock"
     if not path.exists():
         return None
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except (Timeout, PermissionError):  # whoever may not write here cannot ask: another user's run counts as held
+        lock.release()
+    except Timeout:
         return _holder(folder / HOLDER).removeprefix(" by ") or "another process"
-    lock.release()
+    except OSError:
+        return _holder(folder / HOLDER).removeprefix(" by ") or None
     return None
 
 

@@ -24,7 +24,7 @@ from kdtool._run.artefacts import sync_files
 from kdtool._run.context import Context, close_components
 from kdtool._run.data import Materials, rows_of
 from kdtool._run.graph import MODEL
-from kdtool._run.sealed import write_beside
+from kdtool._run.sealed import json_lines, write_beside
 from kdtool._run.signals import from_cache, from_teacher
 from kdtool._run.teacher_rows import Spelled
 from kdtool._run.terms import teachers_asked, want_of
@@ -154,7 +154,7 @@ def read_trained(folder: Path) -> Trained:
 
 def read_history(path: Path) -> tuple[StepReport, ...]:
     """Read the logged steps of a phase."""
-    return tuple(_REPORT.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(_REPORT.validate_json(line) for line in json_lines(path))
 
 
 def _check_history(path: Path, owner: Owner | None) -> None:

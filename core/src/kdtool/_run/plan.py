@@ -137,7 +137,7 @@ def last_nodes(folder: Path) -> Mapping[str, Any]:
     """Return the nodes of the last run; none where there is no record, or one that cannot be read."""
     try:
         nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         return {}
     return nodes
 

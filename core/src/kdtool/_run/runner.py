@@ -150,13 +150,18 @@ def _describe(context: Context, artifacts: Sequence[Artifact], results: Results 
 
 
 def reported(context: Context, run: RunInfo, results: Results) -> Results:
-    """Have the report written, then `results.json`; return the results with the report's place."""
+    """Write `results.json`, have the report written, and return the results with the report's place.
+
+    The results are there also where a reporter fails.
+    """
+    with storage_errors(context.folder):
+        write_results(results)
     for name in context.assembly.named("reporter"):
         results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
-    with storage_errors(context.folder):
-        write_results(results)
+        with storage_errors(context.folder):
+            write_results(results)
     return results
 
 

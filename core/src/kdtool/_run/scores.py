@@ -19,6 +19,7 @@ from kdtool._opening import UNADAPTED
 from kdtool._run.context import Context
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.sealed import json_lines
 from kdtool._run.training import Arm
 
 __all__ = ["Measured", "add_scores", "read_scores", "said_of", "subjects_of"]
@@ -108,7 +109,7 @@ def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def _read(node: Node) -> Iterator[Measurement]:
-    for line in (node.path / _FILE).read_text(encoding="utf-8").splitlines():
+    for line in json_lines(node.path / _FILE):
         measurement = _MEASUREMENT.validate_json(line)
         yield replace(measurement, items=measurement.items and node.path / measurement.items)
 
@@ -189,10 +190,9 @@ def _problem(
     if not measurement.items.is_relative_to(folder):
         return f"with items in {measurement.items}, which is not below {folder}"
     try:
-        with measurement.items.open(encoding="utf-8") as lines:
-            for line in lines:
-                item = json.loads(line)
-                _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
+        for line in json_lines(measurement.items):
+            item = json.loads(line)
+            _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
     except (OSError, ValueError, TypeError, KeyError) as error:
         return f"with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
     return ""

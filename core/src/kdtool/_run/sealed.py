@@ -1,4 +1,4 @@
-"""Small files that are never half written, and JSON files in which a changed byte is noticed.
+"""Small files that are never half written, JSON files in which a changed byte is noticed, and lines of JSON.
 
 A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Used for manifests, the
 graph, the results and what else a run keeps outside artefacts.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdtool._errors import StorageError
 
-__all__ = ["read_sealed", "write_beside", "write_sealed"]
+__all__ = ["json_lines", "read_sealed", "write_beside", "write_sealed"]
 
 
 def write_beside(path: Path, text: str) -> None:
@@ -26,6 +26,12 @@ def write_beside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def json_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a JSON Lines file. Only a line feed ends one: U+2028, for one, may be inside of texts."""
+    with path.open("rb") as file:
+        yield from file
 
 
 def write_sealed(path: Path, content: Mapping[str, Any] | str) -> None:

@@ -18,6 +18,7 @@ from kdtool._contract.models import Measurement, Request, Subject, TextAnswer
 from kdtool._contract.text import Completion, Example, Split, Text
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
+from kdtool._run.sealed import json_lines
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._surroundings import Listener, make_run
 from kdtool.testing._toy import Opener, ToyRuntime, write_toy_model
@@ -117,7 +118,7 @@ class EvaluatorConformance(ComponentConformance):
             if found.items is None:
                 continue
             assert found.items.resolve().is_relative_to((measured.folder / "run").resolve())
-            rows = [json.loads(line) for line in found.items.read_text(encoding="utf-8").splitlines()]
+            rows = [json.loads(line) for line in json_lines(found.items)]
             assert all(set(row) - {"shown"} == {"item", "sum", "weight"} for row in rows)
             assert all(isinstance(text, str) for row in rows for text in row.get("shown", {}).values())
             assert len({row["item"] for row in rows}) == len(rows)
@@ -254,4 +255,4 @@ def _items(measurement: Measurement) -> set[str]:
     """Return what a measurement is made of."""
     if measurement.items is None:
         return set()
-    return {json.loads(line)["item"] for line in measurement.items.read_text(encoding="utf-8").splitlines()}
+    return {json.loads(line)["item"] for line in json_lines(measurement.items)}

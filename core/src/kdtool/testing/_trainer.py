@@ -17,6 +17,7 @@ from kdtool._contract.models import LanguageModel
 from kdtool._contract.text import Row, RowSource
 from kdtool._contract.training import StepReport, Term, Trained
 from kdtool._errors import KdtoolError, PluginError, UsageError
+from kdtool._run.sealed import json_lines
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._phase import (
     Beside,
@@ -250,9 +251,10 @@ class TrainerConformance(ComponentConformance):
         trainer = self.ready(run)
         trained = trainer.kdtool_train(run, phase, student)
         trainer.kdtool_close()
-        lines = trained.history.read_text(encoding="utf-8").splitlines()
         weights = {name: weight.detach().cpu().clone() for name, weight in student.model.state_dict().items()}
-        return Training(trained, weights, watcher, [_REPORT.validate_json(line) for line in lines])
+        return Training(
+            trained, weights, watcher, [_REPORT.validate_json(line) for line in json_lines(trained.history)]
+        )
 
 
 def _with(name: str, loss: Loss) -> dict[str, Component]:

@@ -111,7 +111,7 @@ def problems_of_file(path: Path) -> Iterator[Problem]:
         records = (
             json.loads(text)
             if text.lstrip()[:1] == "["
-            else [json.loads(one) for one in text.splitlines() if one.strip()]
+            else [json.loads(one) for one in text.split("\n") if one.strip()]
         )
     except ValueError as error:
         raise kdtool.UsageError(f"mbpp.file: {path} is neither JSON Lines nor a list in JSON: {error}") from error
