@@ -28,9 +28,15 @@ TEXTS = ("def f(x):\n    return x + 12345\n", "größer 日本語 🎉\n", "x", 
 
 
 def save_student(
-    folder: Path, *, digits: bool = False, template: str | None = TEMPLATE, family: str = "llama", seed: int = 0
+    folder: Path,
+    *,
+    digits: bool = False,
+    template: str | None = TEMPLATE,
+    family: str = "llama",
+    seed: int = 0,
+    hidden: int = 64,
 ) -> TransformersModel:
-    """Write a small Llama with a byte-level BPE tokenizer, trained on this file."""
+    """Write a small Llama of four heads of 16 with a byte-level BPE tokenizer, trained on this file."""
     inner = Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     single = pre_tokenizers.Digits(individual_digits=True)
@@ -43,7 +49,7 @@ def save_student(
         show_progress=False,
     )
     inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8"), " 12345" * 500], trainer)
-    save_tiny(folder, family, seed=seed, vocabulary=320, hidden_size=64, head_dim=16)
+    save_tiny(folder, family, seed=seed, vocabulary=320, hidden_size=hidden, head_dim=16)
     end = "<|endoftext|>"
     wrapped = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, bos_token=end, chat_template=template)
     wrapped.save_pretrained(folder)
@@ -158,6 +164,12 @@ def test_every_precision_is_the_same_model(numbers: Any, tmp_path: Path) -> None
     artifact = GGUF(GGUF.Config(numbers=numbers, threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
     assert artifact.quantisation == ("q8_0" if numbers == "q8_0" else "")
     assert artifact.path.name == "model.gguf"
+
+
+@pytest.mark.parametrize("hidden", [32, 96])
+def test_heads_need_not_fill_the_hidden_size(hidden: int, tmp_path: Path) -> None:
+    save_student(tmp_path / "trained", hidden=hidden)
+    GGUF(GGUF.Config(numbers="f32", threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
 
 
 def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path: Path) -> None:
