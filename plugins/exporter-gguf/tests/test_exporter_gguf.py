@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from gguf import GGUFReader, TokenType
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import ExporterConformance, make_run
@@ -17,7 +19,7 @@ from kdtool_exporter_gguf._scoring import Piece, windows
 from kdtool_exporter_gguf._server import RefusedError
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = (
@@ -28,9 +30,15 @@ TEXTS = ("def f(x):\n    return x + 12345\n", "größer 日本語 🎉\n", "x", 
 
 
 def save_student(
-    folder: Path, *, digits: bool = False, template: str | None = TEMPLATE, family: str = "llama", seed: int = 0
+    folder: Path,
+    *,
+    digits: bool = False,
+    template: str | None = TEMPLATE,
+    family: str = "llama",
+    seed: int = 0,
+    hidden: int = 64,
 ) -> TransformersModel:
-    """Write a small Llama with a byte-level BPE tokenizer, trained on this file."""
+    """Write a small Llama of four heads of 16 with a byte-level BPE tokenizer, trained on this file."""
     inner = Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     single = pre_tokenizers.Digits(individual_digits=True)
@@ -43,7 +51,7 @@ def save_student(
         show_progress=False,
     )
     inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8"), " 12345" * 500], trainer)
-    save_tiny(folder, family, seed=seed, vocabulary=320, hidden_size=64, head_dim=16)
+    save_tiny(folder, family, seed=seed, vocabulary=320, hidden_size=hidden, head_dim=16)
     end = "<|endoftext|>"
     wrapped = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, bos_token=end, chat_template=template)
     wrapped.save_pretrained(folder)
@@ -123,7 +131,7 @@ def test_another_refusal_is_an_error_with_the_request_s_name(
     def refuse(*_: Any) -> Any:
         raise RefusedError("the template wants no system")
 
-    monkeypatch.setattr(runtime._server, "post", refuse)
+    monkeypatch.setattr(runtime.server, "post", refuse)
     with pytest.raises(kdtool.UsageError, match=r"refuses request asked: the template wants no system"):
         list(runtime.answer([kdtool.Request("asked", "x", 4)]))
 
@@ -138,7 +146,7 @@ def test_a_broken_file_is_refused_with_its_name(content: bytes, tmp_path: Path) 
 
 def test_a_process_that_dies_is_said_and_can_be_closed(student: TransformersModel, tmp_path: Path) -> None:
     opened = GGUFRuntime(write_gguf(student, tmp_path / "a.gguf"), context=128, threads=1)
-    opened._server._process.kill()
+    opened.server._process.kill()
     with pytest.raises(kdtool.PluginError, match=r"llama\.cpp ended over .*a\.gguf"):
         list(opened.answer([kdtool.Request("a", "x", 2)]))
     opened.close()
@@ -146,8 +154,8 @@ def test_a_process_that_dies_is_said_and_can_be_closed(student: TransformersMode
 
 
 def test_nobody_is_answered_without_the_key(runtime: GGUFRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runtime._server._address.startswith("127.0.0.1:")
-    monkeypatch.setattr(runtime._server, "_key", "another")
+    assert runtime.server._address.startswith("127.0.0.1:")
+    monkeypatch.setattr(runtime.server, "_key", "another")
     with pytest.raises(kdtool.UsageError, match="Invalid API Key"):
         list(runtime.answer([kdtool.Request("a", "x", 2)]))
 
@@ -158,6 +166,12 @@ def test_every_precision_is_the_same_model(numbers: Any, tmp_path: Path) -> None
     artifact = GGUF(GGUF.Config(numbers=numbers, threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
     assert artifact.quantisation == ("q8_0" if numbers == "q8_0" else "")
     assert artifact.path.name == "model.gguf"
+
+
+@pytest.mark.parametrize("hidden", [32, 96])
+def test_heads_need_not_fill_the_hidden_size(hidden: int, tmp_path: Path) -> None:
+    save_student(tmp_path / "trained", hidden=hidden)
+    GGUF(GGUF.Config(numbers="f32", threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
 
 
 def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path: Path) -> None:
@@ -187,8 +201,94 @@ def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(t
 
 def test_a_vocabulary_without_room_for_the_merge_that_the_format_wants_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path / "full", vocabulary=257)
-    with pytest.raises(kdtool.UsageError, match="vocabulary is full at 257"):
-        GGUF(GGUF.Config()).kdtool_export(make_run(tmp_path), tmp_path / "full")
+    with pytest.raises(kdtool.UsageError, match=r"vocabulary is full at 257: give the model more rows"):
+        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "full")
+
+
+def set_normalizer(backend: Tokenizer) -> None:
+    backend.normalizer = normalizers.Sequence([normalizers.NFC()])
+
+
+def take_words_whole(backend: Tokenizer) -> None:
+    told = json.loads(backend.to_str())
+    told["model"]["ignore_merges"] = True
+    backend.model = Tokenizer.from_str(json.dumps(told)).model
+
+
+def split_nothing(backend: Tokenizer) -> None:
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def swallow_spaces(backend: Tokenizer) -> None:
+    backend.add_tokens([AddedToken("~", lstrip=True)])
+
+
+def take_characters(backend: Tokenizer) -> None:
+    backend.model = models.BPE(vocab={chr(n): n for n in range(33, 127)}, merges=[])
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (set_normalizer, r"the normalizer Sequence .*: take a tokenizer that has none, or export safetensors"),
+        (take_words_whole, r"ignore_merges .*: take a tokenizer that has none, or export safetensors"),
+        (split_nothing, r"neither GPT-2 nor .*: export safetensors"),
+        (take_characters, r"neither GPT-2 nor .*: export safetensors"),
+        (swallow_spaces, r"would split 'x~y ~ z.n' otherwise .*: export safetensors"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_does_not_follow_is_refused_before_training(
+    change: Callable[[Tokenizer], None], said: str, tmp_path: Path
+) -> None:
+    student = save_student(tmp_path / "student")
+    change(student.tokenizer.inner.backend_tokenizer)
+    student.tokenizer.save(tmp_path / "student")
+    with pytest.raises(kdtool.UsageError, match=said):
+        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "student")
+
+
+def save_marked(folder: Path) -> TransformersModel:
+    """Write a student that names no end, with added tokens of each kind and rows without a token."""
+    inner = save_student(folder).tokenizer.inner.backend_tokenizer
+    inner.add_tokens([AddedToken("<tool>"), AddedToken("    return", normalized=False)])
+    inner.add_special_tokens(["<fim_prefix>", "<|fim_pad|>"])  # llama.cpp takes the second for an answer's end
+    save_tiny(folder, vocabulary=330, hidden_size=64, head_dim=16)
+    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(folder)
+    return open_model(folder, offline=True)
+
+
+def test_added_tokens_are_the_student_s_own_within_text(tmp_path: Path) -> None:
+    student = save_marked(tmp_path / "student")
+    exporter = GGUF(GGUF.Config(numbers="f32", threads=1))
+    exporter.kdtool_exportable(make_run(tmp_path), tmp_path / "student")
+    file = exporter.kdtool_export(make_run(tmp_path), tmp_path / "student").path
+    told = GGUFReader(file)
+    tokens, kinds = (told.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type"))
+    found = {token: TokenType(kind).name for token, kind in zip(tokens, kinds, strict=True) if kind != TokenType.NORMAL}
+    assert found == {
+        "<|endoftext|>": "CONTROL",
+        "<tool>": "USER_DEFINED",
+        "    return": "USER_DEFINED",
+        "<fim_prefix>": "CONTROL",
+        "<|fim_pad|>": "CONTROL",
+        **{f"<|unused{number}|>": "UNUSED" for number in range(324, 330)},
+    }
+    assert told.get_field("tokenizer.ggml.eos_token_id").contents() == student.tokenizer.end_of_text
+    text = "<fim_prefix>def f(x):\n    return x<tool>y<|fim_pad|>z<|endoftext|>"
+    (expected,) = TransformersRuntime(student).score([text])
+    with GGUFRuntime(file, context=128, threads=1) as opened:
+        (score,) = opened.score([text])
+    assert (score.tokens, score.bytes) == (expected.tokens, expected.bytes)
+    assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=5e-3)
+
+
+def test_the_default_of_several_templates_is_the_file_s_own(tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student")
+    student.tokenizer.inner.chat_template = {"default": TEMPLATE, "tools": "{{ tools }}"}
+    field = GGUFReader(write_gguf(student, tmp_path / "a.gguf")).get_field("tokenizer.chat_template")
+    assert field is not None
+    assert field.contents() == TEMPLATE
 
 
 def test_how_much_fits_is_known_without_a_model(runtime: GGUFRuntime, student: TransformersModel) -> None:

@@ -40,18 +40,18 @@ class GGUF(kdtool.Exporter):
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
     def kdtool_exportable(self, run: kdtool.RunInfo, untrained: Path) -> None:
-        """Refuse a student that is no plain Llama, or whose tokenizer splits text in a way that has no name in the format.
+        """Refuse a student that is no plain Llama, or whose tokenizer llama.cpp would not follow.
 
         Raises:
-            UsageError: it does.
+            UsageError: so it is.
         """
         from kdtool_transformers import open_config, open_tokenizer, require_gguf
 
-        from kdtool_exporter_gguf._checking import name_of_splitting
+        from kdtool_exporter_gguf._checking import require_readable
 
-        tokenizer = open_tokenizer(untrained, offline=True)
-        require_gguf(open_config(untrained, offline=True), tokenizer)
-        name_of_splitting(tokenizer)
+        config, tokenizer = open_config(untrained, offline=True), open_tokenizer(untrained, offline=True)
+        require_gguf(config, tokenizer)
+        require_readable(config, tokenizer)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         """Write the student, and refuse a file that llama.cpp does not read as the same model.

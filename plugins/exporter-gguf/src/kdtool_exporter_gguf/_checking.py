@@ -1,29 +1,43 @@
-"""Whether llama.cpp reads a written file as the student that it was."""
+"""Whether llama.cpp reads a file as the student that it was, and would read one of a student that is not trained yet."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
+from kdtool_transformers import (
+    TransformersModel,
+    TransformersRuntime,
+    TransformersTokenizer,
+    without_weights,
+    write_gguf,
+)
 
 from kdtool_exporter_gguf._runtime import GGUFRuntime
+from kdtool_exporter_gguf._scoring import pieces
+from kdtool_exporter_gguf._server import LlamaCpp
 
 if TYPE_CHECKING:
     from kdtool_exporter_gguf import GGUF
 
-__all__ = ["name_of_splitting", "require_same"]
+__all__ = ["name_of_splitting", "require_readable", "require_same"]
 
 _SAMPLES = (
     'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n',
     "  \t if a!=b:  # it's we'll\r\n    print(3.14159, 0xFF)   \n",
 )
 """What tokenizers split differently: indentation, digits, other scripts, ends of lines."""
+_RARE = "ﬁle x² = ½ ①\u00a0e\u0301 É 👩‍💻\u3000ＡＢ"
+"""What tokenizers change before they split it, and numbers that are no digits."""
 _TOLERANCE = {"f32": 0.01, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 """How far a log-likelihood may be from the student's. llama.cpp keeps keys and values in half precision, and over q8_0
 rounds activations to 8 bits, too; SmolLM2-135M deviates by 1.1 % there and by 0.02 % in f16."""
+_NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
 
 
 def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
@@ -33,18 +47,41 @@ def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
         UsageError: none of those that this knows.
     """
     told = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-    if not told["model"].get("merges"):
-        return "gpt-2"  # tokens are bytes, however they are divided into words
     splitting = told["pre_tokenizer"] or {}
     *before, last = splitting.get("pretokenizers", [splitting])
-    by_words = last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
+    by_bytes = last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
+    if by_bytes and not told["model"]["merges"]:
+        return "gpt-2"  # tokens are bytes, however they are divided into words
     digits = [step for step in before if step.get("type") == "Digits" and step.get("individual_digits")]
-    if by_words and before == digits:
+    if by_bytes and last.get("use_regex", True) and before == digits:
         return "smollm" if digits else "gpt-2"
     raise kdtool.UsageError(
         "gguf: the student's tokenizer splits text as neither GPT-2 nor SmolLM2 and StarCoder2 do, and what llama.cpp calls "
         "that is not known here: export safetensors, and convert those by llama.cpp's convert_hf_to_gguf.py"
     )
+
+
+def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
+    """Have llama.cpp open a file of the student's tokenizer and heads, in one narrow layer that knows nothing.
+
+    Raises:
+        UsageError: it does not, or splits text otherwise.
+    """
+    narrow = copy.deepcopy(config)
+    narrow.update(_NARROW)
+    model = without_weights(narrow).to_empty(device="cpu")
+    for weight in model.parameters():
+        weight.data.zero_()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        pre = name_of_splitting(tokenizer)
+        file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), numbers="f16", pre=pre)
+        with LlamaCpp(file, context=256, threads=1) as server:
+            text = _split_otherwise(tokenizer, server)
+    if text is not None:
+        raise kdtool.UsageError(
+            f"gguf: llama.cpp would split {text!r} otherwise than the student's tokenizer: export safetensors, or take a "
+            "student with another tokenizer"
+        )
 
 
 def require_same(student: TransformersModel, file: Path, config: GGUF.Config) -> None:
@@ -53,16 +90,30 @@ def require_same(student: TransformersModel, file: Path, config: GGUF.Config) ->
     Raises:
         PluginError: something differs by more than the numbers' precision.
     """
-    expected = list(TransformersRuntime(student).score(_SAMPLES))
+    expected = TransformersRuntime(student).score(_SAMPLES)
     with GGUFRuntime(file, context=config.context, threads=config.threads) as runtime:
-        for text, score, found in zip(_SAMPLES, expected, runtime.score(_SAMPLES), strict=True):
-            if runtime.ids(text) != student.tokenizer.encode(text):
-                raise kdtool.PluginError(
-                    f"gguf: llama.cpp splits {text[:20]!r}… otherwise than the student's tokenizer"
-                )
+        text = _split_otherwise(student.tokenizer, runtime.server)
+        if text is not None:
+            raise kdtool.PluginError(f"gguf: llama.cpp splits {text!r} otherwise than the student's tokenizer")
+        for score, found in zip(expected, runtime.score(_SAMPLES), strict=True):
             deviation = abs(found.log_likelihood / score.log_likelihood - 1)
             if not deviation <= _TOLERANCE[config.numbers]:
                 raise kdtool.PluginError(
                     f"gguf: the file differs from the student: a log-likelihood deviates by {deviation:.1%} "
                     f"(allowed {_TOLERANCE[config.numbers]:.0%}) in {config.numbers}; export with numbers: f32"
                 )
+
+
+def _split_otherwise(tokenizer: TransformersTokenizer, server: LlamaCpp) -> str | None:
+    """Return a text that llama.cpp splits otherwise than the tokenizer; None if it splits all samples alike."""
+    for text in _texts(tokenizer):
+        if [piece.id for piece in pieces(server, text)] != tokenizer.encode(text):
+            return text
+    return None
+
+
+def _texts(tokenizer: TransformersTokenizer) -> Iterator[str]:
+    """Yield samples of text, and each added token within text and within words."""
+    yield from (*_SAMPLES, _RARE)
+    for token in tokenizer.inner.added_tokens_decoder.values():
+        yield f"x{token.content}y {token.content} z\n"

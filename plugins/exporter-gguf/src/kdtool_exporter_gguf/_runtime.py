@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import kdtool
 
-from kdtool_exporter_gguf._scoring import Piece, log_likelihood
+from kdtool_exporter_gguf._scoring import Piece, log_likelihood, pieces
 from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 
 __all__ = ["GGUFRuntime"]
@@ -25,10 +25,13 @@ _PURE = {"samplers": ["temperature"], "cache_prompt": False}
 
 
 class GGUFRuntime(kdtool.Runtime):
-    """Asks llama.cpp one thing at a time, so that nothing depends on what is asked beside it. Arguments as `LlamaCpp`."""
+    """Asks llama.cpp one thing at a time, so that nothing depends on what is asked beside it.
+
+    `server` is what it asks. Arguments as `LlamaCpp`.
+    """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
-        self._server = LlamaCpp(file, context=context, threads=threads)
+        self.server = LlamaCpp(file, context=context, threads=threads)
         if not _has_chat_template(file):
             self.abilities = frozenset[kdtool.Ability]({"continue", "score"})
 
@@ -43,7 +46,7 @@ class GGUFRuntime(kdtool.Runtime):
         """
         for request in requests:
             try:
-                yield _answer(request, self._server.post("/completion", self._body(request)))
+                yield _answer(request, self.server.post("/completion", self._body(request)))
             except RefusedError as error:
                 if error.kind == _TOO_LONG:
                     yield kdtool.TextAnswer(request.id, "", "refused", 0, 0)
@@ -57,39 +60,31 @@ class GGUFRuntime(kdtool.Runtime):
         """
         window = min(_LONGEST_WINDOW, self.context - 1)
         for text in texts:
-            pieces = [self._end_of_text, *self._pieces(text)]
-            total = log_likelihood(self._server, pieces, window)
-            yield kdtool.Score(total, tokens=len(pieces) - 1, bytes=len(text.encode("utf-8")))
+            tokens = [self._end_of_text, *pieces(self.server, text)]
+            total = log_likelihood(self.server, tokens, window)
+            yield kdtool.Score(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
 
     @cached_property
     def context(self) -> int:
         """Tokens of a prompt and its answer at most."""
-        return int(self._server.get("/props")["default_generation_settings"]["n_ctx"])
+        return int(self.server.get("/props")["default_generation_settings"]["n_ctx"])
 
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""
-        return len(self._pieces(text))
-
-    def ids(self, text: str) -> list[int]:
-        """Return the tokens of a text, without special ones, as llama.cpp splits it."""
-        return [piece.id for piece in self._pieces(text)]
+        return len(pieces(self.server, text))
 
     def close(self) -> None:
         """End llama.cpp."""
-        self._server.close()
+        self.server.close()
 
     @cached_property
     def _end_of_text(self) -> Piece:
-        known = self._server.get("/props")["eos_token"]
+        known = self.server.get("/props")["eos_token"]
         for token in (*_DOCUMENT_ENDS, known):
-            pieces = self._pieces(token, special=True) if token else []
-            if len(pieces) == 1:
-                return pieces[0]
+            found = pieces(self.server, token) if token else []
+            if len(found) == 1:
+                return found[0]
         raise kdtool.UsageError("the file names no end-of-sequence token")
-
-    def _pieces(self, text: str, *, special: bool = False) -> list[Piece]:
-        body = {"content": text, "add_special": False, "parse_special": special, "with_pieces": True}
-        return [Piece.told(token) for token in self._server.post("/tokenize", body)["tokens"]]
 
     def _body(self, request: kdtool.Request) -> dict[str, Any]:
         return {
@@ -105,7 +100,7 @@ class GGUFRuntime(kdtool.Runtime):
         if not request.turns:
             return request.prompt
         messages = [{"role": role, "content": content} for role, content in request.turns]
-        written: str = self._server.post("/apply-template", {"messages": messages})["prompt"]
+        written: str = self.server.post("/apply-template", {"messages": messages})["prompt"]
         return written + request.prompt
 
 

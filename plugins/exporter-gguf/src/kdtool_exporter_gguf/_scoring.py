@@ -2,7 +2,8 @@
 
 llama.cpp's server does not tell how likely a prompt is (https://github.com/ggml-org/llama.cpp/issues/27174). So a grammar
 forces it to generate the text, token by token, and its probabilities are those from before sampling. That tells nothing of
-tokens that hold parts of a character; these are looked up in the whole distribution behind the text before them.
+tokens that hold parts of a character, and a grammar forces none that ends an answer; these are looked up in the whole
+distribution behind the text before them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple
 
 import kdtool
 
-from kdtool_exporter_gguf._server import LlamaCpp
+from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 
-__all__ = ["Piece", "log_likelihood", "windows"]
+__all__ = ["Piece", "log_likelihood", "pieces", "windows"]
 
 _LEAST = -104.0
 """The logarithm of the least positive float32. llama.cpp computes probabilities in it, and tells log 0 as some -3e38."""
@@ -40,6 +41,12 @@ class Window(NamedTuple):
     start: int
     scored: int
     stop: int
+
+
+def pieces(server: LlamaCpp, text: str) -> list[Piece]:
+    """Return the tokens of a text as llama.cpp splits it; special ones written in it count, none are added."""
+    body = {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}
+    return [Piece.told(token) for token in server.post("/tokenize", body)["tokens"]]
 
 
 def log_likelihood(server: LlamaCpp, tokens: Sequence[Piece], size: int) -> float:
@@ -74,7 +81,14 @@ def _values(server: LlamaCpp, before: Sequence[Piece], targets: Sequence[Piece])
 def _forced(server: LlamaCpp, body: Mapping[str, Any], targets: Sequence[int]) -> list[float]:
     """Return how likely each of some tokens is when a grammar allows no other."""
     grammar = "root ::= " + " ".join(f"<[{target}]>" for target in targets)
-    told = _told(server, {**body, "n_predict": len(targets), "n_probs": 1, "grammar": grammar})
+    try:
+        told = _told(server, {**body, "n_predict": len(targets), "n_probs": 1, "grammar": grammar})
+    except RefusedError:  # one of them ends an answer, which a grammar does not force; it is looked for by halves
+        if len(targets) == 1:
+            return _looked_up(server, body, targets)
+        first, second = targets[: len(targets) // 2], targets[len(targets) // 2 :]
+        behind = {"prompt": [*body["prompt"], *first], "cache_prompt": True}
+        return [*_forced(server, body, first), *_forced(server, behind, second)]
     if [one["id"] for one in told] != list(targets):
         raise kdtool.PluginError("llama.cpp did not generate the text that a grammar forced it to")
     return [one["logprob"] for one in told]
@@ -97,5 +111,4 @@ def _told(server: LlamaCpp, body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _surroundings(server: LlamaCpp) -> tuple[int, int]:
     """Return the id of a letter, and the number of tokens."""
-    letters = server.post("/tokenize", {"content": "a", "add_special": False})["tokens"]
-    return letters[-1], server.get("/v1/models")["data"][0]["meta"]["n_vocab"]
+    return pieces(server, "a")[-1].id, server.get("/v1/models")["data"][0]["meta"]["n_vocab"]

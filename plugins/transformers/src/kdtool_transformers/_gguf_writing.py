@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import kdtool
 import numpy as np
 from gguf.quants import quantize
 
+from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -67,10 +67,12 @@ def write_gguf(
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)  # llama.cpp's own guess is hidden size / heads, which heads need not fill
+    writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    _add_tokenizer(writer, source, pre, config.vocab_size)
+    GGUFVocabulary.of(source.tokenizer, config.vocab_size).add_to(writer, pre)
     for name, weight in source.model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -101,42 +103,18 @@ def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
     """Refuse a model that `write_gguf` would write as something else than it is.
 
     Raises:
-        UsageError: the class is not Llama, it has what the format's Llama has not, or its tokenizer is no byte-level BPE.
+        UsageError: the class is not Llama, it has what the format's Llama has not, its tokenizer is no byte-level BPE or
+            changes text before it splits it, or the vocabulary has no room for what the format wants.
     """
     if config.model_type != "llama":
-        raise kdtool.UsageError(f"models of the class {config.model_type} cannot be written as GGUF, only llama")
+        raise kdtool.UsageError(
+            f"models of the class {config.model_type} cannot be written as GGUF here, only llama: {CONVERT}"
+        )
     odd = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
     if config.rope_parameters.get("rope_type", "default") != "default":
         odd.append(f"rope_type {config.rope_parameters['rope_type']}")
     if config.hidden_act != "silu":
         odd.append(f"hidden_act {config.hidden_act}")
     if odd:
-        raise kdtool.UsageError(f"a Llama with {', '.join(odd)} cannot be written as GGUF")
-    inner = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-    if inner["model"]["type"] != "BPE" or inner["model"].get("byte_fallback"):
-        raise kdtool.UsageError("only byte-level BPE tokenizers can be written as GGUF")
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, source: TransformersModel, pre: str, size: int) -> None:
-    inner = source.tokenizer.inner
-    merges = json.loads(inner.backend_tokenizer.to_str())["model"]["merges"]
-    tokens = [inner.convert_ids_to_tokens(number) for number in range(len(inner))]
-    special = set(inner.all_special_tokens)
-    if not merges:
-        merges, tokens = [("ÿ", "ÿ")], [*tokens, "ÿÿ"]  # of a byte that no UTF-8 holds
-    if len(tokens) > size:
-        raise kdtool.UsageError(
-            f"a tokenizer of bytes is written as GGUF with one token more, and the model's vocabulary is full at {size}"
-        )
-    tokens += [f"<|unused{number}|>" for number in range(len(tokens), size)]
-    kinds = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.NORMAL}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types([kinds[token in special] for token in tokens])
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
-    writer.add_eos_token_id(inner.eos_token_id)
-    writer.add_bos_token_id(inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id)
-    writer.add_add_bos_token(bool(source.tokenizer.start_ids))
-    if inner.chat_template:
-        writer.add_chat_template(inner.chat_template)
+        raise kdtool.UsageError(f"a Llama with {', '.join(odd)} cannot be written as GGUF here: {CONVERT}")
+    GGUFVocabulary.of(tokenizer, config.vocab_size)
