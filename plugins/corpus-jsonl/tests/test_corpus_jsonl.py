@@ -75,11 +75,23 @@ def test_fields_may_have_other_names(tmp_path: Path) -> None:
         (b'{"messages": [{"role": "user"}]}', r"data\.jsonl:2: field 'messages'"),
         (b'{"messages": []}', r"data\.jsonl:2: field 'messages'"),
         (b'{"text": "a", "id": "first"}', r"data\.jsonl:2: the id 'first'"),
+        (rb'{"text": "a\ud83d"}', r"data\.jsonl:2: field 'text' holds half a character, \\ud83d without"),
+        (rb'{"text": "\ude00\ud83d"}', r"data\.jsonl:2: field 'text' holds half a character, \\ude00 without"),
+        (rb'{"prompt": "a", "completion": "\ud83d"}', r"data\.jsonl:2: field 'completion' holds half a character"),
+        (rb'{"text": "a", "id": "\ud83d"}', r"data\.jsonl:2: field 'id' holds half a character"),
+        (rb'{"text": "a", "language": "\ud83d"}', r"data\.jsonl:2: field 'language' holds half a character"),
+        (rb'{"messages": [{"role": "user", "content": "\ud83d"}]}', r"data\.jsonl:2: field 'messages' holds half"),
+        (rb'{"messages": [{"role": "\ud83d", "content": "a"}]}', r"data\.jsonl:2: field 'messages' holds half"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
     with pytest.raises(kdtool.UsageError, match=message):
         examples(tmp_path, b'{"text": "a", "id": "first"}\n' + line)
+
+
+def test_a_character_in_two_escapes_is_whole(tmp_path: Path) -> None:
+    (example,) = examples(tmp_path, rb'{"text": "\ud83d\ude00"}')
+    assert example.body == kdtool.Text("\N{GRINNING FACE}")
 
 
 @given(st.binary(max_size=60))

@@ -259,8 +259,8 @@ class Slow(Writer):
 add = kdtool_measuring.Journal.add
 def noting(journal, record):
     add(journal, record)
-    if "status" in record:
-        note("ran " + record["id"])
+    if hasattr(record, "status"):
+        note("ran " + record.id)
 kdtool_measuring.Journal.add = noting
 verified(Path(sys.argv[2]), Slow([WRONG, RIGHT]), samples=2)
 """
@@ -281,6 +281,53 @@ def test_a_killed_process_asks_and_runs_nothing_twice(tmp_path: Path, sandbox: N
     expected = [f"{what} {name}#{number}" for what in ("asked", "ran") for name in NAMES for number in (0, 1)]
     expected += [f"ran {name}#solution" for name in NAMES]
     assert sorted(noted.read_text().splitlines()) == sorted(expected)
+
+
+class Refusing(Writer):
+    """Refuses everything."""
+
+    reason = "400: no room"
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            self.asked.append(request)
+            yield kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=self.reason)
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_who_refuses_everything_is_asked_no_more_and_again_in_the_next_run(tmp_path: Path) -> None:
+    refusing, mended = Refusing(), Writer([RIGHT, WRONG])
+    with pytest.raises(kdtool.UsageError, match=r"each of the first 16 requests.*400: no room.*lower max_tokens"):
+        verified(tmp_path, refusing, samples=20)
+    assert len(refusing.asked) == 16
+    assert len(verified(tmp_path, mended, samples=20)) == len(NAMES) + 1
+    assert len(mended.asked) == 20 * len(NAMES)
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [("400: no room", "first was refused with: 400: no room; change what it objects to"), ("", "shorten the prompts")],
+)
+def test_where_all_is_refused_the_remedy_follows_the_reason(tmp_path: Path, reason: str, remedy: str) -> None:
+    teacher = Refusing()
+    teacher.reason = reason
+    with pytest.raises(kdtool.UsageError, match=rf"nothing to learn from: .*\(others: 4 refused.*\); (the )?{remedy}"):
+        verified(tmp_path, teacher, [problem("inc")])
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_damaged_lines_cost_their_own_answers_and_verdicts_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = verified(tmp_path, Writer())
+    for file in tmp_path.glob("verified/*.jsonl"):
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join([lines[0], b"{" + lines[1], *lines[2:]]))
+    again = Writer()
+    assert verified(tmp_path, again) == found
+    assert len(again.asked) == 1
+    assert capsys.readouterr().out.count("1 line is damaged and was taken out") == 2
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,10 @@ def test_what_is_wrong_with_files_is_a_user_s_mistake(tmp_path: Path) -> None:
         list(DataFiles([tmp_path / "a.parquet"]).records())
     with pytest.raises(kdtool.UsageError, match=r"a\.parquet cannot be read"):
         DataFiles([tmp_path / "a.parquet"]).identity()
+    for line in (rb'{"code": "\ud83d"}', b'{"code": "\xff"}'):
+        (tmp_path / "half.jsonl").write_bytes(b'{"code": "x"}\n' + line)
+        with pytest.raises(kdtool.UsageError, match=r"half\.jsonl cannot be read: .*(surrogate|decode)"):
+            list(DataFiles([tmp_path / "half.jsonl"]).records())
     for name in ("torn.parquet", "torn.jsonl"):
         (tmp_path / name).write_bytes(b'{"code": "x"}\n{"code": ')
         with pytest.raises(kdtool.UsageError, match=f"{name} cannot be read"):

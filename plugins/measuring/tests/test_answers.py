@@ -22,7 +22,6 @@ from kdtool_measuring import (
     check_fields,
     chosen,
     fitted,
-    journal,
     opened,
     records_of,
     unanswered,
@@ -116,13 +115,15 @@ def test_what_a_subject_cannot_do_is_not_asked_of_it(tmp_path: Path) -> None:
 class Choosy(Echo):
     """Refuses some requests."""
 
-    def __init__(self, *refused: str) -> None:
+    def __init__(self, *refused: str, reason: str = "") -> None:
         super().__init__()
         self.refused = refused
+        self.reason = reason
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         for found in super().answer(requests):
-            yield kdtool.TextAnswer(found.id, "", "refused", 1, 0) if found.id in self.refused else found
+            refusal = kdtool.TextAnswer(found.id, "", "refused", 1, 0, reason=self.reason)
+            yield refusal if found.id in self.refused else found
 
 
 def test_prompts_without_an_answer_are_counted_and_told_beside_the_score(tmp_path: Path) -> None:
@@ -137,9 +138,20 @@ def test_prompts_without_an_answer_are_counted_and_told_beside_the_score(tmp_pat
     assert (beside.name, beside.subject, beside.value, beside.n) == ("test.unanswered", SUBJECT.name, 1 / 3, 3)
     assert not beside.higher_is_better
     assert list(unanswered("test", SUBJECT, found[:1])) == []
-    again: list[str] = []
-    assert ask(tmp_path, None, again) == found
-    assert again == said, "also of a run that goes on"
+    again = Echo()
+    found = ask(tmp_path, again)
+    assert [one.missing for one in found] == [False, False, False]
+    assert again.asked == ["b"], "a server may have more room when the run goes on"
+
+
+def test_the_reason_of_the_first_refusal_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    ask(tmp_path, Choosy("a", "b", reason="400: no room"), said)
+    next(tmp_path.iterdir()).unlink()
+    ask(tmp_path, Choosy("a", "b", "c", reason="400: no room"), said)
+    assert "gave no answer to 2 of 3 prompts" in said[0]
+    assert "answers none of the 3 prompts" in said[1]
+    assert all("or refused by its server (the first: 400: no room)" in line for line in said)
 
 
 def test_who_answers_nothing_is_left_out(tmp_path: Path) -> None:
@@ -259,10 +271,3 @@ def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Ki
         return
     with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, and not a .*; expected is a file"):
         check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
-
-
-def test_a_journal_holds_what_was_added(tmp_path: Path) -> None:
-    with journal(tmp_path / "journal") as kept:
-        kept.add({"id": "ä", "value": 1})
-    with journal(tmp_path / "journal") as kept:
-        assert kept.records == {"ä": {"id": "ä", "value": 1}}

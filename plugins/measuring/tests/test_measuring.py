@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import make_run
-from kdtool_measuring import Document, Item, held_out, journal, measured, text_of
+from kdtool_measuring import Document, Item, held_out, measured, text_of
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
 
@@ -120,25 +120,6 @@ def test_a_share_that_passed_has_an_interval_even_of_none(
     found = measure(make_run(tmp_path), items, unit="fraction", transform="identity")
     assert found.low == pytest.approx(low, abs=1e-5)
     assert found.high == pytest.approx(high, abs=1e-5)
-
-
-@given(st.data())
-def test_a_journal_that_was_cut_anywhere_keeps_its_whole_records(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.mktemp("kept") / "answers.jsonl"
-    records = [{"id": f"é{number}", "text": "a\nb" * number} for number in range(3)]
-    with journal(path) as kept:
-        for record in records:
-            kept.add(record)
-    content = path.read_bytes()
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    whole = path.read_bytes().count(b"\n")
-    with journal(path) as kept:
-        assert [*kept.records.values()] == records[:whole]
-        kept.add(records[-1])
-    with journal(path) as kept:
-        assert kept.records.keys() == {*(record["id"] for record in records[:whole]), "é2"}
 
 
 def test_a_body_is_one_text() -> None:

@@ -320,11 +320,15 @@ def test_equal_programs_are_run_once_and_those_with_a_verdict_not_at_all(
 
     monkeypatch.setattr(Sandbox, "run", counting)
     right, wrong = (add().continued(code) for code in ("    return a + b\n", "    return 1\n"))
-    file = tmp_path / "verdicts.jsonl"
-    first = verdicts_of(file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
+    file, run_of_it = tmp_path / "verdicts.jsonl", make_run(tmp_path)
+    first = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
     assert {name: verdict.passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
     assert sorted(set(ran) - {"probe"}) == ["a", "b"]
     ran.clear()
-    again = verdicts_of(file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
+    again = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
     assert {name: verdict.passed for name, verdict in again.items()} == {"a": True, "d": False}
     assert sorted(set(ran) - {"probe"}) == ["d"]
+    ran.clear()
+    other = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", right)]}, 1)
+    assert {name: verdict.passed for name, verdict in other.items()} == {"a": True, "b": True}
+    assert sorted(set(ran) - {"probe"}) == ["b"], "the program of b is another one now"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -152,27 +153,85 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert served.posts == []
 
 
+def answer_of(choice: Any, **more: Any) -> Reply:
+    return Reply(body={"choices": [choice], **more})
+
+
+SAYS_X = {"message": {"content": "x"}}
+
+
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "reason"),
     [
-        Reply(200, b"{garbage"),
-        Reply(200, b"plain", {"Content-Type": "text/plain"}),
-        Reply(200, {"choices": "none"}),
-        Reply(200, [1, 2]),
-        Reply(200, {"choices": [{"message": {"content": None}, "finish_reason": None}]}),
-        Reply(400, {"error": {"message": "prompt too long"}}),
-        chat("no", "content_filter"),
+        (Reply(200, b"{garbage"), "no JSON that can be read: Expecting property name"),
+        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "no JSON that can be read: 'utf-8' codec"),
+        (Reply(200, b"[" * 200_000), "no JSON that can be read: maximum recursion depth"),
+        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "no JSON that can be read: Exceeds the limit"),
+        (Reply(200, b"plain", {"Content-Type": "text/plain"}), "no JSON but 'plain'"),
+        (Reply(200, {"choices": "none"}), "holds no choice"),
+        (Reply(200, [1, 2]), "holds no choice"),
+        (Reply(200, {"error": {"message": "no\nroom \ud83d", "code": 503}}), "the answer is an error: no room \ufffd"),
+        (Reply(200, {"error": "no room"}), "the answer is an error: no room"),
+        (answer_of({"message": {"content": None}, "finish_reason": None}), "holds no text"),
+        (chat("no", "abort"), "ended with finish_reason 'abort'"),
+        (answer_of({**SAYS_X, "finish_reason": ["stop"]}), "ended with finish_reason"),
+        (Reply(400, {"error": {"message": "prompt too long"}}), "400: prompt too long"),
+        (Reply(400, {"object": "error", "message": "prompt too long"}), "400: prompt too long"),
+        (Reply(400, {"detail": "prompt too long"}), "400: .*prompt too long"),
+        (chat("no", "content_filter"), "^$"),
     ],
-    ids=["garbage", "text", "no choices", "no object", "no content", "refused", "filtered"],
 )
-def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply) -> None:
+def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply, reason: str) -> None:
     with (
         serving(lambda call, _: odd if prompt_of(call) == "prompt 5" else chat("good")) as served,
         teacher(served) as asked,
     ):
-        found = {answer.id: answer.finish for answer in asked.kdtool_answer(REQUESTS)}
-    assert found == {request.id: "refused" if request.id == "r5" else "stop" for request in REQUESTS}
+        found = {answer.id: answer for answer in asked.kdtool_answer(REQUESTS)}
+    assert {name: one.finish for name, one in found.items()} == {
+        request.id: "refused" if request.id == "r5" else "stop" for request in REQUESTS
+    }
+    assert re.search(reason, found["r5"].reason)
+    assert {one.reason for name, one in found.items() if name != "r5"} == {""}
     assert len(served.posts) == len(REQUESTS), "an answer that was received is not asked for again"
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish"),
+    [
+        *((chat("x", word), "stop") for word in ("stop", "eos", "eos_token", "stop_sequence")),
+        (chat("x", "max_tokens"), "length"),
+        (chat("x", None), "stop"),
+        (answer_of(SAYS_X), "stop"),
+        (answer_of(SAYS_X, usage={"completion_tokens": 8}), "length"),
+        (answer_of({**SAYS_X, "finish_reason": "stop"}, error=None), "stop"),
+    ],
+)
+def test_ends_are_understood_by_whatever_word_a_server_has_for_them(reply: Reply, finish: str) -> None:
+    with serving(lambda *_: reply) as served, teacher(served) as asked:
+        (answer,) = asked.kdtool_answer(REQUESTS[:1])
+    assert (answer.text, answer.finish, answer.reason) == ("x", finish, "")
+
+
+def test_half_a_character_is_replaced_where_an_answer_is_read() -> None:
+    with serving(lambda *_: chat("a\ud83d\ude00b\ud83dc\udc00")) as served, teacher(served) as asked:
+        (answer,) = asked.kdtool_answer(REQUESTS[:1])
+    assert answer.text == "a\N{GRINNING FACE}b\ufffdc\ufffd"
+
+
+def test_a_prompt_that_cannot_be_sent_is_refused_and_no_other() -> None:
+    with serving(lambda *_: chat("x")) as served, teacher(served) as asked:
+        found = [*asked.kdtool_answer([kdtool.Request("half", "\ud83d", 8), *REQUESTS[:1]])]
+    reasons = {answer.id: answer.reason for answer in found}
+    assert reasons.pop("half").startswith("the request holds text that cannot be sent")
+    assert reasons == {"r0": ""}
+
+
+def test_reasons_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_KEY", KEY)
+    for reply in (Reply(400, {"error": {"message": f"not {KEY}"}}), Reply(200, {"error": f"not {KEY}"})):
+        with serving(lambda *_, reply=reply: reply) as served, teacher(served, key_variable="OWN_KEY") as asked:
+            (answer,) = asked.kdtool_answer(REQUESTS[:1])
+        assert answer.reason.endswith("not ***")
 
 
 def test_answers_under_way_when_the_server_fails_are_not_lost() -> None:

@@ -214,7 +214,8 @@ class Request:
 class TextAnswer:
     """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused".
 
-    Refused, without text, is also a request whose prompt leaves no room in the context.
+    Refused, without text, is also a request whose prompt leaves no room in the context. `reason` is what a service says why
+    it refused, or why its answer cannot be read; "" where the model itself declined. Since 0.1.
     """
 
     id: str
@@ -223,6 +224,7 @@ class TextAnswer:
     tokens_in: int
     tokens_out: int
     picodollars: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,15 @@ class Codes:
     programs: Sequence[Code]
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """Of how many tokens of a program the model's likeliest one is right."""
+
+    id: str
+    correct: int
+    counted: int
+
+
 def codes_of(file: Path, most: int | None) -> Codes:
     """Return the programs of test.txt of py150 or javaCorpus, one a line, in which a token is asked for.
 
@@ -63,19 +72,18 @@ def accuracy(
 ) -> Iterator[kdtool.Measurement]:
     """Yield token accuracy; nothing, and a line for the user, of who gives no access to its model."""
     name = f"codexglue.{codes.language}.token"
-    with journal(file_of(run, name, subject, "counts")) as kept:
-        missing = [code for code in codes.programs if code.id not in kept.records]
+    with journal(file_of(run, name, subject, "counts"), _Counted, run.say) as kept:
+        missing = [code for code in codes.programs if code.id not in kept]
         if missing:
             with opened(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
                     return
                 for code in missing:
-                    correct, counted = _counts(runtime.model, code)
-                    kept.add({"id": code.id, "correct": correct, "counted": counted})
-                    run.hook.kdtool_progress(run, len(kept.records))
-        counts = [kept.records[code.id] for code in codes.programs]
+                    kept.add(_Counted(code.id, *_counts(runtime.model, code)))
+                    run.hook.kdtool_progress(run, len(kept))
+        counts = [kept[code.id] for code in codes.programs]
     yield measured(
-        [Item(one["id"], one["correct"], one["counted"]) for one in counts],
+        [Item(one.id, one.correct, one.counted) for one in counts],
         run,
         subject,
         name=f"{name}-accuracy",

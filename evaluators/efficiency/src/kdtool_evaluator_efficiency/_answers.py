@@ -81,7 +81,7 @@ class Answering:
             if answer.finish != "refused":
                 return answer
             if self._lines == 1:
-                raise UnmeasurableError("it refuses every prompt" + (f": {answer.text}" if answer.text else ""))
+                raise UnmeasurableError("it refuses every prompt" + (f": {answer.reason}" if answer.reason else ""))
             self._lines //= 2
 
     def _fit_count(self, amount: Amount) -> None:
@@ -98,11 +98,11 @@ class Answering:
         answer = self._answer(tokens, min(lines, self._lines))
         seconds = perf_counter() - start
         if answer.finish == "refused":
-            raise UnmeasurableError(f"it refused a prompt, though longer ones were answered before: {answer.text}")
+            raise UnmeasurableError(f"it refused a prompt, though longer ones were answered before: {answer.reason}")
         return answer, seconds
 
     def _answer(self, tokens: int, lines: int) -> kdtool.TextAnswer:
-        """Have a prompt answered that nobody saw before; where it is refused, the text says why, if anybody does."""
+        """Have a prompt answered that nobody saw before; where it is refused, `reason` says why, if anybody does."""
         rng = self._prompts
         # Models go on with such lines; after other random text many end theirs at once.
         text = "".join(f"value_{rng.randrange(100, 1000)} = {rng.randrange(1000, 10_000)}\n" for _ in range(lines))
@@ -112,7 +112,7 @@ class Answering:
         try:
             (answer,) = self._runtime.answer([request])
         except kdtool.UsageError as error:
-            return kdtool.TextAnswer(request.id, str(error), "refused", 0, 0)
+            return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=str(error))
         except (kdtool.ServiceError, kdtool.AuthenticationError) as error:
             raise UnmeasurableError(f"it does not answer: {error}") from error
         return answer

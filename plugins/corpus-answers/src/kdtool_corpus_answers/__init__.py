@@ -1,7 +1,7 @@
 """Teachers' answers to prompts, as text to learn from.
 
 `Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` shares them out where several
-teachers answer, `_journal` keeps every answer from the moment that it is there, so that a killed run asks nothing twice.
+teachers answer. Every answer is kept from the moment that it is there, so that a killed run asks nothing twice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated
 
 import kdtool
 import pydantic
+from kdtool_measuring import Journal, ask_teacher, kept_answers, mending, seed_of
 
-from kdtool_corpus_answers._journal import Journal
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import routed
 
@@ -27,6 +27,10 @@ __all__ = ["Answers"]
 FOLDER = "answers"
 """Where answers are kept, in the folder of the text that they become part of."""
 _SECONDS_BETWEEN_TELLING = 0.2
+_REFUSED = "refused"
+_EMPTY = "empty"
+Answered = Mapping[str, Journal[kdtool.TextAnswer]]
+"""What each teacher answered, by its name and the prompts' ids."""
 _Name = Annotated[str, kdtool.Field(min_length=1)]
 _Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
 
@@ -86,6 +90,7 @@ class Answers(kdtool.Corpus):
             self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
         taken = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
         self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(taken), "text")
+        self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return each file's SHA-256.
@@ -101,36 +106,48 @@ class Answers(kdtool.Corpus):
         """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
 
         Raises:
-            kdtool.UsageError: a file of prompts is wrong, or no answer can be learned from.
+            kdtool.UsageError: a file of prompts is wrong, a teacher refuses everything, or no answer can be learned from.
             kdtool.PluginError: a teacher gives what was not asked for.
         """
         settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        folder = run.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            folder = run.folder / FOLDER
-            journals = {who: stack.enter_context(Journal(folder / f"{name}-{who}.jsonl")) for who in self._teachers}
+            journals: dict[str, Journal[kdtool.TextAnswer]] = {}
+            for teacher in self._teachers:
+                file = folder / f"{name}-{teacher}.jsonl"
+                journals[teacher] = stack.enter_context(kept_answers(run, file, again=file not in self._asked))
+                self._asked.add(file)
             for teacher in self._teachers:  # the fallback last, when the others' refusals are known
                 self._ask(run, teacher, journals)
             yield from self._answered(run, journals)
 
-    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: Mapping[str, Journal]) -> None:
+    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: Answered) -> None:
         """Ask a teacher for what is not in its journal yet."""
-        known, told_at = len(journals[teacher]), 0.0
-        if known:
-            run.say(f"{known:,} answers of {teacher} are there already and are not asked for again")
-        for answer in run.hook.kdtool_answer.of(teacher)(self._requests(run, teacher, journals)):
-            journals[teacher].add(answer)
+        told_at = 0.0
+
+        def progress() -> None:
+            nonlocal told_at
             if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
                 told_at = time.monotonic()
                 run.hook.kdtool_progress(run, sum(map(len, journals.values())))
 
-    def _whom(self, prompt: Prompt, journals: Mapping[str, Journal]) -> str:
-        """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
-        first = routed(prompt.id, self.config.shares)
-        fallback = self.config.fallback
-        return first if fallback is None or not journals[first].refused(prompt.id) else fallback
+        requests = self._requests(run, teacher, journals)
+        replaced = self.config.fallback not in {None, teacher}
+        ask_teacher(run, teacher, requests, journals[teacher], progress=progress, replaced=replaced)
 
-    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: Mapping[str, Journal]) -> Iterator[kdtool.Request]:
+    def _whom(self, prompt: Prompt, journals: Answered) -> str:
+        """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
+        first, fallback = routed(prompt.id, self.config.shares), self.config.fallback
+        if fallback is None:
+            return first
+        answer = journals[first].get(prompt.id)
+        # A refusal of an earlier process is not there any more; what was answered instead still is.
+        refused = prompt.id in journals[fallback] if answer is None else answer.finish == "refused"
+        return fallback if refused else first
+
+    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: Answered) -> Iterator[kdtool.Request]:
         for found in self._prompts(run):
             if not isinstance(found, Prompt) or found.id in journals[teacher]:
                 continue
@@ -141,13 +158,14 @@ class Answers(kdtool.Corpus):
                     max_tokens=self.config.max_tokens,
                     stop=self.config.stop,
                     temperature=self.config.temperature,
-                    seed=int.from_bytes(hashlib.sha256(f"{run.seed} {found.id}".encode()).digest()[:4]) >> 1,
+                    seed=seed_of(run.seed, found.id),
                 )
 
-    def _answered(self, run: kdtool.RunInfo, journals: Mapping[str, Journal]) -> Iterator[kdtool.Example]:
+    def _answered(self, run: kdtool.RunInfo, journals: Answered) -> Iterator[kdtool.Example]:
         licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
         left_out: Counter[str] = Counter()
         taken: Counter[str] = Counter()
+        refusal = ""
         for found in self._prompts(run):
             if isinstance(found, kdtool.Example):
                 yield found
@@ -158,14 +176,15 @@ class Answers(kdtool.Corpus):
                 raise kdtool.PluginError(f"{run.hook.owner(teacher)} gave no answer to {found.id!r}")
             if reason := self._useless(answer):
                 left_out[reason] += 1
+                refusal = refusal or answer.reason
                 continue
             taken[teacher] += 1
             yield self._example(found, answer, teacher, licences[teacher])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         if not taken:
-            remedy = "raise max_tokens, or set keep_truncated" if left_out else "give prompts"
             found_wanting = f"{' and '.join(self._teachers)} gave no answer that can be learned from"
-            raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {remedy}")
+            reasons += f", the first with: {refusal}" if refusal else ""
+            raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(left_out, refusal)}")
         counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
         run.say(counts + (f"; left out: {reasons}" if left_out else ""))
 
@@ -177,10 +196,10 @@ class Answers(kdtool.Corpus):
     def _useless(self, answer: kdtool.TextAnswer) -> str:
         """Say why an answer is left out, "" for one that is taken."""
         if answer.finish == "refused":
-            return "refused"
+            return _REFUSED
         if answer.finish == "length" and not self.config.keep_truncated:
             return f"cut off at {self.config.max_tokens} tokens"
-        return "" if answer.text.strip() else "empty"
+        return "" if answer.text.strip() else _EMPTY
 
     def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, teacher: str, licence: str) -> kdtool.Example:
         first = routed(prompt.id, self.config.shares)
@@ -215,3 +234,15 @@ class Answers(kdtool.Corpus):
                 if self.config.limit is not None and asked > self.config.limit:
                     continue
             yield one
+
+
+def _remedy(left_out: Counter[str], refusal: str) -> str:
+    """Say what to do where nothing can be learned from, by what most answers were left out for."""
+    if not left_out:
+        return "give prompts"
+    ((commonest, _),) = left_out.most_common(1)
+    if commonest == _REFUSED:
+        return mending(refusal)
+    if commonest == _EMPTY:
+        return "look at how the prompts end, and at `stop`"
+    return "raise max_tokens, or set keep_truncated"

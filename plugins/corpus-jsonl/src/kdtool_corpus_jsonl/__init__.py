@@ -164,6 +164,7 @@ class _Line:
         for turn in turns:
             if not (isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))):
                 raise self._wrong(name, 'must hold objects with the texts "role" and "content"')
+            self._whole(name, turn["role"] + turn["content"])
         return tuple((turn["role"], turn["content"]) for turn in turns)
 
     def _text(self, name: str, otherwise: str | None = None) -> str:
@@ -174,7 +175,16 @@ class _Line:
         if not isinstance(value, str):
             found = "is missing" if value is None else f"must be text, not {type(value).__name__}"
             raise self._wrong(name, found)
-        return value
+        return self._whole(name, value)
+
+    def _whole(self, name: str, text: str) -> str:
+        """Return a text that files can hold: JSON can name half a character, a lone surrogate."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise self._wrong(name, f"holds half a character, {half} without the other half; take it out") from None
+        return text
 
     def _wrong(self, name: str, what: str) -> kdtool.UsageError:
         return kdtool.UsageError(f"{self._place}: field {name!r} {what}")

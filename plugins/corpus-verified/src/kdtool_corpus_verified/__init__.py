@@ -12,6 +12,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -75,6 +76,7 @@ class Verified(kdtool.Corpus):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
+        self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the version of the Python that judges."""
@@ -91,7 +93,7 @@ class Verified(kdtool.Corpus):
 
         Raises:
             kdtool.UsageError: an example to learn from is no Python problem with tests, no problem's own solution passes
-                them here, or nothing came of all of them.
+                them here, the teacher refuses everything, or nothing came of all of them.
             kdtool.PluginError: the teacher leaves a request out.
             kdtool.SandboxError: there is no safe way to run programs here.
         """
@@ -130,7 +132,7 @@ class Verified(kdtool.Corpus):
         folder = run.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         verdicts = folder / f"{name}.verdicts.jsonl"
-        solutions = own_solutions(problems, self.config, verdicts)
+        solutions = own_solutions(run, problems, self.config, verdicts)
         if left_out := told_of_solutions(self.config, solutions):
             run.say(left_out)
         soluble = {key: problem for key, problem in problems.items() if solutions[key].passed}
@@ -139,8 +141,10 @@ class Verified(kdtool.Corpus):
             for key, problem in soluble.items()
             for number in range(self.config.samples)
         }
-        answers = asked(run, self.config, prompts, folder / f"{name}.answers.jsonl")
-        return attempted(soluble, answers, self.config, verdicts)
+        file = folder / f"{name}.answers.jsonl"
+        answers = asked(run, self.config, prompts, file, again=file not in self._asked)
+        self._asked.add(file)
+        return attempted(run, soluble, answers, self.config, verdicts)
 
     def _given(self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]) -> Iterator[kdtool.Example]:
         """Yield what is learned from the attempts at a problem."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import journal, seed_of
+from kdtool_measuring import ask_teacher, kept_answers, seed_of
 
 if TYPE_CHECKING:
     from kdtool_corpus_verified import Verified
@@ -21,7 +20,7 @@ _INSTRUCTION = "Write Python code that does what this says. Answer with one bloc
 
 
 def asked(
-    run: kdtool.RunInfo, config: Verified.Config, prompts: Mapping[str, str], file: Path
+    run: kdtool.RunInfo, config: Verified.Config, prompts: Mapping[str, str], file: Path, *, again: bool
 ) -> Mapping[str, kdtool.TextAnswer]:
     """Return the answer to each prompt, by the prompts' ids.
 
@@ -30,23 +29,21 @@ def asked(
         config: whom to ask, and how.
         prompts: by ids; an id decides the seed of what is drawn for it.
         file: where answers are kept.
+        again: ask once more for what was refused before.
 
     Raises:
+        UsageError: the teacher refuses everything.
         PluginError: the teacher leaves one out.
     """
-    with journal(file) as kept:
-        missing = [name for name in prompts if name not in kept.records]
+    with kept_answers(run, file, again=again) as kept:
+        missing = [name for name in prompts if name not in kept]
         if missing:
-            if kept.records:
-                run.say(f"{len(kept.records):,} answers of {config.ask} are there already and are not asked for again")
             requests = (_request(name, prompts[name], config, run.seed) for name in missing)
-            for answer in run.hook.kdtool_answer.of(config.ask)(requests):
-                kept.add(asdict(answer))
-                run.hook.kdtool_progress(run, len(kept.records))
+            ask_teacher(run, config.ask, requests, kept, progress=lambda: run.hook.kdtool_progress(run, len(kept)))
         for name in missing:
-            if name not in kept.records:
+            if name not in kept:
                 raise kdtool.PluginError(f"{run.hook.owner(config.ask)} gave no answer to {name!r}")
-        return {name: kdtool.TextAnswer(**kept.records[name]) for name in prompts}
+        return {name: kept[name] for name in prompts}
 
 
 def _request(name: str, prompt: str, config: Verified.Config, seed: int) -> kdtool.Request:

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from kdtool_corpus_verified import Verified
     from kdtool_corpus_verified._problems import Problem
 
-__all__ = ["Attempt", "attempted", "name_of", "own_solutions", "pairs", "passing"]
+__all__ = ["REFUSED", "Attempt", "attempted", "name_of", "own_solutions", "pairs", "passing"]
+
+REFUSED = "refused by the teacher"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An answer's completion of the prompt. `unfit` says why it was not run; `judged` is what came of it where it was."""
+    """An answer's completion of the prompt. `unfit` says why it was not run; `judged` is what came of it where it was.
+
+    `refusal` is the reason that the teacher gave where it refused.
+    """
 
     number: int
     completion: str
     unfit: str = ""
     judged: Judged | None = None
+    refusal: str = ""
 
     @property
     def passed(self) -> bool:
@@ -50,7 +56,9 @@ def name_of(problem: str, number: int) -> str:
     return f"{problem}#{number}"
 
 
-def own_solutions(problems: Mapping[str, Problem], config: Verified.Config, file: Path) -> Mapping[str, Attempt]:
+def own_solutions(
+    run: kdtool.RunInfo, problems: Mapping[str, Problem], config: Verified.Config, file: Path
+) -> Mapping[str, Attempt]:
     """Run each problem's own solution and return what came of it, by the problem's id. Arguments as of `attempted`.
 
     One that took too long beside others is run once more by itself, and that is not kept: a machine may be busy for a while.
@@ -62,19 +70,24 @@ def own_solutions(problems: Mapping[str, Problem], config: Verified.Config, file
 
     codes = {key: problem.solution for key, problem in problems.items()}
     tasks = {key: Task(f"{key}#solution", problems[key].module(code), config.seconds) for key, code in codes.items()}
-    verdicts = dict(verdicts_of(file, {"python": list(tasks.values())}, config.workers))
+    verdicts = dict(verdicts_of(run, file, {"python": list(tasks.values())}, config.workers))
     late = [task for task in tasks.values() if verdicts[task.id].status == "timed out"]
     with TemporaryDirectory() as scratch:
-        verdicts.update(verdicts_of(Path(scratch) / "again.jsonl", {"python": late}, workers=1))
+        verdicts.update(verdicts_of(run, Path(scratch) / "again.jsonl", {"python": late}, workers=1))
     return {key: Attempt(0, codes[key], judged=verdicts[task.id]) for key, task in tasks.items()}
 
 
 def attempted(
-    problems: Mapping[str, Problem], answers: Mapping[str, kdtool.TextAnswer], config: Verified.Config, file: Path
+    run: kdtool.RunInfo,
+    problems: Mapping[str, Problem],
+    answers: Mapping[str, kdtool.TextAnswer],
+    config: Verified.Config,
+    file: Path,
 ) -> Mapping[str, Sequence[Attempt]]:
     """Run the programs of all answers and return the attempts at each problem, in order.
 
     Args:
+        run: shows lines to the user.
         problems: by their ids.
         answers: by the attempts' ids.
         config: how many there are and how they are run.
@@ -94,10 +107,10 @@ def attempted(
         for name in (name_of(key, number) for number in numbers)
         if not reasons[name]
     ]
-    verdicts = verdicts_of(file, {"python": tasks}, config.workers)
+    verdicts = verdicts_of(run, file, {"python": tasks}, config.workers)
 
     def attempt(name: str, number: int) -> Attempt:
-        return Attempt(number, codes[name], reasons[name], verdicts.get(name))
+        return Attempt(number, codes[name], reasons[name], verdicts.get(name), answers[name].reason)
 
     return {key: [attempt(name_of(key, number), number) for number in numbers] for key in problems}
 
@@ -128,7 +141,7 @@ def _completion(answer: kdtool.TextAnswer, config: Verified.Config) -> str:
 def _unfit(answer: kdtool.TextAnswer, completion: str) -> str:
     """Say why an answer is not worth running; "" where it is."""
     if answer.finish == "refused":
-        return "refused by the teacher"
+        return REFUSED
     if answer.finish == "length":
         return "cut off by max_tokens"
     return "" if completion.strip() else "empty"

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
+from kdtool_measuring import mending
 
-from kdtool_corpus_verified._attempts import Attempt
+from kdtool_corpus_verified._attempts import REFUSED, Attempt
 
 if TYPE_CHECKING:
     from kdtool_corpus_verified import Verified
@@ -43,10 +44,16 @@ def told(config: Verified.Config, attempts: Mapping[str, Sequence[Attempt]], exa
             f"verified: {share}; no problem has an answer that passed and one that failed, which a pair needs: raise "
             "samples or temperature"
         )
-    raise kdtool.UsageError(
-        f"verified: nothing to learn from: {share}; raise samples or max_tokens, ask a stronger teacher, or, of one that "
-        "is tuned to chat, set `form: chat`"
-    )
+    raise kdtool.UsageError(f"verified: nothing to learn from: {share}; {_remedy(each)}")
+
+
+def _remedy(attempts: Sequence[Attempt]) -> str:
+    """Say what to do where nothing passed, by what was commonest."""
+    (commonest, _), *_ = Counter(one.reason for one in attempts).most_common(1)
+    if commonest == REFUSED:
+        refusal = next((one.refusal for one in attempts if one.refusal), "")
+        return (f"the first was refused with: {refusal}; " if refusal else "") + mending(refusal)
+    return "raise samples or max_tokens, ask a stronger teacher, or, of one that is tuned to chat, set `form: chat`"
 
 
 def told_of_solutions(config: Verified.Config, solutions: Mapping[str, Attempt]) -> str:

@@ -1,8 +1,8 @@
 """What evaluators share: what is asked, what was answered, and measurements with intervals. A library, no plugin.
 
 `held_out` chooses documents and `digest` names the choice; `records_of` and `chosen` read test sets (`_published`);
-`answered` asks a subject and keeps its answers (`_answers`, `_journal`); `measured` makes a measurement of items. Comparing
-subjects is the core's.
+`answered` asks a subject and keeps its answers (`_answers`, `_journal`), `ask_teacher` a teacher whose answers are learned
+(`_teacher`); `measured` makes a measurement of items. Comparing subjects is the core's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from kdtool_measuring._answers import (
 )
 from kdtool_measuring._journal import Journal, journal
 from kdtool_measuring._published import Kind, check_fields, chosen, records_of, unpacked
+from kdtool_measuring._teacher import ask_teacher, kept_answers, mending
 
 __all__ = [
     "Answer",
@@ -42,6 +43,7 @@ __all__ = [
     "Journal",
     "Kind",
     "answered",
+    "ask_teacher",
     "bytes_to_answer",
     "cannot",
     "check_fields",
@@ -51,7 +53,9 @@ __all__ = [
     "fitted",
     "held_out",
     "journal",
+    "kept_answers",
     "measured",
+    "mending",
     "opened",
     "records_of",
     "seed_of",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -44,7 +44,7 @@ class Answer:
     """An answer to the request of the same id.
 
     `finish` says why it ended, as in `kdtool.TextAnswer`; `continues` whether it goes on behind the request's prompt, or
-    begins a turn of its own because there was none.
+    begins a turn of its own because there was none. `reason` is what a server says why it refused.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Answer:
     finish: str
     tokens: int
     continues: bool
+    reason: str = field(default="", kw_only=True)
 
     @property
     def missing(self) -> bool:
@@ -72,7 +73,8 @@ def answered(
 
     They are kept in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one is
     missing. Of what a request needs, `runtime.abilities` may lack something: then nothing is asked. How many requests got
-    no answer (`Answer.missing`) is said; who answers none of them is left out.
+    no answer (`Answer.missing`) is said; who answers none of them is left out. A run that goes on asks again what was
+    refused before: a server may have more room by then.
 
     Args:
         run: the run that measures.
@@ -83,8 +85,9 @@ def answered(
         evaluator: who asks, for the file's name and for messages.
         unfit: says why an opened subject cannot be asked in this way, "" where it can; None takes all.
     """
-    with journal(file_of(run, evaluator, subject, "samples")) as kept:
-        missing = [name for name in ids if name not in kept.records]
+    file = file_of(run, evaluator, subject, "samples")
+    with journal(file, Answer, run.say, outdated=lambda one: one.finish == "refused") as kept:
+        missing = [name for name in ids if name not in kept]
         if missing:
             with opened(run, subject, evaluator, unfit) as runtime:
                 if runtime is None:
@@ -95,21 +98,23 @@ def answered(
                     run.say(f"{evaluator}: {subject.name} is left out, {cannot(min(lacking))}")
                     return None
                 for name in (name for name in missing if name not in requests):
-                    kept.add(asdict(Answer(name, "", "refused", 0, continues=True)))
+                    kept.add(Answer(name, "", "refused", 0, continues=True))
                 for found in runtime.answer(requests.values()):
                     continues = bool(requests[found.id].prompt)
-                    kept.add(asdict(Answer(found.id, found.text, found.finish, found.tokens_out, continues)))
-                    run.hook.kdtool_progress(run, len(kept.records))
-        answers = [Answer(**kept.records[name]) for name in ids]
-    count = sum(one.missing for one in answers)
-    if answers and count == len(answers):
-        run.say(f"{evaluator}: {subject.name} is left out, it answers none of the {count:,} prompts, {_WITHOUT}")
+                    kept.add(
+                        Answer(found.id, found.text, found.finish, found.tokens_out, continues, reason=found.reason)
+                    )
+                    run.hook.kdtool_progress(run, len(kept))
+        answers = [kept[name] for name in ids]
+    without = [one for one in answers if one.missing]
+    reason = next((f" (the first: {one.reason})" for one in without if one.reason), "")
+    if without and len(without) == len(answers):
+        none = f"it answers none of the {len(without):,} prompts, {_WITHOUT}{reason}"
+        run.say(f"{evaluator}: {subject.name} is left out, {none}")
         return None
-    if count:
-        run.say(
-            f"{evaluator}: {subject.name} gave no answer to {count:,} of {len(answers):,} prompts, {_WITHOUT}: they count "
-            "as failed"
-        )
+    if without:
+        some = f"{len(without):,} of {len(answers):,} prompts, {_WITHOUT}{reason}"
+        run.say(f"{evaluator}: {subject.name} gave no answer to {some}: they count as failed")
     return answers
 
 

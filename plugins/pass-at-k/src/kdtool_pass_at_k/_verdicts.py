@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -28,13 +28,14 @@ _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Judged:
-    """A sample's verdict; `status`, `reason` and `stderr` as in `kdtool_sandbox.Verdict`."""
+    """A sample's verdict; `status`, `reason` and `stderr` as in `kdtool_sandbox.Verdict`, `program` a hash of what ran."""
 
     id: str
     status: str
     isolation: str
     reason: str = ""
     stderr: str = ""
+    program: str = ""
 
     @property
     def passed(self) -> bool:
@@ -58,13 +59,18 @@ def judged(
         problem = by_id[sample.problem]
         task = Task(sample.id, program_of(problem, sample), evaluator.seconds, evaluator.limits.memory)
         tasks.setdefault(problem.language, []).append(task)
-    return verdicts_of(file_of(run, evaluator.benchmark, subject, "verdicts"), tasks, evaluator.config.workers)
+    return verdicts_of(run, file_of(run, evaluator.benchmark, subject, "verdicts"), tasks, evaluator.config.workers)
 
 
-def verdicts_of(file: Path, tasks: Mapping[str, Sequence[Task]], workers: int) -> Mapping[str, Judged]:
+def verdicts_of(
+    run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int
+) -> Mapping[str, Judged]:
     """Return the verdict of every task, by its id; equal programs are run once, and those that are in the file not at all.
 
+    A task whose program is another one than when the verdict was kept is run: its sample was asked for again.
+
     Args:
+        run: says to the user what is damaged in the file.
         file: where each verdict is kept before the next one counts.
         tasks: by the language of their programs, as the sandbox calls it. Their ids are unique.
         workers: programs that run at once.
@@ -75,22 +81,29 @@ def verdicts_of(file: Path, tasks: Mapping[str, Sequence[Task]], workers: int) -
     """
     from kdtool_sandbox import Sandbox, language
 
-    with journal(file) as kept:
-        missing = {
-            name: [task for task in spoken if task.id not in kept.records] for name, spoken in sorted(tasks.items())
-        }
-        alike: dict[bytes, list[Task]] = {}
+    programs = {task.id: _digest(task) for task in chain.from_iterable(tasks.values())}
+    with journal(file, Judged, run.say) as kept:
+
+        def is_kept(task: Task) -> bool:
+            return task.id in kept and kept[task.id].program == programs[task.id]
+
+        missing = {name: [task for task in spoken if not is_kept(task)] for name, spoken in sorted(tasks.items())}
+        alike: dict[str, list[Task]] = {}
         for task in chain.from_iterable(missing.values()):
-            alike.setdefault(sha256(repr(task.work).encode("utf-8", "surrogatepass")).digest(), []).append(task)
+            alike.setdefault(programs[task.id], []).append(task)
         first = {same[0].id: same for same in alike.values()}
         if first:
             languages = [language(name) for name, spoken in missing.items() if spoken]
             with Sandbox(workers=workers, languages=languages) as sandbox:
                 for verdict in sandbox.run(same[0] for same in first.values()):
+                    about = verdict.status, verdict.isolation, verdict.reason, verdict.stderr
                     for task in first[verdict.id]:
-                        found = Judged(task.id, verdict.status, verdict.isolation, verdict.reason, verdict.stderr)
-                        kept.add(asdict(found))
-        return {task.id: Judged(**kept.records[task.id]) for task in chain.from_iterable(tasks.values())}
+                        kept.add(Judged(task.id, *about, programs[task.id]))
+        return {name: kept[name] for name in programs}
+
+
+def _digest(task: Task) -> str:
+    return sha256(repr(task.work).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:

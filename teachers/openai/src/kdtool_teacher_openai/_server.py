@@ -7,8 +7,8 @@ ran out, or the server said so (408, 409, 429, 5xx). An answer that cannot be re
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kdtool_teacher_openai import OpenAI
 
-__all__ = ["RefusedError", "Server"]
+__all__ = ["RefusedError", "Server", "readable"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,10 +37,16 @@ _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_ac
 _LONGEST_WAIT = 600.0
 _SHOWN = 300
 _MARK = "***"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RefusedError(Exception):
     """The server refuses this one request, or its answer cannot be read; others may fare better."""
+
+
+def readable(text: str) -> str:
+    """Return a text that files can hold: each half of a pair of surrogates, which JSON can name, is U+FFFD instead."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Server:
@@ -86,7 +92,7 @@ class Server:
         """Return the server's answer to a request, as plain data.
 
         Raises:
-            RefusedError: this request is refused, or the answer is no JSON.
+            RefusedError: this request is refused, or the answer is no JSON that can be read, or tells an error.
             AuthenticationError: the key is missing or refused.
             UsageError: there is no such path or model.
             ServiceError: no answer came.
@@ -143,15 +149,22 @@ class Server:
                     answer = await send()
         except openai.APIError as error:
             raise self._explained(error) from None  # what is left out may hold the key
-        except json.JSONDecodeError as error:
-            raise RefusedError(f"the answer is no JSON: {error}") from None
+        except UnicodeEncodeError as error:
+            raise RefusedError(f"the request holds text that cannot be sent: {error}") from None
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # other bytes, nesting without an end, numbers of thousands of digits
+            raise RefusedError(f"the answer is no JSON that can be read: {error}") from None
         if isinstance(answer, str):  # of another content type
             raise RefusedError(f"the answer is no JSON but {answer[:60]!r}")
+        if isinstance(answer, Mapping) and (told := answer.get("error")):
+            raise RefusedError(f"the answer is an error: {self._shown(_said(told))}")
         return answer
 
     def _explained(self, error: openai.APIError) -> Exception:
         where = f"the server at {self._config.url}"
-        told = self._without_key(_message(error))[:_SHOWN]
+        told = self._shown(_said(error.body) or error.message)
         if isinstance(error, openai.APITimeoutError):
             return kdtool.ServiceError(f"{where} gave no answer within {self._config.timeout:g} s; see `timeout`")
         if not isinstance(error, openai.APIStatusError):
@@ -172,13 +185,17 @@ class Server:
             return kdtool.ServiceError(f"{where} fails with {status} {tries}: {told}. What was answered is kept")
         return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {told}")
 
+    def _shown(self, text: str) -> str:
+        return self._without_key(" ".join(readable(text).split()))[:_SHOWN]
+
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, _MARK) if self._key else text
 
 
-def _message(error: openai.APIError) -> str:
-    said = error.body.get("message") if isinstance(error.body, Mapping) else error.body
-    return " ".join(str(said or error.message).split())
+def _said(error: Any) -> str:
+    """Return the message of an error as servers send it: {"message": "…"}, or the text alone."""
+    said = error.get("message", error) if isinstance(error, Mapping) else error
+    return str(said or "")
 
 
 def _key(variable: str | None) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
 
-from kdtool_teacher_openai._server import RefusedError, Server
+from kdtool_teacher_openai._server import RefusedError, Server, readable
 
 if TYPE_CHECKING:
     from kdtool_teacher_openai import OpenAI
@@ -15,20 +15,25 @@ if TYPE_CHECKING:
 __all__ = ["answers", "choice_of", "listed_model", "require_model"]
 
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_ENDED = {"stop", "eos", "eos_token", "stop_sequence", "end_turn"}
+"""What servers call an end that the model chose, or a text at which it was to end."""
+_CUT_OFF = {"length", "max_tokens", "model_length"}
+_FILTERED = {"content_filter", "refusal"}
+"""The model, or what watches over it, declines: no fault of the request's form."""
 
 
 def answers(server: Server, config: OpenAI.Config, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
     """Yield an answer to each request, as they come.
 
-    A request that the server refuses, and an answer that is none, count as "refused": the others go on.
+    A request that the server refuses, and an answer that is none, count as "refused", with the reason: the others go on.
     """
     path = _PATHS[config.api]
 
     async def ask(request: kdtool.Request) -> kdtool.TextAnswer:
         try:
             return _answer(request, await server.sent(path, _body(config, request)), chat=config.api == "chat")
-        except RefusedError:
-            return kdtool.TextAnswer(request.id, "", "refused", 0, 0)
+        except RefusedError as error:
+            return kdtool.TextAnswer(request.id, "", "refused", 0, 0, reason=str(error))
 
     for _, answer in server.at_once(requests, ask, config.concurrency):
         yield answer
@@ -92,20 +97,41 @@ def _body(config: OpenAI.Config, request: kdtool.Request) -> dict[str, Any]:
 
 
 def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextAnswer:
+    """Return what an answer says.
+
+    Raises:
+        RefusedError: it holds no choice or no text, or it ended for a reason that nobody knows.
+    """
     choice = choice_of(answer)
     message = choice.get("message") if chat else choice
-    text = message.get("content" if chat else "text") if isinstance(message, Mapping) else None
-    text = text if isinstance(text, str) else ""
+    said = message.get("content" if chat else "text") if isinstance(message, Mapping) else None
+    text = readable(said) if isinstance(said, str) else ""
     stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
     usage = answer.get("usage")
+    tokens_out = _count(usage, "completion_tokens")
     finish = choice.get("finish_reason")
+    if finish is None:  # some servers do not say it
+        if not isinstance(said, str):
+            raise RefusedError("the answer holds no text")
+        finish = "length" if tokens_out >= request.max_tokens else "stop"
     return kdtool.TextAnswer(
         id=request.id,
         text=text[: min(stops)] if stops else text,
-        finish="stop" if stops or finish == "stop" else "length" if finish == "length" else "refused",
+        finish="stop" if stops else _finish(finish),
         tokens_in=_count(usage, "prompt_tokens"),
-        tokens_out=_count(usage, "completion_tokens"),
+        tokens_out=tokens_out,
     )
+
+
+def _finish(reason: Any) -> Literal["stop", "length", "refused"]:
+    word = str(reason)
+    if word in _FILTERED:
+        return "refused"
+    if word in _CUT_OFF:
+        return "length"
+    if word in _ENDED:
+        return "stop"
+    raise RefusedError(f"the answer ended with finish_reason {word[:60]!r}")
 
 
 def _count(usage: Any, name: str) -> int:
