@@ -11,6 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run.graph import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._run.store_clean import clean
 
 TOY = Path(__file__).with_name("toy.py")
@@ -49,6 +50,12 @@ def test_teacher_teaches_what_it_learnt_and_is_measured_before_and_after(adaptin
     plain = kdtool.run({**adapting, "name": "plain", "train": adapting["train"]["distil"]})
     assert nats(plain)["teacher"] == nats(results)["teacher.unadapted"]
     assert "teacher.unadapted" not in nats(plain)
+
+
+def test_stages_leave_artefacts_where_cleaning_looks(adapting: dict[str, Any]) -> None:
+    graph = json.loads((kdtool.run(adapting).folder / GRAPH).read_text(encoding="utf-8"))
+    places = {(node["in"], node["path"].partition("/")[0]) for node in graph["nodes"].values()}
+    assert places == {*(("store", kind) for kind in SHARED_KINDS), *(("run", kind) for kind in OWN_KINDS)}
 
 
 def test_results_hold_the_phase_once_for_all_seeds(adapting: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "the packer": ({"rows.length": 8}, ("rows", "signals", *TRAINED, *CONTROLLED)),
     "the corpus": ({"corpus.documents": 9}, ("text", "students", "rows", "signals", "scores", *TRAINED, *CONTROLLED)),
     "another evaluator": ({"evaluators.more": {"use": "nats"}}, ("scores/more",)),
-    "another exporter": ({"exporters.second": {"use": "json"}}, ("exports/second", "scores/nats-student-second")),
+    "another exporter": ({"exporters.second": {"use": "json"}}, ("exports/second", "scores/nats-student-seed0-second")),
     "no control": ({"control": False}, ()),
     "the signals": ({"signals": False}, TRAINED),
     "a tracker": ({"trackers": {}}, ()),
@@ -57,6 +57,24 @@ def test_change_redoes_what_depends_on_it_and_nothing_else(recipe: dict[str, Any
     assert {stage.name for stage in plan if stage.action == "run"} == made
     assert [stage.name for stage in plan] == [stage.name for stage in results.stages]
     assert all(stage.why for stage in plan if stage.action == "run")
+
+
+def test_another_seed_measures_nothing_again(recipe: dict[str, Any]) -> None:
+    one = kdtool.run(recipe, {"seeds": [0]})
+    plan = {stage.name: stage.action for stage in kdtool.plan(recipe, {"seeds": [0, 1]})}
+    assert {name for name, action in plan.items() if action == "run"} == {name for name in plan if "-seed1" in name}
+    two = kdtool.run(recipe, {"seeds": [0, 1]})
+    assert not {stage.name for stage in one.stages} & {stage.name for stage in two.stages if not stage.reused}
+    back = kdtool.run(recipe, {"seeds": [0]})
+    assert all(stage.reused for stage in back.stages)
+
+    first, both = ({found.subject: found.value for found in results.measurements} for results in (one, two))
+    named = {"student": "student-seed0", "student-json": "student-seed0-json", "control": "control-seed0",
+             "control-time": "control-time-seed0", "teacher": "teacher"}  # fmt: skip
+    assert first.keys() == named.keys() == {subject.name for subject in one.subjects}
+    assert {named[name]: value for name, value in first.items()}.items() <= both.items()
+    assert both.keys() == {subject.name for subject in two.subjects}
+    assert back.measurements == one.measurements
 
 
 def test_reasons_name_the_setting_and_the_stage_before(recipe: dict[str, Any]) -> None:

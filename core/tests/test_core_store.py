@@ -32,7 +32,9 @@ def small(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def contents(root: Path) -> set[Path]:
-    return {path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != ".lock"}
+    """All files but locks and the store's mark."""
+    files = {path for path in root.rglob("*") if path.is_file() and path.name != "kdtool-store.json"}
+    return {path for path in files if path.suffix != ".lock" and path.name != ".lock"}
 
 
 def test_only_what_no_run_needs_is_freed_and_only_when_told(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_whatever_runs_there_are_the_rest_goes_and_theirs_stays(
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store, needed = Path(scratch) / "store", set()
-        (store / "runs").mkdir(parents=True)
+        register_run(store, Path(scratch) / "gone")
         for kind, number in artefacts:
             Artefacts(store).make(kind, "", f"{number}" * 64, build=lambda folder: None, waiting=print)
         for number in partial:
@@ -187,13 +189,60 @@ def test_a_store_on_its_first_day_is_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_folders_of_others_are_left(recipe: dict[str, Any], tmp_path: Path) -> None:
-    for name in ("documents/letters", "rows/mine", "rows/.hidden.partial"):
-        (tmp_path / "store" / name).mkdir(parents=True)
-        (tmp_path / "store" / name / "manifest.json").write_text("{}", encoding="utf-8")
-    before = contents(tmp_path / "store")
-    assert clean(tmp_path / "store", remove=True).found == clean(tmp_path / "store", damaged=True).found == ()
-    assert contents(tmp_path / "store") == before
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_only_looks_like_an_artefact_is_left(recipe: dict[str, Any], tmp_path: Path, *, damaged: bool) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    store, name = tmp_path / "store", "0123456789abcdef"
+    for place in (store / "photos", store / "rows", folder / "notes", folder / "phases", store / "signals" / "deep"):
+        for other in (place / name, place / f"{name}.partial"):
+            other.mkdir(parents=True)
+            (other / "mine.txt").write_text("mine", encoding="utf-8")
+    for foreign in ("documents/letters", "rows/mine", "rows/.hidden.partial"):
+        (store / foreign).mkdir(parents=True)
+        (store / foreign / "manifest.json").write_text("{}", encoding="utf-8")
+    (store / "photos" / name / "manifest.json").write_text("{}", encoding="utf-8")
+    (store / "photos" / f"{'1' * 16}.removed").mkdir()
+    (store / "photos" / f"{'1' * 16}.lock").touch()
+    before = {path: path.stat().st_mtime_ns for path in (*store.rglob("*"), *folder.rglob("*"))}
+    found = clean(store, damaged=damaged, remove=True).found
+    assert found == ()
+    assert {path for path in before if not path.exists() and path.suffix != ".lock"} == set()
+    assert (store / "photos" / f"{'1' * 16}.lock").exists()
+
+
+def test_a_folder_that_is_no_store_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = kdtool.run(small(recipe)).folder
+    photos = tmp_path / "pictures"
+    (photos / "rows" / "0123456789abcdef").mkdir(parents=True)
+    (photos / "rows" / "0123456789abcdef" / "manifest.json").write_text("{}", encoding="utf-8")
+    (photos / "runs").mkdir()
+    for place, says in ((folder, "is the folder of a run"), (photos, "is no store"), (tmp_path, "is no store")):
+        before = contents(place)
+        for options in ((), ("--damaged",)):
+            said = command("clean", "--store", str(place), "--yes", *options)
+            assert (said.returncode, says in said.stderr, "Traceback" in said.stderr) == (2, True, False), said
+            assert "--store" in said.stderr.partition(says)[2]
+        assert contents(place) == before
+        assert not (place / ".lock").exists() or place == folder
+
+
+def test_work_that_was_killed_at_any_moment_is_known_as_begun(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    register_run(store, tmp_path / "gone")
+    code = f"""
+import os
+from pathlib import Path
+from kdtool._run.artefacts import Artefacts
+def build(folder):
+    (folder / "file").write_text("half", encoding="utf-8")
+    os._exit(9)
+Artefacts(Path({str(store)!r})).make("rows", "", "a" * 64, build=build, waiting=print)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    partial = store / "rows" / f"{'a' * 16}.partial"
+    assert (partial / "file").exists()
+    assert [found.path for found in clean(store, remove=True).found] == [partial]
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("arguments", [("runs", "--nonsense"), ("clean", "everything")])

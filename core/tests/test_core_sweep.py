@@ -189,7 +189,8 @@ class Sometimes(kdtool.Evaluator):
         \"\"\"What to raise.\"\"\"
     config: Config
     def kdtool_evaluate(self, run, subjects):
-        errors = {"value": ValueError("bad luck"), "disk": kdtool.StorageError("disk full"), "stop": KeyboardInterrupt()}
+        errors = {"value": ValueError("bad luck"), "disk": kdtool.StorageError("disk full"), "stop": KeyboardInterrupt(),
+                  "usage": kdtool.UsageError("no such luck")}
         if self.config.error in errors:
             raise errors[self.config.error]
         for subject in subjects:
@@ -228,6 +229,70 @@ def test_failed_point_stops_no_other_and_is_named(sometimes: dict[str, Any]) -> 
     plain = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"))
     assert [point["status"] for point in plain["points"]] == ["failed", "done"]
     assert plain["points"][1]["report"] == "error-none/report.txt"
+
+
+NARROW = """
+import toy
+import kdtool
+class Narrow(toy.Student):
+    \"\"\"Knows beforehand how many layers it can have.\"\"\"
+    class Config(kdtool.Config):
+        layers: int = 2
+        \"\"\"How many.\"\"\"
+    config: Config
+    def kdtool_describe(self, run):
+        if self.config.layers > 4:
+            raise kdtool.UsageError(f"layers: {self.config.layers} is too many; give at most 4")
+        return super().kdtool_describe(run)
+"""
+
+
+@pytest.fixture
+def narrow(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with a student that cannot have more than four layers."""
+    Path("narrow.py").write_text(NARROW, encoding="utf-8")
+    return {**recipe, "seeds": [0], "student": {"use": "./narrow.py:Narrow"}}
+
+
+def test_impossible_point_is_known_before_the_first_one_runs_and_the_others_run(
+    narrow: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text(json.dumps(narrow), encoding="utf-8")
+    sweep = ["sweep", "recipe.yaml", "--set", "student.layers=2,9,3", "--set", "control=false"]
+    assert call([*sweep, "--plan"]) == 0
+    planned = capsys.readouterr()
+    assert [line for line in planned.out.splitlines() if not line.startswith(" ")] == ["layers-2", "layers-3"]
+    assert "layers-9 cannot run" in planned.err
+    for again in (False, True):
+        assert call(sweep) == 2
+        shown = capsys.readouterr()
+        told, _, ran = shown.err.partition("point 1 of 3")
+        assert "layers-9 cannot run, the other points go on: layers: 9 is too many" in told
+        assert "point 2" not in ran
+        assert "point 3 of 3: layers-3" in ran
+        plain = json.loads(Path("runs/toy-sweep/sweep.json").read_text(encoding="utf-8"))
+        assert [(point["status"], point["reused"]) for point in plain["points"]] == [
+            ("done", again),
+            ("failed", False),
+            ("done", again),
+        ]
+        (row,) = (line for line in shown.out.splitlines() if line.startswith("| layers-9 "))
+        assert "failed: layers: 9 is too many; give at most 4 in student 'student'" in row
+        assert [row["point"] for row in plain["tables"][0]["rows"]] == ["layers-2", "layers-3"]
+
+
+def test_what_is_wrong_with_all_points_alike_ends_the_sweep_before_anything_runs(narrow: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.UsageError, match="9 is too many"):
+        kdtool.sweep(narrow, {"train.steps": [2, 3]}, {"student.layers": 9})
+    assert not Path("runs").exists()
+
+
+def test_call_that_is_wrong_at_one_point_is_its_failure(sometimes: dict[str, Any]) -> None:
+    found = kdtool.sweep(sometimes, {"evaluators.sometimes.error": ["usage", "none"]})
+    assert [(point.status, point.exit_code) for point in found.points] == [("failed", 2), ("done", 0)]
+    assert "no such luck" in found.points[0].error
+    assert found.exit_code == 2
+    assert "no such luck" in (found.folder / "sweep.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "error"), [("disk", kdtool.StorageError), ("stop", KeyboardInterrupt)])

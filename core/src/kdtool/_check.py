@@ -1,6 +1,7 @@
 """What `kdtool check` finds out: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
 Called by `kdtool._api.check`. Where the run would not fit, it is checked again with each of the changes that are proposed.
+A sweep looks at its points in the same way before the first one runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kdtool._estimate.machine import free_disk, memory_here
 from kdtool._estimate.remedies import fitting, largest, proposals
 from kdtool._estimate.speed import timed_by_record
 from kdtool._estimate.tokens import refuse_uneven
+from kdtool._recipe.model import Recipe
 from kdtool._recipe.parse import load_recipe
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.context import Context, close_components
@@ -35,7 +37,7 @@ from kdtool._run.record import component_record
 from kdtool._run.terms import mixtures_noted
 from kdtool._run.vocabularies import compared_here
 
-__all__ = ["check_recipe"]
+__all__ = ["check_recipe", "refuse_impossible"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def check_recipe(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Check a recipe; see `kdtool.check`."""
-    found = _look(recipe, settings, out, say)
+    found = _look(load_recipe(recipe, settings), out, say)
     memory = limit or memory_here()
     disk = min(free_disk(out), free_disk(store))
     fits = {
@@ -73,7 +75,7 @@ def check_recipe(
     def attempt(further: Mapping[str, Any]) -> tuple[int, int]:
         if not further:
             return _figures(found)
-        return _figures(_look(recipe, {**settings, **further}, out, lambda _: None))
+        return _figures(_look(load_recipe(recipe, {**settings, **further}), out, lambda _: None))
 
     proposed = proposals(found.assembly, found.asked) if fit or not fits["memory"] else []
     plain: dict[str, Any] = TypeAdapter(Any).dump_python(
@@ -97,15 +99,26 @@ def check_recipe(
     return plain
 
 
+def refuse_impossible(recipe: Recipe, out: Path) -> None:
+    """Refuse what is known to be wrong with a run before weights load; takes a fraction of a second in a warm process.
+
+    Args:
+        recipe: what would run.
+        out: the folder for runs.
+
+    Raises:
+        KdtoolError: as `check_recipe`.
+    """
+    _look(recipe, out, lambda _: None)
+
+
 def _figures(found: _Checked) -> tuple[int, int]:
     (student,) = found.assembly.named("student")
     return found.forecast.memory.peak, found.models[student].parameters if student in found.models else 0
 
 
-def _look(
-    recipe: Path | Mapping[str, Any], settings: Mapping[str, Any], out: Path, say: Callable[[str], None]
-) -> _Checked:
-    assembly = assemble(load_recipe(recipe, settings), say)
+def _look(recipe: Recipe, out: Path, say: Callable[[str], None]) -> _Checked:
+    assembly = assemble(recipe, say)
     assembly.complain = say
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

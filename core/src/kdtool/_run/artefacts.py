@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from kdtool._errors import KdtoolError, StorageError
 from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["Artefact", "Artefacts", "emptied", "problems_of", "storage_errors", "sync_files"]
+__all__ = ["MANIFEST", "Artefact", "Artefacts", "emptied", "is_begun", "problems_of", "storage_errors", "sync_files"]
 
 MANIFEST = "manifest.json"
 _SECONDS = ".seconds"
@@ -120,21 +120,36 @@ class Artefacts:
         partial = path.with_name(path.name + ".partial")
         partial.mkdir(exist_ok=True)
         if (partial / MANIFEST).exists() and not any(problems_of(partial)):  # killed just before the rename
-            partial.replace(path)
+            _complete(partial, path)
             return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
         with _Stopwatch(partial / _SECONDS) as stopwatch:
             build(partial)
         seconds = stopwatch.seconds
-        for left in (*partial.glob(f"{_SECONDS}*"), *partial.glob(f"{MANIFEST}*")):  # of this and of killed attempts
+        for left in partial.glob(f"{MANIFEST}*"):  # of killed attempts
             left.unlink()
         sync_files(partial)
         files = {}
-        for file in sorted(found for found in partial.rglob("*") if found.is_file()):
+        for file in sorted(
+            {found for found in partial.rglob("*") if found.is_file()} - {*partial.glob(f"{_SECONDS}*")}
+        ):
             files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash(file)}
         write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
-        partial.replace(path)
+        _complete(partial, path)
         _sync_folder(path.parent)
         return Artefact(path, fingerprint, seconds, reused=False)
+
+
+def _complete(partial: Path, path: Path) -> None:
+    """Rename a folder whose manifest is written. The time spent on it is in there, so its file has done its duty."""
+    for left in partial.glob(f"{_SECONDS}*"):
+        left.unlink()
+    partial.replace(path)
+
+
+def is_begun(partial: Path) -> bool:
+    """Say whether an unfinished artefact is one that was begun here: its time or its manifest is in it, or nothing yet."""
+    names = [found.name for found in partial.iterdir()]
+    return not names or any(name.startswith((_SECONDS, MANIFEST)) for name in names)
 
 
 def emptied(folder: Path) -> Path:
@@ -163,7 +178,10 @@ def problems_of(path: Path) -> Iterator[str]:
 
 
 class _Stopwatch:
-    """Time spent on an artefact over all attempts, kept in a file every second, so that kill -9 forgets next to nothing."""
+    """Time spent on an artefact over all attempts, kept in a file every second, so that kill -9 forgets next to nothing.
+
+    The file is there from the beginning until the manifest is: by it a folder is known as an artefact that was begun.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -179,19 +197,22 @@ class _Stopwatch:
         return self._before + time.monotonic() - self._start
 
     def __enter__(self) -> _Stopwatch:
+        self._write()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        with contextlib.suppress(OSError):
-            write_sealed(self._path, {"seconds": self.seconds})
+        self._write()
 
     def _keep(self) -> None:
         while not self._done.wait(1.0):
-            with contextlib.suppress(OSError):  # a full disk is the build's to report
-                write_sealed(self._path, {"seconds": self.seconds})
+            self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk is the build's to report
+            write_sealed(self._path, {"seconds": self.seconds})
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class NoTexts:
 class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
-    `adapted` holds the nodes with what teachers learnt in phases of their own, by component.
+    `adapted` holds the nodes with what teachers learnt in phases of their own, by component; `names` what measured subjects
+    are called in this run, by what their artefacts call them.
     """
 
     assembly: Assembly
@@ -68,6 +69,7 @@ class Context:
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     _voices: dict[str, Node | None] = field(default_factory=dict)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:

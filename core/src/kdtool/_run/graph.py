@@ -17,12 +17,16 @@ from kdtool._contract.training import RunInfo
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.fingerprint import fingerprint
 
-__all__ = ["GRAPH", "MODEL", "Graph", "Node", "Stage"]
+__all__ = ["GRAPH", "MODEL", "OWN_KINDS", "SHARED_KINDS", "Graph", "Node", "Stage"]
 
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""
 MODEL = "model"
 """The folder of a model inside its artefact."""
+SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
+"""Kinds of artefacts in the store that runs share."""
+OWN_KINDS = ("phases", "exports", "scores")
+"""Kinds of artefacts in a run's folder."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class Measured:
 
     `subject` is asked for when `node`, which holds it, is made; a teacher has no node. `unadapted` is the teacher that is
     measured as it was before phases of this run trained it; "" for all other subjects. `content` is the hash of a model
-    that no node holds.
+    that no node holds. `lasting` is the name under which it is measured and kept, where that is not `name`: what a student
+    is called depends on how many seeds there are, and what was measured of it does not.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Measured:
     subject: Callable[[], Subject]
     unadapted: str = ""
     content: str = ""
+    lasting: str = ""
+
+    @property
+    def kept_as(self) -> str:
+        """What its artefact calls it."""
+        return self.lasting or self.name
 
 
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
@@ -59,7 +66,7 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     for position, arm in enumerate(arms):
         trained = _trained(context, arm)
         exported = exports.items() if position == 0 else ()
-        found += [trained, *(_exported(f"{trained.name}-{label}", label, arm, node) for label, node in exported)]
+        found += [trained, *(_exported(trained, label, arm, node) for label, node in exported)]
     return found
 
 
@@ -70,6 +77,7 @@ def add_scores(
 
     A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
     """
+    context.names.update({one.kept_as: one.name for one in measured})
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.named("evaluator").items():
         if name in but:
@@ -82,7 +90,7 @@ def add_scores(
 
 
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
-    """Read the measurements of made nodes, by evaluator, and tell the trackers.
+    """Read the measurements of made nodes, by evaluator and under the names that subjects have now, and tell the trackers.
 
     What an evaluator that is called otherwise than its plugin (`chat: {use: humaneval}`) measures is called by evaluator and
     name, as `require` calls it, whatever else is measured; so is what two evaluators measure under one name.
@@ -95,7 +103,8 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         evaluators[found.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
     for evaluator, node, found in read:
-        one = _called(evaluator, found) if evaluator in renamed or len(evaluators[found.name]) > 1 else found
+        one = replace(found, subject=context.names[found.subject])
+        one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
         context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
         called[evaluator].append(one)
     return called
@@ -129,17 +138,21 @@ def _trained(context: Context, arm: Arm) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
-    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject)
+    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
 
 
-def _exported(name: str, label: str, arm: Arm, node: Node) -> Measured:
-    kind = f"{arm.arm}-{label}"
-    return Measured(name, kind, node, lambda: Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind))
+def _exported(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
+    name, kind = f"{trained.name}-{label}", f"{arm.arm}-{label}"
+
+    def subject() -> Subject:
+        return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
+
+    return Measured(name, kind, node, subject, lasting=f"{trained.kept_as}-{label}")
 
 
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
-        subjects = tuple(measured.subject() for measured in group)
+        subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
         lines, said = [], []
         given: set[tuple[str, str]] = set()
 
@@ -157,15 +170,15 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
     short = name.rpartition(".")[2]
-    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].name}", unit="documents")
+    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in context.assembly.named("teacher")},
-        "subjects": [measured.name for measured in group],
+        "subjects": [measured.kept_as for measured in group],
     }
-    if contents := {measured.name: measured.content for measured in group if measured.content}:
+    if contents := {measured.kept_as: measured.content for measured in group if measured.content}:
         parts["models"] = contents
-    inputs = {"texts": texts, **{measured.name: measured.node for measured in group if measured.node}}
+    inputs = {"texts": texts, **{measured.kept_as: measured.node for measured in group if measured.node}}
     teachers = context.speaking(context.assembly.named("teacher"))
     teachers.update({measured.unadapted: None for measured in group if measured.unadapted})
     return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts, teachers=teachers))

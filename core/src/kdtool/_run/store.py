@@ -1,7 +1,8 @@
 """The store that runs share: where it is, and which runs use it.
 
-Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use. The
-runner calls `register_run` while it holds the run's lock; `store_runs` lists the runs, `store_clean` frees what none needs.
+Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use, and
+marks the store as one, so that nothing is freed in a folder that is none. The runner calls `register_run` while it holds
+the run's lock; `store_runs` lists the runs, `store_clean` frees what none needs.
 """
 
 from __future__ import annotations
@@ -17,12 +18,24 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from kdtool._errors import UsageError
 from kdtool._run.artefacts import storage_errors
+from kdtool._run.graph import GRAPH
 from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["REGISTERED", "bytes_below", "known_runs", "readable", "register_run", "store_folder", "store_lock"]
+__all__ = [
+    "REGISTERED",
+    "bytes_below",
+    "known_runs",
+    "readable",
+    "refuse_other_folders",
+    "register_run",
+    "store_folder",
+    "store_lock",
+]
 
 REGISTERED = "runs"
+_MARK = "kdtool-store.json"
 
 
 def store_folder(given: Path | str | None) -> Path:
@@ -31,7 +44,7 @@ def store_folder(given: Path | str | None) -> Path:
 
 
 def register_run(store: Path, folder: Path) -> None:
-    """Note in the store that the run in `folder` uses it; called by whoever holds the run's lock.
+    """Mark the store and note in it that the run in `folder` uses it; called by whoever holds the run's lock.
 
     Waits while the store is being cleaned, so that nothing vanishes between being found and being used.
 
@@ -44,7 +57,25 @@ def register_run(store: Path, folder: Path) -> None:
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with store_lock(store):
+            if not (store / _MARK).exists():
+                write_sealed(store / _MARK, {"format": 1})
             write_sealed(path, {"folder": str(folder)})
+
+
+def refuse_other_folders(store: Path) -> None:
+    """Refuse a folder that no run has used as its store.
+
+    Raises:
+        UsageError: it is a run's folder, or none of kdtool's.
+    """
+    if (store / _MARK).is_file():
+        return
+    remedy = "give --store (or KDTOOL_STORE) the folder that runs were given"
+    if (store / GRAPH).exists():
+        raise UsageError(
+            f"{store} is the folder of a run, and no store; {remedy}. To delete the run, delete its folder"
+        )
+    raise UsageError(f"{store} is no store: it lacks {_MARK}, which every run writes into its store; {remedy}")
 
 
 @contextmanager

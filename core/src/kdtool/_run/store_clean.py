@@ -1,8 +1,9 @@
 """What can be freed: artefacts of the store that no run needs, what killed processes left, and what is damaged.
 
-A run needs what its `graph.json` names, and the store knows its runs. Nothing goes that a process works on (it holds a
-lock), and nothing at all while the needs of a run cannot be told: it has just begun, or its graph is damaged. Used by
-`kdtool clean`.
+A run needs what its `graph.json` names, and the store knows its runs. Only what kdtool has made goes: artefacts with a
+manifest or the signs of having been begun, in the places where stages leave them, in a folder that runs have marked as their
+store. Nothing goes that a process works on (it holds a lock), and nothing at all while the needs of a run cannot be told: it
+has just begun, or its graph is damaged. Used by `kdtool clean`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kdtool._errors import LockedError
-from kdtool._run.artefacts import problems_of, storage_errors
-from kdtool._run.graph import GRAPH
+from kdtool._run.artefacts import MANIFEST, is_begun, problems_of, storage_errors
+from kdtool._run.graph import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._run.lock import HOLDER, worker_of
 from kdtool._run.sealed import read_sealed
-from kdtool._run.store import bytes_below, known_runs, store_lock
+from kdtool._run.store import bytes_below, known_runs, refuse_other_folders, store_lock
 
 __all__ = ["Cleaned", "Found", "clean"]
 
 _NAME = re.compile(r"(.+-)?[0-9a-f]{16}")
-_PARTIAL, _REMOVED = ".partial", ".removed"
+_PARTIAL, _REMOVED, _LOCK = ".partial", ".removed", ".lock"
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ def clean(store: Path, *, damaged: bool = False, remove: bool = False) -> Cleane
     Raises:
         LockedError: a run has just begun, or works with a damaged artefact.
         StorageError: the store cannot be written, or what a run needs cannot be read.
+        UsageError: the folder is no store.
     """
-    if not store.is_dir():
+    if not store.is_dir() or not any(store.iterdir()):
         return Cleaned()
     store = store.resolve()
     with storage_errors(store):
+        refuse_other_folders(store)
         found = _damaged(store, _runs(store)) if damaged else []
         with store_lock(store):
             runs = _runs(store)
@@ -108,18 +111,18 @@ def _needs(store: Path, folder: Path) -> frozenset[Path]:
 
 
 def _unneeded(store: Path, runs: list[_Run]) -> list[Found]:
-    needed = {path for run in runs for path in run.needs}
-    found = [Found(path, bytes_below(path), "no run needs it") for path in _artefacts(store) if path not in needed]
-    for path in (path for root in (store, *(run.folder for run in runs)) for path in root.glob("*/*")):
-        continues = path.suffix == _PARTIAL and path.with_suffix("") in needed
-        if path.suffix in {_PARTIAL, _REMOVED} and _is_ours(path.with_suffix("")) and not continues:
-            found.append(Found(path, bytes_below(path), "left by a process that was stopped"))
-    return found
+    needed = _needed(runs)
+    whole = [path for path in _folders(store, SHARED_KINDS) if _is_whole(path) and path not in needed]
+    left = [path for path in _folders_of_all(store, runs) if _is_left(path) and not _continues(path, needed)]
+    return [
+        *(Found(path, bytes_below(path), "no run needs it") for path in whole),
+        *(Found(path, bytes_below(path), "left by a process that was stopped") for path in left),
+    ]
 
 
 def _damaged(store: Path, runs: list[_Run]) -> list[Found]:
-    found = []
-    for path in (path for root in (store, *(run.folder for run in runs)) for path in _artefacts(root)):
+    found, needed = [], _needed(runs)
+    for path in (path for path in _folders_of_all(store, runs) if _is_whole(path) or path in needed):
         problem = next(problems_of(path), None)
         user = next((run for run in runs if run.worker and path in run.needs), None)
         if problem and user:
@@ -129,23 +132,52 @@ def _damaged(store: Path, runs: list[_Run]) -> list[Found]:
     return found
 
 
-def _artefacts(root: Path) -> Iterator[Path]:
-    """Yield the complete artefacts below a folder, also those whose manifest is gone."""
-    for path in sorted(root.glob("*/*")):
-        if path.is_dir() and not path.is_symlink() and _is_ours(path):
+def _needed(runs: list[_Run]) -> set[Path]:
+    return {path for run in runs for path in run.needs}
+
+
+def _folders_of_all(store: Path, runs: list[_Run]) -> Iterator[Path]:
+    """Yield the folders that look like artefacts, of the store and of its runs."""
+    yield from _folders(store, SHARED_KINDS)
+    for run in runs:
+        yield from _folders(run.folder, OWN_KINDS)
+
+
+def _folders(root: Path, kinds: Sequence[str]) -> Iterator[Path]:
+    """Yield the folders below those of the kinds that have the name of an artefact, whole or not."""
+    for path in (path for kind in kinds for path in sorted((root / kind).glob("*"))):
+        if _is_ours(_bare(path)) and path.is_dir() and not path.is_symlink():
             yield path
 
 
-def _is_ours(path: Path) -> bool:
-    return _NAME.fullmatch(path.name) is not None
+def _is_ours(bare: Path) -> bool:
+    return _NAME.fullmatch(bare.name) is not None
+
+
+def _is_whole(path: Path) -> bool:
+    return path == _bare(path) and (path / MANIFEST).is_file()
+
+
+def _is_left(path: Path) -> bool:
+    """Say whether a process that was stopped left the folder: while it made an artefact, or while it removed one."""
+    return path.suffix == _REMOVED or (path.suffix == _PARTIAL and is_begun(path))
+
+
+def _continues(path: Path, needed: set[Path]) -> bool:
+    return path.suffix == _PARTIAL and _bare(path) in needed
+
+
+def _bare(path: Path) -> Path:
+    """Return what the artefact's folder is called once it is whole."""
+    return path.with_suffix("") if path.suffix in {_PARTIAL, _REMOVED, _LOCK} else path
 
 
 def _remove(path: Path) -> str | None:
     """Remove a folder; return why it is still there. It is renamed first, so that it is never half there."""
-    bare = path.with_suffix("") if path.suffix in {_PARTIAL, _REMOVED} else path
+    bare = _bare(path)
     aside = bare.with_name(bare.name + _REMOVED)
     try:
-        with FileLock(bare.with_name(bare.name + ".lock")).acquire(timeout=0):
+        with FileLock(bare.with_name(bare.name + _LOCK)).acquire(timeout=0):
             if path != aside:
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
@@ -162,8 +194,9 @@ def _tidy(store: Path, runs: list[_Run]) -> None:
     for file, folder in known_runs(store).items():
         if not folder.is_dir():
             file.unlink(missing_ok=True)
-    for lock in store.glob("*/*.lock") if not any(run.worker for run in runs) else ():
-        bare = lock.with_suffix("")
+    locks = (lock for kind in SHARED_KINDS for lock in (store / kind).glob(f"*{_LOCK}"))
+    for lock in locks if not any(run.worker for run in runs) else ():
+        bare = _bare(lock)
         if _is_ours(bare) and not bare.exists() and not bare.with_name(bare.name + _PARTIAL).exists():
             with contextlib.suppress(OSError):
                 lock.unlink()

@@ -20,7 +20,7 @@ from kdtool._run.lock import run_lock
 from kdtool._run.plan import PlannedStage, plan_run
 from kdtool._run.store import store_folder
 from kdtool._sweep.grid import read_grid
-from kdtool._sweep.points import Prepared, SweepPoint, prepare, run_point
+from kdtool._sweep.points import Prepared, SweepPoint, prepare, run_point, without_impossible
 from kdtool._sweep.record import SweepResults, write_sweep
 from kdtool._sweep.table import SweepTable, tables_of
 
@@ -38,9 +38,9 @@ def sweep(
 ) -> SweepResults:
     """Run a recipe at every point of a grid, one after the other; a second call goes on where the first stopped.
 
-    All points are assembled before the first one runs. A point that fails does not keep the others from running, unless
-    they would fail alike: the call is wrong, money or a key is missing, the disk is full. Text, rows and signals are made
-    once for all points that need the same.
+    All points are assembled and looked at as `check` does before the first one runs. A point that cannot run or that fails
+    does not keep the others from running, unless they would fail alike: all are refused for the same reason, money or a key
+    is missing, the disk is full. Text, rows and signals are made once for all points that need the same.
 
     Args:
         recipe: a file, or the same as a mapping.
@@ -51,7 +51,7 @@ def sweep(
         offline: use no network.
 
     Raises:
-        KdtoolError: see `kdtool._errors`; `RecipeError` tells what is wrong at all points at once.
+        KdtoolError: see `kdtool._errors`; `RecipeError` tells what is wrong with the recipe at all points at once.
 
     Example:
         found = kdtool.sweep("recipes/quickstart.yaml", {"trainer.learning_rate": [5e-4, 1e-3], "student.layers": [8, 12]})
@@ -72,7 +72,7 @@ def plan_sweep(
     out: Path | str = "runs",
     store: Path | str | None = None,
 ) -> dict[str, tuple[PlannedStage, ...]]:
-    """Say what `sweep` with the same arguments would do at each point; what an earlier point makes is reused.
+    """Say what `sweep` with the same arguments would do at each point that can run; what an earlier point makes is reused.
 
     Raises:
         KdtoolError: as `kdtool.plan`.
@@ -80,7 +80,7 @@ def plan_sweep(
     sofar, prepared = _prepared(recipe, grid, settings, Path(out))
     found: dict[str, tuple[PlannedStage, ...]] = {}
     made: set[Path] = set()
-    for point in sofar.points:
+    for point in (point for point in sofar.points if point.status == "not run"):
         stages = plan_run(prepared.assemblies[point.label], point.folder, store_folder(store))
         found[point.label] = tuple(replace(s, action="reuse", why=()) if s.path in made else s for s in stages)
         made.update(stage.path for stage in stages)
@@ -93,16 +93,22 @@ def _prepared(
     settings: Mapping[str, Any] | None,
     out: Path,
 ) -> tuple[SweepResults, Prepared]:
+    """Assemble all points and look at each; say which cannot run."""
     made = read_grid(grid)
     prepared = prepare(Path(recipe) if isinstance(recipe, str) else recipe, settings or {}, made, say)
     folder = out.absolute() / f"{prepared.name}-sweep"
-    points = tuple(SweepPoint(label, made.special(label), folder / label) for label in made.points)
+    named = tuple(SweepPoint(label, made.special(label), folder / label) for label in made.points)
+    points = without_impossible(named, prepared)
+    for point in (point for point in points if point.status == "failed"):
+        say(f"{point.label} cannot run, the other points go on: {point.error}")
     return SweepResults(prepared.name, folder, made.values, points, ()), prepared
 
 
 def _run_all(sweep: SweepResults, prepared: Prepared, store: Path, *, offline: bool, text: str) -> SweepResults:
     points = list(sweep.points)
     for index, point in enumerate(points):
+        if point.status == "failed":  # known beforehand
+            continue
         say(f"point {index + 1} of {len(points)}: {point.label}")
         points[index] = run_point(point, prepared.assemblies[point.label], store, offline=offline, text=text)
         if points[index].status == "failed":

@@ -1,4 +1,4 @@
-"""The points of a sweep: assembled all before the first one runs, run one after the other, and what became of each.
+"""The points of a sweep: looked at before the first one runs, run one after the other, and what became of each.
 
 A point is a run in `<out>/<recipe's name>-sweep/<label>/`. A second call goes on where the first stopped; a point in which
 everything is there already costs no more than looking. Points share text, rows and signals through the store.
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._assembly import Assembly, assemble
+from kdtool._blame import told
+from kdtool._check import refuse_impossible
 from kdtool._errors import (
     AuthenticationError,
     BudgetError,
@@ -27,9 +29,9 @@ from kdtool._run.results import Results
 from kdtool._run.runner import execute
 from kdtool._sweep.grid import Grid
 
-__all__ = ["Prepared", "SweepPoint", "prepare", "run_point"]
+__all__ = ["Prepared", "SweepPoint", "prepare", "run_point", "without_impossible"]
 
-_OF_ALL = (UsageError, BudgetError, AuthenticationError, StorageError)
+_OF_ALL = (BudgetError, AuthenticationError, StorageError)
 """What would befall the other points too."""
 _NAMED = 3
 
@@ -42,7 +44,8 @@ class SweepPoint:
         label: names the point and its run.
         values: the settings that are special about it.
         folder: the run's folder.
-        status: "done", "failed", or "not run" where the sweep was stopped before.
+        status: "done", "failed" (also where it was known beforehand that it cannot run), or "not run" where the sweep was
+            stopped before.
         reused: whether everything was there from before.
         error: why it failed.
         exit_code: the exit code that its error has by itself.
@@ -93,11 +96,36 @@ def prepare(
     return Prepared(name, assemblies)
 
 
+def without_impossible(points: Sequence[SweepPoint], prepared: Prepared) -> tuple[SweepPoint, ...]:
+    """Look at every point as `kdtool check` does, and return those that cannot run as failed.
+
+    Only refusals count: whatever else goes wrong here, such as a file that is still to be fetched, is seen when it runs.
+
+    Raises:
+        UsageError: all points are refused alike.
+    """
+    looked_at = {point.label: _refusal(point, prepared.assemblies[point.label]) for point in points}
+    refused = {label: error for label, error in looked_at.items() if error is not None}
+    if len(refused) == len(points) and len(set(map(str, refused.values()))) == 1:
+        raise refused[points[0].label]
+    return tuple(_failed(point, refused[point.label]) if point.label in refused else point for point in points)
+
+
+def _refusal(point: SweepPoint, assembly: Assembly) -> UsageError | None:
+    try:
+        refuse_impossible(assembly.recipe, point.folder.parent)
+    except UsageError as error:
+        return error
+    except Exception:
+        return None  # the run meets it, too, and says whose it is
+    return None
+
+
 def run_point(point: SweepPoint, assembly: Assembly, store: Path, *, offline: bool, text: str) -> SweepPoint:
     """Run a point and return what became of it.
 
     Raises:
-        KdtoolError: of the call, of money or of the disk: the other points would meet it as well.
+        KdtoolError: of money or of the disk: the other points would meet it as well.
     """
     try:
         results = execute(assembly, point.folder, store, offline=offline, recipe_text=text)
@@ -111,7 +139,7 @@ def run_point(point: SweepPoint, assembly: Assembly, store: Path, *, offline: bo
 def _failed(point: SweepPoint, error: Exception) -> SweepPoint:
     """Return the point as one that ended with this error."""
     if isinstance(error, KdtoolError):
-        return replace(point, status="failed", error=str(error), exit_code=error.exit_code)
+        return replace(point, status="failed", error=told(error), exit_code=error.exit_code)
     owner = owner_of(error)
     text = f"{owner or 'kdtool'} failed: {type(error).__name__}: {error}"
     exit_code = MemoryExceededError.exit_code if isinstance(error, MemoryError) else KdtoolError.exit_code

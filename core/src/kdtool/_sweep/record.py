@@ -103,7 +103,8 @@ def _point(point: SweepPoint, folder: Path) -> dict[str, Any]:
 def _outcome(point: SweepPoint, sweep: SweepResults) -> list[str]:
     results = point.results
     if results is None:
-        return [point.label, f"{point.status}: {point.error}".removesuffix(": "), ""]
+        error = " ".join(point.error.split())  # a cell has one line, and what is wrong may stand in the second
+        return [point.label, f"{point.status}: {error}".removesuffix(": "), ""]
     report = results.report or point.folder
     done = "done before" if point.reused else "done"
     return [point.label, done, report.relative_to(sweep.folder).as_posix()]
