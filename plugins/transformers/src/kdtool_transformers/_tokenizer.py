@@ -91,6 +91,12 @@ class TransformersTokenizer(kdtool.Tokenizer):
         canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
         return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that decides what a model is given for a text or a conversation, and where its answers end."""
+        about = [self.fingerprint, self.chat_fingerprint, self.start_ids, self.end_ids]
+        return sha256(json.dumps(about).encode()).hexdigest()
+
     @cached_property
     def infilling(self) -> Infilling | None:
         """The marks that the vocabulary holds for filling gaps; None where it holds none that are known."""
