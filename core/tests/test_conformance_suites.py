@@ -13,6 +13,8 @@ import kdtool
 import pytest
 from kdtool.testing import CommandConformance, ComponentConformance, CorpusConformance, PackerConformance, make_run
 from kdtool.testing._examples import uses
+from kdtool.testing._models import check_tokenizer
+from kdtool.testing._surroundings import SpacedTokenizer
 
 FAULTS = (AssertionError, pytest.fail.Exception)
 
@@ -192,6 +194,38 @@ def test_packers_that_give_annotations_to_the_wrong_tokens_are_seen(tmp_path: Pa
     fails(PackerConformance, test, type("Late", (Carrying,), {"late": 1}), run)
     silent = type("Silent", (packer(one_row_each),), {"carries_annotations": True})
     fails(PackerConformance, test, silent, run)
+
+
+class Apart(kdtool.Packer):
+    """One row of each text, whose parts are encoded as if nothing stood before."""
+
+    def kdtool_rows(self, run: Any, examples: Iterable[kdtool.Example], tokenizer: Any) -> Iterator[kdtool.Row]:
+        for example in examples:
+            ids = [token for part in kdtool.parts_of(example.body) for token in self.encoded(part, tokenizer)]
+            yield kdtool.Row(example.id, ids, [True] * len(ids), [0] * len(ids))
+
+    def encoded(self, part: str, tokenizer: Any) -> list[int]:
+        """Return the tokens of a part."""
+        return list(tokenizer.encode(part))
+
+
+class Behind(Apart):
+    """The same, each part as what stands behind another."""
+
+    def encoded(self, part: str, tokenizer: Any) -> list[int]:
+        """Return the tokens of a part."""
+        return list(tokenizer.encode_behind("x", part))
+
+
+def test_packers_and_tokenizers_that_put_a_space_between_a_prompt_and_its_completion_are_seen(tmp_path: Path) -> None:
+    test, run = "test_a_completion_follows_its_prompt_as_in_the_text", make_run(tmp_path)
+    getattr(type("Subject", (PackerConformance,), {"component": Behind, "__module__": __name__})(), test)(run)
+    fails(PackerConformance, test, Apart, run)
+
+    check_tokenizer(SpacedTokenizer(), tmp_path / "right")
+    wrong = type("Wrong", (SpacedTokenizer,), {"encode_behind": kdtool.Tokenizer.encode_behind})
+    with pytest.raises(AssertionError, match="follows it as it is"):
+        check_tokenizer(wrong(), tmp_path / "wrong")
 
 
 class Hoarder(kdtool.Packer):

@@ -96,7 +96,9 @@ def test_plan_makes_nothing(recipe: dict[str, Any], tmp_path: Any) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_another_chat_template_makes_rows_anew(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_chat_template_makes_rows_and_students_anew(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = {**recipe, **ONE_SEED}
     kdtool.run(recipe)
     local = [module for name, module in sys.modules.items() if name.startswith("_kdtool_local_")]
@@ -105,7 +107,7 @@ def test_another_chat_template_makes_rows_anew(recipe: dict[str, Any], monkeypat
             monkeypatch.setattr(module.Bytes, "chat_fingerprint", "other")
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
-    assert plan["rows"].why == ('chat: "" → "other"',)
+    assert plan["rows"].why == plan["students"].why == ('chat: "" → "other"',)
 
 
 def _signals(recipe: dict[str, Any]) -> Any:

@@ -36,7 +36,7 @@ class Corpus(kdtool.Corpus):
             )
 
 
-class Bytes:
+class Bytes(kdtool.Tokenizer):
     """A tokenizer of single bytes."""
 
     vocabulary = 257

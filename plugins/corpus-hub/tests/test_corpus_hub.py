@@ -111,11 +111,29 @@ def test_a_limit_counts_examples_after_shuffling(tmp_path: Path) -> None:
 
 
 def test_ids_and_splits_may_be_columns(tmp_path: Path) -> None:
-    rows = [{"content": "a", "path": "one.py", "part": "test"}, {"content": "a", "path": "two.py", "part": "train"}]
+    rows = [{"content": "a", "path": "one.py", "part": "test"}, {"content": "b", "path": "two.py", "part": "train"}]
     found = examples(tmp_path, rows, text_column="content", id_column="path", split_column="part")
     assert [(e.id, e.split) for e in found] == [("one.py", "test"), ("two.py", "train")]
     with pytest.raises(kdtool.UsageError, match="the id 'test' comes twice in column 'part'"):
-        examples(tmp_path, [rows[0]] * 2, text_column="content", id_column="part")
+        examples(tmp_path, [rows[0], {**rows[1], "part": "test"}], text_column="content", id_column="part")
+
+
+@pytest.mark.parametrize("id_column", [None, "path"])
+def test_copies_of_a_text_are_on_one_side_whatever_their_ids_and_are_counted(
+    id_column: str | None, tmp_path: Path
+) -> None:
+    rows = [
+        {"content": f"x = {number}", "path": f"{copy}/{number}"} for number in range(100) for copy in ("repo", "fork")
+    ]
+    options: dict[str, Any] = {"text_column": "content", "id_column": id_column, "test_share": 0.3}
+    said: list[str] = []
+    corpus = Hub(Hub.Config(files=(write(tmp_path / "data.parquet", rows),), **options))
+    found = list(corpus.kdtool_examples(make_run(tmp_path, say=said.append)))
+    assert [example.body for example in found] == [kdtool.Text(f"x = {number}") for number in range(100)]
+    assert said == ["hub: 100 records hold the same as one before them and were left out"]
+    forks = examples(tmp_path, rows[1::2], "forks.parquet", **options)
+    assert [e.split for e in forks] == [e.split for e in found], "another copy of a text is on the same side"
+    assert len({e.split for e in found}) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +117,24 @@ def test_what_nobody_wrote_or_what_repeats_is_left_out(tmp_path: Path) -> None:
     found = examples(tmp_path, maximum_bytes=200, licence="MIT")
     assert {example.id: example.body for example in found} == {k: kdtool.Text(v) for k, v in keep.items()}
     assert {(e.language, e.licence) for e in found} == {("python", "MIT")}
+
+
+def test_files_whose_name_or_text_is_not_utf_8_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "x = 1\n", "latin.py": b"# \xe9\n"})
+    try:
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xe9.py"))).write_text("y = 2\n", encoding="utf-8")
+    except OSError:
+        pytest.skip("this system has no such names")
+    said: list[str] = []
+    corpus, run = (
+        PythonSource(PythonSource.Config(folder=tmp_path, minimum_bytes=0)),
+        make_run(tmp_path, say=said.append),
+    )
+    assert corpus.kdtool_identity(run)
+    assert [example.id for example in corpus.kdtool_examples(run)] == ["a.py"]
+    (line,) = said
+    assert "2 files cannot be read, or their name or text is not UTF-8" in line
+    line.encode("utf-8")
 
 
 def test_a_file_keeps_its_split_whatever_else_is_there(tmp_path: Path) -> None:

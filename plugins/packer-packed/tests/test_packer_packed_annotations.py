@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool.testing import ByteTokenizer, make_run
+from kdtool.testing._surroundings import SpacedTokenizer
 from kdtool_packer_packed import Packed
 
 END = ByteTokenizer.end_of_text
@@ -166,6 +167,15 @@ def test_columns_are_cut_and_padded_with_the_tokens_and_keys_stay() -> None:
     together = [place for row in told_rows for place in row.columns["place"]]
     assert together == [*range(1, 121), *[0] * 8]
     assert all(row.columns == {} for row in plain)
+
+
+def test_places_are_right_where_a_tokenizer_puts_a_space_before_every_text() -> None:
+    """Only the first part has that space, and a completion that begins with spaces keeps them."""
+    tokenizer = SpacedTokenizer()
+    for prompt, completion in (("if x:\n", "    y\n"), ("f(", "a)"), ("", " x")):
+        (row,) = rows(numbered(kdtool.Completion(prompt, completion)), tokenizer)
+        places = [place for place, number in zip(row.columns["place"], row.document, strict=True) if number >= 0]
+        assert places == [0, *range(1, 1 + len(prompt + completion)), 0]
 
 
 class Upper(ByteTokenizer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -257,3 +258,45 @@ def test_generation_keeps_what_it_computed_whatever_training_left_behind(monkeyp
     monkeypatch.setattr(model.model, "forward", counted)
     list(TransformersRuntime(model).answer([kdtool.Request("1", "def f", 4)]))
     assert lengths == [5, 1, 1, 1]
+
+
+def _changed_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+TOKENIZER_EDITS: dict[str, Callable[[Path], object]] = {
+    "chat template": lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}", "utf-8"),
+    "map": lambda folder: _changed_json(
+        folder / "tokenizer.json",
+        lambda content: content["model"]["merges"].pop() and content["model"]["vocab"].popitem(),
+    ),
+    "end of an answer": lambda folder: _changed_json(
+        folder / "tokenizer_config.json", lambda content: content.update(eos_token="<fim_pad>")
+    ),
+    "beginning of a text": lambda folder: _changed_json(
+        folder / "tokenizer.json",
+        lambda content: content.update(
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [
+                    {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+            }
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", TOKENIZER_EDITS)
+def test_a_tokenizer_s_identity_follows_whatever_decides_what_a_model_is_given(edit: str, tmp_path: Path) -> None:
+    save_starcoder2_tokenizer(tmp_path, 400, 50_000)
+    _configured(tmp_path, "starcoder2")
+    before = open_tokenizer(tmp_path)
+    assert open_tokenizer(tmp_path).identity == before.identity
+    TOKENIZER_EDITS[edit](tmp_path)
+    assert open_tokenizer(tmp_path).identity != before.identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import kdtool
@@ -20,7 +21,7 @@ from kdtool_transformers.testing import (
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TransformersTokenizer]:
-    """Byte-level with digits apart, sentencepiece with and without marks, and single bytes."""
+    """Byte-level with digits apart, single bytes, and sentencepiece with and without marks, and in its older ways."""
     found = {"bytes": byte_tokenizer()}
     for name in ("starcoder2", "codellama", "codellama-marks"):
         folder = tmp_path_factory.mktemp(name)
@@ -29,6 +30,14 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Transforme
         else:
             save_code_llama_tokenizer(folder, 616, 100_000, infilling=name.endswith("marks"))
         tiny_config("starcoder2" if name == "starcoder2" else "llama", vocabulary=616).save_pretrained(folder)
+        found[name] = open_tokenizer(folder)
+    # published as Llama's first ones were, which put a space behind special tokens too, and as a tokenizer of no known class
+    for name, changes in (
+        ("legacy", {"tokenizer_class": "LlamaTokenizer", "legacy": True}),
+        ("as-stored", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ):
+        settings_file = folder / "tokenizer_config.json"
+        settings_file.write_text(json.dumps(json.loads(settings_file.read_text("utf-8")) | changes), "utf-8")
         found[name] = open_tokenizer(folder)
     return found
 
@@ -52,6 +61,21 @@ def test_pieces_are_the_text(text: str, tokenizers: dict[str, TransformersTokeni
             rest = b"".join(tokenizer.pieces(ids[cut:]))
             if not (rest and rest[0] & 0xC0 == 0x80):  # else it begins within a character, which decoding cannot show
                 assert rest.decode() == tokenizer.decode(ids[cut:]), name
+
+
+@settings(max_examples=60)
+@given(before=_TEXTS, text=_TEXTS)
+@example(before="def f(a):\n", text="    return a\n")
+@example(before="x = f(", text="a, b)")
+@example(before=" ", text=" x")
+@example(before="", text=" x")
+def test_what_stands_behind_a_text_follows_it_as_it_is(
+    before: str, text: str, tokenizers: dict[str, TransformersTokenizer]
+) -> None:
+    for name, tokenizer in tokenizers.items():
+        ids = [*tokenizer.encode(before), *tokenizer.encode_behind(before, text)]
+        assert tokenizer.decode(ids) == before + text, name
+        assert b"".join(tokenizer.pieces(ids)) == (before + text).encode(), name
 
 
 def test_special_tokens_have_no_bytes(tokenizers: dict[str, TransformersTokenizer]) -> None:

@@ -76,6 +76,15 @@ def test_identity_follows_the_weights_and_needs_no_model(tmp_path: Path) -> None
     assert found[0] == found[2] != found[1]
 
 
+def test_identity_follows_the_tokenizer(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    run = make_run(tmp_path)
+    before = _student(tmp_path).kdtool_identity(run)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    after = _student(tmp_path).kdtool_identity(run)
+    assert {name for name in before if before[name] != after[name]} == {"tokenizer"}
+
+
 def test_a_gguf_file_is_opened_as_what_it_is_converted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save_tiny(tmp_path / "converted")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")

@@ -10,6 +10,7 @@ import kdtool
 import pytest
 import torch
 from kdtool.testing import TeacherConformance, make_run, write_toy_model
+from kdtool.testing._models import no_model_is_built
 from kdtool_teacher_causal_lm import CausalLM
 from kdtool_transformers import _files, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
@@ -80,6 +81,16 @@ def test_identity_follows_the_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     found = [CausalLM(CausalLM.Config(model=str(tmp_path / name))).kdtool_identity(run) for name in ("one", "two")]
     assert found[0]["weights"] != found[1]["weights"]
+
+
+def test_identity_follows_the_tokenizer_and_needs_no_model(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    run = make_run(tmp_path)
+    with no_model_is_built():
+        before = CausalLM(CausalLM.Config(model=str(tmp_path))).kdtool_identity(run)
+        (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+        after = CausalLM(CausalLM.Config(model=str(tmp_path))).kdtool_identity(run)
+    assert {name for name in before if before[name] != after[name]} == {"tokenizer"}
 
 
 def test_it_opens_itself_answers_and_names_its_licence(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens added."""
 
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` where it stands behind `before`, so that ids of both, in this order, decode to both.
+
+        A tokenizer that puts a space before every text, in the manner of sentencepiece, puts none there. No token belongs to
+        both. The last part of what stands before is enough; "" where nothing does. Since 0.1.
+        """
+        return self.encode(text)
+
     def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
         """Return the ids of a conversation as the tokenizer's own template writes it, and whether each is learned.
 

@@ -50,6 +50,7 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
         "seed": seed,
         "teachers": {teacher: context.part(teacher) for teacher in context.assembly.named("teacher")},
         "tokenizer": tokenizer.fingerprint,
+        "chat": tokenizer.chat_fingerprint,
     }
 
     def build(run: RunInfo, folder: Path) -> None:

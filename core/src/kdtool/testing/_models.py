@@ -52,6 +52,10 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         assert b"".join(pieces) == text.encode(), "pieces make up the text"
         assert len(pieces) == len(ids) + 1
         assert pieces[-1] == b"", "special tokens have no bytes"
+    for before, text in zip(("", *TEXTS), (*TEXTS, "    indented\n"), strict=True):
+        ids = [*tokenizer.encode(before), *tokenizer.encode_behind(before, text)]
+        assert tokenizer.decode(ids) == before + text, "a text behind another one follows it as it is"
+        assert b"".join(tokenizer.pieces(ids)) == (before + text).encode()
     assert 0 <= tokenizer.end_of_text < tokenizer.vocabulary
     assert tokenizer.fingerprint
     names = tokenizer.tokens()

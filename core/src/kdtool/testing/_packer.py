@@ -15,7 +15,7 @@ from kdtool._contract.text import Completion, Example, Messages, Preference, Row
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
-from kdtool.testing._surroundings import ByteTokenizer
+from kdtool.testing._surroundings import ByteTokenizer, SpacedTokenizer
 
 __all__ = ["PackerConformance"]
 
@@ -110,6 +110,17 @@ class PackerConformance(ComponentConformance):
         text = self.learned(run, Completion("PROMPT " * 9, "answer "))
         assert "answer" in text
         assert "PROMPT" not in text
+
+    def test_a_completion_follows_its_prompt_as_in_the_text(self, run: RunInfo) -> None:
+        """Also with a tokenizer that puts a space before every text."""
+        tokenizer = SpacedTokenizer()
+        for body in (Completion("x = f(", "a)\n"), Preference("x = f(", "a)\n", "b)\n")):
+            if type(body) in self.forms:
+                examples = [Example(f"e{i}", body) for i in range(60)]
+                rows = list(self.build().kdtool_rows(run, examples, tokenizer))
+                texts = [tokenizer.decode(row.input_ids) for row in rows]
+                assert any("(a" in text for text in texts)
+                assert not any("( " in text for text in texts), "use `encode_behind` for what stands behind other text"
 
     def test_only_the_assistant_s_turns_are_learned(self, run: RunInfo) -> None:
         talk = Messages((("user", "QUESTION"), ("assistant", "reply"), ("user", "QUESTION"), ("assistant", "reply")))

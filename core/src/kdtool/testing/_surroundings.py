@@ -8,6 +8,7 @@ from typing import Any
 
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import Hooks, Tracker
+from kdtool._contract.models import Tokenizer
 from kdtool._contract.text import Example, Row, Split
 from kdtool._contract.training import RunInfo
 from kdtool._owner import Owner
@@ -59,7 +60,7 @@ class Listener(Tracker):
         self.progress.append(done)
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """One token for each byte of UTF-8, and 256 for the end of a text."""
 
     vocabulary = 257
@@ -94,6 +95,32 @@ class ByteTokenizer:
         from kdtool.testing._toy import write_tokenizer
 
         write_tokenizer(folder)
+
+
+class SpacedTokenizer(ByteTokenizer):
+    """Puts a space before every text, which decoding takes away, as tokenizers in the manner of sentencepiece do."""
+
+    fingerprint = "bytes behind a space"
+
+    def encode(self, text: str) -> list[int]:
+        """Return a space and the bytes of `text`."""
+        return super().encode(f" {text}" if text else "")
+
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the bytes of `text`, behind a space only where nothing stands before."""
+        return super().encode(text) if before else self.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without the space before it."""
+        return super().decode(ids).removeprefix(" ")
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the byte of each id, none for the space before the text."""
+        found = super().pieces(ids)
+        first = next((number for number, piece in enumerate(found) if piece), None)
+        if first is not None and found[first] == b" ":
+            found[first] = b""
+        return found
 
 
 class ListSource:

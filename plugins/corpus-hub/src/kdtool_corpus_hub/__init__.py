@@ -23,7 +23,8 @@ __all__ = ["Hub"]
 class Hub(kdtool.Corpus):
     """One example for each record of a data set, from the columns that the recipe names. Its code is never run.
 
-    Without a column of ids an example is called by its content, and further copies of it are left out.
+    Further copies of an example are left out, whatever their ids, and its content decides its split. Without a column of ids
+    it is called by its content.
     """
 
     config: Config
@@ -66,9 +67,9 @@ class Hub(kdtool.Corpus):
         licence: str = ""
         """SPDX expression for all examples without a column for it."""
         validation_share: float = kdtool.Field(default=0.0, ge=0, le=0.5)
-        """Share of the examples of `train`, by a hash of their ids, that settings are chosen on."""
+        """Share of the examples of `train`, by a hash of their content, that settings are chosen on."""
         test_share: float = kdtool.Field(default=0.0, ge=0, le=0.49)
-        """Share of the examples of `train`, by a hash of their ids, that are scored at the end."""
+        """Share of the examples of `train`, by a hash of their content, that are scored at the end."""
         maximum_examples: int | None = kdtool.Field(default=10_000, ge=1)
         """At most so many examples of each split that is read, from the start; null reads all there is."""
         shuffle_buffer: int | None = kdtool.Field(default=None, ge=2)
@@ -120,16 +121,16 @@ class Hub(kdtool.Corpus):
         return kdtool.Terms("as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}")
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the examples, split by split.
+        """Yield the examples, split by split; how many copies were left out is said.
 
         Raises:
             kdtool.UsageError: a column is not there or holds something else, an id comes twice, or data cannot be read.
             kdtool.ServiceError: the hub cannot be reached.
         """
-        from kdtool_corpus_hub._columns import body_of, id_of, text_of, words_of
+        from kdtool_corpus_hub._columns import body_of, content_hash, text_of, words_of
 
         config = self.config
-        seen: set[bytes] = set()
+        contents, ids, copies = set[bytes](), set[bytes](), 0
         shuffled: dict[str, Any] = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
         for split in self._splits():
             taken = 0
@@ -139,25 +140,22 @@ class Hub(kdtool.Corpus):
                 body = body_of(record, config)
                 if body is None:
                     continue
-                identifier = id_of(record, config, body)
-                digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
-                if digest in seen and config.id_column is None:
-                    continue  # a copy
-                if digest in seen:
-                    raise kdtool.UsageError(
-                        f"hub.id_column: the id {identifier!r} comes twice in column {config.id_column!r}; name another "
-                        "one, or none: then examples are called by their content"
-                    )
-                seen.add(digest)
+                content = content_hash(body)
+                if bytes.fromhex(content) in contents:
+                    copies += 1
+                    continue
+                contents.add(bytes.fromhex(content))
                 taken += 1
                 yield kdtool.Example(
-                    id=identifier,
+                    id=self._id_of(record, ids) if config.id_column else content,
                     body=body,
-                    split=self._split_of(record, split, identifier),
+                    split=self._split_of(record, split, content),
                     language=(text_of(record, config.language_column) or config.language).lower(),
                     licence=words_of(record, config.licence_column) or config.licence,
                     source=config.dataset or "files",
                 )
+        if copies:
+            run.say(f"hub: {copies:,} records hold the same as one before them and were left out")
 
     def _source(self) -> DataFiles | HubDataset:
         if self._opened is None:
@@ -172,16 +170,28 @@ class Hub(kdtool.Corpus):
         order: tuple[kdtool.Split, ...] = ("train", "validation", "test")
         return [split for split in order if split in self.config.splits]
 
-    def _split_of(self, record: Mapping[str, Any], split: kdtool.Split, identifier: str) -> kdtool.Split:
+    def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
+        """Return the id that a record's column holds, whose digest must not be `known`, and add that."""
+        from kdtool_corpus_hub._columns import id_of
+
+        identifier = id_of(record, str(self.config.id_column))
+        digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
+        if digest in known:
+            raise kdtool.UsageError(
+                f"hub.id_column: the id {identifier!r} comes twice in column {self.config.id_column!r}; name another "
+                "one, or none: then examples are called by their content"
+            )
+        known.add(digest)
+        return identifier
+
+    def _split_of(self, record: Mapping[str, Any], split: kdtool.Split, content: str) -> kdtool.Split:
         from kdtool_corpus_hub._columns import split_of
 
         if self.config.split_column is not None:
             return split_of(record, self.config.split_column)
         if split != "train":
             return split
-        place = (
-            int.from_bytes(hashlib.sha256(f"split {identifier}".encode("utf-8", "replace")).digest()[:8], "big") / 2**64
-        )
+        place = int.from_bytes(hashlib.sha256(f"split {content}".encode()).digest()[:8], "big") / 2**64
         if place < self.config.test_share:
             return "test"
         return "validation" if place < self.config.test_share + self.config.validation_share else "train"

@@ -11,7 +11,7 @@ import kdtool
 if TYPE_CHECKING:
     from kdtool_corpus_hub import Hub
 
-__all__ = ["body_of", "id_of", "split_of", "text_of", "words_of"]
+__all__ = ["body_of", "content_hash", "id_of", "split_of", "text_of", "words_of"]
 
 Record = Mapping[str, Any]
 Body = kdtool.Text | kdtool.Completion | kdtool.Messages
@@ -35,13 +35,16 @@ def body_of(record: Record, config: Hub.Config) -> Body | None:
     return kdtool.Text(text) if text else None
 
 
-def id_of(record: Record, config: Hub.Config, body: Body) -> str:
-    """Return a record's id: its column's, or a hash of its content."""
-    if config.id_column is None:
-        return hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
-    value = _value(record, config.id_column)
+def content_hash(body: Body) -> str:
+    """Return what is alike for copies alone: a hash of what is learned from a record."""
+    return hashlib.sha256(repr(body).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def id_of(record: Record, column: str) -> str:
+    """Return the id that a record's column holds."""
+    value = _value(record, column)
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise _wrong(config.id_column, value, "an id: text or a whole number")
+        raise _wrong(column, value, "an id: text or a whole number")
     return str(value)
 
 

@@ -31,8 +31,8 @@ class PythonSource(kdtool.Corpus):
 
     The id begins with the path below the folder, which alone decides the split: all of a file is in one.
 
-    Generated files, files that are not UTF-8, and further copies of a file are left out; of the standard library also
-    tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
+    Generated files, files whose name or text is not UTF-8, and further copies of a file are left out; of the standard
+    library also tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
     """
 
     config: Config
@@ -76,6 +76,7 @@ class PythonSource(kdtool.Corpus):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._found: tuple[SourceFile, ...] | None = None
+        self._unread: list[str] = []
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return a hash over the files' paths and contents."""
@@ -89,7 +90,7 @@ class PythonSource(kdtool.Corpus):
         return kdtool.Terms("Python-2.0", "https://docs.python.org/3/license.html")
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the examples, shuffled, up to the limits of their splits.
+        """Yield the examples, shuffled, up to the limits of their splits; say how many files could not be read.
 
         Raises:
             kdtool.UsageError: there is no such folder, or no file to be taken.
@@ -108,6 +109,11 @@ class PythonSource(kdtool.Corpus):
             if limit is None or taken[split] < limit:
                 taken[split] += 1
                 yield from self._examples(file, split)
+        if self._unread:
+            run.say(
+                f"python-source: {len(self._unread):,} files cannot be read, or their name or text is not UTF-8, and were "
+                f"left out, such as {self._unread[0]!r}"
+            )
 
     def _files(self) -> tuple[SourceFile, ...]:
         if self._found is None:
@@ -116,7 +122,8 @@ class PythonSource(kdtool.Corpus):
             config = self.config
             folder = config.folder or Path(sysconfig.get_path("stdlib"))
             skipped = frozenset() if config.folder else NOT_FOR_LEARNING
-            self._found = tuple(find_files(folder, config.glob, config.minimum_bytes, config.maximum_bytes, skipped))
+            sizes = config.minimum_bytes, config.maximum_bytes
+            self._found = tuple(find_files(folder, config.glob, *sizes, skipped, self._unread))
         return self._found
 
     def _split(self, identifier: str) -> kdtool.Split:

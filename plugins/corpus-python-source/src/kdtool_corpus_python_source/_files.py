@@ -49,9 +49,11 @@ class SourceFile:
 
 
 def find_files(
-    folder: Path, pattern: str, minimum_bytes: int, maximum_bytes: int, skipped: frozenset[str]
+    folder: Path, pattern: str, minimum_bytes: int, maximum_bytes: int, skipped: frozenset[str], unread: list[str]
 ) -> Iterator[SourceFile]:
     """Yield the files to be taken, sorted by id; of files with the same text only the first. None below a `skipped` name.
+
+    `unread` gets the ids of those that cannot be read, or whose name or text is not UTF-8.
 
     Raises:
         kdtool.UsageError: there is no such folder, or no file to be taken.
@@ -66,8 +68,11 @@ def find_files(
             or not minimum_bytes <= path.stat().st_size <= maximum_bytes
         ):
             continue
-        text = _read(path)
-        if text is None or GENERATED.search(text, 0, 1000):
+        text = _read(path) if _is_text(identifier) else None
+        if text is None:
+            unread.append(identifier)
+            continue
+        if GENERATED.search(text, 0, 1000):
             continue
         digest = _digest(text)
         if digest not in seen:
@@ -82,6 +87,15 @@ def find_files(
 
 def _is_skipped(identifier: str, skipped: frozenset[str]) -> bool:
     return any(part in NOT_OF_THE_PROJECT or part in skipped or part.startswith(".") for part in identifier.split("/"))
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name is UTF-8: Python writes the bytes of others as single surrogates, which nothing can store."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(path: Path) -> str | None:

@@ -47,13 +47,17 @@ class Document:
         self, ids: Sequence[int], labelled: Sequence[bool], tokenizer: kdtool.Tokenizer, parts: Sequence[Part] = ()
     ) -> Document:
         """Add tokens, with what is said of the parts of text among them, and return the document."""
-        found = carried(tokenizer.pieces(ids), parts) if self.names and parts else {}
+        found = carried(self._pieces(ids, tokenizer), parts) if self.names and parts else {}
         self.lost = self.lost or found is None
         for name in self.names:
             self.columns.setdefault(name, []).extend((found or {}).get(name) or [0] * len(ids))
         self.ids += ids
         self.labelled += labelled
         return self
+
+    def _pieces(self, ids: Sequence[int], tokenizer: kdtool.Tokenizer) -> Sequence[bytes]:
+        """Return the bytes of tokens that are added: only where a text begins may a tokenizer leave out a space."""
+        return tokenizer.pieces([*self.ids, *ids])[len(self.ids) :]
 
 
 def document_of(
@@ -78,9 +82,11 @@ def document_of(
         encoded = _by_template(example.id, body, tokenizer)
         if encoded is not None:
             return _with_what_is_said_of_answers(document, *encoded, tokenizer, body, parts)
+    before = ""
     for text, learned, part in _parts(body, parts):
-        ids = [tokenizer.end_of_text] if text is None else tokenizer.encode(text)
+        ids = [tokenizer.end_of_text] if text is None else tokenizer.encode_behind(before, text)
         document.add(ids, [learned] * len(ids), tokenizer, [part] if part else ())
+        before = text or before
     return document
 
 

@@ -7,10 +7,10 @@ machine and version of torch: what a run computes in must not change with how bu
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import re
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -95,16 +95,23 @@ def _bfloat16_is_faster(device_type: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     key = "-".join((device_type, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.__version__))
     kept = _files.cache_folder() / f"bfloat16-is-faster-{re.sub(r'[^A-Za-z0-9.]+', '-', key)}"
-    with contextlib.suppress(OSError):
-        return kept.read_text(encoding="utf-8") == "True"
+    known = _read(kept)
+    if known is not None:
+        return known
     try:
         faster = _fastest_product(device_type, torch.bfloat16) < 0.9 * _fastest_product(device_type, torch.float32)
     except (RuntimeError, TypeError):  # a device that cannot compute in it
         faster = False
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second, no more
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(str(faster), encoding="utf-8")
+    _files.write_cached(kept, str(faster))
     return faster
+
+
+def _read(kept: Path) -> bool | None:
+    """Return what was measured before, None where that is not known."""
+    try:
+        return {"True": True, "False": False}.get(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _fastest_product(device_type: str, dtype: torch.dtype) -> float:

@@ -18,7 +18,9 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["cache_folder", "card_licence", "complete_folder", "content_hash", "is_complete", "weights_identity"]
+__all__ = [
+    "cache_folder", "card_licence", "complete_folder", "content_hash", "is_complete", "weights_identity", "write_cached",
+]  # fmt: skip
 
 _HASHES = "hashes.json"
 _SUMS = "SHA256SUMS"
@@ -59,8 +61,22 @@ def content_hash(file: Path) -> str:
     if key in known:
         return known[key]
     found = _hash(file)
-    _write_hashes(store, {**_read_hashes(store), key: found})
+    write_cached(store, json.dumps({**_read_hashes(store), key: found}))
     return found
+
+
+def write_cached(file: Path, text: str) -> None:
+    """Write a file of the cache, whole or not at all. What cannot be written is found out again, at the price of time."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".writing")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as opened:
+                opened.write(text)
+            Path(name).replace(file)
+        except BaseException:
+            Path(name).unlink()
+            raise
 
 
 @contextmanager
@@ -157,14 +173,3 @@ def _read_hashes(store: Path) -> dict[str, str]:
     except (OSError, ValueError):  # absent, or another process's work cut short: hash again
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write_hashes(store: Path, known: dict[str, str]) -> None:
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=store.parent, suffix=".json")
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            json.dump(known, opened)
-        Path(name).replace(store)
-    except OSError:  # a read-only home costs time, nothing else
-        return

@@ -23,6 +23,12 @@ __all__ = ["CausalStudent", "LlamaStudent", "LlamaStudentConfig"]
 class CausalStudent(kdtool.Student):
     """A student whose folder is a causal language model of transformers."""
 
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        from kdtool_transformers._tokenizer import TransformersTokenizer
+
+        tokenizer = self.kdtool_tokenizer(run)
+        return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
+
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._parts import student_parts
 

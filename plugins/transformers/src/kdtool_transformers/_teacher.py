@@ -106,7 +106,11 @@ class CausalTeacher(kdtool.Teacher):
         return self._opened_tokenizer(run)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        return {"weights": self._identity(run), "dtype": str(self._dtype(self._place())).removeprefix("torch.")}
+        return {
+            "weights": self._identity(run),
+            "dtype": str(self._dtype(self._place())).removeprefix("torch."),
+            "tokenizer": self._opened_tokenizer(run).identity,
+        }
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers._model import facts_of

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
 
 from kdtool_transformers._chat import Turns, cut
 from kdtool_transformers._infilling import FAMILIES, Infilling
 from kdtool_transformers._pieces import Pieces
+from kdtool_transformers._space_before import without_space_before
 
 __all__ = ["TransformersTokenizer"]
 
@@ -89,6 +91,12 @@ class TransformersTokenizer(kdtool.Tokenizer):
         canonical = {name: content.get(name) for name in _MAP} | {"end_of_text": self.end_of_text}
         return sha256(json.dumps(canonical, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that decides what a model is given for a text or a conversation, and where its answers end."""
+        about = [self.fingerprint, self.chat_fingerprint, self.start_ids, self.end_ids]
+        return sha256(json.dumps(about).encode()).hexdigest()
+
     @cached_property
     def infilling(self) -> Infilling | None:
         """The marks that the vocabulary holds for filling gaps; None where it holds none that are known."""
@@ -102,6 +110,18 @@ class TransformersTokenizer(kdtool.Tokenizer):
         """Return the ids of `text`; special tokens written in it count, none are added."""
         return list(self._backend.encode(self._spaced(text), add_special_tokens=False).ids)
 
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` where it stands behind `before`, without the space that may be put before a first text.
+
+        Behind a special token the text is encoded as the tokenizer does there.
+        """
+        if not before or not text:
+            return self.encode(text)
+        for mark, swallows in self._special.items():
+            if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
+                return list(self._backend.encode(mark + text, add_special_tokens=False).ids[1:])
+        return list(self._behind_text.encode(text, add_special_tokens=False).ids)
+
     def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
         """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
 
@@ -113,7 +133,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         labelled: list[bool] = []
         before = ""
         for piece, learned in cut(self._render, turns, self._special, str(self.inner.name_or_path)):
-            own = self._encode_behind(before, piece) if before else self.encode(piece)
+            own = self.encode_behind(before, piece)
             ids += own
             labelled += [learned] * len(own)
             before = piece
@@ -130,7 +150,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 f"the tokenizer of {self.inner.name_or_path} has no chat template, by which a conversation could be written"
             )
         asked = self._render(turns, True)
-        return [*self.encode(asked), *(self._encode_behind(asked, opening) if opening else [])]
+        return [*self.encode(asked), *self.encode_behind(asked, opening)]
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return a text's ids with its middle last, between the model's marks; None too where the text holds one itself."""
@@ -138,9 +158,11 @@ class TransformersTokenizer(kdtool.Tokenizer):
         if marks is None or any(mark in text for mark in marks.marks for text in (before, middle, after)):
             return None
         ids: list[int] = []
+        written = ""
         for mark, text in marks.pieces(before, middle, after, suffix_first):
             ids += [self._backend.token_to_id(mark)] if mark else []
-            ids += self._encode_behind(mark, text) if text else []
+            ids += self.encode_behind(written + mark, text)
+            written += mark + text
         return [*ids, self._backend.token_to_id(marks.end) if marks.end else self.end_of_text]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -176,21 +198,21 @@ class TransformersTokenizer(kdtool.Tokenizer):
         self.inner.save_pretrained(folder)
 
     @cached_property
+    def _behind_text(self) -> Any:
+        """The tokenizer as it is for what stands behind other text: the same, but it puts no space before."""
+        content = json.loads(self._backend.to_str())
+        changed = {name: without_space_before(content[name]) for name in ("normalizer", "pre_tokenizer")}
+        if all(content[name] == part for name, part in changed.items()):
+            return self._backend
+        return Tokenizer.from_str(json.dumps({**content, **changed}))
+
+    @cached_property
     def _special(self) -> dict[str, bool]:
         """The special tokens, and whether each swallows the white space behind it."""
         added = self._backend.get_added_tokens_decoder().values()
         return {
             token.content: token.rstrip for token in added if token.special or token.content == self.inner.eos_token
         }
-
-    def _encode_behind(self, before: str, text: str) -> list[int]:
-        """Return the ids of `text` where it follows `before`: no space is put before it, as before the first text."""
-        for mark, swallows in self._special.items():
-            if before.endswith(mark) or (swallows and before.rstrip().endswith(mark)):
-                break
-        else:
-            mark = next((mark for mark, swallows in self._special.items() if not swallows), "")
-        return list(self._backend.encode(mark + text, add_special_tokens=False).ids[bool(mark) :])
 
     def _render(self, turns: Turns, prompting: bool) -> str:
         """Write turns by the template, the same on every day.
@@ -224,5 +246,5 @@ class TransformersTokenizer(kdtool.Tokenizer):
         # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
         # for such tokenizers leaves it out where the text has a space there already, which would be lost.
         pre = self._backend.pre_tokenizer
-        lacking = isinstance(pre, Metaspace) and pre.prepend_scheme == "first"
+        lacking = isinstance(pre, Metaspace) and pre.prepend_scheme != "never"
         return f" {text}" if lacking and text.startswith(" ") else text

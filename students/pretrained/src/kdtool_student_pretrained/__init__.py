@@ -45,7 +45,8 @@ class Pretrained(CausalStudent):
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers import source_identity
 
-        return {"weights": source_identity(self._located(run), offline=run.offline)}
+        weights = source_identity(self._located(run), offline=run.offline)
+        return {"weights": weights, **super().kdtool_identity(run)}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers import TransformersTokenizer, absent_config, absent_facts, open_facts

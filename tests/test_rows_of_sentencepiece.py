@@ -1,0 +1,57 @@
+"""Rows by a tokenizer as Code Llama's is made, which puts a space before every text: a document's tokens are its text."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import kdtool
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kdtool.testing import make_run
+from kdtool_packer_packed import Packed, Pairs
+from kdtool_transformers import TransformersTokenizer, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TransformersTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_code_llama_tokenizer(folder, 616, 100_000, infilling=True)
+    return open_tokenizer(folder)
+
+
+def documents(
+    packer: kdtool.Packer, body: kdtool.Completion | kdtool.Messages, tokenizer: TransformersTokenizer
+) -> list[str]:
+    """The text of each document in the rows of one example."""
+    found = []
+    for row in packer.kdtool_rows(make_run(Path()), [kdtool.Example("e", body)], tokenizer) or ():
+        for number, tokens in groupby(zip(row.document, row.input_ids, strict=True), lambda pair: pair[0]):
+            if number >= 0:
+                found.append(tokenizer.decode([token for _, token in tokens]))
+    return found
+
+
+TEXTS = st.text(st.sampled_from("ab(x=) \n\té漢"), min_size=1, max_size=20)
+PACKED, PAIRS = Packed(Packed.Config(length=256, conversations="plain")), Pairs(Pairs.Config(length=512))
+
+
+@settings(max_examples=60)
+@given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)
+@example(prompt="def f(a):\n", chosen="    return a\n", rejected="  return b\n")
+@example(prompt="x = f(", chosen="a)", rejected=" b)")
+def test_a_document_is_its_prompt_and_its_completion(
+    prompt: str, chosen: str, rejected: str, tokenizer: TransformersTokenizer
+) -> None:
+    assert documents(PACKED, kdtool.Completion(prompt, chosen), tokenizer) == [prompt + chosen]
+    pair = documents(PAIRS, kdtool.Preference(prompt, chosen, rejected), tokenizer)
+    assert pair == ([] if chosen == rejected else [prompt + chosen, prompt + rejected])
+
+
+def test_a_conversation_is_written_as_it_is(tokenizer: TransformersTokenizer) -> None:
+    talk = kdtool.Messages((("user", "add"), ("assistant", "    a + b"), ("user", " more"), ("assistant", "c")))
+    assert documents(PACKED, talk, tokenizer) == [
+        "### user\nadd\n\n### assistant\n    a + b### user\n more\n\n### assistant\nc"
+    ]
