@@ -156,8 +156,9 @@ class Cache(Component):
     ) -> int | None:
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
-        Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
-        and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
+        Called once when the signals artefact is made, on rank 0. A teacher computes where the batch is that it is asked
+        about, so batches belong where students train. A killed process finds its earlier files in `folder` and goes on
+        from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
         `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
         """
 
