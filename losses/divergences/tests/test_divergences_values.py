@@ -20,9 +20,11 @@ from kdtool_loss_divergences import (
     jensen_shannon,
     reverse_kl,
     sampled_forward_kl,
+    sampled_forward_kl_gradient,
     skew_kl,
     skew_reverse_kl,
     top_k_forward_kl,
+    top_k_forward_kl_gradient,
     total_variation,
 )
 from torch import Tensor
@@ -250,6 +252,51 @@ def test_padding_of_sparse_tokens_changes_nothing() -> None:
     padded = torch.tensor([[2, 3, -1, -1]]), torch.tensor([[0.5, 0.25, 0, 0]], dtype=torch.float64)
     for loss in (sampled_forward_kl, top_k_forward_kl):
         assert loss(student, *padded).item() == loss(student, ids, weights).item()
+
+
+@given(
+    logits,
+    logits,
+    temperatures,
+    st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(0, 7), max_size=4),
+)
+def test_padding_may_stand_anywhere(
+    student: list[float], teacher: list[float], t: float, chosen: list[int], places: list[int]
+) -> None:
+    """Cut to the tokens that two vocabularies share, a position may lose any of its tokens, the first and all too."""
+    p, entries = (row(teacher) / t).softmax(-1)[0], [*chosen]
+    for place in places:
+        entries.insert(min(place, len(entries)), -1)
+    plain, padded = (
+        (torch.tensor([ids]), row([float(p[i]) if i >= 0 else 0.0 for i in ids])) for ids in (chosen, entries)
+    )
+    for loss, by_hand in (
+        (sampled_forward_kl, sampled_forward_kl_gradient),
+        (top_k_forward_kl, top_k_forward_kl_gradient),
+    ):
+        found = []
+        for ids, weights in (plain, padded):
+            z = row(student).requires_grad_()
+            value = loss(z, ids, weights, t)
+            found += [(value.detach(), *torch.autograd.grad(value.sum(), z)), by_hand(z.detach(), ids, weights, t)]
+        for one in found[1:]:
+            torch.testing.assert_close(one, found[0], rtol=1e-7, atol=1e-9)
+
+
+def test_where_no_token_was_kept_nothing_is_learned() -> None:
+    for width in (1, 3):
+        ids, weights = torch.full((1, width), -1), torch.zeros(1, width, dtype=torch.float64)
+        z = row([0.3, -1.0, 2.0]).requires_grad_()
+        for loss, by_hand in (
+            (sampled_forward_kl, sampled_forward_kl_gradient),
+            (top_k_forward_kl, top_k_forward_kl_gradient),
+        ):
+            value = loss(z, ids, weights)
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+            for found, slope in ((value, gradient), by_hand(z.detach(), ids, weights)):
+                assert found.item() == 0
+                assert not slope.any()
 
 
 @each_divergence
