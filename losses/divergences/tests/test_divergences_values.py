@@ -12,8 +12,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from kdtool_loss_divergences import (
+    AdaptiveKL,
+    Contrastive,
     ForwardKL,
+    JensenShannon,
     ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
     adaptive_kl,
     contrastive,
     forward_kl,
@@ -190,6 +196,31 @@ def test_times_t_squared_it_keeps_its_size_when_softened(name: str) -> None:
     student, teacher = (torch.randn(4, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     expected = CURVATURE.get(name, 1) * (student - teacher).var(-1, correction=0) / 2
     torch.testing.assert_close(DIVERGENCES[name](student, teacher, 1e3) * 1e6, expected, rtol=1e-2, atol=1e-4)
+
+
+SOFTENED: dict[str, type[kdtool.Loss]] = {
+    "forward": ForwardKL,
+    "reverse": ReverseKL,
+    "jensen_shannon": JensenShannon,
+    "skew": SkewKL,
+    "skew_reverse": SkewReverseKL,
+    "contrastive": Contrastive,
+    "adaptive": AdaptiveKL,
+    "total_variation": TotalVariation,
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_weight_means_the_same_at_every_temperature(name: str) -> None:
+    """T^softened times the gradient tends to one size, which logits so near each other have reached at T = 2."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(8, 200, generator=generator, dtype=torch.float64) / 4 for _ in range(2))
+    sizes = []
+    for t in (2.0, 4.0, 8.0, 16.0):
+        z = student.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(DIVERGENCES[name](z, teacher, t).sum(), z)
+        sizes.append(t ** SOFTENED[name].softened * gradient.norm().item())
+    assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
 
 
 @given(logits, logits)
