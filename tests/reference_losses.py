@@ -179,3 +179,5 @@ ELSEWHERE = {
     "preference": "compares whole answers to a prompt: losses/preference, and the trainer's tests of rejected text"
 }
 """Losses that these rows are not for, with what tests them."""
+SHRINKS = {"tvd": 1, "uld": 1}
+"""With which power of T the gradient of a softened loss shrinks; 2 for those that are not named."""

@@ -58,7 +58,7 @@ def cases() -> dict[str, tuple[kdtool.Loss, kdtool.Term]]:
             loss = cls(cls.Config(**settings))
             form = next((form for form in ("sampled", "top-k") if form in need), "dense")
             label, pairs = f"{point.name}-{form}", tuple(loss.kdtool_layers(*facts) or ())
-            scale = loss.temperature**2 if loss.softened else 1.0
+            scale = loss.temperature**loss.softened
             weight = 0.5 + len(found) / 10
             found[label] = loss, kdtool.Term(
                 f"losses.{label}", label, kdtool.Schedule(weight, 2 * weight), loss.temperature, scale,

@@ -1,8 +1,9 @@
 """Every installed loss, however a step is cut, has the gradient of a plain formula on full logits in float64.
 
 Cut into chunks of one position, of five, and none; into one and four micro-batches; between one and two processes. With
-weights, schedules, temperature², balance and token weights on the way. The reference (`reference_losses`) shares no code
-with the engine or the losses. Only here are all of them together; what a trainer does beside gradients is in its own tests.
+weights, schedules, powers of the temperature, balance and token weights on the way. The reference (`reference_losses`)
+shares no code with the engine or the losses. Only here are all of them together; what a trainer does beside gradients is in
+its own tests.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import kdtool
 import pytest
 import torch
 from kdtool_rows import collate
-from reference_losses import ELSEWHERE, FORMULAS, Compared
+from reference_losses import ELSEWHERE, FORMULAS, SHRINKS, Compared
 from reference_model import Attentive, make_model, make_rows, told_tokens
 from reference_training import FACTOR, STUDENT, TEACHER, Cut, cases, token_weights, train_as_rank, train_each, weight_at
 from safetensors.torch import load_file
@@ -49,7 +50,7 @@ def expected() -> Gradients:
         )
         per_token = type(loss).kdtool_token_loss is not kdtool.Loss.kdtool_token_loss
         weights = token_weights(batch.positions[batch.labels != -100]) if per_token else 1.0
-        scale = loss.temperature**2 if loss.softened else 1.0
+        scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.softened else 0)
         means[label] = scale * (weights * values).sum() / len(compared.labels)
     weighed = [weight_at(term, 1, steps) * means[label] for label, (_, term) in cases().items()]
     alone = [

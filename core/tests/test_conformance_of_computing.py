@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,34 @@ CALLS: list[int] = []
 def remembering(chunk: kdtool.TokenChunk) -> Any:
     CALLS.append(1)
     return nll(chunk) * len(CALLS)
+
+
+class Softened(kdtool.Config):
+    """A temperature."""
+
+    temperature: float = kdtool.Field(1.0, gt=0, le=100)
+    """Logits are divided by it."""
+
+
+def distance(chunk: Any) -> Any:
+    p, q = ((z.float() / chunk.temperature).softmax(-1) for z in (chunk.teacher.logits, chunk.student_logits))
+    return (p - q).abs().sum(-1) / 2
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_a_loss_whose_weight_would_grow_with_its_temperature_is_refused(power: int) -> None:
+    def build(self: kdtool.Loss, config: Softened) -> None:
+        self.config, self.temperature = config, config.temperature
+
+    needs = (frozenset({"logits"}),)
+    loss = token_loss(distance, needs=needs, softened=power, Config=Softened, __init__=build)
+    outcomes: list[Any] = [
+        pytest.raises(pytest.skip.Exception),
+        nullcontext(),
+        pytest.raises(AssertionError, match="of 2"),
+    ]
+    with outcomes[power]:
+        run_test(TokenLossConformance, "test_a_weight_means_the_same_at_every_temperature", loss)
 
 
 @pytest.mark.parametrize(

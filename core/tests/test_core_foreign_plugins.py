@@ -239,6 +239,7 @@ def test_a_command_that_is_none_is_named(site: Path, capsys: pytest.CaptureFixtu
         ("needs = ({'logits'},)", "its attribute needs[0] is of class builtins.set"),
         ("temperature = 'hot'", "its attribute temperature is 'hot', not float"),
         ("passes = 3", "its attribute passes is 3, not Literal[1, 2]"),
+        ("softened = True", "its attribute softened is True, not Literal[0, 1, 2]"),
         ("kdtool_token_loss = []", "has kdtool_token_loss as list; a hook is a plain method"),
         ("Config = property(lambda self: 1 / 0)", "has a Config that does not extend kdtool.Config"),
         (f"{CONFIG}        x: int = 10**5000", "failed in its class: ValueError"),

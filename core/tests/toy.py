@@ -245,7 +245,7 @@ class Imitate(kdtool.Loss):
     """Learn the teacher's alphabet."""
 
     needs = (frozenset({"logits"}),)
-    softened = True
+    softened = 2
     temperature = 2.0
 
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> list[tuple[int, int]]:

@@ -130,7 +130,12 @@ def _check_of(hint: Any) -> Check:
         return lambda value: "" if any(not check(value) for check in checks) else _union_problem(value, hint, checks)
     if origin is Literal:
         kinds = tuple({type(option) for option in options})
-        return lambda value: "" if isinstance(value, kinds) and value in options else _is_not(value, hint)
+        others = () if bool in kinds else (bool,)  # True is equal to 1
+        return lambda value: (
+            ""
+            if isinstance(value, kinds) and not isinstance(value, others) and value in options
+            else _is_not(value, hint)
+        )
     if origin is not None and issubclass(origin, Mapping):
         return _mapping_check(hint, _check_of(options[0]), _field_check(options[1]))
     if origin is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_loss_across_tokenizers import sorted_distance, span_divergence
+from kdtool_loss_across_tokenizers import UniversalLogitDistillation, sorted_distance, span_divergence
 from torch import Tensor
 
 logits = st.lists(st.floats(-8, 8), min_size=1, max_size=7)
@@ -44,6 +44,18 @@ def test_sorted_distances_are_what_plain_loops_say(student: list[float], teacher
     found = sorted_distance(row(student), row(teacher), t).item()
     assert found == pytest.approx(plain_distance(student, teacher, t), rel=1e-9, abs=1e-12)
     assert 0 <= found <= 2
+
+
+def test_a_weight_means_the_same_at_every_temperature() -> None:
+    """T^softened times the gradient tends to one size, which logits so near each other have reached at T = 2."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(8, size, generator=generator, dtype=torch.float64) / 4 for size in (200, 200))
+    sizes = []
+    for t in (2.0, 4.0, 8.0, 16.0):
+        z = student.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(sorted_distance(z, teacher, t).sum(), z)
+        sizes.append(t**UniversalLogitDistillation.softened * gradient.norm().item())
+    assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
 
 
 def test_a_sorted_distance_by_hand() -> None:

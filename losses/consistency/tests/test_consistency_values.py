@@ -95,6 +95,18 @@ def test_gradients_are_those_of_the_formula(first: list[float], second: list[flo
     torch.testing.assert_close(found, row(expected), rtol=1e-7, atol=1e-9)
 
 
+def test_a_weight_means_the_same_at_every_temperature() -> None:
+    """T^softened times the gradient tends to one size, which logits so near each other have reached at T = 2."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(8, 200, generator=generator, dtype=torch.float64) / 4 for _ in range(2))
+    sizes = []
+    for t in (2.0, 4.0, 8.0, 16.0):
+        z = first.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(consistency(z, second, t).sum(), z)
+        sizes.append(t**Consistency.softened * gradient.norm().item())
+    assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
+
+
 def test_times_t_squared_it_keeps_its_size_when_softened() -> None:
     """T²·D tends to half the variance of the difference of logits (Hinton et al., equation 4)."""
     generator = torch.Generator().manual_seed(0)

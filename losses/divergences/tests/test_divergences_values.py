@@ -12,17 +12,25 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from kdtool_loss_divergences import (
+    AdaptiveKL,
+    Contrastive,
     ForwardKL,
+    JensenShannon,
     ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
     adaptive_kl,
     contrastive,
     forward_kl,
     jensen_shannon,
     reverse_kl,
     sampled_forward_kl,
+    sampled_forward_kl_gradient,
     skew_kl,
     skew_reverse_kl,
     top_k_forward_kl,
+    top_k_forward_kl_gradient,
     total_variation,
 )
 from torch import Tensor
@@ -190,6 +198,31 @@ def test_times_t_squared_it_keeps_its_size_when_softened(name: str) -> None:
     torch.testing.assert_close(DIVERGENCES[name](student, teacher, 1e3) * 1e6, expected, rtol=1e-2, atol=1e-4)
 
 
+SOFTENED: dict[str, type[kdtool.Loss]] = {
+    "forward": ForwardKL,
+    "reverse": ReverseKL,
+    "jensen_shannon": JensenShannon,
+    "skew": SkewKL,
+    "skew_reverse": SkewReverseKL,
+    "contrastive": Contrastive,
+    "adaptive": AdaptiveKL,
+    "total_variation": TotalVariation,
+}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_weight_means_the_same_at_every_temperature(name: str) -> None:
+    """T^softened times the gradient tends to one size, which logits so near each other have reached at T = 2."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(8, 200, generator=generator, dtype=torch.float64) / 4 for _ in range(2))
+    sizes = []
+    for t in (2.0, 4.0, 8.0, 16.0):
+        z = student.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(DIVERGENCES[name](z, teacher, t).sum(), z)
+        sizes.append(t ** SOFTENED[name].softened * gradient.norm().item())
+    assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
+
+
 @given(logits, logits)
 def test_the_ends_of_jensen_shannon_are_the_two_kls(student: list[float], teacher: list[float]) -> None:
     s, t, small = row(student) / 4, row(teacher) / 4, 1e-6
@@ -250,6 +283,51 @@ def test_padding_of_sparse_tokens_changes_nothing() -> None:
     padded = torch.tensor([[2, 3, -1, -1]]), torch.tensor([[0.5, 0.25, 0, 0]], dtype=torch.float64)
     for loss in (sampled_forward_kl, top_k_forward_kl):
         assert loss(student, *padded).item() == loss(student, ids, weights).item()
+
+
+@given(
+    logits,
+    logits,
+    temperatures,
+    st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(0, 7), max_size=4),
+)
+def test_padding_may_stand_anywhere(
+    student: list[float], teacher: list[float], t: float, chosen: list[int], places: list[int]
+) -> None:
+    """Cut to the tokens that two vocabularies share, a position may lose any of its tokens, the first and all too."""
+    p, entries = (row(teacher) / t).softmax(-1)[0], [*chosen]
+    for place in places:
+        entries.insert(min(place, len(entries)), -1)
+    plain, padded = (
+        (torch.tensor([ids]), row([float(p[i]) if i >= 0 else 0.0 for i in ids])) for ids in (chosen, entries)
+    )
+    for loss, by_hand in (
+        (sampled_forward_kl, sampled_forward_kl_gradient),
+        (top_k_forward_kl, top_k_forward_kl_gradient),
+    ):
+        found = []
+        for ids, weights in (plain, padded):
+            z = row(student).requires_grad_()
+            value = loss(z, ids, weights, t)
+            found += [(value.detach(), *torch.autograd.grad(value.sum(), z)), by_hand(z.detach(), ids, weights, t)]
+        for one in found[1:]:
+            torch.testing.assert_close(one, found[0], rtol=1e-7, atol=1e-9)
+
+
+def test_where_no_token_was_kept_nothing_is_learned() -> None:
+    for width in (1, 3):
+        ids, weights = torch.full((1, width), -1), torch.zeros(1, width, dtype=torch.float64)
+        z = row([0.3, -1.0, 2.0]).requires_grad_()
+        for loss, by_hand in (
+            (sampled_forward_kl, sampled_forward_kl_gradient),
+            (top_k_forward_kl, top_k_forward_kl_gradient),
+        ):
+            value = loss(z, ids, weights)
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+            for found, slope in ((value, gradient), by_hand(z.detach(), ids, weights)):
+                assert found.item() == 0
+                assert not slope.any()
 
 
 @each_divergence

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
+import kdtool_transformers
 import pytest
 import torch
 from kdtool.testing import ListSource, make_run
 from kdtool_rows import collate
-from kdtool_shards import RecordedRows, record_rows
+from kdtool_shards import RecordedRows, record_rows, recording_estimates
 from kdtool_shards._files import verified
 from torch import Tensor
 
@@ -218,3 +219,34 @@ def test_manifests_hold_no_path(tmp_path: Path) -> None:
     for path in (tmp_path / "s").glob("*.json"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
         assert json.loads(path.read_text(encoding="utf-8"))["format"] == 2
+
+
+class AskedError(Exception):
+    """Ends a recording at its first question."""
+
+
+@pytest.mark.parametrize("name", ["cpu", "meta"])
+def test_the_teacher_is_asked_where_students_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class Placed(Teacher):
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            found = {value.device for value in vars(batch).values() if isinstance(value, Tensor)}
+            raise AskedError(*found)
+
+    monkeypatch.setattr(kdtool_transformers, "pick_device", lambda: torch.device(name))
+    with pytest.raises(AskedError) as caught:
+        record(tmp_path / "s", Placed())
+    assert caught.value.args == (torch.device(name),)
+
+
+def test_what_recording_takes_is_counted_where_the_teacher_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = kdtool.ModelFacts(1000, 1000, 2, 8, 2, 2, 16, 50, 64, "float32", True, "t")
+    asked = kdtool.SignalsAhead("signals", "cache", "teacher", kdtool.Want(frozenset({"logits"})), 10, 100)
+    ahead = kdtool.Prospect(models={"teacher": facts}, signals=(asked,))
+    found = {}
+    for name in ("cpu", "cuda"):
+        monkeypatch.setattr(kdtool_transformers, "pick_device", lambda name=name: torch.device(name))
+        found[name] = next(recording_estimates(ahead, lambda *_: 3.0, lambda _: 0, 4, 2, working=7))
+    on_host, on_device = found["cpu"], found["cuda"]
+    assert on_host.device_bytes == 0
+    assert on_device.host_bytes == 2 * 4 * 10 * 3
+    assert on_device.host_bytes + on_device.device_bytes == on_host.host_bytes

@@ -169,7 +169,7 @@ class KL(kdtool.Loss):
     """Forward KL at a temperature."""
 
     needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}), frozenset({"top-k"}))
-    softened = True
+    softened = 2
     divergence = True
     temperature = 2.0
 

@@ -11,7 +11,8 @@ import pydantic
 import pytest
 import torch
 from kdtool.testing import make_run
-from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source
+from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _device, _teacher, pick_device
+from kdtool_transformers._device import named_device
 from kdtool_transformers._moved import moved
 from kdtool_transformers.testing import packed_batch, save_tiny
 
@@ -92,3 +93,40 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pat
         Local.Config(device="gpu")
     with pytest.raises(pydantic.ValidationError, match="one place"):
         Local.Config(device="cpu", device_map="auto")
+
+
+def test_stored_signals_are_in_the_precision_that_their_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose GPU is faster in bfloat16 and whose CPU is not, and a batch in main memory all the same."""
+    save_tiny(tmp_path, layers=2)
+    monkeypatch.setattr(_teacher, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(_device, "_bfloat16_is_faster", lambda kind: kind == "cuda")
+    run = make_run(tmp_path / "run")
+    for device, dtype in ((None, torch.bfloat16), ("cpu", torch.float32)):
+        teacher = Local(Local.Config(model=str(tmp_path), device=device))
+        said = teacher.kdtool_identity(run)["dtype"], teacher.kdtool_describe(run).dtype
+        assert said == (str(dtype).removeprefix("torch."),) * 2
+        signal = teacher.kdtool_signal(packed_batch(), ALL)
+        assert signal.lazy is not None
+        assert {signal.lazy.hidden.dtype, signal.lazy.head.weight.dtype, signal.hidden[1].dtype} == {dtype}
+
+
+def test_a_spread_model_stays_where_it_lies_and_another_comes_to_the_batch(tmp_path: Path) -> None:
+    save_tiny(tmp_path, layers=2)
+    spread, other = (Local(Local.Config(model=str(tmp_path), device_map=spread)) for spread in ("auto", None))
+    here, elsewhere = torch.device("cpu"), torch.device("meta")
+    for teacher, second in ((spread, here), (other, elsewhere)):
+        assert teacher._opened(here).head.weight.device == here
+        assert {weight.device for weight in teacher._opened(elsewhere).model.parameters()} == {second}
+
+
+def test_processes_that_were_started_together_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device() == torch.device("cuda")
+    for rank, number in ((0, 0), (3, 3), (5, 1)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert pick_device() == named_device("cuda") == torch.device("cuda", number)
+    assert named_device("cuda:2") == torch.device("cuda", 2)

@@ -156,8 +156,9 @@ class Cache(Component):
     ) -> int | None:
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
-        Called once when the signals artefact is made, on rank 0. A killed process finds its earlier files in `folder`
-        and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
+        Called once when the signals artefact is made, on rank 0. A teacher computes where the batch is that it is asked
+        about, so batches belong where students train. A killed process finds its earlier files in `folder` and goes on
+        from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
         `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
         """
 
@@ -232,8 +233,10 @@ class Loss(Component):
     kind = "loss"
     needs: tuple[frozenset[kdtool.Offer], ...] = ()
     """What it needs of a teacher: alternatives, best first; () for a loss that needs none. May depend on the config."""
-    softened: bool = False
-    """Whether it compares softened distributions, so that the engine multiplies by temperature squared."""
+    softened: Literal[0, 1, 2] = 0
+    """With which power of its temperature T its gradient shrinks, which the engine makes up for by the factor T^softened: 2
+    for a loss that is quadratic in small differences of softened distributions, such as the KLs, 1 for one that is linear in
+    them, such as total variation, 0 for one that compares no softened distributions."""
     temperature: float = 1.0
     """The temperature it works at, handed back in `TokenChunk.temperature`. May depend on the config."""
     divergence: bool = False

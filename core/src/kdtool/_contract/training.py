@@ -59,11 +59,12 @@ class Schedule:
 class Term:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
-    The term's value is weight(progress) · scale · mean of the loss; `scale` is temperature² for a loss that says
-    `softened`, else 1. `teacher` is the component asked for signals, None for a loss that needs none, or that learns from
-    several: `mixture` then holds the share of each, which sum to 1, and the loss receives Σ share · the teacher's
-    probabilities at the term's temperature, as `DenseTokens` and `SparseTokens` say. Only token losses learn from a mixture.
-    `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers for losses that look inside.
+    The term's value is weight(progress) · scale · mean of the loss; `scale` is the temperature to the power that the loss
+    says as `softened`, so 1 for one that softens nothing. `teacher` is the component asked for signals, None for a loss that
+    needs none, or that learns from several: `mixture` then holds the share of each, which sum to 1, and the loss receives
+    Σ share · the teacher's probabilities at the term's temperature, as `DenseTokens` and `SparseTokens` say. Only token
+    losses learn from a mixture. `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers
+    for losses that look inside.
     Where one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's
     already in its signal, the student's by the trainer; None: both have the same.
     """

@@ -26,7 +26,7 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
         if not isinstance(loss, Loss):
             raise TypeError(f"{spec.path} is no loss")
         shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
-        scale = loss.temperature**2 if loss.softened else 1.0
+        scale = loss.temperature**loss.softened
         asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
         term = Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
         terms.append(replace(term, passes=loss.passes, mixture=mixture))

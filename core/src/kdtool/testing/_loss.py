@@ -62,8 +62,21 @@ class LossConformance(ComponentConformance):
             assert alternative
             assert alternative <= frozenset(get_args(Offer))
         assert loss.temperature > 0
+        assert loss.softened in (0, 1, 2)
         compares = loss.needs or loss.passes == 2
         assert compares or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
+
+    def test_a_weight_means_the_same_at_every_temperature(self) -> None:
+        power = self.build().softened
+        if not power or "temperature" not in self.component.Config.model_fields:
+            pytest.skip("not softened, or at one temperature alone")
+        low, high = (self._slopes(temperature) for temperature in (2.0, 4.0))
+        expected = [slope / 2**power for slope in low]
+        assert high == pytest.approx(expected, rel=0.2), f"its gradient does not shrink with T to the power of {power}"
+
+    def _slopes(self, temperature: float) -> list[float]:
+        """Return norms of gradients at this temperature, where student and teacher hardly differ."""
+        raise NotImplementedError
 
 
 class TokenLossConformance(LossConformance):
@@ -197,22 +210,28 @@ class TokenLossConformance(LossConformance):
                 assert torch.equal(chunk.student_logits, before), "the gradient is to be in memory of its own"
                 yield chunk, *loss.kdtool_token_gradient(chunk)
 
-    def _values(self, chunk: TokenChunk) -> Tensor:
-        values: Tensor = self.build().kdtool_token_loss(chunk)
+    def _slopes(self, temperature: float) -> list[float]:
+        chunks = self._chunks(scale=0.1, temperature=temperature)
+        told = (chunk for chunk in chunks if not isinstance(chunk.teacher, SparseTokens))
+        found = (self._with_gradients(chunk, temperature=temperature)[1] for chunk in told)
+        return [float(gradient.norm()) for gradients in found for gradient in gradients]
+
+    def _values(self, chunk: TokenChunk, **settings: Any) -> Tensor:
+        values: Tensor = self.build(**settings).kdtool_token_loss(chunk)
         return values
 
-    def _with_gradients(self, chunk: TokenChunk) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _with_gradients(self, chunk: TokenChunk, **settings: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         import torch
 
         passes = [logits.clone().requires_grad_() for logits in passes_of(chunk)]
-        values = self._values(with_passes(chunk, *passes))
+        values = self._values(with_passes(chunk, *passes), **settings)
         return values.detach(), torch.autograd.grad(values.sum(), passes)
 
-    def _chunks(self, scale: float = 2.0, dtype: torch.dtype | None = None) -> Iterator[TokenChunk]:
+    def _chunks(self, scale: float = 2.0, dtype: torch.dtype | None = None, **settings: Any) -> Iterator[TokenChunk]:
         """Yield a chunk for each alternative that the loss accepts."""
         import torch
 
-        loss = self.build()
+        loss = self.build(**settings)
         generator = torch.Generator().manual_seed(0)
         student, teacher, second = (
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
@@ -279,16 +298,28 @@ class SequenceLossConformance(LossConformance):
             assert 0 <= mine < self.student.layers
             assert 0 <= theirs < self.teacher.layers
 
+    def _slopes(self, temperature: float) -> list[float]:
+        import torch
+
+        loss, view = self._ready(width=0.05, temperature=temperature)
+        values, inside = loss.kdtool_sequence_loss(view).values, _inside(view.student)
+        gradients = torch.autograd.grad(values.sum(), inside, allow_unused=True)
+        return [float(gradient.norm()) for gradient in gradients if gradient is not None]
+
     def columns(self, labels: Tensor) -> Mapping[str, Tensor]:
         """Return the columns that rows must have for this loss, [B, L] as the labels; none for most."""
         return {}
 
     _module: Any = None
 
-    def _ready(self, labelled: int = 5, *, equal: bool = False) -> tuple[Any, StepView]:
+    def _ready(
+        self, labelled: int = 5, *, equal: bool = False, width: float = 1.0, **settings: Any
+    ) -> tuple[Any, StepView]:
+        """Return the loss under further settings and what it sees; weights of the heads have this standard deviation."""
         import torch
 
-        loss, teacher = self.build(), replace(self.student, layers=self.teacher.layers) if equal else self.teacher
+        loss = self.build(**settings)
+        teacher = replace(self.student, layers=self.teacher.layers) if equal else self.teacher
         pairs = loss.kdtool_layers(self.student, teacher) or ()
         self._module = loss.kdtool_modules(self.student, teacher)
         labels = torch.full((2, 6), -100)
@@ -298,7 +329,7 @@ class SequenceLossConformance(LossConformance):
         kinds = {"hidden", *(kind for need in loss.needs[:1] for kind in need)}
         mine = _outputs(self.student, {own: 0 if equal else own for own, _ in pairs}, batch, kinds)
         theirs = _outputs(teacher, {other: 0 if equal else -1 - other for _, other in pairs}, batch, kinds)
-        own, other = _head(self.student, 1), _head(teacher, 1 if equal else 2)
+        own, other = _head(self.student, 1, width), _head(teacher, 1 if equal else 2, width)
         lazy = LazyLogits(theirs.last, other) if any("logits" in need for need in loss.needs) else None
         signal = Signal("t", lazy, None, theirs.hidden, theirs.attentions, theirs.projections)
         again = _outputs(self.student, {layer: 0 if equal else 100 + layer for layer, _ in pairs}, batch, kinds)
@@ -339,12 +370,12 @@ def _inside(given: ModelOutputs | Signal) -> list[Tensor]:
     return [*last, *given.hidden.values(), *given.attentions.values(), *projections]
 
 
-def _head(facts: ModelFacts, seed: int) -> Head:
-    """Return a random head with some rows of padding."""
+def _head(facts: ModelFacts, seed: int, width: float) -> Head:
+    """Return a random head with some rows of padding, its weights of standard deviation `width`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return Head(torch.randn(facts.vocabulary + 6, facts.hidden, generator=generator), facts.vocabulary)
+    return Head(width * torch.randn(facts.vocabulary + 6, facts.hidden, generator=generator), facts.vocabulary)
 
 
 def replace_logits(chunk: TokenChunk, logits: tuple[Tensor, ...], step: Tensor) -> TokenChunk:

@@ -179,7 +179,7 @@ class Divergence(Loss):
     """Forward KL at temperature 2."""
 
     needs = (frozenset({"logits"}),)
-    softened = True
+    softened = 2
     divergence = True
     temperature = 2.0
 

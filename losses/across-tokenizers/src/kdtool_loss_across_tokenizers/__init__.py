@@ -3,8 +3,8 @@
 Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `span-likelihood`
 how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`,
 `span_divergence`) serve any training loop. Only methods of tensors are used here, so importing this costs nothing; which
-positions belong together is in a private module, chunks of logits are `kdtool_logits`'s. Means, weights and T² are the
-trainer's.
+positions belong together is in a private module, chunks of logits are `kdtool_logits`'s. Means, weights and the factor T are
+the trainer's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UniversalLogitDistillation(_AcrossTokenizers):
     does, such as `ce`.
     """
 
-    softened = True
+    softened = 1
     config: Config
 
     class Config(kdtool.Config):

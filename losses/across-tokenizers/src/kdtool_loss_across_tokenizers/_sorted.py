@@ -16,7 +16,7 @@ def sorted_distance(student_logits: Tensor, teacher_logits: Tensor, temperature:
     The shorter list is continued with zeros. This is the Wasserstein-1 distance under a cost that knows no token from
     another. Between 0 and 2; 0 where both have the same probabilities, whichever tokens have them. Boizard et al. (ULD),
     arXiv 2402.12030, section 3. Its gradient is that of a sum of absolute values: where p_(i) = q_(i) it is 0.
-    Not multiplied by T²: the trainer does that.
+    With T it shrinks as 1 / T. Not multiplied by T: the trainer does that.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.

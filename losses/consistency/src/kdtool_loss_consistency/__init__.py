@@ -43,7 +43,7 @@ class Consistency(kdtool.Loss):
     Needs no teacher, but a student with dropout, and costs a second forward and backward pass.
     """
 
-    softened = True
+    softened = 2
     divergence = True
     passes = 2
     config: Config

@@ -3,13 +3,13 @@
 Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `contrastive`, `adaptive-kl`,
 `tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop;
 with `_gradient` behind its name most give gradients too, without autograd. Only methods of tensors are used, so importing
-this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531) are the trainer's.
+this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531), T for `tvd`, are the trainer's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import kdtool
 
@@ -71,7 +71,7 @@ Result = TypeVar("Result")
 class _Divergence(kdtool.Loss):
     """What the divergences share: their temperature, and what the engine must know of them."""
 
-    softened = True
+    softened: Literal[0, 1, 2] = 2
     divergence = True
     needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}),)
     config: Config
@@ -210,6 +210,8 @@ class AdaptiveKL(_Divergence):
 
 class TotalVariation(_Divergence):
     """½·Σ|teacher − student|: the probability that would have to be moved, between 0 and 1."""
+
+    softened = 1
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the distance of each position, [C]."""

@@ -62,12 +62,12 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
     """Return forward KL between distributions in which all tokens but the teacher's K are one bucket.
 
     Σ_i w_i·log(w_i / q_i) + w_rest·log(w_rest / q_rest), with w_rest = 1 − Σ w and q_rest the student's probability
-    outside the K. 0 if p = q, and never above forward KL (the log-sum inequality): what is lost is how the teacher spreads
-    the rest. Biased, as arXiv 2503.16870, section 3, shows for small K.
+    outside the K. 0 if p = q, or where no token was kept, and never above forward KL (the log-sum inequality): what is lost
+    is how the teacher spreads the rest. Biased, as arXiv 2503.16870, section 3, shows for small K.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
-        ids: [C, K] integers, distinct in a row; −1 where there is none.
+        ids: [C, K] integers, distinct in a row; −1 where there is none, in any column.
         weights: [C, K] the teacher's probabilities at temperature T, 0 where there is none.
         temperature: T > 0, the one that the probabilities were taken at.
 
@@ -75,9 +75,9 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
         [C], in nats.
     """
     q_log = log_probabilities(student_logits, temperature)
-    ids = ids.where(ids >= 0, ids[:, :1]).clamp(min=0).long()
+    nothing, ids = (ids < 0).all(-1), _filled(ids)
     # Summing the other tokens is exact where 1 − Σ q would cancel, and its gradient stays finite.
-    q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1)
+    q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1).masked_fill(nothing, 0)
     # Where the K are all tokens there is no rest; what rounding leaves of 1 − Σ w must not meet log 0.
     w_rest = (1 - weights.sum(-1)).clamp(min=0).where(q_rest_log > LOWEST / 2, 0)
     inside = weights.xlogy(weights) - weights * q_log.gather(-1, ids)
@@ -119,9 +119,7 @@ def top_k_forward_kl_gradient(
     (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over those alone.
     Arguments as in `top_k_forward_kl`.
     """
-    logits, padding = softened(student_logits, temperature), ids < 0
-    padding[:, :1] = False
-    ids = ids.where(ids >= 0, ids[:, :1]).clamp(min=0).long()
+    logits, padding, ids = softened(student_logits, temperature), ids < 0, _filled(ids)
     chosen = logits.gather(-1, ids)
     rest = logits.scatter_(-1, ids, LOWEST).softmax(-1)
     rest_log = logits.amax(-1) - rest.amax(-1).log()
@@ -133,3 +131,8 @@ def top_k_forward_kl_gradient(
     by_inside = (q_log.exp().masked_fill(padding, 0) - weights) / temperature
     rest.mul_(((q_rest_log.exp() - w_rest) / temperature)[:, None])
     return values, rest.scatter_(-1, ids, 0).scatter_add_(-1, ids, by_inside.to(rest.dtype))
+
+
+def _filled(ids: Tensor) -> Tensor:
+    """Return token numbers with another one of the same position in place of padding, 0 where there is none."""
+    return ids.where(ids >= 0, ids.amax(-1, keepdim=True)).clamp(min=0).long()

@@ -18,7 +18,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     From 0, if and only if p = q, to 1; symmetric. The part of the probability that would have to be moved, and so the chance
     that speculative decoding refuses the student's token (Leviathan et al., arXiv 2211.17192, section 3.2). As a loss: Wen
     et al. (f-DISTILL), arXiv 2307.15190. Its gradient does not shrink near p = q, where the KLs' does.
-    Not multiplied by T²: the trainer does that.
+    With T it shrinks as 1 / T, not as 1 / T². Not multiplied by T: the trainer does that.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.

@@ -32,7 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "cache": Kind(
         "kdtool.caches",
         "The teacher's likeliest tokens, one file a row",
-        (LIBRARIES["rows"], "safetensors[torch]>=0.8", TORCH),
+        (LIBRARIES["rows"], LIBRARIES["models"], "safetensors[torch]>=0.8", TORCH),
     ),
     "student": Kind(
         "kdtool.students", "A small Llama that starts from random weights", (LIBRARIES["models"], TORCH, TRANSFORMERS)

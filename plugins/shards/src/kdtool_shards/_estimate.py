@@ -25,10 +25,12 @@ def recording_estimates(
         bytes_once: what is kept one time for all rows.
         rows_per_shard: rows that are held before they are written.
         batch: rows that the teacher sees at once.
-        working: bytes that the cache itself has in use besides.
+        working: bytes that the cache itself has in use besides, where the teacher computes.
     """
     import torch
+    from kdtool_transformers import pick_device
 
+    on_host = pick_device().type == "cpu"
     for signals in ahead.signals:
         facts = ahead.models.get(signals.teacher)
         if facts is None:
@@ -37,7 +39,8 @@ def recording_estimates(
         shard = rows_per_shard * signals.row_length
         states = batch * signals.row_length * getattr(torch, facts.dtype).itemsize
         layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
-        in_use = int(2 * min(shard, signals.tokens or shard) * size) + layer + working
+        held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
+        host = held + in_use if on_host else held
         note = "" if signals.tokens else f"and {size:.0f} bytes a token: nobody knows yet how many there are"
-        yield kdtool.Estimate("signals", (signals.stage,), in_use, uses=(signals.teacher,))
+        yield kdtool.Estimate("signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
         yield kdtool.Estimate("signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

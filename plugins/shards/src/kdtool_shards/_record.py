@@ -35,7 +35,7 @@ class Recording(Protocol):
     def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterable[Mapping[str, Tensor]]:
         """Return what is kept of each row of a batch: the same names for all, each tensor of any length in dimension 0.
 
-        The tensors are written later, so they must not be memory that the teacher uses again.
+        The tensors are written later, so they are in main memory, and not memory that the teacher uses again.
         """
 
 
@@ -50,8 +50,8 @@ def record_rows(
 ) -> int:
     """Record the rows of every shard that is not complete, `batch` rows at a time, and return the number of all rows.
 
-    Each rank of the run records its share, and rank 0 returns when all is there. The files do not depend on how many there
-    are.
+    Batches lie where students train (`kdtool_transformers.pick_device`), and so do the signals. Each rank of the run records
+    its share, and rank 0 returns when all is there. The files do not depend on how many there are.
 
     Raises:
         kdtool.StorageError: the disk is full or cannot be written.
@@ -141,9 +141,11 @@ class _Recorder:
     def _signals(self, rows: list[kdtool.Row], size: int) -> Iterator[tuple[kdtool.Batch, list[int], kdtool.Signal]]:
         """Yield batches of `size` rows, the numbers of labels in each row, and the teacher's signal."""
         from kdtool_rows import NO_LABEL, collate
+        from kdtool_transformers import pick_device
 
+        device = pick_device()  # as in training: a teacher computes where the batch is, and so does what is kept of it
         for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size])
+            batch = collate(rows[start : start + size], device)
             signal = self._source.signal(batch)
             known = self._fingerprint or self._first(signal)
             if signal.fingerprint != known:

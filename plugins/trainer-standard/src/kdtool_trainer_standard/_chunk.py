@@ -44,7 +44,7 @@ class ChunkRows:
     columns: dict[str, Tensor]
     teachers: tuple[TeacherRows, ...]
     factors: Tensor
-    """[terms] float32: weight · temperature² · balance of each term."""
+    """[terms] float32: weight · scale · balance of each term."""
     progress: Tensor
     step: Tensor
 

@@ -1,8 +1,8 @@
 """The distillation module: the student and all that trains along, as one `torch.nn.Module` that returns the loss.
 
 Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once a micro-batch. The teacher is no part of it: its
-signals come in as arguments. Everything that is common to all losses happens here: weights and their schedules,
-temperature², the divisor.
+signals come in as arguments. Everything that is common to all losses happens here: weights and their schedules, what
+softer distributions are multiplied by, the divisor.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class DistillationModule(nn.Module):
         self.ledger = self._empty_ledger()
 
     def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:
-        """Prepare for the step with this number, from 1. `factors` are weight · temperature² · balance of each term."""
+        """Prepare for the step with this number, from 1. `factors` are weight · scale · balance of each term."""
         self.step.fill_(step)
         self.progress.fill_(progress)
         self.factors.copy_(torch.tensor(factors, dtype=torch.float32))

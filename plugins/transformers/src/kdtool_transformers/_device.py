@@ -7,6 +7,7 @@ machine and version of torch: what a run computes in must not change with how bu
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from functools import lru_cache
@@ -40,11 +41,12 @@ _MATRIX = 768
 
 
 def pick_device() -> torch.device:
-    """Return CUDA if there is one, else Apple's MPS, else the CPU."""
+    """Return CUDA if there is one, else Apple's MPS, else the CPU. Processes that torchrun started have a GPU each."""
     import torch
 
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        rank = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -60,7 +62,8 @@ def named_device(name: str) -> torch.device:
     """Return the device of that name; "cuda" is the GPU that this process uses."""
     import torch
 
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    found = pick_device() if name == "cuda" else torch.device(name)
+    return torch.device(found.type, torch.cuda.current_device()) if name == "cuda" and found.index is None else found
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

@@ -61,8 +61,9 @@ class CausalTeacherConfig(kdtool.Config):
 class CausalTeacher(kdtool.Teacher):
     """A teacher on transformers: logits, hidden states, attention maps, projections and text.
 
-    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`. It can be
-    trained: from then on they come from the folder that `kdtool_adapted` named.
+    Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`; in which
+    precision does not depend on the batch. It can be trained: from then on they come from the folder that `kdtool_adapted`
+    named.
     """
 
     offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
@@ -108,7 +109,7 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         return {
             "weights": self._identity(run),
-            "dtype": str(self._dtype(self._place())).removeprefix("torch."),
+            "dtype": str(self._dtype()).removeprefix("torch."),
             "tokenizer": self._opened_tokenizer(run).identity,
         }
 
@@ -116,14 +117,13 @@ class CausalTeacher(kdtool.Teacher):
         from kdtool_transformers._model import facts_of
 
         facts = facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
-        return replace(facts, dtype=str(self._dtype(self._place())).removeprefix("torch."))
+        return replace(facts, dtype=str(self._dtype()).removeprefix("torch."))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._device import gpu_bytes
         from kdtool_transformers._quantised import held_bytes
 
-        device = self._place()
-        dtype = self._dtype(device)
+        device, dtype = self._place(), self._dtype()
         held = held_bytes(self._shapes(run), dtype, self.config.quantise)
         on_device = held if device.type == "cuda" else 0
         if self.config.device_map is not None:
@@ -145,11 +145,10 @@ class CausalTeacher(kdtool.Teacher):
         from kdtool_transformers._moved import moved
 
         here = batch.input_ids.device
-        place = self._place(here)
-        model = self._opened(place)
+        model = self._opened(here)
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
-            outputs = moved(model.backbone(moved(batch, place), want), here)
+            outputs = moved(model.backbone(moved(batch, model.head.weight.device), want), here)
             head = self._head(model, here)
         return kdtool.Signal(
             fingerprint=self._identity(None),
@@ -162,7 +161,7 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        runtime = TransformersRuntime(self._opened(self._place()))
+        runtime = TransformersRuntime(self._opened())
         yield from runtime.answer(replace(request, prompt=self.written(request.prompt)) for request in requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
@@ -171,7 +170,7 @@ class CausalTeacher(kdtool.Teacher):
         if subject.role != "teacher":
             return None
         self._located(run)
-        return TransformersRuntime(self._opened(self._place()))
+        return TransformersRuntime(self._opened())
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
@@ -249,15 +248,19 @@ class CausalTeacher(kdtool.Teacher):
             self._fingerprint = weights
         return self._fingerprint
 
-    def _dtype(self, device: torch.device) -> torch.dtype:
-        return compute_dtype(self.config.dtype, device)
+    def _dtype(self) -> torch.dtype:
+        """Return its precision: one on this machine, wherever a batch is, since stored signals are named by it."""
+        return compute_dtype(self.config.dtype, self._place())
 
-    def _opened(self, device: torch.device) -> TransformersModel:
+    def _opened(self, student: torch.device | None = None) -> TransformersModel:
+        """Return the model, where it is to compute. One that is spread or quantised stays where it was loaded."""
+        place = self._place(student)
         if self._model is None:
-            self._model = self._loaded(device)
+            self._model = self._loaded(place)
             self._model.model.requires_grad_(False)
-        elif self._model.head.weight.device != device:
-            self._model.model.to(device)
+        there, movable = self._model.head.weight.device, not (self.config.quantise or self.config.device_map)
+        if movable and (there.type != place.type or place.index not in (None, there.index)):
+            self._model.model.to(place)
         return self._model
 
     def _loaded(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
@@ -267,7 +270,7 @@ class CausalTeacher(kdtool.Teacher):
         place, revision = self._located(None) if self._adapted is None else Source(self._adapted)
         model = open_model(
             place,
-            dtype=self._dtype(device),
+            dtype=self._dtype(),
             device=device,
             revision=revision,
             offline=self._offline,
