@@ -114,7 +114,7 @@ def _section(key: str) -> dict[str, Any]:
                 "properties": {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in names},
                 "additionalProperties": {"$ref": f"#/$defs/{kind}"},
             },
-            {"type": "array", "items": {"type": "string"}},
+            {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
         ]
     }
 

@@ -29,6 +29,7 @@ _KIND_OF = {**layers.COLLECTIONS, **layers.SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
 _LARGEST = 1e6
+_MAP = "what has settings, or is there twice, stands in a mapping under a name of its own: `{NAME: {use: …}, …}`"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -64,14 +65,12 @@ class Parser:
     def recipe(self) -> Recipe:
         self.refuse_unknown((), TOP_KEYS)
         name, seeds, phases = self._name(), self._seeds(), self._phases()
-        recipe = replace(
-            self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=read_control(self, phases)
-        )
+        control = read_control(self, phases)
         for key in ("corpora", "student"):
             self._need(of_kind(self.shared, _KIND_OF[key]), (), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
-        return recipe
+        return replace(self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=control)
 
     @cached_property
     def shared(self) -> tuple[ComponentSpec, ...]:
@@ -119,7 +118,7 @@ class Parser:
         if path[-1] in layers.SINGLE or value is None or value is False:
             spec = self._single(path)
             return (spec,) if spec else ()
-        if not self.require(isinstance(value, Mapping), path, "is a mapping of names to settings"):
+        if not self.require(isinstance(value, Mapping), path, "is a list of different names or a mapping", _MAP):
             return ()
         for name in value:
             self.require(_NAME.fullmatch(name) is not None, (*path, name), "is no name: letters, digits, - and _")
@@ -139,9 +138,8 @@ class Parser:
 
     def _component(self, path: KeyPath, value: Any, kind: str = "") -> ComponentSpec | None:
         """Return one component: of a collection's kind, under any name, or else of the kind that its key stands for."""
-        if not self.require(
-            isinstance(value, Mapping), path, f"is a mapping of settings or the name of a plugin, not {value!r}"
-        ):
+        message = f"is a mapping of settings or the name of a plugin, not {value!r}"
+        if not self.require(isinstance(value, Mapping), path, message):
             return None
         name = str(path[-1])
         use, kind = value.get("use", name if kind not in {"", name} else None), kind or layers.SINGLE[name]
