@@ -281,3 +281,36 @@ def test_a_list_of_anything_but_different_names_is_refused(tmp_path: Path, items
     assert "is a list of different names" in str(caught.value)
     assert "NAME: {use: …}" in str(caught.value)
     assert "Node" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.losses.forward-kl": False, "train.losses.ce": False}, "train: names no loss"),
+        ({"train.losses": "[]"}, "train: names no loss"),
+        ({"train.losses": False}, "train: names no loss"),
+        ({"corpus": False}, "names no corpus"),
+        ({"corpora.corpus": False}, "names no corpus"),
+        ({"corpora": "[]"}, "names no corpus"),
+        ({"train.corpus": False}, "train: names no corpus"),
+        ({"student": False}, "names no student"),
+        ({"trainer": False}, "train: names no trainer"),
+        ({"rows": False}, "train: names no rows"),
+        ({"train.rows": False}, "train: names no rows"),
+    ],
+)
+def test_what_must_be_there_and_is_switched_off_is_missing(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, BASE), settings)
+    assert len(caught.value.problems) == 1
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"student.use": 7}, {"corpora": "7"}, {"train.losses": "{ce: 7}"}, {"rows": "7"}])
+def test_what_is_there_and_wrong_is_not_called_missing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, BASE), settings)
+    assert len(caught.value.problems) == 1
+    assert "names no plugin" in str(caught.value) or "names no" not in str(caught.value)

@@ -89,7 +89,9 @@ class Parser:
         return holds
 
     def _need(self, found: object, path: KeyPath, key: str) -> None:
-        if not found and not self._at((key,)) and not self._at((*path, key)):
+        value = self._at((key,)) if self._at((*path, key)) is None else self._at((*path, key))
+        entries = value.values() if isinstance(value, Mapping) and key in layers.COLLECTIONS else (value,)
+        if not found and all(entry is None or entry is False for entry in entries):  # else it is there, and wrong
             word = layers.COLLECTIONS.get(key, key)
             remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
             self._problem(path, f"names no {word}", remedy)
@@ -200,6 +202,8 @@ class Parser:
         self._need(losses, path, "losses")
         self._need(own_trainer, path, "trainer")
         self._need(of_kind(sources, "packer"), path, "rows")
+        if self._at((*path, "corpora")) is not None:
+            self._need(of_kind(sources, "corpus"), path, "corpora")
         steps = steps if good else 1
         return PhaseSpec(str(path[-1]), steps, losses, transforms, weightings, own_trainer, sources, path, trains)
 
