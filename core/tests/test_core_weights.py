@@ -12,10 +12,10 @@ from kdtool._weights import scaled, weighs
 
 SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0])
 COURSES = st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.8, 1.0)])
-SCHEDULES = st.builds(
-    lambda start, end, course, shape: kdtool.Schedule(start, end, *course, shape),
-    SHARES, SHARES, COURSES, st.sampled_from(["linear", "cosine", "step"]),
-)  # fmt: skip
+SHAPES = st.sampled_from(["linear", "cosine", "step"])
+SCHEDULES = st.tuples(SHARES, SHARES, COURSES, SHAPES).map(
+    lambda drawn: kdtool.Schedule(drawn[0], drawn[1], drawn[2][0], drawn[2][1], drawn[3])  # type: ignore[arg-type]
+)
 STEPS = [step / 40 for step in range(41)]
 
 
