@@ -36,7 +36,7 @@ def measuring_recipe(
     """Return a recipe without students and training.
 
     Args:
-        name: the run's name.
+        name: the run's name, a valid one.
         evaluators: what measures; others that the recipe names are left out, unless it has screens, which may ask them.
         settings: key paths to values, laid over all else.
         corpus: what gives text, in place of the recipe's corpora and screens.
@@ -61,7 +61,7 @@ def measuring_recipe(
     data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
-    shared, name = parser.shared, parser._name()
+    shared = parser.shared
     if parser.problems:
         raise RecipeError(list(dict.fromkeys(parser.problems)))
     return Recipe(name, (0,), shared, (), None, parser.data, parser.empty.places)

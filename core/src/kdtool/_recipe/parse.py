@@ -6,7 +6,6 @@ Component settings stay as they are; assembly validates them with the component'
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from kdtool._arms import read_control
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem, RecipeError
+from kdtool._names import NAME, NO_NAME, name_from
 from kdtool._recipe import layers
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath, Place, as_node
@@ -30,7 +30,6 @@ _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
 _LARGEST = 1e6
 _MAP = "what has settings, or is there twice, stands in a mapping under a name of its own: `{NAME: {use: …}, …}`"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Recipe:
@@ -48,7 +47,7 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
         below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
         stack, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
-        stack, name = layers.read_layers(recipe), recipe.stem
+        stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
     composed = layers.compose([*stack, layers.settings_layer(settings or {})])
     empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places())
     return Parser(empty).recipe()
@@ -103,8 +102,9 @@ class Parser:
             self.require(key in known, (*path, key), "is no key here", hint)
 
     def _name(self) -> str:
-        name = str(self.data.get("name", self.empty.name))
-        self.require(_NAME.fullmatch(name) is not None, ("name",), f"{name!r} is no name: letters, digits, - and _")
+        name = self.data.get("name")
+        name = self.empty.name if name is None or isinstance(name, bool) else str(name)
+        self.require(NAME.fullmatch(name) is not None, ("name",), f"{name!r} {NO_NAME}")
         return name
 
     def _seeds(self) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ class Parser:
         if not self.require(isinstance(value, Mapping), path, "is a list of different names or a mapping", _MAP):
             return ()
         for name in value:
-            self.require(_NAME.fullmatch(name) is not None, (*path, name), "is no name: letters, digits, - and _")
+            self.require(NAME.fullmatch(name) is not None, (*path, name), NO_NAME)
         kind = layers.COLLECTIONS[str(path[-1])]
         found = [self._component((*path, name), entry, kind) for name, entry in value.items() if entry is not False]
         return tuple(spec for spec in found if spec is not None)
@@ -186,7 +186,7 @@ class Parser:
         return tuple(phase for phase in phases if phase is not None)
 
     def _phase(self, path: KeyPath, phase: Any) -> PhaseSpec | None:
-        good = isinstance(phase, Mapping) and _NAME.fullmatch(str(path[-1])) is not None
+        good = isinstance(phase, Mapping) and NAME.fullmatch(str(path[-1])) is not None
         if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
             return None
         self.refuse_unknown(path, layers.PHASE_KEYS)
