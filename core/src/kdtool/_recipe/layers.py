@@ -59,8 +59,8 @@ def read_layers(path: Path) -> list[Node]:
             seen.append(path.resolve())
             text = read_text(path)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", "") or str(error)
-            reason = "it is no UTF-8 text" if isinstance(error, UnicodeError) else reason
+            other_bytes = isinstance(error, UnicodeError)
+            reason = "it is no UTF-8 text" if other_bytes else getattr(error, "strerror", "") or str(error)
             raise _refused(where, f"recipe {str(path)[:200]!r} cannot be read: {reason}") from error
         layers.insert(0, read_document(text, str(path), path.parent))
         base = layers[0].value.pop("extends", None)

@@ -194,9 +194,8 @@ class Parser:
         good = _is_integer(steps) and 1 <= steps < 2**31
         self.require(good, (*path, "steps"), "is the number of optimiser steps, from 1")
         self.require(trains is None or isinstance(trains, str), (*path, "trains"), "is the name of a teacher")
-        losses, transforms, weightings = (
-            self.components((*path, key)) for key in ("losses", "transforms", "weightings")
-        )
+        keys = ("losses", "transforms", "weightings")
+        losses, transforms, weightings = (self.components((*path, key)) for key in keys)
         own_trainer = self.trainer((*path, "trainer"), self.default_trainer)
         sources = tuple(spec for key in layers.SOURCE_KEYS for spec in self._sources(path, key))
         self._need(losses, path, "losses")
