@@ -234,3 +234,83 @@ def test_control_without_a_loss_of_its_own_is_refused(recipe: dict[str, Any]) ->
     del recipe["train"]["losses"]["count"]
     with pytest.raises(kdtool.RecipeError, match="no loss that works without a teacher"):
         kdtool.run(recipe)
+
+
+@pytest.mark.parametrize(
+    ("below", "settings", "found"),
+    [
+        ("", {"train.losses": "[ce]"}, {"loss": ["ce"]}),
+        ("evaluators: {one: {}, two: {}}\n", {"evaluators": "[two, three]"}, {"evaluator": ["two", "three"]}),
+        (
+            "evaluators: [one, two]\n",
+            {"evaluators": ["three"], "evaluators.four": {}},
+            {"evaluator": ["three", "four"]},
+        ),
+        ("evaluators: [one]\n", {"evaluators": {"two": {}}}, {"evaluator": ["one", "two"]}),
+        ("exporters: [one]\n", {"exporters": "[]"}, {"exporter": []}),
+        ("", {"corpora": "[other]"}, {"corpus": ["other"]}),
+    ],
+)
+def test_a_list_replaces_what_was_there_and_a_map_is_laid_over_it(
+    tmp_path: Path, below: str, settings: dict[str, Any], found: dict[str, list[str]]
+) -> None:
+    layers = [dict([setting]) for setting in settings.items()]
+    path = _write(tmp_path, BASE + below)
+    if len(layers) > 1:
+        path = _write(tmp_path, f"extends: recipe.yaml\n{json.dumps(layers[0])[1:-1]}\n", "above.yaml")
+    recipe = load_recipe(path, layers[-1])
+    ((kind, names),) = found.items()
+    specs = (*recipe.shared, *recipe.phases[0].losses)
+    assert [spec.name for spec in specs if spec.kind == kind] == names
+
+
+def test_what_a_list_replaces_leaves_no_settings(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, BASE), {"train.losses": "[ce]"})
+    assert [spec.weight for spec in recipe.phases[0].losses] == [1.0]
+
+
+@pytest.mark.parametrize("items", ["{use: one}", "one, one", "[one]", "1", "null", "one, {two: {}}"])
+def test_a_list_of_anything_but_different_names_is_refused(tmp_path: Path, items: str) -> None:
+    text = BASE.replace("losses: {forward-kl: {weight: 0.9}, ce: {weight: 0.1}}", f"losses: [{items}]")
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, f"{text}evaluators: [{items}]\n"))
+    assert [(problem.key, problem.line) for problem in caught.value.problems] == [
+        ("train.losses", 7),
+        ("evaluators", 8),
+    ]
+    assert "is a list of different names" in str(caught.value)
+    assert "NAME: {use: …}" in str(caught.value)
+    assert "Node" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.losses.forward-kl": False, "train.losses.ce": False}, "train: names no loss"),
+        ({"train.losses": "[]"}, "train: names no loss"),
+        ({"train.losses": False}, "train: names no loss"),
+        ({"corpus": False}, "names no corpus"),
+        ({"corpora.corpus": False}, "names no corpus"),
+        ({"corpora": "[]"}, "names no corpus"),
+        ({"train.corpus": False}, "train: names no corpus"),
+        ({"student": False}, "names no student"),
+        ({"trainer": False}, "train: names no trainer"),
+        ({"rows": False}, "train: names no rows"),
+        ({"train.rows": False}, "train: names no rows"),
+    ],
+)
+def test_what_must_be_there_and_is_switched_off_is_missing(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, BASE), settings)
+    assert len(caught.value.problems) == 1
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"student.use": 7}, {"corpora": "7"}, {"train.losses": "{ce: 7}"}, {"rows": "7"}])
+def test_what_is_there_and_wrong_is_not_called_missing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError) as caught:
+        load_recipe(_write(tmp_path, BASE), settings)
+    assert len(caught.value.problems) == 1
+    assert "names no plugin" in str(caught.value) or "names no" not in str(caught.value)

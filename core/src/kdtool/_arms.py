@@ -14,6 +14,7 @@ from kdtool._adapting import adapting_problems
 from kdtool._errors import Problem
 from kdtool._recipe.model import ARMS, ComponentSpec, ControlSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml_text import KeyPath
+from kdtool._weights import scaled, weighs
 
 if TYPE_CHECKING:
     from kdtool._assembly import Built
@@ -76,17 +77,23 @@ def _control_arms(
         kept = [spec for spec in phase.losses if not getattr(built[spec.key].instance(), "needs", ())]
         if not kept or (recipe.control.losses_given and len(kept) < len(phase.losses)):
             message = "has no loss that works without a teacher" if not kept else "has a loss that needs a teacher"
-            remedy = "say what the control learns from: `control: {losses: {ce: {}}}`"
-            problems.append(problem_at(recipe, ("control",), f"in phase {phase.name!r} {message}", remedy))
-            continue
-        phases.append(replace(phase, losses=tuple(_scaled(kept))))
+            problems.append(_unlearnable(recipe, phase, message, "{ce: {}}"))
+        elif not any(weighs(spec.weight) for spec in kept):
+            message = f"has no weight above 0 on losses that work without a teacher ({_names(kept)})"
+            problems.append(_unlearnable(recipe, phase, message, "{ce: {}}"))
+        elif (weights := scaled([spec.weight for spec in kept])) is None:
+            message = f"has weights ({_names(kept)}) of which no schedules make a sum of 1 at every step"
+            problems.append(_unlearnable(recipe, phase, message, "{ce: {weight: 0.7}, …: {weight: 0.3}}"))
+        else:
+            losses = (replace(spec, weight=weight) for spec, weight in zip(kept, weights, strict=True))
+            phases.append(replace(phase, losses=tuple(losses)))
     return {ARMS[match]: tuple(phases) for match in recipe.control.match}
 
 
-def _scaled(losses: list[ComponentSpec]) -> Iterable[ComponentSpec]:
-    total = sum(spec.weight for spec in losses if isinstance(spec.weight, float | int))
-    for spec in losses:
-        if isinstance(spec.weight, float | int) and total > 0:
-            yield replace(spec, weight=spec.weight / total)
-        else:
-            yield spec
+def _unlearnable(recipe: Recipe, phase: PhaseSpec, message: str, losses: str) -> Problem:
+    remedy = f"say what the control learns from: `control: {{losses: {losses}}}`"
+    return problem_at(recipe, ("control",), f"in phase {phase.name!r} {message}", remedy)
+
+
+def _names(losses: Iterable[ComponentSpec]) -> str:
+    return ", ".join(spec.name for spec in losses)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdtool._distributions import origin_of, points
-from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError
+from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError
 from kdtool._importing import cause_of
 from kdtool._owner import Owner, blame, owner_of
 
@@ -74,9 +74,10 @@ def using(owner: Owner, what: str) -> Iterator[None]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn a lack of memory or disk that nobody has explained yet into an error for the user.
+    """Turn a lack of memory or disk, or of room in a path, that nobody has explained yet into an error for the user.
 
     Raises:
+        UsageError: a path is longer than the system allows.
         MemoryExceededError: there was not enough memory.
         StorageError: a disk was full or read-only.
     """
@@ -90,6 +91,9 @@ def translated() -> Iterator[None]:
             first = (str(error).strip().splitlines() or ["MemoryError"])[0]
             remedy = "A smaller batch, shorter rows or a smaller model need less. What was finished is kept."
             raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy}") from error
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            start = str(error.filename or "a path")[:200]
+            raise UsageError(f"{start}… is longer than this system allows; choose a shorter name or folder") from error
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f" {error.filename}" if error.filename else ""
             remedy = "make room or choose another folder, then run the same command again; what was finished is kept"

@@ -15,6 +15,7 @@ from kdtool._shares import share_problems
 from kdtool._takes import takes_problems
 from kdtool._validating import validating_problems
 from kdtool._weighing import weighing_problems
+from kdtool._weights import weight_problems
 
 if TYPE_CHECKING:
     from kdtool._assembly import Built
@@ -27,6 +28,7 @@ _CHECKS = (
     share_problems,
     column_problems,
     weighing_problems,
+    weight_problems,
     requirement_problems,
     validating_problems,
 )

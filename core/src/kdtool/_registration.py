@@ -18,9 +18,8 @@ from kdtool._contract.kinds import KINDS, Hooks
 from kdtool._suggest import did_you_mean
 
 PREFIX = "kdtool_"
-RESERVED_KEYS = frozenset(
-    {"use", "weight", "teacher", "share", "steps", "losses", "transforms", "weightings", "required", "trainer"}
-)
+_OWN_KEYS = "use weight teacher share steps losses transforms weightings required trainer"
+RESERVED_KEYS = frozenset(_OWN_KEYS.split())
 """The core's own keys of a component's entry: a `Config` must not have fields of these names."""
 _NEEDED = "annotate build_student evaluate examples export recall record report rows screen train wanted"
 """Hooks without which a component is of no use to its kind."""
@@ -65,7 +64,8 @@ def _config_mistakes(cls: type[Component]) -> Iterator[str]:
 def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]:
     if not hasattr(base, name):
         what = "a hook of another kind" if name in SPECS else "which is no hook"
-        yield f"has {name}, {what}; {did_you_mean(name, _hooks_of(base), what='hooks of this kind')}"
+        hooks = [hook for hook in SPECS if hasattr(base, hook)]
+        yield f"has {name}, {what}; {did_you_mean(name, hooks, what='hooks of this kind')}"
         return
     if not implements(cls, name):
         return
@@ -83,10 +83,6 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
         elif parameter.name not in declared:
             hint = did_you_mean(parameter.name, declared, what="its arguments")
             yield f"has {name} with an argument {parameter.name!r} that the hook does not have; {hint}"
-
-
-def _hooks_of(base: type[Component]) -> list[str]:
-    return [name for name in SPECS if hasattr(base, name)]
 
 
 class ComponentManager(pluggy.PluginManager):

@@ -69,11 +69,8 @@ def _all_entries() -> tuple[Entry, ...]:
 
 def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
     """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
-    names: dict[str, tuple[Entry, ...]] = {}
-    for entry in _all_entries():
-        if entry.kind == kind:
-            names[entry.name] = (*names.get(entry.name, ()), entry)
-    return dict(sorted(names.items()))
+    own = [entry for entry in _all_entries() if entry.kind == kind]
+    return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
 
 
 def find(kind: str, name: str) -> Entry:

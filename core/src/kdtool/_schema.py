@@ -16,6 +16,7 @@ from kdtool._arms import CONTROL_KEYS
 from kdtool._contract.component import Component
 from kdtool._errors import KdtoolError, PluginError
 from kdtool._importing import cause_of
+from kdtool._names import NAME
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
 from kdtool._recipe.model import ARMS
 from kdtool._recipe.parse import TOP_KEYS
@@ -80,7 +81,7 @@ def recipe_schema() -> dict[str, Any]:
         "title": "kdtool recipe",
         "type": "object",
         "properties": {
-            "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+            "name": {"type": ["string", "null"], "pattern": f"^{NAME.pattern}$"},
             "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
             "terms_acknowledged": {
                 "description": "Licences that are read and agreed to, by component.",
@@ -114,7 +115,7 @@ def _section(key: str) -> dict[str, Any]:
                 "properties": {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in names},
                 "additionalProperties": {"$ref": f"#/$defs/{kind}"},
             },
-            {"type": "array", "items": {"type": "string"}},
+            {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
         ]
     }
 

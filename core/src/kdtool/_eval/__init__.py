@@ -9,7 +9,6 @@ It is a run like any other, in a folder of its own: it goes on where it stopped,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from kdtool._errors import UsageError
 from kdtool._eval.measuring import measure
 from kdtool._eval.models import models_of
 from kdtool._eval.recipe import measuring_recipe
+from kdtool._names import NAME, NO_NAME, name_from
 from kdtool._run.results import Results
 from kdtool._run.store import store_folder
 
@@ -61,6 +61,8 @@ def evaluate(
         results = kdtool.evaluate(["small", "large"], ["perplexity"], corpus="python-source")
         print(results.verdict)
     """
+    if name and not NAME.fullmatch(name):
+        raise UsageError(f"the run's name {name!r} {NO_NAME}; give another (`--name`), or none")
     found = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
@@ -77,10 +79,4 @@ def evaluate(
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
     """Return a name that other models or evaluators do not get; `rest` counts where no model is named, or it is too long."""
     whole = "-".join(["eval", *dict.fromkeys([*arms, *evaluators])]).replace(".", "_")
-    if arms and len(whole) <= _LONGEST:
-        return whole
-    told = hashlib.sha256(repr((whole, *rest)).encode()).hexdigest()[:8]
-    return f"{whole[: _LONGEST - 9].rstrip('-')}-{told}"
-
-
-_LONGEST = 64
+    return whole if arms and NAME.fullmatch(whole) else name_from(whole, "eval", apart=repr(rest))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdtool._compare import run_folder
 from kdtool._errors import UsageError
+from kdtool._names import name_from
 from kdtool._run.cards import CARD
 from kdtool._run.record import RESULTS, read_results
 
@@ -63,19 +63,19 @@ def _models(given: str, out: Path) -> Iterator[Model]:
         label, text = "", given
     path = Path(text)
     if (path.is_dir() and not (path / RESULTS).is_file()) or path.is_file():
-        yield Model(_plain(label or _own_name(path.absolute())), path.absolute())
+        yield Model(_named(label or _own_name(path.absolute())), path.absolute())
         return
     folder = run_folder(path, out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
     for arm in students:
-        yield Model(_plain(label or folder.name), folder / arm.path, arm.seed, len(students))
+        yield Model(_named(label or folder.name), folder / arm.path, arm.seed, len(students))
 
 
 def _own_name(path: Path) -> str:
     return path.parent.name if path.name in _GENERIC else path.name
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+def _named(text: str) -> str:
+    return name_from(text, "model", dots=True)

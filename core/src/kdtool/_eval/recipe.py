@@ -36,7 +36,7 @@ def measuring_recipe(
     """Return a recipe without students and training.
 
     Args:
-        name: the run's name.
+        name: the run's name, a valid one.
         evaluators: what measures; others that the recipe names are left out, unless it has screens, which may ask them.
         settings: key paths to values, laid over all else.
         corpus: what gives text, in place of the recipe's corpora and screens.
@@ -56,11 +56,12 @@ def measuring_recipe(
     data = composed.plain()
     if not data.get("evaluators"):
         raise UsageError("nothing says what to measure: name evaluators, such as --with perplexity, or give a recipe")
-    data["exporters"] = {**_openers(data), **(data.get("exporters") or {})}
+    if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
+        data["exporters"] = {**_openers(exporters), **exporters}
     data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
-    shared, name = parser.shared, parser._name()
+    shared = parser.shared
     if parser.problems:
         raise RecipeError(list(dict.fromkeys(parser.problems)))
     return Recipe(name, (0,), shared, (), None, parser.data, parser.empty.places)
@@ -94,9 +95,8 @@ def _taken(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
     return Node(kept, whole.place)
 
 
-def _openers(data: Mapping[str, Any]) -> dict[str, Any]:
+def _openers(exporters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the installed exporters that need no settings, which open models."""
-    exporters = data.get("exporters") or {}
     used = {entry.get("use", name) for name, entry in exporters.items() if isinstance(entry, Mapping)}
     return {name: {} for name in _without_settings() if name not in used and name not in exporters}
 

@@ -1,8 +1,8 @@
 """Layers of a recipe: what it extends, the recipe itself, and all `--set` together, composed from the bottom up.
 
 Sugar is removed before composing: `teacher: x` becomes `teachers: {teacher: {use: x}}`, and `train` gets named phases. A
-layer that changes `use` drops the options of the plugin below and keeps the core's own keys. `false` switches an
-inherited entry off; `null`, `true` and `{}` mean defaults.
+layer that changes `use` drops the options of the plugin below and keeps the core's own keys. A list of names becomes a map
+that replaces what is below. `false` switches an inherited entry off; `null`, `true` and `{}` mean defaults.
 """
 
 from __future__ import annotations
@@ -143,10 +143,17 @@ def _plain_entry(key: str, node: Node) -> dict[str, Node]:
         return {_PLURAL[key]: Node({key: _component(node)}, node.place)}
     if key in SINGLE:
         return {key: _component(node)}
-    if key not in COLLECTIONS or not isinstance(node.value, dict | list):
+    named = _named(node.value) if isinstance(node.value, list) else node.value
+    if key not in COLLECTIONS or not isinstance(named, dict):
         return {key: node}
-    named = node.value if isinstance(node.value, dict) else {str(n.value): Node({}, n.place) for n in node.value}
-    return {key: Node({name: _component(entry) for name, entry in named.items()}, node.place)}
+    entries = {name: _component(entry) for name, entry in named.items()}
+    return {key: Node(entries, node.place, whole=named is not node.value)}
+
+
+def _named(items: list[Node]) -> dict[str, Node] | None:
+    """Return a list of different names as a map; None for any other list, which stays what it is and is refused later."""
+    named = {item.value: Node({}, item.place) for item in items if isinstance(item.value, str)}
+    return named if len(named) == len(items) else None
 
 
 def _component(node: Node) -> Node:
@@ -156,7 +163,7 @@ def _component(node: Node) -> Node:
 
 
 def _merge(below: Node, above: Node, name: str) -> Node:
-    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+    if above.whole or not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     kept = below.value
     use = above.value.get("use")

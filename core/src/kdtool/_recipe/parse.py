@@ -6,7 +6,6 @@ Component settings stay as they are; assembly validates them with the component'
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from kdtool._arms import read_control
 from kdtool._contract.training import Schedule
 from kdtool._errors import Problem, RecipeError
+from kdtool._names import NAME, NO_NAME, name_from
 from kdtool._recipe import layers
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
 from kdtool._recipe.yaml_text import KeyPath, Place, as_node
@@ -29,7 +29,7 @@ _KIND_OF = {**layers.COLLECTIONS, **layers.SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)
 _EXAMPLE = "a schedule such as {start: 1.0, end: 0.1}"
 _LARGEST = 1e6
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MAP = "what has settings, or is there twice, stands in a mapping under a name of its own: `{NAME: {use: …}, …}`"
 
 
 def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Recipe:
@@ -47,7 +47,7 @@ def load_recipe(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any] | 
         below = layers.read_layers(Path(str(recipe["extends"]))) if "extends" in recipe else []
         stack, name = [*below, as_node(own, Place("recipe", 0, 0, Path.cwd()))], "run"
     else:
-        stack, name = layers.read_layers(recipe), recipe.stem
+        stack, name = layers.read_layers(recipe), name_from(recipe.stem, "run")
     composed = layers.compose([*stack, layers.settings_layer(settings or {})])
     empty = Recipe(name, (0,), (), (), None, composed.plain(), composed.places())
     return Parser(empty).recipe()
@@ -64,14 +64,12 @@ class Parser:
     def recipe(self) -> Recipe:
         self.refuse_unknown((), TOP_KEYS)
         name, seeds, phases = self._name(), self._seeds(), self._phases()
-        recipe = replace(
-            self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=read_control(self, phases)
-        )
+        control = read_control(self, phases)
         for key in ("corpora", "student"):
             self._need(of_kind(self.shared, _KIND_OF[key]), (), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
-        return recipe
+        return replace(self.empty, name=name, seeds=seeds, shared=self.shared, phases=phases, control=control)
 
     @cached_property
     def shared(self) -> tuple[ComponentSpec, ...]:
@@ -90,7 +88,9 @@ class Parser:
         return holds
 
     def _need(self, found: object, path: KeyPath, key: str) -> None:
-        if not found and not self._at((key,)) and not self._at((*path, key)):
+        value = self._at((key,)) if self._at((*path, key)) is None else self._at((*path, key))
+        entries = value.values() if isinstance(value, Mapping) and key in layers.COLLECTIONS else (value,)
+        if not found and all(entry is None or entry is False for entry in entries):  # else it is there, and wrong
             word = layers.COLLECTIONS.get(key, key)
             remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
             self._problem(path, f"names no {word}", remedy)
@@ -102,8 +102,9 @@ class Parser:
             self.require(key in known, (*path, key), "is no key here", hint)
 
     def _name(self) -> str:
-        name = str(self.data.get("name", self.empty.name))
-        self.require(_NAME.fullmatch(name) is not None, ("name",), f"{name!r} is no name: letters, digits, - and _")
+        name = self.data.get("name")
+        name = self.empty.name if name is None or isinstance(name, bool) else str(name)
+        self.require(NAME.fullmatch(name) is not None, ("name",), f"{name!r} {NO_NAME}")
         return name
 
     def _seeds(self) -> tuple[int, ...]:
@@ -119,10 +120,10 @@ class Parser:
         if path[-1] in layers.SINGLE or value is None or value is False:
             spec = self._single(path)
             return (spec,) if spec else ()
-        if not self.require(isinstance(value, Mapping), path, "is a mapping of names to settings"):
+        if not self.require(isinstance(value, Mapping), path, "is a list of different names or a mapping", _MAP):
             return ()
         for name in value:
-            self.require(_NAME.fullmatch(name) is not None, (*path, name), "is no name: letters, digits, - and _")
+            self.require(NAME.fullmatch(name) is not None, (*path, name), NO_NAME)
         kind = layers.COLLECTIONS[str(path[-1])]
         found = [self._component((*path, name), entry, kind) for name, entry in value.items() if entry is not False]
         return tuple(spec for spec in found if spec is not None)
@@ -139,9 +140,8 @@ class Parser:
 
     def _component(self, path: KeyPath, value: Any, kind: str = "") -> ComponentSpec | None:
         """Return one component: of a collection's kind, under any name, or else of the kind that its key stands for."""
-        if not self.require(
-            isinstance(value, Mapping), path, f"is a mapping of settings or the name of a plugin, not {value!r}"
-        ):
+        message = f"is a mapping of settings or the name of a plugin, not {value!r}"
+        if not self.require(isinstance(value, Mapping), path, message):
             return None
         name = str(path[-1])
         use, kind = value.get("use", name if kind not in {"", name} else None), kind or layers.SINGLE[name]
@@ -186,7 +186,7 @@ class Parser:
         return tuple(phase for phase in phases if phase is not None)
 
     def _phase(self, path: KeyPath, phase: Any) -> PhaseSpec | None:
-        good = isinstance(phase, Mapping) and _NAME.fullmatch(str(path[-1])) is not None
+        good = isinstance(phase, Mapping) and NAME.fullmatch(str(path[-1])) is not None
         if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
             return None
         self.refuse_unknown(path, layers.PHASE_KEYS)
@@ -194,14 +194,15 @@ class Parser:
         good = _is_integer(steps) and 1 <= steps < 2**31
         self.require(good, (*path, "steps"), "is the number of optimiser steps, from 1")
         self.require(trains is None or isinstance(trains, str), (*path, "trains"), "is the name of a teacher")
-        losses, transforms, weightings = (
-            self.components((*path, key)) for key in ("losses", "transforms", "weightings")
-        )
+        keys = ("losses", "transforms", "weightings")
+        losses, transforms, weightings = (self.components((*path, key)) for key in keys)
         own_trainer = self.trainer((*path, "trainer"), self.default_trainer)
         sources = tuple(spec for key in layers.SOURCE_KEYS for spec in self._sources(path, key))
         self._need(losses, path, "losses")
         self._need(own_trainer, path, "trainer")
         self._need(of_kind(sources, "packer"), path, "rows")
+        if self._at((*path, "corpora")) is not None:
+            self._need(of_kind(sources, "corpus"), path, "corpora")
         steps = steps if good else 1
         return PhaseSpec(str(path[-1]), steps, losses, transforms, weightings, own_trainer, sources, path, trains)
 

@@ -42,10 +42,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Node:
-    """A value with its place: a scalar, a list of nodes, or a mapping of keys to nodes."""
+    """A value with its place: a scalar, a list of nodes, or a mapping of keys to nodes.
+
+    Beside the entries of a mapping that is `whole` nothing of a layer below is kept.
+    """
 
     value: Any
     place: Place
+    whole: bool = False
 
     def plain(self) -> Any:
         """Return the value as plain data."""

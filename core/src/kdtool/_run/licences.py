@@ -11,11 +11,12 @@ from typing import Any
 
 from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks
-from kdtool._contract.training import Term, Transfer
+from kdtool._contract.training import Transfer
 from kdtool._errors import Problem, RecipeError
 from kdtool._licences import Licensed, Objection, judged
 from kdtool._recipe.model import problem_at
 from kdtool._run.terms import plain_terms
+from kdtool._weights import weighs
 
 __all__ = ["KEY", "licences_of"]
 
@@ -58,11 +59,7 @@ def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
     for phase in assembly.arms["student"]:
         for term in plain_terms(assembly, phase):
             text = all(need == {"text"} for need in term.needs)
-            yield from ((name, "text" if text else "signals") for name in term.teachers if _weighs(term))
-
-
-def _weighs(term: Term) -> bool:
-    return not isinstance(term.weight, float | int) or term.weight > 0
+            yield from ((name, "text" if text else "signals") for name in term.teachers if weighs(term.weight))
 
 
 def _acknowledged(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:

@@ -1,0 +1,111 @@
+"""Other code makes anew what depends on it, wherever the code lies and under whatever version."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import invalidate_caches
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from plugin_site import forget_installed, install
+
+ONE_SEED = {"seeds": [0], "control": False}
+TRAINED = {"phases/student-seed0-train", "exports/json", "scores/nats-student", "scores/nats-student-json"}
+CODE = """
+import toy
+
+
+class A(toy.Trainer):
+    "Counts."
+
+
+class B(toy.Trainer):
+    "Counts otherwise."
+
+    def kdtool_train(self, run, phase, student):
+        return super().kdtool_train(run, phase, student)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    """Have the next call import as a new process would."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"counting", "space"}]:
+        del sys.modules[name]
+    invalidate_caches()
+    forget_installed()
+
+
+def _to_run(recipe: dict[str, Any], use: str) -> dict[str, tuple[str, ...]]:
+    """Return the stages that would run with a trainer, with the reasons."""
+    return {stage.name: stage.why for stage in kdtool.plan(recipe, {"trainer.use": use}) if stage.action != "reuse"}
+
+
+def test_another_class_of_the_same_file_trains_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(CODE, encoding="utf-8")
+    recipe |= ONE_SEED
+    kdtool.run(recipe, {"trainer.use": "./own.py:A"})
+    assert _to_run(recipe, "./own.py:A") == {}
+    found = _to_run(recipe, "./own.py:B")
+    assert found.keys() == TRAINED
+    assert 'components.trainer.class: "A" → "B"' in found["phases/student-seed0-train"]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _installed(site: Path, text: str) -> None:
+    """Install version 1.0, or install it again."""
+    for path in site.glob("*.dist-info/*"):
+        path.unlink()
+    for folder in site.glob("*.dist-info"):
+        folder.rmdir()
+    install(site, "counting", "[kdtool.trainers]\ncounting = counting:A\n", {"counting/__init__.py": text})
+
+
+PLACES: dict[str, tuple[str, Callable[[Path, str], None]]] = {
+    "a module": ("counting:A", lambda site, text: _write(site / "counting.py", text)),
+    "a module of a folder without __init__": (
+        "space.counting:A",
+        lambda site, text: _write(site / "space" / "counting.py", text),
+    ),
+    "what is installed, as the same version": ("counting", _installed),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_edited_code_trains_anew_and_nothing_else_is_made(recipe: dict[str, Any], tmp_path: Path, place: str) -> None:
+    use, write = PLACES[place]
+    site = tmp_path / "site"
+    write(site, CODE)
+    _forget()
+    recipe |= ONE_SEED
+    kdtool.run(recipe, {"trainer.use": use})
+    _write(site / "beside.py", "x = 1\n")
+    _forget()
+    assert _to_run(recipe, use) == {}
+    write(site, CODE.replace('"Counts."', '"Counts anew."'))
+    _forget()
+    assert _to_run(recipe, use).keys() == TRAINED
+
+
+def test_a_class_without_a_file_is_another_one_in_every_process(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy
+    from kdtool._run.fingerprint import _sources_of
+
+    first, second = (type("Cell", (toy.Trainer,), {"__module__": "__main__"}) for _ in range(2))
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    assert _sources_of(first) == _sources_of(first) != _sources_of(second)

@@ -1,0 +1,106 @@
+"""Names that are made of other text are valid, and paths that are too long are a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._cli import call
+from kdtool._names import NAME, name_from
+
+OPENER = """
+import json
+import kdtool
+from toy import Export, Runtime, Unigram
+
+class Opener(Export):
+    def kdtool_open(self, run, subject):
+        if subject.role != "artifact":
+            return None
+        return Runtime(Unigram(json.loads((subject.path / "counts.json").read_text(encoding="utf-8"))))
+"""
+
+
+@given(st.text() | st.text(st.characters(codec="ascii")) | st.text("aé.-_ \udce9", min_size=60))
+def test_whatever_is_made_a_name_is_one(text: str) -> None:
+    assert NAME.fullmatch(name_from(text, "run"))
+    assert NAME.fullmatch(name_from(text, "run", apart="x"))
+    assert NAME.fullmatch(name_from(text, "run", dots=True).replace(".", "_"))
+    if NAME.fullmatch(text) and text[-1] not in "-_":
+        assert name_from(text, "run") == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("modèle", "modele"), ("模型", "学生"), ("a" * 70, "a" * 71), ("na\udce9", "na\udce8")]
+)
+def test_names_stay_apart_where_letters_are_lost(one: str, other: str) -> None:
+    assert name_from(one, "run") != name_from(other, "run")
+
+
+@pytest.mark.parametrize(
+    ("file", "begin", "name"),
+    [
+        ("a.b.yaml", "", "a-b"),
+        ("my recipe.yaml", "", "my-recipe"),
+        ("plain.yaml", '"name": null, ', "plain"),
+        ("plain.yaml", '"name": true, ', "plain"),
+        ("plain.yaml", '"name": "own", ', "own"),
+        ("plain.yaml", '"name": 3, ', "3"),
+    ],
+)
+def test_recipe_is_named_after_its_file(
+    recipe: dict[str, Any], tmp_path: Path, file: str, begin: str, name: str
+) -> None:
+    del recipe["name"]
+    (tmp_path / file).write_text("{" + begin + json.dumps(recipe)[1:], encoding="utf-8")
+    assert kdtool.run(Path(file), {"seeds": [0], "control": False}).folder == tmp_path / "runs" / name
+
+
+def test_a_name_that_is_none_is_refused_with_what_one_is(recipe: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError, match="name: 'a b' is no name: letters, digits, - and _, at most 64"):
+        kdtool.check({**recipe, "name": "a b"})
+
+
+@pytest.mark.parametrize("name", ["modèle", "my model (1)", "模型", "m" * 200])
+def test_models_of_any_name_are_measured(
+    recipe: dict[str, Any], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "opener.py").write_text(OPENER, encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "counts.json").write_text('{"97": 2.0}', encoding="utf-8")
+    arguments = [name, "--recipe", "toy.yaml", "--set", "exporters.json.use=./opener.py:Opener", "--with", "nats"]
+    assert call(["eval", *arguments]) == 0, capsys.readouterr().err
+    (folder,) = Path("runs").iterdir()
+    assert NAME.fullmatch(folder.name)
+    assert call(["eval", *arguments, "--name", "a b"]) == 2
+    assert "the run's name 'a b' is no name" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such a path is not there, in other words")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "LONG", "--with", "nats"],
+        ["compare", "LONG", "LONG2"],
+        ["report", "LONG"],
+        ["run", "toy.yaml", "--out", "LONG"],
+        ["run", "toy.yaml", "--store", "LONG"],
+        ["run", "LONG"],
+    ],
+)
+@pytest.mark.parametrize("part", ["x" * 300, "x/" * 3000])
+def test_paths_that_are_too_long_are_a_sentence(
+    recipe: dict[str, Any], tmp_path: Path, arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call([argument.replace("LONG", part) for argument in arguments]) == 2
+    found = capsys.readouterr().err
+    assert "choose a shorter name or folder" in found or "File name too long" in found
+    assert len(found) < 1000

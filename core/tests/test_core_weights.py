@@ -1,0 +1,97 @@
+"""Weights of losses: a control learns as much as its student would without a teacher, and nobody learns nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kdtool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._weights import scaled, weighs
+
+SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0])
+COURSES = st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.8, 1.0)])
+SHAPES = st.sampled_from(["linear", "cosine", "step"])
+SCHEDULES = st.tuples(SHARES, SHARES, COURSES, SHAPES).map(
+    lambda drawn: kdtool.Schedule(drawn[0], drawn[1], drawn[2][0], drawn[2][1], drawn[3])  # type: ignore[arg-type]
+)
+STEPS = [step / 40 for step in range(41)]
+
+
+def _at(weight: Any, progress: float) -> float:
+    return float(weight.at(progress) if isinstance(weight, kdtool.Schedule) else weight)
+
+
+@given(st.lists(SHARES | SCHEDULES, min_size=1, max_size=3).filter(lambda weights: any(map(weighs, weights))))
+def test_scaled_weights_sum_to_1_and_keep_their_proportions_at_every_step(weights: list[Any]) -> None:
+    found = scaled(weights)
+    if found is None:
+        moving = [weight for weight in weights if isinstance(weight, kdtool.Schedule) and weight.start != weight.end]
+        assert moving
+        assert sum(map(weighs, weights)) > 1
+        return
+    for progress in STEPS:
+        total = sum(_at(weight, progress) for weight in weights)
+        assert sum(_at(weight, progress) for weight in found) == pytest.approx(1)
+        if total:
+            expected = [_at(weight, progress) / total for weight in weights]
+            assert [_at(weight, progress) for weight in found] == pytest.approx(expected)
+
+
+LINE, BACK = {"start": 0.0, "end": 0.9, "until": 0.5}, {"start": 0.9, "end": 0.0, "until": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ((LINE,), [1.0]),
+        (({"start": 0.0, "end": 0.9, "begin": 0.8},), [1.0]),
+        ((LINE, {**LINE, "end": 0.3}), [pytest.approx(0.75), pytest.approx(0.25)]),
+        ((LINE, BACK), [kdtool.Schedule(0.0, 1.0, 0.0, 0.5), kdtool.Schedule(1.0, 0.0, 0.0, 0.5)]),
+        ((LINE, 0.0), [1.0, 0.0]),
+    ],
+)
+def test_control_learns_at_full_weight_whatever_the_schedules(
+    recipe: dict[str, Any], weights: tuple[Any, ...], expected: list[Any]
+) -> None:
+    count = recipe["train"]["losses"]["count"]
+    own = {f"count{number}": {**count, "weight": weight} for number, weight in enumerate(weights)}
+    recipe["train"]["losses"] = {"imitate": recipe["train"]["losses"]["imitate"], **own}
+    assert [spec.weight for spec in _control(recipe)] == expected
+
+
+def _control(recipe: dict[str, Any]) -> tuple[Any, ...]:
+    from kdtool._assembly import assemble
+    from kdtool._recipe.parse import load_recipe
+
+    (phase,) = assemble(load_recipe(recipe), lambda _: None).arms["control"]
+    return phase.losses
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.losses.count.weight": 0}, r"control: in phase 'train' has no weight above 0 .*\(count\)"),
+        ({"train.losses.count.weight": {"start": 0, "end": 0}}, "control: in phase 'train' has no weight above 0"),
+        ({"train.losses.count.weight": LINE, "train.losses.more.weight": 0.1}, "no schedules make a sum of 1"),
+        ({"control.losses.count.weight": 0}, "control: in phase 'train' has no weight above 0"),
+    ],
+)
+def test_control_that_would_learn_nothing_or_cannot_be_scaled_is_refused(
+    recipe: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    use = recipe["train"]["losses"]["count"]["use"]
+    for path in ("train.losses.more", "control.losses.count"):
+        if f"{path}.weight" in settings:
+            settings = {f"{path}.use": use, **settings}
+    with pytest.raises(kdtool.RecipeError, match=message) as caught:
+        kdtool.check(recipe, settings)
+    assert "`control: {losses: {ce: " in str(caught.value)
+
+
+@pytest.mark.parametrize("weight", [0, {"start": 0, "end": 0}])
+def test_phase_whose_losses_all_weigh_nothing_is_refused(recipe: dict[str, Any], weight: Any) -> None:
+    settings = {"control": False, "train.losses.count.weight": weight, "train.losses.imitate.weight": 0}
+    with pytest.raises(kdtool.RecipeError, match=r"train\.losses: in phase 'train' all losses weigh 0"):
+        kdtool.check(recipe, settings)
