@@ -126,7 +126,9 @@ def test_processes_that_were_started_together_have_a_gpu_each(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert pick_device() == torch.device("cuda")
-    for rank, number in ((0, 0), (3, 3), (5, 1)):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert pick_device() == torch.device("cuda")
+    for rank, number in ((3, 3), (5, 1)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert pick_device() == named_device("cuda") == torch.device("cuda", number)
     assert named_device("cuda:2") == torch.device("cuda", 2)

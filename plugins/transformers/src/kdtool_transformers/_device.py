@@ -45,8 +45,10 @@ def pick_device() -> torch.device:
     import torch
 
     if torch.cuda.is_available():
-        rank = os.environ.get("LOCAL_RANK")
-        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank) % torch.cuda.device_count())
+        own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return (
+            torch.device("cuda", own) if own else torch.device("cuda")
+        )  # measurements of a first process name no number
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -62,8 +64,10 @@ def named_device(name: str) -> torch.device:
     """Return the device of that name; "cuda" is the GPU that this process uses."""
     import torch
 
-    found = pick_device() if name == "cuda" else torch.device(name)
-    return torch.device(found.type, torch.cuda.current_device()) if name == "cuda" and found.index is None else found
+    if name != "cuda":
+        return torch.device(name)
+    own = pick_device().index
+    return torch.device("cuda", torch.cuda.current_device() if own is None else own)
 
 
 def compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
