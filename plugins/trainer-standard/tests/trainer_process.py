@@ -40,14 +40,14 @@ def arm(when: str) -> None:
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:
-        synced = _checkpoints._sync
+        synced = _checkpoints.sync
 
         def sync(path: Path) -> None:
             synced(path)
             if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
                 die()
 
-        _checkpoints._sync = sync
+        _checkpoints.sync = sync
 
 
 def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import kdtool
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "read", "write"]
+
+_FILE = "progress.json"
 
 
 @dataclass
@@ -32,3 +36,19 @@ class Progress:
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
     """Processes that train: a step is as many rows as they show together."""
+
+
+def write(folder: Path, progress: Progress) -> None:
+    """Add the file to a checkpoint that is being written."""
+    (folder / _FILE).write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Progress:
+    """Return what a checkpoint tells.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is damaged.
+    """
+    content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    stats = content.pop("stats")
+    return Progress(**content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()})

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints
+from kdtool_trainer_standard import StandardTrainer, _checkpoints, _progress
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._own_text import OwnText
@@ -33,7 +32,7 @@ from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["ResumableTrainer", "changing", "restore"]
 
-_STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
+_STUDENT, _LOSS_MODULES = "student.safetensors", "loss_modules.safetensors"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 
@@ -73,13 +72,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.run.rank == 0:
             written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
             self.progress.states = self._states()
-            content = json.dumps(asdict(self.progress), indent=1)
-            (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
+            _progress.write(written, self.progress)
             shutil.copyfile(root / HISTORY, written / HISTORY)
             sealed = _checkpoints.seal(written, root)
             _checkpoints.rotate(root, self.config.keep_checkpoints)
             if self.validator is not None:
-                self.validator.forget()
+                self.validator.forget(_checkpoints.all_of(root))
             self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
         self._wait_for_all()
 
@@ -111,16 +109,13 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         folder = Path(resume_from_checkpoint)
         for part, name in self._parts():
             restore(part, load_file(folder / name), folder)
-        content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-        if content["world"] != self.run.world:
+        progress = _progress.read(folder)
+        if progress.world != self.run.world:
             raise kdtool.UsageError(
-                f"phase {self.phase.name!r} was begun by {content['world']} processes and cannot go on with "
+                f"phase {self.phase.name!r} was begun by {progress.world} processes and cannot go on with "
                 f"{self.run.world}: a step would be other rows. Start as many as before, or delete {folder.parent}"
             )
-        stats = content.pop("stats")
-        self.progress = Progress(
-            **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
-        )
+        self.progress = progress
         if self.validator is not None and self.progress.best is not None:
             self.validator.go_on(self.progress.best)
         if self.own_text is not None:

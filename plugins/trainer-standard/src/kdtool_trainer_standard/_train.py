@@ -29,7 +29,7 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
-from kdtool_trainer_standard._validation import Validator
+from kdtool_trainer_standard._validation import Validator, problem_of_best
 
 __all__ = ["train_phase"]
 
@@ -214,7 +214,7 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
 
 def _resume_and_train(loop: TrainingLoop) -> None:
     root, run = loop.phase.checkpoints, loop.run
-    newest = _checkpoints.newest_whole(root, run.say) if run.rank == 0 else None
+    newest = _checkpoints.newest_whole(root, run.say, problem_of_best) if run.rank == 0 else None
     if run.world > 1:
         shared: list[Path | None] = [newest]
         torch.distributed.broadcast_object_list(shared, 0)
