@@ -36,6 +36,10 @@ class Progress:
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
     """Processes that train: a step is as many rows as they show together."""
+    dtype: str = "float32"
+    """What matrices are multiplied in: what `dtype: auto` is follows from the machine."""
+    compiled: bool = False
+    """Whether the losses run compiled."""
 
 
 def write(folder: Path, progress: Progress) -> None:

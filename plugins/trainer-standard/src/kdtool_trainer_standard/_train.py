@@ -19,7 +19,8 @@ from torch import nn
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
-from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
+from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._compiling import compiled_or_eager
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._loop import TrainingLoop
@@ -27,9 +28,11 @@ from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype,
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._progress import Progress
+from kdtool_trainer_standard._resumable import begun
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
-from kdtool_trainer_standard._validation import Validator, problem_of_best
+from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["train_phase"]
 
@@ -49,8 +52,10 @@ def train_phase(
         raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
-        loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
-        _resume_and_train(loop)
+        args = _arguments(config, run, phase)
+        newest, before = begun(run, phase, chosen_dtype(config.dtype, args.device))
+        loop = _prepared(config, run, phase, student, args, before)
+        _resume_and_train(loop, newest)
         if run.rank == 0:
             loop.take_best()
         if loop.sharding is not None:
@@ -60,7 +65,7 @@ def train_phase(
         tokens=loop.progress.tokens,
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
-        dtype=str(loop.module.sizes.dtype).removeprefix("torch."),
+        dtype=loop.progress.dtype,
         notes=_notes(loop),
     )
 
@@ -71,6 +76,7 @@ def _prepared(
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
     args: transformers.TrainingArguments,
+    before: Progress | None,
 ) -> TrainingLoop:
     device: torch.device = args.device
     _ready(student, device)
@@ -93,7 +99,7 @@ def _prepared(
     if loss.terms:
         labels = imitated_labels(batch.labels, batch.columns)
         to_come = phase.steps * config.accumulation * int((labels != NO_LABEL).sum())
-        compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
+        compiled_or_eager(loss, config.compile, logits, rows, to_come, run, None if before is None else before.compiled)
     dtype = module.sizes.dtype
     validator = Validator(config.validation, run, phase, student, dtype) if config.validation else None
     return TrainingLoop(config, run, phase, module, args, own_text, validator)
@@ -212,16 +218,11 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
     return {name: module for name, module in modules.items() if module is not None}
 
 
-def _resume_and_train(loop: TrainingLoop) -> None:
-    root, run = loop.phase.checkpoints, loop.run
-    newest = _checkpoints.newest_whole(root, run.say, problem_of_best) if run.rank == 0 else None
-    if run.world > 1:
-        shared: list[Path | None] = [newest]
-        torch.distributed.broadcast_object_list(shared, 0)
-        newest = shared[0]
+def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
+    run = loop.run
     done = 0 if newest is None else _checkpoints.step_of(newest)
     if run.rank == 0:
-        _history.restore(root / HISTORY, newest)
+        _history.restore(loop.phase.checkpoints / HISTORY, newest)
         if done:
             run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
     loop.train(resume_from_checkpoint=None if newest is None else str(newest))
@@ -256,7 +257,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         half = module.sizes.dtype != torch.float32
         if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
-                f"{bound.term.label} came down to {value:.3f} nats, where logits in {str(module.sizes.dtype)[6:]} blur its "
+                f"{bound.term.label} came down to {value:.3f} nats, where logits in {progress.dtype} blur its "
                 "gradient; dtype: float32 would go on more exactly"
             )
     return tuple(notes)
