@@ -32,6 +32,8 @@ class Progress:
     """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
     best: Mapping[str, Any] | None = None
     """The fields of `Best`, on rank 0, where a validation was watched."""
+    largest_weight: float | None = None
+    """The largest absolute weight that learns, as the phase began: has the student run away since?"""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
