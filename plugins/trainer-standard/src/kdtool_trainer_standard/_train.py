@@ -6,8 +6,10 @@ Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engi
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import kdtool
@@ -16,6 +18,7 @@ import transformers
 from kdtool_rows import NO_LABEL, collate
 from kdtool_transformers import alone, pick_device
 from torch import nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
@@ -38,8 +41,8 @@ __all__ = ["train_phase"]
 
 _SILENT_SHARE = 0.01
 """A term below this share of the terms' gradient over a whole phase gets a note."""
-_WHILE_VALIDATING = 86_400
-"""Seconds that other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
+_WHILE_VALIDATING = timedelta(days=1)
+"""How long other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
 _CLOSE_TO_TEACHER = 0.1
 """Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
 
@@ -168,7 +171,6 @@ def _arguments(
         use_cpu=device.type == "cpu",
         ddp_backend="gloo" if device.type == "cpu" and run.world > 1 else None,
         ddp_find_unused_parameters=False,
-        **({"ddp_timeout": _WHILE_VALIDATING} if config.validation else {}),
         average_tokens_across_devices=True,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
@@ -182,6 +184,8 @@ def _arguments(
     args._n_gpu = 1  # else Trainer wraps the module in DataParallel on a machine with several
     if args.world_size != run.world:
         raise kdtool.UsageError(f"{run.world} processes are expected, but torch.distributed has {args.world_size}")
+    if run.world > 1:  # args.ddp_timeout counts on GPUs alone, and for a process's first phase, which makes the group
+        _set_pg_timeout(_WHILE_VALIDATING)
     return args
 
 
@@ -225,6 +229,10 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
         _history.restore(loop.phase.checkpoints / HISTORY, newest)
         if done:
             run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
+    if (
+        run.rank > 0
+    ):  # all have rank 0's until here, and would drop the same of their rows; one that goes on has its own
+        torch.manual_seed(random.Random(f"{run.seed} {run.rank}").getrandbits(63))
     loop.train(resume_from_checkpoint=None if newest is None else str(newest))
 
 
