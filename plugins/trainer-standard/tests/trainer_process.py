@@ -129,7 +129,8 @@ def train_noting(folder: Path, rank: int = 0, world: int = 1, port: int = 0) -> 
     from torch.distributed.distributed_c10d import _get_default_group
 
     with _as_rank(rank, world, port) as run:
-        for name, settings in (("plain", {}), ("validated", {"validation": {"every": 1, "evaluators": ("wave",)}})):
+        phases: dict[str, dict[str, Any]] = {"plain": {}, "validated": {"validation": {"evaluators": ("wave",)}}}
+        for name, settings in phases.items():
             student = make_model(1, dropout=0.5)
             dropped = Dropped()
             student.model.dropout = dropped

@@ -153,16 +153,23 @@ class ChunkLoss:
         return weights
 
     def weighed_chunk(self, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
-        """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient."""
+        """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient.
+
+        At temperature 1, whatever the term's is, a mixture of teachers is as one model, which a weighting can soften as it
+        does one teacher's logits.
+        """
         index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
-        return self.chunk(index, tuple(one.detach() for one in logits), rows)
+        return self._chunk(index, tuple(one.detach() for one in logits), rows, 1.0)
 
     def chunk(self, index: int, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""
+        return self._chunk(index, logits, rows, self.terms[index].term.temperature)
+
+    def _chunk(self, index: int, logits: Logits, rows: ChunkRows, temperature: float) -> kdtool.TokenChunk:
         bound, teacher = self.terms[index], rows.teachers[index]
         tokens: kdtool.DenseTokens | kdtool.SparseTokens | None = None
         if bound.form == "dense":
-            tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, bound.term.temperature))
+            tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, temperature))
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
         seen = logits[: bound.term.passes]
@@ -173,7 +180,7 @@ class ChunkLoss:
             labels=rows.labels,
             teacher=tokens,
             positions=rows.positions,
-            temperature=bound.term.temperature,
+            temperature=temperature,
             progress=rows.progress,
             step=rows.step,
             columns=rows.columns,
