@@ -94,12 +94,17 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(preferring
         kdtool.RecipeError, match=r"losses\.preference: needs logits, but the signals \(sampled\) offers sampled"
     ):
         kdtool.check(preferring, {"train.prefer.signals": {"use": "sampled"}})
+    with pytest.raises(kdtool.RecipeError, match=r"losses\.preference: needs the column 'rejected' .*\n.*take rows"):
+        kdtool.check(preferring, {"train.prefer.rows": {"use": "packed", "length": 64}})
+    with pytest.raises(
+        kdtool.RecipeError, match=r"losses\.preference: compares .*\n.*`train\.prefer\.trainer\.on_policy: null`"
+    ):
+        kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False})
+    kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False, "train.prefer.trainer.on_policy": None})
 
 
-def test_rows_without_pairs_and_examples_without_answers_are_refused(preferring: dict[str, Any]) -> None:
+def test_examples_without_answers_are_refused(preferring: dict[str, Any]) -> None:
     del preferring["train"]["distil"]
-    with pytest.raises(kdtool.UsageError, match=r"preference learns from .*: set `rows: \{use: pairs\}`"):
-        kdtool.run(preferring, {"train.prefer.rows": {"use": "packed", "length": 64}})
     preferring["train"]["prefer"]["corpus"] = preferring["corpus"]
     with pytest.raises(kdtool.UsageError, match=r"pairs takes preferences, .* is none"):
         kdtool.run(preferring)

@@ -30,6 +30,14 @@ class Telling(toy.Imitate):
     own_text = True
     def kdtool_token_loss(self, chunk): ...
 
+class Preferring(toy.Imitate):
+    "Compares chosen and rejected answers."
+    columns = frozenset({{"rejected"}})
+
+class Pairs(toy.Packer):
+    "Would mark rejected answers."
+    columns = frozenset({{"rejected"}})
+
 class Twice(kdtool.Loss):
     "Compares two passes."
     divergence = True
@@ -109,6 +117,16 @@ def test_a_loss_that_tells_own_text_apart_needs_it(writing: dict[str, Any]) -> N
     said = refused(writing, {"trainer": {"use": f"{TOY}:Trainer"}})
     assert "train.losses.telling" in said
     assert "take a trainer that learns on the student's own" in said
+
+
+def test_a_loss_on_rejected_answers_has_no_use_for_it(writing: dict[str, Any]) -> None:
+    writing["control"] = False
+    writing["rows"] = {"use": "./parts.py:Pairs"}
+    writing["train"]["losses"] = {"imitate": {"use": f"{TOY}:Imitate"}, "prefer": {"use": "./parts.py:Preferring"}}
+    said = refused(writing)
+    assert "train.losses.prefer: compares answers that rows mark as chosen and rejected" in said
+    assert "set `train.trainer.writes: null` for this phase" in said
+    kdtool.check(writing, {"train.trainer.writes": None})
 
 
 def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:

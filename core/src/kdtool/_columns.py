@@ -58,7 +58,7 @@ def _hindered(
 def _lacking(recipe: Recipe, spec: ComponentSpec, column: str, given: Iterable[str]) -> Problem:
     there = ", ".join(given) or "none"
     message = f"needs the column {column!r} of the rows' tokens, which nobody gives (there are: {there})"
-    remedy = f"add an annotator that gives it: `annotators: {{{column}: {{}}}}`, if it is called so"
+    remedy = f"take rows that give it, or an annotator: `annotators: {{{column}: {{}}}}`, if it is called so"
     return problem_at(recipe, spec.key, message, remedy)
 
 

@@ -64,6 +64,11 @@ def _with(recipe: Recipe, phase: PhaseSpec, key: KeyPath, built: Mapping[KeyPath
     if not any(loss.needs or loss.divergence for loss in losses):
         message = "has the student learn on text of its own, but no loss of this phase learns from a teacher"
         yield problem_at(recipe, key, message, "add a loss that does, such as a divergence, or leave this setting out")
+    for spec in phase.losses:
+        if "rejected" in built[spec.key].instance().columns:  # the column of `Preference`s
+            message = "compares answers that rows mark as chosen and rejected, which text of the student's own is not"
+            off = as_written((*phase.key, "trainer", key[-1]))
+            yield problem_at(recipe, spec.key, message, f"set `{off}: null` for this phase, or leave this loss out")
     caches = of_kind(phase.sources, "cache")
     if caches and any(loss.needs for loss in losses):
         name = as_written(caches[0].key)

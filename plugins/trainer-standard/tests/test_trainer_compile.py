@@ -9,7 +9,7 @@ import kdtool
 import pytest
 import torch
 from kdtool.testing import make_run
-from kdtool_trainer_standard import _chunk
+from kdtool_trainer_standard import _chunk, _compiling
 from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
 @pytest.mark.filterwarnings("ignore")  # compilers' own
 def test_compiled_losses_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[bool] = []
-    tried = _chunk.compiled_or_eager
+    tried = _compiling.compiled_or_eager
 
     def noting(loss: Any, *arguments: Any) -> None:
         tried(loss, *arguments)
@@ -86,7 +86,7 @@ def test_auto_does_not_compile_what_is_done_by_hand(tmp_path: Path, monkeypatch:
             return self.kdtool_token_loss(chunk), (q - p) / 2
 
     compiled: list[str] = []
-    monkeypatch.setattr(_chunk, "_COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(_compiling, "_COMPILE_SECONDS", 0.0)
     for loss in (KL, ByHand):
         monkeypatch.setattr(_chunk.ChunkLoss, "compile", lambda _, name=loss.__name__: compiled.append(name))
         phase = make_phase(tmp_path / loss.__name__, [kl_term("losses.kl")], {"teacher": TinyTeacher(make_model(99))})

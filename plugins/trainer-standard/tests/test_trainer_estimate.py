@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import kdtool
 import pytest
 import torch
+from kdtool.testing import make_run
 from kdtool_trainer_standard._estimate import _gathered, _inside
 from kdtool_transformers.testing import packed_batch, tiny_model
+from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
 SIZES: dict[kdtool.Offer, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
@@ -34,3 +38,16 @@ def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
     rest = sum(p.numel() for p in student.model.parameters()) - 3 * layer
     assert _gathered(student, 7, torch.float32) == 4 * (2 * (rest + 7) + layer)
     assert _gathered(student, 7, torch.bfloat16) == 4 * (2 * (rest + 7) + layer) + 2 * 3 * layer
+
+
+@pytest.mark.parametrize("watch", [None, "wave.height"])
+def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, watch: str | None) -> None:
+    outline = tiny_model("llama")
+    term = kdtool.Term("losses.ce", "ce", 1.0)
+    phase = kdtool.PhaseAhead("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
+    trainer = make_trainer(keep_checkpoints=2, validation={"evaluators": ("wave",), "watch": watch})
+    run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
+    found = list(trainer.kdtool_estimate(run, kdtool.Prospect(phase=phase)))
+    weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
+    # Of two checkpoints, one that was found since, and one that is written beside them.
+    assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)

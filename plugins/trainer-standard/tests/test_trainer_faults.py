@@ -12,7 +12,19 @@ import pytest
 import torch
 from kdtool.testing import ListSource, make_run
 from torch import Tensor
-from trainer_models import CE, KEYS, KL, Keys, TinyTeacher, kl_term, make_model, make_phase, make_rows, make_trainer
+from trainer_models import (
+    CE,
+    KEYS,
+    KL,
+    Keys,
+    TinyTeacher,
+    kl_term,
+    make_model,
+    make_phase,
+    make_rows,
+    make_trainer,
+    train,
+)
 
 CE_TERM = kdtool.Term("losses.mine", "mine", 1.0)
 KL_TERM = kl_term("losses.mine")
@@ -161,6 +173,27 @@ def test_a_gradient_that_is_not_finite_names_its_loss(tmp_path: Path) -> None:
 def test_a_student_that_runs_away_is_not_blamed_on_a_loss(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match="diverged at step"):
         train_with(tmp_path, CE(CE.Config()), learning_rate=1e30, gradient_clip=0.0, warmup=0.0)
+
+
+class Rootless(torch.autograd.Function):
+    """Passes its input on; its gradient is no number once the input has grown, as that of a norm whose square overflows."""
+
+    @staticmethod
+    def forward(context: Any, states: Tensor) -> Tensor:
+        context.largest = float(states.abs().max())
+        return states.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient * (float("nan") if context.largest > 50 else 1.0)
+
+
+def test_a_gradient_that_is_lost_where_weights_have_grown_is_the_learning_rates(tmp_path: Path) -> None:
+    student = make_model(1)
+    states = student.model.states
+    student.model.states = lambda batch: [Rootless.apply(one) for one in states(batch)]  # type: ignore[no-untyped-call]
+    with pytest.raises(kdtool.UsageError, match=r"diverged at step .*weight has grown from .* lower learning_rate"):
+        train(tmp_path, student, steps=30, learning_rate=30.0, warmup=0.0)
 
 
 def test_different_vocabularies_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._machine import chosen_dtype
 from kdtool_trainer_standard._nonfinite import blame_student
-from trainer_models import first_gradients, make_model, train
+from trainer_models import TinyModel, first_gradients, make_model, train
 
 pytestmark = pytest.mark.slow
 
@@ -115,8 +116,36 @@ def test_a_gradient_that_no_scale_makes_finite_stops_training(tmp_path: Path) ->
         train(tmp_path, student, steps=30, dtype="float16")
 
 
-def test_states_beyond_float16_are_the_students_and_the_remedy_is_named() -> None:
-    with pytest.raises(kdtool.UsageError, match="float16 that ends at 65,504"):
-        blame_student(torch.tensor([7e4]).half(), 3)
+def large(factor: float) -> TinyModel:
+    """Return a student whose final states are so many times as large, as those of real models may be beyond float16."""
+    student = make_model(1)
+    backbone = student.backbone
+
+    def enlarged(batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+        outputs = backbone(batch, want)
+        half = outputs.last.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else outputs.last
+        return replace(outputs, last=(half * factor).float())  # float32 again, as after a norm
+
+    student.backbone = enlarged  # type: ignore[method-assign]
+    return student
+
+
+def test_a_student_beyond_float16_is_refused_before_the_first_step_and_no_loss_is_blamed(tmp_path: Path) -> None:
+    expected = r"final states are not finite before the first step: take dtype: float32, .* float16 ends at 65,504"
+    with pytest.raises(kdtool.UsageError, match=expected):
+        train(tmp_path / "states", large(1e8), dtype="float16")
+    with pytest.raises(kdtool.UsageError, match="logits are not finite before the first step: take dtype: float32"):
+        train(tmp_path / "logits", large(1e4), dtype="float16")
+
+
+def test_a_student_that_runs_away_in_float16_gets_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.UsageError, match=r"diverged at step .*Take dtype: float32, .*lower learning_rate"):
+        train(tmp_path, make_model(1), steps=30, dtype="float16", learning_rate=1e3, warmup=0.0)
+
+
+def test_the_remedy_is_that_of_the_precision_computed_in() -> None:
+    infinite = torch.tensor([float("inf")])
+    with pytest.raises(kdtool.UsageError, match=r"not finite\. Take dtype: float32, .*float16 ends at 65,504"):
+        blame_student(infinite, 3, torch.float16)
     with pytest.raises(kdtool.UsageError, match=r"not finite\. A lower learning_rate"):
-        blame_student(torch.tensor([float("inf")]), 3)
+        blame_student(infinite, 3, torch.float32)

@@ -272,6 +272,31 @@ def test_no_teacher_s_logits_are_there_for_more_than_a_chunk(tmp_path: Path) -> 
     assert 0 < widest.rows <= 11
 
 
+class ByEntropy(kdtool.Weighting):
+    """Weighs tokens by the teachers' entropy."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        assert isinstance(chunk.teacher, kdtool.DenseTokens)
+        logs = (chunk.teacher.logits / chunk.temperature).log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+
+
+def test_weightings_see_a_mixture_at_temperature_1_whatever_the_loss_softens(tmp_path: Path) -> None:
+    module, batch, told = module_of(tmp_path)
+    weighed = ChunkLoss(module.terms, [ByEntropy(ByEntropy.Config()).kdtool_token_weight])
+    work, rows = module.head_work(batch, told), slice(0, 16)
+    chunk = work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
+    logits = (torch.zeros(16, VOCABULARY),)
+    shares = zip(SHARES.values(), chunk.teachers[0], strict=True)
+    p = torch.stack([share * teacher.double().softmax(-1) for share, teacher in shares]).sum(0)
+    seen = weighed.weighed_chunk(logits, chunk).teacher
+    assert isinstance(seen, kdtool.DenseTokens)
+    torch.testing.assert_close(seen.logits.softmax(-1).double(), p, rtol=1e-4, atol=1e-7)
+    _, values = weighed.of_term(0, logits, chunk)
+    _, plain = module.chunk_loss.of_term(0, logits, chunk)
+    torch.testing.assert_close((values / plain).double(), -(p * p.log()).sum(-1), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")  # compilers' own
 def test_compiled_mixtures_are_the_same_in_one_graph(

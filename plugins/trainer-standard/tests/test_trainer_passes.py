@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from kdtool.testing import make_run
 from kdtool_rows import collate
-from kdtool_trainer_standard import _chunk
+from kdtool_trainer_standard import _compiling
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import tiny_model
@@ -275,7 +275,7 @@ def test_what_a_phase_takes_is_told_with_both_passes(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # compilers' own
 def test_compiled_losses_of_two_passes_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[bool] = []
-    tried = _chunk.compiled_or_eager
+    tried = _compiling.compiled_or_eager
 
     def noting(loss: Any, *arguments: Any) -> None:
         tried(loss, *arguments)

@@ -15,7 +15,7 @@ from kdtool_trainer_standard import _checkpoints
 from kdtool_trainer_standard._sharding import Sharding
 from safetensors.torch import load_file
 from trainer_models import make_model
-from trainer_process import start_ranks, train_as_rank, train_rank_until, train_small
+from trainer_process import start_ranks, train_as_rank, train_noting, train_rank_until, train_small
 
 
 def trained(folder: Path, tied: bool, twice: bool, world: int, sharding: str = "off", on_policy: Any = None) -> Path:
@@ -86,6 +86,16 @@ def test_a_divided_phase_that_is_killed_ends_with_the_same_bits(tmp_path: Path) 
     shutil.rmtree(killed / "checkpoints" / "checkpoint-12")
     assert run_ranks(killed, None, "off") == [0, 0]
     same(whole, killed, "final.safetensors")
+
+
+@pytest.mark.slow
+def test_each_process_has_dropout_of_its_own_and_waits_for_any_phases_validation(tmp_path: Path) -> None:
+    assert start_ranks(train_noting, 2, tmp_path) == [0, 0]
+    for name in ("plain", "validated"):
+        files = (tmp_path / f"{name}-{rank}.json" for rank in range(2))
+        (first, waits), (second, _) = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        assert first != second
+        assert waits == 86_400
 
 
 def test_a_phase_does_not_go_on_with_another_number_of_processes(tmp_path: Path) -> None:

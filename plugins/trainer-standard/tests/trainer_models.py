@@ -117,7 +117,7 @@ class Wave(kdtool.Evaluator):
             with opened.value as runtime:
                 assert runtime.model is not None
                 torch.rand(3)  # takes of the generators, which training must not notice
-                height = float(runtime.model.model.head.weight.double().sum() * 25)
+                height = float(runtime.model.model.head.weight.detach().double().sum() * 25)
             yield kdtool.Measurement("height", subject.name, "", sin(height), 1, higher_is_better=True)
 
 

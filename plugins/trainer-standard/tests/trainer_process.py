@@ -5,6 +5,7 @@ The processes are forked from a server that has imported everything once (spawne
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -40,14 +41,27 @@ def arm(when: str) -> None:
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:
-        synced = _checkpoints._sync
+        synced = _checkpoints.sync
 
         def sync(path: Path) -> None:
             synced(path)
             if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
                 die()
 
-        _checkpoints._sync = sync
+        _checkpoints.sync = sync
+
+
+class Dropped(torch.nn.Dropout):
+    """Dropout of half of the states, which remembers where its last call left something."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+        self.last: list[bool] = []
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        found = super().forward(states)
+        self.last = (found != 0).flatten()[:64].tolist()
+        return found
 
 
 def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:
@@ -105,6 +119,24 @@ def train_rank_until(
         train_small(folder, student, accumulation=1, run=run, sharding=sharding)
     if rank == 0:
         save_model(student.model, str(folder / "final.safetensors"))
+
+
+def train_noting(folder: Path, rank: int = 0, world: int = 1, port: int = 0) -> None:
+    """Train a phase without validation, as one of `world` processes, and then one with it.
+
+    Each rank writes, for each phase, what it dropped of its last step's states and the seconds that it waits for others.
+    """
+    from torch.distributed.distributed_c10d import _get_default_group
+
+    with _as_rank(rank, world, port) as run:
+        phases: dict[str, dict[str, Any]] = {"plain": {}, "validated": {"validation": {"evaluators": ("wave",)}}}
+        for name, settings in phases.items():
+            student = make_model(1, dropout=0.5)
+            dropped = Dropped()
+            student.model.dropout = dropped
+            train(folder / name, student, steps=2, batch=2, run=run, **settings)
+            waits = _get_default_group()._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+            (folder / f"{name}-{rank}.json").write_text(json.dumps([dropped.last, waits]), encoding="utf-8")
 
 
 @contextmanager

@@ -143,8 +143,8 @@ class TokenChunk:
     [C] int64, never -100. `teacher` is None for a loss that needs none. `positions` [C]
     int64 count within the document. `columns` [C] each. `second_logits` are those of another pass with other dropout, for a
     loss that asks for two; gradients flow to both.
-    `temperature` is the term's. `progress` (0 to 1) and `step` are 0-d tensors, so that compiled code is not rebuilt
-    when they change.
+    `temperature` is the term's, and 1 for a weighting, also that of a mixture which it sees. `progress` (0 to 1) and `step`
+    are 0-d tensors, so that compiled code is not rebuilt when they change.
     """
 
     student_logits: Tensor

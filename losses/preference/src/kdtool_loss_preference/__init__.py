@@ -67,6 +67,7 @@ class DirectPreference(kdtool.Loss):
     """
 
     needs = (frozenset({"logits"}),)
+    columns = frozenset({"rejected"})
     config: Config
 
     class Config(kdtool.Config):

@@ -26,6 +26,7 @@ class Pairs(kdtool.Packer):
     prompt, where it has none, or where both answers are the same. How many is said.
     """
 
+    columns = frozenset({"rejected"})
     config: Config
 
     class Config(kdtool.Config):

@@ -10,6 +10,7 @@
 - `_module` student and trainable loss modules as one `torch.nn.Module` that returns the loss
 - `_head` the chunked head: losses on rows of logits that never exist all at once
 - `_chunk` the function called on each chunk, eager or compiled
+- `_compiling` whether it is compiled
 - `_projection` final states to logits, and what a `Head` says about it
 - `_terms` the phase's losses bound to callables, teachers and weights
 - `_imitated` which positions losses of single tokens see: rejected text is there to be avoided
@@ -125,7 +126,8 @@ class StandardTrainer(kdtool.Trainer):
         )
         """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling.
 
-        On a CPU it does not where all losses give their gradients by hand, which is about as fast."""
+        On a CPU it does not where all losses give their gradients by hand, which is about as fast. A phase that goes on
+        keeps what it did; `off` alone changes it."""
 
         @field_validator("on_policy")
         @classmethod

@@ -20,13 +20,17 @@ import kdtool
 __all__ = [
     "MANIFEST",
     "WRITING",
+    "all_of",
     "full_disk_explained",
+    "hash_of",
     "newest_whole",
     "pickles_refused",
+    "problem_of",
     "rotate",
     "seal",
     "start_writing",
     "step_of",
+    "sync",
 ]
 
 WRITING = ".writing"
@@ -46,30 +50,40 @@ def seal(written: Path, root: Path) -> Path:
     """Make a written folder a checkpoint of `root`, at once and for good; return its path."""
     files = sorted(path for path in written.rglob("*") if path.is_file())
     for path in files:
-        _sync(path)
+        sync(path)
     manifest = written / MANIFEST
-    hashes = {path.relative_to(written).as_posix(): _hash(path) for path in files}
+    hashes = {path.relative_to(written).as_posix(): hash_of(path) for path in files}
     manifest.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
-    _sync(manifest)
-    _sync(written)
+    sync(manifest)
+    sync(written)
     target = root / written.name
     if target.exists():  # a broken one of the same step
         shutil.rmtree(target)
     written.rename(target)
-    _sync(root)
+    sync(root)
     return target
 
 
-def newest_whole(root: Path, say: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint below `root` whose files are as its manifest says; remove newer, broken ones."""
-    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    for folder in sorted(found, key=step_of, reverse=True):
-        problem = _problem(folder)
+def newest_whole(
+    root: Path, say: Callable[[str], None], problem_beside: Callable[[Path], str | None] = lambda _: None
+) -> Path | None:
+    """Return the newest checkpoint below `root` whose files are as its manifest says; remove newer, broken ones.
+
+    `problem_beside` tells what is wrong with files that such a checkpoint needs beside its own.
+    """
+    for folder in reversed(all_of(root)):
+        problem = _problem(folder) or problem_beside(folder)
         if problem is None:
             return folder
         say(f"checkpoint {folder} is damaged ({problem}) and is left out; the one before it is used if there is one")
         shutil.rmtree(folder)
     return None
+
+
+def all_of(root: Path) -> list[Path]:
+    """Return the checkpoints below `root`, whole or not, the oldest first."""
+    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -79,8 +93,7 @@ def step_of(folder: Path) -> int:
 
 def rotate(root: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    for folder in sorted(found, key=step_of)[:-keep]:
+    for folder in all_of(root)[:-keep]:
         shutil.rmtree(folder)
 
 
@@ -111,26 +124,23 @@ def pickles_refused(checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
-def _problem(folder: Path) -> str | None:
+def problem_of(path: Path, sha256: str) -> str | None:
+    """Say what is wrong with a file that had this hash when it was written; None where it still has."""
+    if not path.is_file():
+        return f"{path.name} is missing"
     try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in hashes.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if _hash(path) != expected:
-                return f"{name} is not what was written: its SHA-256 is another"
-    except (OSError, ValueError, AttributeError):
-        return "no readable manifest"
-    return None
+        return None if hash_of(path) == sha256 else f"{path.name} is not what was written: its SHA-256 is another"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
 
 
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """Return a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file or folder to disk. Windows cannot sync folders; there a rename is journalled anyway."""
     if path.is_dir() and os.name == "nt":
         return
@@ -139,3 +149,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in hashes.items():
+            if (problem := problem_of(folder / name, expected)) is not None:
+                return problem
+    except (OSError, ValueError, AttributeError):
+        return "no readable manifest"
+    return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from time import perf_counter
 from typing import Any
 
 import kdtool
@@ -21,16 +20,13 @@ from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._own_text import OWN
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text
 
-__all__ = ["ChunkLoss", "ChunkRows", "Logits", "compiled_or_eager"]
+__all__ = ["ChunkLoss", "ChunkRows", "Logits"]
 
 Logits = tuple[Tensor, ...]
 """The student's logits of a chunk, [C, V] for each pass: one, or two where a loss asks for them."""
 
 TeacherRows = tuple[Tensor, ...]
 """One term's teachers in a chunk: () for none, logits of each, or (ids, weights) of all together."""
-
-# Measured on two cores, 49,152 tokens: compiled losses take about half the time; the first costs 12 s, others 2 s.
-_COMPILE_SECONDS, _COMPILE_SECONDS_MORE, _TIME_SAVED, _MARGIN = 12.0, 2.0, 0.5, 1.5
 
 _numbers = count()
 
@@ -157,16 +153,23 @@ class ChunkLoss:
         return weights
 
     def weighed_chunk(self, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
-        """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient."""
+        """Return what weightings of tokens see: the chunk of the first term that has a teacher, without gradient.
+
+        At temperature 1, whatever the term's is, a mixture of teachers is as one model, which a weighting can soften as it
+        does one teacher's logits.
+        """
         index = next((i for i, teacher in enumerate(rows.teachers) if teacher), 0)
-        return self.chunk(index, tuple(one.detach() for one in logits), rows)
+        return self._chunk(index, tuple(one.detach() for one in logits), rows, 1.0)
 
     def chunk(self, index: int, logits: Logits, rows: ChunkRows) -> kdtool.TokenChunk:
         """Return what the term of that index sees."""
+        return self._chunk(index, logits, rows, self.terms[index].term.temperature)
+
+    def _chunk(self, index: int, logits: Logits, rows: ChunkRows, temperature: float) -> kdtool.TokenChunk:
         bound, teacher = self.terms[index], rows.teachers[index]
         tokens: kdtool.DenseTokens | kdtool.SparseTokens | None = None
         if bound.form == "dense":
-            tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, bound.term.temperature))
+            tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, temperature))
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
         seen = logits[: bound.term.passes]
@@ -177,7 +180,7 @@ class ChunkLoss:
             labels=rows.labels,
             teacher=tokens,
             positions=rows.positions,
-            temperature=bound.term.temperature,
+            temperature=temperature,
             progress=rows.progress,
             step=rows.step,
             columns=rows.columns,
@@ -185,59 +188,11 @@ class ChunkLoss:
         )
 
 
-def compiled_or_eager(
-    loss: ChunkLoss, mode: str, logits: Logits, rows: ChunkRows, positions_to_come: int, say: Callable[[str], None]
-) -> None:
-    """Compile `loss` if `mode` is "on", or "auto" and it will pay, and leave it eager where that fails.
-
-    `logits` and `rows` are a real chunk; `positions_to_come` are what the rest of the phase will bring to this process.
-    """
-    if mode == "off" or not loss.terms:
-        return
-    if mode == "auto":
-        if logits[0].device.type == "cpu" and loss.nothing_to_compile(logits, rows):
-            return  # measured: compiled, losses take from 0.8 to 1.8 times as long there
-        saved = _TIME_SAVED * positions_to_come * _seconds_of_call(loss, logits, rows) / len(rows.labels)
-        if saved < _MARGIN * (_COMPILE_SECONDS + _COMPILE_SECONDS_MORE * (len(loss.terms) - 1)):
-            return
-    loss.compile()
-    try:
-        with torch.no_grad():  # as the chunked head calls it: in another mode it would be compiled once more
-            loss(logits, rows)
-            fewer = len(rows.labels) - 1
-            loss(tuple(one[:fewer] for one in logits), _first(rows, fewer))  # must not be compiled anew later
-    except Exception as error:
-        loss.eager()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"the losses run uncompiled, which is slower: compiling failed ({reason[:200]})")
-
-
 def _leaves(logits: Logits) -> Logits:
     return tuple(one.detach().requires_grad_() for one in logits)
-
-
-def _seconds_of_call(loss: ChunkLoss, logits: Logits, rows: ChunkRows) -> float:
-    seconds = []
-    for _ in range(4):  # the first allocates, and others may be disturbed by other processes
-        start = perf_counter()
-        float(loss(logits, rows)[1].sum())  # reading a value waits for the device
-        seconds.append(perf_counter() - start)
-    return min(seconds)
 
 
 def _flat(rows: ChunkRows) -> tuple[Any, ...]:
     return (
         rows.labels, rows.positions, rows.columns, rows.teachers, rows.factors, rows.progress, rows.step
     )  # fmt: skip
-
-
-def _first(rows: ChunkRows, count: int) -> ChunkRows:
-    return ChunkRows(
-        labels=rows.labels[:count],
-        positions=rows.positions[:count],
-        columns={name: column[:count] for name, column in rows.columns.items()},
-        teachers=tuple(tuple(tensor[:count] for tensor in teacher) for teacher in rows.teachers),
-        factors=rows.factors,
-        progress=rows.progress,
-        step=rows.step,
-    )

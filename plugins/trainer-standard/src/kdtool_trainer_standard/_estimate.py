@@ -45,6 +45,8 @@ class _Sizes:
 
     weights: int
     learnt: int
+    best: int
+    """Of what is kept of a student that was best."""
     shares: int
     """Among how many processes weights, gradients and moments are divided."""
     gathered: int
@@ -82,6 +84,11 @@ def estimate_phase(
     yield kdtool.Estimate(
         "checkpoints", (phase.stage,), disk_bytes=3 * _FLOAT * sizes.learnt * kept, note="while the phase runs"
     )
+    if config.validation is not None and config.validation.watch is not None:
+        # Each checkpoint may have a best student of its own; one more was found since, and another one is written.
+        yield kdtool.Estimate(
+            "best student", (phase.stage,), disk_bytes=(kept + 1) * sizes.best, note="while the phase runs"
+        )
     yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * outline.facts.parameters)
     speed = product_speed(dtype, device)
     yield kdtool.Estimate(
@@ -128,6 +135,7 @@ def _sizes(
     return _Sizes(
         weights=weights + _FLOAT * modules,
         learnt=learns + modules,
+        best=_FLOAT * learns,
         shares=shares,
         gathered=_gathered(outline, modules, dtype) if shares > 1 else 0,
         activations=_rehearsed(outline, config.batch, phase.row_length, dtype, passes),

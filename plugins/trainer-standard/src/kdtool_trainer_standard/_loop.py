@@ -33,9 +33,13 @@ from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
 from kdtool_trainer_standard._schedule import learning_rate_factor
+from kdtool_trainer_standard._sharding import share_of_rank
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["TrainingLoop"]
+
+_GREW = 10.0
+"""A student whose largest weight has grown so many times has run away: no useful phase changes it so much."""
 
 
 class TrainingLoop(ResumableTrainer):
@@ -152,6 +156,11 @@ class TrainingLoop(ResumableTrainer):
             self.run.hook.kdtool_progress(self.run, report.step)
         self._clock = perf_counter()
 
+    def note_start(self) -> None:
+        """Remember how large weights were as the phase began."""
+        if self.state.global_step == 0:
+            self.progress.largest_weight = self._largest_weight()
+
     def restart_clock(self) -> None:
         """Begin to count time: set-up is over."""
         self._clock = self._last_checkpoint = perf_counter()
@@ -196,12 +205,26 @@ class TrainingLoop(ResumableTrainer):
         self.progress.skipped += 1
         return 0.0
 
+    def _largest_weight(self) -> float:
+        """Return the largest absolute weight that learns, of those on this rank."""
+        learning = (share_of_rank(p.detach()) for p in self.module.student.parameters() if p.requires_grad)
+        found = [torch.linalg.vector_norm(share, math.inf) for share in learning if share.numel()]
+        return float(torch.stack(found).max()) if found else 0.0
+
     def _refuse_gradient(self, norm: float) -> None:
+        before, now = self.progress.largest_weight, self._largest_weight()
+        if before is not None and not now <= _GREW * before:
+            raise kdtool.UsageError(
+                f"training diverged at step {self.state.global_step + 1}: the gradient's norm is {norm}, and the largest "
+                f"weight has grown from {before:.3g} to {now:.3g}. A lower learning_rate, a longer warmup or gradient_clip: "
+                "1.0 is the usual remedy; the last checkpoint is kept"
+            )
         suspects = [bound.term.label for bound in self.module.terms if not bound.per_token]
         origin = f"one of the sequence losses ({', '.join(suspects)}) or the backbone" if suspects else "the backbone"
         raise kdtool.PluginError(
             f"the gradient's norm is {norm} at step {self.state.global_step + 1}, though every term's value is finite: it "
-            f"comes from {origin}. Look for square roots and norms at zero; training stopped, the last checkpoint is kept"
+            f"comes from {origin}. Look for square roots and norms at zero, and lower learning_rate if the loss has risen; "
+            "training stopped, the last checkpoint is kept"
         )
 
     def _balance(self, step: int) -> Mapping[str, float]:
@@ -272,6 +295,7 @@ class _StepCallback(transformers.TrainerCallback):  # type: ignore[misc]
         loop = self._loop
         if loop.validator is not None and state.global_step == 0 and loop.run.rank == 0:
             loop.validator.try_out()
+        loop.note_start()
         loop.restart_clock()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

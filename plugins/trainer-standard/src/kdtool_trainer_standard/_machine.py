@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from kdtool_transformers import DtypeName, compute_dtype
 
-__all__ = ["accelerate_as_it_was", "chosen_dtype", "chunk_sizes", "large_blocks_reused"]
+__all__ = ["accelerate_as_it_was", "chosen_dtype", "chunk_sizes", "dtype_name", "large_blocks_reused"]
 
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4  # from malloc.h
 _FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t), 128 * 1024, 65536
@@ -24,6 +24,11 @@ def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return compute_dtype(name, device)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what recipes call it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def chunk_sizes(vocabulary: int, device: torch.device) -> tuple[int, int]:

@@ -191,7 +191,7 @@ class DistillationModule(nn.Module):
             value = values.sum() / self.sizes.rows_per_step
         if not bool(value.isfinite()):
             for one in passes:
-                blame_student(one.last.detach(), int(self.step))
+                blame_student(one.last.detach(), int(self.step), self.sizes.dtype)
             refuse(self.run, bound.term, int(self.step), "returned", float(value))
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()

@@ -1,6 +1,7 @@
-"""Who is to blame for a value that is not finite: the student that ran away, or one loss.
+"""Who is to blame for a value that is not finite: the student that ran away, float16, or one loss.
 
-Called by the distillation module when a micro-batch's result is not finite, before any weight has changed.
+Called by the distillation module when a micro-batch's result is not finite, before any weight has changed, and by the
+self-test.
 """
 
 from __future__ import annotations
@@ -15,23 +16,34 @@ from torch import Tensor
 from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._projection import Projection
 
-__all__ = ["blame_student", "blame_token_losses", "refuse"]
+__all__ = ["blame_start", "blame_student", "blame_token_losses", "refuse"]
+
+_NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at 65,504"
 
 
-def blame_student(outputs: Tensor, step: int, what: str = "final states") -> None:
-    """Raise if the student's own outputs are not finite.
+def blame_student(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "final states") -> None:
+    """Raise if the student's own outputs, computed in `dtype`, are not finite: under autocast their own may be wider.
 
     Raises:
         UsageError: training has run away; no loss is at fault.
     """
     if not bool(outputs.isfinite().all()):
-        narrow = (
-            "dtype: float32, if it is float16 that ends at 65,504; else a" if outputs.dtype == torch.float16 else "A"
-        )
+        narrow = f"Take {_NARROW}; if that does not help, a" if dtype == torch.float16 else "A"
         raise kdtool.UsageError(
             f"training diverged at step {step}: the student's {what} are not finite. {narrow} lower learning_rate, a longer "
             "warmup or gradient_clip: 1.0 is the usual remedy; the last checkpoint is kept"
         )
+
+
+def blame_start(outputs: Tensor, dtype: torch.dtype, what: str = "final states") -> None:
+    """Raise if outputs of the student, computed in `dtype`, are not finite before the first step.
+
+    Raises:
+        UsageError: this precision cannot hold what the student computes, or its weights are damaged.
+    """
+    if not bool(outputs.isfinite().all()):
+        remedy = f"take {_NARROW}" if dtype == torch.float16 else "its weights are damaged or too large; take others"
+        raise kdtool.UsageError(f"the student's {what} are not finite before the first step: {remedy}")
 
 
 def blame_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: HeadWork, step: int) -> NoReturn:
@@ -42,14 +54,14 @@ def blame_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: Head
         PluginError: a loss gave a value or a gradient that is not finite.
     """
     for one in hidden:
-        blame_student(one, step)
+        blame_student(one, step, work.dtype)
     projection = Projection(work.head, work.dtype)
     with torch.no_grad(), torch.autocast(hidden[0].device.type, enabled=False):
         for start in range(0, hidden[0].shape[0], work.loss_rows):
             rows = slice(start, start + work.loss_rows)
             logits = tuple(projection.logits(one[rows]) for one in hidden)
             for one in logits:
-                blame_student(one, step, "logits")
+                blame_student(one, step, work.dtype, "logits")
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
                 gradients, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))

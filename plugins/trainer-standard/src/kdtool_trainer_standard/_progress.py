@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import kdtool
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "read", "write"]
+
+_FILE = "progress.json"
 
 
 @dataclass
@@ -28,7 +32,29 @@ class Progress:
     """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
     best: Mapping[str, Any] | None = None
     """The fields of `Best`, on rank 0, where a validation was watched."""
+    largest_weight: float | None = None
+    """The largest absolute weight that learns, as the phase began: has the student run away since?"""
     skipped: int = 0
     """Steps that changed nothing, since float16's loss scaling found an overflow."""
     world: int = 1
     """Processes that train: a step is as many rows as they show together."""
+    dtype: str = "float32"
+    """What matrices are multiplied in: what `dtype: auto` is follows from the machine."""
+    compiled: bool = False
+    """Whether the losses run compiled."""
+
+
+def write(folder: Path, progress: Progress) -> None:
+    """Add the file to a checkpoint that is being written."""
+    (folder / _FILE).write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Progress:
+    """Return what a checkpoint tells.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is damaged.
+    """
+    content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    stats = content.pop("stats")
+    return Progress(**content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()})

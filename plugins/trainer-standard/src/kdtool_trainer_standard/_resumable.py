@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,18 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints
+from kdtool_trainer_standard import StandardTrainer, _checkpoints, _progress
 from kdtool_trainer_standard._history import HISTORY
+from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
-from kdtool_trainer_standard._validation import Validator
+from kdtool_trainer_standard._validation import Validator, problem_of_best
 
-__all__ = ["ResumableTrainer", "changing", "restore"]
+__all__ = ["ResumableTrainer", "begun", "changing", "restore"]
 
-_STUDENT, _LOSS_MODULES, _PROGRESS = "student.safetensors", "loss_modules.safetensors", "progress.json"
+_STUDENT, _LOSS_MODULES = "student.safetensors", "loss_modules.safetensors"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 
@@ -57,7 +58,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         super().__init__(model=module, args=args, **parent)
         self.config, self.run, self.phase, self.module = config, run, phase, module
         self.own_text, self.validator = own_text, validator
-        self.progress = Progress(world=run.world, own_text=None if own_text is None else own_text.counts)
+        self.progress = Progress(
+            world=run.world,
+            dtype=dtype_name(module.sizes.dtype),
+            compiled=module.chunk_loss.compiled,
+            own_text=None if own_text is None else own_text.counts,
+        )
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.phase.checkpoints / _checkpoints.WRITING)
@@ -73,13 +79,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.run.rank == 0:
             written = root / _checkpoints.WRITING / f"checkpoint-{self.state.global_step}"
             self.progress.states = self._states()
-            content = json.dumps(asdict(self.progress), indent=1)
-            (written / _PROGRESS).write_text(content + "\n", encoding="utf-8")
+            _progress.write(written, self.progress)
             shutil.copyfile(root / HISTORY, written / HISTORY)
             sealed = _checkpoints.seal(written, root)
             _checkpoints.rotate(root, self.config.keep_checkpoints)
             if self.validator is not None:
-                self.validator.forget()
+                self.validator.forget(_checkpoints.all_of(root))
             self.run.hook.kdtool_checkpoint(self.run, sealed, self.state.global_step)
         self._wait_for_all()
 
@@ -111,16 +116,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         folder = Path(resume_from_checkpoint)
         for part, name in self._parts():
             restore(part, load_file(folder / name), folder)
-        content = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-        if content["world"] != self.run.world:
-            raise kdtool.UsageError(
-                f"phase {self.phase.name!r} was begun by {content['world']} processes and cannot go on with "
-                f"{self.run.world}: a step would be other rows. Start as many as before, or delete {folder.parent}"
-            )
-        stats = content.pop("stats")
-        self.progress = Progress(
-            **content, stats=stats and {name: kdtool.TermReport(**figures) for name, figures in stats.items()}
-        )
+        self.progress = replace(_progress.read(folder), compiled=self.progress.compiled)
         if self.validator is not None and self.progress.best is not None:
             self.validator.go_on(self.progress.best)
         if self.own_text is not None:
@@ -165,6 +161,35 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
     def _wait_for_all(self) -> None:
         if self.run.world > 1:
             dist.barrier()
+
+
+def begun(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> tuple[Path | None, Progress | None]:
+    """Return the checkpoint from which the phase goes on, and what it tells; None and None at the beginning.
+
+    Called on every rank, which all get rank 0's answer.
+
+    Raises:
+        UsageError: the phase was begun by another number of processes, or in another precision.
+    """
+    newest = _checkpoints.newest_whole(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
+    if run.world > 1:
+        shared: list[Path | None] = [newest]
+        dist.broadcast_object_list(shared, 0)
+        newest = shared[0]
+    if newest is None:
+        return None, None
+    progress, name = _progress.read(newest), dtype_name(dtype)
+    if progress.world != run.world:
+        raise kdtool.UsageError(
+            f"phase {phase.name!r} was begun by {progress.world} processes and cannot go on with {run.world}: a step would "
+            f"be other rows. Start as many as before, or delete {phase.checkpoints}"
+        )
+    if progress.dtype != name:
+        raise kdtool.UsageError(
+            f"phase {phase.name!r} was begun in {progress.dtype} and cannot go on in {name}, which `dtype: auto` is on this "
+            f"machine. Go on where it was begun, or on a machine like that, or delete {phase.checkpoints}"
+        )
+    return newest, progress
 
 
 def changing(student: torch.nn.Module) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
 from kdtool_trainer_standard._imitated import at_positions, imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._nonfinite import blame_start
 from kdtool_trainer_standard._projection import Projection
 from kdtool_trainer_standard._terms import BoundTerm
 
@@ -50,7 +51,8 @@ def self_test(
         Logits and the rest of a real chunk, of the size that the token losses will be called with.
 
     Raises:
-        UsageError: teacher and student do not fit together, or two passes are asked of a student without dropout.
+        UsageError: teacher and student do not fit together, two passes are asked of a student without dropout, or this
+            precision is too narrow for the student.
         PluginError: a plugin returned something that its contract does not allow; its name is given.
     """
     if hasattr(module.language_model.model, "get_input_embeddings"):
@@ -60,12 +62,16 @@ def self_test(
     batch, signals, told = _fullest_row(batch, signals, told or {})
     with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
         outputs = _passes(module, batch)
+        for one in outputs:
+            blame_start(one.last.detach(), module.sizes.dtype)
         for bound in module.terms:
             if not bound.per_token:
                 _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, told))
     work = module.head_work(batch, signals)
     hidden = [one.detach() for one in module.head_states(batch, outputs)]
     logits, rows = _chunk(work, hidden, work.loss_rows)
+    for projected in logits:
+        blame_start(projected, module.sizes.dtype, "logits")
     if work.loss.terms:
         _check_weightings(run, work, logits, rows)
         for index, bound in enumerate(work.loss.terms):

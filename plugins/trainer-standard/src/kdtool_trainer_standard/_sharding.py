@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 if TYPE_CHECKING:
     from kdtool_trainer_standard._module import DistillationModule
 
-__all__ = ["Sharding", "amid_forward", "divided_like", "divided_moments", "whole", "whole_moments"]
+__all__ = ["Sharding", "amid_forward", "divided_like", "divided_moments", "share_of_rank", "whole", "whole_moments"]
 
 
 class Sharding:
@@ -95,6 +95,11 @@ def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
         return tensor
     gathered = tensor.full_tensor()
     return gathered.cpu() if keep else torch.empty(0)
+
+
+def share_of_rank(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a divided tensor; another one as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def divided_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ Called by `StandardTrainer.kdtool_train`, on every rank. Transforms are the engi
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import kdtool
@@ -16,10 +18,12 @@ import transformers
 from kdtool_rows import NO_LABEL, collate
 from kdtool_transformers import alone, pick_device
 from torch import nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
-from kdtool_trainer_standard._chunk import ChunkLoss, compiled_or_eager
+from kdtool_trainer_standard._chunk import ChunkLoss
+from kdtool_trainer_standard._compiling import compiled_or_eager
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._loop import TrainingLoop
@@ -27,6 +31,8 @@ from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype,
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._progress import Progress
+from kdtool_trainer_standard._resumable import begun
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
 from kdtool_trainer_standard._validation import Validator
@@ -35,8 +41,8 @@ __all__ = ["train_phase"]
 
 _SILENT_SHARE = 0.01
 """A term below this share of the terms' gradient over a whole phase gets a note."""
-_WHILE_VALIDATING = 86_400
-"""Seconds that other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
+_WHILE_VALIDATING = timedelta(days=1)
+"""How long other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
 _CLOSE_TO_TEACHER = 0.1
 """Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
 
@@ -49,8 +55,10 @@ def train_phase(
         raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
-        loop = _prepared(config, run, phase, student, _arguments(config, run, phase))
-        _resume_and_train(loop)
+        args = _arguments(config, run, phase)
+        newest, before = begun(run, phase, chosen_dtype(config.dtype, args.device))
+        loop = _prepared(config, run, phase, student, args, before)
+        _resume_and_train(loop, newest)
         if run.rank == 0:
             loop.take_best()
         if loop.sharding is not None:
@@ -60,7 +68,7 @@ def train_phase(
         tokens=loop.progress.tokens,
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
-        dtype=str(loop.module.sizes.dtype).removeprefix("torch."),
+        dtype=loop.progress.dtype,
         notes=_notes(loop),
     )
 
@@ -71,6 +79,7 @@ def _prepared(
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
     args: transformers.TrainingArguments,
+    before: Progress | None,
 ) -> TrainingLoop:
     device: torch.device = args.device
     _ready(student, device)
@@ -93,7 +102,7 @@ def _prepared(
     if loss.terms:
         labels = imitated_labels(batch.labels, batch.columns)
         to_come = phase.steps * config.accumulation * int((labels != NO_LABEL).sum())
-        compiled_or_eager(loss, config.compile, logits, rows, to_come, run.say)
+        compiled_or_eager(loss, config.compile, logits, rows, to_come, run, None if before is None else before.compiled)
     dtype = module.sizes.dtype
     validator = Validator(config.validation, run, phase, student, dtype) if config.validation else None
     return TrainingLoop(config, run, phase, module, args, own_text, validator)
@@ -162,7 +171,6 @@ def _arguments(
         use_cpu=device.type == "cpu",
         ddp_backend="gloo" if device.type == "cpu" and run.world > 1 else None,
         ddp_find_unused_parameters=False,
-        **({"ddp_timeout": _WHILE_VALIDATING} if config.validation else {}),
         average_tokens_across_devices=True,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
@@ -176,6 +184,8 @@ def _arguments(
     args._n_gpu = 1  # else Trainer wraps the module in DataParallel on a machine with several
     if args.world_size != run.world:
         raise kdtool.UsageError(f"{run.world} processes are expected, but torch.distributed has {args.world_size}")
+    if run.world > 1:  # args.ddp_timeout counts on GPUs alone, and for a process's first phase, which makes the group
+        _set_pg_timeout(_WHILE_VALIDATING)
     return args
 
 
@@ -212,18 +222,17 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
     return {name: module for name, module in modules.items() if module is not None}
 
 
-def _resume_and_train(loop: TrainingLoop) -> None:
-    root, run = loop.phase.checkpoints, loop.run
-    newest = _checkpoints.newest_whole(root, run.say) if run.rank == 0 else None
-    if run.world > 1:
-        shared: list[Path | None] = [newest]
-        torch.distributed.broadcast_object_list(shared, 0)
-        newest = shared[0]
+def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
+    run = loop.run
     done = 0 if newest is None else _checkpoints.step_of(newest)
     if run.rank == 0:
-        _history.restore(root / HISTORY, newest)
+        _history.restore(loop.phase.checkpoints / HISTORY, newest)
         if done:
             run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
+    if (
+        run.rank > 0
+    ):  # all have rank 0's until here, and would drop the same of their rows; one that goes on has its own
+        torch.manual_seed(random.Random(f"{run.seed} {run.rank}").getrandbits(63))
     loop.train(resume_from_checkpoint=None if newest is None else str(newest))
 
 
@@ -256,7 +265,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         half = module.sizes.dtype != torch.float32
         if bound.per_token and bound.term.divergence and half and value is not None and value < _CLOSE_TO_TEACHER:
             notes.append(
-                f"{bound.term.label} came down to {value:.3f} nats, where logits in {str(module.sizes.dtype)[6:]} blur its "
+                f"{bound.term.label} came down to {value:.3f} nats, where logits in {progress.dtype} blur its "
                 "gradient; dtype: float32 would go on more exactly"
             )
     return tuple(notes)

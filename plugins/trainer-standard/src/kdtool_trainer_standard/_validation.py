@@ -6,9 +6,8 @@ take for the test split is the split `validation`, since a student must not be c
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdtool_trainer_standard import Validation
+from kdtool_trainer_standard import Validation, _checkpoints, _progress
 
-__all__ = ["Best", "Validator"]
+__all__ = ["Best", "Validator", "problem_of_best"]
 
 _FOLDER = "validation"
 
@@ -34,6 +33,8 @@ class Best:
 
     step: int
     value: float
+    sha256: str
+    """Of the file that keeps what was learnt by then."""
     since: int = 0
 
 
@@ -94,19 +95,21 @@ class Validator:
         """Return what was learnt when the student was best; None where that is now."""
         if self.best is None or self.best.since == 0:
             return None
-        try:
-            return load_file(self._file(self.best.step))
-        except (OSError, SafetensorError) as error:
+        file = _file(self._folder.parent, self.best.step)
+        problem = _checkpoints.problem_of(file, self.best.sha256)
+        if problem is not None:
             raise kdtool.StorageError(
-                f"the best student, of step {self.best.step:,}, cannot be read: {error}; delete {self._folder.parent} and "
-                "run again"
-            ) from error
+                f"the best student, of step {self.best.step:,}, is damaged ({file.parent}: {problem}); run the same "
+                "command again: it goes on from a checkpoint whose best student is whole, if there is one"
+            )
+        return load_file(file)
 
-    def forget(self) -> None:
-        """Delete kept weights but the best ones and those of the checkpoint before; called when a checkpoint is whole."""
-        kept = {self._kept, self.best.step if self.best else None}
+    def forget(self, checkpoints: Iterable[Path]) -> None:
+        """Delete weights that none of these checkpoints calls the best; called when the newest of them is whole."""
+        found = (_best_of(folder) for folder in checkpoints)
+        kept = {_file(self._folder.parent, best.step) for best in found if best is not None}
         for file in self._folder.glob("*.safetensors"):
-            if file not in {self._file(step) for step in kept if step is not None}:
+            if file not in kept:
                 file.unlink()
         self._kept = self.best.step if self.best else None
 
@@ -124,24 +127,27 @@ class Validator:
         best = self.best
         sign = 1 if measured.higher_is_better else -1
         if best is None or sign * measured.value > sign * best.value:
-            self._keep(step, learnt)
+            sha256 = self._keep(step, learnt)
             if best is not None and best.step != self._kept:
-                self._file(best.step).unlink(missing_ok=True)
-            self.best = Best(step, measured.value)
+                _file(self._folder.parent, best.step).unlink(missing_ok=True)
+            self.best = Best(step, measured.value, sha256)
         else:
             self.best = replace(best, since=best.since + 1)
 
-    def _keep(self, step: int, learnt: Mapping[str, Tensor]) -> None:
+    def _keep(self, step: int, learnt: Mapping[str, Tensor]) -> str:
+        """Write what was learnt, for good; return the file's hash."""
         beside = self._folder / ".writing"
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
-            beside.replace(self._file(step))
+            _checkpoints.sync(beside)
+            sha256 = _checkpoints.hash_of(beside)
+            beside.replace(_file(self._folder.parent, step))
+            _checkpoints.sync(self._folder)
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
                 f"the best student cannot be kept in {self._folder}: {error}; make room and run again"
             ) from error
+        return sha256
 
     def _measurements(self, step: int) -> Iterator[tuple[str, kdtool.Measurement]]:
         folder = self._folder / f"step-{step}"
@@ -161,9 +167,6 @@ class Validator:
         device = self._student.head.weight.device.type
         return nullcontext() if self._compute == torch.float32 else torch.autocast(device, self._compute)
 
-    def _file(self, step: int) -> Path:
-        return self._folder / f"best-{step}.safetensors"
-
 
 @dataclass(frozen=True)
 class _ForChoosing:
@@ -173,6 +176,26 @@ class _ForChoosing:
 
     def examples(self, split: kdtool.Split) -> Iterator[kdtool.Example]:
         return self.texts.examples("validation" if split == "test" else split)
+
+
+def problem_of_best(checkpoint: Path) -> str | None:
+    """Say what is wrong with the weights that a whole checkpoint calls the best so far; None where there are none."""
+    best = _best_of(checkpoint)
+    return None if best is None else _checkpoints.problem_of(_file(checkpoint.parent, best.step), best.sha256)
+
+
+def _best_of(checkpoint: Path) -> Best | None:
+    """Return the best validation before a checkpoint; None for none, and for a damaged one, which nobody goes on from."""
+    try:
+        best = _progress.read(checkpoint).best
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if best is None else Best(**best)
+
+
+def _file(root: Path, step: int) -> Path:
+    """Return where weights are kept beside the checkpoints of `root`."""
+    return root / _FOLDER / f"best-{step}.safetensors"
 
 
 def _called(evaluator: str, measurement: str) -> str:
