@@ -29,7 +29,7 @@ FOLDER = "answers"
 _SECONDS_BETWEEN_TELLING = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"
-Answered = Mapping[str, Journal[kdtool.TextAnswer]]
+_Answered = Mapping[str, Journal[kdtool.TextAnswer]]
 """What each teacher answered, by its name and the prompts' ids."""
 _Name = Annotated[str, kdtool.Field(min_length=1)]
 _Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
@@ -123,7 +123,7 @@ class Answers(kdtool.Corpus):
                 self._ask(run, teacher, journals)
             yield from self._answered(run, journals)
 
-    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: Answered) -> None:
+    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
         """Ask a teacher for what is not in its journal yet."""
         told_at = 0.0
 
@@ -137,7 +137,7 @@ class Answers(kdtool.Corpus):
         replaced = self.config.fallback not in {None, teacher}
         ask_teacher(run, teacher, requests, journals[teacher], progress=progress, replaced=replaced)
 
-    def _whom(self, prompt: Prompt, journals: Answered) -> str:
+    def _whom(self, prompt: Prompt, journals: _Answered) -> str:
         """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
         first, fallback = routed(prompt.id, self.config.shares), self.config.fallback
         if fallback is None:
@@ -147,7 +147,7 @@ class Answers(kdtool.Corpus):
         refused = prompt.id in journals[fallback] if answer is None else answer.finish == "refused"
         return fallback if refused else first
 
-    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: Answered) -> Iterator[kdtool.Request]:
+    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> Iterator[kdtool.Request]:
         for found in self._prompts(run):
             if not isinstance(found, Prompt) or found.id in journals[teacher]:
                 continue
@@ -161,7 +161,7 @@ class Answers(kdtool.Corpus):
                     seed=seed_of(run.seed, found.id),
                 )
 
-    def _answered(self, run: kdtool.RunInfo, journals: Answered) -> Iterator[kdtool.Example]:
+    def _answered(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
         licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
         left_out: Counter[str] = Counter()
         taken: Counter[str] = Counter()

@@ -69,7 +69,7 @@ def ask_teacher(
 
 
 def mending(reason: str) -> str:
-    """Say what to do where a teacher refuses, for the reason that it gives; "" where it gives none."""
+    """Say what to do where a teacher refuses, given its reason, "" where it told none."""
     if reason:
         return (
             "change what it objects to, at its server or in the recipe, and run again; where it is about length, a prompt "

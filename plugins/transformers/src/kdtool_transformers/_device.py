@@ -46,9 +46,8 @@ def pick_device() -> torch.device:
 
     if torch.cuda.is_available():
         own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-        return (
-            torch.device("cuda", own) if own else torch.device("cuda")
-        )  # measurements of a first process name no number
+        # Measurements name the device: that of the only process, or the first one, has no number.
+        return torch.device("cuda", own) if own else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -72,7 +72,7 @@ def open_model(
     from kdtool_transformers._adapter import add_adapter, require_adapter
     from kdtool_transformers._alone import alone
     from kdtool_transformers._model import TransformersModel, no_progress_bar
-    from kdtool_transformers._placed import bring_head, placement
+    from kdtool_transformers._placed import placed, placement
 
     if adapter is not None:
         require_adapter(adapter)
@@ -96,10 +96,7 @@ def open_model(
         _require_all(loaded["missing_keys"], model, source)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
-    if device_map is not None:
-        bring_head(model, device)
-    elif quantise is None:
-        model = model.to(device)
+    model = placed(model, device, quantise, device_map)
     return TransformersModel(model.eval(), tokenizer, _copied_layers(where))
 
 

@@ -9,7 +9,7 @@ from kdtool_transformers._quantised import Quantisation, loading
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bring_head", "placement"]
+__all__ = ["bring_head", "placed", "placement"]
 
 
 def placement(
@@ -27,6 +27,14 @@ def placement(
     # Quantised weights are made where they will lie: they cannot be moved in every form.
     place = {"": torch.device(device)} if device_map is None else device_map
     return {"device_map": place, **loading(quantise, dtype or config.dtype or torch.float32)}
+
+
+def placed(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
+    """Return a loaded model on `device`: of one that is spread the head alone; quantised weights are there already."""
+    if device_map is not None:
+        bring_head(model, device)
+        return model
+    return model if quantise is not None else model.to(device)
 
 
 def bring_head(model: Any, device: torch.device | str) -> None:

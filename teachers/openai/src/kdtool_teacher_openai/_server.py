@@ -151,10 +151,8 @@ class Server:
             raise self._explained(error) from None  # what is left out may hold the key
         except UnicodeEncodeError as error:
             raise RefusedError(f"the request holds text that cannot be sent: {error}") from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # other bytes, nesting without an end, numbers of thousands of digits
+        except (ValueError, RecursionError) as error:
+            # Other bytes than UTF-8, nesting without an end, and numbers of thousands of digits are no JSON either.
             raise RefusedError(f"the answer is no JSON that can be read: {error}") from None
         if isinstance(answer, str):  # of another content type
             raise RefusedError(f"the answer is no JSON but {answer[:60]!r}")
