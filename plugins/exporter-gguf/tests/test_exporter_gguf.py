@@ -10,12 +10,10 @@ from typing import Any
 import kdtool
 import pytest
 from gguf import GGUFReader, TokenType
-from hypothesis import given
-from hypothesis import strategies as st
 from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
-from kdtool_exporter_gguf._scoring import Piece, windows
+from kdtool_exporter_gguf._scoring import Piece
 from kdtool_exporter_gguf._server import RefusedError
 from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
@@ -294,14 +292,6 @@ def test_the_default_of_several_templates_is_the_file_s_own(tmp_path: Path) -> N
 def test_how_much_fits_is_known_without_a_model(runtime: GGUFRuntime, student: TransformersModel) -> None:
     assert runtime.context == 512
     assert [runtime.count(text) for text in TEXTS] == [len(student.tokenizer.encode(text)) for text in TEXTS]
-
-
-@given(st.integers(0, 400), st.integers(1, 50))
-def test_every_token_is_scored_once_with_half_a_window_before_it(count: int, size: int) -> None:
-    found = list(windows(count, size))
-    assert [n for one in found for n in range(one.scored, one.stop)] == list(range(count))
-    assert all(one.stop - one.start <= size for one in found)
-    assert all(one.scored - one.start >= size // 2 - 1 for one in found[1:])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ from pathlib import Path
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import TransformersRuntime, _files, compute_dtype, open_model, open_tokenizer, self_check
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_transformers import (
+    TransformersRuntime,
+    _files,
+    compute_dtype,
+    open_model,
+    open_tokenizer,
+    self_check,
+    windows,
+)
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 
 MODEL = tiny_model()
@@ -34,6 +44,14 @@ def test_scores_equal_the_plain_models(window: int) -> None:
     for text, score in zip(TEXTS, scores, strict=True):
         assert (score.tokens, score.bytes) == (len(text.encode()), len(text.encode()))
         assert score.log_likelihood == pytest.approx(_expected(text, min(window, 512)), rel=1e-4, abs=1e-4)
+
+
+@given(st.integers(0, 400), st.integers(1, 50))
+def test_every_token_is_scored_once_with_half_a_window_before_it(count: int, size: int) -> None:
+    found = list(windows(count, size))
+    assert [n for one in found for n in range(one.scored, one.stop)] == list(range(count))
+    assert all(one.stop - one.start <= size for one in found)
+    assert all(one.scored - one.start >= size // 2 - 1 for one in found[1:])
 
 
 def test_answers_do_not_depend_on_what_shares_their_batch() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import kdtool
 import torch
+from kdtool_transformers import evaluated, windows
 
 __all__ = ["WINDOW", "likeliest"]
 
@@ -24,26 +24,10 @@ def likeliest(model: kdtool.LanguageModel, ids: Sequence[int]) -> list[int]:
     size = min(WINDOW, model.facts.context or WINDOW)
     tokens = [model.tokenizer.end_of_text, *ids]
     found: list[int] = []
-    start = 0
-    with _evaluated(model.model):
-        while len(found) < len(ids):
-            stop = min(start + size, len(ids))
-            found += _in_window(model, tokens[start : stop + 1], len(found) - start)
-            start += max(1, size // 2)
+    with evaluated(model.model):
+        for start, done, stop in windows(len(ids), size):
+            found += _in_window(model, tokens[start : stop + 1], done - start)
     return found
-
-
-@contextmanager
-def _evaluated(module: torch.nn.Module) -> Iterator[None]:
-    """Keep no gradient and drop nothing out, and leave each module as it was: the model may be one that is being trained."""
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
 
 
 def _in_window(model: kdtool.LanguageModel, tokens: Sequence[int], done: int) -> list[int]:

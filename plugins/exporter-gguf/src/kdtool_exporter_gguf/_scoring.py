@@ -13,10 +13,11 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import kdtool
+from kdtool_transformers import windows
 
 from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 
-__all__ = ["Piece", "log_likelihood", "pieces", "windows"]
+__all__ = ["Piece", "log_likelihood", "pieces"]
 
 _LEAST = -104.0
 """The logarithm of the least positive float32. llama.cpp computes probabilities in it, and tells log 0 as some -3e38."""
@@ -35,14 +36,6 @@ class Piece(NamedTuple):
         return cls(int(token["id"]), isinstance(text, str) and text != "" and "\0" not in text)
 
 
-class Window(NamedTuple):
-    """Tokens `start:stop` that tokens `scored + 1` to `stop` are predicted from, each from those before it."""
-
-    start: int
-    scored: int
-    stop: int
-
-
 def pieces(server: LlamaCpp, text: str) -> list[Piece]:
     """Return the tokens of a text as llama.cpp splits it; special ones written in it count, none are added."""
     body = {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}
@@ -56,15 +49,6 @@ def log_likelihood(server: LlamaCpp, tokens: Sequence[Piece], size: int) -> floa
         for start, scored, stop in windows(len(tokens) - 1, size)
         for value in _values(server, tokens[start : scored + 1], tokens[scored + 1 : stop + 1])
     )
-
-
-def windows(count: int, size: int) -> Iterator[Window]:
-    """Divide `count` predictions into windows of at most `size` inputs that advance by half; each is made once."""
-    start = scored = 0
-    while scored < count:
-        stop = min(start + size, count)
-        yield Window(start, scored, stop)
-        scored, start = stop, start + max(1, size // 2)
 
 
 def _values(server: LlamaCpp, before: Sequence[Piece], targets: Sequence[Piece]) -> Iterator[float]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._counts import ParameterCount, readable_count
     from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
     from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
+    from kdtool_transformers._generate import evaluated
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
     from kdtool_transformers._gguf_writing import require_gguf, write_gguf
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from kdtool_transformers._student import CausalStudent, LlamaStudent, LlamaStudentConfig
     from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
     from kdtool_transformers._tokenizer import TransformersTokenizer
+    from kdtool_transformers._windows import Window, windows
 
 _HOMES = {
     "_alone": ("alone",),
@@ -71,6 +73,7 @@ _HOMES = {
     "_counts": ("ParameterCount", "readable_count"),
     "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
     "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
+    "_generate": ("evaluated",),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
     "_gguf_writing": ("require_gguf", "write_gguf"),
     "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
@@ -103,6 +106,7 @@ _HOMES = {
     "_student": ("CausalStudent", "LlamaStudent", "LlamaStudentConfig"),
     "_teacher": ("CausalTeacher", "CausalTeacherConfig"),
     "_tokenizer": ("TransformersTokenizer",),
+    "_windows": ("Window", "windows"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
@@ -131,6 +135,7 @@ __all__ = [
     "TransformersModel",
     "TransformersRuntime",
     "TransformersTokenizer",
+    "Window",
     "absent_config",
     "absent_facts",
     "alone",
@@ -144,6 +149,7 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "evaluated",
     "facts_of",
     "find_source",
     "forward_bytes",
@@ -175,6 +181,7 @@ __all__ = [
     "student_parts",
     "terms_of",
     "weights_identity",
+    "windows",
     "without_weights",
     "write_gguf",
     "write_notices",

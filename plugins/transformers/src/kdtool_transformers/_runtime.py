@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import kdtool
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kdtool_transformers._generate import evaluated, generate, prompt_ids, together
 from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._windows import Window, windows
 
 __all__ = ["TransformersRuntime"]
 
@@ -28,15 +29,6 @@ _BATCH_TOKENS = 8192
 _TEXTS_AT_ONCE = 64
 _REQUESTS_SORTED = 64
 _HEAD_ROWS = 512
-
-
-class Window(NamedTuple):
-    """Inputs `start:stop` of text number `text`; targets before `scored` were scored by an earlier window."""
-
-    text: int
-    start: int
-    stop: int
-    scored: int
 
 
 class TransformersRuntime(kdtool.Runtime):
@@ -63,10 +55,11 @@ class TransformersRuntime(kdtool.Runtime):
             ids = [[model.tokenizer.end_of_text, *found] for found in model.tokenizer.encode_batch(group)]
             totals = [0.0] * len(group)
             for batch in self._batches(ids):
-                for window, value in zip(batch, self._window_log_likelihoods(ids, batch), strict=True):
-                    totals[window.text] += value
-            for text, tokens, total in zip(group, ids, totals, strict=True):
-                yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
+                rows = [(ids[text], window) for text, window in batch]
+                for (text, _), value in zip(batch, self._log_likelihoods(rows), strict=True):
+                    totals[text] += value
+            for read, tokens, total in zip(group, ids, totals, strict=True):
+                yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(read.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together.
@@ -96,29 +89,33 @@ class TransformersRuntime(kdtool.Runtime):
             raise kdtool.UsageError("this runtime is closed")
         return self.model
 
-    def _batches(self, ids: list[list[int]]) -> Iterator[list[Window]]:
-        """Group windows of similar length so that a padded batch has about as many tokens as there is room for."""
-        windows = [window for text, tokens in enumerate(ids) for window in _windows(text, len(tokens) - 1, self.window)]
-        windows.sort(key=lambda window: window.start - window.stop)
-        while windows:
-            count = max(1, _BATCH_TOKENS // (windows[0].stop - windows[0].start))
-            yield windows[:count]
-            windows = windows[count:]
+    def _batches(self, ids: list[list[int]]) -> Iterator[list[tuple[int, Window]]]:
+        """Group windows of similar length so that a padded batch has about as many tokens as there is room for.
 
-    def _window_log_likelihoods(self, ids: list[list[int]], windows: list[Window]) -> list[float]:
+        Each goes with the number of its text.
+        """
+        parts = [(text, window) for text, tokens in enumerate(ids) for window in windows(len(tokens) - 1, self.window)]
+        parts.sort(key=lambda part: part[1].start - part[1].stop)
+        while parts:
+            count = max(1, _BATCH_TOKENS // (parts[0][1].stop - parts[0][1].start))
+            yield parts[:count]
+            parts = parts[count:]
+
+    def _log_likelihoods(self, rows: list[tuple[list[int], Window]]) -> list[float]:
+        """Return what each window adds to the log-likelihood of its text."""
         model = self._opened()
         with evaluated(model.model), self._autocast():
-            batch = _padded(ids, windows).to(model.head.weight.device)
+            batch = _padded(rows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(
-                kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(windows)), kdtool.Want()
+                kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(rows)), kdtool.Want()
             ).last
             targets = batch[1][batch[1] != -100]
             found = [
                 -F.cross_entropy(model.head.logits(states).float(), target, reduction="none")
                 for states, target in zip(torch.split(last, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
             ]
-        counts = [window.stop - window.scored for window in windows]
+        counts = [window.stop - window.scored for _, window in rows]
         values = torch.split(torch.cat(found).double().cpu(), counts)
         return [float(value.sum()) for value in values]
 
@@ -137,24 +134,16 @@ def _batches_of_requests(
         yield [requests[number][0] for number in numbers]
 
 
-def _windows(text: int, length: int, size: int) -> Iterator[Window]:
-    start = scored = 0
-    while scored < length:
-        stop = min(start + size, length)
-        yield Window(text, start, stop, scored)
-        scored, start = stop, start + max(1, size // 2)
-
-
-def _padded(ids: list[list[int]], windows: list[Window]) -> Tensor:
+def _padded(rows: list[tuple[list[int], Window]]) -> Tensor:
     """Return inputs, labels (-100 where nothing is asked) and positions (-1 on padding), stacked: [3, B, L]."""
-    length = max(window.stop - window.start for window in windows)
-    rows = []
-    for text, start, stop, scored in windows:
-        tokens, padding = ids[text], length - (stop - start)
+    length = max(window.stop - window.start for _, window in rows)
+    padded = []
+    for tokens, (start, scored, stop) in rows:
+        padding = length - (stop - start)
         inputs = tokens[start:stop] + [0] * padding
         labels = [-100] * (scored - start) + tokens[scored + 1 : stop + 1] + [-100] * padding
-        rows.append([inputs, labels, [*range(stop - start), *[-1] * padding]])
-    return torch.tensor(rows).transpose(0, 1)
+        padded.append([inputs, labels, [*range(stop - start), *[-1] * padding]])
+    return torch.tensor(padded).transpose(0, 1)
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,0 +1,29 @@
+"""How a text that is longer than a model's window is read: in windows that advance by half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["Window", "windows"]
+
+
+class Window(NamedTuple):
+    """Tokens `start:stop` are read; what they predict before `scored` was predicted in an earlier window."""
+
+    start: int
+    scored: int
+    stop: int
+
+
+def windows(count: int, size: int) -> Iterator[Window]:
+    """Divide `count` predictions into windows of at most `size` tokens that advance by half.
+
+    Each prediction is made once, in the first window that holds it, with at least half a window before it (where there is
+    as much text). Prediction n is of token n + 1 of the text.
+    """
+    start = scored = 0
+    while scored < count:
+        stop = min(start + size, count)
+        yield Window(start, scored, stop)
+        scored, start = stop, start + max(1, size // 2)
