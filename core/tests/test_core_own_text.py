@@ -9,6 +9,7 @@ import kdtool
 import pytest
 from kdtool._run.results import Comparison
 from kdtool._run.verdict import verdict
+from kdtool.testing._examples import uses
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -127,6 +128,12 @@ def test_a_loss_on_rejected_answers_has_no_use_for_it(writing: dict[str, Any]) -
     assert "train.losses.prefer: compares answers that rows mark as chosen and rejected" in said
     assert "set `train.trainer.writes: null` for this phase" in said
     kdtool.check(writing, {"train.trainer.writes": None})
+
+
+def test_a_readme_shows_it_with_losses_that_are_not_installed(writing: dict[str, Any], tmp_path: Path) -> None:
+    trainer = f"{Path('parts.py').resolve()}:Writing"
+    block = f"train: {{losses: {{absent: {{}}}}, trainer: {{use: {trainer!r}, writes: 3}}}}\n"
+    assert ("trainer", trainer) in uses(block, tmp_path / "assembled")
 
 
 def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ _MOST: Mapping[str, Mapping[str, Any]] = {
     "cache": {"offers": _OFFERS},
     "annotator": {"columns": frozenset({"syntax"})},
     "packer": {"carries_annotations": True},
+    "loss": {"divergence": True},
 }
 """What lets everything else of a recipe work with a stand-in of a kind."""
 
