@@ -136,6 +136,16 @@ def test_a_readme_shows_it_with_losses_that_are_not_installed(writing: dict[str,
     assert ("trainer", trainer) in uses(block, tmp_path / "assembled")
 
 
+def test_a_readme_shows_a_loss_that_tells_own_text_with_a_trainer_that_is_not_installed(
+    writing: dict[str, Any], tmp_path: Path
+) -> None:
+    loss = f"{Path('parts.py').resolve()}:Telling"
+    block = f"train: {{losses: {{telling: {{use: {loss!r}}}}}, trainer: {{use: TRAINER}}}}\n"
+    assert ("loss", loss) in uses(block.replace("TRAINER", "absent"), tmp_path / "absent")
+    with pytest.raises(kdtool.RecipeError, match="this phase learns on the corpus's alone"):
+        uses(block.replace("TRAINER", f"{TOY}:Trainer"), tmp_path / "present")
+
+
 def test_something_must_learn_from_it(writing: dict[str, Any]) -> None:
     writing["control"] = False
     writing["train"]["losses"] = {"count": {"use": f"{TOY}:Count"}}

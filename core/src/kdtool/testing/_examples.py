@@ -7,16 +7,17 @@ configured and checked as `kdtool check` does it; nothing is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kdtool._assembly import assemble
+from kdtool._assembly import Assembly, assemble
+from kdtool._errors import RecipeError
 from kdtool._recipe.parse import load_recipe
 from kdtool._registry import installed
-from kdtool.testing._standins import BASE, STAND_INS
+from kdtool.testing._standins import BASE, ON_POLICY, STAND_INS
 
 __all__ = ["uses"]
 
@@ -37,14 +38,28 @@ def uses(block: str, folder: Path) -> set[tuple[str, str]]:
     (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
     recipe = folder / "example.yaml"
     recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
-    assembly = assemble(load_recipe(recipe, dict(_replacements(recipe))), lambda _: None)
-    return {(built.spec.kind, built.spec.use) for built in assembly.built.values()}
+    return {(built.spec.kind, built.spec.use) for built in _assembled(recipe).built.values()}
 
 
-def _replacements(recipe: Path) -> Iterator[tuple[str, Any]]:
+def _assembled(recipe: Path) -> Assembly:
+    """Assemble with stand-ins. Whether an absent trainer learns on text of the student's own shows in what goes with it."""
+    try:
+        return _with(recipe, STAND_INS)
+    except RecipeError as error:
+        try:
+            return _with(recipe, {**STAND_INS, "trainer": ON_POLICY})
+        except RecipeError:
+            raise error from None
+
+
+def _with(recipe: Path, stand_ins: Mapping[str, str]) -> Assembly:
+    return assemble(load_recipe(recipe, dict(_replacements(recipe, stand_ins))), lambda _: None)
+
+
+def _replacements(recipe: Path, stand_ins: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     """Yield settings that put a stand-in where a component is not installed."""
     found = load_recipe(recipe)
     trained = [own for phase in found.phases for own in phase.components]
     for spec in {spec.key: spec for spec in (*found.shared, *trained)}.values():
         if ":" not in spec.use and spec.use not in installed(spec.kind):
-            yield ".".join(map(str, (*spec.key, "use"))), STAND_INS[spec.kind]
+            yield ".".join(map(str, (*spec.key, "use"))), stand_ins[spec.kind]

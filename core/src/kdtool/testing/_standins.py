@@ -9,7 +9,7 @@ from kdtool._contract.component import Component, Config
 from kdtool._contract.kinds import KINDS
 from kdtool._contract.signals import Offer
 
-__all__ = ["BASE", "STAND_INS"]
+__all__ = ["BASE", "ON_POLICY", "STAND_INS"]
 
 
 _OFFERS = frozenset(get_args(Offer))
@@ -27,6 +27,13 @@ class _AnySettings(Config, extra="allow"):
     """Takes every setting."""
 
 
+class _OnPolicySettings(_AnySettings):
+    """Takes every setting, and has one more."""
+
+    learned: bool = True
+    """Says that text of the student's own is learned, whatever a trainer calls it."""
+
+
 def _stand_in(base: type[Component]) -> type[Component]:
     more = _MOST.get(base.kind, {})
     hooks = dict.fromkeys((name for name in vars(base) if name.startswith("kdtool_")), _nothing)
@@ -40,6 +47,10 @@ def _nothing(self: Component) -> None:
 _CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}
 STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
 """What to write after `use` for a component of each kind that does nothing; it offers and carries everything."""
+
+_CLASSES["OnPolicy"] = type("OnPolicy", (_CLASSES["Trainer"],), {"own_text": "learned", "Config": _OnPolicySettings})
+ON_POLICY = f"{__name__}:OnPolicy"
+"""The same for a trainer that learns on text of the student's own."""
 
 BASE: Mapping[str, Any] = {
     "name": "example",
