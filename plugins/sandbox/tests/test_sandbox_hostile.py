@@ -147,3 +147,33 @@ def test_memory_that_is_in_no_page_of_a_program_is_limited(
     with Sandbox() as sandbox:
         (verdict,) = sandbox.run([Task("holding", work, 30.0, memory=2**28)])
     assert verdict.status == "failed", verdict
+
+
+_OUTLIVING = """\
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void *hold(void *nothing) {
+    usleep(200000);
+    const unsigned long size = 1ul << 30;
+    memset(mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, size);
+    sleep(1);
+    _exit(0);
+}
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, hold, 0);
+    syscall(SYS_exit, 0);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_memory_of_a_program_whose_first_thread_has_ended_is_limited(needs_bubblewrap: None) -> None:
+    build = (str(shutil.which("gcc")), "program.c", "-o", "program", "-lpthread")
+    work = Program({"program.c": _OUTLIVING}, (Step(build, "compiler"), Step(("/tmp/program",), "tests")))
+    with Sandbox() as sandbox:
+        (verdict,) = sandbox.run([Task("outliving", work, 30.0, memory=2**28)])
+    assert "MiB; 256 are allowed" in verdict.reason, verdict

@@ -41,9 +41,8 @@ for seen in inputs:
 """
     assert module_like(solution, tests)("").names == ("area",)
     assert module_like("n = 1\ndef f(): pass\n", "for x in [n]:\n    n = f(x)\n")("").names == ("n", "f")
-    assert module_like("def f(): pass\n", "class T:\n    def test(self):\n        assert f()\nT().test()")(
-        ""
-    ).names == ("f",)
+    method = "class T:\n    def test(self):\n        assert f()\nT().test()"
+    assert module_like("def f(): pass\n", method)("").names == ("f",)
 
 
 def test_what_does_not_parse_is_refused() -> None:

@@ -20,10 +20,29 @@ def held(process: int) -> int:
     total, waiting = 0, [process]
     while waiting:
         folder = Path("/proc") / str(waiting.pop())
-        try:
-            total += 2**10 * sum(map(int, _OWN.findall((folder / "status").read_text("utf-8", "replace"))))
-            for children in (folder / "task").glob("*/children"):
-                waiting += map(int, children.read_text().split())
-        except OSError:
-            continue
+        total += _own(folder)
+        for thread in _threads(folder):
+            waiting += map(int, _text(thread / "children").split())
     return total
+
+
+def _own(folder: Path) -> int:
+    """Return the bytes of one process. Where its first thread has ended nothing is told of it, but of those that go on."""
+    found = _OWN.findall(_text(folder / "status"))
+    if not found:
+        found = max((_OWN.findall(_text(thread / "status")) for thread in _threads(folder)), key=len, default=[])
+    return 2**10 * sum(map(int, found))
+
+
+def _threads(folder: Path) -> list[Path]:
+    try:
+        return list((folder / "task").iterdir())
+    except OSError:
+        return []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace")
+    except OSError:
+        return ""
