@@ -173,7 +173,9 @@ int main(void) {
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_memory_of_a_program_whose_first_thread_has_ended_is_limited(needs_bubblewrap: None) -> None:
     build = (str(shutil.which("gcc")), "program.c", "-o", "program", "-lpthread")
-    work = Program({"program.c": _OUTLIVING}, (Step(build, "compiler"), Step(("/tmp/program",), "tests")))
+    work = Program(
+        {"program.c": _OUTLIVING}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
+    )
     with Sandbox() as sandbox:
         (verdict,) = sandbox.run([Task("outliving", work, 30.0, memory=2**28)])
     assert "MiB; 256 are allowed" in verdict.reason, verdict

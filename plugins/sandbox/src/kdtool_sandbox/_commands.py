@@ -27,6 +27,14 @@ _DEVICES = ("null", "full", "random", "urandom")
 """Without zero: mapped, it is shared memory that nobody counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
+_NO_QUEUES = ("--tmpfs", "/dev/mqueue:ro,size=4k")
+_UNWRITTEN = {
+    "docker": ("--ipc", "none", *_NO_QUEUES),
+    "podman": ("--ipc", "private", "--read-only-tmpfs=false", "--tmpfs", "/dev/shm:ro,size=4k", *_NO_QUEUES),  # noqa: S108
+}
+"""What keeps an engine from folders of its own that can be written: /dev/shm, /dev/mqueue, podman's /run and /var/tmp."""
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+"""Engines hand these on to their containers, and they may hold passwords."""
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 
@@ -91,9 +99,10 @@ def container(program: str, image: str) -> list[str]:
         "--read-only",
     ]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
-    command += ["--ipc", "none" if program == "docker" else "private", "--pids-limit", "256", "--hostname", "sandbox"]
+    command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
     command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
+    command += [part for name in _PROXIES for case in (name, name.upper()) for part in ("--env", f"{case}=")]
     command += ["--workdir", _FOLDER]
     return [*command, image, *_python("python3")]
 
