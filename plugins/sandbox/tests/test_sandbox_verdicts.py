@@ -75,6 +75,12 @@ def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:
     assert judge(IDENTITY, "assert f('\\ud800') == '\\ud800'").passed
 
 
+@pytest.mark.parametrize("coding", ["latin-1", "utf-16", "gbk", "no-such-coding"])
+def test_program_that_names_a_coding_is_the_text_that_it_is(judge: Judge, coding: str) -> None:
+    verdict = judge(f"# -*- coding: {coding} -*-\ndef f(x):\n    return 'é'\n", "assert f(1) == 'é'")
+    assert verdict.passed, verdict
+
+
 VALUES = """\
 import datetime
 from collections import Counter, OrderedDict, deque
