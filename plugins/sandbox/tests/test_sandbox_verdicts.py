@@ -284,6 +284,19 @@ def test_common_modules_load(judge: Judge) -> None:
     assert verdict.passed, verdict
 
 
+def test_as_many_threads_run_as_programs_start(judge: Judge) -> None:
+    source = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+def f(x):
+    together = threading.Barrier(50)
+    def wait(number): return together.wait(20) >= 0 and len(bytearray(10**5)) > number
+    with ThreadPoolExecutor(50) as pool: return all(pool.map(wait, range(50)))
+"""
+    verdict = judge(source, "assert f(1)")
+    assert verdict.passed, verdict
+
+
 def test_tests_leave_nothing_in_the_process_that_runs_them(sandbox: Sandbox) -> None:
     leaving = {
         "builtins": "import builtins\nbuiltins.sorted = lambda x: 1\n",

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from kdtool_sandbox._inside.confining import forbid_calls, stay_on
+from kdtool_sandbox._inside.confining import forbid_calls, share_heaps, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 from kdtool_sandbox._inside.keeper import DESCRIPTOR_BYTES, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
@@ -40,6 +40,7 @@ def serve(greeting: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     if greeting["filter"]:
         forbid_calls(greeting["filter"])
+    share_heaps()
     everywhere = os.sched_getaffinity(0)
     # Tester and candidate take turns: to wake another processor for each turn is dear.
     stay_on({sorted(everywhere)[greeting["number"] % len(everywhere)]})
