@@ -57,6 +57,8 @@ _CLEAN = """
 import os, tempfile
 assert f(1) == 2
 assert os.listdir("/tmp") == []
+space = os.statvfs("/tmp")
+assert space.f_bfree == space.f_blocks
 with tempfile.TemporaryFile() as file:
     file.write(b"x")
 assert os.getpriority(os.PRIO_PROCESS, 1) == os.getpriority(os.PRIO_PROCESS, 0)

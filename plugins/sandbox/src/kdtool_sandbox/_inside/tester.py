@@ -88,6 +88,7 @@ class _Tester:
         self._verdicts = verdicts
         self._addresses = resource.getrlimit(resource.RLIMIT_AS)
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
+        self._alone = os.getpid() == 1
         self._untouched = self._state()
         self._largest = _held() + _GROWTH
 
@@ -169,11 +170,13 @@ class _Tester:
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
 
-        Any file, name, mode or attribute changes the folder.
+        Any file, name, mode or attribute changes the folder; a file without a name takes its space, for longer than a program
+        lives where sockets hold it that hold each other.
         """
-        folder = os.fstat(self._folder)
+        folder, space = os.fstat(self._folder), os.fstatvfs(self._folder)
+        free = (space.f_bfree, space.f_ffree) if self._alone else None  # elsewhere others use it, too
         return (
-            (folder.st_mode, folder.st_ctime_ns, _place()),
+            (folder.st_mode, folder.st_ctime_ns, _place(), free),
             (sys.stdin, sys.stdout, sys.stderr, sys.getrecursionlimit(), sys.get_int_max_str_digits()),
             (_thread._count(), signal.getsignal(signal.SIGALRM)),
             vars(builtins).copy(),
