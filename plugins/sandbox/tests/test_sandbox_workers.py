@@ -58,6 +58,13 @@ def _left() -> list[str]:
     return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("kdtool-sandbox-*"))
 
 
+def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None) -> None:
+    with Sandbox() as sandbox:
+        held = _descendants() - {os.getpid()}
+        assert {Path(f"/proc/{process}/oom_score_adj").read_text() for process in held} == {"1000\n"}
+        assert next(sandbox.run([Task("a", GOOD)])).passed
+
+
 def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) -> None:
     before = _descendants(), _descriptors(), _left()
     leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, ("f",))
@@ -208,6 +215,7 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
         assert part in joined
     assert "--env https_proxy= --env HTTPS_PROXY= " in joined
     assert "--tmpfs /dev/mqueue:ro" in joined
+    assert "--oom-score-adj 1000" in joined
     assert command[command.index("python:3.12-slim") + 1] == "python3"
     assert "/usr:" not in joined
     with (

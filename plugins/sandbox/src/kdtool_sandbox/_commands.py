@@ -26,6 +26,14 @@ _OLDEST = (0, 8)
 _DEVICES = ("null", "full", "random", "urandom")
 """Without zero: mapped, it is shared memory that nobody counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
+_FIRST_TO_GO = 1000
+_EXPENDABLE = (
+    "/bin/sh",
+    "-c",
+    f'{{ echo {_FIRST_TO_GO} > /proc/self/oom_score_adj; }} 2> /dev/null; exec "$@"',
+    "sh",
+)
+"""What starts a command that the kernel ends first where the machine's memory is used up, and not the run that evaluates."""
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
 _NO_QUEUES = ("--tmpfs", "/dev/mqueue:ro,size=4k")
 _UNWRITTEN = {
@@ -67,8 +75,9 @@ def bubblewrap(folders: Sequence[Path]) -> list[str]:
     command += ["--size", str(TMP_BYTES), "--perms", "0700", "--tmpfs", _FOLDER]
     command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(_executable())]
     if os.geteuid() != 0:
-        return command
+        return [*_EXPENDABLE, *command]
     return [
+        *_EXPENDABLE,
         sys.executable,
         "-I",
         "-S",
@@ -100,7 +109,14 @@ def container(program: str, image: str) -> list[str]:
     ]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
     command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
-    command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
+    command += [
+        "--oom-score-adj",
+        str(_FIRST_TO_GO),
+        "--memory",
+        str(_CONTAINER_BYTES),
+        "--memory-swap",
+        str(_CONTAINER_BYTES),
+    ]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
     command += [part for name in _PROXIES for case in (name, name.upper()) for part in ("--env", f"{case}=")]
     command += ["--workdir", _FOLDER]
@@ -118,7 +134,7 @@ def container_ending(program: str) -> list[str]:
 
 def unsafe() -> list[str]:
     """Return a worker's command without any isolation."""
-    return _python(_executable())
+    return [*_EXPENDABLE, *_python(_executable())]
 
 
 def _engine(program: str) -> str:

@@ -170,7 +170,7 @@ class _Tester:
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
 
-        Any file, name, mode or attribute changes the folder; a file without a name takes its space, for longer than a program
+        Any file, name, mode or attribute changes the folder; a file without a name takes its space, longer than a program
         lives where sockets hold it that hold each other.
         """
         folder, space = os.fstat(self._folder), os.fstatvfs(self._folder)
