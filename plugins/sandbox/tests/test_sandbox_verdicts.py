@@ -109,6 +109,22 @@ def test_values_come_back_as_they_are(judge: Judge) -> None:
     assert verdict.passed, verdict
 
 
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ("{1: [2], (3,): 4}.keys()", "found == {1, (3,)} and found and not isinstance(found, set)"),
+        ("{}.keys()", "not found and found == set()"),
+        ("{1: 2}.items()", "found == {(1, 2)} and dict(found) == {1: 2}"),
+        ("{1: [2]}.values()", "found != [[2]] and list(found) == [[2]] and len(found) == 1"),
+        ("[type(one) for one in (None, 1, int)]", "found == [type(None), int, type]"),
+        ("(..., NotImplemented)", "found[0] is ... and found[1] is NotImplemented"),
+    ],
+)
+def test_what_builtins_give_is_what_it_is_elsewhere(judge: Judge, made: str, expected: str) -> None:
+    verdict = judge(f"def f(x):\n    return {made}\n", f"found = f(1)\nassert {expected}, found")
+    assert verdict.passed, verdict
+
+
 LARGE = """\
 def f(x):
     items = [str(n) * 1000 for n in range(2500)]
@@ -180,6 +196,20 @@ def test_changes_of_arguments_are_copied_back_into_the_same_objects(judge: Judge
     source = "def f(a, b, c, d):\n    a.append(4); b['x'][0] = 5; c.add(6); d[0][0].clear()\n"
     tests = "a, inner, c, deep = [1], [0], {1}, [2]\nb = {'x': inner}\nassert f(a, b, c, ([deep],)) is None\n"
     tests += "assert (a, inner, c, deep) == ([1, 4], [5], {1, 6}, []) and b['x'] is inner"
+    verdict = judge(source, tests)
+    assert verdict.passed, verdict
+
+
+def test_changes_of_arguments_by_name_and_of_queues_are_copied_back(judge: Judge) -> None:
+    source = "def f(a, *, b, c=0):\n    a.append(3); b[0].extend([4, c])\n"
+    tests = """
+from collections import deque
+a, inner = deque([1, 2]), deque()
+b = [inner]
+for _ in range(2):
+    f(a, b=b, c=5)
+assert (a, inner) == (deque([1, 2, 3, 3]), deque([4, 5, 4, 5])) and b[0] is inner
+"""
     verdict = judge(source, tests)
     assert verdict.passed, verdict
 
