@@ -248,6 +248,15 @@ assert f("")(1, y=5) == 6
     assert verdict.passed, verdict
 
 
+def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: Judge) -> None:
+    source = "def f(x, y):\n    seen = getattr(y, 'low', 'none'), hasattr(y, 'low')\n"
+    source += "    return (x[0] + x[-1] + len(x) + sum(x[1:]), 2 in x, *seen)\n"
+    tests = "from array import array\nclass Own:\n    low = 1\n"
+    assert judge(source, f"{tests}assert f(array('i', [1, 2, 4]), Own()) == (14, True, 'none', False)").passed
+    verdict = judge("def f(x):\n    x.low = 2\n", f"{tests}f(Own())")
+    assert (verdict.status, "not shown to programs" in verdict.reason) == ("failed", True)
+
+
 def test_functions_of_the_tests_are_called_back(judge: Judge) -> None:
     source = "def f(items, key):\n    return sorted(items, key=key)\n"
     assert judge(source, "assert f([3, -5, 1], lambda x: -x) == [3, 1, -5]\nassert f([3, -5], abs) == [3, -5]").passed
