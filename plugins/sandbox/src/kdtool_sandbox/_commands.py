@@ -19,7 +19,7 @@ __all__ = ["NAME", "TMP_BYTES", "bubblewrap", "container", "container_ending", "
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
 TMP_BYTES = 128 * 2**20
-_CONTAINER_BYTES = 2 * 2**30
+_BYTES_OF_ALL = ("--memory", str(2 * 2**30), "--memory-swap", str(2 * 2**30))
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
 _NOBODY = "65534"
 _OLDEST = (0, 8)
@@ -109,18 +109,12 @@ def container(program: str, image: str) -> list[str]:
     ]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
     command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
-    command += [
-        "--oom-score-adj",
-        str(_FIRST_TO_GO),
-        "--memory",
-        str(_CONTAINER_BYTES),
-        "--memory-swap",
-        str(_CONTAINER_BYTES),
-    ]
+    command += ["--oom-score-adj", str(_FIRST_TO_GO), *_BYTES_OF_ALL]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
     command += [part for name in _PROXIES for case in (name, name.upper()) for part in ("--env", f"{case}=")]
-    command += ["--workdir", _FOLDER]
-    return [*command, image, *_python("python3")]
+    executable, *arguments = _python("python3")  # the first process, whatever image and engine would start before it
+    command += ["--workdir", _FOLDER, "--init=false", "--no-healthcheck", "--entrypoint", executable]
+    return [*command, image, *arguments]
 
 
 def container_ending(program: str) -> list[str]:
