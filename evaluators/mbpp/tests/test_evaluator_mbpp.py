@@ -90,6 +90,20 @@ def test_solutions_pass_and_wrong_ones_fail(own: Path, tmp_path: Path) -> None:
     assert failed([*right, *wrong]) == {task.id for task in wrong}
 
 
+@needs_sandbox
+def test_tests_that_bring_their_own_helper_functions_ask_no_program_for_them(tmp_path: Path) -> None:
+    code = "def half(x):\n    return x / 2\ndef mean(x, y):\n    return half(x + y)"
+    test = f"{code.replace('mean', 'ref_func')}\nassert mean(1, 2) == ref_func(1, 2)"
+    record = {"task_id": 630, "code": code, "prompt": "Write a function to find the mean.", "test": test}
+    (tmp_path / "plus.jsonl").write_text(json.dumps(record) + "\n")
+    (found,) = problems(tmp_path, plus=tmp_path / "plus.jsonl")
+    answers = {
+        "right": "def mean(x, y): return (x + y) / 2",
+        "wrong": "def half(x): return 1.5\ndef mean(x, y): return x",
+    }
+    assert failed([Task(name, found.continued(answer), 20.0) for name, answer in answers.items()]) == {"wrong"}
+
+
 def test_prompts_are_asked_as_published(own: Path, tmp_path: Path) -> None:
     (first, _) = problems(tmp_path, file=own)
     assert first.forms["base"].prompt == '"""\nWrite a function to double a number.\nassert double(2) == 4\n"""\n'

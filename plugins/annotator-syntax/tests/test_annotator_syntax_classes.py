@@ -69,6 +69,11 @@ def test_any_text_has_a_class_for_each_character(text: str, language: str) -> No
     assert set(found) <= set(range(len(kdtool.SYNTAX_CLASSES)))
 
 
+def test_a_lexer_that_reads_more_than_there_is_gives_no_more_classes_than_characters() -> None:
+    text = "*** Settings ***\nLibrary    String"
+    assert len(syntax_classes(text, "robotframework")) == len(text)
+
+
 def test_a_text_that_is_cut_off_is_read_as_far_as_it_goes() -> None:
     whole = drawn(CODE).replace("#", "'")  # a documentation string is known as one when it is closed
     for end in range(len(CODE)):

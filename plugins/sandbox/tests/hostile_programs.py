@@ -506,6 +506,17 @@ refuse = (6).to_bytes(2, 'little') + bytes(2) + (0x50001).to_bytes(4, 'little')
 ctypes.CDLL(None).prctl(22, 2, ctypes.byref(P(1, refuse)), 0, 0)
 """
     + WRONG,
+    "file in sockets that hold each other": """\
+import array, os, socket
+a, b = socket.socketpair()
+for _ in range(3):
+    d = os.open('/tmp', os.O_TMPFILE | os.O_RDWR)
+    os.write(d, b'x' * 30 * 2**20)
+    held = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [a.fileno(), b.fileno(), d]))]
+    a.sendmsg([b'x'], held)
+    b.sendmsg([b'x'], held)
+"""
+    + WRONG,
     "hash collisions": "def f(x): return {(2**61 - 1) * n: 0 for n in range(3000)}\n",
 }
 

@@ -57,6 +57,8 @@ _CLEAN = """
 import os, tempfile
 assert f(1) == 2
 assert os.listdir("/tmp") == []
+space = os.statvfs("/tmp")
+assert space.f_bfree == space.f_blocks
 with tempfile.TemporaryFile() as file:
     file.write(b"x")
 assert os.getpriority(os.PRIO_PROCESS, 1) == os.getpriority(os.PRIO_PROCESS, 0)
@@ -147,3 +149,85 @@ def test_memory_that_is_in_no_page_of_a_program_is_limited(
     with Sandbox() as sandbox:
         (verdict,) = sandbox.run([Task("holding", work, 30.0, memory=2**28)])
     assert verdict.status == "failed", verdict
+
+
+_OUTLIVING = """\
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void *hold(void *nothing) {
+    usleep(200000);
+    const unsigned long size = 1ul << 30;
+    memset(mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, size);
+    sleep(1);
+    _exit(0);
+}
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, hold, 0);
+    syscall(SYS_exit, 0);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_memory_of_a_program_whose_first_thread_has_ended_is_limited(needs_bubblewrap: None) -> None:
+    build = (str(shutil.which("gcc")), "program.c", "-o", "program", "-lpthread")
+    work = Program(
+        {"program.c": _OUTLIVING}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
+    )
+    with Sandbox() as sandbox:
+        (verdict,) = sandbox.run([Task("outliving", work, 30.0, memory=2**28)])
+    assert "MiB; 256 are allowed" in verdict.reason, verdict
+
+
+_SENDING = """\
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static char message[1 << 16];
+int main(void) {
+    for (int process = 0; process < 4; process++) {
+        if (fork()) continue;
+        for (int pair = 0; pair < 250; pair++) {
+            int ends[2], wanted = 1 << 22;
+            if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends)) _exit(1);
+            for (int end = 0; end < 2; end++) {
+                setsockopt(ends[end], SOL_SOCKET, SO_SNDBUF, &wanted, sizeof wanted);
+                while (write(ends[end], message, sizeof message) > 0) {}
+            }
+        }
+        sleep(1);
+        _exit(0);
+    }
+    while (wait(0) > 0) {}
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_memory_of_what_waits_in_sockets_is_limited(needs_bubblewrap: None) -> None:
+    build = (str(shutil.which("gcc")), "program.c", "-o", "program")
+    work = Program(
+        {"program.c": _SENDING}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
+    )
+    with Sandbox() as sandbox:
+        (verdict,) = sandbox.run([Task("sending", work, 30.0, memory=2**28)])
+    assert "MiB; 256 are allowed" in verdict.reason, verdict
+
+
+def test_a_socket_keeps_the_buffer_that_it_has(pair: Pair) -> None:
+    source = """
+import socket
+def f(x):
+    ours, theirs = socket.socketpair()
+    before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+    return ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before and ours.getsockopt(1, 8) == 2**15
+"""
+    kept, honest = pair(source, "assert f(1)", 30.0)
+    assert kept.passed, kept
+    assert honest.passed

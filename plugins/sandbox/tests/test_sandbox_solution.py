@@ -23,6 +23,28 @@ def test_names_are_those_that_the_solution_defines_and_the_tests_use() -> None:
     assert module == Module("x = 1\n", TESTS, ("LIMIT", "Box", "area"), "one = 1\nimport math\nfrom os import path\n")
 
 
+def test_names_that_the_tests_define_themselves_are_asked_of_no_program() -> None:
+    solution = (
+        "seen, inputs, top = 1, 2, 3\nclass Box: pass\ndef helper(): pass\ndef other(): pass\ndef area(r): pass\n"
+    )
+    tests = """
+import math as other
+class Box: pass
+def reference(r):
+    top = helper()
+    return top
+def helper(): return Box, seen
+inputs = [1, 2]
+area = area
+for seen in inputs:
+    assert area(seen) == reference(seen) == [area(x) for x in inputs][0]
+"""
+    assert module_like(solution, tests)("").names == ("area",)
+    assert module_like("n = 1\ndef f(): pass\n", "for x in [n]:\n    n = f(x)\n")("").names == ("n", "f")
+    method = "class T:\n    def test(self):\n        assert f()\nT().test()"
+    assert module_like("def f(): pass\n", method)("").names == ("f",)
+
+
 def test_what_does_not_parse_is_refused() -> None:
     for solution, tests in (("def", "x"), ("x = 1", "assert (")):
         with pytest.raises(SyntaxError):

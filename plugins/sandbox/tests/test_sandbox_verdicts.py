@@ -75,6 +75,12 @@ def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:
     assert judge(IDENTITY, "assert f('\\ud800') == '\\ud800'").passed
 
 
+@pytest.mark.parametrize("coding", ["latin-1", "utf-16", "gbk", "no-such-coding"])
+def test_program_that_names_a_coding_is_the_text_that_it_is(judge: Judge, coding: str) -> None:
+    verdict = judge(f"# -*- coding: {coding} -*-\ndef f(x):\n    return 'é'\n", "assert f(1) == 'é'")
+    assert verdict.passed, verdict
+
+
 VALUES = """\
 import datetime
 from collections import Counter, OrderedDict, deque
@@ -100,6 +106,22 @@ assert f(function) is function
 
 def test_values_come_back_as_they_are(judge: Judge) -> None:
     verdict = judge(IDENTITY, VALUES)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ("{1: [2], (3,): 4}.keys()", "found == {1, (3,)} and found and not isinstance(found, set)"),
+        ("{}.keys()", "not found and found == set()"),
+        ("{1: 2}.items()", "found == {(1, 2)} and dict(found) == {1: 2}"),
+        ("{1: [2]}.values()", "found != [[2]] and list(found) == [[2]] and len(found) == 1"),
+        ("[type(one) for one in (None, 1, int)]", "found == [type(None), int, type]"),
+        ("(..., NotImplemented)", "found[0] is ... and found[1] is NotImplemented"),
+    ],
+)
+def test_what_builtins_give_is_what_it_is_elsewhere(judge: Judge, made: str, expected: str) -> None:
+    verdict = judge(f"def f(x):\n    return {made}\n", f"found = f(1)\nassert {expected}, found")
     assert verdict.passed, verdict
 
 
@@ -178,6 +200,20 @@ def test_changes_of_arguments_are_copied_back_into_the_same_objects(judge: Judge
     assert verdict.passed, verdict
 
 
+def test_changes_of_arguments_by_name_and_of_queues_are_copied_back(judge: Judge) -> None:
+    source = "def f(a, *, b, c=0):\n    a.append(3); b[0].extend([4, c])\n"
+    tests = """
+from collections import deque
+a, inner = deque([1, 2]), deque()
+b = [inner]
+for _ in range(2):
+    f(a, b=b, c=5)
+assert (a, inner) == (deque([1, 2, 3, 3]), deque([4, 5, 4, 5])) and b[0] is inner
+"""
+    verdict = judge(source, tests)
+    assert verdict.passed, verdict
+
+
 def test_objects_stay_with_the_program_and_can_be_used(judge: Judge) -> None:
     source = """
 import re
@@ -210,6 +246,15 @@ assert f("")(1, y=5) == 6
 """
     verdict = judge(source, tests)
     assert verdict.passed, verdict
+
+
+def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: Judge) -> None:
+    source = "def f(x, y):\n    seen = getattr(y, 'low', 'none'), hasattr(y, 'low')\n"
+    source += "    return (x[0] + x[-1] + len(x) + sum(x[1:]), 2 in x, *seen)\n"
+    tests = "from array import array\nclass Own:\n    low = 1\n"
+    assert judge(source, f"{tests}assert f(array('i', [1, 2, 4]), Own()) == (14, True, 'none', False)").passed
+    verdict = judge("def f(x):\n    x.low = 2\n", f"{tests}f(Own())")
+    assert (verdict.status, "not shown to programs" in verdict.reason) == ("failed", True)
 
 
 def test_functions_of_the_tests_are_called_back(judge: Judge) -> None:
@@ -275,6 +320,19 @@ def test_common_modules_load(judge: Judge) -> None:
     source += "def f(x):\n    t = threading.Thread(target=lambda: None); t.start(); t.join()\n"
     source += "    return hashlib.md5(b'a').hexdigest()[:4], P(1).x, asyncio.sleep is not None\n"
     verdict = judge(source, "assert f(1) == ('0cc1', 1, True)")
+    assert verdict.passed, verdict
+
+
+def test_as_many_threads_run_as_programs_start(judge: Judge) -> None:
+    source = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+def f(x):
+    together = threading.Barrier(50)
+    def wait(number): return together.wait(20) >= 0 and len(bytearray(10**5)) > number
+    with ThreadPoolExecutor(50) as pool: return all(pool.map(wait, range(50)))
+"""
+    verdict = judge(source, "assert f(1)")
     assert verdict.passed, verdict
 
 

@@ -25,6 +25,12 @@ GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
 SLOW = Module("import time\ndef f(x):\n    time.sleep(0.3)\n    return x + 1\n", "assert f(1) == 2", ("f",))
 
 
+_WRITING = """\
+import os
+for folder, _, _ in os.walk("/"):
+    if not folder.startswith(("/tmp", "/proc")) and os.access(folder, os.W_OK):
+        raise OSError(f"{folder} can be written")
+"""
 _LEAVING = "import os, time\nos.mkdir('d')\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(99)\n"
 
 
@@ -50,6 +56,13 @@ def _descriptors() -> int:
 
 def _left() -> list[str]:
     return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("kdtool-sandbox-*"))
+
+
+def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None) -> None:
+    with Sandbox() as sandbox:
+        held = _descendants() - {os.getpid()}
+        assert {Path(f"/proc/{process}/oom_score_adj").read_text() for process in held} == {"1000\n"}
+        assert next(sandbox.run([Task("a", GOOD)])).passed
 
 
 def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) -> None:
@@ -200,7 +213,10 @@ def test_container_has_no_network_no_rights_and_no_image_from_elsewhere(
         assert part in joined
     for part in ("--user 65534:65534", "--pids-limit 256", "--memory 2147483648", "--ipc none", "--rm", "mode=1777"):
         assert part in joined
-    assert command[command.index("python:3.12-slim") + 1] == "python3"
+    assert "--env https_proxy= --env HTTPS_PROXY= " in joined
+    assert "--tmpfs /dev/mqueue:ro" in joined
+    assert "--oom-score-adj 1000" in joined
+    assert joined.endswith("--init=false --no-healthcheck --entrypoint python3 python:3.12-slim -I")
     assert "/usr:" not in joined
     with (
         pytest.raises(kdtool.SandboxError, match="is the service running, and is the image here"),
@@ -224,6 +240,15 @@ def test_container_is_ended_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert kill == run.replace("run --name", "kill")
 
 
+def test_engine_is_started_in_the_environment_that_says_where_its_service_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake(tmp_path, "docker", "echo at $DOCKER_HOST >&2; exit 1", monkeypatch)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
+    with pytest.raises(kdtool.SandboxError, match=r"at unix:///run/user/1000/docker\.sock"), Sandbox(engine="docker"):
+        pass
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_container_runs_programs(engine: Engine) -> None:
     look = [engine, "image", "inspect", "python:3.11-slim"]
@@ -232,9 +257,11 @@ def test_container_runs_programs(engine: Engine) -> None:
     killing = Module("import os\ndef f(x):\n    os.kill(-1, 9)\n    return 7\n", GOOD.tests, GOOD.names)
     leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, GOOD.names)
     works = {"good": GOOD, "killing": killing, "leaving": leaving, "loop": Module("while True: pass", ""), "next": GOOD}
+    works |= {"writing": Module(f"{_WRITING}{GOOD.source}", GOOD.tests, GOOD.names), "last": GOOD}
     with Sandbox(engine=engine) as sandbox:
         verdicts = {verdict.id: verdict for verdict in sandbox.run(Task(name, one, 2.0) for name, one in works.items())}
-    assert [verdicts[name].status for name in works] == ["passed", "failed", "passed", "timed out", "passed"]
+    expected = ["passed", "failed", "passed", "timed out", "passed", "passed", "passed"]
+    assert [verdicts[name].status for name in works] == expected, verdicts
     assert {verdict.isolation for verdict in verdicts.values()} == {"isolated"}
     with Sandbox(workers=2, engine=engine) as sandbox:
         assert next(sandbox.run([Task("endless", works["loop"], 600.0), Task("good", GOOD, 60.0)])).id == "good"

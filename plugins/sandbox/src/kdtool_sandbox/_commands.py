@@ -19,14 +19,30 @@ __all__ = ["NAME", "TMP_BYTES", "bubblewrap", "container", "container_ending", "
 NAME = "NAME"
 """Stands for a worker's own name in its commands."""
 TMP_BYTES = 128 * 2**20
-_CONTAINER_BYTES = 2 * 2**30
+_BYTES_OF_ALL = ("--memory", str(2 * 2**30), "--memory-swap", str(2 * 2**30))
 _FOLDER = "/tmp"  # noqa: S108 (inside the sandbox, where it is empty and the sandbox's own)
 _NOBODY = "65534"
 _OLDEST = (0, 8)
 _DEVICES = ("null", "full", "random", "urandom")
 """Without zero: mapped, it is shared memory that nobody counts."""
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
+_FIRST_TO_GO = 1000
+_EXPENDABLE = (
+    "/bin/sh",
+    "-c",
+    f'{{ echo {_FIRST_TO_GO} > /proc/self/oom_score_adj; }} 2> /dev/null; exec "$@"',
+    "sh",
+)
+"""What starts a command that the kernel ends first where the machine's memory is used up, and not the run that evaluates."""
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
+_NO_QUEUES = ("--tmpfs", "/dev/mqueue:ro,size=4k")
+_UNWRITTEN = {
+    "docker": ("--ipc", "none", *_NO_QUEUES),
+    "podman": ("--ipc", "private", "--read-only-tmpfs=false", "--tmpfs", "/dev/shm:ro,size=4k", *_NO_QUEUES),  # noqa: S108
+}
+"""What keeps an engine from folders of its own that can be written: /dev/shm, /dev/mqueue, podman's /run and /var/tmp."""
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+"""Engines hand these on to their containers, and they may hold passwords."""
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 
@@ -59,8 +75,9 @@ def bubblewrap(folders: Sequence[Path]) -> list[str]:
     command += ["--size", str(TMP_BYTES), "--perms", "0700", "--tmpfs", _FOLDER]
     command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(_executable())]
     if os.geteuid() != 0:
-        return command
+        return [*_EXPENDABLE, *command]
     return [
+        *_EXPENDABLE,
         sys.executable,
         "-I",
         "-S",
@@ -91,11 +108,13 @@ def container(program: str, image: str) -> list[str]:
         "--read-only",
     ]
     command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{_NOBODY}:{_NOBODY}"]
-    command += ["--ipc", "none" if program == "docker" else "private", "--pids-limit", "256", "--hostname", "sandbox"]
-    command += ["--memory", str(_CONTAINER_BYTES), "--memory-swap", str(_CONTAINER_BYTES)]
+    command += ["--pids-limit", "256", "--hostname", "sandbox", *_UNWRITTEN[program]]
+    command += ["--oom-score-adj", str(_FIRST_TO_GO), *_BYTES_OF_ALL]
     command += ["--tmpfs", f"{_FOLDER}:rw,exec,nosuid,nodev,size={TMP_BYTES},mode=1777"]
-    command += ["--workdir", _FOLDER]
-    return [*command, image, *_python("python3")]
+    command += [part for name in _PROXIES for case in (name, name.upper()) for part in ("--env", f"{case}=")]
+    executable, *arguments = _python("python3")  # the first process, whatever image and engine would start before it
+    command += ["--workdir", _FOLDER, "--init=false", "--no-healthcheck", "--entrypoint", executable]
+    return [*command, image, *arguments]
 
 
 def container_ending(program: str) -> list[str]:
@@ -109,7 +128,7 @@ def container_ending(program: str) -> list[str]:
 
 def unsafe() -> list[str]:
     """Return a worker's command without any isolation."""
-    return _python(_executable())
+    return [*_EXPENDABLE, *_python(_executable())]
 
 
 def _engine(program: str) -> str:

@@ -2,7 +2,8 @@
 
 Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
 shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities and
-limits of other processes, and every socket but local ones.
+limits of other processes, and every socket but local ones. These have the buffers that they have: to ask for larger ones
+does nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ __all__ = ["seccomp_filter"]
 
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST, _FIRST_HIGH, _SECOND, _FOURTH = 0, 4, 16, 20, 24, 40
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 4, 16, 24, 32, 40
 _X32 = 0x40000000
 _NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _AF_UNIX = 1
 _SHARED, _OF_NO_FILE = 0x01, 0x20  # MAP_SHARED, MAP_ANONYMOUS
+_OF_SOCKETS, _SENDING_BUFFER = 1, 7  # SOL_SOCKET, SO_SNDBUF
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -115,7 +117,7 @@ _OF_ITSELF_ONLY = {
 }
 """Calls whose first argument is a process: 0, the caller itself, is allowed."""
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = (56, 220), (435, 435), (41, 198), (53, 199), (16, 29)
-_MMAP = (9, 222)
+_MMAP, _SETSOCKOPT = (9, 222), (54, 208)
 
 
 def seccomp_filter(machine: str = "") -> bytes:
@@ -154,6 +156,10 @@ def seccomp_filter(machine: str = "") -> bytes:
     )
     both = [_step(_ANY_BIT, _SHARED, 0, 2), _step(_ANY_BIT, _OF_NO_FILE, 0, 1), _refuse(errno.EPERM)]
     program += _checked(_MMAP[column], [_step(_LOAD, _FOURTH), *both])
+    ignored = [_step(_LOAD, _THIRD), _step(_EQUAL, _SENDING_BUFFER, 0, 1), _step(_RETURN, _REFUSE)]  # error 0 is none
+    program += _checked(
+        _SETSOCKOPT[column], [_step(_LOAD, _SECOND), _step(_EQUAL, _OF_SOCKETS, 0, len(ignored)), *ignored]
+    )
     check = [step for command in _TERMINAL_INPUT for step in (_step(_EQUAL, command, 0, 1), _refuse(errno.EPERM))]
     program += _checked(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
     program.append(_step(_RETURN, _ALLOW))

@@ -65,7 +65,8 @@ class Worker:
         command: what starts it.
         compiled: whether the Python inside is the one outside, so that it can be handed compiled code.
         number: of this worker; workers with different ones run on different processors, as far as there are so many.
-        ending: what ends the sandbox besides, where it does not end with the command's process.
+        ending: what ends the sandbox besides, where it does not end with the command's process. It is the engine of a
+            container then, which finds its service, its settings and its own programs by this process's environment.
     """
 
     def __init__(self, command: Sequence[str], compiled: bool, number: int, ending: Sequence[str] = ()) -> None:
@@ -85,7 +86,7 @@ class Worker:
                 stderr=self._remarks,
                 cwd=self._folder,
                 start_new_session=True,
-                env={"LANG": "C.UTF-8"},
+                env=None if ending else {"LANG": "C.UTF-8"},
             )
         self.deadline: float | None = None
 

@@ -26,7 +26,8 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
     sys.modules[NAME] = module
 
     def load(names: list[str]) -> list[Any]:
-        exec(compile(source, "<candidate>", "exec", dont_inherit=True), vars(module))  # noqa: S102 (this process is for that)
+        text = source.decode("utf-8", "surrogatepass")  # of bytes a line such as `coding: latin-1` would be believed
+        exec(compile(text, "<candidate>", "exec", dont_inherit=True), vars(module))  # noqa: S102 (this process is for that)
         return [_named(module, name) for name in names]
 
     actions: dict[str, Callable[..., Any]] = {

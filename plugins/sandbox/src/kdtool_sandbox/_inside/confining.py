@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "stay_on"]
+__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "share_heaps", "stay_on"]
 
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
+_HEAPS = -8
 _STACK = 64 * 2**20
 _FILE = 32 * 2**20
 Limits = list[tuple[int, tuple[int, int]]]
@@ -29,6 +30,15 @@ def forbid_calls(instructions: bytes) -> None:
     _control((_DUMPABLE, 0, 0, 0, 0))
     _control((_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
     _control((_SECCOMP, _FILTER, ctypes.byref(program), 0, 0))
+
+
+def share_heaps() -> None:
+    """Let all threads of this process and its children take memory of one heap.
+
+    Else the C library reserves 64 MiB of addresses for each thread, and an allowance of addresses is soon used up.
+    """
+    with suppress(AttributeError):  # other C libraries have one heap anyway
+        _LIBRARY.mallopt(_HEAPS, 1)
 
 
 def adopt_orphans() -> None:

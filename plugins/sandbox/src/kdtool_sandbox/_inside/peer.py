@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import marshal
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -173,7 +174,7 @@ class Peer:
                 continue
             value, changed = content
             if changed is not None:
-                _take_over(list(arguments[1:]), self._value(changed))
+                _take_over([list(arguments[1:]), named], self._value(changed))
             if what == "raised":
                 raise exception_of(*value)
             return self._value(value)
@@ -189,26 +190,28 @@ class Peer:
                 self._answer(*content)
 
     def _answer(self, action: str, plain_arguments: Any, plain_named: Any) -> None:
-        arguments, before = [], b""
+        arguments: list[Any] = []
+        named: dict[str, Any] = {}
+        before = b""
         try:
-            arguments = list(self._value(plain_arguments))
-            before = self._dumped(arguments[1:])
-            value = self._actions[action](*arguments, **self._value(plain_named))
+            arguments, named = list(self._value(plain_arguments)), self._value(plain_named)
+            before = self._dumped(arguments[1:], named)
+            value = self._actions[action](*arguments, **named)
             kept = self._keeps_large and action == "call" and _size(value) > _LARGEST
             message = ["value", self._large(value) if kept else self._plain(value)]
         except (Gone, TimedOut):
             raise
         except BaseException as error:
             message = ["raised", told(error)]
-        after = self._dumped(arguments[1:])
+        after = self._dumped(arguments[1:], named)
         changed = decoded(after) if after and after != before else None
         self._send([*message, changed])
 
-    def _dumped(self, arguments: list[Any]) -> bytes:
-        if all(type(argument) in {int, str, float, bool, Remote} for argument in arguments):
+    def _dumped(self, arguments: list[Any], named: dict[str, Any]) -> bytes:
+        if all(type(argument) in {int, str, float, bool, Remote} for argument in (*arguments, *named.values())):
             return b""
         try:
-            return encoded(self._plain(arguments))
+            return encoded(self._plain([arguments, named]))
         except Exception:
             return b""
 
@@ -293,7 +296,7 @@ def _take_over(old: Any, new: Any) -> None:
         merged = {key: _merged(old[key], value) if key in old else value for key, value in new.items()}
         old.clear()
         old.update(merged)
-    elif isinstance(old, (set, bytearray)):
+    elif isinstance(old, (set, bytearray, deque)):
         old.clear()
         old.update(new) if isinstance(old, set) else old.extend(new)
     elif isinstance(old, tuple) and len(old) == len(new):
@@ -302,7 +305,7 @@ def _take_over(old: Any, new: Any) -> None:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    if type(old) is type(new) and isinstance(old, (list, dict, set, bytearray, tuple)):
+    if type(old) is type(new) and isinstance(old, (list, dict, set, bytearray, deque, tuple)):
         _take_over(old, new)
         return old
     return new

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from kdtool_sandbox._inside.confining import forbid_calls, stay_on
+from kdtool_sandbox._inside.confining import forbid_calls, share_heaps, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 from kdtool_sandbox._inside.keeper import DESCRIPTOR_BYTES, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
@@ -40,6 +40,7 @@ def serve(greeting: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     if greeting["filter"]:
         forbid_calls(greeting["filter"])
+    share_heaps()
     everywhere = os.sched_getaffinity(0)
     # Tester and candidate take turns: to wake another processor for each turn is dear.
     stay_on({sorted(everywhere)[greeting["number"] % len(everywhere)]})
@@ -87,6 +88,7 @@ class _Tester:
         self._verdicts = verdicts
         self._addresses = resource.getrlimit(resource.RLIMIT_AS)
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
+        self._alone = os.getpid() == 1
         self._untouched = self._state()
         self._largest = _held() + _GROWTH
 
@@ -168,11 +170,13 @@ class _Tester:
     def _state(self) -> tuple[object, ...]:
         """Return what a program may have left in the one folder that can be written, and tests in this process.
 
-        Any file, name, mode or attribute changes the folder.
+        Any file, name, mode or attribute changes the folder; a file without a name takes its space, longer than a program
+        lives where sockets hold it that hold each other.
         """
-        folder = os.fstat(self._folder)
+        folder, space = os.fstat(self._folder), os.fstatvfs(self._folder)
+        free = (space.f_bfree, space.f_ffree) if self._alone else None  # elsewhere others use it, too
         return (
-            (folder.st_mode, folder.st_ctime_ns, _place()),
+            (folder.st_mode, folder.st_ctime_ns, _place(), free),
             (sys.stdin, sys.stdout, sys.stderr, sys.getrecursionlimit(), sys.get_int_max_str_digits()),
             (_thread._count(), signal.getsignal(signal.SIGALRM)),
             vars(builtins).copy(),

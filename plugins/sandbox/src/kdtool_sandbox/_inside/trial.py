@@ -28,14 +28,22 @@ def _called(function: Any, *arguments: Any, **named: Any) -> Any:
     return function(*arguments, **named)
 
 
+def _hidden(*_: object) -> None:
+    raise AttributeError("attributes of the tests' objects are not shown to programs")
+
+
 _ACTIONS: dict[str, Callable[..., Any]] = {
     "call": _called,
     "iterate": iter,
     "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
+    "length": len,
+    "item": lambda value, key: value[key],
+    "attribute": _hidden,
+    "set": _hidden,
     "text": lambda _: _SHOWN,
     "shown": lambda _: _SHOWN,
 }
-"""What a program may do with objects of the tests. Attributes are not among it: they lead to the tests' globals."""
+"""What a program may do with objects of the tests. Their attributes lead to the tests' globals."""
 _NEVER = float("inf")
 _deadline = _NEVER
 

@@ -37,11 +37,22 @@ _TYPES = (
     zip,
 )
 _FUNCTIONS = (abs, all, any, chr, divmod, len, max, min, ord, pow, round, sorted, sum)
-_BY_NAME: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, *_FUNCTIONS)}
+_BY_NAME: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (*_TYPES, *_FUNCTIONS, type, type(None))},
+    "Ellipsis": ...,
+    "NotImplemented": NotImplemented,
+}
 """Builtins that go over by name, in both directions: none of them reaches frames, files or modules."""
 _NAMES = {id(value): name for name, value in _BY_NAME.items()}
 
-_ITEMS: dict[str, Any] = {kind.__name__: kind for kind in (tuple, set, frozenset, deque)}
+_VIEWS: dict[type, Each] = {
+    type({}.keys()): lambda items: dict.fromkeys(items).keys(),
+    type({}.values()): lambda items: dict(enumerate(items)).values(),
+    type({}.items()): lambda items: dict(items).items(),
+}
+"""Views of dictionaries, and what makes one of its items: they equal sets, and are false where they are empty."""
+_KINDS = (tuple, set, frozenset, deque)
+_ITEMS: dict[str, Any] = {kind.__name__: make for kind, make in (*zip(_KINDS, _KINDS, strict=True), *_VIEWS.items())}
 _PAIRS: dict[str, Any] = {kind.__name__: kind for kind in (dict, OrderedDict)}
 _WHOLE: dict[str, tuple[type, Each, Each]] = {
     "bytes": (bytes, bytes.hex, bytes.fromhex),
@@ -67,10 +78,11 @@ _WHOLE: dict[str, tuple[type, Each, Each]] = {
 """A tag, the type that it stands for, and what takes a value there and back."""
 _TAGS: dict[type, str] = {
     Counter: "Counter",
-    **{kind: tag for tag, kind in (*_ITEMS.items(), *_PAIRS.items())},
+    **{kind: kind.__name__ for kind in (*_KINDS, *_PAIRS.values())},
     **{kind: tag for tag, (kind, _, _) in _WHOLE.items()},
 }
 _BASES = (int, float, str, list, *_TAGS)
+_TAGS |= {kind: kind.__name__ for kind in _VIEWS}
 
 
 _THEMSELVES = frozenset({str, bool, float, type(None)})
