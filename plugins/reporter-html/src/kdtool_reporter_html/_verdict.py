@@ -14,7 +14,7 @@ import kdtool
 
 from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, Subjects, name, title
+from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Subjects, name, title
 
 __all__ = [
     "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays", "with_controls",
@@ -30,7 +30,7 @@ _BEGINNINGS = {
 """How the headline's sentence on each outcome begins, in the order of these sentences."""
 _LIKENESS = re.compile(r"(^|\.)(kl-to-|top-1-agreement)")
 """Measurements of how like the teacher a model is; an evaluator's name may stand before, a teacher's has dots itself."""
-_AGAINST = {"control": "equal tokens", "control-time": "equal wall time"}
+_AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
 
 
 def _place(control: str) -> str:
-    return f"at {_AGAINST[control]}" if control in _AGAINST else f"against {control}"
+    return _AGAINST.get(control, f"against {control}")
 
 
 def _joined(words: Sequence[str]) -> str:
@@ -279,7 +279,7 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
-            against=_AGAINST.get(found.against, found.against),
+            against=_place(found.against),
             arm=found.against,
             at=scale.at(found.difference),
             low=scale.at(found.low),
