@@ -237,3 +237,11 @@ def test_one_item_or_one_that_has_all_the_weight_is_no_interval(tmp_path: Path) 
     assert compare("student", "control", [(one, one)]) is None
     assert compare("student", "control", [(heavy, heavy)]) is None
     assert interval([one]) is None
+
+
+def test_a_measurement_of_one_item_is_named_and_not_judged(tmp_path: Path) -> None:
+    subjects = [Subject("student", "student", None, 0), Subject("control", "control", None, 0)]
+    measured = [_scored(tmp_path, subject.name, [1.0]) for subject in subjects]
+    found, notes = compare_all(measured, subjects, {subject.name: subject.name for subject in subjects})
+    assert notes == ["pass@1: student and control are not compared, it takes two items at least that count"]
+    assert "no evaluator measured it on two items or more" in verdict(found)

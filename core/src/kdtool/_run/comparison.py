@@ -65,6 +65,8 @@ def compare_all(
                 notes.append(f"{name}: {arm} and {against} are not compared, they {reason}")
             elif made := compare(arm, against, pairs, of_teacher=roles[against] == "teacher"):
                 compared.append(made)
+            else:
+                notes.append(f"{name}: {arm} and {against} are not compared, it takes two items at least that count")
     first = ("student", "control")
     return sorted(compared, key=lambda c: (roles[c.arm], roles[c.against]) != first), notes
 
