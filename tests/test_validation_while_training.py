@@ -103,3 +103,17 @@ def test_what_cannot_be_watched_is_known_before_the_first_step(short: dict[str, 
     with pytest.raises(kdtool.UsageError, match="cannot be measured while the student learns; measured were: none"):
         kdtool.run(short, out=tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("history.jsonl"))
+
+
+def test_evaluators_that_find_nothing_in_the_split_validation_are_refused_before_the_first_step(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    lines = [{"text": f"x = {i}\n" * 60, "split": "train" if i < 8 else "test"} for i in range(12)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    short["corpus"] = {"use": "jsonl", "files": [str(tmp_path / "text.jsonl")]}
+    short["evaluators"]["perplexity"]["split"] = "test"
+    short["trainer"] |= {"validation": {"every": 5, "evaluators": ["perplexity"]}}
+    with pytest.raises(kdtool.UsageError, match=r"holds no documents.*the split 'validation' stands for 'test'"):
+        kdtool.run(short, out=tmp_path / "runs")
+    assert not list((tmp_path / "store").rglob("history.jsonl"))
+    assert not list((tmp_path / "runs").rglob("history.jsonl"))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool._compare import rows_of
+from kdtool._run.record import read_results
 
 
 @pytest.fixture
@@ -30,6 +33,18 @@ def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) 
     assert found.verdict.startswith("Against two, one is ")
     values = {(row.run, row.arm): row.value for row in found.rows}
     assert compared.difference == pytest.approx(values["one", "student"] - values["two", "student"])
+
+
+def test_bounds_of_one_seed_are_not_shown_as_those_of_all(two_runs: None) -> None:
+    found = read_results(Path("runs/one").absolute())
+    timed = [
+        kdtool.Measurement("speed", subject.name, "tokens/s", value, 5, True, low=value - 1, high=value + 1)
+        for subject, value in zip(found.subjects, (70.0, 10.0, 20.0), strict=True)
+    ]
+    rows = rows_of("one", replace(found, measurements=tuple(timed)))
+    assert {(row.arm, row.value, row.low, row.high) for row in rows} == {
+        ("teacher", 70.0, 69.0, 71.0), ("student", 15.0, None, None),
+    }  # fmt: skip
 
 
 def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:

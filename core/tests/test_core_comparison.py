@@ -191,6 +191,22 @@ def test_few_tasks_that_all_go_one_way_show_no_more_than_the_exact_test(
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
 
 
+@pytest.mark.parametrize(
+    ("values", "seeds", "verdict"),
+    [([1.0] * 5, 3, "no evidence of a difference"), ([1.0] * 6, 3, "better"),
+     ([0.9, 1.0, 1.0, 0.8, 0.9], 1, "no evidence of a difference"), ([0.9, 1.0, 1.0, 0.8, 0.9, 0.7], 1, "better"),
+     ([0.9, 1.0, 1.0, 0.8, 0.9], 3, "no evidence of a difference")],
+)  # fmt: skip
+def test_more_seeds_and_samples_of_few_tasks_are_no_more_tasks(
+    tmp_path: Path, values: list[float], seeds: int, verdict: str
+) -> None:
+    student = _scored(tmp_path, "student", values + [0.0] * (164 - len(values)))
+    control = _scored(tmp_path, "control", [0.0] * 164)
+    found = compare("student", "control", [(student, control)] * seeds)
+    assert found is not None
+    assert found.verdict == verdict
+
+
 def test_shares_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
     alike = [_scored(tmp_path, name, [value] * 7) for name, value in (("student", 0.3), ("control", 0.1))]
     found = compare("student", "control", [(alike[0], alike[1])])
@@ -221,3 +237,11 @@ def test_one_item_or_one_that_has_all_the_weight_is_no_interval(tmp_path: Path) 
     assert compare("student", "control", [(one, one)]) is None
     assert compare("student", "control", [(heavy, heavy)]) is None
     assert interval([one]) is None
+
+
+def test_a_measurement_of_one_item_is_named_and_not_judged(tmp_path: Path) -> None:
+    subjects = [Subject("student", "student", None, 0), Subject("control", "control", None, 0)]
+    measured = [_scored(tmp_path, subject.name, [1.0]) for subject in subjects]
+    found, notes = compare_all(measured, subjects, {subject.name: subject.name for subject in subjects})
+    assert notes == ["pass@1: student and control are not compared, it takes two items at least that count"]
+    assert "no evaluator measured it on two items or more" in verdict(found)

@@ -52,6 +52,16 @@ def test_students_of_a_run_are_measured_with_every_seed_and_as_they_were_there(
     assert "both" in capsys.readouterr().out
 
 
+def test_teachers_that_were_measured_alone_are_compared(
+    measuring: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        assert call(["eval", *measuring, "--name", name]) == 0
+    capsys.readouterr()
+    assert call(["compare", "first", "second"]) == 0
+    assert "Against second, first is not shown to differ in nats" in capsys.readouterr().out
+
+
 def test_a_seed_in_the_name_of_a_run_is_no_seed(recipe: dict[str, Any], measuring: list[str]) -> None:
     for name in ("one-seed0", "two-seed0"):
         kdtool.run({**recipe, "name": name, "seeds": [0], "control": False})

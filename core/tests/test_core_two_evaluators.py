@@ -30,6 +30,7 @@ class Solves(kdtool.Evaluator):
     config: Config
 
     def kdtool_evaluate(self, run, subjects):
+        run.say("bench: twenty problems")
         for subject in subjects:
             solved = {"student": self.config.student, "control": self.config.control}.get(subject.role, 20)
             items = run.folder / "items.jsonl"
@@ -66,6 +67,7 @@ def twice(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 def test_each_is_called_by_its_evaluator_too(twice: dict[str, Any]) -> None:
     results = read_results(kdtool.run(twice).folder)
+    assert {"base: bench: twenty problems", "chat: bench: twenty problems"} <= set(results.notes)
     values = {one.name: one.value for one in results.measurements if one.subject == "student"}
     assert list(values) == ["nats", "base.bench.pass@1", "chat.bench.pass@1"]
     assert (values["base.bench.pass@1"], values["chat.bench.pass@1"]) == (0.1, 0.9)

@@ -59,7 +59,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         runs: folders of runs, or their names below `out`.
         out: the folder for runs.
         arms: which arms are compared between runs, such as "student" or "control"; by default the students, and the models
-            of a run that only measured.
+            of a run that only measured, or its teachers where there are no others.
 
     Raises:
         UsageError: fewer than two runs, one that is not there, not finished or without its items, or no run has such an arm.
@@ -116,7 +116,8 @@ def _renamed(
         measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _measured(results)]
         subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
         trained = [subject for subject in results.subjects if subject.role == "student"]
-        wanted = arms or {arm_of(s) for s in trained or results.subjects if s.role != "teacher"}
+        measured = trained or [subject for subject in results.subjects if subject.role != "teacher"]
+        wanted = arms or {arm_of(subject) for subject in measured or results.subjects}
         alone = len(wanted) == 1
         for subject in results.subjects:
             if (arm := arm_of(subject)) in wanted:
@@ -142,7 +143,7 @@ def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:
         grouped.setdefault((measurement.name, known[measurement.subject]), []).append(measurement)
     for (name, arm), seeds in grouped.items():
         first = seeds[0]
-        low, high = interval(seeds) or (first.low, first.high) if len(seeds) > 1 else (first.low, first.high)
+        low, high = (first.low, first.high) if len(seeds) == 1 else interval(seeds) or (None, None)
         value = fmean(measurement.value for measurement in seeds)
         yield ComparedRow(label, arm, name, first.unit, first.higher_is_better, value, low, high, len(seeds))
 

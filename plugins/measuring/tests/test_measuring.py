@@ -122,6 +122,13 @@ def test_a_share_that_passed_has_an_interval_even_of_none(
     assert found.high == pytest.approx(high, abs=1e-5)
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.0, 0.05601), (1.0, 0.94399, 1.0), (0.25, 0.236, 0.29201)])
+def test_a_share_that_all_documents_have_is_no_certainty(tmp_path: Path, share: float, low: float, high: float) -> None:
+    items = [Item(str(number), 4 * share, 4.0) for number in range(64)] + [Item("without a line", 0.0, 0.0)]
+    found = measure(make_run(tmp_path), items, unit="fraction", transform="identity")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
+
+
 def test_a_body_is_one_text() -> None:
     assert text_of(kdtool.Text("a")) == "a"
     assert text_of(kdtool.Completion("a(", "b)")) == "a(b)"

@@ -70,7 +70,7 @@ def add(name: str = "add") -> Problem:
     ("answer", "continues", "source"),
     [
         ("    return a + b\n", True, "def add(a, b):\n    return a + b\n"),
-        ("    return a + b\n```\nIt adds.", True, "def add(a, b):\n    return a + b"),
+        ("    return a + b\n```\nIt adds.", True, "def add(a, b):\n    return a + b\n```\nIt adds."),  # no stop string
         (
             "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.",
             False,
@@ -83,6 +83,16 @@ def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: st
     program = program_of(add(), Sample("add#0", answer, "stop", 9, continues, "add"))
     assert isinstance(program, Module)
     assert program.source == source
+
+
+@pytest.mark.parametrize(
+    ("k", "message"), [((1, 3), "fewer samples say nothing"), ((), "fewer samples"), ((1, 2, 1), "twice: 1, 2, 1")]
+)
+def test_k_that_cannot_be_estimated_or_stands_twice_is_refused_with_the_recipe(
+    k: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        adding(samples=2, temperature=0.5, k=k)
 
 
 class Answering(kdtool.Runtime):

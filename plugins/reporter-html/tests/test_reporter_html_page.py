@@ -120,6 +120,21 @@ def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
     assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1) + trade_offs
 
 
+def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_tokens(sample: kdtool.Results) -> None:
+    def longer(arm: kdtool.ArmResult) -> kdtool.ArmResult:
+        phases = {
+            name: dataclasses.replace(one, tokens=one.tokens + (arm.seed == 1)) for name, one in arm.phases.items()
+        }
+        return dataclasses.replace(arm, phases=phases) if arm.arm == "control" else arm
+
+    html = page(dataclasses.replace(sample, arms=tuple(map(longer, sample.arms)), verdict="", recipe_text=""))
+    assert "equal tokens" not in html.lower()
+    assert "Distillation pays on the same rows: the student is better in perplexity" in html
+    for shown in ("On the same rows", "Control, same rows", "Control, same rows, seed 1, distil", "control (rows)"):
+        assert shown in html
+    assert "Control, equal time" in html
+
+
 def test_nothing_is_fetched(sample: kdtool.Results) -> None:
     html = page(sample)
     assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)

@@ -1,4 +1,4 @@
-"""Headline, card and list say the same: what differs in likeness to the teacher alone is no gain, and is not hidden."""
+"""Headline, card and list say the same: what differs in likeness to the teacher or in repetition alone is no gain."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ def _compared(measurement: str, verdict: str, against: str = "control") -> kdtoo
 
 def _said(**verdicts: str) -> tuple[str, str]:
     """Return headline and card of a run with one control, three seeds and these verdicts."""
-    names = {"perplexity": "perplexity", "bits": "bits-per-byte", "kl": LIKENESS[0], "top_1": LIKENESS[1]}
+    names = {
+        "perplexity": "perplexity", "bits": "bits-per-byte", "kl": LIKENESS[0], "top_1": LIKENESS[1],
+        "memorised": "memorised", "copy": "overlap.longest-copy",
+    }  # fmt: skip
     words = {"better": "better", "worse": "worse", "open": "no evidence of a difference"}
     (judged,) = found = judgements([_compared(names[key], words[value]) for key, value in verdicts.items()], {})
     return where_it_pays(found, 3), judged.summary
 
 
 NOTHING = "This run shows no gain from distillation."
+LESS = "less given to repeating its training text"
 LIKE = "Only likeness to the teacher is shown to differ"
 CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "all better": (
@@ -81,6 +85,28 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         f"{NOTHING} {LIKE} at equal tokens: the student is closer to the teacher ({KL}); "
         "nothing else was compared.",
         f"The student is closer to the teacher ({KL}). Nothing else was compared.",
+    ),
+    "repeats less alone": (
+        {"perplexity": "open", "memorised": "better", "copy": "open"},
+        f"{NOTHING} Only what it repeats of its text is shown to differ at equal tokens: the student is {LESS} (memorised); "
+        "nothing is shown in other measurements.",
+        f"The student is {LESS} (memorised). "
+        "No evidence of a difference in other measurements.",
+    ),
+    "better, closer and repeats more": (
+        {"perplexity": "better", "kl": "better", "copy": "worse"},
+        "Distillation pays at equal tokens: the student is better in perplexity; "
+        f"the student is closer to the teacher ({KL}) "
+        "and more given to repeating its training text (overlap.longest copy).",
+        "The student is better than the same model trained without the teacher. The student is closer to the teacher "
+        f"({KL}) and more given to repeating its training text (overlap.longest copy).",
+    ),
+    "closer, and repeats less": (
+        {"kl": "better", "memorised": "better"},
+        f"{NOTHING} Only likeness to the teacher and what it repeats of its text are shown to differ at equal tokens: "
+        f"the student is closer to the teacher ({KL}) and {LESS} (memorised); nothing else was compared.",
+        f"The student is closer to the teacher ({KL}) and {LESS} (memorised). "
+        "Nothing else was compared.",
     ),
     "nothing decided": (
         {"perplexity": "open", "kl": "open"},

@@ -100,6 +100,12 @@ def test_libraries_that_are_asked_for_and_absent_are_named_with_what_installs_th
         open_model(tmp_path / "model", adapter=tmp_path / "adapter")
 
 
+def test_an_adapter_in_place_of_a_model_is_told_from_one_with_what_opens_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(kdtool.UsageError, match=r"holds a PEFT adapter.*--set teacher\.adapter="):
+        open_model(tmp_path)
+
+
 def _save_adapter(folder: Path, model: Any, targets: list[str]) -> torch.Tensor:
     """Write an adapter that changes the model, and return the logits with it."""
     import peft

@@ -11,12 +11,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from math import comb, exp, inf, log
+from math import exp, inf, log
 from pathlib import Path
 from typing import Literal
 
 from kdtool._contract.models import Measurement, Subject
 from kdtool._errors import PluginError
+from kdtool._run.exact_test import chance
 from kdtool._run.intervals import Pair, Statistic, Table, Totals, estimate, half_width
 from kdtool._run.results import Comparison
 from kdtool._run.sealed import json_lines
@@ -64,6 +65,8 @@ def compare_all(
                 notes.append(f"{name}: {arm} and {against} are not compared, they {reason}")
             elif made := compare(arm, against, pairs, of_teacher=roles[against] == "teacher"):
                 compared.append(made)
+            else:
+                notes.append(f"{name}: {arm} and {against} are not compared, it takes two items at least that count")
     first = ("student", "control")
     return sorted(compared, key=lambda c: (roles[c.arm], roles[c.against]) != first), notes
 
@@ -225,16 +228,19 @@ def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
 
 
 def _chance(tables: Sequence[Table]) -> float:
-    """Return how likely two arms that are alike differ as clearly on pass-or-fail tasks: the exact sign test, two-sided.
+    """Return how likely two arms that are alike differ as clearly on tasks; 0 where items are something else.
 
-    It is McNemar's, on the tasks that only one of them passes. 0 where items are something else, or there are several seeds.
+    A task's seeds and samples go together: more of them are no more tasks.
     """
-    if len(tables[0]) > 1 or not _all_pass_or_fail(tables):
+    if not _all_tasks(tables):
         return 0.0
-    both = list(zip(tables[0][0], tables[1][0], strict=True))
-    more, fewer = (sum(one[side] > one[1 - side] for one in both) for side in (0, 1))
-    ways = sum(comb(more + fewer, count) for count in range(min(more, fewer) + 1))
-    return float(min(1.0, 2 * ways / 2 ** (more + fewer)))
+    one, other = ([sum(pair[0] for pair in column) for column in zip(*table, strict=True)] for table in tables)
+    return chance([a - b for a, b in zip(one, other, strict=True)])
+
+
+def _all_tasks(tables: Sequence[Table]) -> bool:
+    """Return whether each item is a task: it passes, fails, or does so by a share of its samples."""
+    return all(weight == 1 and 0 <= total <= 1 for table in tables for row in table for total, weight in row)
 
 
 def _all_pass_or_fail(tables: Sequence[Table]) -> bool:

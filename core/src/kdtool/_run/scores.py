@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,12 +152,16 @@ def _exported(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
 
 
 def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
+    short = name.rpartition(".")[2]
+
     def build(run: RunInfo, folder: Path) -> None:
         subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
         lines, said = [], []
         given: set[tuple[str, str]] = set()
 
         def say(text: str) -> None:
+            # What a recipe calls otherwise than its plugin (`chat: {use: humaneval}`) speaks under the plugin's name.
+            text = text if re.match(rf"{re.escape(short)}\b", text) else f"{short}: {text}"
             said.append(text)
             run.say(text)
 
@@ -169,7 +174,6 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
-    short = name.rpartition(".")[2]
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),

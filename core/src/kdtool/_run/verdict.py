@@ -36,7 +36,8 @@ def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False, ended_
     controls = [found for found in own if found.against in _CONTROLS]
     if not controls:
         nothing = (
-            "Nothing is shown about distillation: no control was trained, or no evaluator measured it item by item."
+            "Nothing is shown about distillation: no control was trained, or no evaluator measured it on two items or more, "
+            "item by item."
         )
         return " ".join([nothing, *_shares(own)])
     sentences = []
@@ -51,7 +52,10 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
     """Say of each pair of arms, none of which was trained here, what is shown."""
     pairs = dict.fromkeys((found.arm, found.against) for found in comparisons)
     if not pairs:
-        return "Nothing is compared: one model was measured, or nothing was measured item by item in the same way."
+        return (
+            "Nothing is compared: one model was measured, or nothing was measured in the same way on two items or more, "
+            "item by item."
+        )
     sentences = []
     for arm, against in pairs:
         shown = _outcome([found for found in comparisons if (found.arm, found.against) == (arm, against)])

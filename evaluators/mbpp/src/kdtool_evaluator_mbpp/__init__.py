@@ -27,7 +27,7 @@ class Mbpp(PassAtK):
     benchmark: ClassVar[str] = "mbpp"
     harness: ClassVar[Mapping[str, str]] = {
         "base": "bigcode-evaluation-harness, task mbpp (there 15 samples at temperature 0.1)",
-        "chat": "lm-evaluation-harness, task mbpp_instruct",
+        "chat": "lm-evaluation-harness, task mbpp_instruct (there behind three examples, at most 256 tokens)",
     }
 
     class Config(PassAtK.Config):

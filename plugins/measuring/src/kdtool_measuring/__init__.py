@@ -67,6 +67,8 @@ __all__ = [
 
 _REPLICATES = 2000
 _DRAWS_AT_ONCE = 1_000_000
+_ROUNDED = 1e-9
+"""By so much shares differ at most that are alike."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def measured(
 
     `low` and `high` are the 2.5th and 97.5th percentile of 2,000 bootstrap replicates, which draw items with replacement
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); None for fewer than two items. A fraction of
-    items of which each passes or fails has Wilson's score interval (JASA 22, 1927), which says something of 0 of 164, too.
+    items of which each passes or fails has Wilson's score interval (JASA 22, 1927), which says something of 0 of 164, too;
+    that of one that all items have alike reaches as far as others may be otherwise.
 
     Raises:
         PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
@@ -203,6 +206,9 @@ def _interval(items: Sequence[Item], unit: str) -> Sequence[float]:
         return ()
     if unit == "fraction" and all(item.weight == 1 and item.sum in (0, 1) for item in items):
         return _wilson(sum(item.sum for item in items), len(items))
+    shares = [item.sum / item.weight for item in items if item.weight]
+    if unit == "fraction" and max(shares) - min(shares) < _ROUNDED:
+        return _of_items_alike(shares[0], len(shares))
     table = np.array([(item.sum, item.weight) for item in items])
     generator = np.random.default_rng(0)
     means: list[float] = []
@@ -220,6 +226,16 @@ def _wilson(passed: float, count: int) -> tuple[float, float]:
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # at 0 and 1 rounding would cross
+
+
+def _of_items_alike(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share that all items have, of which no bootstrap draws anything else.
+
+    1 − 0.025^(1/n) of others may be otherwise where none of n is (Clopper and Pearson, Biometrika 26, 1934), each by the way
+    to 0 or to 1.
+    """
+    others = 1 - 0.025 ** (1 / count)
+    return share - others * share, share + others * (1 - share)
 
 
 def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:

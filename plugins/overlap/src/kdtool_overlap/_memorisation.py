@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
+    from kdtool_measuring import Item
+
     from kdtool_overlap._passages import Passage
 
 __all__ = ["Memorisation"]
@@ -59,7 +61,7 @@ class Memorisation(kdtool.Evaluator):
         self._passages(run, 1)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `memorised` and `longest-copy` of each subject; items are passages.
+        """Yield `memorised` and `longest-copy` of each subject; items are documents, whose passages are alike.
 
         Raises:
             kdtool.UsageError: no text is long enough for a passage.
@@ -91,22 +93,33 @@ class Memorisation(kdtool.Evaluator):
     def _measurements(
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage], answers: Mapping[str, str]
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import Item, measured
+        from kdtool_measuring import measured
 
         from kdtool_overlap._copies import longest_copies
         from kdtool_overlap._words import words_learned, words_of
 
         settings = self._settings(asked)
-        verbatim = [Item(one.id, float(_repeats(answers[one.id], one.continuation)), 1.0) for one in asked]
+        verbatim = [float(_repeats(answers[one.id], one.continuation)) for one in asked]
         yield measured(
-            verbatim, run, subject, name="memorised", unit="fraction", higher_is_better=False, settings=settings
+            _by_document(asked, verbatim),
+            run,
+            subject,
+            name="memorised",
+            unit="fraction",
+            higher_is_better=False,
+            settings=settings,
         )
         written = [words_of(answers[one.id])[: self.config.continuation] for one in asked]
         lengths = longest_copies(written, map(words_learned, run.texts.examples("train")), self.config.n)
-        copies = [Item(one.id, float(length), 1.0) for one, length in zip(asked, lengths, strict=True)]
         settings["copies"] = f"runs of {self.config.n} words and more that stand in any document of the split train"
         yield measured(
-            copies, run, subject, name="longest-copy", unit="words", higher_is_better=False, settings=settings
+            _by_document(asked, lengths),
+            run,
+            subject,
+            name="longest-copy",
+            unit="words",
+            higher_is_better=False,
+            settings=settings,
         )
 
     def _settings(self, asked: Sequence[Passage]) -> dict[str, str]:
@@ -120,6 +133,16 @@ class Memorisation(kdtool.Evaluator):
             "asked": f"{config.prefix} words are given, {config.continuation} are to follow",
             "decoding": "greedy",
         }
+
+
+def _by_document(asked: Sequence[Passage], found: Sequence[float]) -> list[Item]:
+    """Return what was found of passages as items, one a document: who knows one passage of it knows others, too."""
+    from kdtool_measuring import Item
+
+    values: dict[str, list[float]] = {}
+    for one, value in zip(asked, found, strict=True):
+        values.setdefault(one.document, []).append(value)
+    return [Item(document, sum(own), len(own)) for document, own in values.items()]
 
 
 def _repeats(answer: str, continuation: str) -> bool:

@@ -20,9 +20,10 @@ _CHARACTERS_A_WORD = 24
 
 @dataclass(frozen=True)
 class Passage:
-    """`prefix` and `continuation` follow each other in a document; `id` names it and the number of the first word."""
+    """`prefix` and `continuation` follow each other in a `document`; `id` names it and the number of the first word."""
 
     id: str
+    document: str
     prefix: str
     continuation: str
 
@@ -58,4 +59,4 @@ def _cut(document: str, text: str, prefix: int, continuation: int) -> Iterator[P
     for first in range(0, len(spans) - words + 1, words):
         start, middle, end = spans[first][0], spans[first + prefix - 1][1], spans[first + words - 1][1]
         if end - start <= _CHARACTERS_A_WORD * words:
-            yield Passage(f"{document} {first}", text[start:middle], text[middle:end])
+            yield Passage(f"{document} {first}", document, text[start:middle], text[middle:end])

@@ -78,6 +78,8 @@ class PassAtK(kdtool.Evaluator):
                 raise ValueError(
                     f"k holds numbers from 1 to samples ({self.samples}): fewer samples say nothing of pass@k"
                 )
+            if len(set(self.k)) < len(self.k):
+                raise ValueError(f"k names a number twice: {', '.join(map(str, self.k))}")
             if self.samples > 1 and not self.temperature:
                 raise ValueError(
                     "several samples at temperature 0 are all the same; set temperature, 0.2 or 0.8 for example"

@@ -107,9 +107,8 @@ def _digest(task: Task) -> str:
 
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:
-    """Return what is run of a sample."""
-    made = problem.continued if sample.continues else problem.whole
-    return made(code_of(sample.text, continues=sample.continues))
+    """Return what is run of a sample. What goes on behind a prompt is code as it is: where it ends, stop strings say."""
+    return problem.continued(sample.text) if sample.continues else problem.whole(code_of(sample.text, continues=False))
 
 
 def code_of(answer: str, *, continues: bool) -> str:

@@ -10,6 +10,7 @@ import kdtool
 from markupsafe import Markup
 
 from kdtool_reporter_html import _answers, _curves, _record, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html._control import as_it_trained
 from kdtool_reporter_html._subjects import Subjects
 
 __all__ = ["page"]
@@ -17,6 +18,7 @@ __all__ = ["page"]
 
 def page(results: kdtool.Results) -> str:
     """Return the whole page. Parts of a run that are missing are left out or named as missing."""
+    results = as_it_trained(results)
     units = {found.name: found.unit for found in results.measurements}
     higher = {found.name: found.higher_is_better for found in results.measurements}
     subjects = Subjects(results.subjects)

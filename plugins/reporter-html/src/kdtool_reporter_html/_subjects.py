@@ -10,13 +10,18 @@ from functools import cached_property
 import kdtool
 
 __all__ = [
-    "ARMS", "Measured", "Subjects", "arm_order", "arm_title", "is_teacher", "key_of", "name", "own_name", "title",
+    "ARMS", "SAME_ROWS", "Measured", "Subjects",
+    "arm_order", "arm_title", "is_teacher", "key_of", "name", "own_name", "title",
 ]  # fmt: skip
+
+SAME_ROWS = "control-rows"
+"""What the page calls the control where it did not train on as many tokens as the student."""
 
 ARMS = {
     "teacher": "Teacher",
     "student": "Student",
     "control": "Control, equal tokens",
+    SAME_ROWS: "Control, same rows",
     "control-time": "Control, equal time",
 }
 """The arms that a run knows, in the order of columns."""

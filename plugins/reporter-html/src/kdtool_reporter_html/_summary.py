@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import kdtool
 
 from kdtool_reporter_html._numbers import count, duration, interval, percent, quantity, span, times
-from kdtool_reporter_html._subjects import ARMS, Measured, Subjects, arm_order, is_teacher, key_of, own_name, title
+from kdtool_reporter_html._subjects import (
+    ARMS,
+    SAME_ROWS,
+    Measured,
+    Subjects,
+    arm_order,
+    is_teacher,
+    key_of,
+    own_name,
+    title,
+)
 from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
@@ -240,4 +250,4 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
 
 
 def _short(arm: str) -> str:
-    return {"control": "control (tokens)", "control-time": "control (time)"}.get(arm, arm)
+    return {"control": "control (tokens)", SAME_ROWS: "control (rows)", "control-time": "control (time)"}.get(arm, arm)

@@ -14,7 +14,7 @@ import kdtool
 
 from kdtool_reporter_html._numbers import difference, percent, span, tick
 from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, Subjects, name, title
+from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Subjects, name, title
 
 __all__ = [
     "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays", "with_controls",
@@ -25,20 +25,31 @@ _BEGINNINGS = {
     "costs": "It does not pay",
     "mixed": "The result is mixed",
     "likeness": "Only likeness to the teacher is shown to differ",
+    "repetition": "Only what it repeats of its text is shown to differ",
+    "asides": "Only likeness to the teacher and what it repeats of its text are shown to differ",
     "open": "Nothing is shown",
 }
 """How the headline's sentence on each outcome begins, in the order of these sentences."""
-_LIKENESS = re.compile(r"(^|\.)(kl-to-|top-1-agreement)")
-"""Measurements of how like the teacher a model is; an evaluator's name may stand before, a teacher's has dots itself."""
-_AGAINST = {"control": "equal tokens", "control-time": "equal wall time"}
+_ASIDES = {
+    "likeness": (
+        re.compile(r"(^|\.)(kl-to-|top-1-agreement)"), "closer to the teacher", "farther from the teacher"
+    ),
+    "repetition": (
+        re.compile(r"(^|\.)(memorised|longest-copy)$"),
+        "less given to repeating its training text", "more given to repeating its training text",
+    ),
+}  # fmt: skip
+"""What says nothing of what a model can do, by the outcome where nothing else differs: how like the teacher it is, and how
+much it repeats; and the words for better and worse. An evaluator's name may stand before; a teacher's has dots itself."""
+_AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What one control shows.
 
-    `outcome` is "pays", "costs", "mixed", "likeness" or "open"; `summary` says it on the card and `claim` in the headline,
-    behind the place; `lines` say it measurement by measurement.
+    `outcome` is "pays", "costs", "mixed", "open", or what alone differs beside: "likeness", "repetition", "asides" for both;
+    `summary` says it on the card and `claim` in the headline, behind the place; `lines` say it measurement by measurement.
     """
 
     control: str
@@ -178,25 +189,26 @@ def _controls(comparisons: Sequence[kdtool.Comparison]) -> list[str]:
 
 
 def _place(control: str) -> str:
-    return f"at {_AGAINST[control]}" if control in _AGAINST else f"against {control}"
+    return _AGAINST.get(control, f"against {control}")
 
 
 def _joined(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _imitates(comparison: kdtool.Comparison) -> bool:
-    return _LIKENESS.search(comparison.measurement) is not None
+def _aside(comparison: kdtool.Comparison) -> str:
+    """Return what a measurement is of that says nothing of what a model can do; "" for all others."""
+    return next((kind for kind, (names, _, _) in _ASIDES.items() if names.search(comparison.measurement)), "")
 
 
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
-    # Being like the teacher is what the student was trained for; whether it pays is for the other measurements to say.
-    others = [found for found in comparisons if not _imitates(found)]
+    # Being like the teacher is what the student was trained for, and who learned nothing repeats nothing: whether it pays is
+    # for the other measurements to say.
+    others = [found for found in comparisons if not _aside(found)]
     better, worse = _named(others, "better"), _named(others, "worse")
-    likeness = _likeness([found for found in comparisons if _imitates(found)])
-    outcome = (
-        "mixed" if better and worse else "pays" if better else "costs" if worse else "likeness" if likeness else "open"
-    )
+    asides = {kind: said for kind in _ASIDES if (said := _said_of(kind, comparisons))}
+    beside = "asides" if len(asides) > 1 else next(iter(asides), "open")
+    outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else beside
     summary, claim = {
         "pays": (
             "The student is better than the same model trained without the teacher.",
@@ -210,7 +222,7 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
             "The student is better on some measurements and worse on others.",
             f"the student is better in {better}, worse in {worse}",
         ),
-        "likeness": (
+        beside: (
             "No evidence of a difference in other measurements." if others else "Nothing else was compared.",
             "nothing is shown in other measurements" if others else "nothing else was compared",
         ),
@@ -219,9 +231,9 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
             "no interval excludes that student and control are equal",
         ),
     }[outcome]
-    if likeness:
-        first = outcome == "likeness"
-        sentence, clause = f"The student is {likeness}.", f"the student is {likeness}"
+    if asides:
+        first, said = outcome == beside, " and ".join(asides.values())
+        sentence, clause = f"The student is {said}.", f"the student is {said}"
         summary = f"{sentence} {summary}" if first else f"{summary} {sentence}"
         claim = f"{clause}; {claim}" if first else f"{claim}; {clause}"
     place = _place(control)
@@ -240,10 +252,12 @@ def _named(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
     return _joined([name(found.measurement) for found in comparisons if found.verdict == verdict])
 
 
-def _likeness(comparisons: Sequence[kdtool.Comparison]) -> str:
-    """Say whether the student is closer to the teacher than the control; "" where that is not shown."""
-    sides = {"closer to": _named(comparisons, "better"), "farther from": _named(comparisons, "worse")}
-    return " and ".join(f"{side} the teacher ({names})" for side, names in sides.items() if names)
+def _said_of(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
+    """Say in which way the student differs beside what it can do, such as "closer to the teacher"; "" where it does not."""
+    own = [found for found in comparisons if _aside(found) == kind]
+    _, better, worse = _ASIDES[kind]
+    sides = {better: _named(own, "better"), worse: _named(own, "worse")}
+    return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)
 
 
 def _sentence(found: kdtool.Comparison, unit: str) -> str:
@@ -279,7 +293,7 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
-            against=_AGAINST.get(found.against, found.against),
+            against=_place(found.against),
             arm=found.against,
             at=scale.at(found.difference),
             low=scale.at(found.low),

@@ -78,11 +78,22 @@ class Validator:
         return {name: measurement.value for name, measurement in found.items()}
 
     def try_out(self) -> None:
-        """Measure the student as it is, where something is watched, so that what cannot be measured is known at once.
+        """Have evaluators look at the text; measure the student as it is, where something is watched.
+
+        So what cannot be measured is known at once.
 
         Raises:
-            UsageError: what is watched is not measured.
+            UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
         """
+        run = self._run_in(self._folder)
+        look = run.hook.kdtool_measurable
+        for name in set(self._asked()) & set(look.names()):
+            try:
+                look.maybe(name)(run)
+            except kdtool.UsageError as error:
+                raise kdtool.UsageError(
+                    f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
+                ) from error
         if self._config.watch is not None:
             self._measured(0)
 
@@ -153,15 +164,20 @@ class Validator:
         folder = self._folder / f"step-{step}"
         shutil.rmtree(folder, ignore_errors=True)  # answers of a process that was killed are of weights that are gone
         folder.mkdir(parents=True)
-        run = replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run.texts))
+        run = self._run_in(folder)
         role: kdtool.Role = "student" if run.arm == "student" else "control"
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
         with alone(run.seed), self._autocast():
-            for name in run.hook.kdtool_evaluate.names():
-                short = name.rpartition(".")[2]
-                if short in self._config.evaluators:
-                    for measurement in run.hook.kdtool_evaluate.of(name)(run, (subject,)):
-                        yield _called(short, measurement.name), measurement
+            for name in self._asked():
+                for measurement in run.hook.kdtool_evaluate.of(name)(run, (subject,)):
+                    yield _called(_short(name), measurement.name), measurement
+
+    def _run_in(self, folder: Path) -> kdtool.RunInfo:
+        return replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run.texts))
+
+    def _asked(self) -> list[str]:
+        """Return the evaluators that are asked, by their names in the run."""
+        return [name for name in self._run.hook.kdtool_evaluate.names() if _short(name) in self._config.evaluators]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self._student.head.weight.device.type
@@ -196,6 +212,10 @@ def _best_of(checkpoint: Path) -> Best | None:
 def _file(root: Path, step: int) -> Path:
     """Return where weights are kept beside the checkpoints of `root`."""
     return root / _FOLDER / f"best-{step}.safetensors"
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _called(evaluator: str, measurement: str) -> str:

@@ -191,6 +191,12 @@ def resolve(source: str | Path) -> Path | str:
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / "adapter_config.json").is_file():
+                raise kdtool.UsageError(
+                    f"{path} is no model folder but holds a PEFT adapter, which goes on top of a model: give that model, "
+                    "and this folder as `adapter`, a setting of teachers (`kdtool eval --set teacher.use=causal-lm --set "
+                    "teacher.model=… --set teacher.adapter=…` measures both together); or merge them once"
+                )
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
             raise kdtool.UsageError(f"{path} is no model folder: it has no config.json, only {held}")
         return path

@@ -1,0 +1,35 @@
+"""The exact test against counting all signs, and against McNemar's by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool._run.exact_test import chance
+
+
+@given(st.lists(st.integers(-6, 6), max_size=9), st.sampled_from([1, 3, 20, 77]))
+def test_it_is_the_share_of_all_signs_with_which_the_sum_is_as_far_from_zero(sizes: list[int], parts: int) -> None:
+    differing = [size for size in sizes if size]
+    sums = [sum(sign * size for sign, size in zip(signs, differing, strict=True))
+            for signs in product([1, -1], repeat=len(differing))]  # fmt: skip
+    expected = sum(abs(each) >= abs(sum(sizes)) for each in sums) / len(sums)
+    assert chance([size / parts for size in sizes]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("more", "fewer", "expected"), [(0, 0, 1.0), (5, 0, 0.0625), (7, 1, 0.0703125), (10, 3, 0.09228515625)]
+)
+def test_of_tasks_that_pass_or_fail_it_is_mcnemars(more: int, fewer: int, expected: float) -> None:
+    assert chance([1.0] * more + [0.0] * 9 + [-1.0] * fewer) == pytest.approx(expected)
+
+
+def test_without_a_common_part_it_is_the_least_that_it_can_be() -> None:
+    assert chance([0.3141, -0.2718, 0.5772]) == 0.25
+
+
+def test_many_tasks_are_counted_in_no_time_or_not_at_all() -> None:
+    assert 0.5 < chance([1 / 3, -1 / 3, 2 / 3, -2 / 3] * 100) <= 1
+    assert chance([1.0, -1.0] * 501) == 0.0
