@@ -141,7 +141,8 @@ def test_files_whose_name_or_text_is_not_utf_8_are_counted(tmp_path: Path) -> No
 def test_a_split_that_few_files_leave_empty_is_named_with_its_setting(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": "x = 1\n", "b.py": "y = 2\n"})
     said: list[str] = []
-    for shares in ({}, {"validation_share": 0.0, "test_share": 0.0}):
+    none: dict[str, Any] = {"validation_share": 0.0, "test_share": 0.0}
+    for shares in ({}, none):
         corpus = PythonSource(PythonSource.Config(folder=tmp_path, minimum_bytes=0, **shares))
         assert {example.split for example in corpus.kdtool_examples(make_run(tmp_path, say=said.append))} == {"train"}
     assert said == [

@@ -125,7 +125,8 @@ class PythonSource(kdtool.Corpus):
                 f"python-source: {len(self._unread):,} files cannot be read, or their name or text is not UTF-8, and were "
                 f"left out, such as {self._unread[0]!r}"
             )
-        for missed, share in (("validation", config.validation_share), ("test", config.test_share)):
+        shares: dict[kdtool.Split, float] = {"validation": config.validation_share, "test": config.test_share}
+        for missed, share in shares.items():
             if share and not taken[missed]:
                 run.say(f"python-source: none of {len(self._files()):,} files is for {missed}; raise {missed}_share")
 
