@@ -46,6 +46,26 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
     assert "of 1.0 MB" in printed
 
 
+@pytest.mark.parametrize(
+    ("corpus", "told"),
+    [
+        ({"use": "python-source", "folder": "sources"}, "folder: there is no folder {}/sources"),
+        ({"use": "jsonl", "files": ["text.jsonl"]}, "files: there is no file {}/text.jsonl"),
+        ({"use": "hub", "files": ["text.csv"], "text_column": "text"}, "files: there is no file {}/text.csv"),
+        ({"use": "answers", "prompts": ["prompts.jsonl"]}, "prompts: there is no file {}/prompts.jsonl"),
+        ({"use": "mbpp", "file": "mbpp.jsonl"}, "file: there is no file {}/mbpp.jsonl"),
+    ],
+    ids=lambda value: value.get("use") if isinstance(value, dict) else "",
+)
+def test_text_that_is_not_there_is_named_with_its_place(
+    corpus: dict[str, Any], told: str, recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**recipe, "corpus": corpus}), encoding="utf-8")
+    assert call(["check", str(path)]) == 2
+    assert told.format(Path.cwd()) in capsys.readouterr().err
+
+
 def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--fit", "8GB"]) == 0
     assert "proposed: a student of " in capsys.readouterr().out

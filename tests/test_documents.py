@@ -4,6 +4,7 @@ A page's blocks share a folder and a namespace, in order. In the folder lie a ti
 in place of `recipes/quickstart.yaml` one with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
+- Files of text that pages name are there, and empty.
 - `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
 - `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
 - `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
@@ -279,6 +280,9 @@ def page(
     monkeypatch.setenv("KDTOOL_STORE", str(store))
     shutil.copytree(teacher_folder, tmp_path / "teacher")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "src").mkdir()
+    for name in ("chats.jsonl", "code.parquet", "mbpp.jsonl", "pairs.jsonl"):
+        (tmp_path / name).touch()
     for name in ("recipes/quickstart.yaml", "recipe.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
 

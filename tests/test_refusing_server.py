@@ -114,3 +114,17 @@ def test_odd_answers_cost_themselves_alone(
     lines = map(json.loads, (text / "train.jsonl").read_text(encoding="utf-8").splitlines())
     learned = {line["id"]: line["completion"] for line in lines}
     assert "return x \ufffd 1" in learned["prompts.jsonl:6"]
+
+
+def test_what_a_server_answered_is_not_asked_again_for_a_setting_that_no_answer_follows_from(
+    tmp_path: Path, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEW_KEY", "k")
+    with serving() as served:
+        recipe = asking(served, tmp_path, teacher_folder)
+        kdtool.run(recipe)
+        served.asked = []
+        for settings in ({"licence": "apache-2.0"}, {"tokenizer": str(teacher_folder)}, {"key_variable": "NEW_KEY"}):
+            kdtool.run(recipe, {f"teacher.{key}": value for key, value in settings.items()})
+        assert served.asked == []

@@ -35,6 +35,18 @@ class Counting(Speaker):
             yield kdtool.TextAnswer(request.id, self.config.word, "refused" if refuses else "stop", 1, 1)
 
 
+class Served(Counting):
+    """Answers by its word alone."""
+
+    class Config(Counting.Config):
+        licence: str = ""
+        """What no answer follows from."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.speaks_as = {"word": config.word}
+
+
 class Keeping(kdtool.Screen):
     """Rejects nothing."""
 
@@ -84,6 +96,23 @@ def test_another_teacher_or_another_setting_of_it_is_asked(counted: dict[str, An
     kdtool.run(counted)
     asked()
     kdtool.run(counted, {"teacher.word": "nay"})
+    assert asked() == ["one", "two"]
+
+
+def test_a_teacher_that_says_what_it_answers_by_is_asked_again_only_where_that_changes(
+    counted: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "counting.py"
+    served = {**counted, "teacher": {"use": f"{file}:Served"}}
+    kdtool.run(served)
+    assert asked() == ["one", "two"]
+    results = kdtool.run(served, {"teacher.licence": "mit"})
+    assert not {stage.name: stage.reused for stage in results.stages}["text"]
+    file.write_text(f"{file.read_text(encoding='utf-8')}\n# another version\n", encoding="utf-8")
+    results = kdtool.run(served)
+    assert not {stage.name: stage.reused for stage in results.stages}["text"]
+    assert asked() == []
+    kdtool.run(served, {"teacher.word": "nay"})
     assert asked() == ["one", "two"]
 
 

@@ -36,6 +36,19 @@ def test_missed_requirement_keeps_everything_and_says_by_how_much(
     assert call(["run", "toy.yaml"]) == 6  # nothing is made again, and it is missed as before
 
 
+def test_without_a_reporter_results_are_named_and_no_report(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {key: value for key, value in recipe.items() if key != "reporter"}
+    for require, code in (("> 0", 0), ("< 0", 6)):
+        text = json.dumps({**plain, "require": {"nats.nats": require}})
+        (tmp_path / "toy.yaml").write_text(text, encoding="utf-8")
+        assert call(["run", "toy.yaml"]) == code
+        said = "".join(capsys.readouterr())
+        assert f"results: {tmp_path / 'runs' / 'toy'}\n" in said
+        assert "report:" not in said
+
+
 def test_measurement_that_there_is_not_is_said_with_those_that_there_are(recipe: dict[str, Any]) -> None:
     with pytest.raises(
         kdtool.UsageError, match=r"nats\.bits was not measured; nats measured: nats\. Everything is kept"

@@ -42,7 +42,7 @@ def load_local(kind: str, use: str, folder: Path, announce: Callable[[str], None
     module_name = f"_kdtool_local_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
     module = _WHOLE.get(module_name)
     if module is None:
-        announce(f"running code from {path_text} (named by the recipe as a {kind})")
+        announce(f"running code from {path_text} (the recipe's {kind})")
         module = _import(module_name, path, source, use, announce)
     cls = getattr(module, name, None)
     if cls is None:

@@ -101,12 +101,14 @@ def refuse_missed(results: Results) -> None:
         UsageError: a required measurement does not exist.
         TargetMissedError: one was missed.
     """
+    from kdtool._run.results import where
+
     missed = [one for one in results.requirements if not one.met]
     if not missed:
         return
     text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
     kind = UsageError if any(one.value is None for one in missed) else TargetMissedError
-    raise kind(f"required: {text}. Everything is kept; report: {results.report or results.folder}")
+    raise kind(f"required: {text}. Everything is kept; {where(results)}")
 
 
 def _wanted(required: Any) -> dict[str, str]:

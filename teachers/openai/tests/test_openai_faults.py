@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import kdtool
@@ -96,6 +98,17 @@ def test_a_request_without_an_answer_is_sent_again(broken: Reply) -> None:
         assert time.monotonic() - start > 0.4, "Retry-After is waited for"
 
 
+def test_a_date_until_which_a_server_asks_to_wait_is_waited_for() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    start = time.monotonic()
+    with (
+        serving(lambda _, number: Reply(429, {}, {"Retry-After": later}) if number == 0 else chat("good")) as served,
+        teacher(served) as asked,
+    ):
+        assert [answer.text for answer in asked.kdtool_answer(REQUESTS[:1])] == ["good"]
+    assert time.monotonic() - start > 1.5, "dates are whole seconds, and a second attempt comes within half a one"
+
+
 @pytest.mark.parametrize(
     ("broken", "told", "error"),
     [
@@ -119,8 +132,8 @@ def test_a_server_that_stays_broken_is_a_service_that_is_down(broken: Reply, tol
 @pytest.mark.parametrize(
     ("reply", "told"),
     [
-        (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the variable OWN_KEY"),
-        (Reply(403, {"error": {"message": "not you"}}), "refuses the variable OWN_KEY"),
+        (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), "refuses the key in OWN_KEY"),
+        (Reply(403, {"error": {"message": "not you"}}), "refuses the key in OWN_KEY"),
         (Reply(402, {"error": {"message": "no money"}}), "wants to be paid"),
         (Reply(429, {"error": {"message": "quota", "code": "insufficient_quota"}}), "wants to be paid"),
     ],
@@ -173,6 +186,8 @@ SAYS_X = {"message": {"content": "x"}}
         (Reply(200, {"error": {"message": "no\nroom \ud83d", "code": 503}}), "the answer is an error: no room \ufffd"),
         (Reply(200, {"error": "no room"}), "the answer is an error: no room"),
         (answer_of({"message": {"content": None}, "finish_reason": None}), "holds no text"),
+        (answer_of({"message": {"content": None, "reasoning": "x"}, "finish_reason": "stop"}), "holds no text"),
+        (answer_of({"message": {"content": [{"type": "text"}]}, "finish_reason": "stop"}), "holds no text"),
         (chat("no", "abort"), "ended with finish_reason 'abort'"),
         (answer_of({**SAYS_X, "finish_reason": ["stop"]}), "ended with finish_reason"),
         (Reply(400, {"error": {"message": "prompt too long"}}), "400: prompt too long"),
@@ -204,12 +219,17 @@ def test_one_bad_answer_is_asked_once_and_loses_no_other(odd: Reply, reason: str
         (answer_of(SAYS_X), "stop"),
         (answer_of(SAYS_X, usage={"completion_tokens": 8}), "length"),
         (answer_of({**SAYS_X, "finish_reason": "stop"}, error=None), "stop"),
+        (
+            answer_of({**SAYS_X, "finish_reason": "stop"}, usage={"prompt_tokens": True, "completion_tokens": -3}),
+            "stop",
+        ),
     ],
 )
 def test_ends_are_understood_by_whatever_word_a_server_has_for_them(reply: Reply, finish: str) -> None:
     with serving(lambda *_: reply) as served, teacher(served) as asked:
         (answer,) = asked.kdtool_answer(REQUESTS[:1])
     assert (answer.text, answer.finish, answer.reason) == ("x", finish, "")
+    assert {type(answer.tokens_in), type(answer.tokens_out)} == {int}
 
 
 def test_half_a_character_is_replaced_where_an_answer_is_read() -> None:

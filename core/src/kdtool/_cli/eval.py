@@ -41,6 +41,7 @@ def evaluate(
     from kdtool._cli.compare import differences, values
     from kdtool._compare import rows_of
     from kdtool._eval import evaluate as evaluate_models
+    from kdtool._run.results import where
 
     wanted = [text.strip() for text in (evaluators or "").split(",") if text.strip()]
     results = evaluate_models(
@@ -48,4 +49,4 @@ def evaluate(
     )
     rows = tuple(rows_of(results.name, results))
     click.echo("\n\n".join(["", *values(rows), *differences(results.comparisons, results.notes), results.verdict]))
-    click.echo(f"\nreport: {results.report or results.folder}")
+    click.echo(f"\n{where(results)}")

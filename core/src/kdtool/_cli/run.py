@@ -34,6 +34,7 @@ def run(
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._run.ranks import rank_and_world
+    from kdtool._run.results import where
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
@@ -42,4 +43,4 @@ def run(
     trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, trace=trace)
     if rank_and_world()[0] == 0:
-        click.echo(f"\n{results.verdict}\n\nreport: {results.report or results.folder}")
+        click.echo(f"\n{results.verdict}\n\n{where(results)}")

@@ -92,6 +92,12 @@ class Teacher(Component):
     kind = "teacher"
     offers: frozenset[kdtool.Offer] = frozenset()
     """What `kdtool_signal` and `kdtool_answer` can give; may depend on the config."""
+    speaks_as: Mapping[str, str] | None = None
+    """What its answers follow from besides the request, such as the name of a server's model; may depend on the config.
+
+    Answers are kept by it: with other settings or code, but the same `speaks_as`, nothing is asked again. None: they follow
+    from all its settings, its code and `kdtool_identity`. Since 0.1.
+    """
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: keep it.

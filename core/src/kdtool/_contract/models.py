@@ -276,11 +276,12 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 class Measurement:
     """One number about one subject.
 
-    `n` is the number of items behind it; `low` and `high` bound a 95 % interval over them, None where there is none.
-    `settings` say what someone else needs to get the same number. `items` is a JSON Lines file with one object an item:
-    {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ sum / Σ weight), and two subjects are
-    compared item by item. An object may have "shown" besides: texts by what they are, such as an answer and a verdict on it,
-    which reports show.
+    The `unit` "fraction" is a share from 0 to 1: no interval of it or of its differences goes beyond, few items that all
+    pass or all fail have a wide one, and reports show percent. `n` is the number of items behind it; `low` and `high` bound
+    a 95 % interval over them, None where there is none. `settings` say what someone else needs to get the same number.
+    `items` is a JSON Lines file with one object an item: {"item": id, "sum": float, "weight": float}. The value is then
+    `transform`(Σ sum / Σ weight), and two subjects are compared item by item. An object may have "shown" besides: texts by
+    what they are, such as an answer and a verdict on it, which reports show.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Answers that stay: what a corpus asked a teacher once is not asked again, whatever else of the recipe changes.
 
-They lie in one SQLite file of the store, by the fingerprint of the teacher (and of what it was trained to) and by all of the
-request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or with time.
+They lie in one SQLite file of the store, by the fingerprint of the teacher (or what it `speaks_as`, and what it was trained
+to) and by all of the request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or time.
 """
 
 from __future__ import annotations

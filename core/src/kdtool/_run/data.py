@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdtool._contract.kinds import Cache
+from kdtool._contract.kinds import Cache, Teacher
 from kdtool._contract.models import ModelFacts
 from kdtool._contract.signals import Want
 from kdtool._contract.training import RunInfo
@@ -73,7 +73,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 
     def build(run: RunInfo, folder: Path) -> None:
         speaking = {
-            name: fingerprint("teacher", {"component": context.part(name), "adapted": node and node.fingerprint})
+            name: fingerprint("teacher", {**_speaker(context, name), "adapted": node and node.fingerprint})
             for name, node in voices.items()
         }
         with remembering(run, context.store.root / ANSWERS, speaking) if speaking else nullcontext(run) as asking:
@@ -85,6 +85,14 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     stage, teachers = Stage("text", label, unit="documents"), context.assembly.named("teacher")
     voices = context.speaking(name for name in taken if name in teachers)
     return graph.add(Node(stage, context.store, True, parts, {}, build, teachers=voices))
+
+
+def _speaker(context: Context, teacher: str) -> dict[str, Any]:
+    """Return what the answers of a teacher follow from: all that stands for it, but where it says what is enough."""
+    part, component = context.part(teacher), context.assembly.shared[teacher]
+    if not isinstance(component, Teacher) or component.speaks_as is None:
+        return {"component": part}
+    return {**{key: part[key] for key in ("use", "class", "distribution")}, "speaks_as": dict(component.speaks_as)}
 
 
 def try_packers(context: Context, run: RunInfo) -> None:

@@ -11,7 +11,7 @@ from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
 from kdtool._contract.training import StepReport, Trained
 from kdtool._licences import Licensed
 
-__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Requirement", "Results", "StageRecord"]
+__all__ = ["ArmResult", "Comparison", "ComponentRecord", "Requirement", "Results", "StageRecord", "where"]
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,8 @@ class Results:
     subjects: tuple[Subject, ...] = ()
     licences: tuple[Licensed, ...] = ()
     requirements: tuple[Requirement, ...] = ()
+
+
+def where(results: Results) -> str:
+    """Return the line that says where to look: at the report, or into the run's folder where nobody wrote one."""
+    return f"report: {results.report}" if results.report else f"results: {results.folder}"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +101,10 @@ class Answers(kdtool.Corpus):
         for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
             pass
         return {path.name: digest(path) for path in self.config.prompts}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which files are not there."""
+        return [f"prompts: there is no file {path.absolute()}" for path in self.config.prompts if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.

@@ -7,7 +7,7 @@ become examples (`_columns`), each with a split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,10 @@ class Hub(kdtool.Corpus):
         if not self.config.dataset:
             return None
         return kdtool.Terms("as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}")
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which files are not there."""
+        return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, split by split; how many copies were left out is said.

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,6 +70,10 @@ class JsonLines(kdtool.Corpus):
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return each file's SHA-256."""
         return {path.name: _digest(path) for path in self.config.files}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which files are not there."""
+        return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, line by line.

@@ -7,7 +7,7 @@ kdtool-datasets reads the two forms in which the problems were published.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -51,6 +51,11 @@ class Mbpp(kdtool.Corpus):
     def kdtool_acknowledge(self) -> kdtool.Terms:
         """Give the licence of the problems."""
         return kdtool.Terms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say that the file is not there, if so."""
+        file = self.config.file
+        return [f"file: there is no file {file.absolute()}"] if file is not None and not file.exists() else []
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the problems by their numbers.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,10 @@ class PythonSource(kdtool.Corpus):
         def _stays_inside(cls, pattern: str) -> str:
             if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
                 raise ValueError('must be a pattern of files below the folder, like "**/*.py"')
+            try:
+                next(Path(__file__).parent.glob(pattern), None)
+            except ValueError as error:
+                raise ValueError(f'is no pattern ({error}); "**/*.py" are all files below the folder') from None
             return pattern
 
     def __init__(self, config: Config) -> None:
@@ -83,6 +87,11 @@ class PythonSource(kdtool.Corpus):
         lines = "".join(f"{file.digest} {file.id}\n" for file in self._files())
         return {"files": hashlib.sha256(lines.encode("utf-8")).hexdigest()}
 
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say that the folder is not there, if so."""
+        folder = self.config.folder
+        return [f"folder: there is no folder {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
+
     def kdtool_acknowledge(self) -> kdtool.Terms | None:
         """Give the licence of the standard library; that of a folder is the user's to know."""
         if self.config.folder is not None:
@@ -90,7 +99,9 @@ class PythonSource(kdtool.Corpus):
         return kdtool.Terms("Python-2.0", "https://docs.python.org/3/license.html")
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield the examples, shuffled, up to the limits of their splits; say how many files could not be read.
+        """Yield the examples, shuffled, up to the limits of their splits.
+
+        How many files could not be read is said, and of few files which split has none.
 
         Raises:
             kdtool.UsageError: there is no such folder, or no file to be taken.
@@ -114,6 +125,10 @@ class PythonSource(kdtool.Corpus):
                 f"python-source: {len(self._unread):,} files cannot be read, or their name or text is not UTF-8, and were "
                 f"left out, such as {self._unread[0]!r}"
             )
+        shares: dict[kdtool.Split, float] = {"validation": config.validation_share, "test": config.test_share}
+        for missed, share in shares.items():
+            if share and not taken[missed]:
+                run.say(f"python-source: none of {len(self._files()):,} files is for {missed}; raise {missed}_share")
 
     def _files(self) -> tuple[SourceFile, ...]:
         if self._found is None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAI"]
 
+_PROTOCOL = "1"
+"""Grows when the same request would be sent or read otherwise, so that what older versions were told is asked for anew."""
+
 
 class OpenAI(kdtool.Teacher):
     """A model behind a local server: its answers, and the likeliest tokens where the server tells them."""
@@ -41,7 +44,9 @@ class OpenAI(kdtool.Teacher):
         licence: str | None = kdtool.Field(default=None, min_length=1)
         """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
         where `model` is a hub name that tells it."""
-        key_variable: str | None = kdtool.Field(default=None, min_length=1)
+        key_variable: str | None = kdtool.Field(
+            default=None, min_length=1, json_schema_extra=kdtool.does_not_affect_results()
+        )
         """The environment variable that holds the server's key. None: the server wants none."""
         concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
         """Requests under way at the same time."""
@@ -66,6 +71,7 @@ class OpenAI(kdtool.Teacher):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.offers: frozenset[kdtool.Offer] = frozenset({"text"} if config.top_k is None else {"text", "top-k"})
+        self.speaks_as = {"model": config.model, "api": config.api, "protocol": _PROTOCOL}
         self._server: Server | None = None
         self._tokenizer: kdtool.Tokenizer | None = None
         self._tokens: TopTokens | None = None

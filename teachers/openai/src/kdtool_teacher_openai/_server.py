@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kdtool
@@ -170,12 +172,12 @@ class Server:
             return kdtool.ServiceError(f"{where} cannot be reached: {cause}; start it, or look at `url`")
         status = error.status_code
         if status in {401, 403}:
-            named = (
-                f"the variable {self._config.key_variable}" if self._config.key_variable else "no key: `key_variable`"
-            )
-            return kdtool.AuthenticationError(f"{where} refuses {named} ({status}): {told}")
+            refused = "wants a key: name the environment variable that holds it by `key_variable`"
+            if self._config.key_variable:
+                refused = f"refuses the key in {self._config.key_variable}"
+            return kdtool.AuthenticationError(f"{where} {refused} ({status}: {told}). What was answered is kept")
         if status == 402 or error.code in _NO_MONEY:
-            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}): {told}")
+            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}: {told}). What was answered is kept")
         if status in _THIS_REQUEST:
             return RefusedError(f"{status}: {told}")
         if status in _AGAIN or status >= 500:
@@ -219,10 +221,16 @@ def _pause(state: RetryCallState) -> float:
     """Return what the server asks to wait for, else longer from attempt to attempt."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, openai.APIStatusError):
-        try:
-            asked = float(error.response.headers.get("retry-after", ""))
-        except ValueError:
-            asked = 0.0
+        asked = _seconds(error.response.headers.get("retry-after", ""))
         if asked > 0:
             return min(asked, _LONGEST_WAIT)
     return _BACK_OFF(state)
+
+
+def _seconds(asked: str) -> float:
+    """Return how long a Retry-After asks to wait: a number of seconds, or until a date (RFC 9110); 0 where it is neither."""
+    with suppress(ValueError):
+        return float(asked)
+    with suppress(ValueError):
+        return parsedate_to_datetime(asked).timestamp() - time.time()
+    return 0.0

@@ -111,13 +111,14 @@ def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextA
     tokens_out = _count(usage, "completion_tokens")
     finish = choice.get("finish_reason")
     if finish is None:  # some servers do not say it
-        if not isinstance(said, str):
-            raise RefusedError("the answer holds no text")
         finish = "length" if tokens_out >= request.max_tokens else "stop"
+    ended = "stop" if stops else _finish(finish)
+    if ended == "stop" and not isinstance(said, str):  # a server that keeps it elsewhere, or in parts, can be mended
+        raise RefusedError("the answer holds no text")
     return kdtool.TextAnswer(
         id=request.id,
         text=text[: min(stops)] if stops else text,
-        finish="stop" if stops else _finish(finish),
+        finish=ended,
         tokens_in=_count(usage, "prompt_tokens"),
         tokens_out=tokens_out,
     )
@@ -136,4 +137,4 @@ def _finish(reason: Any) -> Literal["stop", "length", "refused"]:
 
 def _count(usage: Any, name: str) -> int:
     value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) and value >= 0 else 0
+    return value if type(value) is int and value >= 0 else 0  # true is an int, too
