@@ -207,6 +207,25 @@ def test_more_seeds_and_samples_of_few_tasks_are_no_more_tasks(
     assert found.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("known", "seeds", "verdict"),
+    [(4, 1, "no evidence of a difference"), (5, 1, "no evidence of a difference"), (5, 3, "no evidence of a difference"),
+     (6, 1, "better"), (6, 3, "better")],
+)  # fmt: skip
+def test_few_documents_of_many_in_which_an_arm_is_right_at_all_are_few(
+    tmp_path: Path, known: int, seeds: int, verdict: str
+) -> None:
+    """Lines completed in so many of 64 documents of four lines each, and none by the control."""
+    student = [(1.0 + (i % 2), 4.0) for i in range(known)] + [(0.0, 4.0)] * (64 - known)
+    pair = [
+        dataclasses.replace(_measurement(tmp_path / f"{name}.jsonl", items), unit="fraction", higher_is_better=True)
+        for name, items in (("s", student), ("c", [(0.0, 4.0)] * 64))
+    ]
+    found = compare("student", "control", [(pair[0], pair[1])] * seeds)
+    assert found is not None
+    assert found.verdict == verdict
+
+
 def test_shares_that_are_all_alike_are_no_certainty(tmp_path: Path) -> None:
     alike = [_scored(tmp_path, name, [value] * 7) for name, value in (("student", 0.3), ("control", 0.1))]
     found = compare("student", "control", [(alike[0], alike[1])])

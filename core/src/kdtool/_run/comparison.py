@@ -228,14 +228,21 @@ def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
 
 
 def _chance(tables: Sequence[Table]) -> float:
-    """Return how likely two arms that are alike differ as clearly on tasks; 0 where items are something else.
+    """Return how likely two arms that are alike differ as clearly on tasks, or on few of many documents.
 
-    A task's seeds and samples go together: more of them are no more tasks.
+    0 where the interval holds by itself: documents of which most differ. An item's seeds and samples go together: more of
+    them are no more items.
     """
-    if not _all_tasks(tables):
-        return 0.0
     one, other = ([sum(pair[0] for pair in column) for column in zip(*table, strict=True)] for table in tables)
-    return chance([a - b for a, b in zip(one, other, strict=True)])
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    few = 2 * sum(abs(each) > _ROUNDED for each in differences) <= len(differences)
+    return chance(differences) if _all_tasks(tables) or (few and _weigh_alike(tables)) else 0.0
+
+
+def _weigh_alike(tables: Sequence[Table]) -> bool:
+    """Return whether each item weighs the same in both arms and all seeds, as documents of so many lines do."""
+    rows = [[weight for _, weight in row] for table in tables for row in table]
+    return all(row == rows[0] for row in rows)
 
 
 def _all_tasks(tables: Sequence[Table]) -> bool:

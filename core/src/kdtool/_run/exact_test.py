@@ -14,7 +14,7 @@ __all__ = ["chance"]
 
 _FINEST = 100
 """Differences are counted in the same parts of a task, a hundredth at least: seeds and samples divide it so."""
-_MANY = 1000
+_MANY = 300
 """Of more tasks an interval by Student's distribution says what this test does."""
 _ROUNDED = 1e-9
 
