@@ -77,6 +77,13 @@ def add(name: str = "add") -> Problem:
             "def add(a, b):\n    return a + b",
         ),
         ("```\ndef add(a, b):\n    return a", False, "def add(a, b):\n    return a"),
+        ('```python title="a.py"\nx = 1\n```\nIt adds.', False, "x = 1"),
+        ("Here:\n```python:a.py\nx = 1\n```\nIt adds.\n```\nx = 2\n```", False, "x = 1"),
+        ("```python\r\nx = 1\r\n```\r\nIt adds.", False, "x = 1\r"),
+        ("1. So:\n   ```python\n   if x:\n       y\n\n   z\n   ```\n2. Done", False, "if x:\n    y\n\nz"),
+        ("```python\nx = '''\n    ```\n'''\n```\nDone", False, "x = '''\n    ```\n'''"),
+        ("Like ```x``` here: ```python\nx = 1\n```", False, "x = 1"),
+        ("```python\n```\nnothing", False, ""),
     ],
 )
 def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: str) -> None:

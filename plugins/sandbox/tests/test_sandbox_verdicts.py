@@ -257,6 +257,18 @@ def test_objects_of_the_tests_have_items_and_no_attributes_for_a_program(judge: 
     assert (verdict.status, "not shown to programs" in verdict.reason) == ("failed", True)
 
 
+def test_types_of_the_tests_have_no_items_for_a_program(judge: Judge) -> None:
+    source = """
+import sys
+frames = sys.modules["kdtool_sandbox._inside.frames"]
+def f(x):
+    frames.write_message(4, ["ask", "item", {"tuple": [{"builtin": "list"}, {"builtin": "int"}]}, {"dict": []}])
+    return frames.read_message(3)[0]
+"""
+    verdict = judge(source, "assert f(1) == 'raised'")
+    assert verdict.passed, verdict
+
+
 def test_functions_of_the_tests_are_called_back(judge: Judge) -> None:
     source = "def f(items, key):\n    return sorted(items, key=key)\n"
     assert judge(source, "assert f([3, -5, 1], lambda x: -x) == [3, 1, -5]\nassert f([3, -5], abs) == [3, -5]").passed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,26 @@ def test_task_is_begun_again_when_its_worker_is_killed(needs_bubblewrap: None, t
             os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
         rest = list(verdicts)
     assert [(verdict.id, verdict.passed) for verdict in rest] == [("b", True), ("c", True)]
+
+
+def test_no_task_is_lost_where_a_worker_ended_while_it_had_nothing_to_do(needs_bubblewrap: None) -> None:
+    with Sandbox() as sandbox:
+        worker = sandbox._workers[0]
+        os.kill(worker._process.pid, signal.SIGKILL)
+        assert worker.connection.recv(1, socket.MSG_PEEK) == b""
+        verdicts = list(sandbox.run([Task("a", GOOD, 60.0), Task("b", GOOD, 60.0)]))
+    assert [(verdict.id, verdict.passed) for verdict in verdicts] == [("a", True), ("b", True)]
+
+
+def test_no_task_is_lost_behind_one_that_is_too_large(needs_bubblewrap: None) -> None:
+    large = Module("", "#" * (64 * 2**20 + 1))
+    with Sandbox() as sandbox:
+        verdicts = list(sandbox.run([Task("a", large), Task("b", large), Task("c", GOOD, 60.0)]))
+    assert [(verdict.id, verdict.status) for verdict in verdicts] == [
+        ("a", "refused"),
+        ("b", "refused"),
+        ("c", "passed"),
+    ]
 
 
 def test_task_whose_workers_all_end_has_failed(needs_bubblewrap: None) -> None:

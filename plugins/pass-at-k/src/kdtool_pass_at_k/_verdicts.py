@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Judged", "code_of", "judged", "program_of", "verdicts_of"]
 
-_FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+_FENCED = re.compile(
+    r"(?:^(?P<indent>[ \t]*)```[^\n`]*|```[\w+-]*[ \t]*\r?)\n(?P<code>.*?)(?:^(?(indent)(?P=indent))```|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+"""At the beginning of a line a fence may name what it will: a language, a file, attributes. In a list all is indented."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +124,7 @@ def code_of(answer: str, *, continues: bool) -> str:
     if continues:
         return answer.partition("\n```")[0]
     fenced = _FENCED.search(answer)
-    return fenced.group(1) if fenced else answer
+    if not fenced:
+        return answer
+    lines = fenced["code"].removesuffix("\n").split("\n")
+    return "\n".join(line.removeprefix(fenced["indent"] or "") for line in lines)

@@ -157,10 +157,12 @@ class Sandbox:
                 self._replace(worker)
 
     def _hand_out(self, waiting: Iterator[_Running], once_more: list[_Running]) -> Iterator[Verdict]:
-        self._fill()
-        for worker in [worker for worker in self._workers if worker not in self._running]:
-            running = once_more.pop() if once_more else next(waiting, None)
-            if running is None:
+        """Start tasks until every worker has one, or none is left."""
+        while True:
+            self._fill()  # a worker may have ended while it had nothing to do
+            worker = next((worker for worker in self._workers if worker not in self._running), None)
+            running = None if worker is None else once_more.pop() if once_more else next(waiting, None)
+            if worker is None or running is None:
                 return
             parts, seconds = _parts(running.task)
             if (size := max(map(len, parts))) > _LARGEST_PART:

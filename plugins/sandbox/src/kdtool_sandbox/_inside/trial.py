@@ -28,6 +28,12 @@ def _called(function: Any, *arguments: Any, **named: Any) -> Any:
     return function(*arguments, **named)
 
 
+def _item(value: Any, key: Any) -> Any:
+    if isinstance(value, type):
+        raise TypeError("types of the tests have no items for programs")  # list[int] would be a way to call list
+    return value[key]
+
+
 def _hidden(*_: object) -> None:
     raise AttributeError("attributes of the tests' objects are not shown to programs")
 
@@ -37,7 +43,7 @@ _ACTIONS: dict[str, Callable[..., Any]] = {
     "iterate": iter,
     "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
     "length": len,
-    "item": lambda value, key: value[key],
+    "item": _item,
     "attribute": _hidden,
     "set": _hidden,
     "text": lambda _: _SHOWN,
