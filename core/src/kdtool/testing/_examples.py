@@ -60,6 +60,6 @@ def _replacements(recipe: Path, stand_ins: Mapping[str, str]) -> Iterator[tuple[
     """Yield settings that put a stand-in where a component is not installed."""
     found = load_recipe(recipe)
     trained = [own for phase in found.phases for own in phase.components]
-    for spec in {spec.key: spec for spec in (*found.shared, *trained)}.values():
+    for spec in {spec.key: spec for spec in (*found.lasting, *trained)}.values():
         if ":" not in spec.use and spec.use not in installed(spec.kind):
             yield ".".join(map(str, (*spec.key, "use"))), stand_ins[spec.kind]
