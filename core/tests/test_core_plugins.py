@@ -200,6 +200,18 @@ def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still
     assert "did you mean 'x-good'" in unknown.stderr
 
 
+def test_a_plugin_of_another_kind_than_was_asked_for_is_told_as_what_it_is(tmp_path: Path) -> None:
+    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "")
+    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "")
+    other = _kdtool("plugins", "show", "x-good", "--kind", "corpus", path=tmp_path)
+    assert (other.returncode, other.stderr) == (2, "error: 'x-good' is of the kind loss, not corpus\n")
+    command = _kdtool("plugins", "show", "x-told", path=tmp_path)
+    assert (command.returncode, command.stderr) == (
+        2,
+        "error: 'x-told' is a command: kdtool x-told --help says what it does\n",
+    )
+
+
 def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from kdtool._cli import cli\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
         ("- a", "mapping"),
         ("", "is empty"),
         ("a: \0", "cannot be read as YAML"),
+        ("a:\n\tb: 1", "2:1: cannot be read as YAML: found character that cannot start any token\n      this is a tab"),
+        ("a:\n  \tb: 1", "this is a tab; indent by spaces"),
         ("{" * 30, "nested"),
         ("a: !!python/object:os.system 1", "tags"),
         ("? [a]\n: 1", "plain word"),
@@ -60,6 +63,12 @@ def test_what_is_refused_is_refused_with_its_place(text: str, message: str) -> N
     with pytest.raises(kdtool.RecipeError, match=r"recipe\.yaml") as caught:
         read_document(text, "recipe.yaml", Path())
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "told"), [("step", "did you mean 'steps'?"), ("x", "keys of a phase: annotators, ")])
+def test_a_setting_that_is_no_key_of_a_phase_is_not_taken_for_a_phase_alone(key: str, told: str) -> None:
+    with pytest.raises(kdtool.RecipeError, match=rf"train\.{key}: is a phase: [^\n]*\n +{re.escape(told)}"):
+        load_recipe({"corpus": "c", "train": {"losses": ["ce"], "steps": 1}}, {f"train.{key}": 5})
 
 
 def test_all_mistakes_come_at_once_sorted_by_place(tmp_path: Path) -> None:

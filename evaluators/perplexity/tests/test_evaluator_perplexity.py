@@ -77,7 +77,9 @@ def test_who_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no documents.*--corpus"):
+    with pytest.raises(
+        kdtool.UsageError, match=r"perplexity\.split: 'validation' holds no .*`validation_share`.*--corpus"
+    ):
         evaluate(make_run(tmp_path, {"any": Opener(Uniform())}, EXAMPLES), split="validation")
 
 

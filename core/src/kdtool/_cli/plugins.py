@@ -86,7 +86,12 @@ def show(name: str, kind: str | None) -> None:
     from kdtool._schema import class_and_settings
     from kdtool._suggest import did_you_mean
 
-    kinds = [each for each in GROUPS if name in installed(each) and each != "command" and kind in {None, each}]
+    there = [each for each in GROUPS if name in installed(each)]
+    kinds = [each for each in there if each != "command" and kind in {None, each}]
+    if there == ["command"]:
+        raise UsageError(f"{name!r} is a command: kdtool {name} --help says what it does")
+    if there and not kinds:
+        raise UsageError(f"{name!r} is of the kind {' and '.join(there)}, not {kind}")
     if not kinds:
         known = {found for each in GROUPS for found in installed(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")

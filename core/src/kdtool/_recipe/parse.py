@@ -109,7 +109,7 @@ class Parser:
 
     def _seeds(self) -> tuple[int, ...]:
         seeds = self.data.get("seeds", [0])
-        good = isinstance(seeds, list) and all(_is_integer(seed) and 0 <= seed < 2**31 for seed in seeds)
+        good = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds)
         good = good and len(set(seeds)) == len(seeds) > 0
         self.require(good, ("seeds",), "is a list of different whole numbers from 0, such as [0, 1, 2]")
         return tuple(seeds) if good else (0,)
@@ -186,15 +186,16 @@ class Parser:
         return tuple(phase for phase in phases if phase is not None)
 
     def _phase(self, path: KeyPath, phase: Any) -> PhaseSpec | None:
-        good = isinstance(phase, Mapping) and NAME.fullmatch(str(path[-1])) is not None
-        if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name"):
+        name, keys = str(path[-1]), ("losses", "transforms", "weightings")
+        remedy = "" if isinstance(phase, Mapping) else did_you_mean(name, layers.PHASE_KEYS, what="keys of a phase")
+        good = isinstance(phase, Mapping) and NAME.fullmatch(name) is not None
+        if not self.require(good, path, "is a phase: a mapping with losses and steps, under a plain name", remedy):
             return None
         self.refuse_unknown(path, layers.PHASE_KEYS)
         steps, trains = phase.get("steps"), phase.get("trains")
-        good = _is_integer(steps) and 1 <= steps < 2**31
+        good = type(steps) is int and 1 <= steps < 2**31
         self.require(good, (*path, "steps"), "is the number of optimiser steps, from 1")
         self.require(trains is None or isinstance(trains, str), (*path, "trains"), "is the name of a teacher")
-        keys = ("losses", "transforms", "weightings")
         losses, transforms, weightings = (self.components((*path, key)) for key in keys)
         own_trainer = self.trainer((*path, "trainer"), self.default_trainer)
         sources = tuple(spec for key in layers.SOURCE_KEYS for spec in self._sources(path, key))
@@ -203,8 +204,7 @@ class Parser:
         self._need(of_kind(sources, "packer"), path, "rows")
         if self._at((*path, "corpora")) is not None:
             self._need(of_kind(sources, "corpus"), path, "corpora")
-        steps = steps if good else 1
-        return PhaseSpec(str(path[-1]), steps, losses, transforms, weightings, own_trainer, sources, path, trains)
+        return PhaseSpec(name, steps if good else 1, losses, transforms, weightings, own_trainer, sources, path, trains)
 
     def _sources(self, phase: KeyPath, key: str) -> tuple[ComponentSpec, ...]:
         """Return what a phase has of its own under a key, or else what the recipe has."""
@@ -223,7 +223,3 @@ class Parser:
 
 def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -103,7 +103,8 @@ def read_document(text: str, file: str, folder: Path) -> Node:
         mark = getattr(error, "problem_mark", None)
         message = f"cannot be read as YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
         place = Place(file, mark.line + 1, mark.column + 1, folder) if mark else place
-        raise RecipeError([place.problem("", message)]) from error
+        remedy = "this is a tab; indent by spaces" if mark and text[mark.index : mark.index + 1] == "\t" else ""
+        raise RecipeError([place.problem("", message, remedy)]) from error
     if not isinstance(root, yaml.MappingNode):
         message = "a recipe is a mapping of keys to values" if root else "is empty"
         raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])

@@ -106,8 +106,9 @@ def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters:
 def without_text(evaluator: str, split: kdtool.Split, lacking: str = "no documents") -> kdtool.UsageError:
     """Return the error of an evaluator that finds nothing in a split to measure on: a run without a score is no success."""
     return kdtool.UsageError(
-        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe more text, or "
-        "`kdtool eval` a corpus (--corpus), or leave the evaluator out"
+        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
+        f"split (settings of a corpus such as `{split}_share` or `split` say what belongs to it), or `kdtool eval` a corpus "
+        "(--corpus), or leave the evaluator out"
     )
 
 

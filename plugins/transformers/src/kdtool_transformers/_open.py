@@ -287,7 +287,8 @@ def _explained(source: str | Path, offline: bool) -> Iterator[None]:
             raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
         if offline:
             raise kdtool.ServiceError(
-                f"{source} is not in the local cache and the run is offline; fetch it first: hf download {source}"
+                f"{source} is not in the local cache, and --offline and --plan fetch nothing; fetch it first: "
+                f"hf download {source}"
             ) from error
         if isinstance(error, OSError):
             raise kdtool.ServiceError(

