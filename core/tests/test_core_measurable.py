@@ -57,6 +57,32 @@ def test_all_refusals_come_at_once_before_training(picky: dict[str, Any]) -> Non
     assert kdtool.run(picky).measurements
 
 
+KEYLESS = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import kdtool, toy
+
+class Keyless(toy.Teacher):
+    "Opens what is measured where a file `key` is."
+    def kdtool_open(self, run, subject):
+        if subject.role == "teacher" and not Path("key").exists():
+            raise kdtool.UsageError("there is no key")
+        return super().kdtool_open(run, subject)
+"""
+
+
+def test_what_a_teacher_lacks_to_be_measured_is_known_before_training(recipe: dict[str, Any]) -> None:
+    Path("keyless.py").write_text(KEYLESS, encoding="utf-8")
+    recipe["teacher"] = {"use": "./keyless.py:Keyless"}
+    with pytest.raises(kdtool.UsageError, match="there is no key"):
+        kdtool.run(recipe)
+    assert not list(Path("runs").glob("*/phases/*"))
+    Path("key").touch()
+    names = [stage.name for stage in kdtool.run(recipe).stages]
+    assert names.index("scores/nats-teacher") < names.index("phases/student-seed0-train")
+
+
 CHOOSY = '''
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """The stages of a run, as a graph of nodes: what depends on what.
 
-text → phases that train teachers → untrained students → rows → signals → phases of every seed and arm → exports → scores.
+text → phases that train teachers → untrained students → scores of teachers → rows → signals → phases of every seed and arm →
+exports → scores of all others.
 The runner makes the nodes, and adds comparison and report. Only the untrained students, and what they are made from, are
 asked to be made on the way, since which of the teacher's layers they were cut from decides what a loss wants of the teacher.
 """
@@ -71,13 +72,26 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     students = add_students(context, graph, texts)
     make(graph, texts)
+    ahead = len(graph.nodes)
     materials = add_data(context, graph, _facts(context, run, next(iter(students.values()))))
     arms = _add_arms(context, graph, students, materials, trained)
     exports = add_exports(context, graph, arms[0])
     measured = subjects_of(context, arms, exports)
     scores = add_scores(context, graph, measured, texts)
     materials.update(adapting)
+    graph = _teachers_first(graph, ahead)
     return Stages(graph, texts, students, materials, tuple(arms), trained, exports, tuple(measured), scores)
+
+
+def _teachers_first(graph: Graph, ahead: int) -> Graph:
+    """Have what is measured of text and teachers alone made behind the first nodes, before anything is trained.
+
+    So a key that is not set, a server that does not answer or a model that does not fit is known before hours are spent.
+    """
+    nodes = list(graph.nodes.values())
+    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) == {"texts"}]
+    rest = [node for node in nodes[ahead:] if node not in early]
+    return Graph({node.name: node for node in (*nodes[:ahead], *early, *rest)})
 
 
 def _identify(context: Context, run: RunInfo) -> None:
