@@ -37,7 +37,7 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     divided = {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "sharding": "full"}}
     done = by_torchrun(divided, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report: ") == 1, "rank 0 alone speaks"
+    assert done.stdout.count("results: ") == 1, "rank 0 alone speaks"
     (recorded,) = (found.parent for found in (tmp_path / "shared").glob("signals/*/shard-00000.json"))
     one = kdtool.run(
         {**recipe, "trainer": {**recipe["trainer"], "compile": "off", "accumulation": 2}}, out=tmp_path / "one"
