@@ -222,15 +222,14 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
             "The student is better on some measurements and worse on others.",
             f"the student is better in {better}, worse in {worse}",
         ),
-        beside: (
-            "No evidence of a difference in other measurements." if others else "Nothing else was compared.",
-            "nothing is shown in other measurements" if others else "nothing else was compared",
-        ),
         "open": (
             "No evidence of a difference between student and control.",
             "no interval excludes that student and control are equal",
         ),
-    }[outcome]
+    }.get(outcome) or (
+        "No evidence of a difference in other measurements." if others else "Nothing else was compared.",
+        "nothing is shown in other measurements" if others else "nothing else was compared",
+    )
     if asides:
         first, said = outcome == beside, " and ".join(asides.values())
         sentence, clause = f"The student is {said}.", f"the student is {said}"

@@ -87,7 +87,7 @@ class Validator:
         """
         run = self._run_in(self._folder)
         look = run.hook.kdtool_measurable
-        for name in set(self._asked()) & set(look.names()):
+        for name in (name for name in self._asked() if name in look.names()):
             try:
                 look.maybe(name)(run)
             except kdtool.UsageError as error:
