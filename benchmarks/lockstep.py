@@ -105,13 +105,14 @@ def summary(measured: Mapping[str, Sequence[Mapping[str, Any]]], tokens: int) ->
 def table(programs: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the figures of all programs as a table."""
     lines = [
-        "| program | s/step, median [min] | tokens/s | CPU s/step | peak RSS GB | first loss |",
+        "| program | s/step, median [min to max] | tokens/s | CPU s/step | peak RSS GB | first loss |",
         "|---|---|---|---|---|---|",
     ]
     for name, of in programs.items():
         loss = "" if of["first_loss"] is None else f"{of['first_loss']:.4f}"
+        spread = f"{min(of['seconds']):.2f} to {max(of['seconds']):.2f}"
         lines.append(
-            f"| {name} | {of['median_seconds']:.2f} [{min(of['seconds']):.2f}] | {of['tokens_per_second']:.0f} "
+            f"| {name} | {of['median_seconds']:.2f} [{spread}] | {of['tokens_per_second']:.0f} "
             f"| {of['cpu_seconds']:.2f} | {of['peak_rss_gb']:.2f} | {loss} |"
         )
     return "\n".join(lines)

@@ -21,12 +21,14 @@ _ADOPT = 36  # PR_SET_CHILD_SUBREAPER
 TESTS = "assert f(1) == 2"
 HONEST = "def f(x):\n    return x + 1\n"
 HOSTILE = [
-    "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(99)\n" + HONEST,
+    "import os, time\nif os.fork() == 0:\n    os.setpgid(0, 0)\n    time.sleep(99)\n" + HONEST,
     "import os\nos.mkdir('/tmp/d')\nos.symlink('/usr', '/tmp/d/usr')\n" + HONEST,
     "import os\nos.kill(-1, 9)\n",
     "import os\nos._exit(0)\n",
     "import threading, time\n[threading.Thread(target=time.sleep, args=(99,)).start() for _ in range(5)]\n" + HONEST,
     "import os\npipes = [os.pipe() for _ in range(20)]\n" + HONEST,
+    "import os, time\n[os.fork() for _ in range(3)]\nheld = b'x' * 2**27\ntime.sleep(9)\n"
+    + HONEST,  # killed from outside
 ]
 
 

@@ -23,7 +23,8 @@ from sphinx.pycode import ModuleAnalyzer
 STYLES = {
     "every": "Every component that has it is asked; answers come by component name.",
     "one": "Components are asked in the recipe's order until one answers.",
-    "tell": "Every component that has it is told.",
+    "tell": "Every component that has it is called; an exception reaches the caller.",
+    "notify": "Every component that has it is notified; one that raises is disabled for the rest of the run.",
 }
 """How a hook is called, by its style in `Hooks`."""
 

@@ -21,16 +21,15 @@ class Meeting(kdtool.Loss):
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Any:
         import torch
 
-        self.pair = (student.layers - 1, teacher.layers - 1)
-        self.projector = torch.nn.Linear(student.hidden, teacher.hidden, bias=False)
-        return self.projector
+        return torch.nn.Linear(student.hidden, teacher.hidden, bias=False)
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
         import torch
 
         assert view.teacher is not None
-        layers = self.pair
-        own = self.projector(view.student.hidden[layers[0]].float())
+        assert view.module is not None
+        (layers,) = view.layers
+        own = view.module(view.student.hidden[layers[0]].float())
         theirs = view.teacher.hidden[layers[1]].float()
         values = own.new_zeros(view.batch.labels.shape[0]) + own.sum() * 0
         for row, i, j in meetings(view):

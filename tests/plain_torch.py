@@ -125,7 +125,7 @@ class WindowRuntime(kdtool.Runtime):
         import torch.nn.functional as F
 
         for text in texts:
-            ids = torch.tensor([[self.model.tokenizer.end_of_text, *self.model.tokenizer.encode(text)]])
+            ids = torch.tensor([[*self.model.tokenizer.scoring_context, *self.model.tokenizer.encode(text)]])
             before, after = ids[:, :-1], ids[:, 1:]
             positions = torch.arange(before.shape[1])[None]
             batch = kdtool.Batch(before, positions, after, torch.zeros_like(before, dtype=torch.int32), ("",))

@@ -8,7 +8,20 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._assembly import Assembly
+from kdtool._check import _look
 from kdtool._cli import call
+from kdtool._estimate.ahead import Asked, Outlines
+from kdtool._estimate.remedies import proposals
+from kdtool._recipe.parse import load_recipe
+from kdtool_transformers import CausalTeacher
+
+
+def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[Asked]]:
+    """Return what a check finds of a recipe with the evaluator `efficiency`."""
+    evaluators = {**recipe["evaluators"], "efficiency": {}}
+    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, {})
+    return found.assembly, found.asked
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 def test_nothing_is_proposed_where_a_process_alone_is_larger(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["check", file, "--fit", "1MB"]) == 0
+    assert call(["check", file, "--fit", "1MB"]) == 9
     assert "nothing that components propose fits into 1MB" in capsys.readouterr().out
 
 
@@ -102,3 +115,61 @@ def test_a_control_that_would_see_other_tokens_is_refused_before_anything_is_mad
     recipe["control"]["trainer"] = {"learning_rate": 1e-3}
     Path(file).write_text(json.dumps(recipe), encoding="utf-8")
     assert call(["check", file]) == 0
+
+
+def test_two_passes_of_a_student_without_dropout_are_refused_before_anything_is_made(
+    recipe: dict[str, Any], file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe["train"]["losses"]["consistency"] = {}
+    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["check", file, "--memory", "64GB"]) == 2
+    assert "consistency: compares two passes of the student" in capsys.readouterr().err
+    recipe["train"]["transforms"] = {"lora": {"dropout": 0.1}}
+    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["check", file, "--memory", "64GB"]) == 0
+
+
+def test_random_weights_are_not_frozen_and_an_evaluator_can_be_left_out(file: str, recipe: dict[str, Any]) -> None:
+    found = kdtool.check(Path(file), memory="64GB")
+    assert found["fits"]["memory"]
+    assembly, asked = looked_at({**recipe, "student": {"use": "gpt", "parameters": "500k"}})
+    settings = [key for one in proposals(assembly, asked) for key in one.settings]
+    assert not [key for key in settings if "lora" in key]
+    assert "evaluators.efficiency" in settings
+    assembly, asked = looked_at(recipe)
+    assert [key for one in proposals(assembly, asked) for key in one.settings if "lora" in key]
+
+
+def test_attempts_ask_for_what_is_missing_only_where_settings_are_new(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(CausalTeacher, "kdtool_missing", lambda self, run: asked.append(repr(self.config)))
+    assert kdtool.check(Path(file), memory="600MB")["fits"]["memory"] is False
+    assert len(asked) == len(set(asked)) > 0
+
+
+@pytest.mark.parametrize("gpu", ["a100-80gb", "t4"])
+def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
+    gpu: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["check", file, "--gpu", gpu]) == 0
+    printed = capsys.readouterr().out
+    assert "CUDA context" in printed
+    assert f"published of {gpu}" in printed
+    assert "of memory of the GPU" in printed
+    assert call(["check", file, "--gpu", "abacus"]) == 2
+
+
+def test_arms_and_attempts_share_outlines_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
+    outlines: Outlines = {}
+    alone, first, second = (
+        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared) for shared in ({}, outlines, outlines)
+    )
+    assert len(outlines) == 1 < len(first.assembly.arms)
+    assert alone.forecast.memory == first.forecast.memory == second.forecast.memory
+    changed = load_recipe(recipe, {"train.transforms": {"freeze": {}}})
+    frozen = _look(changed, Path("runs"), lambda _: None, outlines)
+    assert len(outlines) == 2
+    backward = "phases/train: backward"
+    assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]

@@ -13,6 +13,8 @@ from kdtool._contract.hooks import Call, Spec
 from kdtool._contract.kinds import KINDS
 
 OWN = '''
+from pathlib import Path
+
 import kdtool
 from kdtool_exporter_safetensors import Safetensors
 
@@ -60,8 +62,8 @@ class Once(kdtool.Tracker):
     """Stops the run at its first checkpoint, as Ctrl-C would."""
 
     def kdtool_checkpoint(self, run, path, step):
-        if not (run.folder / "stopped").exists():
-            (run.folder / "stopped").touch()
+        if not Path("stopped").exists():
+            Path("stopped").touch()
             raise KeyboardInterrupt
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kdtool
 import pytest
 from run_process import command, log_of, recipe_with_faults
 
@@ -84,6 +85,7 @@ def give_same_time(whole: Path, killed: Path) -> None:
     partial = killed / "phases" / f"{kept.parent.name}.partial"
     partial.mkdir(parents=True)
     shutil.copyfile(kept, partial / kept.name)
+    kdtool.commit(partial, partial / kept.name)
 
 
 def leave_behind(whole: Path, killed: Path) -> None:

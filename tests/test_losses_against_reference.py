@@ -49,9 +49,13 @@ def expected() -> Gradients:
             Compared(**{**vars(compared), "pairs": term.layers, "told": told})
         )
         per_token = type(loss).kdtool_token_loss is not kdtool.Loss.kdtool_token_loss
-        weights = token_weights(batch.positions[batch.labels != -100]) if per_token else 1.0
+        weights = (
+            token_weights(batch.positions[batch.labels != -100]) if per_token else torch.ones(len(compared.labels))
+        )
+        if label == "ce-dense":  # learns from the corpus alone
+            weights = weights * (batch.columns["own"] == 0)[batch.labels != -100]
         scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.softened else 0)
-        means[label] = scale * (weights * values).sum() / len(compared.labels)
+        means[label] = scale * (weights * values).sum() / weights.sum()
     weighed = [weight_at(term, 1, steps) * means[label] for label, (_, term) in cases().items()]
     alone = [
         FACTOR * weight_at(term, step, steps) * means[label]

@@ -28,6 +28,14 @@ COUNTS = {
     "codellama-web": {"student": 1_235_814_400},
 }
 """Parameters of the full systems, as published or as the recipe asks for."""
+DOWNLOADS = {
+    "code-craft": 13_477_093_376,
+    "starcoder2-mini-gpt": 12_121_485_312,
+    "claude-codellama": 13_477_093_376,
+    "smallcoder": 14_483_464_192,
+    "codellama-web": 2_471_628_800,
+}
+"""Bytes of the published weights."""
 SHORT = {
     "evaluators.perplexity": {"documents": 2, "characters": 200},
     "evaluators.line-completion": {"documents": 1, "places": 1, "maximum_tokens": 4},
@@ -107,6 +115,8 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
     if path.parent == RECIPES and path.stem in SYSTEMS:
         assert found["trainable"], "known before a tokenizer is on this machine, and so is the memory of training"
         assert not [line for line in found["forecast"]["unknown"] if "gives no outline" in line]
+        assert [spent["bytes"] for spent in found["forecast"]["downloads"]] == [DOWNLOADS[path.stem]]
+        assert found["forecast"]["disk_bytes"] > DOWNLOADS[path.stem]
 
 
 @pytest.mark.parametrize("path", [path for path in FULL if path.stem in SYSTEMS], ids=lambda path: path.stem)

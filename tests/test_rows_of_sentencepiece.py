@@ -1,4 +1,7 @@
-"""Rows by a tokenizer as Code Llama's is made, which puts a space before every text: a document's tokens are its text."""
+"""Rows by a tokenizer as Code Llama's is made, which puts a space and `<s>` before every text.
+
+A document's tokens are its text, and models read it from `<s>` on: in rows, in signals and in scores.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ from pathlib import Path
 
 import kdtool
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kdtool.testing import make_run
 from kdtool_packer_packed import Packed, Pairs
-from kdtool_transformers import TransformersTokenizer, open_tokenizer
-from kdtool_transformers.testing import save_code_llama_tokenizer
+from kdtool_rows import collate
+from kdtool_teacher_causal_lm import CausalLM
+from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, open_tokenizer
+from kdtool_transformers.testing import save_code_llama_tokenizer, tiny_config
+from transformers import LlamaForCausalLM
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +62,30 @@ def test_a_conversation_is_written_as_it_is(tokenizer: TransformersTokenizer) ->
     assert documents(PACKED, talk, tokenizer) == [
         "### user\nadd\n\n### assistant\n    a + b### user\n more\n\n### assistant\nc"
     ]
+
+
+@torch.no_grad()
+def test_rows_signals_and_scores_begin_alike(tokenizer: TransformersTokenizer, tmp_path: Path) -> None:
+    """A teacher's signals on packed rows, and a text's score, are those of `<s>` and the text alone."""
+    tokenizer.save(tmp_path)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config(vocabulary=tokenizer.vocabulary)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    model.save_pretrained(tmp_path)
+    texts = ["def f(x):\n    return x\n", "x = 1\n"]
+    examples = [kdtool.Example(text, kdtool.Text(text)) for text in texts]
+    batch = collate(list(PACKED.kdtool_rows(make_run(Path()), examples, tokenizer)))
+    teacher = CausalLM(CausalLM.Config(model=str(tmp_path), dtype="float32"))
+    lazy = teacher.kdtool_signal(batch, kdtool.Want(frozenset({"logits"}))).lazy
+    assert lazy is not None
+    found = torch.split(
+        lazy.head.logits(lazy.hidden).log_softmax(-1), [len(tokenizer.encode(text)) + 1 for text in texts]
+    )
+    scores = TransformersRuntime(TransformersModel(model, tokenizer)).score(texts)
+    for text, told, score in zip(texts, found, scores, strict=True):
+        ids = [*tokenizer.encode(text), tokenizer.end_of_text]
+        expected = model(torch.tensor([[1, *ids]])).logits[0, :-1].log_softmax(-1)
+        torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-4)
+        likelihoods = expected[torch.arange(len(ids)), torch.tensor(ids)]
+        assert score.log_likelihood == pytest.approx(float(likelihoods[:-1].sum()), rel=1e-5)

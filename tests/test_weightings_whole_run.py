@@ -52,7 +52,7 @@ def learned(comment: float, **more: Any) -> bytes:
             "student": {"use": "pretrained", "model": "toy"},
             "trainer": {"use": "standard", "batch": 2, "dtype": "float32", "learning_rate": 1e-2, "compile": "off"},
             "train": {
-                "weightings": {"syntax": {"comment": comment, "mean": 1.0}},
+                "weightings": {"syntax": {"comment": comment}},
                 "losses": {"targets": {"use": "./own.py:Targets", **more}},
                 "steps": 4,
             },

@@ -2,7 +2,7 @@
 
     python benchmarks/science/gradient_angle.py [--mode hour|night] [--out FOLDER]
 
-Written down before the first run:
+Stated with the script, which was committed together with its first results: exploratory, not pre-registered.
 
 Hypothesis. (1) Summed over 2,048 tokens, systematic draws give the angle of about twice as many independent draws. (2) The
 angle that RS-KD has with 12 different tokens a position (about 42 independent draws) costs at most 18 bytes a token.
@@ -128,7 +128,7 @@ def angles(teacher: TransformersModel, student: TransformersModel, rows: list[kd
         whole += gradient(z, lambda leaf, p=p: forward_kl(leaf, p))  # type: ignore[misc]
         for design in DESIGNS:
             kept = design.kept()
-            ((ids, numbers),) = kept.picked(row.key, len(z), iter([(slice(0, len(z)), p.softmax(-1))]))
+            (((ids, numbers),),) = kept.picked(row.key, len(z), iter([(slice(0, len(z)), p.softmax(-1))]))
             bytes_of[design] += len(encode(ids.numpy(), numbers.numpy(), labels.numpy(), kept.total))
             unique_of[design] += int((ids >= 0).sum())
             stored[design] += gradient(z, loss_of(design, ids, numbers))

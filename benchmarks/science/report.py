@@ -19,7 +19,8 @@ def summary(trainings: Trainings, arms: Collection[str], pairs: Iterable[tuple[s
     for arm in arms:
         lines = [line for line in trainings.found.where(arm=arm) if line["seed"] in seeds]
         means = {measure: round(mean(line[measure] for line in lines), 4) for measure in MEASURES}
-        found["arms"][arm] = {"steps": lines[0]["steps"], **means}
+        by_seed = {measure: [round(line[measure], 4) for line in lines] for measure in MEASURES}
+        found["arms"][arm] = {"steps": lines[0]["steps"], **means, "by_seed": by_seed}
     for arm, other in pairs:
         found["differences"] += [
             difference(trainings.compared(measure, arm, other, seeds), arm) for measure in MEASURES
@@ -30,7 +31,7 @@ def summary(trainings: Trainings, arms: Collection[str], pairs: Iterable[tuple[s
 def difference(found: kdtool.Comparison, arm: str) -> dict[str, Any]:
     """Return a comparison as plain data: `arm` minus the other, with its interval."""
     bounds = {name: round(getattr(found, name), 4) for name in ("difference", "low", "high")}
-    return {"measure": found.measurement, "arm": arm, "control": found.against, **bounds}
+    return {"measure": found.measurement, "arm": arm, "control": found.against, **bounds, "verdict": found.verdict}
 
 
 def tables(found: Mapping[str, Any]) -> str:

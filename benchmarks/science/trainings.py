@@ -1,8 +1,7 @@
 """Students of a study, trained by recipes and measured, and paired differences between them.
 
 `Trainings` trains what is missing and remembers what was found in a JSON Lines file, so that a second call goes on.
-Comparisons are the core's own, paired over documents, with 95 % intervals over these; each document counts with the sums of
-all seeds.
+Comparisons are those of `kdtool run`: paired by document and seed, with its 95 % intervals over both.
 """
 
 from __future__ import annotations
@@ -70,12 +69,9 @@ class Trainings:
         return self.found.where(arm="teacher")[0]
 
     def compared(self, measure: str, arm: str, control: str, seeds: Sequence[int]) -> kdtool.Comparison:
-        """Compare two arms that were both trained with these seeds; the interval is over documents, of these very students.
-
-        Two or three seeds say too little of others for an interval over seeds, too: see "What the intervals cover" in
-        docs/how-it-works.md.
-        """
-        found = compare(arm, control, [(self._pooled(measure, arm, seeds), self._pooled(measure, control, seeds))])
+        """Compare two arms that were both trained with these seeds, with the interval that `kdtool run` reports."""
+        pairs = [(self._measurement(measure, arm, seed), self._measurement(measure, control, seed)) for seed in seeds]
+        found = compare(arm, control, pairs)
         assert found is not None
         return found
 
@@ -104,22 +100,15 @@ class Trainings:
         """Return the seeds that all of these arms were trained with."""
         return sorted(set.intersection(*({line["seed"] for line in self.found.where(arm=arm)} for arm in arms)))
 
-    def _pooled(self, measure: str, arm: str, seeds: Sequence[int]) -> kdtool.Measurement:
-        """Return an arm's figure over its seeds: each document counts with the sums of all of them."""
-        about, items = MEASURES[measure], self._file(measure, arm, "s" + "".join(map(str, seeds)))
-        pooled: dict[str, list[float]] = {}
-        for seed in seeds:
-            for item, (total, weight) in read_items(self._file(measure, arm, seed)).items():
-                own = pooled.setdefault(item, [0.0, 0.0])
-                own[0], own[1] = own[0] + total, own[1] + weight
-        rows = ({"item": item, "sum": total, "weight": weight} for item, (total, weight) in pooled.items())
-        items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    def _measurement(self, measure: str, arm: str, seed: int) -> kdtool.Measurement:
+        """Return a trained arm's figure, read from its documents."""
+        about, items = MEASURES[measure], self._file(measure, arm, seed)
         table = read_items(items).values()
         value = sum(total for total, _ in table) / sum(weight for _, weight in table)
         better = about.higher_is_better
         return kdtool.Measurement(measure, arm, about.unit, value, len(table), higher_is_better=better, items=items)
 
-    def _file(self, measure: str, arm: str, seed: int | str) -> Path:
+    def _file(self, measure: str, arm: str, seed: int) -> Path:
         return self._items / f"{measure}.{_name(arm, seed)}.items.jsonl"
 
 
@@ -130,5 +119,5 @@ def signal_bytes(results: kdtool.Results) -> int | None:
     return sum(file.stat().st_size for file in files) if stages else None
 
 
-def _name(arm: str, seed: int | str) -> str:
+def _name(arm: str, seed: int) -> str:
     return f"{re.sub('[^a-z0-9]+', '-', arm.lower())}-seed{seed}"

@@ -221,7 +221,7 @@ class Forgetful(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
         return replace(want, kinds=frozenset({"logits"}))
 
     def kdtool_record(self, run: kdtool.RunInfo, rows: Any, source: Any, folder: Path) -> int:

@@ -67,7 +67,7 @@ def test_results_hold_the_phase_once_for_all_seeds(adapting: dict[str, Any]) -> 
     assert results.arms[0].artifacts
 
 
-DEPENDING = ("teachers", "students", "signals", "phases", "exports", "scores")
+DEPENDING = ("teachers", "signals", "phases", "exports", "scores")
 CHANGES = {
     "train.adapt.steps": (4, DEPENDING),
     "train.adapt.trainer.factor": (2.0, DEPENDING),

@@ -78,6 +78,21 @@ class Pairs(Letters):
         return found
 
 
+class BegunLetters(Letters):
+    """Letters behind a start of two tokens."""
+
+    document_start = (2 + 0x110000, 3 + 0x110000)
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [b"" if index in (1, *self.document_start) else chr(index - 2).encode() for index in ids]
+
+
+class BegunBytes(Bytes):
+    """Bytes behind a start."""
+
+    document_start = (257,)
+
+
 _LETTERS = st.text(st.characters(codec="utf-8"), max_size=9)
 
 
@@ -86,7 +101,7 @@ def _rows(texts: list[str], own: Any, length: int, masked: int) -> list[kdtool.R
     ids: list[int] = []
     numbers: list[int] = []
     for number, text in enumerate(texts):
-        document = [*own.encode(text), own.end_of_text]
+        document = [*own.document_start, *own.encode(text), own.end_of_text]
         ids += document
         numbers += [number] * len(document)
     rows = []
@@ -102,7 +117,10 @@ def _rows(texts: list[str], own: Any, length: int, masked: int) -> list[kdtool.R
 @settings(max_examples=80)
 @given(
     texts=st.lists(_LETTERS, min_size=1, max_size=4), length=st.integers(4, 12), masked=st.integers(2, 9),
-    names=st.sampled_from([(Bytes, Letters), (Letters, Pairs), (Pairs, Bytes), (Bytes, Pairs)]),
+    names=st.sampled_from([
+        (Bytes, Letters), (Letters, Pairs), (Pairs, Bytes), (Bytes, Pairs),
+        (BegunBytes, Letters), (Pairs, BegunLetters), (BegunBytes, BegunLetters),
+    ]),
 )  # fmt: skip
 def test_rows_of_the_teacher_are_the_same_bytes(
     texts: list[str], length: int, masked: int, names: tuple[type, type]
@@ -121,6 +139,10 @@ def test_rows_of_the_teacher_are_the_same_bytes(
         for number in {each for each in row.document if each >= 0}:
             here = [i for i, each in enumerate(row.document) if each == number]
             there = [j for j, each in enumerate(theirs.document) if each == number]
+            begun = there[: len(other.document_start)]
+            assert tuple(theirs.input_ids[j] for j in begun) == other.document_start, "begins as the teacher's do"
+            assert not any(theirs.labelled[j] for j in begun)
+            assert all(theirs.columns[BYTE_START][j] == theirs.columns[BYTE_END][j] for j in begun)
             content = b"".join(own.pieces([row.input_ids[i] for i in here]))
             assert [mine.columns[BYTE_END][i] for i in here] == list(
                 accumulate(len(piece) for piece in own.pieces([row.input_ids[i] for i in here]))

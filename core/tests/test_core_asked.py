@@ -144,3 +144,32 @@ def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted:
     file.write_bytes(b"no database" * 100)
     with pytest.raises(kdtool.StorageError, match=r"answers of teachers cannot be kept in .*answers"):
         kdtool.run({**list(changes(counted, Path.cwd()))[1], "name": "damaged"})
+
+
+ONE, BROADCAST, BOUND = (
+    "run.hook.kdtool_answer.of(self.config.ask)(requests)",
+    "run.hook.kdtool_answer(requests)[self.config.ask]",
+    "run.hook.kdtool_answer.bound()[self.config.ask](requests)",
+)
+
+
+@pytest.mark.parametrize("calling", [ONE, ONE.replace(".of(", ".maybe("), BROADCAST, BOUND])
+def test_kept_answers_serve_every_way_of_calling_the_hook(
+    counted: dict[str, Any], tmp_path: Path, calling: str
+) -> None:
+    file = tmp_path / "asking.py"
+    source = file.read_text(encoding="utf-8")
+    assert source.count(ONE) == 1
+    file.write_text(source.replace(ONE, calling), encoding="utf-8")
+    kdtool.run(counted)
+    assert asked() == ["one", "two"]
+    kdtool.run({**counted, "name": "again", "screens": {"keeping": {"use": "counting.py:Keeping"}}})
+    assert asked() == []
+
+
+def test_an_error_in_a_broadcast_names_the_teacher_that_raised_it(counted: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "asking.py"
+    file.write_text(file.read_text(encoding="utf-8").replace(ONE, BROADCAST), encoding="utf-8")
+    with pytest.raises(KdtoolError, match="no more") as raised:
+        kdtool.run(counted, {"teacher.fails_at": "two"})
+    assert "teacher 'teacher'" in raised.value.__notes__[0]

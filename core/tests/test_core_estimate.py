@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._estimate.ahead import Asked
 from kdtool._estimate.forecast import add_up, cache_bytes
+from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, read_size, size
-from kdtool._estimate.remedies import Remedy, fitting, largest
+from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
 
 STAGES = ("students", "signals", "phases/train", "scores")
 SMALLCODER = kdtool.ModelFacts(
@@ -93,13 +94,14 @@ def test_this_machine_has_memory() -> None:
     assert memory_here() > 100_000_000
 
 
-def machine(prices: Mapping[str, int], peak: int = 100) -> Any:
+def machine(prices: Mapping[str, int], limit: int, peak: int = 100) -> Any:
     """Return what checks a recipe: each setting takes so much off its peak."""
 
-    def attempt(settings: Mapping[str, Any]) -> tuple[int, int]:
+    def attempt(settings: Mapping[str, Any]) -> Attempt:
         if "broken" in settings:
             raise kdtool.UsageError("two adapters in one phase")
-        return peak - sum(prices[key] for key in settings), 1000 - sum(prices[key] for key in settings)
+        left = peak - sum(prices[key] for key in settings)
+        return Attempt(left, 1000 - peak + left, {"phases/train: head": left - limit} if left > limit else {})
 
     return attempt
 
@@ -109,28 +111,79 @@ def remedy(name: str, *, changes: bool = False, student: bool = False) -> Remedy
 
 
 def test_remedies_that_fit_alone_are_all_named_with_their_numbers() -> None:
-    found = fitting([remedy("a"), remedy("b"), remedy("broken"), remedy("c")], 80, machine({"a": 30, "b": 5, "c": 20}))
+    found = fitting([remedy("a"), remedy("b"), remedy("broken"), remedy("c")], machine({"a": 30, "b": 5, "c": 20}, 80))
     assert [(one.settings, one.peak) for one in found] == [({"a": 1}, 70), ({"c": 1}, 80)]
 
 
 def test_where_none_fits_alone_the_fewest_changes_together_do_those_of_the_result_last() -> None:
-    found = fitting([remedy("a", changes=True), remedy("b"), remedy("c")], 60, machine({"a": 20, "b": 15, "c": 10}))
+    found = fitting([remedy("a", changes=True), remedy("b"), remedy("c")], machine({"a": 20, "b": 15, "c": 10}, 60))
     assert [(set(one.settings), one.peak, one.changes_result) for one in found] == [({"a", "b", "c"}, 55, True)]
 
 
 def test_nothing_fits_where_nothing_does() -> None:
-    assert fitting([remedy("a"), remedy("b")], 10, machine({"a": 20, "b": 15})) == []
-    assert largest([remedy("a", student=True)], 10, machine({"a": 20})) is None
+    assert fitting([remedy("a"), remedy("b")], machine({"a": 20, "b": 15}, 10)) == []
+    assert largest([remedy("a", student=True)], machine({"a": 20}, 10)) is None
 
 
 def test_the_largest_student_that_fits_is_proposed_with_other_settings_before_a_smaller_one() -> None:
     choices = [remedy("smaller", changes=True, student=True), remedy("batch")]
-    found = largest(choices, 80, machine({"smaller": 30, "batch": 25}))
+    found = largest(choices, machine({"smaller": 30, "batch": 25}, 80))
     assert found is not None
     assert dict(found.settings) == {"batch": 1}
-    found = largest(choices, 71, machine({"smaller": 30, "batch": 25}))
+    found = largest(choices, machine({"smaller": 30, "batch": 25}, 71))
     assert found is not None
     assert dict(found.settings) == {"smaller": 1}
-    found = largest(choices, 100, machine({"smaller": 30, "batch": 25}))
+    found = largest(choices, machine({"smaller": 30, "batch": 25}, 100))
     assert found is not None
     assert dict(found.settings) == {}
+
+
+def test_only_changes_that_touch_a_moment_that_does_not_fit_are_tried() -> None:
+    tried: list[Mapping[str, Any]] = []
+
+    def attempt(settings: Mapping[str, Any]) -> Attempt:
+        tried.append(settings)
+        return Attempt(9, 1, {} if "here" in settings else {"scores: efficiency": 5})
+
+    elsewhere = replace(remedy("elsewhere"), stages=("phases/train",))
+    here = replace(remedy("here"), stages=("scores: efficiency",), leaves_out=True)
+    assert [dict(one.settings) for one in fitting([elsewhere, here], attempt)] == [{"here": 1}]
+    assert tried == [{}, {"here": 1}]
+
+
+def test_two_settings_that_exclude_each_other_do_not_keep_the_others_from_being_tried() -> None:
+    def attempt(settings: Mapping[str, Any]) -> Attempt:
+        if {"lora", "qlora"} <= set(settings):
+            raise kdtool.UsageError("two adapters in one phase")
+        left = 100 - sum({"lora": 20, "qlora": 30, "batch": 20}[key] for key in settings)
+        return Attempt(left, 1, {"phases/train": left - 65} if left > 65 else {})
+
+    (found,) = fitting([remedy("lora", changes=True), remedy("qlora", changes=True), remedy("batch")], attempt)
+    assert (set(found.settings), found.peak) == ({"batch", "lora"}, 60)
+
+
+def test_a_model_that_is_unloaded_for_a_stage_is_not_counted_in_it() -> None:
+    teacher = part(100, component="teacher")
+    measured = part(30, "scores: efficiency", component="evaluators.efficiency", unloads=("teacher",))
+    other = part(10, "scores: perplexity", component="evaluators.perplexity")
+    moments = forecast(teacher, measured, other).memory.moments
+    assert sum(moments["scores: efficiency"].values()) == 30
+    assert sum(moments["scores: perplexity"].values()) == 110
+
+
+def test_what_computes_is_counted_where_the_run_computes() -> None:
+    measured = Asked("perplexity", kdtool.Estimate("measured", ("scores",), compute_bytes=7))
+    training = Asked("trainer", kdtool.Estimate("weights", ("phases/train",), device_bytes=5))
+    assert forecast(measured).memory.peak == 7
+    assert forecast(measured, training).device_memory.moments["scores"] == {"measured": 7}
+
+
+def test_a_model_that_two_components_take_is_downloaded_once() -> None:
+    both = [Asked(name, kdtool.Estimate("weights of m", disk_bytes=5, download_bytes=5)) for name in ("a", "b")]
+    assert ([spent.bytes for spent in forecast(*both).downloads], forecast(*both).disk_bytes) == ([5], 5)
+
+
+def test_a_gpu_is_known_by_its_name() -> None:
+    assert find_gpu("A100-80GB").half == 312e12
+    with pytest.raises(kdtool.UsageError, match="'a1000' is unknown; give one of t4, "):
+        find_gpu("a1000")

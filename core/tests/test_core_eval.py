@@ -10,6 +10,7 @@ import kdtool
 import pytest
 from kdtool._cli import call
 from kdtool._run.record import read_results
+from plugin_site import forget_installed, install
 
 OPENER = """
 import json
@@ -128,3 +129,16 @@ def test_other_evaluators_leave_the_results_of_the_first_ones_alone(measuring: l
     assert call(["eval", "toy", *measuring, "--with", "nats"]) == 0
     assert call(["eval", "toy", *measuring, "--with", "nats", "--name", "own"]) == 0
     assert {path.parent.name for path in Path("runs").glob("eval*/results.json")} == {"eval-toy", "eval-toy-nats"}
+
+
+def test_an_exporter_that_cannot_be_imported_is_named(
+    measuring: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = "[kdtool.exporters]\nx-broken = x_broken:X\n"
+    install(tmp_path / "site", "x-broken", entry, {"x_broken.py": "import tree_nope"})
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(tmp_path / "site")
+        forget_installed()
+        assert call(["eval", "toy", *measuring]) == 0
+    forget_installed()
+    assert "models that only the exporter 'x-broken' opens cannot be measured: " in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -26,10 +27,27 @@ def test_of_tasks_that_pass_or_fail_it_is_mcnemars(more: int, fewer: int, expect
     assert chance([1.0] * more + [0.0] * 9 + [-1.0] * fewer) == pytest.approx(expected)
 
 
-def test_without_a_common_part_it_is_the_least_that_it_can_be() -> None:
-    assert chance([0.3141, -0.2718, 0.5772]) == 0.25
+@given(st.lists(st.floats(-3, 3).filter(lambda each: not each or abs(each) > 0.01), max_size=9))
+def test_without_a_common_part_it_is_so_but_for_sums_that_are_as_good_as_equal(differences: list[float]) -> None:
+    differing = [each for each in differences if each]
+    sums = [abs(sum(sign * each for sign, each in zip(signs, differing, strict=True)))
+            for signs in product([1, -1], repeat=len(differing))]  # fmt: skip
+    found, whole = abs(sum(differing)), sum(map(abs, differing))
+    least, most = (sum(each >= found + by * whole for each in sums) / len(sums) for by in (0.002, -0.002))
+    assert least <= chance(differences) <= most
+
+
+def test_losses_and_huge_numbers_are_counted_too() -> None:
+    assert chance([0.3141, -0.2718, 0.5772]) == 0.5
+    assert chance([1e30 * each for each in (1, 2, 3, 4, 5, 6)]) == 2 / 2**6
 
 
 def test_many_tasks_are_counted_in_no_time_or_not_at_all() -> None:
     assert 0.5 < chance([1 / 3, -1 / 3, 2 / 3, -2 / 3] * 70) <= 1
+    assert 0.5 < chance([math.sin(n) for n in range(300)]) <= 1
     assert chance([1.0, -1.0] * 151) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12, 1e12])
+def test_the_unit_of_the_differences_does_not_matter(scale: float) -> None:
+    assert chance([scale * each for each in (1.0, 2.0, 1.5, 0.7, 3.0, 1.1, 0.2, 2.4, 1.9, 0.6)]) == 2 / 2**10

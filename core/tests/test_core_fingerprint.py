@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import invalidate_caches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import kdtool
+import pydantic
 import pytest
+from kdtool._run.fingerprint import _deciding, _libraries, _required
 from plugin_site import forget_installed, install
 
 ONE_SEED = {"seeds": [0], "control": False}
@@ -39,8 +41,11 @@ def _importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 def _forget() -> None:
     """Have the next call import as a new process would."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in {"counting", "space"}]:
+    local = {"counting", "space", "kdtool_top", "kdtool_base", "kdtool_extra", "kdtool_elsewhere"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in local]:
         del sys.modules[name]
+    for cached in (_libraries, _required):
+        cached.cache_clear()
     invalidate_caches()
     forget_installed()
 
@@ -114,3 +119,119 @@ def test_a_class_without_a_file_is_another_one_in_every_process(
     first, second = (type("Cell", (toy.Trainer,), {"__module__": "__main__"}) for _ in range(2))
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     assert _sources_of(first) == _sources_of(first) != _sources_of(second)
+
+
+REQUIRES: dict[str, tuple[str, ...]] = {
+    "counting": ("kdtool-top>=0.1", "not a requirement!"),
+    "kdtool-top": (
+        "between",
+        'kdtool-extra; extra == "more"',
+        'kdtool-absent; extra == "more"',
+        'kdtool-elsewhere; sys_platform == "nowhere"',
+        "kdtool-top",
+    ),
+    "between": ('kdtool_base; python_version > "3"', 'kdtool-elsewhere; extra == "all"'),
+    "kdtool-base": ("kdtool-top",),
+    "kdtool-extra": (),
+    "kdtool-elsewhere": (),
+}
+"""Distributions with what they require: in a circle, by extras and markers, and by way of one from elsewhere."""
+
+
+def _required_by(site: Path, name: str, text: str) -> None:
+    module = name.replace("-", "_")
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nProvides-Extra: more\nProvides-Extra: all\n"
+    about += "".join(f"Requires-Dist: {one}\n" for one in REQUIRES[name])
+    points = "[kdtool.trainers]\ncounting = counting:A\n" if name == "counting" else ""
+    code = CODE if name == "counting" else text
+    install(site, name, points, {f"{module}/__init__.py": code}, metadata=about)
+
+
+def test_edited_code_of_a_library_trains_anew_however_far_away_it_is(recipe: dict[str, Any], tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name in REQUIRES:
+        _required_by(site, name, "x = 1\n")
+    _forget()
+    assert set(_libraries("counting")) == {"kdtool-top", "kdtool-base", "kdtool-extra"}
+    recipe |= ONE_SEED
+    kdtool.run(recipe, {"trainer.use": "counting"})
+    for name, expected in (("kdtool_elsewhere", set()), ("kdtool_base", TRAINED), ("kdtool_extra", TRAINED)):
+        file = site / name / "__init__.py"
+        file.write_text("x = 2\n", encoding="utf-8")
+        _forget()
+        assert _begins(_to_run(recipe, "counting")) == expected, name
+        file.write_text("x = 1\n", encoding="utf-8")
+
+
+def test_settings_that_do_not_affect_results_are_left_out_at_any_depth() -> None:
+    shown = kdtool.Field(default=1, json_schema_extra=kdtool.does_not_affect_results())
+
+    class Inner(kdtool.Config):
+        counts: int = 1
+        shows: int = shown
+
+    class Outer(kdtool.Config):
+        one: Inner = Inner()
+        maybe: Inner | None = None
+        many: tuple[Inner, ...] = (Inner(), Inner())
+        named: dict[str, list[Inner]] = kdtool.Field(default_factory=dict)
+        shows: int = shown
+
+    def config(counts: int, shows: int) -> Any:
+        inner = Inner(counts=counts, shows=shows)
+        return Outer(one=inner, maybe=inner, many=(inner,), named={"x": [inner]}, shows=shows)
+
+    parts = [_deciding(config(*given), config(*given).model_dump(mode="json")) for given in ((1, 1), (1, 2), (2, 1))]
+    assert parts[0] == parts[1] != parts[2]
+    assert parts[0] == {"one": {"counts": 1}, "maybe": {"counts": 1}, "many": [{"counts": 1}],
+                        "named": {"x": [{"counts": 1}]}}  # fmt: skip
+
+
+class _Shown(kdtool.Config):
+    counts: int = 1
+    shows: int = kdtool.Field(default=1, json_schema_extra=kdtool.does_not_affect_results())
+
+
+class _Open(pydantic.BaseModel, extra="allow"):
+    given: int = 1
+
+
+class _Numbers(pydantic.RootModel[list[int]]):
+    pass
+
+
+class _Number(pydantic.RootModel[int]):
+    pass
+
+
+class _Many(pydantic.RootModel[list[_Shown]]):
+    pass
+
+
+class _Written(pydantic.BaseModel):
+    number: int = 1
+
+    @pydantic.model_serializer
+    def written(self) -> dict[str, int]:
+        return {"as": self.number}
+
+
+def _short(value: Any) -> Any:
+    return [] if isinstance(value, list) else {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "plain"),
+    [
+        (_Numbers, _Numbers([1, 2]), [1, 2]),
+        (_Number, _Number(3), 3),
+        (_Many, _Many([_Shown(shows=7)]), [{"counts": 1}]),
+        (_Written, _Written(number=4), {"as": 4}),
+        (_Open, _Open.model_validate({"more": 5}), {"given": 1, "more": 5}),
+        (Annotated[list[_Shown], pydantic.PlainSerializer(_short)], [_Shown()], []),
+        (Annotated[dict[str, _Shown], pydantic.PlainSerializer(_short)], {"x": _Shown()}, {}),
+    ],
+)
+def test_settings_of_any_form_are_in_the_fingerprint(kind: Any, value: Any, plain: Any) -> None:
+    config = pydantic.create_model("Outer", __base__=kdtool.Config, own=(kind, value))()
+    assert _deciding(config, config.model_dump(mode="json")) == {"own": plain}

@@ -33,12 +33,15 @@ with run_lock(Path(sys.argv[1])):
 MAKE = """
 import sys, time
 from pathlib import Path
+import kdtool
 from kdtool._run.artefacts import Artefacts
 
 def build(folder):
     part = folder / "part"
-    print("continues" if part.exists() else "begins", flush=True)
+    begun = part.exists()
     part.write_text("half")
+    kdtool.commit(folder, part)
+    print("continues" if begun else "begins", flush=True)
     while not Path(sys.argv[2]).exists():
         time.sleep(0.05)
     part.write_text("whole")

@@ -32,12 +32,13 @@ class Telling(toy.Imitate):
     def kdtool_token_loss(self, chunk): ...
 
 class Preferring(toy.Imitate):
-    "Compares chosen and rejected answers."
-    columns = frozenset({{"rejected"}})
+    "Compares answers that rows mark."
+    columns = frozenset({{"marked"}})
+    corpus_only = True
 
 class Pairs(toy.Packer):
-    "Would mark rejected answers."
-    columns = frozenset({{"rejected"}})
+    "Would mark answers."
+    columns = frozenset({{"marked"}})
 
 class Twice(kdtool.Loss):
     "Compares two passes."
@@ -120,12 +121,12 @@ def test_a_loss_that_tells_own_text_apart_needs_it(writing: dict[str, Any]) -> N
     assert "take a trainer that learns on the student's own" in said
 
 
-def test_a_loss_on_rejected_answers_has_no_use_for_it(writing: dict[str, Any]) -> None:
+def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: dict[str, Any]) -> None:
     writing["control"] = False
     writing["rows"] = {"use": "./parts.py:Pairs"}
     writing["train"]["losses"] = {"imitate": {"use": f"{TOY}:Imitate"}, "prefer": {"use": "./parts.py:Preferring"}}
     said = refused(writing)
-    assert "train.losses.prefer: compares answers that rows mark as chosen and rejected" in said
+    assert "train.losses.prefer: learns from rows of the corpus alone, but" in said
     assert "set `train.trainer.writes: null` for this phase" in said
     kdtool.check(writing, {"train.trainer.writes": None})
 

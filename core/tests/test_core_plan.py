@@ -110,6 +110,17 @@ def test_another_chat_template_makes_rows_and_students_anew(
     assert plan["rows"].why == plan["students"].why == ('chat: "" → "other"',)
 
 
+def test_another_start_of_documents_makes_rows_anew(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    kdtool.run(recipe)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("_kdtool_local_") and str(module.__file__).endswith("toy.py"):
+            monkeypatch.setattr(module.Bytes, "document_start", (255,))
+    plan = {stage.name: stage for stage in kdtool.plan(recipe)}
+    assert plan["text"].action == "reuse"
+    assert plan["rows"].why == plan["students"].why == ("start.0: (not there) → 255",)
+
+
 def _signals(recipe: dict[str, Any]) -> Any:
     (found,) = [stage.signals for stage in kdtool.plan(recipe) if stage.signals is not None]
     return found
@@ -126,7 +137,7 @@ def test_recorded_signals_are_opened_with_their_rows_and_tokenizer(recipe: dict[
     found = _signals(recipe)
     assert found.folder == ahead.folder == made["signals/teacher"]
     assert (found.teacher.name, found.cache.name, found.cache.kind) == ("teacher", "signals", "cache")
-    assert found.want == kdtool.Want(frozenset({"logits"}), (0,), 2.0)
+    assert found.want == kdtool.Want(frozenset({"logits"}), (0,))  # logits serve every temperature
     with found.opened() as (rows, tokenizer, source):
         assert source.want == found.want
         assert source.signal(None).counts[str(ord("a"))] == 1.0

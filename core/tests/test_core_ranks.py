@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import kdtool
 import pytest
+from filelock import FileLock
 from kdtool._run.artefacts import Artefacts
-from kdtool._run.graph import Node, Stage
-from kdtool._run.ranks import rank_and_world, wait_for
+from kdtool._run.graph import GRAPH, Graph, Node, Stage
+from kdtool._run.lock import HOLDER, holder_of, is_led, run_lock
+from kdtool._run.ranks import joined, may_join, rank_and_world, wait_for
+from kdtool._run.roll_call import agree
+from kdtool._run.sealed import write_sealed
 
 
 def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +55,143 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
     node = Node(Stage("phases", "x"), Artefacts(tmp_path), False, {}, {}, lambda run, folder: None)
     first = threading.Thread(target=lambda: node.where.make(*node.key, build=build, waiting=print))
     first.start()
-    found = wait_for(node, join)
+    found = wait_for(node, join, lambda: True)
     first.join()
     assert joined.is_set()
     assert (found.path / "whole").exists()
-    assert wait_for(node, join) == found, "what is there needs nobody"
+    assert wait_for(node, join, lambda: False) == found, "what is there needs nobody"
+
+
+def test_a_rank_that_waits_ends_when_rank_0_is_gone(tmp_path: Path) -> None:
+    node = Node(Stage("phases", "x"), Artefacts(tmp_path), False, {}, {}, lambda run, folder: None)
+    with pytest.raises(kdtool.UsageError, match=r"process 0 of this run ended before phases/x was made"):
+        wait_for(node, lambda _: False, lambda: False)
+
+
+def graph_of(root: Path, factor: int, name: str = "x") -> Graph:
+    graph = Graph()
+    text = Node(Stage("text"), Artefacts(root), True, {}, {}, lambda run, folder: None)
+    graph.add(text)
+    parts = {"trainer": {"config": {"factor": factor}}}
+    graph.add(Node(Stage("phases", name), Artefacts(root), False, parts, {"text": text}, lambda run, folder: None))
+    return graph
+
+
+def in_turn(folder: Path, graphs: dict[int, Graph]) -> dict[int, object]:
+    """Have processes agree, as threads; return what each gets or raises."""
+    found: dict[int, object] = {}
+
+    def take_part(rank: int) -> None:
+        try:
+            found[rank] = agree(folder, graphs[rank], rank, len(graphs), whole=True)
+        except kdtool.UsageError as error:
+            found[rank] = error
+
+    others = [threading.Thread(target=take_part, args=[rank]) for rank in graphs if rank]
+    for thread in others:
+        thread.start()
+    time.sleep(0.3)
+    with run_lock(folder):
+        write_sealed(folder / GRAPH, {**graphs[0].record("x", folder), "by": holder_of(folder)})
+        take_part(0)
+        for thread in others:
+            thread.join(20)
+    return found
+
+
+def test_processes_with_the_same_graph_agree_whatever_an_earlier_run_left(tmp_path: Path) -> None:
+    write_sealed(tmp_path / GRAPH, {**graph_of(tmp_path, 7).record("x", tmp_path), "by": {"pid": 1, "host": "gone"}})
+    found = in_turn(tmp_path, {rank: graph_of(tmp_path, 1) for rank in range(3)})
+    assert len(found) == 3
+    assert found[0] == found[1] == found[2]
+    assert isinstance(found[0], dict)
+    assert not is_led(tmp_path, found[0]), "the lock is free by now"
+
+
+KILLED = {"pid": 1, "host": "gone", "since": "2026-01-01"}
+"""The holder of a run's lock that a killed process left."""
+
+
+def test_a_look_at_the_lock_is_not_taken_for_a_process_that_works(tmp_path: Path) -> None:
+    (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
+    look = FileLock(tmp_path / ".lock", thread_local=False)
+    look.acquire()
+    timer = threading.Timer(0.02, look.release)
+    timer.start()
+    assert holder_of(tmp_path) is None
+    timer.join()
+
+
+def test_a_rank_follows_a_new_rank_0_that_still_shows_the_name_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool._run.roll_call._PATIENCE", 5.0)
+    graph, new, found = graph_of(tmp_path, 1), {**KILLED, "pid": 2}, list[object]()
+    (tmp_path / HOLDER).write_text(json.dumps(KILLED), encoding="utf-8")
+    write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": KILLED})
+    with FileLock(tmp_path / ".lock"):
+        other = threading.Thread(target=lambda: found.append(agree(tmp_path, graph, 1, 2, whole=True)))
+        other.start()
+        time.sleep(0.6)
+        (tmp_path / HOLDER).write_text(json.dumps(new), encoding="utf-8")
+        write_sealed(tmp_path / GRAPH, {**graph.record("x", tmp_path), "by": new})
+        agree(tmp_path, graph, 0, 2, whole=True)
+        other.join(20)
+    assert found == [new]
+
+
+def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path: Path) -> None:
+    artefacts, new, looks = Artefacts(tmp_path), {**KILLED, "pid": 2}, list[bool]()
+    partial = artefacts.path_of("signals", "", "f" * 64).with_suffix(".partial")
+    partial.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), joined(partial, KILLED):
+        raise KeyboardInterrupt
+    assert may_join(partial, KILLED)
+    assert not may_join(partial, new)
+
+    def build(folder: Path) -> None:
+        assert not may_join(folder, KILLED)
+        with joined(folder, new):
+            looks.extend(may_join(folder, leader) for leader in (new, KILLED, None))
+
+    made = artefacts.make("signals", "", "f" * 64, build=build, waiting=print)
+    assert looks == [True, False, False]
+    assert [path.name for path in made.path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ((2, "x"), r"phases/x differs \(trainer\.config\.factor: 1 → 2\)"),
+        ((1, "y"), r"phases/y differs \(process 0 does not have it\)"),
+    ],
+)
+def test_processes_with_other_graphs_all_end_with_what_differs(
+    tmp_path: Path, other: tuple[int, str], what: str
+) -> None:
+    found = in_turn(tmp_path, {0: graph_of(tmp_path, 1), 1: graph_of(tmp_path, 1), 2: graph_of(tmp_path, *other)})
+    for rank in range(3):
+        assert isinstance(found[rank], kdtool.UsageError)
+        assert re.search(f"processes 0 and 2 of this run would not make the same: {what}. Give all", str(found[rank]))
+
+
+LEADER = """
+import sys, time
+from pathlib import Path
+from kdtool._run.lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_rank_that_waits_for_the_graph_ends_when_rank_0_is_killed(tmp_path: Path) -> None:
+    leader = subprocess.Popen([sys.executable, "-c", LEADER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert leader.stdout is not None
+    leader.stdout.readline()
+    timer = threading.Timer(1.0, leader.kill)
+    timer.start()
+    with pytest.raises(kdtool.UsageError, match="process 0 of this run ended while others waited for it"):
+        agree(tmp_path, graph_of(tmp_path, 1), 1, 2, whole=True)
+    leader.wait()
+    leader.stdout.close()

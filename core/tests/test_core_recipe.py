@@ -200,10 +200,21 @@ class Terse(kdtool.Teacher):
 class Draws(kdtool.Cache):
     "Draws tokens from logits."
     offers = frozenset({"sampled"})
-    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
         return kdtool.Want(frozenset({"logits"}))
     def kdtool_record(self, run, rows, source, folder): ...
     def kdtool_recall(self, batch, want, folder): ...
+
+class Likeliest(Draws):
+    "Keeps tokens that teachers name themselves, or makes them of logits."
+    offers = frozenset({"top-k"})
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+        return kdtool.Want(want.kinds if want.kinds <= offers else frozenset({"logits"}))
+
+class Likely(kdtool.Loss):
+    "Learns from likely tokens."
+    needs = (frozenset({"top-k"}),)
+    def kdtool_token_loss(self, chunk): ...
 
 class Warm(kdtool.Loss):
     "Learns from tokens at a temperature."
@@ -224,6 +235,16 @@ def test_signals_that_cannot_be_made_of_what_a_teacher_offers_are_refused(recipe
     recipe["train"]["losses"] = {"warm": {"use": "./few.py:Warm"}}
     with pytest.raises(kdtool.RecipeError, match=r"signals: .* is made of logits, but teacher .* offers top-k"):
         kdtool.run(recipe)
+
+
+def test_a_cache_records_what_a_teacher_without_logits_offers(recipe: dict[str, Any]) -> None:
+    Path("few.py").write_text(FEW, encoding="utf-8")
+    recipe |= {"teacher": {"use": "./few.py:Terse"}, "signals": {"use": "./few.py:Likeliest"}}
+    recipe["train"]["losses"] = {"likely": {"use": "./few.py:Likely"}}
+    recipe["control"] = False
+    with pytest.raises(kdtool.KdtoolError) as caught:  # the teacher has no tokenizer, which comes later
+        kdtool.check(recipe)
+    assert "is made of" not in str(caught.value)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in one phase", "in two phases"])
@@ -323,3 +344,78 @@ def test_what_is_there_and_wrong_is_not_called_missing(tmp_path: Path, settings:
         load_recipe(_write(tmp_path, BASE), settings)
     assert len(caught.value.problems) == 1
     assert "names no plugin" in str(caught.value) or "names no" not in str(caught.value)
+
+
+def _teachers(folder: Path, own: str) -> dict[str, str]:
+    """Return the teachers, by name, of a recipe that extends the one with `teacher: {use: smollm2}`."""
+    _write(folder, BASE, "base.yaml")
+    found = load_recipe(_write(folder, f"extends: base.yaml\n{own}\n"))
+    return {spec.name: spec.use for spec in found.shared if spec.kind == "teacher"}
+
+
+BIG, SMALL = "big: {use: starcoder2}", "small: {use: smollm2}"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (f"teachers: {{{BIG}}}", {"teacher": "smollm2", "big": "starcoder2"}),
+        (f"teacher: false\nteachers: {{{BIG}, {SMALL}}}", {"big": "starcoder2", "small": "smollm2"}),
+        (f"teachers: {{{BIG}, {SMALL}}}\nteacher: false", {"big": "starcoder2", "small": "smollm2"}),
+        (f"teacher: null\nteachers: {{{BIG}}}", {"big": "starcoder2"}),
+        ("teacher: false\nteachers: [starcoder2]", {"starcoder2": "starcoder2"}),
+        ("teachers: false\nteacher: starcoder2", {"teacher": "starcoder2"}),
+        ("teachers: null\nteacher: {use: starcoder2}", {"teacher": "starcoder2"}),
+        ("teachers: false\nteacher: false", {}),
+        ("teacher: null", {}),
+        ("teacher: false", {}),
+    ],
+)
+def test_an_inherited_singular_gives_way_to_the_plural_and_the_other_way_round(
+    tmp_path: Path, own: str, expected: dict[str, str]
+) -> None:
+    assert _teachers(tmp_path, own) == expected
+
+
+def test_settings_of_an_inherited_plural_go_with_it(tmp_path: Path) -> None:
+    _write(tmp_path, BASE.replace("teacher: {use: smollm2, weights: auto}", f"teachers: {{{BIG}}}"), "base.yaml")
+    recipe = load_recipe(_write(tmp_path, "extends: base.yaml\nteachers: false\nteacher: {use: starcoder2, x: 1}\n"))
+    (found,) = (spec for spec in recipe.shared if spec.kind == "teacher")
+    assert (found.path, found.options) == ("teacher", {"x": 1})
+
+
+def test_an_inherited_singular_is_removed_on_the_command_line(tmp_path: Path) -> None:
+    found = load_recipe(_write(tmp_path, BASE), {"teacher": "false", "teachers.big.use": "starcoder2"})
+    assert [spec.path for spec in found.shared if spec.kind == "teacher"] == ["teachers.big"]
+
+
+@pytest.mark.parametrize("section", ["train", "train.first", "control"])
+def test_singular_and_plural_exclude_each_other_in_phases_and_the_control(tmp_path: Path, section: str) -> None:
+    def recipe(losses: str) -> Path:
+        own = f"{{{losses}, steps: 20}}"
+        train = {"train": own, "train.first": f"{{first: {own}}}"}.get(section, "{losses: [ce], steps: 20}")
+        control = f"{{{losses}}}" if section == "control" else "false"
+        return _write(tmp_path, BASE.partition("train:")[0] + f"train: {train}\ncontrol: {control}\n")
+
+    with pytest.raises(kdtool.RecipeError, match=rf"{section}\.loss: stands beside 'losses': use one of them"):
+        load_recipe(recipe("loss: ce, losses: {focal: {}}"))
+    found = load_recipe(recipe("loss: false, losses: {focal: {}}"))
+    phases = found.control.phases if section == "control" and found.control else found.phases
+    assert [spec.name for spec in phases[0].losses] == ["focal"]
+
+
+@pytest.mark.parametrize("off", ["false", "null"])
+def test_a_key_of_one_component_is_removed(tmp_path: Path, off: str) -> None:
+    _write(tmp_path, f"{BASE}signals: {{use: sampled}}\nreporter: html\n", "base.yaml")
+    found = load_recipe(_write(tmp_path, f"extends: base.yaml\nsignals: {off}\nreporter: {off}\n"))
+    assert not {"cache", "reporter"} & {spec.kind for spec in found.shared}
+
+
+def test_one_inherited_phase_gives_way_to_several_and_the_other_way_round(tmp_path: Path) -> None:
+    _write(tmp_path, BASE, "base.yaml")
+    phases = "{train: false, first: {losses: [ce], steps: 1}, second: {losses: [ce], steps: 2}}"
+    several = load_recipe(_write(tmp_path, f"extends: base.yaml\ntrain: {phases}\n", "several.yaml"))
+    assert [phase.name for phase in several.phases] == ["first", "second"]
+    back = "{first: false, second: false, train: {losses: [ce], steps: 3}}"
+    one = load_recipe(_write(tmp_path, f"extends: several.yaml\ntrain: {back}\n"))
+    assert [(phase.name, phase.steps) for phase in one.phases] == [("train", 3)]

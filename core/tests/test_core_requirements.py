@@ -9,6 +9,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
+from kdtool._recipe.layers import compose, settings_layer
+from kdtool._recipe.yaml_text import Place, as_node
 from kdtool._requirements import held_against
 from kdtool._run.record import read_results
 
@@ -84,6 +86,27 @@ def test_what_is_no_requirement_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(kdtool.RecipeError, match=message):
         kdtool.check({**recipe, "require": require})
+
+
+@pytest.mark.parametrize(
+    "name", ["humaneval.pass@1", "perplexity.bits-per-byte", "nats.nats", "base.humaneval.pass@10"]
+)
+def test_a_requirement_is_set_on_the_command_line_by_its_name_in_the_recipe(name: str) -> None:
+    below = as_node({"require": {name: ">= 1", "nats.other": "< 1"}}, Place("", 0, 0, Path()))
+    for value, read in ((">= 0.7", ">= 0.7"), ("false", False)):
+        composed = compose([below, settings_layer({f"require.{name}": value})]).plain()
+        assert composed == {"require": {name: read, "nats.other": "< 1"}}
+
+
+def test_a_requirement_on_the_command_line_is_held_against_the_student(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    assert call(["run", "toy.yaml", "--set", "require.nats.nats=< 0.5"]) == 6
+    assert "required: nats.nats is" in capsys.readouterr().err
+    assert call(["check", "toy.yaml", "--set", "require.nat.pass@1=< 0.5"]) == 2
+    assert "require.nat.pass@1" in capsys.readouterr().err
+    assert call(["check", "toy.yaml", "--set", "require.=< 0.5"]) == 2
 
 
 def test_requirement_may_name_an_arm_and_false_switches_one_off(recipe: dict[str, Any]) -> None:

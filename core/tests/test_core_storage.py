@@ -14,6 +14,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run import committed
 from kdtool._run.artefacts import Artefact, Artefacts
 from kdtool._run.cards import CARD
 from kdtool._run.graph import GRAPH
@@ -36,10 +37,23 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
-def test_a_flipped_byte_in_any_stored_file_is_found_and_named(recipe: dict[str, Any], tmp_path: Path) -> None:
+def depending_on(folder: Path, store: Path, file: Path) -> list[Path]:
+    """The artefacts that are made from the one that holds a file, directly or through others."""
+    nodes = json.loads((folder / GRAPH).read_bytes())["nodes"]
+    where = {name: {"store": store, "run": folder}[node["in"]] / node["path"] for name, node in nodes.items()}
+    found = {name for name, path in where.items() if file.is_relative_to(path)}
+    while more := {name for name, node in nodes.items() if found & set(node["inputs"].values())} - found:
+        found |= more
+    return [path for name, path in where.items() if name in found and not file.is_relative_to(path)]
+
+
+def test_a_flipped_byte_in_any_stored_file_is_named_before_anything_is_made_from_it(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     recipe = {**recipe, "seeds": [0]}
-    kdtool.run(recipe)
-    files = stored_files(tmp_path / "store", tmp_path / "runs" / "toy")
+    results = kdtool.run(recipe)
+    store, folder = tmp_path / "store", results.folder
+    files = stored_files(store, folder)
     kinds = {file.relative_to(tmp_path).parts[-3 if file.parent.name != "model" else -4] for file in files}
     assert kinds == {"text", "students", "rows", "signals", "phases", "exports", "scores"}
     generator = random.Random(0)
@@ -49,11 +63,37 @@ def test_a_flipped_byte_in_any_stored_file_is_found_and_named(recipe: dict[str, 
             continue
         flip(file, generator.randrange(len(whole)))
         with pytest.raises(kdtool.StorageError) as caught:
-            kdtool.run(recipe)
+            kdtool.run(recipe, verify=True)
         assert str(file) in str(caught.value)
         assert "kdtool clean --damaged" in str(caught.value)
+        gone = [(path, path.rename(path.with_name(f"{path.name}.aside"))) for path in depending_on(folder, store, file)]
+        try:
+            again = kdtool.run(recipe)
+            assert not gone, "something was made from a damaged file"
+            assert again.measurements == results.measurements
+        except kdtool.StorageError as error:
+            assert str(file) in str(error)
+        for path, aside in gone:
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
         file.write_bytes(whole)
+    assert all(stage.reused for stage in kdtool.run(recipe, verify=True).stages)
+
+
+def test_a_run_that_reuses_everything_reads_no_rows_signals_or_models(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kdtool.run(recipe)
+    hashed: list[Path] = []
+    hash_of = committed._hash
+    monkeypatch.setattr(committed, "_hash", lambda path: hashed.append(path) or hash_of(path))  # type: ignore[func-returns-value]
+    committed._digests.clear()
     assert all(stage.reused for stage in kdtool.run(recipe).stages)
+    assert hashed
+    assert not [path for path in hashed if path.name in {"signal.json", "export.json"}]
+    assert not [path for path in hashed if path.parent.name == "model" or path.suffix == ".safetensors"]
+    kdtool.run(recipe, verify=True)
+    assert [path for path in hashed if path.parent.name == "model"]
 
 
 def test_a_missing_file_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -116,13 +156,19 @@ def test_what_a_killed_attempt_left_of_its_manifest_is_no_part_of_the_artefact(t
     assert found.seconds >= 0.5
 
 
-def test_damage_to_the_time_that_was_spent_is_named(tmp_path: Path) -> None:
-    partial = Artefacts(tmp_path).path_of("kind", "label", PRINT).with_suffix(".partial")
+@pytest.mark.parametrize("damage", [b"", b"\0" * 80, b"{}", b"half"])
+def test_damage_to_the_time_that_was_spent_is_time_forgotten(tmp_path: Path, damage: bytes) -> None:
+    store = Artefacts(tmp_path)
+    partial = store.path_of("kind", "label", PRINT).with_suffix(".partial")
     partial.mkdir(parents=True)
-    write_sealed(partial / ".seconds", {"seconds": 0.5})
-    flip(partial / ".seconds", 14)
-    with pytest.raises(kdtool.StorageError, match=r"\.seconds is damaged.*Delete .*partial and run again"):
-        attempt(tmp_path, lambda _: None)
+    (partial / "kept").write_text("kept", encoding="utf-8")
+    kdtool.commit(partial, partial / "kept")
+    (partial / ".seconds").write_bytes(damage)
+    said: list[str] = []
+    made = store.make("kind", "label", PRINT, build=lambda _: None, waiting=said.append)
+    assert (made.path / "kept").exists()
+    assert made.seconds < 10
+    assert [line for line in said if ".seconds is damaged: the time that was spent before is not counted" in line]
 
 
 def test_killed_just_before_the_rename_nothing_is_made_again(tmp_path: Path) -> None:
@@ -135,6 +181,7 @@ def test_partial_work_under_another_fingerprint_is_gone_on_with_later(tmp_path: 
     begun = tmp_path / "kind" / f"label-{'a' * 16}.partial"
     begun.mkdir(parents=True)
     (begun / "file").write_text("begun", encoding="utf-8")
+    kdtool.commit(begun, begun / "file")
     attempt(tmp_path, lambda folder: (folder / "file").write_text("content", encoding="utf-8"))
     made = Artefacts(tmp_path).make("kind", "label", "a" * 64, build=lambda _: None, waiting=print)
     assert (made.path / "file").read_text(encoding="utf-8") == "begun"
@@ -145,6 +192,7 @@ def test_killed_after_training_nothing_is_trained_again(recipe: dict[str, Any]) 
     weights, made = (trained / "counts.json").stat().st_mtime_ns, trained.parent
     partial = made.rename(made.with_name(made.name + ".partial"))
     (partial / "manifest.json").unlink()  # the checkpoints went before it was written
+    kdtool.commit(partial, *partial.iterdir())
     again = kdtool.run({**recipe, "control": False, "seeds": [0]})
     assert [stage.name for stage in again.stages if not stage.reused] == ["phases/student-seed0-train"]
     assert (trained / "counts.json").stat().st_mtime_ns == weights
@@ -156,13 +204,13 @@ def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
     recipe, build_whole = {**recipe, "seeds": [0]}, Artefacts._build
     full_at, made = "", []
 
-    def build_or_fail(self: Artefacts, path: Path, fingerprint: str, build: Any, about: Any) -> Artefact:
+    def build_or_fail(self: Artefacts, path: Path, fingerprint: str, build: Any, *more: Any) -> Artefact:
         def build_without_room(folder: Path) -> None:
             build(folder)
             if path.parent.name == full_at:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "file"))
 
-        artefact = build_whole(self, path, fingerprint, build_without_room, about)
+        artefact = build_whole(self, path, fingerprint, build_without_room, *more)
         made.append(path)
         return artefact
 

@@ -34,7 +34,7 @@ class Drawn(toy.Cache):
     """Keeps drawn tokens alone."""
 
     offers = frozenset({{"sampled", "hidden"}})
-    def kdtool_wanted(self, want):
+    def kdtool_wanted(self, want, offers):
         return kdtool.Want(frozenset({{"logits"}}))
 
 

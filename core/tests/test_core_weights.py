@@ -87,7 +87,7 @@ def test_control_that_would_learn_nothing_or_cannot_be_scaled_is_refused(
             settings = {f"{path}.use": use, **settings}
     with pytest.raises(kdtool.RecipeError, match=message) as caught:
         kdtool.check(recipe, settings)
-    assert "`control: {losses: {ce: " in str(caught.value)
+    assert "`control: {losses: {NAME: " in str(caught.value)
 
 
 @pytest.mark.parametrize("weight", [0, {"start": 0, "end": 0}])

@@ -222,7 +222,7 @@ class Cache(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_wanted(self, want: Want) -> Want:
+    def kdtool_wanted(self, want: Want, offers: Any) -> Want:
         return want
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:
@@ -279,6 +279,7 @@ class Trainer(kdtool.Trainer):
             with history.open("a") as file:
                 file.write(json.dumps({**vars(report), "terms": {k: vars(v) for k, v in terms.items()}}) + "\n")
             state_file.write_text(json.dumps({"step": step + 1, "counts": student.model}))
+            kdtool.commit(phase.checkpoints, state_file, history)
             run.hook.kdtool_step_end(run, report)
             if os.environ.get("TOY_DIE_AT") == f"{run.arm}:{step + 1}":
                 os._exit(9)
@@ -320,6 +321,7 @@ class Export(kdtool.Exporter):
 class Events(kdtool.Tracker):
     """Gathers what it hears."""
 
+    shows_messages = True
     heard: list[str] = []  # noqa: RUF012  # read by tests
 
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from kdtool._api import plan as plan
     from kdtool._api import report as report
     from kdtool._api import run as run
+    from kdtool._run.committed import commit as commit
+    from kdtool._run.committed import discard_uncommitted as discard_uncommitted
+    from kdtool._run.committed import seal_line as seal_line
+    from kdtool._run.committed import uncommit as uncommit
+    from kdtool._run.committed import unseal_line as unseal_line
     from kdtool._compare import Compared as Compared
     from kdtool._compare import ComparedRow as ComparedRow
     from kdtool._compare import compare as compare
@@ -66,11 +71,17 @@ if TYPE_CHECKING:
     from kdtool._contract.models import Tokenizer as Tokenizer
     from kdtool._licences import Licensed as Licensed
     from kdtool._licences import published_name as published_name
+    from kdtool._estimate.gpus import Gpu as Gpu
+    from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
     from kdtool._estimate.records import Estimate as Estimate
     from kdtool._estimate.records import PhaseAhead as PhaseAhead
     from kdtool._estimate.records import Prospect as Prospect
     from kdtool._estimate.records import Saving as Saving
     from kdtool._estimate.records import SignalsAhead as SignalsAhead
+    from kdtool._estimate.other_work import OtherWork as OtherWork
+    from kdtool._estimate.other_work import busy_cores as busy_cores
+    from kdtool._estimate.other_work import is_busy as is_busy
+    from kdtool._estimate.other_work import wait_passively as wait_passively
     from kdtool._opening import open_subject as open_subject
     from kdtool._alignment import meeting_points as meeting_points
     from kdtool._bodies import parts_of as parts_of
@@ -86,6 +97,7 @@ if TYPE_CHECKING:
     from kdtool._sweep.table import SweepCell as SweepCell
     from kdtool._sweep.table import SweepRow as SweepRow
     from kdtool._sweep.table import SweepTable as SweepTable
+    from kdtool._run.arm_interval import interval_of as interval_of
     from kdtool._run.results import ArmResult as ArmResult
     from kdtool._run.results import Comparison as Comparison
     from kdtool._run.results import ComponentRecord as ComponentRecord
@@ -145,6 +157,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "pydantic": ("Field",),
     "kdtool._api": ("check", "plan", "report", "run"),
+    "kdtool._run.committed": ("commit", "discard_uncommitted", "seal_line", "uncommit", "unseal_line"),
     "kdtool._compare": ("Compared", "ComparedRow", "compare"),
     "kdtool._compatibility": ("CONTRACT",),
     "kdtool._contract.component": ("Component", "Config", "does_not_affect_results"),
@@ -161,13 +174,16 @@ _HOMES = {
     ),
     "kdtool._licences": ("Licensed", "published_name"),
     "kdtool._eval": ("evaluate",),
+    "kdtool._estimate.gpus": ("Gpu", "assumed_gpu"),
     "kdtool._estimate.records": ("Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"),
+    "kdtool._estimate.other_work": ("OtherWork", "busy_cores", "is_busy", "wait_passively"),
     "kdtool._opening": ("open_subject",),
     "kdtool._alignment": ("meeting_points",),
     "kdtool._bodies": ("parts_of",),
     "kdtool._layers": ("pair_layers",),
     "kdtool._syntax_classes": ("SYNTAX_CLASSES",),
     "kdtool._vocabulary": ("Vocabularies", "compare_vocabularies"),
+    "kdtool._run.arm_interval": ("interval_of",),
     "kdtool._run.plan": ("PlannedSignals", "PlannedStage"),
     "kdtool._sweep": ("sweep",),
     "kdtool._sweep.points": ("SweepPoint",),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from kdtool._allocator import begin_again_with_joined_blocks
 from kdtool._cli import main
+from kdtool._estimate.other_work import prepare_threads
 
 __all__ = ["begin"]
+
+COMPUTING = {"run", "eval", "sweep"}
+"""Commands that compute for longer than a moment."""
 
 
 def begin() -> None:
     """Prepare this process, run the command line, and exit with its code."""
     begin_again_with_joined_blocks()
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in COMPUTING:
+        prepare_threads(os.environ)
     main()
 
 

@@ -28,6 +28,7 @@ def run(
     out: Path | str = "runs",
     store: Path | str | None = None,
     offline: bool = False,
+    verify: bool = False,
     trace: Callable[[str], None] | None = None,
 ) -> Results:
     """Run a recipe and return its results; a second call goes on where the first stopped.
@@ -38,6 +39,7 @@ def run(
         out: the folder for runs; this one works in `out/<name>`.
         store: the folder for text, rows and signals, which runs share; the user's cache by default.
         offline: use no network.
+        verify: compare all that is reused with what was written, byte by byte; else what is read to make something new.
         trace: is told of every hook call.
 
     Raises:
@@ -56,12 +58,10 @@ def run(
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     loaded = load_recipe(path, settings)
-    assembly = assemble(loaded, _say)
-    assembly.trace = trace
-    assembly.complain = _say
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
-    results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text)
+    with assemble(loaded, _say, trace) as assembly:
+        results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text, verify=verify)
     refuse_missed(results)
     return results
 
@@ -87,9 +87,8 @@ def plan(
     from kdtool._run.store import store_folder
 
     loaded = load_recipe(Path(recipe) if isinstance(recipe, str) else recipe, settings)
-    assembly = assemble(loaded, _say)
-    assembly.complain = _say
-    return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
+    with assemble(loaded, _say) as assembly:
+        return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
 @translated()
@@ -99,6 +98,7 @@ def check(
     *,
     memory: int | str | None = None,
     fit: bool = False,
+    gpu: str | None = None,
     out: Path | str = "runs",
     store: Path | str | None = None,
 ) -> dict[str, Any]:
@@ -109,6 +109,8 @@ def check(
         settings: key paths to values, laid over the recipe.
         memory: bytes, or text such as "8GB", that the run is to fit into; what this machine has by default.
         fit: also look for the largest student that fits, and settings for it; takes some seconds for each that is tried.
+        gpu: the name of a GPU, such as "a100-80gb", that a machine elsewhere has: memory and time are estimated for it, from
+            its published figures.
         out: the folder for runs: an earlier one of the same name tells how long training takes.
         store: the folder for text, rows and signals.
 
@@ -120,16 +122,24 @@ def check(
 
     Raises:
         RecipeError: with all that is wrong, or all that this machine lacks.
-        UsageError: `memory` is no size.
+        UsageError: `memory` is not a size, or the GPU is unknown.
     """
     from kdtool._check import check_recipe
+    from kdtool._estimate.gpus import find_gpu
     from kdtool._estimate.machine import read_size
     from kdtool._run.store import store_folder
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     limit = read_size(memory) if isinstance(memory, str) else memory
     return check_recipe(
-        path, settings or {}, limit=limit, fit=fit, out=Path(out).absolute(), store=store_folder(store), say=_say
+        path,
+        settings or {},
+        limit=limit,
+        fit=fit,
+        gpu=None if gpu is None else find_gpu(gpu),
+        out=Path(out).absolute(),
+        store=store_folder(store),
+        say=_say,
     )
 
 
@@ -153,6 +163,7 @@ def report_of(results: Results, use: str | None = None) -> Path:
     """Write a report of results into their folder; arguments and errors are those of `report`."""
     from pydantic import ValidationError
 
+    from kdtool._assembly import Lifetime
     from kdtool._blame import using
     from kdtool._owner import Owner
     from kdtool._registration import mistakes
@@ -161,7 +172,9 @@ def report_of(results: Results, use: str | None = None) -> Path:
     named = [record for record in results.components if record.kind == "reporter"]
     use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
     if use is None:
-        raise UsageError("no reporter is installed; get one with: pip install kdtool-reporter-html")
+        raise UsageError(
+            "no reporter is installed: install a package that has one; `kdtool plugins list` then shows it"
+        )
     if ":" in use:
         _say(f"running code of the reporter {use}, which this run names")
     loaded = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), _say)
@@ -174,8 +187,8 @@ def report_of(results: Results, use: str | None = None) -> Path:
             config = loaded.cls.Config(**(same[0] if same else {}))
         except ValidationError as error:
             raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
-        reporter = loaded.cls(config)
-    return _write(reporter, owner, results)
+    with Lifetime(_say) as lifetime:
+        return _write(lifetime.build(owner, loaded.cls, config), owner, results)
 
 
 def _write(reporter: Component, owner: Owner, results: Results) -> Path:

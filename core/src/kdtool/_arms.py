@@ -77,13 +77,13 @@ def _control_arms(
         kept = [spec for spec in phase.losses if not getattr(built[spec.key].instance(), "needs", ())]
         if not kept or (recipe.control.losses_given and len(kept) < len(phase.losses)):
             message = "has no loss that works without a teacher" if not kept else "has a loss that needs a teacher"
-            problems.append(_unlearnable(recipe, phase, message, "{ce: {}}"))
+            problems.append(_unlearnable(recipe, phase, message, "{NAME: {}}"))
         elif not any(weighs(spec.weight) for spec in kept):
             message = f"has no weight above 0 on losses that work without a teacher ({_names(kept)})"
-            problems.append(_unlearnable(recipe, phase, message, "{ce: {}}"))
+            problems.append(_unlearnable(recipe, phase, message, "{NAME: {}}"))
         elif (weights := scaled([spec.weight for spec in kept])) is None:
             message = f"has weights ({_names(kept)}) of which no schedules make a sum of 1 at every step"
-            problems.append(_unlearnable(recipe, phase, message, "{ce: {weight: 0.7}, …: {weight: 0.3}}"))
+            problems.append(_unlearnable(recipe, phase, message, "{NAME: {weight: 0.7}, OTHER: {weight: 0.3}}"))
         else:
             losses = (replace(spec, weight=weight) for spec, weight in zip(kept, weights, strict=True))
             phases.append(replace(phase, losses=tuple(losses)))
@@ -91,7 +91,7 @@ def _control_arms(
 
 
 def _unlearnable(recipe: Recipe, phase: PhaseSpec, message: str, losses: str) -> Problem:
-    remedy = f"say what the control learns from: `control: {{losses: {losses}}}`"
+    remedy = f"name losses for the control that need no teacher: `control: {{losses: {losses}}}`"
     return problem_at(recipe, ("control",), f"in phase {phase.name!r} {message}", remedy)
 
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdtool._distributions import origin_of, points
-from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError
-from kdtool._importing import cause_of
+from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError, cause_of
 from kdtool._owner import Owner, blame, owner_of
 
 __all__ = ["culprit", "out_of_memory", "told", "translated", "using"]

@@ -7,8 +7,8 @@ A sweep looks at its points in the same way before the first one runs.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,20 @@ from pydantic import TypeAdapter
 
 from kdtool._assembly import Assembly, assemble
 from kdtool._contract.models import ModelFacts
+from kdtool._contract.training import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.ahead import Asked, ask, prospect_of
+from kdtool._estimate.ahead import Asked, Outlines, ask, prospect_of
 from kdtool._estimate.forecast import Forecast, add_up
+from kdtool._estimate.gpus import Gpu, assume
 from kdtool._estimate.machine import free_disk, memory_here
-from kdtool._estimate.remedies import fitting, largest, proposals
+from kdtool._estimate.records import Prospect
+from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
 from kdtool._estimate.speed import timed_by_record
 from kdtool._estimate.tokens import refuse_uneven
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.parse import load_recipe
 from kdtool._run.artefacts import Artefacts
-from kdtool._run.context import Context, close_components
+from kdtool._run.context import Context
 from kdtool._run.data import try_packers
 from kdtool._run.graph import Stage
 from kdtool._run.licences import licences_of
@@ -59,25 +62,37 @@ def check_recipe(
     *,
     limit: int | None,
     fit: bool,
+    gpu: Gpu | None,
     out: Path,
     store: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Check a recipe; see `kdtool.check`."""
-    found = _look(load_recipe(recipe, settings), out, say)
-    memory = limit or memory_here()
+    outlines: Outlines = {}
+    fine: set[str] = set()
+    with assume(gpu):
+        found = _look(load_recipe(recipe, settings), out, say, outlines, fine)
+    # The memory of this machine says nothing of the one that a GPU is assumed in.
+    memory = limit or (memory_here() if gpu is None else 0)
+    on_gpu = 0 if gpu is None else gpu.memory
     disk = min(free_disk(out), free_disk(store))
     fits = {
         "memory": not memory or found.forecast.memory.peak <= memory,
+        "gpu": not on_gpu or found.forecast.device_memory.peak <= on_gpu,
         "disk": found.forecast.disk_bytes <= disk,
     }
 
-    def attempt(further: Mapping[str, Any]) -> tuple[int, int]:
+    def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
-            return _figures(found)
-        return _figures(_look(load_recipe(recipe, {**settings, **further}), out, lambda _: None))
+            return _figures(found.assembly, found.models, found.forecast, memory, on_gpu)
+        with assume(gpu), _opened(load_recipe(recipe, {**settings, **further}), lambda _: None) as (context, info):
+            refuse_missing(context.assembly, info, fine)
+            models, _, _, forecast = _foreseen(context, info, out, outlines)
+            return _figures(context.assembly, models, forecast, memory, on_gpu)
 
-    proposed = proposals(found.assembly, found.asked) if fit or not fits["memory"] else []
+    enough = fits["memory"] and fits["gpu"]
+    proposed = proposals(found.assembly, found.asked) if fit or not enough else []
+    proposal = largest(proposed, attempt) if fit else None
     plain: dict[str, Any] = TypeAdapter(Any).dump_python(
         {
             "name": found.assembly.recipe.name,
@@ -89,10 +104,10 @@ def check_recipe(
             "vocabularies": found.vocabularies,
             "mixtures": mixtures_noted(found.assembly),
             "forecast": found.forecast,
-            "limits": {"memory": memory, "disk": disk, "memory_given": limit is not None},
+            "limits": {"memory": memory, "disk": disk, "gpu": on_gpu, "memory_given": limit is not None},
             "fits": fits,
-            "remedies": [] if fits["memory"] else fitting(proposed, memory, attempt),
-            "proposal": largest(proposed, memory, attempt) if fit else None,
+            "remedies": [] if enough or fit else fitting(proposed, attempt),
+            "proposal": proposal,
         },
         mode="json",
     )
@@ -109,41 +124,60 @@ def refuse_impossible(recipe: Recipe, out: Path) -> None:
     Raises:
         KdtoolError: as `check_recipe`.
     """
-    _look(recipe, out, lambda _: None)
+    _look(recipe, out, lambda _: None, {})
 
 
-def _figures(found: _Checked) -> tuple[int, int]:
-    (student,) = found.assembly.named("student")
-    return found.forecast.memory.peak, found.models[student].parameters if student in found.models else 0
+def _figures(
+    assembly: Assembly, models: Mapping[str, ModelFacts], forecast: Forecast, memory: int, on_gpu: int
+) -> Attempt:
+    (student,) = assembly.named("student")
+    over: dict[str, int] = {}
+    for held, limit in ((forecast.memory, memory), (forecast.device_memory, on_gpu)):
+        totals = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
+        over |= {moment: max(above, over.get(moment, 0)) for moment, above in totals.items() if above > 0}
+    peak = (forecast.device_memory if on_gpu else forecast.memory).peak
+    return Attempt(peak, models[student].parameters if student in models else 0, over)
 
 
-def _look(recipe: Recipe, out: Path, say: Callable[[str], None]) -> _Checked:
-    assembly = assemble(recipe, say)
-    assembly.complain = say
-    with tempfile.TemporaryDirectory() as scratch:
+def _look(
+    recipe: Recipe, out: Path, say: Callable[[str], None], outlines: Outlines, fine: set[str] | None = None
+) -> _Checked:
+    """Find out everything; `outlines`, and the components that lack nothing here, are added to for later attempts."""
+    with _opened(recipe, say) as (context, info):
+        licences = licences_of(context.assembly, context.hooks)
+        refuse_missing(context.assembly, info, fine)
+        with suppress(ServiceError):  # the student's tokenizer is not on this machine
+            try_packers(context, info)
+        models, ahead, asked, forecast = _foreseen(context, info, out, outlines)
+        learns = {phase.stage.removeprefix("phases/"): phase.facts for phase in ahead.phases}
+        return _Checked(
+            assembly=context.assembly,
+            models=models,
+            trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
+            licences=licences,
+            vocabularies=compared_here(context, info),
+            asked=asked,
+            forecast=forecast,
+        )
+
+
+@contextmanager
+def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
+    with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context(
             assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks(), world=rank_and_world()[1]
         )
-        info = replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
-        try:
-            licences = licences_of(assembly, context.hooks)
-            refuse_missing(assembly, info)
-            with suppress(ServiceError):  # the student's tokenizer is not on this machine
-                try_packers(context, info)
-            models = context.hooks.kdtool_describe(info)
-            ahead, unknown = prospect_of(context, info, models)
-            asked = timed_by_record(ask(context, info, ahead, unknown), assembly, models, out / assembly.recipe.name)
-            refuse_uneven(assembly, asked)
-            learns = {phase.stage.removeprefix("phases/"): phase.facts for phase in ahead.phases}
-            return _Checked(
-                assembly=assembly,
-                models=models,
-                trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
-                licences=licences,
-                vocabularies=compared_here(context, info),
-                asked=asked,
-                forecast=add_up(ahead, asked, unknown),
-            )
-        finally:
-            close_components(context.hooks, set(assembly.shared), say)
+        yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
+
+
+def _foreseen(
+    context: Context, info: RunInfo, out: Path, outlines: Outlines
+) -> tuple[Mapping[str, ModelFacts], Prospect, list[Asked], Forecast]:
+    """Return the models, what lies ahead, and what components answered, apart and added up."""
+    models = context.hooks.kdtool_describe(info)
+    ahead, unknown = prospect_of(context, info, models, outlines)
+    answers = ask(context, info, ahead, unknown)
+    asked = timed_by_record(answers, context.assembly, models, out / context.assembly.recipe.name)
+    refuse_uneven(context.assembly, asked)
+    return models, ahead, asked, add_up(ahead, asked, unknown)

@@ -52,7 +52,7 @@ def _hindered(
         found = built[packer.key].instance()
         if isinstance(found, Packer) and not found.carries_annotations:
             message = f"says what text is, but the packer {packer.use!r} does not carry that to tokens"
-            yield problem_at(recipe, spec.key, message, "use another packer, such as `packed`, or leave this out")
+            yield problem_at(recipe, spec.key, message, "use a packer that carries annotations, or leave this out")
 
 
 def _lacking(recipe: Recipe, spec: ComponentSpec, column: str, given: Iterable[str]) -> Problem:

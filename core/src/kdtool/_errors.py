@@ -35,6 +35,7 @@ __all__ = [
     "StorageError",
     "TargetMissedError",
     "UsageError",
+    "cause_of",
 ]
 
 
@@ -133,3 +134,14 @@ class SandboxError(KdtoolError):
     """There is no safe way to execute generated code on this machine."""
 
     exit_code = 10
+
+
+def cause_of(error: BaseException) -> str:
+    """Return an exception in one line, for messages about foreign code."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r})"
+    try:
+        text = str(error).strip()
+    except Exception:  # foreign exceptions may fail to say what they are
+        text = ""
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from kdtool._compatibility import refusal
 from kdtool._distributions import Origin, module_origin, origin_of
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import PluginError, UsageError, cause_of
 
-__all__ = ["cause_of", "import_point", "imported"]
+__all__ = ["import_point", "imported"]
 
 T = TypeVar("T")
 LIMIT = "KDTOOL_IMPORT_SECONDS"
@@ -125,17 +125,6 @@ def _present(value: str) -> Any:
     for name in others:
         found = vars(found)[name]
     return found
-
-
-def cause_of(error: BaseException) -> str:
-    """Return what an exception says in one line, for messages about foreign code."""
-    if isinstance(error, SystemExit):
-        return f"it calls sys.exit({error.code!r})"
-    try:
-        text = str(error).strip()
-    except Exception:  # foreign exceptions may fail to say what they are
-        text = ""
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")
 
 
 def _remedy(error: BaseException, origin: Origin) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from kdtool._errors import PluginError, UsageError
-from kdtool._importing import cause_of, imported
+from kdtool._errors import PluginError, UsageError, cause_of
+from kdtool._importing import imported
 from kdtool._registry import Loaded
 from kdtool._suggest import did_you_mean
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.kinds import Cache, Loss, Teacher
-from kdtool._contract.signals import Offer, Want
+from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
 from kdtool._errors import Problem
 from kdtool._own_text import own_text_problems
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
@@ -81,7 +82,7 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
                     yield _unmet(recipe, spec, loss, source, built)
                 elif problem := _untakeable(recipe, source, teacher, met, built):
                     yield problem
-                elif met & {"sampled", "top-k"}:
+                elif met & FIXED_AT_CAPTURE:
                     first = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
                     if loss.temperature != first[1]:
                         yield _two_temperatures(recipe, spec, loss, first)
@@ -158,8 +159,10 @@ def _untakeable(
     cache, asked = built[source.key].instance(), built[teacher.key].instance()
     wanted: object = None
     if isinstance(cache, Cache):
-        with suppress(Exception):  # whoever is to blame is told when the run asks for it
-            wanted = cache.kdtool_wanted(Want(met))
+        given: dict[str, Any] = {"want": Want(met), "offers": getattr(asked, "offers", frozenset())}
+        with suppress(Exception):  # the run reports it when it asks
+            hook = cache.kdtool_wanted
+            wanted = hook(**{name: value for name, value in given.items() if name in signature(hook).parameters})
     if not isinstance(wanted, Want) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
         return None
     kinds = "+".join(sorted(wanted.kinds))

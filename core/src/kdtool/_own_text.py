@@ -65,8 +65,8 @@ def _with(recipe: Recipe, phase: PhaseSpec, key: KeyPath, built: Mapping[KeyPath
         message = "has the student learn on text of its own, but no loss of this phase learns from a teacher"
         yield problem_at(recipe, key, message, "add a loss that does, such as a divergence, or leave this setting out")
     for spec in phase.losses:
-        if "rejected" in built[spec.key].instance().columns:  # the column of `Preference`s
-            message = "compares answers that rows mark as chosen and rejected, which text of the student's own is not"
+        if getattr(built[spec.key].instance(), "corpus_only", False):
+            message = "learns from rows of the corpus alone, but this phase also learns on text that the student writes"
             off = as_written((*phase.key, "trainer", key[-1]))
             yield problem_at(recipe, spec.key, message, f"set `{off}: null` for this phase, or leave this loss out")
     caches = of_kind(phase.sources, "cache")

@@ -14,8 +14,7 @@ from typing import Any
 
 from kdtool._arms import CONTROL_KEYS
 from kdtool._contract.component import Component
-from kdtool._errors import KdtoolError, PluginError
-from kdtool._importing import cause_of
+from kdtool._errors import KdtoolError, PluginError, cause_of
 from kdtool._names import NAME
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
 from kdtool._recipe.model import ARMS
@@ -116,6 +115,7 @@ def _section(key: str) -> dict[str, Any]:
                 "additionalProperties": {"$ref": f"#/$defs/{kind}"},
             },
             {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+            {"enum": [None, False]},
         ]
     }
 

@@ -200,6 +200,12 @@ class Litters(Counts):
         Path("log.txt").write_text("started", encoding="utf-8")
 
 
+class Unseen(Counts):
+    """Declares that it shows messages, and shows none."""
+
+    shows_messages = True
+
+
 class Torn(Counts):
     """Cannot read what it left when it was killed."""
 
@@ -236,6 +242,11 @@ class TestRemote(TrackerConformance):
 class TestLitters(TrackerConformance):
     component = Litters
     fails: ClassVar = {"test_it_writes_below_the_run_s_folder_alone"}
+
+
+class TestUnseen(TrackerConformance):
+    component = Unseen
+    fails: ClassVar = {"test_it_shows_messages_if_it_declares_so"}
 
 
 class TestTorn(TrackerConformance):

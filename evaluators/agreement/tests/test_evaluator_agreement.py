@@ -12,7 +12,11 @@ import torch
 import transformers
 from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_agreement import Agreement
+from kdtool_evaluator_agreement._divergence import agreement, heads_of
+from kdtool_evaluator_agreement._states import Encoded, StateFiles, final_states
+from kdtool_logits import exact_logits
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
+from kdtool_transformers.testing import begin_texts_with
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TEXTS = [f"def f{i}(n):\n    return n * {i}\n" * (i + 1) for i in range(5)]
@@ -92,8 +96,11 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.float32)
 
 
-def test_it_equals_a_plain_computation_of_all_logits(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
+@pytest.mark.parametrize("start", [(), ("<s>",), ("[gMASK]", "<sop>")])
+def test_it_equals_a_plain_computation_of_all_logits(start: tuple[str, ...], tmp_path: Path) -> None:
+    tokenizer = begin_texts_with(make_tokenizer(), *start) if start else make_tokenizer()
+    context = list(tokenizer.scoring_context)
+    assert len(context) == max(1, len(start))
     teacher, student = make_model(0, 32, tokenizer, padding=7), make_model(1, 16, tokenizer)
     opener = Opener(
         teacher=TransformersRuntime(teacher), student=TransformersRuntime(student), control=TransformersRuntime(teacher)
@@ -101,16 +108,16 @@ def test_it_equals_a_plain_computation_of_all_logits(tmp_path: Path) -> None:
     found = evaluate(make_run(tmp_path, {"any": opener}, EXAMPLES), STUDENT, TEACHER, CONTROL, tokens=40)
     divergence = same = tokens = 0.0
     for text in TEXTS:
-        ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)[:40]]])
+        ids = torch.tensor([[*context, *tokenizer.encode(text)[:40]]])
         logs = []
         for model in (teacher, student):
             model.model.set_attn_implementation("eager")
             with torch.no_grad():
-                logits = model.model(input_ids=ids[:, :-1]).logits[0, :, : tokenizer.vocabulary]
+                logits = model.model(input_ids=ids[:, :-1]).logits[0, len(context) - 1 :, : tokenizer.vocabulary]
             logs.append(logits.double().log_softmax(-1))
         divergence += float(torch.nn.functional.kl_div(logs[1], logs[0], reduction="sum", log_target=True))
         same += float((logs[0].argmax(-1) == logs[1].argmax(-1)).sum())
-        tokens += ids.shape[1] - 1
+        tokens += ids.shape[1] - len(context)
     measured = found["kl-to-teacher", "student"]
     assert measured.value == pytest.approx(divergence / tokens, rel=1e-4)
     assert measured.settings["tokens"] == str(int(tokens))
@@ -217,3 +224,45 @@ def test_a_split_without_documents_is_an_error_that_names_the_key(tmp_path: Path
     evaluator = Agreement(Agreement.Config(split="validation"))
     with pytest.raises(kdtool.UsageError, match=r"agreement\.split: 'validation' holds no documents"):
         list(evaluator.kdtool_evaluate(make_run(tmp_path, examples=EXAMPLES), [TEACHER, STUDENT]))
+
+
+def test_logits_are_not_rounded_to_half_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """States come from bfloat16; what is compared is as exact as float64 makes of them."""
+    monkeypatch.setattr("kdtool_evaluator_agreement._states.compute_dtype", lambda name, device: torch.bfloat16)
+    tokenizer = make_tokenizer()
+    teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
+    states = StateFiles(tmp_path, teacher)
+    document = Encoded(0, "d", tuple(tokenizer.encode(TEXTS[0])))
+    states.keep(document, teacher)
+    found = agreement(student, document, states, heads_of(student, states, tokenizer.vocabulary))
+    own, other = (
+        (final_states(model, document).double() @ model.head.weight.double().T).log_softmax(-1)
+        for model in (student, teacher)
+    )
+    torch.testing.assert_close(found.divergence.double(), (other.exp() * (other - own)).sum(-1), rtol=1e-5, atol=1e-5)
+    assert found.same_first.equal(own.argmax(-1) == other.argmax(-1))
+
+
+def test_heads_in_half_precision_are_copied_once_for_all_documents(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: list[kdtool.Head] = []
+
+    def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
+        used.append(head)
+        return exact_logits(head, states)
+
+    monkeypatch.setattr("kdtool_evaluator_agreement._divergence.exact_logits", project)
+    tokenizer = make_tokenizer()
+    teacher, student = make_model(0, 32, tokenizer), make_model(1, 16, tokenizer)
+    for model in (teacher, student):
+        model.model.to(torch.bfloat16)
+    states = StateFiles(tmp_path, teacher)
+    documents = [Encoded(number, str(number), tuple(tokenizer.encode(text))) for number, text in enumerate(TEXTS[:2])]
+    heads = heads_of(student, states, tokenizer.vocabulary)
+    for document in documents:
+        states.keep(document, teacher)
+        agreement(student, document, states, heads)
+    assert len(used) >= 4
+    assert {head.weight.dtype for head in used} == {torch.float32}
+    assert len({head.weight.data_ptr() for head in used}) == 2

@@ -288,3 +288,67 @@ def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
             logits = wrapped.model.eval()(input_ids=torch.tensor([tokens[start : start + context]])).logits[0]
         expected = logits[:, : wrapped.tokenizer.vocabulary].argmax(-1).tolist()
         assert found[scored : start + context] == expected[scored - start :]
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> None:
+    import torch
+    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_transformers import open_model
+    from kdtool_transformers.testing import begin_texts_with
+
+    wrapped = open_model(str(write_toy_model(tmp_path / "model")))
+    wrapped.model.resize_token_embeddings(259)
+    torch.nn.init.normal_(wrapped.model.get_input_embeddings().weight, std=0.5)
+    wrapped.tokenizer = begin_texts_with(wrapped.tokenizer, "<a>", "<b>")
+    ids = wrapped.tokenizer.encode("value = compute ( 1 )")
+    with torch.no_grad():
+        logits = wrapped.model.eval()(input_ids=torch.tensor([[257, 258, *ids]])).logits[0]
+    expected = logits[1:-1].argmax(-1).tolist()
+    assert likeliest(wrapped, ids) == expected
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounded_logits(tmp_path: Path) -> None:
+    import torch
+    from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_transformers import open_model
+
+    wrapped = open_model(str(write_toy_model(tmp_path / "model")))
+    wrapped.model.to(torch.bfloat16)
+    ids = wrapped.tokenizer.encode("value = compute ( 1 ) " * 30)[: wrapped.facts.context]
+    tokens = torch.tensor([[wrapped.tokenizer.end_of_text, *ids]])
+    positions = torch.arange(len(ids))[None]
+    document = torch.zeros_like(positions, dtype=torch.int32)
+    with torch.no_grad():
+        states = wrapped.backbone(
+            kdtool.Batch(tokens[:, :-1], positions, tokens[:, 1:], document, ("",)), kdtool.Want()
+        ).last
+    logits = states.double() @ wrapped.head.weight[: wrapped.tokenizer.vocabulary].double().T
+    assert not logits.argmax(-1).equal(logits.bfloat16().argmax(-1)), "rounding would matter here"
+    assert likeliest(wrapped, ids) == logits.argmax(-1).tolist()
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_a_head_in_half_precision_is_copied_once_for_all_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from kdtool_evaluator_codexglue import _predictions
+    from kdtool_logits import exact_logits
+    from kdtool_transformers import open_model
+
+    used: list[kdtool.Head] = []
+
+    def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
+        used.append(head)
+        return exact_logits(head, states)
+
+    monkeypatch.setattr(_predictions, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(_predictions, "exact_logits", project)
+    wrapped = open_model(str(write_toy_model(tmp_path / "model")))
+    wrapped.model.to(torch.bfloat16)
+    _predictions.likeliest(wrapped, wrapped.tokenizer.encode("value = compute ( 1 )"))
+    assert len(used) > 1
+    assert {head.weight.dtype for head in used} == {torch.float32}
+    assert len({head.weight.data_ptr() for head in used}) == 1

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +18,8 @@ import transformers
 from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_efficiency import Efficiency, _energy, _representatives
 from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work
+from kdtool_evaluator_efficiency._workers import Worker, own_seconds
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -179,3 +185,34 @@ def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path
     folder = kdtool.Subject("student-seed1-safetensors", "artifact", tmp_path, 1)
     chosen = [subject.name for subject in _representatives([*subjects[:4], folder])]
     assert chosen == ["teacher", "student-seed1-safetensors"]
+
+
+@pytest.mark.parametrize(("others", "marked"), [(None, False), (0.0, False), (100.0, True)])
+def test_what_was_measured_beside_other_work_says_so(others: float | None, marked: bool, tmp_path: Path) -> None:
+    said: list[str] = []
+    run = replace(make_run(tmp_path), say=said.append)
+    subject = kdtool.Subject("student", "student")
+    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "")}, others).values()  # type: ignore[arg-type]
+    assert ("busy" in ready.settings) == marked
+    assert bool(said) == marked
+    assert ready.settings["machine"] == "cpu"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows a process's environment")
+@pytest.mark.parametrize("passive", [False, True])
+def test_threads_of_a_process_sleep_while_they_wait_on_a_busy_machine(
+    passive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    with Worker("student", None, passive=passive) as worker:
+        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
+    assert (b"OMP_WAIT_POLICY=PASSIVE" in environment) == passive
+
+
+def test_processor_time_of_processes_that_were_started_is_ones_own() -> None:
+    before = own_seconds()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        time.sleep(1)
+        assert own_seconds() > before + 0.05
+        process.kill()

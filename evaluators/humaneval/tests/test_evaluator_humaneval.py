@@ -84,6 +84,8 @@ def test_prompts_are_asked_as_published(tmp_path: Path) -> None:
     assert first.forms["base"].prompt.startswith("from typing import List\n\n\ndef has_close_elements")
     assert first.forms["base"].stop == ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     assert first.forms["chat"].turns[0][1].startswith("Write a solution to the following problem")
+    assert first.forms["chat"].stop == ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "```")
+    assert HumanEval.Config().maximum_tokens == 1024
 
 
 @pytest.mark.parametrize("content", ["", "no json", '{"task_id": "x"}'])

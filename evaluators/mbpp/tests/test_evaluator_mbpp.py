@@ -108,6 +108,7 @@ def test_prompts_are_asked_as_published(own: Path, tmp_path: Path) -> None:
     (first, _) = problems(tmp_path, file=own)
     assert first.forms["base"].prompt == '"""\nWrite a function to double a number.\nassert double(2) == 4\n"""\n'
     assert "Your code should pass these tests:\nassert double(2) == 4\n" in first.forms["chat"].turns[0][1]
+    assert first.forms["chat"].stop == ("```",)
 
 
 def test_a_split_without_problems_is_refused(own: Path, tmp_path: Path) -> None:

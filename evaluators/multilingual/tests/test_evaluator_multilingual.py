@@ -344,7 +344,7 @@ def _mutant(solution: str) -> str:
     return re.sub(r"^[ \t]*(?:if|return)\b.*$", changed, solution, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", set(FILES) - {"python"})
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"python"}))
 def test_all_of_multipl_e_is_read(name: str) -> None:
     suffix = {"rust": "rs"}.get(name, FILES[name])
     file = DATA / "multipl-e" / f"humaneval-{suffix}.jsonl.gz"

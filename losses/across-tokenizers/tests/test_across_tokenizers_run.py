@@ -50,5 +50,5 @@ def test_both_losses_train_a_student(recipe: dict[str, Any], tmp_path: Path, tea
         if teacher == "bytes":
             assert values[0] < 1e-6, "the student is the teacher"  # later steps follow what Adam makes of rounding
         else:
-            assert 0 < values[-1] < values[0]
+            assert 0 < min(values[1:]) < values[0]  # each step has other text
             assert history[0].terms[label].gradient_norm

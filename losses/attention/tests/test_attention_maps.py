@@ -122,11 +122,11 @@ def test_heads_that_cannot_be_mapped_are_refused_before_training() -> None:
 
 def test_the_value_is_the_mean_over_pairs() -> None:
     component = loss(layers=(0, 2))
-    component.kdtool_modules(FACTS, FACTS)
     batch = kdtool.Batch(LABELLED.long(), DOCUMENT, LABELLED.long() * 101 - 100, DOCUMENT, ("a", "b"))
     outputs = kdtool.ModelOutputs(torch.zeros(7, 8), attentions={0: maps(4, 0), 2: maps(4, 2)})
     signal = kdtool.Signal("t", attentions={0: maps(4, 1), 2: maps(4, 3)})
-    view = kdtool.StepView(batch, outputs, signal, torch.tensor(0.0), torch.tensor(0))
+    pairs = tuple(component.kdtool_layers(FACTS, FACTS))
+    view = kdtool.StepView(batch, outputs, signal, torch.tensor(0.0), torch.tensor(0), layers=pairs)
     each = [attention_distance(maps(4, i), maps(4, i + 1), DOCUMENT, LABELLED) for i in (0, 2)]
     assert torch.equal(component.kdtool_sequence_loss(view).values, (each[0] + each[1]) / 2)
 
@@ -135,5 +135,5 @@ def test_settings_and_calls_out_of_order_are_refused() -> None:
     with pytest.raises(kdtool.UsageError, match=r"attention\.layers is \[6\].*0 to 5"):
         loss(layers=(6,)).kdtool_layers(FACTS, FACTS)
     view = kdtool.StepView(None, None, kdtool.Signal("t"), torch.tensor(0.0), torch.tensor(0))  # type: ignore[arg-type]
-    with pytest.raises(kdtool.PluginError, match="kdtool_modules"):
+    with pytest.raises(kdtool.PluginError, match="`layers`"):
         loss().kdtool_sequence_loss(view)

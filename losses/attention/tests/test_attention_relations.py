@@ -171,7 +171,7 @@ def view(width: int, narrow: int) -> kdtool.StepView:
     )
     outputs = kdtool.ModelOutputs(torch.zeros(7, 8), projections={5: own})
     return kdtool.StepView(
-        batch, outputs, kdtool.Signal("t", projections={5: other}), torch.tensor(0.0), torch.tensor(0)
+        batch, outputs, kdtool.Signal("t", projections={5: other}), torch.tensor(0.0), torch.tensor(0), layers=((5, 5),)
     )
 
 

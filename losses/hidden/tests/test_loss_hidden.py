@@ -92,11 +92,10 @@ def test_layers_are_spread_where_nothing_was_copied_from_this_teacher() -> None:
 
 def test_the_value_is_the_mean_over_pairs() -> None:
     component = loss(layers=(0, 1))
-    component.kdtool_modules(SMALL, replace(SMALL, layers=10))
     one = torch.ones(3, 8)
     outputs = kdtool.ModelOutputs(one, {0: one, 1: one})
-    signal = kdtool.Signal("t", hidden={0: one, 1: -one})
-    view = kdtool.StepView(None, outputs, signal, torch.tensor(0.0), torch.tensor(0))  # type: ignore[arg-type]
+    signal, pairs = kdtool.Signal("t", hidden={0: one, 1: -one}), ((0, 0), (1, 1))
+    view = kdtool.StepView(None, outputs, signal, torch.tensor(0.0), torch.tensor(0), layers=pairs)  # type: ignore[arg-type]
     assert component.kdtool_sequence_loss(view).values.tolist() == pytest.approx([2.0] * 3, rel=1e-5)
 
 
@@ -108,8 +107,8 @@ def test_projectors_have_no_bias_and_are_those_that_train() -> None:
     with torch.no_grad():
         next(module.parameters()).zero_()
     outputs = kdtool.ModelOutputs(torch.ones(1, 8), {0: torch.ones(1, 8, dtype=torch.bfloat16)})
-    signal = kdtool.Signal("t", hidden={0: torch.ones(1, 12)})
-    view = kdtool.StepView(None, outputs, signal, torch.tensor(0.0), torch.tensor(0))  # type: ignore[arg-type]
+    signal, zero = kdtool.Signal("t", hidden={0: torch.ones(1, 12)}), torch.tensor(0)
+    view = kdtool.StepView(None, outputs, signal, zero, zero, layers=((0, 0),), module=module)  # type: ignore[arg-type]
     assert component.kdtool_sequence_loss(view).values.item() == pytest.approx(1, rel=1e-5)
 
 
@@ -121,5 +120,5 @@ def test_layers_that_cannot_be_compared_are_refused(layers: tuple[int, ...]) -> 
 
 def test_a_step_before_layers_are_paired_is_refused() -> None:
     view = kdtool.StepView(None, None, kdtool.Signal("t"), torch.tensor(0.0), torch.tensor(0))  # type: ignore[arg-type]
-    with pytest.raises(kdtool.PluginError, match="kdtool_modules"):
+    with pytest.raises(kdtool.PluginError, match="`layers`"):
         loss().kdtool_sequence_loss(view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from kdtool_rows import collate
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
 SPARSE = kdtool.Want(frozenset({"sampled"}))
+LOGITS: frozenset[kdtool.Offer] = frozenset({"logits"})
 
 
 class TestSystematic(CacheConformance):
@@ -30,6 +32,13 @@ class TestIndependent(CacheConformance):
     entry_point = "sampled"
     settings: ClassVar = {"rows_per_shard": 3, "batch": 8, "draws": 300, "design": "independent"}
     wants = kdtool.Want(frozenset({"sampled"}), temperature=2.0)
+
+
+class TestAlternatives(CacheConformance):
+    component = Sampled
+    entry_point = "sampled"
+    settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "draws": 8, "alternatives": 3, "seed": 5}
+    wants = SPARSE
 
 
 class TestTopK(CacheConformance):
@@ -67,7 +76,7 @@ def rows(number: int = 6, length: int = 12) -> list[kdtool.Row]:
 def recalled(cache: Sampled | TopK, folder: Path, want: kdtool.Want) -> tuple[kdtool.SparseTokens, torch.Tensor]:
     """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the temperature wanted."""
     folder.mkdir()
-    teacher = Teacher(cache.kdtool_wanted(want))
+    teacher = Teacher(cache.kdtool_wanted(want, LOGITS))
     cache.kdtool_record(make_run(folder), ListSource(rows()), teacher, folder)
     batch = collate(rows())
     signal = cache.kdtool_recall(batch, want, folder)
@@ -117,7 +126,7 @@ def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
         folder = tmp_path / str(k)
         folder.mkdir()
         cache = TopK(TopK.Config(k=k))
-        teacher = Teacher(cache.kdtool_wanted(kdtool.Want(frozenset({"top-k"}))))
+        teacher = Teacher(cache.kdtool_wanted(kdtool.Want(frozenset({"top-k"})), LOGITS))
         cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
     assert len(said) == 1
     assert "k = 99" in said[0]
@@ -148,5 +157,71 @@ def test_it_is_small(tmp_path: Path) -> None:
             return kdtool.Signal(self.fingerprint, kdtool.LazyLogits(states, head))
 
     cache = Sampled(Sampled.Config())
-    cache.kdtool_record(make_run(tmp_path), ListSource([row]), Certain(cache.kdtool_wanted(SPARSE)), tmp_path)
+    cache.kdtool_record(make_run(tmp_path), ListSource([row]), Certain(cache.kdtool_wanted(SPARSE, LOGITS)), tmp_path)
     assert (tmp_path / "shard-00000.safetensors").stat().st_size < 600
+
+
+def drawn_at(cache: Sampled, folder: Path, turns: tuple[int, ...]) -> torch.Tensor:
+    """Return the recalled weights over the vocabulary of all rows, each at its turn."""
+    signal = cache.kdtool_recall(replace(collate(rows()), turns=turns), SPARSE, folder)
+    assert signal.sparse is not None
+    return spread(signal.sparse)
+
+
+def test_each_turn_takes_the_next_of_the_independent_draws(tmp_path: Path) -> None:
+    """Their mean comes to the teacher's probabilities as that of so many draws; with one set all turns are alike."""
+    cache = Sampled(Sampled.Config(draws=4, alternatives=48))
+    first, probabilities = recalled(cache, tmp_path / "many", SPARSE)
+    each = torch.stack([drawn_at(cache, tmp_path / "many", (turn,) * 6) for turn in range(48)])
+    assert each[0].equal(spread(first)), "without turns it is the first"
+    assert each[7].equal(drawn_at(cache, tmp_path / "many", (7 + 48,) * 6))
+    assert len({tuple(one.flatten().tolist()) for one in each}) == 48
+    deviation = (each.mean(0) - probabilities) / (probabilities * (1 - probabilities) / 48 / 4).sqrt()
+    assert deviation[probabilities > 0.03].abs().max() < 5, "rarer tokens are drawn a few times at most"
+    mixed, counts = drawn_at(cache, tmp_path / "many", (0, 1, 2, 3, 4, 5)), (collate(rows()).labels != -100).sum(1)
+    row = torch.arange(6).repeat_interleave(counts)
+    assert mixed.equal(each[row, torch.arange(len(row))]), "each row has a turn of its own"
+    alone = Sampled(Sampled.Config(draws=4))
+    recalled(alone, tmp_path / "one", SPARSE)
+    assert drawn_at(alone, tmp_path / "one", (5,) * 6).equal(each[0]), (
+        "the first set is the same however many there are"
+    )
+
+
+def test_another_seed_draws_anew(tmp_path: Path) -> None:
+    found = {}
+    for seed, name in ((0, "a"), (1, "b"), (0, "again")):
+        found[name] = spread(recalled(Sampled(Sampled.Config(draws=4, seed=seed)), tmp_path / name, SPARSE)[0])
+    assert found["a"].equal(found["again"])
+    assert not found["a"].equal(found["b"])
+
+
+def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) -> None:
+    class Naming(Teacher):
+        """Names five tokens, and no sixth."""
+
+        def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+            weights, ids = HEAD.logits(self.states(batch)).softmax(-1).topk(5)
+            pad = torch.nn.functional.pad
+            told = kdtool.SparseTokens(pad(ids.int(), (0, 1), value=-1), pad(weights, (0, 1)), "top-k", 1.0)
+            return kdtool.Signal(self.fingerprint, sparse=told)
+
+    want = kdtool.Want(frozenset({"top-k"}))
+    for k in (3, 100):
+        cache, folder = TopK(TopK.Config(k=k)), tmp_path / str(k)
+        asked = cache.kdtool_wanted(want, frozenset({"top-k", "text"}))
+        assert asked.kinds == {"top-k"}
+        folder.mkdir()
+        assert cache.kdtool_record(make_run(folder, say=lambda _: None), ListSource(rows()), Naming(asked), folder) == 6
+        told, found = (
+            Naming(asked).signal(collate(rows())).sparse,
+            cache.kdtool_recall(collate(rows()), want, folder).sparse,
+        )
+        assert told is not None
+        assert found is not None
+        kept = spread(told).topk(min(k, 5))
+        expected = torch.zeros_like(spread(told)).scatter_(1, kept.indices, kept.values)
+        torch.testing.assert_close(spread(found), expected, rtol=3e-4, atol=0)
+    assert cache.kdtool_wanted(want, frozenset({"top-k", "logits"})).kinds == {"logits"}
+    with pytest.raises(kdtool.PluginError, match="asked for top-k tokens"):
+        cache.kdtool_record(make_run(tmp_path), ListSource(rows()), Teacher(asked), tmp_path)

@@ -38,7 +38,7 @@ class Likeliest(kdtool.Cache):
 
     offers = frozenset({"top-k"})
 
-    def kdtool_wanted(self, want):
+    def kdtool_wanted(self, want, offers):
         return kdtool.Want(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):

@@ -159,7 +159,8 @@ def test_problems_whose_own_solution_fails_here_are_left_out(
     found = verified(tmp_path, teacher, examples, give="pairs", keep=1)
     assert [example.id for example in found] == ["succ#1>0", "held_out"]
     assert {one.id.partition("#")[0] for one in teacher.asked} == {"succ"}
-    said = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if not line.startswith("time limits")]  # as a slow machine says
     assert said[0] == "1 of 2 problems are left out, whose own solutions fail here (1 ModuleNotFoundError)"
     assert "to 1 of 1 problems" in said[-1]
     (file,) = tmp_path.glob("verified/*.verdicts.jsonl")

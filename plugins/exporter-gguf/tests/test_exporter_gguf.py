@@ -15,8 +15,15 @@ from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._scoring import Piece
 from kdtool_exporter_gguf._server import RefusedError
-from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, write_gguf
-from kdtool_transformers.testing import save_tiny
+from kdtool_transformers import (
+    TransformersModel,
+    TransformersRuntime,
+    open_model,
+    outline_of,
+    published_model,
+    write_gguf,
+)
+from kdtool_transformers.testing import begin_texts_with, save_tiny, tiny_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -299,3 +306,59 @@ def test_how_much_fits_is_known_without_a_model(runtime: GGUFRuntime, student: T
 )
 def test_a_grammar_forces_whole_characters_alone(piece: Any, whole: bool) -> None:
     assert Piece.told({"id": 7, "piece": piece}) == Piece(7, whole)
+
+
+def test_llama_cpp_begins_a_text_as_the_student_does(tmp_path: Path) -> None:
+    student = tiny_model(vocabulary=321, hidden_size=64, head_dim=16)
+    student.tokenizer = begin_texts_with(save_student(tmp_path / "plain").tokenizer, "<s>")
+    (start,) = student.tokenizer.document_start
+    file = write_gguf(student, tmp_path / "begun.gguf", pre="gpt-2")
+    told = GGUFReader(file)
+    assert told.get_field("tokenizer.ggml.add_bos_token").contents() is True
+    assert told.get_field("tokenizer.ggml.bos_token_id").contents() == start
+    expected = TransformersRuntime(student)
+    requests = [kdtool.Request("a", "def f", 6), kdtool.Request("empty", "", 3), kdtool.Request("begun", "<s>def f", 6)]
+    with GGUFRuntime(file, context=128, threads=1) as opened:
+        for text, score, other in zip(TEXTS, opened.score(TEXTS), expected.score(TEXTS), strict=True):
+            assert (score.tokens, score.bytes) == (other.tokens, other.bytes), text
+            assert score.log_likelihood == pytest.approx(other.log_likelihood, rel=5e-3), text
+        found = {answer.id: (answer.text, answer.tokens_in) for answer in opened.answer(requests)}
+    assert found == {answer.id: (answer.text, answer.tokens_in) for answer in expected.answer(requests)}
+
+
+def test_a_start_of_several_tokens_is_refused(tmp_path: Path) -> None:
+    student = tiny_model(vocabulary=320)
+    student.tokenizer = begin_texts_with(student.tokenizer, "[gMASK]", "<sop>")
+    with pytest.raises(kdtool.UsageError, match=r"puts 2 tokens before a text, and llama\.cpp puts one at most"):
+        write_gguf(student, tmp_path / "begun.gguf")
+
+
+def ahead_of(outline: kdtool.LanguageModel) -> kdtool.Prospect:
+    """Return a run that trains such a student."""
+    phase = kdtool.PhaseAhead("train", "phases/train", "student", 1, (), 8, outline, outline.facts)
+    return kdtool.Prospect({"student": outline.facts}, "student", ("exports",), (phase,))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("codellama/CodeLlama-7b-hf", "only byte-level BPE"),
+        ("meta-llama/Llama-3.2-1B", "rope_type llama3"),
+        ("bigcode/starcoder2-3b", "models of the class starcoder2"),
+    ],
+)
+def test_check_refuses_published_models_that_cannot_be_exported(model: str, told: str, tmp_path: Path) -> None:
+    known = published_model(model)
+    assert known is not None
+    ahead = ahead_of(outline_of({**known.config, "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}))
+    with pytest.raises(kdtool.UsageError, match=told):
+        list(GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead))
+
+
+def test_check_says_what_it_cannot_know_of_a_tokenizer_that_is_not_here(tmp_path: Path) -> None:
+    student = save_student(tmp_path / "student")
+    absent = outline_of(student.model.config.to_dict())
+    notes = [part.note for part in GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead_of(absent))]
+    assert any("cannot be known before" in note for note in notes)
+    here = outline_of(student.model.config, student.tokenizer)
+    assert not any(part.note for part in GGUF(GGUF.Config()).kdtool_estimate(make_run(tmp_path), ahead_of(here)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ import kdtool
 import pytest
 import torch
 from kdtool.testing import ExporterConformance, make_run
-from kdtool_exporter_safetensors import Safetensors
-from kdtool_transformers import known_terms, open_model, terms_of
-from kdtool_transformers.testing import save_tiny
+from kdtool_exporter_safetensors import Safetensors, _logits
+from kdtool_transformers import TransformersModel, known_terms, open_model, terms_of
+from kdtool_transformers.testing import save_tiny, tiny_model
+from safetensors.torch import load_file
 
 
 class TestSafetensors(ExporterConformance):
@@ -115,27 +119,63 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
     assert card.startswith("---\nlicense: llama2\n")
 
 
+def compared(folder: Path, trained: TransformersModel, written: Path, dtype: torch.dtype) -> tuple[str, str]:
+    exporter = Safetensors(Safetensors.Config())
+    return exporter._compared(make_run(folder), _logits(trained), written, trained.model.dtype, dtype)
+
+
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:
     trained = save_tiny(tmp_path / "trained")
-    exporter = Safetensors(Safetensors.Config(dtype="float32"))
     save_tiny(tmp_path / "other", seed=1)
     with pytest.raises(kdtool.PluginError, match="differs from the trained one"):
-        exporter._compared(make_run(tmp_path), trained, tmp_path / "other", "float32")
-    assert "by 0.0e+00 standard" in exporter._compared(make_run(tmp_path), trained, tmp_path / "trained", "float32")
+        compared(tmp_path, trained, tmp_path / "other", torch.float32)
+    said, open_in = compared(tmp_path, trained, tmp_path / "trained", torch.float32)
+    assert "by 0.0e+00 standard" in said
+    assert open_in == "float32"
+
+
+@pytest.mark.parametrize(("dtype", "written"), [("same", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_a_student_of_bfloat16_is_written_without_a_change(dtype: Any, written: str, tmp_path: Path) -> None:
+    trained = tiny_model()
+    trained.model.to(torch.bfloat16)
+    trained.save(tmp_path / "trained")
+    artifact = Safetensors(Safetensors.Config(dtype=dtype)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
+    assert f"Weights in {written}; logits deviate from the trained model's by 0.0e+00" in artifact.card
+    stored, before = (load_file(folder / "model.safetensors") for folder in (artifact.path, tmp_path / "trained"))
+    assert all(weight.dtype == getattr(torch, written) for weight in stored.values())
+    assert all(weight.to(torch.bfloat16).equal(before[name]) for name, weight in stored.items())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "trained")
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(make_run(tmp_path), tmp_path / "trained")
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in artifact.path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"] == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_who_computes_in_few_bits_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path / "trained")
     found: list[torch.dtype] = []
 
-    def deviation(original: Any, written: Any) -> float:
+    def deviation(expected: torch.Tensor, written: Any) -> float:
         found.append(written.model.dtype)
         return 0.25 if written.model.dtype == torch.bfloat16 else 0.01
 
     monkeypatch.setattr("kdtool_exporter_safetensors._deviation", deviation)
     said: list[str] = []
     run = make_run(tmp_path / "run", say=said.append)
-    card = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained").card
+    artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
+    card = artifact.card
     assert found == [torch.bfloat16, torch.float32]
     assert said == ["safetensors: computed in bfloat16, the student's logits deviate by 0.25 standard deviations"]
     assert "by 1.0e-02 standard deviations, and by 2.5e-01 where they are computed in bfloat16" in card
+    assert "open it in float32" in card
+    assert "from_pretrained(folder, dtype=torch.float32)" in card, "its lines do as it says"
+    assert "from_pretrained(folder, dtype=torch.float32)" in artifact.how_to_use

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from kdtool_measuring import (
     Answer,
     Kind,
     answered,
+    bytes_of_exact_heads,
     bytes_to_answer,
     check_fields,
     chosen,
@@ -79,7 +80,7 @@ def test_answers_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path, dying)
     assert dying.closed
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("[!.]*")
     assert file.name == "test.student_seed_0.samples.jsonl"
     with file.open("ab") as half:
         half.write(b'{"id": "half writ')
@@ -213,7 +214,18 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
-    assert bytes_to_answer(FACTS, 100) == 4 * 1000 + 4 * 2 * 2 * 2 * 8 * 16 * 100
+    cache = 4 * 2 * 2 * 2 * 8 * 16 * 100
+    assert bytes_to_answer(kdtool.Prospect({"student": FACTS}, "student"), 100) == 4 * 1000 + cache
+    half = replace(FACTS, dtype="bfloat16")
+    assert bytes_to_answer(kdtool.Prospect({"student": half}, "student"), 100) == 2 * 1000 + cache
+
+
+def test_heads_in_half_precision_are_copied() -> None:
+    half, wide = replace(FACTS, dtype="bfloat16"), replace(FACTS, dtype="bfloat16", hidden=64)
+    models = {"student": half, "a": half, "b": wide, "c": replace(wide, dtype="float32", hidden=128)}
+    assert bytes_of_exact_heads(kdtool.Prospect({"student": FACTS}, "student")) == 0
+    assert bytes_of_exact_heads(kdtool.Prospect(models, "student")) == 4 * 257 * 32
+    assert bytes_of_exact_heads(kdtool.Prospect(models, "student"), ("a", "b", "c", "d")) == 4 * 257 * (32 + 64)
 
 
 @given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 40))

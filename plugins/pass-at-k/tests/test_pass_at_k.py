@@ -79,7 +79,7 @@ def add(name: str = "add") -> Problem:
         ("```\ndef add(a, b):\n    return a", False, "def add(a, b):\n    return a"),
         ('```python title="a.py"\nx = 1\n```\nIt adds.', False, "x = 1"),
         ("Here:\n```python:a.py\nx = 1\n```\nIt adds.\n```\nx = 2\n```", False, "x = 1"),
-        ("```python\r\nx = 1\r\n```\r\nIt adds.", False, "x = 1\r"),
+        ("```python\r\nx = 1\r\n```\r\nIt adds.", False, "x = 1"),
         ("1. So:\n   ```python\n   if x:\n       y\n\n   z\n   ```\n2. Done", False, "if x:\n    y\n\nz"),
         ("```python\nx = '''\n    ```\n'''\n```\nDone", False, "x = '''\n    ```\n'''"),
         ("Like ```x``` here: ```python\nx = 1\n```", False, "x = 1"),
@@ -245,6 +245,18 @@ def test_what_tells_problems_apart_is_the_same_on_every_machine() -> None:
 
     assert digest_of([compiled("/usr/bin")], "base") == digest_of([compiled("/opt/go/bin")], "base")
     assert digest_of([compiled("/usr/bin")], "base") != digest_of([add()], "base")
+
+
+@pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
+@pytest.mark.parametrize(("slowness", "told"), [(1.0, []), (1.7, ["time limits are 1.7 times as long here"])])
+def test_longer_limits_of_a_slow_machine_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowness: float, told: list[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("kdtool_sandbox.slowness", lambda: slowness)
+    (found,) = adding(k=[1]).kdtool_evaluate(run_with(tmp_path, Answering(), said), [SUBJECT])
+    assert [text.partition(":")[0] for text in said] == told
+    assert found.settings["time limit"] == "3 s"
 
 
 class Refusing(Answering):

@@ -7,9 +7,24 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from kdtool_sandbox import Module, Sandbox, Task, Verdict
+from kdtool_sandbox import Language, Module, Program, Sandbox, Step, Task, Verdict
 
 Judge = Callable[..., Verdict]
+
+
+class Shell(Language):
+    """A language of another package, for commands of /usr."""
+
+    name = "shell"
+    suffixes = (".sh",)
+    stops = ("\n\n",)
+    programs = ("sh",)
+
+    def parse(self, source: str) -> Program:
+        return Program({"program.sh": source}, (Step(("/bin/sh", "-n", "program.sh"), "syntax"),))
+
+    def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
+        return Program({"program.sh": f"{source}\n{tests}\n"}, (Step(("/bin/sh", "program.sh"), "tests"),))
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +53,9 @@ def judge(sandbox: Sandbox) -> Judge:
         return verdict
 
     return run
+
+
+@pytest.fixture
+def shell() -> Language:
+    """Return a language with which a sandbox shows the programs of /usr, compilers among them."""
+    return Shell()

@@ -590,7 +590,7 @@ def f(x):
 import os, time
 def f(x):
     if os.fork() == 0:
-        os.setsid()
+        os.setpgid(0, 0)
         if os.fork() == 0:
             while True: time.sleep(1)
     time.sleep(99)
@@ -787,7 +787,8 @@ A = lambda: [n for n in os.listdir('/root') + os.listdir('/home') if n != '.pyen
     "secret file": "A = lambda: open(SECRET).read()\n",
     "host name": "A = lambda: {}['sandbox' in os.uname().nodename]\n",
     "environment": """\
-A = lambda: [n for n in os.environ if n not in ('PATH', 'HOME', 'TMPDIR', 'LANG', 'PWD', 'LC_CTYPE')][0]
+KNOWN = {'PATH', 'HOME', 'TMPDIR', 'LANG', 'PWD', 'LC_CTYPE', 'LD_LIBRARY_PATH'}
+A = lambda: [n for n in os.environ if n not in KNOWN or n.startswith('LD') and os.environ[n] != '/python/shared'][0]
 """,
     "environment of C": """\
 A = lambda: ctypes.cast(C.getenv(b'KDTOOL_SECRET'), ctypes.c_char_p).value.decode()
@@ -878,6 +879,31 @@ A = lambda: resource.prlimit(os.getpid() + 1, resource.RLIMIT_CPU, (0, 0))
     "server's scheduling": """\
 A = lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))
 """,
+    "own processors": "A = lambda: os.sched_setaffinity(0, range(os.cpu_count()))\n",
+    "own scheduling": "A = lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\n",
+    "own priority": "A = lambda: os.setpriority(os.PRIO_PROCESS, 0, 5)\n",
+    "own priority of files": "A = lambda: call({ioprio_set}, 1, 0, 2 << 13)\n",
+    "own session": """\
+def child():
+    process = os.fork()
+    if not process:
+        os._exit(attempt(os.setsid) == 'refused')
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+A = lambda: {0: 'a session'}[child()]
+""",
+    "attributes of the folder": "A = lambda: os.setxattr('/tmp', 'user.x', b'x' * 2**15)\n",
+    "attributes of a file": """\
+A = lambda: os.setxattr(os.open('/tmp', os.O_TMPFILE | os.O_RDWR), 'user.x', b'x' * 2**15)
+""",
+    "watching files": "A = lambda: C.inotify_init() >= 0 or {}[0]\n",
+    "watching files, newer": "A = lambda: C.inotify_init1(0) >= 0 or {}[0]\n",
+    "watching file systems": "A = lambda: C.fanotify_init(0x200, 0) >= 0 or {}[0]\n",
+    "Landlock": "A = lambda: call(444, 0, 0, 1)\n",
+    "cores for tracing": "A = lambda: C.prctl(4, 1, 0, 0, 0) == 0 or {}[0]\n",
+    "cores": """\
+import resource
+A = lambda: ['can be left'][resource.getrlimit(resource.RLIMIT_CORE) == (1, 1)]
+""",
     "own limits": """\
 import resource
 A = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (10**5, 10**5))
@@ -956,5 +982,6 @@ _NUMBERS = {
         "vmsplice": 278,
         "open_by_handle_at": 304,
         "finit_module": 313,
+        "ioprio_set": 251,
     }
 }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kdtool_sandbox import Module, Program, Sandbox, Step, Task, Verdict
+from kdtool_sandbox import Language, Module, Program, Sandbox, Step, Task, Verdict
 
 
 def _programs() -> Any:
@@ -44,7 +46,7 @@ def pair(secret: str, needs_bubblewrap: None) -> Iterator[Pair]:
         def run(source: str, tests: str, seconds: float) -> tuple[Verdict, Verdict]:
             tasks = [
                 Task("hostile", Module(source, tests, ("f",)), seconds, memory=2**28),
-                Task("honest", Module(hostile.HONEST, _CLEAN, ("f",)), 30.0, memory=2**28),
+                Task("honest", _HONEST, 30.0, memory=2**28),
             ]
             first, second = sandbox.run(tasks)
             assert (first.id, second.id) == ("hostile", "honest")
@@ -63,6 +65,9 @@ with tempfile.TemporaryFile() as file:
     file.write(b"x")
 assert os.getpriority(os.PRIO_PROCESS, 1) == os.getpriority(os.PRIO_PROCESS, 0)
 """
+
+
+_HONEST = Module(hostile.HONEST, _CLEAN, ("f",))
 
 
 @pytest.mark.parametrize("name", hostile.FORGERS)
@@ -116,6 +121,125 @@ def test_shared_memory_of_forks_is_limited(pair: Pair) -> None:
     assert honest.passed
 
 
+_MAPPINGS = """
+import ctypes, mmap, os, time
+C = ctypes.CDLL(None)
+C.mmap.restype = ctypes.c_void_p
+def f(x):
+    size = 60_000 * mmap.PAGESIZE
+    at = C.mmap(None, ctypes.c_size_t(size), 1, 0x22, -1, ctypes.c_long(0))
+    for page in range(0, size, 2 * mmap.PAGESIZE):  # no page of them is ever there
+        C.mprotect(ctypes.c_void_p(at + page), ctypes.c_size_t(mmap.PAGESIZE), 0)
+    for _ in range(40):
+        if os.fork() == 0: time.sleep(99)
+    time.sleep(99)
+"""
+_EMPTY_FILES = """
+import os, time
+def f(x):
+    for process in range(4):
+        if os.fork(): continue
+        os.mkdir(str(process))
+        os.chdir(str(process))
+        number = 0
+        while True:
+            number += 1
+            os.mkdir(str(number))
+    time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("source", [_MAPPINGS, _EMPTY_FILES], ids=["mappings", "empty files"])
+def test_memory_that_the_kernel_holds_for_a_program_is_limited(pair: Pair, source: str) -> None:
+    flood, honest = pair(source, "f(1)", 60.0)
+    assert "MiB; 256 are allowed" in flood.reason, flood
+    assert flood.status == "failed"
+    assert honest.passed, honest
+
+
+_PIPES = """
+import os, time
+def f(x):
+    for _ in range(63):
+        try:
+            if os.fork() == 0:
+                fill()
+        except OSError: pass
+    fill()
+def fill():
+    held = 0
+    try:
+        while True:
+            _, end = os.pipe()
+            os.set_blocking(end, False)
+            try:
+                while True: held += os.write(end, b'x' * 2**16)
+            except BlockingIOError: pass
+    except OSError: pass
+    total = os.open('/tmp/held', os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.write(total, b'%d\\n' % held)
+    time.sleep(99)
+def seen():
+    return sum(map(int, open('/tmp/held').read().split()))
+"""
+
+
+def test_what_waits_in_pipes_has_the_bound_that_is_documented(needs_bubblewrap: None) -> None:
+    source = _PIPES + "\ndef g():\n    if os.fork() == 0: f(1)\n    time.sleep(2)\n    return seen()\n"
+    with Sandbox() as sandbox:
+        task = Task("pipes", Module(source, "assert 2**20 < g() <= 128 * 2**20, g()", ("g",)), 30.0)
+        verdicts = list(sandbox.run([task, Task("honest", _HONEST, 30.0)]))
+    assert [verdict.status for verdict in verdicts] == ["passed", "passed"], verdicts
+
+
+_GREEDY = """
+import os, time
+def f(x):
+    for _ in range(58):
+        if os.fork() == 0:
+            for attempt in (os.setsid, lambda: os.sched_setaffinity(0, range(os.cpu_count()))):
+                try: attempt()
+                except OSError: pass
+            while True: pass
+    time.sleep(99)
+"""
+
+
+def test_busy_processes_stay_on_one_processor_in_one_session_and_step_back(needs_bubblewrap: None) -> None:
+    with Sandbox() as sandbox:
+        seen: list[tuple[set[int], int, int]] = []
+
+        def look() -> None:
+            mine = _descendants(sandbox._workers[0]._process.pid)
+            for process in mine:
+                with contextlib.suppress(OSError):
+                    about = os.sched_getaffinity(process), os.getsid(process), os.getpriority(os.PRIO_PROCESS, process)
+                    seen.append(about)
+
+        looking = threading.Timer(1.5, look)
+        looking.start()
+        tasks = [Task("greedy", Module(_GREEDY, "f(1)", ("f",)), 3.0), Task("honest", _HONEST, 30.0)]
+        greedy, honest = sandbox.run(tasks)
+        looking.join()
+    busy = [about for about in seen if about[2] > 10]
+    assert greedy.status == "timed out"
+    assert honest.passed, honest
+    assert len(busy) > 30, seen
+    assert len({session for _, session, _ in busy}) == 1
+    assert {len(processors) for processors, _, _ in busy} == {1}
+    assert [about for about in seen if about[2] == 0]  # tester and keeper go on as before
+    assert not [about for about in seen if 0 < about[2] <= 10]
+
+
+def _descendants(process: int) -> set[int]:
+    found, waiting = {process}, [process]
+    while waiting:
+        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            waiting += map(int, path.read_text().split())
+        found |= set(waiting)
+    return found
+
+
 _HOLDING = """\
 #include <sys/mman.h>
 #include <unistd.h>
@@ -140,13 +264,13 @@ int main(void) {
     ids=["shared pages", "page tables"],
 )
 def test_memory_that_is_in_no_page_of_a_program_is_limited(
-    needs_bubblewrap: None, held: tuple[str, str, str, str]
+    needs_bubblewrap: None, shell: Language, held: tuple[str, str, str, str]
 ) -> None:
     build = (str(shutil.which("gcc")), "program.c", "-o", "program")
     work = Program(
         {"program.c": _HOLDING % held}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
     )
-    with Sandbox() as sandbox:
+    with Sandbox(languages=[shell]) as sandbox:
         (verdict,) = sandbox.run([Task("holding", work, 30.0, memory=2**28)])
     assert verdict.status == "failed", verdict
 
@@ -173,12 +297,12 @@ int main(void) {
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_memory_of_a_program_whose_first_thread_has_ended_is_limited(needs_bubblewrap: None) -> None:
+def test_memory_of_a_program_whose_first_thread_has_ended_is_limited(needs_bubblewrap: None, shell: Language) -> None:
     build = (str(shutil.which("gcc")), "program.c", "-o", "program", "-lpthread")
     work = Program(
         {"program.c": _OUTLIVING}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
     )
-    with Sandbox() as sandbox:
+    with Sandbox(languages=[shell]) as sandbox:
         (verdict,) = sandbox.run([Task("outliving", work, 30.0, memory=2**28)])
     assert "MiB; 256 are allowed" in verdict.reason, verdict
 
@@ -189,9 +313,9 @@ _SENDING = """\
 #include <unistd.h>
 static char message[1 << 16];
 int main(void) {
-    for (int process = 0; process < 4; process++) {
+    for (int process = 0; process < 10; process++) {
         if (fork()) continue;
-        for (int pair = 0; pair < 250; pair++) {
+        for (int pair = 0; pair < 100; pair++) {
             int ends[2], wanted = 1 << 22;
             if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends)) _exit(1);
             for (int end = 0; end < 2; end++) {
@@ -208,12 +332,12 @@ int main(void) {
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_memory_of_what_waits_in_sockets_is_limited(needs_bubblewrap: None) -> None:
+def test_memory_of_what_waits_in_sockets_is_limited(needs_bubblewrap: None, shell: Language) -> None:
     build = (str(shutil.which("gcc")), "program.c", "-o", "program")
     work = Program(
         {"program.c": _SENDING}, (Step(build, "compiler"), Step(("/bin/sh", "-c", "exec ./program"), "tests"))
     )
-    with Sandbox() as sandbox:
+    with Sandbox(languages=[shell]) as sandbox:
         (verdict,) = sandbox.run([Task("sending", work, 30.0, memory=2**28)])
     assert "MiB; 256 are allowed" in verdict.reason, verdict
 

@@ -57,6 +57,59 @@ BROKEN = {
 }
 
 
+# source that ends with exit code 0 before its tests, and a form of tests that PROGRAMS has not
+EARLY = {
+    "javascript": ("process.exit(0)", ""),
+    "cpp": ("#include <cstdlib>\nint early = (std::exit(0), 1);", "int main() { return 1; }"),
+    "java": (
+        "class Early { static void end() { System.exit(0); } }",
+        "public class Main { public static void main(String[] a) { Early.end(); assert false; } }",
+    ),
+    "rust": ("fn f() { std::process::exit(0) }", "fn main() { f(); panic!() }"),
+    "rust, tests": ("fn f() { std::process::exit(0) }", "#[test]\nfn it() { f(); panic!() }"),
+    "go": (
+        'package main\nimport ("os"; "testing")\nfunc f() { os.Exit(0) }',
+        'func TestF(t *testing.T) { f(); t.Fatal("wrong") }',
+    ),
+    "go, main": ('package main\nimport "os"\nfunc f() { os.Exit(0) }', 'func main() { f(); panic("wrong") }'),
+}
+OTHER_FORMS = {
+    "rust": ("fn f(x: i32) -> i32 { x + 1 }", "#[test]\nfn it() { assert_eq!(f(1), 2); }"),
+    "rust, result": ("fn f() -> i32 { 2 }", "fn main() -> Result<(), String> { assert_eq!(f(), 2); Ok(()) }"),
+    "go, main": ("package main\nfunc f() int { return 2 }", 'func main() { if f() != 2 { panic("wrong") } }'),
+    "cpp, printing": (
+        "#include <cstdio>",
+        'int main() { for (int i = 0; i < 99999; i++) std::printf("a line of the program\\n"); }',
+    ),
+    "javascript, printing": ("for (let i = 0; i < 9999; i++) console.log('a line of the program')", ""),
+}
+
+
+def _run_one(name: str, source: str, tests: str) -> Verdict:
+    try:
+        spoken = language(name.partition(",")[0])
+    except kdtool.SandboxError as missing:
+        pytest.skip(str(missing))
+    with Sandbox(languages=[spoken]) as sandbox:
+        (verdict,) = sandbox.run([Task(name, spoken.run(source, tests), 60.0, 2**30)])
+    return verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EARLY)
+def test_an_early_exit_is_no_end_of_the_tests(needs_bubblewrap: None, name: str) -> None:
+    verdict = _run_one(name, *EARLY[name])
+    assert (verdict.status, verdict.reason) == ("failed", "tests: exit code 0 before the end of the tests"), verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_right_programs_of_other_forms_pass(needs_bubblewrap: None, name: str) -> None:
+    verdict = _run_one(name, *OTHER_FORMS[name])
+    assert verdict.passed, verdict
+    assert "KDTOOL" not in verdict.stderr
+
+
 def test_every_language_is_tried_here() -> None:
     assert set(PROGRAMS) == set(installed_languages())
 
@@ -123,7 +176,7 @@ def _installed(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
 
 
-_NEEDY = 'cat "${0%/*}/../lib/part"'
+_NEEDY = r"""cat "${0%/*}/../lib/part" && sed -n "s/^process.stderr.write('\(.*\)');/\1/p" program.js >&2"""
 
 
 def test_toolchain_in_a_folder_of_its_own_runs(
@@ -132,7 +185,7 @@ def test_toolchain_in_a_folder_of_its_own_runs(
     _installed(home / "v20", "node", _NEEDY, monkeypatch)
     (home / "v20" / "lib").mkdir()
     (home / "v20" / "lib" / "part").write_text("")
-    assert language("javascript").folders() == (home / "v20",)
+    assert language("javascript").folders() == (home / "v20" / "bin", home / "v20" / "lib")
     assert missing(["javascript"]) == ()
 
 
@@ -165,7 +218,9 @@ def test_rustup_without_a_toolchain_is_named_with_what_it_said(home: Path, monke
         Sandbox(languages=[language("rust")])
 
 
-def test_language_is_tried_once_in_a_process(needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_language_is_tried_once_in_a_process(
+    needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[str] = []
     run = Sandbox.run
 
@@ -177,32 +232,17 @@ def test_language_is_tried_once_in_a_process(needs_bubblewrap: None, monkeypatch
     monkeypatch.setattr(Sandbox, "run", noting)
     monkeypatch.setattr("kdtool_sandbox._sandbox._TRIED", set())
     for _ in range(2):
-        with Sandbox(languages=[Shell()]):
+        with Sandbox(languages=[shell]):
             pass
     assert tried == ["probe", "shell", "probe"]
 
 
-class Shell(Language):
-    """A language of someone else's."""
-
-    name = "shell"
-    suffixes = (".sh",)
-    stops = ("\n\n",)
-    programs = ("sh",)
-
-    def parse(self, source: str) -> Program:
-        return Program({"program.sh": source}, (Step(("/bin/sh", "-n", "program.sh"), "syntax"),))
-
-    def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        return Program({"program.sh": f"{source}\n{tests}\n"}, (Step(("/bin/sh", "program.sh"), "tests"),))
-
-
 def test_language_of_another_package_needs_nothing_here(
-    needs_bubblewrap: None, monkeypatch: pytest.MonkeyPatch
+    needs_bubblewrap: None, shell: Language, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = {"shell": EntryPoint("shell", f"{__name__}:Shell", "kdtool_sandbox.languages")}
+    points = {"shell": EntryPoint("shell", "package:Shell", "kdtool_sandbox.languages")}
     monkeypatch.setattr("kdtool_sandbox._language.installed_languages", lambda: points)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: Shell)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: type(shell))
     shell = language("shell")
     attempts = {
         "passed": shell.run("f() { echo $(($1 + 1)); }", '[ "$(f 1)" = 2 ]'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool_sandbox import Module, Program, Sandbox, Step, Task
+from kdtool_sandbox import Language, Module, Program, Sandbox, Step, Task
 from kdtool_sandbox._commands import container, container_ending
 from kdtool_sandbox._sandbox import Engine
 from kdtool_sandbox._seccomp import seccomp_filter
+from kdtool_sandbox._view import base_executable
 from kdtool_sandbox._worker import Worker
 
 GOOD = Module("def f(x):\n    return x + 1\n", "assert f(1) == 2", ("f",))
@@ -32,7 +34,7 @@ for folder, _, _ in os.walk("/"):
     if not folder.startswith(("/tmp", "/proc")) and os.access(folder, os.W_OK):
         raise OSError(f"{folder} can be written")
 """
-_LEAVING = "import os, time\nos.mkdir('d')\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(99)\n"
+_LEAVING = "import os, time\nos.mkdir('d')\nif os.fork() == 0:\n    os.setpgid(0, 0)\n    time.sleep(99)\n"
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +132,35 @@ def _killing(sandbox: Sandbox) -> Iterator[Task]:
     yield Task("next", GOOD, 60.0)
 
 
+@pytest.fixture
+def takes_orphans() -> Iterator[None]:
+    """Let this process take the place of init, as the first process of a container does."""
+    control = ctypes.CDLL(None).prctl
+    control(_ADOPT, 1, 0, 0, 0)
+    yield
+    control(_ADOPT, 0, 0, 0, 0)
+
+
+_ADOPT = 36
+_FLOOD = "def f(x):\n    import os, time\n    for _ in range(6):\n        if os.fork() == 0:\n            break\n"
+_FLOOD += "    held = b'x' * 2**27\n    time.sleep(99)\n"
+
+
+def test_killed_workers_leave_no_zombie_where_there_is_no_init(
+    needs_bubblewrap: None, takes_orphans: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_sandbox._sandbox._GRACE", 0.5)
+    before = _descendants()
+    deaf = Module("", "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass\n")
+    with Sandbox() as sandbox:
+        flood, stuck = sandbox.run([Task("flood", Module(_FLOOD, "f(1)", ("f",)), 60.0), Task("deaf", deaf, 0.3)])
+        assert "MiB; 512 are allowed" in flood.reason
+        assert stuck.status == "timed out"
+        os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
+        assert next(sandbox.run([Task("good", GOOD, 60.0)])).passed
+    assert _descendants() == before
+
+
 def test_workers_end_with_the_process_that_started_them(needs_bubblewrap: None) -> None:
     script = "import os\nfrom kdtool_sandbox import *\ns = Sandbox(2).__enter__()\n"
     script += "print(s._workers[0]._process.pid, flush=True)\n"
@@ -189,6 +220,11 @@ def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -
             "No perm",
         ),
         ("[ $1 = --version ] && echo bubblewrap 0.8.0", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "[ $1 = --version ] && echo bubblewrap 0.8.0 || "
+            "{ echo bwrap: execvp /python/bin/python3: No such file or directory >&2; exit 1; }",
+            "a file that Python needs cannot be shown inside",
+        ),
     ],
 )
 def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
@@ -205,7 +241,8 @@ def test_sandbox_that_does_not_work_is_refused_with_the_remedy(
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 def test_sandbox_that_isolates_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = (
-        '[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+        '[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\nwhile [ "$1" != -- ]; do shift; done; shift 2; '
+        f'exec {base_executable()} "$@"'
     )
     _fake(tmp_path, "bwrap", fake, monkeypatch)
     monkeypatch.setattr("kdtool_sandbox._sandbox.seccomp_filter", lambda: b"")
@@ -312,9 +349,9 @@ def test_unsafe_mode_is_in_every_verdict_and_leaves_nothing() -> None:
     assert (_descendants(), _descriptors(), _left()) == before
 
 
-def test_program_that_ends_its_keeper_has_failed(needs_bubblewrap: None) -> None:
+def test_program_that_ends_its_keeper_has_failed(needs_bubblewrap: None, shell: Language) -> None:
     killing = Program({}, (Step(("/bin/sh", "-c", "kill -9 $PPID; sleep 9"), "tests"),))
-    with Sandbox() as sandbox:
+    with Sandbox(languages=[shell]) as sandbox:
         first, second = sandbox.run([Task("killing", killing, 5.0), Task("next", GOOD, 60.0)])
     assert (first.status, first.reason) == ("failed", "it has ended what should end it")
     assert second.passed

@@ -116,9 +116,8 @@ def process(folder: Path, calls: int, number: int, rank: int = 0, world: int = 1
 
 
 def same_files(folder: Path, other: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == {path.name for path in other.iterdir()}
-    for path in other.iterdir():
-        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+    found, expected = ({path.name: path.read_bytes() for path in own.glob("[!.]*")} for own in (folder, other))
+    assert found == expected
 
 
 def test_a_killed_process_is_continued(tmp_path: Path) -> None:
@@ -149,6 +148,18 @@ def test_killed_ranks_are_continued_by_any_number_of_them(tmp_path: Path) -> Non
         again = [process(folder, 100, 30, rank, survivors) for rank in range(survivors)]
         assert [one.communicate(timeout=60)[1] for one in again] == [""] * survivors
         same_files(folder, tmp_path / "whole")
+
+
+def test_of_several_processes_the_first_alone_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "one.bin.safetensors"
+    path.write_bytes(b"content")
+    about = {"bytes": 7, "sha256": "0" * 64}
+    with pytest.raises(kdtool.StorageError, match="is damaged"):
+        verified(tmp_path, "one.bin", about)
+    monkeypatch.setenv("RANK", "1")
+    assert verified(tmp_path, "one.bin", about) == path
+    with pytest.raises(kdtool.StorageError, match="is damaged"):
+        verified(tmp_path, "one.bin", {**about, "bytes": 8})
 
 
 @pytest.mark.parametrize("name", ["teacher.safetensors", "shard-00001.safetensors", "shard-00001.json"])
@@ -250,3 +261,10 @@ def test_what_recording_takes_is_counted_where_the_teacher_computes(monkeypatch:
     assert on_host.device_bytes == 0
     assert on_device.host_bytes == 2 * 4 * 10 * 3
     assert on_device.host_bytes + on_device.device_bytes == on_host.host_bytes
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_folder_that_is_gone_is_an_error_and_not_waited_for(tmp_path: Path, world: int) -> None:
+    run = make_run(tmp_path, rank=0, world=world)
+    with pytest.raises(kdtool.StorageError, match="is gone"):
+        record_rows(run, ListSource(rows()), Teacher(), tmp_path / "gone", Kept(), rows_per_shard=4, batch=3)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import kdtool
 import pytest
 import torch
 from kdtool.testing import make_run
-from kdtool_trainer_standard._estimate import _gathered, _inside
+from kdtool_trainer_standard import _machine
+from kdtool_trainer_standard._estimate import _gathered, _inside, _speed_note
+from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
 
@@ -51,3 +54,46 @@ def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, 
     weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
     # Of two checkpoints, one that was found since, and one that is written beside them.
     assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
+
+
+@pytest.mark.parametrize("others", [0.0, 1.5])
+def test_other_work_is_said_as_each_phase_begins(
+    others: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdtool, "busy_cores", lambda _: others)
+    said: list[str] = []
+    run = replace(make_run(tmp_path), say=said.append)
+    for _ in range(2):
+        _machine.warn_of_other_work(run, torch.device("cpu"))
+    _machine.warn_of_other_work(run, torch.device("cuda"))
+    assert [line.partition(":")[0] for line in said] == (["training"] * 2 if others else [])
+
+
+def test_each_estimate_looks_for_other_work_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = []
+    for others in (0.0, 1.5):
+        monkeypatch.setattr(kdtool, "busy_cores", lambda _, others=others: others)
+        notes.append(_speed_note(1e9, torch.float32, torch.device("cpu")))
+    assert ["other work takes 1.5 cores now" in note for note in notes] == [False, True]
+
+
+def test_a_phase_that_trained_beside_other_work_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 1000.0)
+    assert list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu")))
+    assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cuda")))
+    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: 0.0)
+    assert not list(_machine.other_work_noted(kdtool.OtherWork(), torch.device("cpu")))
+
+
+def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) -> None:
+    outline = outline_of(tiny_model("llama").model.config)
+    for parameter in outline.model.model.layers.parameters():
+        parameter.requires_grad_(False)
+    phase = kdtool.PhaseAhead("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
+    trainer, run = make_trainer(dtype="bfloat16"), make_run(tmp_path)
+    found = [
+        {(one.part, one.stages): one.host_bytes for one in trainer.kdtool_estimate(run, kdtool.Prospect(phase=phase))}
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert any(part == "frozen weights as they were" for part, _ in found[1])

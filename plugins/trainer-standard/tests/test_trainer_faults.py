@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_a_wrong_gradient_by_hand_is_explained_by_name(tmp_path: Path, mistake: 
 
 def test_a_right_gradient_by_hand_trains(tmp_path: Path) -> None:
     assert train_with(tmp_path, WrongByHand(lambda values, gradient, _: (values, gradient))) is not None
+
+
+class Uneven(CE):
+    """Weighs every other label a thousandth, and rounds its analytic gradient as float32 does where terms cancel."""
+
+    def _weights(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return 1e-3 ** (chunk.labels % 2).float()
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return super().kdtool_token_loss(chunk) * self._weights(chunk)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        gradient = chunk.student_logits.float().softmax(-1)
+        gradient.scatter_add_(-1, chunk.labels[:, None], -torch.ones_like(gradient[:, :1]))
+        rounding = 4e-6 / gradient.shape[1] ** 0.5
+        return self.kdtool_token_loss(chunk), gradient * self._weights(chunk)[:, None] + rounding
+
+
+def test_rounding_of_a_gradient_that_nearly_vanishes_is_not_a_wrong_gradient(tmp_path: Path) -> None:
+    assert train_with(tmp_path, Uneven(Uneven.Config())) is not None
 
 
 def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
@@ -246,6 +267,8 @@ def test_rows_without_labels_are_refused_before_training(tmp_path: Path) -> None
 class Half(kdtool.Weighting):
     """Weighs even positions 2, others 0; balances its term up from the second step on."""
 
+    gradient_norms = True
+
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         return 2.0 * (chunk.positions % 2 == 0)
 
@@ -263,7 +286,7 @@ def test_weightings_weigh_and_balance_as_they_say(tmp_path: Path) -> None:
     components = {"losses.mine": CE(CE.Config()), "half": Half(Half.Config()), "told": Told(Told.Config())}
     run = make_run(tmp_path / "run", components, say=lambda _: None)
     rows = ListSource([kdtool.Row("only", list(range(24)), [True] * 24, [0] * 24)])
-    phase = make_phase(tmp_path, [CE_TERM], steps=3, rows=rows)
+    phase = replace(make_phase(tmp_path, [CE_TERM], steps=3, rows=rows), gradient_norms=True)
     student = make_model(1)
     batch = {"batch": 1, "log_every": 1, "gradient_norms_every": 3}
     expected = _mean_at_even_positions(student, rows)
@@ -274,13 +297,32 @@ def test_weightings_weigh_and_balance_as_they_say(tmp_path: Path) -> None:
     assert reports[-1].terms["mine"].gradient_norm
 
 
+class Plain(kdtool.Weighting):
+    """Balances by values alone."""
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        assert all(stats.gradient_norm is None for stats in terms.values())
+        return dict.fromkeys(terms, 1.0)
+
+
+def test_gradient_norms_are_measured_at_every_step_only_where_a_weighting_uses_them(tmp_path: Path) -> None:
+    for used, expected in ((False, [1, 3]), (True, [1, 2, 3, 4])):
+        weighting = Half(Half.Config()) if used else Plain(Plain.Config())
+        run = make_run(tmp_path / f"run{used}", {"losses.mine": CE(CE.Config()), "own": weighting}, say=lambda _: None)
+        phase = replace(make_phase(tmp_path / str(used), [CE_TERM], steps=4), gradient_norms=used)
+        trained = make_trainer(log_every=1, gradient_norms_every=3).kdtool_train(run, phase, make_model(1))
+        assert trained is not None
+        lines = [json.loads(line) for line in trained.history.read_text("utf-8").splitlines()]
+        assert [line["step"] for line in lines if line["terms"]["mine"]["gradient_norm"] is not None] == expected
+
+
 def _mean_at_even_positions(student: Any, rows: ListSource) -> float:
     from kdtool_rows import collate
 
     batch = collate([rows[0]])
     z = student.model.states(batch)[-1][0, :-1] @ student.head.weight[:61].T
     losses = torch.nn.functional.cross_entropy(z, batch.labels[0, :-1], reduction="none")
-    return float(2 * losses[::2].sum().detach() / 23)
+    return float(losses[::2].mean().detach())
 
 
 def test_a_term_that_does_nothing_is_noted(tmp_path: Path) -> None:

@@ -214,7 +214,6 @@ def module_of(student: TinyModel, folder: Path, dtype: torch.dtype) -> tuple[Dis
     batch = collate([RowsInOrder(make_rows(12), 4, 0)[place] for place in range(4)])
     signals = {"teacher": TinyTeacher(make_model(99), layers=(0,)).signal(batch)}
     run = make_run(folder, mixture(project=False))
-    run.hook.kdtool_modules.maybe("losses.hidden")(student.facts, student.facts)
     phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
     terms = bind_terms(run, phase, signals)
     sizes = Sizes(dtype, head_rows=11, loss_rows=5, rows_per_step=4)

@@ -215,6 +215,13 @@ def test_drawn_tokens_are_joined_with_their_shares(tmp_path: Path) -> None:
     assert apart(found, oracle(_Soft, 1.0)) < 1e-5
 
 
+def test_tokens_that_were_taken_at_another_temperature_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    drawn, calls = Drawing(make_model(99)), Estimated(Estimated.Config())
+    sampled = term(2.0, divergence=False, needs=(frozenset({"sampled"}),))
+    with pytest.raises(kdtool.UsageError, match=r"works at temperature 2, but the tokens of one were taken at 1"):
+        gradients(tmp_path, calls, [sampled], {"one": drawn, "other": drawn})
+
+
 def test_teachers_that_tell_in_different_forms_are_refused(tmp_path: Path) -> None:
     several = sources(other=Drawing(make_model(98)))
     with pytest.raises(kdtool.UsageError, match=r"different forms \(one dense at temperature 1, other sampled at"):
@@ -223,7 +230,10 @@ def test_teachers_that_tell_in_different_forms_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("what", ["top-k", "states"])
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path, what: str) -> None:
-    several = sources(one=TinyTeacher(make_model(99), top_k=3), other=TinyTeacher(make_model(98), top_k=3))
+    several = sources(
+        one=TinyTeacher(make_model(99), top_k=3, temperature=1.0),
+        other=TinyTeacher(make_model(98), top_k=3, temperature=1.0),
+    )
     asked = term(1.0, needs=(frozenset({"top-k"}),))
     if what == "states":
         several, asked = sources(), term(1.0, name="losses.hidden", label="soft", needs=(frozenset({"hidden"}),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kdtool_rows import collate
 from kdtool_trainer_standard import OnPolicy, StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
+from safetensors.torch import load_file
 from torch import Tensor
 from trainer_models import (
     CE,
@@ -26,6 +28,7 @@ from trainer_models import (
     VOCABULARY,
     TinyModel,
     TinyTeacher,
+    Tokens,
     first_gradients,
     make_model,
     make_phase,
@@ -34,6 +37,7 @@ from trainer_models import (
     mixture,
     train,
 )
+from trainer_process import start_ranks, train_recorded
 
 END = VOCABULARY - 1
 
@@ -97,6 +101,21 @@ def test_what_the_student_writes_takes_the_place_of_what_was_learned() -> None:
     assert len(batch.row_keys) == 1
 
 
+class Begun(Tokens):
+    """A tokenizer that begins each document with token 9."""
+
+    document_start = (9,)
+
+
+def test_documents_that_begin_with_a_start_have_the_same_prompts() -> None:
+    """Documents: a whole one, one that continues, so that its first token of text is not learned, and an answer."""
+    student = noted(writes=7)
+    student.tokenizer = Begun()
+    whole, continued, answer = [9, *range(10, 15)], [9, *range(20, 25)], [9, 30, 31, END]
+    written(student, row("a", [(whole, 1), (continued, 2), (answer, 3)]))
+    assert student.asked[0][0] == [[9, 10, 11], [9, 20, 21], [9, 30, 31]]
+
+
 def test_each_text_has_no_more_room_than_it_had_and_ends_where_the_student_ends_it() -> None:
     rows = row("a", [(range(1, 9), 0), (range(20, 28), 7)]), row("b", [(range(40, 56), 0)])
     student = noted(writes=7)
@@ -116,7 +135,9 @@ def test_what_is_drawn_follows_from_seed_step_micro_batch_and_rank() -> None:
         own_text = OwnText(OnPolicy(fraction=1.0, temperature=2.0), run, noted(), torch.float32)
         return own_text(batch, step, number).input_ids.tolist()
 
-    batch, state = collate([make_rows(4)[place] for place in range(4)]), torch.get_rng_state()
+    batch = collate([make_rows(4)[place] for place in range(4)])
+    noted()  # seeds the generator, as each call of `drawn` does
+    state = torch.get_rng_state()
     first = drawn()
     assert drawn() == first
     assert all(other != first for other in (drawn(seed=1), drawn(step=2), drawn(number=1), drawn(rank=1)))
@@ -134,13 +155,15 @@ def logits(model: TinyModel, last: Tensor) -> Tensor:
     return F.linear(last, model.model.head.weight)[..., :VOCABULARY]
 
 
-def oracle(student: TinyModel, batches: Sequence[kdtool.Batch]) -> dict[str, Tensor]:
+def oracle(student: TinyModel, batches: Sequence[kdtool.Batch], step: int = 1, steps: int = 2) -> dict[str, Tensor]:
     """Return the mixture's gradients by plain autograd in float64; cross-entropy is of the corpus's tokens alone."""
     student, teacher = copy.deepcopy(student), copy.deepcopy(make_model(99))
     student.model.double(), teacher.model.double()
     torch.manual_seed(0)
     projector = torch.nn.Linear(16, 16).double()
     count = sum(int((batch.labels != -100).sum()) for batch in batches)
+    of_corpus = max(1, sum(int(((batch.labels != -100) & (batch.columns["own"] == 0)).sum()) for batch in batches))
+    weight = MIXTURE[1].weight_at((step - 1) / max(1, steps - 1))
     for batch in batches:
         asked = batch.labels != -100
         ours, theirs = student.model.states(batch), teacher.model.states(batch)
@@ -148,7 +171,7 @@ def oracle(student: TinyModel, batches: Sequence[kdtool.Batch]) -> dict[str, Ten
         kl = F.kl_div((z / 2).log_softmax(-1), (t / 2).log_softmax(-1), log_target=True, reduction="sum")
         ce = F.cross_entropy(z, batch.labels[asked], reduction="none")[batch.columns["own"][asked] == 0].sum()
         hidden = (projector(ours[1][asked]) - theirs[1][asked]).square().mean(-1).sum()
-        ((0.7 * 4 * kl + 0.3 * ce + 0.5 * hidden) / count).backward()
+        ((0.7 * 4 * kl + 0.5 * hidden) / count + weight * ce / of_corpus).backward()
     return {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
 
 
@@ -181,7 +204,56 @@ def test_gradients_and_divisor_are_those_of_the_micro_batches_as_they_are_learne
         assert float((found[name].double() - gradient).norm() / gradient.norm()) < 1e-5
 
 
-class Tokens(kdtool.Loss):
+def values(steps: list[list[dict[str, Any]]]) -> list[dict[str, float]]:
+    """Return each step's mean of `kl` and `ce` by full logits in float64; none of `ce` where no token is the corpus's."""
+    student, teacher, found = make_model(1), make_model(99), []
+    student.model.double(), teacher.model.double()
+    for step in steps:
+        kl, ce, own = [], [], []
+        for batch in (kdtool.Batch(**fields) for fields in step):
+            asked = batch.labels != -100
+            z, t = (logits(model, model.model.states(batch)[-1])[asked].detach() for model in (student, teacher))
+            p = (t / 2).softmax(-1)
+            kl.append((p * (p.log() - (z / 2).log_softmax(-1))).sum(-1))
+            ce.append(F.cross_entropy(z, batch.labels[asked], reduction="none"))
+            own.append(batch.columns["own"][asked] != 0)
+        corpus = torch.cat(ce)[~torch.cat(own)]
+        found.append({"kl": 4 * float(torch.cat(kl).mean()), **({"ce": float(corpus.mean())} if len(corpus) else {})})
+    return found
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_each_term_is_the_mean_over_the_tokens_that_it_sees(tmp_path: Path, world: int, accumulation: int) -> None:
+    settings: dict[str, Any] = {"steps": 6 if accumulation == 1 else 3, "batch": 1, "accumulation": accumulation}
+    settings |= {"on_policy": {"fraction": 0.5, "tokens": 6}, "head_rows": 11, "loss_rows": 5}
+    if world == 1:
+        train_recorded(tmp_path, settings, {})
+    else:
+        assert start_ranks(train_recorded, world, tmp_path, settings, {}) == [0] * world
+    ranks = [torch.load(tmp_path / f"batches-{rank}.pt", weights_only=False) for rank in range(world)]
+    chosen = [[bool(batch["columns"]["own"].any()) for batch in batches] for batches in ranks]
+    assert all(each == chosen[0] for each in chosen), "all ranks sample in the same micro-batches"
+    assert 0 < sum(chosen[0]) < len(chosen[0])
+    cut = [slice(i, i + accumulation) for i in range(0, len(chosen[0]), accumulation)]
+    steps = [[batch for batches in ranks for batch in batches[part]] for part in cut]
+    expected = values(steps)
+    assert 0 < sum("ce" in step for step in expected) < len(expected), "another seed is needed"
+    lines = (tmp_path / "checkpoints" / "history.jsonl").read_text("utf-8").splitlines()
+    gradients = load_file(tmp_path / "gradients.safetensors")
+    for number, (report, step, batches) in enumerate(zip(map(json.loads, lines), expected, steps, strict=True), 1):
+        terms = report["terms"]
+        assert terms.keys() == {*step, "hidden"}, "a term that saw nothing is not reported as 0"
+        assert {name: terms[name]["value"] for name in step} == pytest.approx(step, rel=1e-5)
+        assert report["loss"] == pytest.approx(sum(term["value"] * term["weight"] for term in terms.values()))
+        student = make_model(1)
+        for name, gradient in oracle(
+            student, [kdtool.Batch(**fields) for fields in batches], number, len(steps)
+        ).items():
+            assert float((gradients[f"{number} {name}"].double() - gradient).norm() / gradient.norm()) < 1e-5
+
+
+class TokenLoss(kdtool.Loss):
     """Cross-entropy as a sequence loss, of each token or of each row."""
 
     class Config(kdtool.Config):
@@ -202,7 +274,7 @@ class Tokens(kdtool.Loss):
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_sequence_loss_without_a_teacher_learns_nothing_from_the_students_own(tmp_path: Path, rows: bool) -> None:
-    losses = {"losses.ce": Tokens(Tokens.Config(rows=rows)), "losses.kl": mixture()["losses.kl"]}
+    losses = {"losses.ce": TokenLoss(TokenLoss.Config(rows=rows)), "losses.kl": mixture()["losses.kl"]}
     terms = [kdtool.Term("losses.ce", "ce", 1.0), replace(MIXTURE[0], weight=1e-9)]
     for fraction, learned in ((1.0, False), (1e-9, True)):
         folder = tmp_path / str(fraction)

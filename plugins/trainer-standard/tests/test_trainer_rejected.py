@@ -79,11 +79,10 @@ def oracle(student: TinyModel) -> tuple[dict[str, float], dict[str, float], dict
         "hidden": (0.5, (ours[1][kept] - theirs[1][kept]).square().mean(-1).sum() / count),
         "whole": (0.2, (ours[-1].square().mean(-1) * asked).sum() / PLACES),
     }
-    seen = {"kl": [z], "ce": [z], "hidden": [ours[1]], "whole": [ours[-1]]}
-    norms = {}
+    norms = {}  # at the embedding's output, which all terms share where one compares layers
     for name, (weight, value) in terms.items():
-        gradients = torch.autograd.grad(weight * value, seen[name], retain_graph=True)
-        norms[name] = sum(float(one.square().sum()) for one in gradients) ** 0.5
+        (gradient,) = torch.autograd.grad(weight * value, ours[0], retain_graph=True)
+        norms[name] = float(gradient.norm())
     sum(weight * value for weight, value in terms.values()).backward()
     found = {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
     return {name: value.item() for name, (_, value) in terms.items()}, norms, found

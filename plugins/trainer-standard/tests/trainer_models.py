@@ -137,12 +137,13 @@ class TinyTeacher:
         top_k: int = 0,
         vocabulary: int = VOCABULARY,
         inside: kdtool.Offer = "hidden",
+        temperature: float = 2.0,
     ) -> None:
         self.model = model
         self.top_k = top_k
         self.vocabulary = vocabulary
         kinds = frozenset({"top-k" if top_k else "logits", *([inside] if layers else [])})
-        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers))
+        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers), temperature=temperature)
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         with torch.inference_mode():
@@ -150,9 +151,9 @@ class TinyTeacher:
             sparse = None
             if self.top_k:
                 head = self.model.head
-                probabilities = (outputs.last @ head.weight[:VOCABULARY].T).softmax(-1)
-                weights, ids = probabilities.topk(self.top_k)
-                sparse = kdtool.SparseTokens(ids.int(), weights, "top-k", 1.0)
+                logits = outputs.last @ head.weight[:VOCABULARY].T
+                weights, ids = (logits / self.want.temperature).softmax(-1).topk(self.top_k)
+                sparse = kdtool.SparseTokens(ids.int(), weights, "top-k", self.want.temperature)
         head = replace(self.model.head, vocabulary=self.vocabulary)
         lazy = None if self.top_k else kdtool.LazyLogits(outputs.last, head)
         return kdtool.Signal("tiny", lazy, sparse, outputs.hidden, projections=outputs.projections)
@@ -180,6 +181,22 @@ class KL(kdtool.Loss):
         assert chunk.teacher is not None
         p = (chunk.teacher.logits.float() / chunk.temperature).log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
+
+
+class One(kdtool.Loss):
+    """1 for each token: a term's value is then the mean of what tokens weigh."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return chunk.student_logits.float().sum(-1) * 0 + 1
+
+
+class ByEntropy(kdtool.Weighting):
+    """Weighs tokens by the teacher's entropy in nats, whatever that is in the mean."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        assert isinstance(chunk.teacher, kdtool.DenseTokens)
+        logs = chunk.teacher.logits.float().log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
 
 
 def kl_term(name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.Offer], ...] = KL.needs) -> kdtool.Term:
@@ -223,13 +240,12 @@ class Hidden(kdtool.Loss):
         """Whether to project."""
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> nn.Module | None:
-        self.projector = nn.Linear(student.hidden, teacher.hidden) if self.config.project else None
-        return self.projector
+        return nn.Linear(student.hidden, teacher.hidden) if self.config.project else None
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         assert view.teacher is not None
         states = view.student.hidden[0]
-        states = states if self.projector is None else self.projector(states)
+        states = states if view.module is None else view.module(states)
         return kdtool.PerToken((states - view.teacher.hidden[0]).float().square().mean(-1))
 
 
@@ -333,17 +349,19 @@ def train(
     rows: ListSource | None = None,
     run: Mapping[str, Any] | None = None,
     twice: bool = False,
+    more: Mapping[str, kdtool.Component] | None = None,
     **settings: Any,
 ) -> kdtool.Trained:
     """Train with the mixture of a token divergence, cross-entropy and hidden states through a projector.
 
-    With `twice` the student is run twice a step, and consistency of the two passes is a fourth term.
+    With `twice` the student is run twice a step, and consistency of the two passes is a fourth term. `more` are components
+    of the run, such as weightings.
     """
     teacher = TinyTeacher(make_model(99), layers=(0,))
     terms = (*MIXTURE, CONSISTENCY) if twice else MIXTURE
     phase = make_phase(folder, terms, {"teacher": teacher}, steps=steps, rows=rows)
     components = {**mixture(), "wave": Wave(Wave.Config())} if "validation" in settings else mixture()
-    info = make_run(folder / "run", components, **(run or {}))
+    info = make_run(folder / "run", {**components, **(more or {})}, **(run or {}))
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained

@@ -17,8 +17,25 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool.testing import make_run
 from safetensors.torch import save_file, save_model
-from trainer_models import Turns, first_gradients, lopsided_rows, make_model, train
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from trainer_models import (
+    MIXTURE,
+    ByEntropy,
+    One,
+    TinyModel,
+    TinyTeacher,
+    Turns,
+    first_gradients,
+    lopsided_rows,
+    make_model,
+    make_phase,
+    make_rows,
+    make_trainer,
+    mixture,
+    train,
+)
 
 
 def die() -> None:
@@ -27,7 +44,7 @@ def die() -> None:
 
 def arm(when: str) -> None:
     """Arrange to be killed."""
-    from kdtool_trainer_standard import _checkpoints
+    from kdtool._run import committed
     from kdtool_trainer_standard._loop import TrainingLoop
 
     what, number = when.split()
@@ -41,14 +58,14 @@ def arm(when: str) -> None:
 
         TrainingLoop.end_step = end_step  # type: ignore[method-assign]
     else:
-        synced = _checkpoints.sync
+        synced = committed.sync
 
         def sync(path: Path) -> None:
             synced(path)
             if path.parent.name == f"checkpoint-{number}" and path.name.startswith("optimizer"):
                 die()
 
-        _checkpoints.sync = sync
+        committed.sync = sync
 
 
 class Dropped(torch.nn.Dropout):
@@ -62,6 +79,68 @@ class Dropped(torch.nn.Dropout):
         found = super().forward(states)
         self.last = (found != 0).flatten()[:64].tolist()
         return found
+
+
+class Recorded(TinyModel):
+    """Remembers the batches that it learned from."""
+
+    def __init__(self, model: TinyModel) -> None:
+        super().__init__(model.model)
+        self.batches: list[kdtool.Batch] = []
+
+    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+        if self.model.training and torch.is_grad_enabled():
+            self.batches.append(batch)
+        return super().backbone(batch, want)
+
+
+def train_recorded(
+    folder: Path, settings: dict[str, Any], components: dict[str, Any], rank: int = 0, world: int = 1, port: int = 0
+) -> None:
+    """Train for some steps that change nothing, as one of `world` processes, and write what was learned from, and how.
+
+    Each rank writes the batches of all steps; rank 0 the gradients of each step, too.
+    """
+    student = Recorded(make_model(1))
+    found: dict[str, torch.Tensor] = {}
+    steps = 0
+
+    def catch(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        named = student.model.named_parameters()
+        found.update({f"{steps} {name}": p.grad.clone() for name, p in named if p.grad is not None})
+
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1}
+    with _as_rank(rank, world, port) as run:
+        handle = register_optimizer_step_pre_hook(catch)
+        try:
+            train(folder, student, rows=make_rows(12), run=run, more=components, **{**still, **settings})
+        finally:
+            handle.remove()
+    batches = student.batches[-settings["steps"] * settings["accumulation"] :]
+    torch.save([vars(batch) for batch in batches], folder / f"batches-{rank}.pt")
+    if rank == 0:
+        save_file(found, str(folder / "gradients.safetensors"))
+
+
+def train_weighed(
+    folder: Path, sharpness: float, steps: int, accumulation: int, rank: int = 0, world: int = 1, port: int = 0
+) -> None:
+    """Train on tokens that weigh as a teacher's entropy, whose logits are multiplied by `sharpness`, four rows a step.
+
+    Rank 0 writes the first step's gradients.
+    """
+    terms = [MIXTURE[0], kdtool.Term("losses.one", "one", 1.0)]
+    components = {**mixture(), "losses.one": One(One.Config()), "weightings.own": ByEntropy(ByEntropy.Config())}
+    student = make_model(1)
+    with _as_rank(rank, world, port) as settings, first_gradients(student.model) as found:
+        run = make_run(folder / "run", components, **settings)
+        phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99, scale=sharpness))}, steps)
+        batch = {"batch": 4 // accumulation // world, "accumulation": accumulation}
+        make_trainer(log_every=1, gradient_clip=0.0, loss_rows=7, **batch).kdtool_train(run, phase, student)
+    if rank == 0:
+        save_file(found, str(folder / "gradients.safetensors"))
 
 
 def train_until(folder: Path, when: str | None, twice: bool = False, **settings: Any) -> None:

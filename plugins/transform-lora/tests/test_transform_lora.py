@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import kdtool_transform_lora
 import pytest
 import torch
 from kdtool.testing import TransformConformance, make_run
-from kdtool_transform_lora import Lora, Qlora
-from kdtool_transformers import TransformersModel, self_check
+from kdtool_transform_lora import Lora, Qlora, _nf4
+from kdtool_transform_lora._nf4 import dequantised
+from kdtool_transformers import TransformersModel, open_model, self_check
 from kdtool_transformers.testing import save_tiny, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -193,6 +195,105 @@ def test_a_kept_adapter_opens_with_peft_on_the_model_from_before(tmp_path: Path)
     before = AutoModelForCausalLM.from_pretrained(tmp_path / "before")
     adapted = PeftModel.from_pretrained(before, run.folder / "adapter")
     assert away(logits(adapted), logits(student.model)) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("built_from", ["owner/name", ""])
+def test_a_kept_adapter_names_its_base_and_its_card_opens_both(
+    built_from: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_tiny(tmp_path / "before")
+    saved.built_from = built_from
+    saved.save(tmp_path / "before")
+    student, said = open_model(tmp_path / "before"), list[str]()
+    transform, run = make(Lora, r=4, keep_adapter=True), make_run(tmp_path / "run", say=said.append)
+    transform.kdtool_transform(student, run)
+    learn(student)
+    learnt = logits(student.model)
+    transform.kdtool_finish(student, run)
+    folder, base = run.folder / "adapter", built_from or str(tmp_path / "before")
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["base_model_name_or_path"] == base
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert ("\nbase_model: owner/name\n" in card) == bool(built_from)
+    assert "\nlibrary_name: peft\n" in card
+    assert any(str(folder) in line for line in said)
+    modes = {file.name: file.stat().st_mode for file in folder.iterdir()}
+    assert modes["adapter_model.safetensors"] == modes["README.md"]
+    if not built_from:  # the lines that a user would copy
+        found: dict[str, Any] = {}
+        monkeypatch.chdir(folder)
+        exec(card.partition("```python\n")[2].partition("```")[0], found)  # noqa: S102
+        assert away(logits(found["model"]), learnt) < 1e-4
+
+
+def half(folder: Path, **settings: Any) -> TransformersModel:
+    """Return a student of bfloat16 weights, which lie in a file."""
+    saved = tiny_model(**settings)
+    saved.model.to(torch.bfloat16)
+    saved.save(folder)
+    return open_model(folder)
+
+
+@pytest.mark.parametrize("kind", [Lora, Qlora])
+def test_a_student_of_bfloat16_stays_one_and_its_file_as_it_was(kind: type[Lora], tmp_path: Path) -> None:
+    student, transform = half(tmp_path / "before"), make(kind, r=4)
+    file = tmp_path / "before" / "model.safetensors"
+    written = file.read_bytes()
+    transform.kdtool_transform(student, make_run(tmp_path))
+    adapters = {name: p for name, p in student.model.named_parameters() if p.requires_grad}
+    for parameter in adapters.values():
+        parameter.data = parameter.data.float()  # as trainers do
+    with torch.autocast("cpu", torch.bfloat16):
+        learn(student)
+    layer = student.model.get_submodule("model.layers.1.self_attn.q_proj")
+    product = 16 / 4 * layer.lora_B.default.weight.detach() @ layer.lora_A.default.weight.detach()
+    base = layer.base_layer
+    before = base.weight.data.float() if kind is Lora else dequantised(base)
+    expected = (before + product).bfloat16()
+    transform.kdtool_finish(student, make_run(tmp_path))
+    assert {p.dtype for p in student.model.parameters()} == {torch.bfloat16}
+    assert student.model.get_parameter("model.layers.1.self_attn.q_proj.weight").equal(expected)
+    assert file.read_bytes() == written
+
+
+@pytest.mark.parametrize("kind", [Lora, Qlora])
+def test_layers_that_share_a_weight_written_before_learn_alike(kind: type[Lora], tmp_path: Path) -> None:
+    """As after a phase of adapters, whose product lies in the mapped file's memory."""
+    student, transform = half(tmp_path / "before", hidden_size=128), make(kind, r=4)
+    names = [f"model.layers.{layer}.mlp.up_proj" for layer in (0, 1)]
+    first, second = (student.model.get_submodule(name) for name in names)
+    second.weight = first.weight
+    with torch.no_grad():
+        first.weight.mul_(2)
+    written = first.weight.detach().float()
+    transform.kdtool_transform(student, make_run(tmp_path))
+    for name in names:
+        layer = student.model.get_submodule(name)
+        held = layer.base_layer.weight.data.float() if kind is Lora else dequantised(layer.base_layer)
+        assert away(held, written) < 0.2
+
+
+def test_4_bits_are_computed_with_in_the_dtype_of_autocast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, transform = tiny_model("qwen2"), make(Qlora, r=4)
+    transform.kdtool_transform(student, make_run(tmp_path))
+    biases = {name: p.clone() for name, p in student.model.named_parameters() if name.endswith("bias")}
+    found: list[tuple[torch.dtype, torch.dtype]] = []
+
+    def product(x: torch.Tensor, weight: Any, bias: Any, quant_state: Any) -> Any:
+        found.append((x.dtype, quant_state.dtype))
+        return matmul(x, weight, bias=bias, quant_state=quant_state)
+
+    matmul: Any = _nf4.matmul_4bit  # type: ignore[attr-defined]
+    monkeypatch.setattr(_nf4, "matmul_4bit", product)
+    with torch.autocast("cpu", torch.bfloat16):
+        learn(student, steps=1)
+    assert set(found) == {(torch.bfloat16, torch.bfloat16)}
+    found.clear()
+    learn(student, steps=1)
+    assert set(found) == {(torch.float32, torch.float32)}
+    assert biases, "Qwen2 has some"
+    assert all(student.model.get_parameter(name).equal(bias) for name, bias in biases.items())
 
 
 @pytest.mark.parametrize("broken", ["scaled", "not finite"])

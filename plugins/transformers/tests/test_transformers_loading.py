@@ -55,6 +55,14 @@ def _deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @needs_bitsandbytes
+@pytest.mark.parametrize("quantise", ["nf4", "int8"])
+def test_a_quantised_model_can_be_saved(tmp_path: Path, quantise: Quantisation) -> None:
+    save_tiny(tmp_path / "model")
+    open_model(tmp_path / "model", dtype=torch.bfloat16, quantise=quantise).save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+
+
+@needs_bitsandbytes
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("quantise", "limit"), [("nf4", 0.35), ("int8", 0.05)])
 def test_weights_in_few_bits_are_the_model_and_take_what_was_said(
@@ -222,7 +230,7 @@ def test_the_mark_of_a_gap_is_no_token(tmp_path: Path) -> None:
     save_code_llama_tokenizer(tmp_path, 1500, 1_000_000, infilling=True)
     _configured(tmp_path, "llama")
     tokenizer = open_tokenizer(tmp_path)
-    assert (tokenizer.vocabulary, tokenizer.start_ids, tokenizer.end_ids) == (1500, [1], (2,))
+    assert (tokenizer.vocabulary, tokenizer.document_start, tokenizer.end_ids) == (1500, (1,), (2,))
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path)) == 1501, "`fill_token=None` can go"
     for text in ("  x", " x", "x ", "\n  x", ""):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -270,6 +278,15 @@ def _changed_json(path: Path, change: Callable[[dict[str, Any]], object]) -> Non
     content = json.loads(path.read_text("utf-8"))
     change(content)
     path.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_saved_tokenizer_does_not_depend_on_how_it_was_opened(tmp_path: Path, offline: bool) -> None:
+    save_tiny(tmp_path / "0")
+    for number in range(2):
+        open_tokenizer(tmp_path / str(number), offline=offline).save(tmp_path / str(number + 1))
+    first, *others = ((tmp_path / str(number) / "tokenizer_config.json").read_bytes() for number in range(3))
+    assert others == [first, first]
 
 
 TOKENIZER_EDITS: dict[str, Callable[[Path], object]] = {

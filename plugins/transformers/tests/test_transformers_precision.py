@@ -18,12 +18,13 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[t
 
     def product(device: str, dtype: torch.dtype) -> float:
         found.append(dtype)
-        return 1.0 if dtype == torch.bfloat16 else 2.0
+        return 2e9 if dtype == torch.bfloat16 else 1e9
 
     monkeypatch.setattr(_files, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(_device, "_fastest_product", product)
+    monkeypatch.setattr(_device, "_product_speed", product)
     yield found
     _device._bfloat16_is_faster.cache_clear()
+    _device._kept_speed.cache_clear()
 
 
 def asked_in_a_new_process() -> torch.dtype:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import TransformersModel, outline_of, rehearse
+from kdtool_transformers import TransformersModel, _rehearsal, outline_of, rehearse
+from kdtool_transformers import _attention as attention
 from kdtool_transformers.testing import packed_batch, tiny_model
 
 ROWS, LENGTH = 2, 96
@@ -68,3 +70,30 @@ def test_of_checkpointed_layers_only_what_goes_in_is_kept() -> None:
     assert found.kept == pytest.approx(kept(student, torch.float32), rel=0.1)
     assert found.kept < whole.kept / 5
     assert found.again == pytest.approx(whole.kept / 5, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("length", [384, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_few_blocks_of_attention_stand_for_all(
+    family: str, dtype: torch.dtype, length: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_model(family, layers=4, context=1024, **SHAPE).model.config
+    checkpointed = outline_of(config)
+    checkpointed.model.train()
+    checkpointed.model.activation_checkpointing_enable({"use_reentrant": False})
+    attended = attention._attended
+    blocks: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        blocks.append(len(given[-1]))
+        return attended(*given)
+
+    monkeypatch.setattr(attention, "_attended", counted)
+    quick = [rehearse(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
+    assert max(blocks) <= 3
+    monkeypatch.setattr(_rehearsal, "few_blocks", lambda _: nullcontext())
+    full = [rehearse(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
+    for few, every in zip(quick, full, strict=True):
+        assert few[:2] == pytest.approx(every[:2], rel=0.02)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool_logits import exact_logits
 from kdtool_transformers import (
     TransformersRuntime,
     _files,
+    _runtime,
     compute_dtype,
     open_model,
     open_tokenizer,
@@ -228,3 +230,20 @@ def test_a_tokenizer_that_transformers_would_open_as_another_is_refused(tmp_path
     model.tokenizer = byte_tokenizer("llama")
     with pytest.raises(kdtool.PluginError, match=r"opens the tokenizer saved in .* as Qwen2Tokenizer"):
         model.save(tmp_path / "wrong")
+
+
+def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[kdtool.Head] = []
+
+    def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
+        used.append(head)
+        return exact_logits(head, states)
+
+    monkeypatch.setattr(_runtime, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(_runtime, "exact_logits", project)
+    model = tiny_model()
+    model.model.to(torch.bfloat16)
+    list(TransformersRuntime(model).score(TEXTS))
+    assert len(used) > 1
+    assert {head.weight.dtype for head in used} == {torch.float32}
+    assert len({head.weight.data_ptr() for head in used}) == 1

@@ -101,7 +101,8 @@ def test_stored_signals_are_in_the_precision_that_their_name_says(
     """A machine whose GPU is faster in bfloat16 and whose CPU is not, and a batch in main memory all the same."""
     save_tiny(tmp_path, layers=2)
     monkeypatch.setattr(_teacher, "pick_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(_device, "_bfloat16_is_faster", lambda kind: kind == "cuda")
+    monkeypatch.setattr(_device, "_bfloat16_is_faster", lambda _: False)
+    monkeypatch.setattr(_device, "has_bfloat16", lambda: True)
     run = make_run(tmp_path / "run")
     for device, dtype in ((None, torch.bfloat16), ("cpu", torch.float32)):
         teacher = Local(Local.Config(model=str(tmp_path), device=device))
@@ -132,3 +133,17 @@ def test_processes_that_were_started_together_have_a_gpu_each(monkeypatch: pytes
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert pick_device() == named_device("cuda") == torch.device("cuda", number)
     assert named_device("cuda:2") == torch.device("cuda", 2)
+
+
+def test_an_unloaded_teacher_is_freed_and_opens_again(tmp_path: Path) -> None:
+    save_tiny(tmp_path, layers=2)
+    run, teacher = make_run(tmp_path / "run"), Local(Local.Config(model=str(tmp_path)))
+    subject = kdtool.Subject("teacher", "teacher")
+    runtime = teacher.kdtool_open(run, subject)
+    assert runtime is not None
+    (before,) = runtime.score(["x = 1"])
+    runtime.unload()
+    assert teacher._model is None
+    again = teacher.kdtool_open(run, subject)
+    assert again is not None
+    assert list(again.score(["x = 1"])) == [before]

@@ -77,3 +77,15 @@ def test_it_names_its_losses_and_wants_one_bound() -> None:
     for bounds in ({}, {"below": 1.0, "above": 2.0}):
         with pytest.raises(pydantic.ValidationError, match="one bound: `below` or `above`"):
             on_metric(**bounds)
+
+
+def test_a_loss_that_saw_no_token_at_a_step_changes_nothing() -> None:
+    weighting, report = on_metric(below=3.0, smoothing=0.0), kdtool.TermReport(1.0, 1.0)
+    both = {WATCHED: report, CHANGED: report}
+    assert weighting.kdtool_balance(both, 2) == {CHANGED: 0.0}
+    for missing in (WATCHED, CHANGED):
+        terms = {name: report for name in both if name != missing}
+        assert weighting.kdtool_balance(terms, 3) == {CHANGED: 0.0}, "its weight would come back for a step"
+        again = on_metric(below=3.0, smoothing=0.0)
+        again.kdtool_restore(json.loads(json.dumps(weighting.kdtool_state(), allow_nan=False)))
+        assert again.kdtool_balance(terms, 3) == {CHANGED: 0.0}

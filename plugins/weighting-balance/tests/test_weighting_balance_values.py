@@ -104,3 +104,16 @@ def test_terms_that_tell_nothing_keep_their_factors() -> None:
     first = weighting.kdtool_balance({"a": Report(1.0, 1.0, 1.0), "b": Report(1.0, 1.0, 4.0)}, 2)
     terms = {"a": Report(1.0, 1.0, 9.0), "b": Report(1.0, 0.0, 0.0), "c": Report(1.0, 1.0, None)}
     assert weighting.kdtool_balance(terms, 3) == pytest.approx({**first, "c": 1.0})
+
+
+def test_a_term_that_saw_no_token_keeps_what_was_learned_of_it() -> None:
+    both = {"a": kdtool.TermReport(4.0, 1.0, 2.0), "b": kdtool.TermReport(1.0, 1.0, 1.0)}
+    alone = {"a": both["a"]}
+    uncertainty = Uncertainty(Uncertainty.Config(learning_rate=0.5))
+    for step in range(2, 30):
+        before = uncertainty.kdtool_balance(both, step)
+    assert uncertainty.kdtool_balance(alone, 30)["a"] == pytest.approx(before["a"], rel=0.1)
+    assert uncertainty.kdtool_balance(both, 31)["b"] == pytest.approx(before["b"], rel=0.1)
+    gradnorm = GradNorm(GradNorm.Config())
+    before = gradnorm.kdtool_balance(both, 2)
+    assert gradnorm.kdtool_balance(alone, 3)["b"] == before["b"]

@@ -15,34 +15,32 @@ from torch import Tensor
 class TestTeacherEntropy(WeightingConformance):
     component = TeacherEntropy
     entry_point = "teacher-entropy"
-    settings: ClassVar = {"mean": 1.84}
     teachers: ClassVar = (None, "logits")
 
 
 class TestSelectionByTeacherEntropy(WeightingConformance):
     component = TeacherEntropy
     entry_point = "teacher-entropy"
-    settings: ClassVar = {"threshold": 1.85, "power": 0, "mean": 0.5}
+    settings: ClassVar = {"threshold": 1.85, "power": 0}
     teachers: ClassVar = (None, "logits")
 
 
 class TestStudentEntropy(WeightingConformance):
     component = StudentEntropy
     entry_point = "student-entropy"
-    settings: ClassVar = {"power": 0.5, "mean": 1.35}
+    settings: ClassVar = {"power": 0.5}
     teachers: ClassVar = (None, "logits", "top-k", "sampled")
 
 
 class TestConfidence(WeightingConformance):
     component = Confidence
     entry_point = "confidence"
-    settings: ClassVar = {"mean": 0.44}
 
 
 class TestUncertaintyOfTheLabel(WeightingConformance):
     component = Confidence
     entry_point = "confidence"
-    settings: ClassVar = {"of": "label", "prefer": "unsure", "power": 2.0, "mean": 0.92}
+    settings: ClassVar = {"of": "label", "prefer": "unsure", "power": 2.0}
 
 
 class TestPosition(WeightingConformance):
@@ -59,7 +57,7 @@ class TestSyntax(WeightingConformance):
 class TestSyntaxWithoutComments(WeightingConformance):
     component = Syntax
     entry_point = "syntax"
-    settings: ClassVar = {"comment": 0, "keyword": 4.0, "mean": 1.2222}
+    settings: ClassVar = {"comment": 0, "keyword": 4.0}
     columns: ClassVar = {"syntax": 9}
 
 

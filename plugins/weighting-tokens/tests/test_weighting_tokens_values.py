@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_weighting_tokens import (
-    PYTHON_SHARES,
     Confidence,
     StudentEntropy,
     Syntax,
@@ -22,7 +21,6 @@ from kdtool_weighting_tokens import (
     confidence_weight,
     entropy,
     entropy_weight,
-    mean_weight,
     position_weight,
     probability,
     top_k_probability,
@@ -75,30 +73,22 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> No
     )
 
 
-@given(st.lists(st.floats(0, 11), min_size=1, max_size=6), st.floats(0, 6), st.floats(0, 4), st.floats(0.01, 50))
-def test_entropy_weights_are_what_plain_loops_say(
-    entropies: list[float], threshold: float, power: float, mean: float
-) -> None:
-    expected = [h**power / mean if h >= threshold else 0.0 for h in entropies]
-    found = entropy_weight(torch.tensor(entropies, dtype=torch.float64), threshold, power, mean)
+@given(st.lists(st.floats(0, 11), min_size=1, max_size=6), st.floats(0, 6), st.floats(0, 4))
+def test_entropy_weights_are_what_plain_loops_say(entropies: list[float], threshold: float, power: float) -> None:
+    expected = [h**power if h >= threshold else 0.0 for h in entropies]
+    found = entropy_weight(torch.tensor(entropies, dtype=torch.float64), threshold, power)
     assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_selection_of_a_fifth_is_its_mean_over_what_is_kept() -> None:
-    """With power 0, the 80 % quantile and mean 1/5: Σ w·loss / N is the mean loss of the fifth that SE-KD keeps."""
+    """With power 0 and the 80 % quantile: Σ w·loss / Σ w is the mean loss of the fifth that SE-KD keeps."""
     generator = torch.Generator().manual_seed(0)
     entropies, losses = (torch.rand(1000, generator=generator, dtype=torch.float64) for _ in range(2))
     kept = sorted(range(1000), key=lambda i: -entropies[i].item())[:200]
     threshold = min(entropies[i].item() for i in kept)
-    weights = entropy_weight(entropies, threshold, power=0, mean=0.2)
+    weights = entropy_weight(entropies, threshold, power=0)
     expected = sum(losses[i].item() for i in kept) / 200
-    assert (weights * losses).mean().item() == pytest.approx(expected)
-
-
-def test_weights_divided_by_their_mean_have_mean_one() -> None:
-    entropies = 4 * torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean = sum(h.item() ** 2 for h in entropies if h >= 1) / 1000
-    assert entropy_weight(entropies, 1.0, 2.0, mean).mean().item() == pytest.approx(1)
+    assert ((weights * losses).sum() / weights.sum()).item() == pytest.approx(expected)
 
 
 @given(numbers, st.integers(0, 4), temperatures)
@@ -128,9 +118,9 @@ def test_padding_of_top_k_tokens_and_labels_beyond_the_vocabulary_count_nothing(
 
 def test_confidence_weights_by_hand() -> None:
     p = torch.tensor([0.25, 1.0])
-    assert confidence_weight(p, "sure", 1.0, 0.5).tolist() == [0.5, 2.0]
-    assert confidence_weight(p, "unsure", 2.0, 0.5).tolist() == [1.125, 0.0]
-    assert confidence_weight(p, "unsure", 0.0, 1.0).tolist() == [1.0, 1.0]
+    assert confidence_weight(p, "sure", 1.0).tolist() == [0.25, 1.0]
+    assert confidence_weight(p, "unsure", 2.0).tolist() == [0.5625, 0.0]
+    assert confidence_weight(p, "unsure", 0.0).tolist() == [1.0, 1.0]
 
 
 @given(st.integers(0, 10**6), st.floats(0, 100), st.integers(1, 10**4))
@@ -176,8 +166,8 @@ def test_confidence_is_not_made_of_the_draws_that_the_loss_is_made_of() -> None:
 def test_tokens_taken_at_another_temperature_are_refused() -> None:
     with pytest.raises(kdtool.UsageError, match=r"temperature 1\.0.*2\.0"):
         Confidence(Confidence.Config()).kdtool_token_weight(chunk(sparse("top-k", 2.0)))
-    weighting = Confidence(Confidence.Config(temperature=2.0, mean=0.5))
-    assert weighting.kdtool_token_weight(chunk(sparse("top-k", 2.0))).item() == 2
+    weighting = Confidence(Confidence.Config(temperature=2.0))
+    assert weighting.kdtool_token_weight(chunk(sparse("top-k", 2.0))).item() == 1
 
 
 def test_student_and_teacher_are_not_confused() -> None:
@@ -185,9 +175,9 @@ def test_student_and_teacher_are_not_confused() -> None:
     seen = chunk(kdtool.DenseTokens(torch.zeros(1, 3)))
     own = math.log(7) - 2 / 7 * math.log(2) - 4 / 7 * math.log(4)
     for weighting, expected in (
-        (TeacherEntropy(TeacherEntropy.Config(mean=1.0)), math.log(3)),
-        (StudentEntropy(StudentEntropy.Config(mean=1.0)), own),
-        (Confidence(Confidence.Config(mean=1.0)), 1 / 3),
+        (TeacherEntropy(TeacherEntropy.Config()), math.log(3)),
+        (StudentEntropy(StudentEntropy.Config()), own),
+        (Confidence(Confidence.Config()), 1 / 3),
     ):
         assert weighting.kdtool_token_weight(seen).item() == pytest.approx(expected)
 
@@ -203,22 +193,9 @@ def test_a_class_weighs_what_a_plain_look_says(classes: list[int], weights: list
 def test_syntax_weighs_by_names_in_the_order_of_the_column() -> None:
     names = list(kdtool.SYNTAX_CLASSES)
     set_to = {name: float(number) for number, name in enumerate(names)}
-    weighting = Syntax(Syntax.Config(**set_to, mean=2.0))
+    weighting = Syntax(Syntax.Config(**set_to))
     seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(len(names))})
-    assert weighting.kdtool_token_weight(seen).tolist() == [number / 2 for number in range(len(names))]
-
-
-def test_without_a_mean_weights_have_mean_one_over_python() -> None:
-    assert sum(PYTHON_SHARES.values()) == pytest.approx(1)
-    assert PYTHON_SHARES.keys() == set(kdtool.SYNTAX_CLASSES)
-    assert mean_weight([1.0] * 9) == pytest.approx(1)
-    weighting = Syntax(Syntax.Config(comment=0.0))
-    seen = dataclasses.replace(chunk(None), columns={"syntax": torch.arange(9)})
-    weights = weighting.kdtool_token_weight(seen).tolist()
-    assert weights[2] == 0
-    assert weights[8] == pytest.approx(1 / (1 - 0.291))
-    shares = [PYTHON_SHARES[name] for name in kdtool.SYNTAX_CLASSES]
-    assert sum(share * weight for share, weight in zip(shares, weights, strict=True)) == pytest.approx(1)
+    assert weighting.kdtool_token_weight(seen).tolist() == list(range(len(names)))
 
 
 def test_weights_of_nothing_are_refused() -> None:

@@ -14,7 +14,7 @@ import torch
 import transformers
 from kdtool.testing import StudentConformance, make_run, write_toy_model
 from kdtool_student_pretrained import Pretrained
-from kdtool_transformers import _files, _gguf, known_terms, self_check
+from kdtool_transformers import _files, _gguf, known_terms, open_model, self_check
 from kdtool_transformers.testing import save_tiny
 
 
@@ -50,14 +50,54 @@ def test_it_begins_as_the_model_and_opens_plainly(family: str, tmp_path: Path) -
         torch.testing.assert_close(plain(input_ids=ids).logits, source.model(input_ids=ids).logits)
 
 
-def test_it_learns_in_float32_whatever_was_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_it_keeps_the_dtype_of_the_weights(stored: torch.dtype, tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "model")
-    source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    source.model.to(stored).save_pretrained(tmp_path / "model")
     student, run = _student(tmp_path / "model"), make_run(tmp_path)
     built = student.kdtool_build_student(run)
-    assert {parameter.dtype for parameter in built.model.parameters()} == {torch.float32}
+    outline = student.kdtool_outline(run)
+    for model in (built, outline):
+        assert {parameter.dtype for parameter in model.model.parameters()} == {stored}
     assert all(parameter.requires_grad for parameter in built.model.parameters())
     assert student.kdtool_describe(run) == built.facts
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("auto", "bfloat16"), ("float32", "float32")])
+def test_float32_can_be_asked_for(dtype: str, kept: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model").model.bfloat16().save_pretrained(tmp_path / "model")
+    student, run = _student(tmp_path / "model", dtype=dtype), make_run(tmp_path)
+    built = student.kdtool_build_student(run)
+    for model in (built, student.kdtool_outline(run)):
+        assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, kept)}
+    assert student.kdtool_describe(run) == built.facts
+    assert built.facts.dtype == kept
+
+
+def test_it_is_known_what_it_was_built_from_until_it_is_trained(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    built = _student(tmp_path / "model").kdtool_build_student(make_run(tmp_path))
+    built.save(tmp_path / "untrained")
+    untrained = open_model(tmp_path / "untrained")
+    assert untrained.base == str((tmp_path / "model").resolve())
+    untrained.save(tmp_path / "trained")
+    assert open_model(tmp_path / "trained").base == ""
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_student_of_bfloat16_is_measured_in_it_where_that_is_fast(
+    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdtool_transformers._device._bfloat16_is_faster", lambda device: fast)
+    source = save_tiny(tmp_path / "model")
+    source.model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    subject = kdtool.Subject("student", "student", tmp_path / "model")
+    runtime = _student(tmp_path / "model").kdtool_open(make_run(tmp_path), subject)
+    assert runtime is not None
+    assert runtime.model is not None
+    assert runtime.model.model.dtype == torch.bfloat16  # as it is to be trained
+    list(runtime.score(["def f"]))
+    assert runtime.model.model.dtype == (torch.bfloat16 if fast else torch.float32)
 
 
 def test_it_remembers_which_layers_it_was_copied_from(tmp_path: Path) -> None:
@@ -117,7 +157,7 @@ def test_shapes_of_published_models_are_known_before_they_are_fetched(
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     run = make_run(tmp_path, offline=True)
     facts = _student("meta-llama/Llama-3.2-1B").kdtool_describe(run)
-    assert (facts.parameters, facts.dtype, facts.tokenizer_fingerprint) == (1_235_814_400, "float32", "")
+    assert (facts.parameters, facts.dtype, facts.tokenizer_fingerprint) == (1_235_814_400, "bfloat16", "")
     with pytest.raises(kdtool.ServiceError, match="hf download somebody/model"):
         _student("somebody/model").kdtool_describe(run)
 

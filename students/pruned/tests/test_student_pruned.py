@@ -17,9 +17,9 @@ from kdtool.testing import StudentConformance, make_run
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
-from kdtool_student_pruned._importance import measure
+from kdtool_student_pruned._importance import _rows, measure
 from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers, self_check
-from kdtool_transformers.testing import tiny_model
+from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
@@ -244,3 +244,13 @@ def test_weights_in_few_bits_are_refused() -> None:
     source.model.lm_head.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(kdtool.UsageError, match="held in few bits: give a source without quantise"):
         cut(source, Kept((0,)))
+
+
+def test_documents_and_rows_of_calibration_text_begin_as_the_tokenizer_begins_them() -> None:
+    tokenizer = begin_texts_with(byte_tokenizer(), "<s>")
+    examples = [kdtool.Example(text, kdtool.Text(text)) for text in ("abcdef", "gh", "ijklm")]
+    start, end, ids = 257, tokenizer.end_of_text, tokenizer.encode
+    assert list(_rows(tokenizer, examples, 3, 6)) == [
+        [start, *ids("abcde")], [start, *ids("f"), end, start, *ids("gh")], [start, end, start, *ids("ijk")]
+    ]  # fmt: skip
+    assert list(_rows(byte_tokenizer(), examples, 2, 6)) == [ids("abcdef"), [end, *ids("gh"), end, *ids("ij")]]

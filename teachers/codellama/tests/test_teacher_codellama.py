@@ -87,7 +87,7 @@ def test_weights_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> Non
 
 def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(_model())
-    assert (tokenizer.vocabulary, tokenizer.start_ids) == (32_016, [1])
+    assert (tokenizer.vocabulary, tokenizer.document_start) == (32_016, (1,))
     before, after = "def f(x):\n    return ", "\n\nf(1)\n"
     ids = tokenizer.encode(_teacher(tmp_path).written(f"{before}{GAP}{after}"))
     prefix, suffix, middle = (tokenizer.encode(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))

@@ -60,6 +60,14 @@ def test_what_is_sent_is_what_was_asked() -> None:
     }  # fmt: skip
 
 
+def test_a_server_gets_four_stop_strings_and_the_answer_is_cut_at_all_of_them() -> None:
+    request = kdtool.Request("a", "p", 9, stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
+    with serving(lambda *_: chat("one\nprint(one)\nif", "length")) as served, teacher(served) as asked:
+        (answer,) = asked.kdtool_answer([request])
+    assert served.posts[0].body["stop"] == ["\nclass", "\ndef", "\n#", "\nif"]
+    assert (answer.text, answer.finish) == ("one", "stop")
+
+
 def test_no_more_requests_are_under_way_than_allowed() -> None:
     under_way, most = Counter[str](), []
 

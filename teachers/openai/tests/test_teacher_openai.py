@@ -11,7 +11,7 @@ import kdtool
 import pydantic
 import pytest
 import torch
-from kdtool.testing import TeacherConformance, make_run
+from kdtool.testing import ListSource, TeacherConformance, make_run
 from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._address import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
@@ -222,15 +222,25 @@ def test_the_licence_is_the_model_s_and_unknown_is_not_free(
         ("https://8.8.8.8/v1", "public address; only servers on this machine .* cost money"),
         ("http://[2606:4700::1111]/v1", "public address"),
         ("http://0.0.0.0/v1", "public address"),
+        ("https://api.openai.com/v1", "api.openai.com is a hosted service; only servers on this machine"),
+        ("https://mine.openai.azure.com/v1", "hosted service"),
     ],
 )
-def test_addresses_that_are_not_local_are_refused_in_the_recipe(url: str, told: str) -> None:
+def test_addresses_that_are_not_local_are_refused_in_the_recipe(
+    url: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("socket.getaddrinfo")
     with pytest.raises(pydantic.ValidationError, match=told):
         OpenAI.Config(url=url, model="m")
 
 
 def test_machines_of_a_private_network_are_asked() -> None:
-    for url in ("http://100.101.102.103:8000/v1", "http://10.0.0.7/v1", "http://[fd12::1]/v1"):
+    for url in (
+        "http://100.101.102.103:8000/v1",
+        "http://10.0.0.7/v1",
+        "http://[fd12::1]/v1",
+        "http://notopenai.com/v1",
+    ):
         assert OpenAI.Config(url=url, model="m").url == url
 
 
@@ -249,7 +259,9 @@ def test_names_that_lead_elsewhere_are_refused_before_anything_is_sent(monkeypat
     local_addresses("http://box:8000/v1", offline=False)
     with pytest.raises(kdtool.ServiceError, match="the run is offline, and box is another machine"):
         local_addresses("http://box:8000/v1", offline=True)
-    with pytest.raises(kdtool.ServiceError, match="no machine named 'nowhere'"):
+    with pytest.raises(
+        kdtool.ServiceError, match=r"no machine is named 'nowhere' here .* hosted services are not asked"
+    ):
         local_addresses("http://nowhere/v1", offline=False)
 
 
@@ -291,6 +303,48 @@ def test_vllm_is_asked_once_a_document(running: Running, tmp_path: Path) -> None
         check_tokens(asked.kdtool_signal(batch, kdtool.Want(TOP)).sparse, expected(running.model, batch))
         assert len(served.posts) == before + 3, "three documents"
         asked.kdtool_close()
+
+
+class Asking(NamedTuple):
+    """A teacher as a source of signals."""
+
+    teacher: OpenAI
+    want: kdtool.Want
+
+    def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
+        return self.teacher.kdtool_signal(batch, self.want)
+
+
+def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(tmp_path: Path) -> None:
+    caches = pytest.importorskip("kdtool_cache_sampled")
+    rows_of = pytest.importorskip("kdtool_rows")
+    save_tiny(tmp_path / "model", vocabulary=320, hidden_size=64, head_dim=16)
+    save_tokenizer(tmp_path / "model", 320)
+    ids = torch.randint(320, (3, 12), generator=torch.Generator().manual_seed(1)).tolist()
+    rows = [kdtool.Row(str(n), own, [True] * 12, [0] * 12) for n, own in enumerate(ids)]
+    batch, cache = rows_of.collate(rows), caches.TopK(caches.TopK.Config(k=4))
+    with serving(VLLM(open_model(tmp_path / "model", dtype=torch.float32))) as served:
+        settings: dict[str, Any] = {
+            "model": "m",
+            "tokenizer": str(tmp_path / "model"),
+            "top_k": 6,
+            "api": "completions",
+        }
+        asked = OpenAI(OpenAI.Config(url=served.url, **settings))
+        source = Asking(asked, cache.kdtool_wanted(kdtool.Want(TOP), asked.offers))
+        told = source.signal(batch).sparse
+        before = len(served.posts)
+        run = make_run(tmp_path, say=lambda _: None)
+        (tmp_path / "signals").mkdir()
+        assert cache.kdtool_record(run, ListSource(rows), source, tmp_path / "signals") == 3
+        assert len(served.posts) == before + 3, "each document once"
+        asked.kdtool_close()
+    found = cache.kdtool_recall(batch, kdtool.Want(TOP), tmp_path / "signals").sparse
+    assert told is not None
+    assert (found.form, found.temperature, found.ids.shape) == ("top-k", 1.0, (33, 4))
+    best = told.weights.topk(4)
+    assert [set(row) for row in found.ids.tolist()] == [set(r) for r in told.ids.gather(1, best.indices).tolist()]
+    torch.testing.assert_close(found.weights.sort(1, descending=True).values, best.values, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(

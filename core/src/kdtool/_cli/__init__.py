@@ -1,7 +1,7 @@
 """The command line: a lazy click group. `kdtool --help` imports click and nothing of ours beyond this module.
 
-`main` turns errors into sentences and exit codes; `--debug` shows the traceback as well. Each command lives in a module
-of its own; plugins add commands through the entry-point group `kdtool.commands`.
+`main` turns errors into sentences and exit codes; `kdtool --debug …` shows the traceback as well. Each command lives in a
+module of its own; plugins add commands through the entry-point group `kdtool.commands`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show tracebacks; also an option of each of kdtool's own commands.")
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
 )
@@ -138,7 +138,7 @@ def cli(debug: bool) -> None:  # read by main from the command line
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
     stoppable()
-    if "--debug" not in sys.argv:
+    if not _without_debug(sys.argv[1:])[1]:
         note_strays()
     _write_utf8()
     leave(call(sys.argv[1:]))
@@ -146,13 +146,25 @@ def main() -> None:
 
 def call(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code, and say what went wrong on standard error."""
-    debug = "--debug" in arguments
+    given, debug = _without_debug(arguments)
     try:
-        given = [argument for argument in arguments if argument != "--debug"]
         result = cli.main(given, prog_name="kdtool", standalone_mode=False)
         return result if isinstance(result, int) else 0  # what a command gave to ctx.exit
     except BaseException as error:
         return _explained(error, debug=debug)
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the arguments without kdtool's own `--debug`, and whether it was there.
+
+    It stands before the command, or among the options of one of kdtool's own commands; a plugin's command may have its own.
+    """
+    command = next((index for index, text in enumerate(arguments) if not text.startswith("-")), len(arguments))
+    options = list(arguments).index("--") if "--" in arguments else len(arguments)
+    ours = command == len(arguments) or arguments[command] in _COMMANDS
+    reach = options if ours else command
+    taken = [text for text in arguments[:reach] if text != "--debug"]
+    return [*taken, *arguments[reach:]], len(taken) < reach
 
 
 def _explained(error: BaseException, *, debug: bool) -> int:

@@ -22,25 +22,35 @@ __all__ = ["check"]
 @set_option
 @click.option("--memory", metavar="SIZE", help="Memory that the run is to fit into, such as 8GB; else this machine's.")
 @click.option("--fit", metavar="SIZE", help="Propose the largest student that fits into SIZE, and settings for it.")
+@click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
 @click.option(
     "--out", type=click.Path(file_okay=False), default="runs", help="The folder for runs: earlier ones tell time."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def check(recipe: str, settings: dict[str, str], memory: str | None, fit: str | None, out: str, as_json: bool) -> None:
+def check(
+    recipe: str,
+    settings: dict[str, str],
+    memory: str | None,
+    fit: str | None,
+    gpu: str | None,
+    out: str,
+    as_json: bool,
+) -> None:
     """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
     from kdtool._api import check as check_recipe
 
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
-    found = check_recipe(Path(recipe), settings, memory=fit or memory, fit=fit is not None, out=out)
+    found = check_recipe(Path(recipe), settings, memory=fit or memory, fit=fit is not None, gpu=gpu, out=out)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        for line in (*_is_what(recipe, found), *_takes(found["forecast"]), *_fits(found)):
+        for line in (*_is_what(recipe, found), *_takes(found["forecast"]), *_fits(found, remedies=fit is None)):
             click.echo(line)
         if fit is not None:
             click.echo("\n".join(_proposed(found, fit)))
-    if memory is not None and not found["fits"]["memory"]:
+    asked = (memory is not None and not found["fits"]["memory"]) or (gpu is not None and not found["fits"]["gpu"])
+    if found["proposal"] is None if fit is not None else asked:
         raise click.exceptions.Exit(_EXCEEDED)
 
 
@@ -97,20 +107,26 @@ def _takes(forecast: Mapping[str, Any]) -> Iterator[str]:
         yield f"not known: {line}"
 
 
-def _fits(found: Mapping[str, Any]) -> Iterator[str]:
+def _fits(found: Mapping[str, Any], *, remedies: bool) -> Iterator[str]:
     from kdtool._estimate.machine import size
 
     forecast, limits = found["forecast"], found["limits"]
     if not found["fits"]["disk"]:
         text = f"does not fit: {size(forecast['disk_bytes'])} of disk are needed, {size(limits['disk'])} are free"
         yield click.style(text, fg="red", bold=True)
-    if found["fits"]["memory"]:
-        if limits["memory"]:
-            yield f"fits: {size(forecast['memory']['peak'])} of {size(limits['memory'])} of memory"
+    here = "" if limits["memory_given"] else " that are here"
+    for key, name, held, where in (
+        ("memory", "memory", "memory", here),
+        ("gpu", "memory of the GPU", "device_memory", ""),
+    ):
+        peak, limit = forecast[held]["peak"], limits[key]
+        if not found["fits"][key]:
+            text = f"does not fit: {size(peak)} of {name} are needed, of {size(limit)}{where}"
+            yield click.style(text, fg="red", bold=True)
+        elif limit:
+            yield f"fits: {size(peak)} of {size(limit)} of {name}"
+    if not remedies or (found["fits"]["memory"] and found["fits"]["gpu"]):
         return
-    where = "" if limits["memory_given"] else " that are here"
-    text = f"does not fit: {size(forecast['memory']['peak'])} of memory are needed, of {size(limits['memory'])}{where}"
-    yield click.style(text, fg="red", bold=True)
     if not found["remedies"]:
         yield "no change that a component proposes makes it fit: take a smaller student or teacher"
         return

@@ -7,8 +7,7 @@ import traceback
 import click
 
 from kdtool._blame import culprit, told, translated
-from kdtool._errors import KdtoolError
-from kdtool._importing import cause_of
+from kdtool._errors import KdtoolError, cause_of
 
 __all__ = ["explain"]
 
@@ -31,7 +30,9 @@ def _explain_foreign(error: BaseException) -> int:
     who = culprit(error)
     click.echo(f"error: {who or 'kdtool'} failed: {_cut(cause_of(error))}{_last_place(error)}", err=True)
     remedy = "the plugin's authors need" if who else "you can see where with"
-    click.echo(f"  What was finished is kept. {remedy.capitalize()} the traceback: add --debug.", err=True)
+    click.echo(
+        f"  What was finished is kept. {remedy.capitalize()} the traceback: start it as `kdtool --debug …`.", err=True
+    )
     return KdtoolError.exit_code
 
 

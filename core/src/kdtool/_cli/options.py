@@ -19,7 +19,7 @@ def recipe_argument(command: F) -> F:
 
 def set_option(command: F) -> F:
     """Add `--set KEY=VALUE`, gathered into a mapping of key paths to text."""
-    text = "Change a key of the recipe, such as teacher.use=causal-lm; may be given more than once."
+    text = "Change a key of the recipe, such as train.steps=100; may be given more than once."
     return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=pairs, help=text)(command)
 
 

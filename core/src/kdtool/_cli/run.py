@@ -19,6 +19,11 @@ __all__ = ["run"]
     "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
 )
 @click.option("--offline", is_flag=True, help="Use no network.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read every stored file that is reused, and stop at one that is not what was written.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Only say which stages would run, which are reused, and why.")
 @click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
 def run(
@@ -27,6 +32,7 @@ def run(
     out: str,
     store: str | None,
     offline: bool,
+    verify: bool,
     only_plan: bool,
     trace_hooks: bool,
 ) -> None:
@@ -41,6 +47,6 @@ def run(
             click.echo(f"{stage.action:<8}  {stage.name:<40}  {'; '.join(stage.why)}".rstrip())
         return
     trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
-    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, trace=trace)
+    results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{results.verdict}\n\n{where(results)}")

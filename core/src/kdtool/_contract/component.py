@@ -79,7 +79,8 @@ class Component:
 
         Called by `kdtool check`, on rank 0; a component of a phase is asked in each phase, told as `ahead.phase`. It takes
         seconds at most, and nothing is loaded or fetched. What cannot be known is left out or said in a note; one that
-        raises leaves its part unknown. Since 0.1.
+        raises leaves its part unknown. Raise a `UsageError` to refuse a recipe that would fail once the run is under way.
+        Since 0.1.
         """
 
     def kdtool_acknowledge(self) -> kdtool.Terms | None:
@@ -111,8 +112,9 @@ class Component:
         """
 
     def kdtool_close(self) -> None:
-        """Let go of memory, processes and files. Called once at the end of the component's life, also after errors.
+        """Let go of memory, processes and files. Called once at the end of each instance's life, also after errors.
 
-        Every component is closed, on every rank, in reverse order; an exception is reported and does not stop the others.
+        Every instance is closed, on every rank, in reverse order, also one that no other hook was called on. An exception is
+        reported and does not stop the others.
         Since 0.1.
         """

@@ -1,6 +1,9 @@
 """How hooks are declared and called.
 
-A hook is declared once, as a method of its kind's base class. `Hooks` lists it with a style: `every`, `one` or `tell`.
+A hook is declared once, as a method of its kind's base class. `Hooks` lists it with a style: `every`, `one`, `tell` or
+`notify`. The style also decides what a failure does, however the hook is called: it reaches the caller, except from a hook
+in the style `notify`.
+
 `HooksBase` binds that list to the components registered in one pluggy manager. Answers are paired with component names
 by a loop over pluggy's `get_hookimpls`, which costs about a microsecond a component, keeps the order of registration, and
 tells who answered.
@@ -20,6 +23,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, ca
 import pluggy
 
 from kdtool._answers import Answers
+from kdtool._errors import cause_of
 from kdtool._owner import Owner, blame
 
 P = ParamSpec("P")
@@ -68,16 +72,28 @@ def one(declared: Callable[Concatenate[Any, P], R | None]) -> Spec[P, R, Named[R
 
 
 def tell(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
-    """Declare a hook that informs all components. One that raises does not keep it from the others."""
+    """Declare a hook that all components are called by and that returns nothing; an exception reaches the caller."""
     return Spec(declared, "tell")
+
+
+def notify(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
+    """Declare a hook that notifies all components; one that raises is disabled for the rest of the run.
+
+    No exception reaches the caller, unless the component is `required`.
+    """
+    return Spec(declared, "notify")
 
 
 @dataclass(eq=False)
 class HooksBase:
     """The hooks of the components registered in one manager.
 
-    `owners` says who stands behind a component, `required` whose failing in a `tell` hook stops the run. `trace` is told of
-    every call, `complain` of failures that do not stop the run.
+    Attributes:
+        _owners: the plugin behind each component.
+        _required: components whose failure in a `notify` hook stops the run.
+        _trace: called with a line for each call of a hook.
+        _complain: called with a line for each failure that does not stop the run.
+        _muted: components that failed in a `notify` hook; shared by all hooks of a run.
     """
 
     _manager: pluggy.PluginManager
@@ -100,10 +116,8 @@ class Call(Generic[P, R, T]):
         self._hooks = hooks
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the hook in its style; see `every`, `one` and `tell`."""
+        """Call the hook in its style; see `every`, `one`, `tell` and `notify`."""
         values = self._values(args, kwargs)
-        if self._spec.style == "tell":
-            return cast("T", self._tell(values))
         answers: dict[str, Any] = {}
         for name, implementation in self._implementations():
             answer = self._ask(name, implementation, values)
@@ -112,7 +126,7 @@ class Call(Generic[P, R, T]):
             if self._spec.style == "one":
                 return cast("T", Named(name, answer))
             answers[name] = answer
-        return cast("T", None if self._spec.style == "one" else answers)
+        return cast("T", answers if self._spec.style == "every" else None)
 
     def of(self, name: str) -> Callable[P, R]:
         """Return the hook of one named component, which must answer: for a hook that may return None, see `maybe`.
@@ -127,8 +141,12 @@ class Call(Generic[P, R, T]):
         return cast("Callable[P, R | None]", self._named(name, needed=False))
 
     def bound(self) -> dict[str, Callable[P, R]]:
-        """Return each component's plain callable, for loops that are hot or compiled: no blame, no tracing."""
-        return {name: self._plain(implementation) for name, implementation in self._implementations()}
+        """Return each component's plain callable, for loops that are hot or compiled: no blame, no tracing.
+
+        Notifications stay tolerant: theirs are not plain.
+        """
+        bind = self._asker if self._spec.style == "notify" else self._plain
+        return {name: bind(name, implementation) for name, implementation in self._implementations()}
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the components that implement the hook, in recipe order."""
@@ -137,7 +155,7 @@ class Call(Generic[P, R, T]):
     def _named(self, name: str, *, needed: bool) -> Callable[..., Any]:
         for candidate, implementation in self._implementations():
             if candidate == name:
-                return lambda *args, **kwargs: self._ask(name, implementation, self._values(args, kwargs), needed)
+                return self._asker(name, implementation, needed)
         raise LookupError(f"{self._hooks.owner(name) or name} does not implement {self._spec.name}")
 
     def _implementations(self) -> list[tuple[str, pluggy.HookImpl]]:
@@ -150,7 +168,27 @@ class Call(Generic[P, R, T]):
             raise TypeError(f"{self._spec.name} takes exactly ({', '.join(self._spec.arguments)})")
         return values
 
+    def _asker(self, name: str, implementation: pluggy.HookImpl, needed: bool = False) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._ask(name, implementation, self._values(args, kwargs), needed)
+
     def _ask(self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
+        """Call one component's hook, in whichever way it was reached."""
+        if self._spec.style != "notify" or name in self._hooks._required:
+            return self._answer(name, implementation, values, needed)
+        if name in self._hooks._muted:
+            return None
+        try:
+            return self._answer(name, implementation, values)
+        except Exception as error:
+            self._hooks._muted.add(name)
+            who = self._hooks.owner(name) or name
+            failure = f"{who} failed in {self._spec.name}: {cause_of(error)}"
+            self._hooks._complain(f"{failure}; disabled for the rest of this run")
+            return None
+
+    def _answer(
+        self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any], needed: bool = False
+    ) -> Any:
         owner = self._hooks.owner(name)
         if self._hooks._trace is not None:
             self._hooks._trace(f"{self._spec.name} -> {name}")
@@ -161,20 +199,7 @@ class Call(Generic[P, R, T]):
             return _blamed_generator(answer, owner, self._spec.name)
         return answer
 
-    def _tell(self, values: Mapping[str, Any]) -> None:
-        for name, implementation in self._implementations():
-            if name in self._hooks._muted:
-                continue
-            try:
-                self._ask(name, implementation, values)
-            except Exception as error:
-                if name in self._hooks._required:
-                    raise
-                self._hooks._muted.add(name)
-                who = self._hooks.owner(name) or name
-                self._hooks._complain(f"{who} failed in {self._spec.name} and is not told anything more: {error!r}")
-
-    def _plain(self, implementation: pluggy.HookImpl) -> Callable[P, R]:
+    def _plain(self, name: str, implementation: pluggy.HookImpl) -> Callable[P, R]:
         function, wanted = implementation.function, implementation.argnames
         if tuple(wanted) == self._spec.arguments:
             return cast("Callable[P, R]", function)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdtool._contract.component import Component
-from kdtool._contract.hooks import HooksBase, every, one, tell
+from kdtool._contract.hooks import HooksBase, every, notify, one, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,8 @@ class Corpus(Component):
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
         example never depends on the others that are there. Several iterators may be read in turns. Whoever it asks by
-        `run.hook` is named in `takes`; what it keeps below `run.folder` is there again after the process was killed.
-        Since 0.1.
+        `run.hook` is named in `takes`; what it commits below `run.folder` (`kdtool.commit`) is there again after the process
+        was killed. Since 0.1.
         """
 
 
@@ -154,8 +154,11 @@ class Cache(Component):
     every_rank_records: bool = False
     """Whether `kdtool_record` is called on every rank, each with a copy of the teacher, or on rank 0 alone."""
 
-    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want | None:
-        """Say what to ask of the teacher so that `want`, the need of all the losses, can be met. Once, rank 0. Since 0.1."""
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want | None:
+        """Return what to record, so that `want`, the need of all the losses, can be met by a teacher that `offers` this.
+
+        A teacher that does not offer what is returned is refused. Since 0.1.
+        """
 
     def kdtool_record(
         self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
@@ -163,9 +166,9 @@ class Cache(Component):
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A teacher computes where the batch is that it is asked
-        about, so batches belong where students train. A killed process finds its earlier files in `folder` and goes on
-        from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of
-        `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
+        about, so batches belong where students train. A killed process finds in `folder` the files that it committed
+        (`kdtool.commit`) and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records`
+        each rank of `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
         """
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal | None:
@@ -258,6 +261,10 @@ class Loss(Component):
     """Whether it must know which tokens the student wrote itself: by the column `own`, 1 for these and 0 for the corpus's,
     which a trainer gives that learns on both. Others are refused. May depend on the config."""
 
+    corpus_only: bool = False
+    """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
+    also learns on text that the student writes refuses it. May depend on the config."""
+
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
@@ -284,13 +291,15 @@ class Loss(Component):
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]] | None:
         """Pair (student layer, teacher layer) that are compared inside, in what `needs` names; layers count from 0.
 
-        Called once a phase before signals are taken. None asks for nothing inside. Since 0.1.
+        Called before signals are taken. The loss finds the pairs in `StepView.layers`. None asks for nothing inside.
+        Since 0.1.
         """
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Module | None:
         """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it.
 
-        Called once a phase, on every rank, after the trainer has seeded torch's generator with `run.seed`. Since 0.1.
+        The loss finds it in `StepView.module`: nothing is kept here. Called once a phase, on every rank, after the trainer
+        has seeded torch's generator with `run.seed`, and for `kdtool check` on the device "meta". Since 0.1.
         """
 
 
@@ -303,19 +312,24 @@ class Weighting(Component):
     first token loss that has a teacher learns from; compared before anything is made. May depend on the config."""
     terms: frozenset[str] = frozenset()
     """Losses that its settings name, as the recipe does: a phase without one of them is refused. The control may be."""
+    gradient_norms: bool = False
+    """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; else it gets none. May depend
+    on the config."""
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor | None:
-        """Return a weight for each position, shape [C], finite, not negative, without gradient, of mean about 1.
+        """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
 
         Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is kept or changed
-        in place. Several weightings are multiplied; the divisor stays the number of tokens. Since 0.1.
+        in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so a loss weighs as
+        much as it does without. Since 0.1.
         """
 
     def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
-        Terms go by their components' names; one that is left out keeps its weight. Called before every step but the first,
-        on every rank with the same figures. Factors of several weightings are multiplied. What is kept from call to call
+        Terms go by their components' names; one that is left out keeps its weight. A term that saw no token at the last
+        step is not among `terms`; it may have a factor. Called before every step but the first, on every rank with the same
+        figures. Factors of several weightings are multiplied. What is kept from call to call
         belongs into `kdtool_state`. Since 0.1.
         """
 
@@ -337,6 +351,8 @@ class Trainer(Component):
     ) -> kdtool.Trained | None:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
 
+        There it finds what was committed (`kdtool.commit`) before the process was killed, as it was, and nothing else.
+
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
         history: a checkpoint holds also what `kdtool_state` of the phase's components gives. Logged steps go to
         `kdtool_step_end`, `kdtool_progress` and the history; whole checkpoints to `kdtool_checkpoint`. A loss that breaks
@@ -350,6 +366,11 @@ class Evaluator(Component):
     kind = "evaluator"
     together: bool = False
     """Whether all subjects must be measured in one call (timings are interleaved); else one call a subject."""
+    reads_text: bool = True
+    """True if `kdtool_evaluate` reads `run.texts`; if not, other text measures nothing again, and there is none to read."""
+    asks: Sequence[str] = ()
+    """Teachers that it asks besides the subjects, such as a judge, by their names in the recipe (`teacher`,
+    `teachers.NAME`); may depend on the config. Scores depend on them. Others cannot be asked."""
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse what leaves nothing to measure on, `run.texts` and files. On rank 0, when the text is there.
@@ -401,13 +422,16 @@ class Exporter(Component):
 
 
 class Tracker(Component):
-    """Hears what happens. A tracker that raises is reported once and muted.
+    """Hears what happens. A tracker that raises is reported once and disabled for the rest of the run.
 
     Any hook may be the first that is called, numbers may be infinite or not numbers, and texts may hold anything. A run that
     was killed begins again with `kdtool_run_start`, in the same folder.
     """
 
     kind = "tracker"
+    shows_messages: bool = False
+    """True if it shows the user each line that `kdtool_said` gets, at once. Where no tracker does, kdtool prints the lines
+    to standard error."""
 
     def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
@@ -428,7 +452,7 @@ class Tracker(Component):
         """A checkpoint is complete on disk. Since 0.1."""
 
     def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
-        """A component has a line for the user. Since 0.1."""
+        """A component, or kdtool, has a line for the user; see `shows_messages`. Since 0.1."""
 
     def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
         """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
@@ -456,7 +480,8 @@ class Hooks(HooksBase):
     """Every hook with its calling style; `run.hook` is an instance bound to the components of one phase of one arm.
 
     `every` asks all and returns answers by component name; `.of(name)` asks one. `one` returns the first answer that is
-    not None with the name of who gave it. `tell` informs all.
+    not None with the name of who gave it. `tell` calls all, and an exception reaches the caller. `notify` calls all, and one
+    that raises is disabled for the rest of the run, unless the recipe says that it is required.
     """
 
     kdtool_identity = every(Component.kdtool_identity)
@@ -498,15 +523,15 @@ class Hooks(HooksBase):
     kdtool_problems = every(Evaluator.kdtool_problems)
     kdtool_exportable = tell(Exporter.kdtool_exportable)
     kdtool_export = every(Exporter.kdtool_export)
-    kdtool_run_start = tell(Tracker.kdtool_run_start)
-    kdtool_stage_start = tell(Tracker.kdtool_stage_start)
-    kdtool_progress = tell(Tracker.kdtool_progress)
-    kdtool_step_end = tell(Tracker.kdtool_step_end)
-    kdtool_measured = tell(Tracker.kdtool_measured)
-    kdtool_checkpoint = tell(Tracker.kdtool_checkpoint)
-    kdtool_said = tell(Tracker.kdtool_said)
-    kdtool_stage_end = tell(Tracker.kdtool_stage_end)
-    kdtool_run_end = tell(Tracker.kdtool_run_end)
+    kdtool_run_start = notify(Tracker.kdtool_run_start)
+    kdtool_stage_start = notify(Tracker.kdtool_stage_start)
+    kdtool_progress = notify(Tracker.kdtool_progress)
+    kdtool_step_end = notify(Tracker.kdtool_step_end)
+    kdtool_measured = notify(Tracker.kdtool_measured)
+    kdtool_checkpoint = notify(Tracker.kdtool_checkpoint)
+    kdtool_said = notify(Tracker.kdtool_said)
+    kdtool_stage_end = notify(Tracker.kdtool_stage_end)
+    kdtool_run_end = notify(Tracker.kdtool_run_end)
     kdtool_report = every(Reporter.kdtool_report)
 
 

@@ -31,6 +31,23 @@ class Tokenizer(Protocol):
         """The id that ends a document."""
 
     @property
+    def document_start(self) -> tuple[int, ...]:
+        """The ids that begin every document: those that the tokenizer itself puts before a text, such as Llama's `<s>`.
+
+        () where it puts none. They stand for no bytes of text. Since 0.1.
+        """
+        return ()
+
+    @property
+    def scoring_context(self) -> tuple[int, ...]:
+        """The ids behind which the first token of a text is scored: `document_start`, else the end-of-text token.
+
+        Models without a start token are pre-trained on documents that follow each other, so that an end of text stands
+        before most of them. Since 0.1.
+        """
+        return self.document_start or (self.end_of_text,)
+
+    @property
     def fingerprint(self) -> str:
         """Names the map from text to ids: equal fingerprints mean equal tokenizers."""
 
@@ -39,6 +56,14 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens added."""
+
+    def missing_start(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return what must be put before a document: `document_start`, or () where `ids` already begin with it.
+
+        Chat templates may write it themselves. Since 0.1.
+        """
+        start = self.document_start
+        return () if tuple(ids[: len(start)]) == start else start
 
     def encode_behind(self, before: str, text: str) -> list[int]:
         """Return the ids of `text` where it stands behind `before`, so that ids of both, in this order, decode to both.
@@ -258,7 +283,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
         """Answer requests, in any order; results carry the request's id. One that is too long is refused: others go on."""
 
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
-        """Score whole texts, in order. The first token is predicted from the end-of-text token.
+        """Score whole texts, in order. The first token is predicted from the tokenizer's `scoring_context`.
 
         Raises:
             UsageError: that is none of its `abilities`, as of all that say nothing of how they score.
@@ -267,6 +292,13 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
 
     def close(self) -> None:
         """Free memory, processes and files. Safe to call twice."""
+
+    def unload(self) -> None:
+        """Close, and have the component that opened this free the weights too; it loads them again when it needs them.
+
+        For measurements that hold the same model in a process of their own. Since 0.1.
+        """
+        self.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()

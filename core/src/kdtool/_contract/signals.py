@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from kdtool._contract.text import Batch
 
@@ -20,6 +21,8 @@ Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projectio
 """What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries,
 keys and values), text answers. Hidden states, maps and projections are of layers; a loss that needs them gets the same
 of the student."""
+FIXED_AT_CAPTURE: frozenset[Offer] = frozenset({"sampled", "top-k"})
+"""Signals that hold a distribution at one temperature, chosen when they are taken."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class StepView:
     tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
     `byte_end`: which bytes of its document the token stands for that a position predicts. `head` projects `student.last` to
     logits over the tokens that the term compares, with gradient to its weight; None: the trainer does not give it.
+    `layers` are the term's pairs of (student layer, teacher layer), `module` is what `kdtool_modules` returned for it.
     """
 
     batch: Batch
@@ -177,6 +181,8 @@ class StepView:
     teacher_batch: Batch | None = None
     head: Head | None = None
     second: ModelOutputs | None = None
+    layers: tuple[tuple[int, int], ...] = ()
+    module: Module | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,9 @@ class Row:
 
     In a column `rejected`, 1 marks text that is there to be avoided: what losses say of single tokens weighs nothing there,
     so that whatever imitates text or a teacher imitates the rest alone. Losses of whole rows see it all.
+
+    `turn` is set by trainers: how often the row came before in the phase, counted from the run's seed. Of signals that were
+    recorded several times it chooses one.
     """
 
     key: str
@@ -93,6 +96,7 @@ class Row:
     labelled: Sequence[bool]
     document: Sequence[int]
     columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    turn: int = 0
 
 
 class RowSource(Protocol):
@@ -126,6 +130,7 @@ class Batch:
     (the last position of a document, masked tokens, padding). `positions` restart at 0 with each document. `document` is
     -1 on padding. `columns` are shifted like the labels: an entry describes the token that its position predicts, and is 0
     where there is no label. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32.
+    `turns` are the rows'; () stands for zeros.
     """
 
     input_ids: Tensor
@@ -134,3 +139,4 @@ class Batch:
     document: Tensor
     row_keys: tuple[str, ...]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    turns: tuple[int, ...] = ()

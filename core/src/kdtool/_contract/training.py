@@ -135,7 +135,7 @@ class Phase:
     """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it.
 
     `teacher_rows` are, for a teacher that does not read the student's tokens, the same rows in its own tokenizer, by number
-    and key: its signals are of these.
+    and key: its signals are of these. `gradient_norms` says that a weighting of the phase uses them, at every step.
     """
 
     name: str
@@ -146,6 +146,7 @@ class Phase:
     checkpoints: Path
     weightings: tuple[str, ...] = ()
     teacher_rows: Mapping[str, kdtool.RowSource] = field(default_factory=dict)
+    gradient_norms: bool = False
 
     @property
     def wanted(self) -> Want:
@@ -175,8 +176,8 @@ class Trained:
 class TermReport:
     """One term at one step: its mean value before weighting, its weight, and its gradient norm where it was taken.
 
-    `gradient_norm` is the norm of the weighted term's gradient with respect to the student's logits (token losses) or to
-    states, maps and projections (sequence losses).
+    `gradient_norm` is the norm of the weighted term's gradient by states of the student that all terms share, so that terms
+    can be compared: by its final states, or by what its embedding returns where a term compares layers inside.
     """
 
     value: float
@@ -188,6 +189,7 @@ class TermReport:
 class StepReport:
     """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms.
 
+    A term that saw no token at this step is in neither: cross-entropy where the student wrote all text itself.
     `metrics` holds what evaluators measured after this step, by EVALUATOR.MEASUREMENT; most steps have none.
     """
 

@@ -10,13 +10,17 @@ from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks, Packer
 from kdtool._contract.models import LanguageModel, ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import KdtoolError, ServiceError
+from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._estimate.records import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.context import Context, close_components
+from kdtool._run.context import Context
 from kdtool._run.terms import teachers_asked, terms_of, want_of
 
-__all__ = ["Asked", "ask", "prospect_of"]
+__all__ = ["Asked", "Outlines", "ask", "prospect_of"]
+
+
+Outlines = dict[str, LanguageModel | None]
+"""Outlines that were made, by the settings that they follow from: arms, and attempts to make a recipe fit, share them."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,19 @@ class Asked:
     runs: int = 1
 
 
-def prospect_of(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> tuple[Prospect, list[str]]:
-    """Return what components are told of the run, and what could not be found out."""
+def prospect_of(
+    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], outlines: Outlines | None = None
+) -> tuple[Prospect, list[str]]:
+    """Return what components are told of the run, and what could not be found out; `outlines` is added to."""
+    outlines = {} if outlines is None else outlines
     assembly = context.assembly
     (student,) = assembly.named("student")
     left_out = adapting_phases(context.assembly.recipe)
     unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
     phases = [
-        _phase_ahead(context, run, models, arm, phase, unknown) for arm, own in assembly.arms.items() for phase in own
+        _phase_ahead(context, run, models, arm, phase, unknown, outlines)
+        for arm, own in assembly.arms.items()
+        for phase in own
     ]
     signals = list(_signals_ahead(context, run, models))
     kinds = {"exporter": "exports", "evaluator": "scores"}
@@ -64,21 +73,20 @@ def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> 
         hooks = assembly.hooks(spec)
         names = {own.path for own in spec.components}
         told = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
-        try:
-            found += [
-                Asked(name, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
-                for name in hooks.kdtool_estimate.names()
-                if name in names
-                for estimate in _answers(hooks, name, told, replace(ahead, phase=phase), unknown)
-            ]
-        finally:
-            close_components(hooks, names, context.say)
+        found += [
+            Asked(name, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
+            for name in hooks.kdtool_estimate.names()
+            if name in names
+            for estimate in _answers(hooks, name, told, replace(ahead, phase=phase), unknown)
+        ]
     return found
 
 
 def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: Prospect, unknown: list[str]) -> Iterable[Estimate]:
     try:
         return list(hooks.kdtool_estimate.maybe(name)(run, ahead) or ())
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
     except Exception as error:  # a check that fails for its estimate alone would be no help
         unknown.append(f"{hooks.owner(name)} gives no estimate: {_reason(error)}")
         return ()
@@ -96,11 +104,15 @@ def _phase_ahead(
     arm: str,
     phase: PhaseSpec,
     unknown: list[str],
+    outlines: Outlines,
 ) -> PhaseAhead:
     terms = terms_of(context, phase, models)
     teachers = tuple(teachers_asked(terms))
     cached = bool(of_kind(phase.sources, "cache"))
-    outline = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
+    key = _outline_key(context.assembly, phase)
+    if key not in outlines:
+        outlines[key] = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
+    outline = outlines[key]
     return PhaseAhead(
         name=phase.name,
         stage=f"phases/{phase.name}" if arm == "student" else f"phases/{arm}/{phase.name}",
@@ -117,9 +129,14 @@ def _phase_ahead(
 
 def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[str]) -> LanguageModel | None:
     """Return the student's outline after the phase's transforms."""
+    with assembly.scope(phase) as hooks:
+        return _outlined(assembly, hooks, phase, replace(run, hook=hooks), unknown)
+
+
+def _outlined(
+    assembly: Assembly, hooks: Hooks, phase: PhaseSpec, run: RunInfo, unknown: list[str]
+) -> LanguageModel | None:
     (student,) = assembly.named("student")
-    hooks = assembly.hooks(phase)
-    run = replace(run, hook=hooks)
     name = student
     try:
         outline = hooks.kdtool_outline.maybe(student)(run) if student in hooks.kdtool_outline.names() else None
@@ -132,9 +149,14 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
             raise
         unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
         return None
-    finally:
-        close_components(hooks, {spec.path for spec in phase.components}, assembly.complain)
     return outline
+
+
+def _outline_key(assembly: Assembly, phase: PhaseSpec) -> str:
+    """Return the settings that an outline follows from: those of student, teachers and the phase's transforms, in order."""
+    shared = [built for built in assembly.built.values() if built.spec.kind in ("student", "teacher")]
+    own = [assembly.built[spec.key] for spec in phase.transforms]
+    return repr([(built.spec.use, built.spec.path * (built in shared), built.config) for built in (*shared, *own)])
 
 
 def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:

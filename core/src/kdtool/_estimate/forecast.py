@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kdtool._contract.models import ModelFacts
 from kdtool._estimate.ahead import Asked
@@ -59,6 +59,7 @@ class Forecast:
 
 def add_up(ahead: Prospect, asked: Sequence[Asked], unknown: Iterable[str]) -> Forecast:
     """Add up what components answered."""
+    asked = _placed(asked)
     alike = [part for part in asked if part.arm != _CONTROL_OF_TIME]
     seconds = {arm: sum(p.estimate.seconds * p.runs for p in asked if p.arm == arm) for arm in {p.arm for p in asked}}
     if _CONTROL_OF_TIME in seconds:  # it trains for as long as the student did
@@ -83,6 +84,20 @@ def add_up(ahead: Prospect, asked: Sequence[Asked], unknown: Iterable[str]) -> F
     )
 
 
+def _placed(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the parts with what is held where models compute on the GPU, if anything is there, else on the machine."""
+    where = "device_bytes" if any(part.estimate.device_bytes for part in asked) else "host_bytes"
+    return [
+        replace(
+            part,
+            estimate=replace(
+                part.estimate, **{where: getattr(part.estimate, where) + part.estimate.compute_bytes}, compute_bytes=0
+            ),
+        )
+        for part in asked
+    ]
+
+
 def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
     """Return what keys and values of so many tokens take, by default of the whole context in 16 bits."""
     width = facts.head_size or facts.hidden // facts.heads
@@ -97,7 +112,10 @@ def _memory(ahead: Prospect, asked: Sequence[Asked], what: str) -> Memory:
     for position, stage in enumerate(stages):
         for moment in sorted(one for one in named if one.startswith(f"{stage}: ")) or [stage]:
             parts: dict[str, int] = {}
+            unloaded = {name for part in asked if moment in part.estimate.stages for name in part.estimate.unloads}
             for part in asked:
+                if part.component in unloaded and not part.estimate.stages:
+                    continue
                 count = int(getattr(part.estimate, what))
                 if count and _held(part, moment, stage, position, first, ahead):
                     parts[part.estimate.part] = parts.get(part.estimate.part, 0) + count
@@ -128,8 +146,12 @@ def _first_uses(ahead: Prospect, asked: Sequence[Asked], stages: Sequence[str]) 
 
 
 def _spent(asked: Sequence[Asked], what: str) -> Iterable[Spent]:
+    fetched: set[str] = set()
     for part in asked:
         count = int(getattr(part.estimate, what))
+        if part.estimate.download_bytes:  # several components may take one model: it is fetched once
+            count = 0 if part.estimate.part in fetched else count
+            fetched.add(part.estimate.part)
         if count:
             of = "/".join(word for word in (part.component, part.arm, part.phase) if word)
             passing = bool(part.estimate.stages)

@@ -19,12 +19,13 @@ class Saving:
     """Settings of the component under which a part of memory would be smaller, and what they cost the user.
 
     `settings` are keys of the component's `Config`; `cost` goes into a sentence: "a third slower". One that `changes_result`
-    is proposed after those that do not.
+    is proposed after those that do not. One that `freezes` most weights is not proposed where these are random.
     """
 
     settings: Mapping[str, Any]
     cost: str
     changes_result: bool = False
+    freezes: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Estimate:
     Memory is held during `stages`, names of `Prospect.stages`; parts of one stage add up, stages do not. Without stages it
     is held from the first stage that uses the component to the run's end. A stage may have moments that do not add up
     either: `<stage>: <moment>`, such as "phases/train: backward". Disk of a part with stages is free again behind them.
-    `uses` names other components whose models are opened for this part. `note` says where a number is from, or what is not
-    known.
+    `uses` names other components whose models are opened for this part, `unloads` those whose models are freed for its
+    stages. Parts with `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute:
+    of the GPU if the run has one, else of the machine. `note` says where a number is from, or what is not known.
     """
 
     part: str
@@ -50,6 +52,8 @@ class Estimate:
     note: str = ""
     uses: tuple[str, ...] = ()
     savings: tuple[Saving, ...] = ()
+    compute_bytes: int = 0
+    unloads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class SignalsAhead:
     tokens: int
 
 
+_ITEM_BYTES = {"bfloat16": 2, "float16": 2}
+
+
 @dataclass(frozen=True)
 class Prospect:
     """A run that is not made yet. `models` are described by component; `phase` is that of the component that is asked.
@@ -98,3 +105,18 @@ class Prospect:
     signals: tuple[SignalsAhead, ...] = ()
     teachers: tuple[str, ...] = ()
     phase: PhaseAhead | None = None
+
+    @property
+    def student_bytes(self) -> int:
+        """Bytes of the trained student's weights, as it is saved and opened; 0 where the student is not described.
+
+        Weights that learn are saved in float32, and all others beside them. Where only what a phase adds learns, such as
+        adapters, the student keeps the dtype in which it was built.
+        """
+        student = self.models.get(self.student)
+        if student is None:
+            return 0
+        outlined = [phase.facts for phase in self.phases]
+        added = [facts is not None and facts.trainable <= facts.parameters - student.parameters for facts in outlined]
+        kept = _ITEM_BYTES.get(student.dtype, 4) if all(added) else 4
+        return kept * student.parameters

@@ -67,13 +67,13 @@ def evaluate(
     path = Path(recipe) if recipe is not None else None
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
-    assembly = assemble(loaded, say)
-    if not found and not assembly.named("teacher"):
-        raise UsageError("nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…")
-    assembly.complain = say
-    return measure(
-        assembly, found, evaluators, Path(out).absolute() / loaded.name, store_folder(store), offline=offline
-    )
+    with assemble(loaded, say) as assembly:
+        if not found and not assembly.named("teacher"):
+            raise UsageError(
+                "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
+            )
+        folder = Path(out).absolute() / loaded.name
+        return measure(assembly, found, evaluators, folder, store_folder(store), offline=offline)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:

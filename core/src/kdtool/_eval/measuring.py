@@ -60,7 +60,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     measured = [*map(_measured, models), *subjects_of(context, (), {})]
     scores = add_scores(context, graph, measured, texts, but=only_asked)
-    keep(context, graph.record(context.assembly.recipe.name, context.store.root))
+    keep(context, graph)
     context.make(texts)
     refuse_unmeasurable(context, texts, but=only_asked)
     for node in graph.nodes.values():
@@ -69,7 +69,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     subjects = tuple(one.subject() for one in measured)
     comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
     unmeasured = {model.name for model in models} - {each.subject for each in found}
-    notes += said_of(chain.from_iterable(scores.values()))
+    notes += said_of(context, chain.from_iterable(scores.values()))
     notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
     results = Results(
         name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),
@@ -86,8 +86,8 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
 
 
 _REMEDY = (
-    "evaluators that score text need a corpus (--corpus, or one from --recipe), agreement needs a teacher (--recipe, or "
-    "--set teacher.use=…), and a model is a folder or file that an installed exporter can write"
+    "evaluators that score text need a corpus (--corpus, or one from --recipe), those that compare with a teacher need one "
+    "(--recipe, or --set teacher.use=…), and a model is a folder or file that an installed exporter can write"
 )
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from kdtool._compare import run_folder
 from kdtool._errors import UsageError
 from kdtool._names import name_from
+from kdtool._registry import installed
 from kdtool._run.cards import CARD
+from kdtool._run.graph import MODEL
 from kdtool._run.record import RESULTS, read_results
 
 __all__ = ["Model", "models_of"]
-
-_GENERIC = frozenset({"model", "safetensors"})
-"""Names of folders that say nothing of what is in them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ def _models(given: str, out: Path) -> Iterator[Model]:
 
 
 def _own_name(path: Path) -> str:
-    return path.parent.name if path.name in _GENERIC else path.name
+    generic = {MODEL, *installed("exporter")}  # folders of a run that are named by what kind of thing is in them
+    return path.parent.name if path.name in generic else path.name
 
 
 def _named(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic
 
+from kdtool._api import _say as say
 from kdtool._errors import KdtoolError, Problem, RecipeError, UsageError
 from kdtool._recipe.layers import COLLECTIONS, compose, read_layers, settings_layer
 from kdtool._recipe.model import Recipe
@@ -55,7 +56,7 @@ def measuring_recipe(
     composed = compose([below, as_node(own, place), settings_layer(settings)])
     data = composed.plain()
     if not data.get("evaluators"):
-        raise UsageError("nothing says what to measure: name evaluators, such as --with perplexity, or give a recipe")
+        raise UsageError("nothing says what to measure: name evaluators, `--with NAME`, or give a recipe")
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         data["exporters"] = {**_openers(exporters), **exporters}
     data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
@@ -104,7 +105,10 @@ def _openers(exporters: Mapping[str, Any]) -> dict[str, Any]:
 def _without_settings() -> Iterator[str]:
     for name in installed("exporter"):
         try:
-            load("exporter", name, Path.cwd(), lambda _: None).cls.Config()
-        except (KdtoolError, pydantic.ValidationError):
+            load("exporter", name, Path.cwd(), say).cls.Config()
+        except pydantic.ValidationError:  # it needs settings: a recipe names it
+            continue
+        except KdtoolError as error:
+            say(f"models that only the exporter {name!r} opens cannot be measured: {error}")
             continue
         yield name

@@ -2,13 +2,15 @@
 
 Sugar is removed before composing: `teacher: x` becomes `teachers: {teacher: {use: x}}`, and `train` gets named phases. A
 layer that changes `use` drops the options of the plugin below and keeps the core's own keys. A list of names becomes a map
-that replaces what is below. `false` switches an inherited entry off; `null`, `true` and `{}` mean defaults.
+that replaces what is below. `false` removes an inherited entry; so does `null` for a key that holds one component. In a map,
+`null`, `true` and `{}` mean defaults.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,10 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     problems: list[Problem] = []
     for key, value in settings.items():
         place = Place(f"--set {key}", 0, 0, Path.cwd())
-        *parents, last = key.split(".")
+        *parents, last = _key_path(key)
         target: Any = root.value
-        if not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
-            problems.append(root.place.problem(key, "is no key path; write for example teacher.use=causal-lm"))
+        if not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)) and parents != ["require"]:
+            problems.append(root.place.problem(key, "is not a key path; write for example train.steps=100"))
             continue
         for part in parents:
             target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
@@ -100,6 +102,12 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     if problems:
         raise RecipeError(problems)
     return root
+
+
+def _key_path(key: str) -> list[str]:
+    """Split a key path at its dots. Below `require` the rest is one key: names of measurements may hold any character."""
+    first, _, rest = key.partition(".")
+    return [first, rest] if first == "require" and rest else key.split(".")
 
 
 def compose(layers: Sequence[Node]) -> Node:
@@ -114,35 +122,66 @@ def compose(layers: Sequence[Node]) -> Node:
 
 
 def _without_sugar(layer: Node, problems: list[Problem]) -> Node:
-    entries: dict[str, Node] = {}
-    for key, node in layer.value.items():
-        if key in _PLURAL and _PLURAL[key] in layer.value:
-            problems.append(node.place.problem(key, f"stands beside {_PLURAL[key]!r}: use one of them"))
-        if key == "train":
-            single = not isinstance(node.value, dict) or bool(node.value.keys() & _PHASE_SIGNS)
-            phases = {"train": node} if single else node.value
-            entries[key] = Node({name: _section(phase) for name, phase in phases.items()}, node.place)
-        else:
-            entries.update({key: _section(node)} if key == "control" else _plain_entry(key, node))
+    entries = _entries(layer, "", problems)
+    if "train" in entries:
+        node = entries["train"]
+        single = not isinstance(node.value, dict) or bool(node.value.keys() & _PHASE_SIGNS)
+        phases = {"train": node} if single else node.value
+        named = {name: "train." if single else f"train.{name}." for name in phases}
+        plain = {name: _section(phase, named[name], problems) for name, phase in phases.items()}
+        entries["train"] = Node(plain, node.place)
+    if "control" in entries:
+        entries["control"] = _section(entries["control"], "control.", problems)
     return Node(entries, layer.place)
 
 
 _PHASE_SIGNS = {*PHASE_KEYS, *(COLLECTIONS[key] for key in PHASE_KEYS if key in COLLECTIONS)}
 
 
-def _section(node: Node) -> Node:
+def _section(node: Node, prefix: str, problems: list[Problem]) -> Node:
     """Return a phase, or the control's settings, without sugar."""
-    if not isinstance(node.value, dict):
-        return node
-    entries = (_plain_entry(key, entry) for key, entry in node.value.items())
-    return Node({key: entry for found in entries for key, entry in found.items()}, node.place)
+    return Node(_entries(node, prefix, problems), node.place) if isinstance(node.value, dict) else node
+
+
+def _entries(section: Node, prefix: str, problems: list[Problem]) -> dict[str, Node]:
+    """Return the entries of a section without singular forms; `prefix` leads to it in a recipe as it is written."""
+    found: dict[str, Node] = {}
+    for key, node in section.value.items():
+        singular = COLLECTIONS.get(key, "")
+        if _PLURAL.get(key) in section.value:
+            continue  # below, together with the plural form
+        if singular not in section.value:
+            found.update(_plain_entry(key, node))
+            continue
+        one = section.value[singular]
+        if not (_is_off(one) or _is_off(node)):
+            message = f"stands beside {key!r}: use one of them"
+            remedy = f"`{singular}: false` beside {key!r} removes an inherited {singular}"
+            problems.append(replace(one.place.problem(prefix + singular, message), remedy=remedy))
+        found[key] = _joined(key, node, singular, one)
+    return found
+
+
+def _joined(key: str, several: Node, singular: str, one: Node) -> Node:
+    """Return the entries of a plural key beside its singular form: one of the two is off, and removes what is inherited."""
+    single, plain = _plain_entry(singular, one)[key], _plain_entry(key, several)[key]
+    if _is_off(several):
+        return several if _is_off(one) else Node(single.value, one.place, whole=True)
+    if not isinstance(plain.value, dict):
+        return plain  # refused later
+    return Node({**single.value, **plain.value}, plain.place, whole=plain.whole)
+
+
+def _is_off(node: Node) -> bool:
+    return node.value is None or node.value is False
 
 
 def _plain_entry(key: str, node: Node) -> dict[str, Node]:
     if key in _PLURAL:
-        return {_PLURAL[key]: Node({key: _component(node)}, node.place)}
+        entry = Node(False, node.place) if _is_off(node) else _component(node)
+        return {_PLURAL[key]: Node({key: entry}, node.place)}
     if key in SINGLE:
-        return {key: _component(node)}
+        return {key: node if _is_off(node) else _component(node)}
     named = _named(node.value) if isinstance(node.value, list) else node.value
     if key not in COLLECTIONS or not isinstance(named, dict):
         return {key: node}

@@ -1,8 +1,9 @@
 """Artefacts: folders that are complete or absent.
 
-An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it. When it is
-whole its files are synced, a manifest of sizes and SHA-256 is written, and the folder is renamed. A second process that
-makes the same artefact waits and takes the first's. What is reused is compared with its manifest, byte by byte.
+An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it with what it
+had committed (`committed`). When it is whole its files are synced, a manifest of sizes and SHA-256 is written, and the
+folder is renamed. A second process that makes the same artefact waits and takes the first's. Of what is reused the sizes are
+compared with the manifest at once, and the bytes before they are used: `verify` a folder, `checked` a file.
 
 Two processes are kept apart by locks of the operating system (flock, or LockFileEx on Windows). A network file system must
 support them and renames that are at once seen everywhere: NFS from version 4 and SMB do; where locks are missing, two
@@ -14,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +28,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdtool._errors import KdtoolError, StorageError
+from kdtool._run.committed import (
+    KEPT,
+    RECORD,
+    discard_uncommitted,
+    entry_of,
+    problem_of,
+    process_number,
+    record_files,
+    remember,
+    sync,
+)
 from kdtool._run.sealed import read_sealed, write_sealed
 
-__all__ = ["MANIFEST", "Artefact", "Artefacts", "emptied", "is_begun", "problems_of", "storage_errors", "sync_files"]
+__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "problems_of", "storage_errors", "verify"]
 
 MANIFEST = "manifest.json"
-_SECONDS = ".seconds"
 _KEPT_DIGITS = 16
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
@@ -66,19 +75,15 @@ class Artefacts:
         return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
 
     def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
-        """Return the artefact if it is complete, after comparing every file with its manifest, once in a process.
-
-        Hashing takes a second for about 2 GB. A file whose size or time of change differs is hashed again.
+        """Return the artefact if it is complete, after comparing the sizes of its files with its manifest.
 
         Raises:
-            StorageError: a file of it is missing or is not what was written; it is named, with what to do.
+            StorageError: a file of it is missing or has another size; it is named, with what to do.
         """
         path = self.path_of(kind, label, fingerprint)
         if not path.exists():
             return None
-        problem = next(problems_of(path), None)
-        if problem is not None:
-            raise _damaged(path, problem)
+        verify(path, hashing=False)
         manifest = _manifest(path)
         if manifest["fingerprint"] != fingerprint:
             raise _damaged(path, f"{path / MANIFEST} belongs to another artefact")
@@ -100,8 +105,8 @@ class Artefacts:
             kind: the folder below the root.
             label: a readable name in front of the fingerprint; "" for none.
             fingerprint: what it depends on.
-            build: fills the folder; earlier work of a killed process is still in it.
-            waiting: is told when another process is making the same artefact.
+            build: fills the folder; what a killed process committed is still in it.
+            waiting: is told when another process is making the same artefact, and what of a killed one's work is damaged.
             about: recorded in the manifest.
 
         Raises:
@@ -114,55 +119,52 @@ class Artefacts:
             found = self.find(kind, label, fingerprint)
             if found is not None:
                 return found
-            return self._build(path, fingerprint, build, about or {})
+            return self._build(path, fingerprint, build, waiting, about or {})
 
-    def _build(self, path: Path, fingerprint: str, build: Callable[[Path], None], about: Mapping[str, Any]) -> Artefact:
+    def _build(
+        self,
+        path: Path,
+        fingerprint: str,
+        build: Callable[[Path], None],
+        say: Callable[[str], None],
+        about: Mapping[str, Any],
+    ) -> Artefact:
         partial = path.with_name(path.name + ".partial")
         partial.mkdir(exist_ok=True)
         if (partial / MANIFEST).exists() and not any(problems_of(partial)):  # killed just before the rename
             _complete(partial, path)
             return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
-        with _Stopwatch(partial / _SECONDS) as stopwatch:
+        discard_uncommitted(partial, say)
+        with _Stopwatch(partial / KEPT, say) as stopwatch:
             build(partial)
         seconds = stopwatch.seconds
-        for left in partial.glob(f"{MANIFEST}*"):  # of killed attempts
-            left.unlink()
-        sync_files(partial)
-        files = {}
-        for file in sorted(
-            {found for found in partial.rglob("*") if found.is_file()} - {*partial.glob(f"{_SECONDS}*")}
-        ):
-            files[file.relative_to(partial).as_posix()] = {"bytes": file.stat().st_size, "sha256": _hash(file)}
+        own = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
+        made = sorted({found for found in partial.rglob("*") if found.is_file()} - own)
+        for file in made:
+            sync(file)
+        files = {file.relative_to(partial).as_posix(): entry_of(file) for file in made}
         write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
         _complete(partial, path)
-        _sync_folder(path.parent)
+        for name, entry in files.items():
+            remember(path / name, entry, path / name)
+        sync(path.parent)
         return Artefact(path, fingerprint, seconds, reused=False)
 
 
 def _complete(partial: Path, path: Path) -> None:
-    """Rename a folder whose manifest is written. The time spent on it is in there, so its file has done its duty."""
-    for left in partial.glob(f"{_SECONDS}*"):
+    """Rename a folder whose manifest is written, without what is of use to unfinished ones alone."""
+    for left in (*partial.glob(f"{KEPT}*"), *record_files(partial)):
         left.unlink()
     partial.replace(path)
 
 
 def is_begun(partial: Path) -> bool:
-    """Say whether an unfinished artefact is one that was begun here: its time or its manifest is in it, or nothing yet."""
+    """Say whether an unfinished artefact is one that was begun here: a file of the engine's is in it, or nothing yet."""
     names = [found.name for found in partial.iterdir()]
-    return not names or any(name.startswith((_SECONDS, MANIFEST)) for name in names)
+    return not names or any(name.startswith((KEPT, MANIFEST, RECORD)) for name in names)
 
 
-def emptied(folder: Path) -> Path:
-    """Return the folder of an unfinished artefact without what a killed attempt left: libraries leave temporary files."""
-    for left in folder.iterdir():
-        if left.is_dir():
-            shutil.rmtree(left)
-        elif not left.name.startswith(_SECONDS):
-            left.unlink()
-    return folder
-
-
-def problems_of(path: Path) -> Iterator[str]:
+def problems_of(path: Path, *, hashing: bool = True) -> Iterator[str]:
     """Compare the files of a complete artefact with its manifest and yield what is wrong with each."""
     try:
         files = _manifest(path)["files"]
@@ -172,9 +174,39 @@ def problems_of(path: Path) -> Iterator[str]:
         yield f"{path / MANIFEST} is not what was written"
     else:
         for name, entry in files.items():
-            problem = _problem(path / name, entry)
+            problem = problem_of(path / name, entry, hashing=hashing)
             if problem:
                 yield f"{path / name} {problem}"
+
+
+def verify(path: Path, *, hashing: bool = True) -> None:
+    """Compare the files of a complete artefact with its manifest: by size, and by content where `hashing`.
+
+    Raises:
+        StorageError: one is missing or is not what was written; it is named, with what to do.
+    """
+    problem = next(problems_of(path, hashing=hashing), None)
+    if problem is not None:
+        raise _damaged(path, problem)
+
+
+def checked(path: Path, name: str) -> Path:
+    """Return the path of a file of a complete artefact, after comparing it with the manifest; of a partial one as it is.
+
+    Of several processes the first alone compares contents.
+
+    Raises:
+        StorageError: it is missing or is not what was written.
+    """
+    if (path / MANIFEST).exists():
+        try:
+            entry = _manifest(path)["files"].get(name)
+        except (StorageError, ValueError, KeyError):
+            raise _damaged(path, f"{path / MANIFEST} is not what was written") from None
+        problem = problem_of(path / name, entry, hashing=process_number() == "0") if entry else None
+        if problem:
+            raise _damaged(path, f"{path / name} {problem}")
+    return path / name
 
 
 class _Stopwatch:
@@ -183,11 +215,13 @@ class _Stopwatch:
     The file is there from the beginning until the manifest is: by it a folder is known as an artefact that was begun.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self._path = path
         self._before = 0.0
-        if path.exists():
-            self._before = json.loads(read_sealed(path, f"Delete {path.parent} and run again"))["seconds"]
+        try:
+            self._before = float(json.loads(read_sealed(path, ""))["seconds"]) if path.exists() else 0.0
+        except (StorageError, OSError, ValueError, KeyError, TypeError):
+            say(f"{path} is damaged: the time that was spent before is not counted")
         self._start = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -259,53 +293,9 @@ def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def sync_files(folder: Path) -> None:
-    """Force all files below a folder to disk, before something is written that says they are whole."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.name.startswith(_SECONDS):
-            with path.open("rb+") as file:  # Windows syncs only what may be written
-                os.fsync(file.fileno())
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder to sync it; NTFS journals the rename
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
     return manifest
-
-
-_verified: set[tuple[str, int, int, str]] = set()
-"""Path, size, time of change and SHA-256 of the files that this process has hashed: it need not hash them again."""
-
-
-def _problem(file: Path, entry: Mapping[str, Any]) -> str | None:
-    try:
-        status = file.stat()
-        if status.st_size != entry["bytes"]:
-            return f"has {status.st_size} bytes instead of {entry['bytes']}"
-        known = (str(file), status.st_size, status.st_mtime_ns, entry["sha256"])
-        if known not in _verified:
-            if _hash(file) != entry["sha256"]:
-                return "is not what was written: its SHA-256 is another"
-            _verified.add(known)
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None
 
 
 def _damaged(path: Path, problem: str) -> StorageError:

@@ -17,6 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pluggy import HookImpl
+
 from kdtool._contract.hooks import Call
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.models import Request, TextAnswer
@@ -88,7 +90,7 @@ class _Kept:
                 else:
                     there.append(found)
 
-        for answer in ask(new()):
+        for answer in ask(new()) or ():  # None: the teacher answers nothing
             if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later
                 self._keep(asked[answer.id], answer)
             yield answer
@@ -124,16 +126,25 @@ class _Hooks(Hooks):
 
     @property
     def kdtool_answer(self) -> Any:  # type: ignore[override]
-        """The hook of a named teacher."""
+        """The hook of the teachers, which are asked only for answers that are not kept."""
         return _Answers(Hooks.kdtool_answer, self)
 
 
 class _Answers(Call[Any, Any, Any]):
+    """The hook behind the kept answers: every way of calling it ends in `_ask` or `_plain`."""
+
     _hooks: _Hooks
 
-    def _named(self, name: str, *, needed: bool) -> Callable[..., Any]:
-        ask, kept = super()._named(name, needed=needed), self._hooks.kept.get(name)
-        return partial(kept.ask, ask) if kept else ask
+    def _ask(self, name: str, implementation: HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
+        def ask(requests: Iterable[Request]) -> Any:
+            return super(_Answers, self)._ask(name, implementation, {"requests": requests}, needed)
+
+        kept = self._hooks.kept.get(name)
+        return kept.ask(ask, values["requests"]) if kept else ask(values["requests"])
+
+    def _plain(self, name: str, implementation: HookImpl) -> Callable[..., Any]:
+        plain, kept = super()._plain(name, implementation), self._hooks.kept.get(name)
+        return partial(kept.ask, plain) if kept else plain
 
 
 def _key(request: Request) -> str:

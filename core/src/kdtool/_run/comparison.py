@@ -17,8 +17,9 @@ from typing import Literal
 
 from kdtool._contract.models import Measurement, Subject
 from kdtool._errors import PluginError
+from kdtool._run.arm_interval import all_pass_or_fail, arm_interval, exponential, level_of, share_unseen
 from kdtool._run.exact_test import chance
-from kdtool._run.intervals import Pair, Statistic, Table, Totals, estimate, half_width
+from kdtool._run.intervals import Pair, Statistic, Table, estimate, margins
 from kdtool._run.results import Comparison
 from kdtool._run.sealed import json_lines
 
@@ -29,9 +30,8 @@ Items = Mapping[str, Pair]
 BySeed = Mapping[int | None, Measurement]
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
-_PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
 _ERROR = 0.05
-"""What is better by chance with this probability is not called better."""
+"""Significance level."""
 _ROUNDED = 1e-9
 """What is left of a width of zero where shares are no binary fractions."""
 _ROLES = ("artifact", "student", "control", "teacher")
@@ -90,26 +90,21 @@ def compare(
     if not names:
         remedy = "an evaluator gives the same item ids for every subject"
         raise PluginError(f"the measurement {first.name!r} of {arm} and {against} shares no items; {remedy}")
-    value, other = (estimate(_level(first.transform), [table]) for table in tables)
-    half = half_width(_difference(first.transform), tables)
-    if half is None:
+    value, other = (estimate(level_of(first.transform), [table]) for table in tables)
+    bounds = _bounds(first, tables, value - other)
+    if bounds is None:
         return None
-    most = inf
-    if first.unit == "fraction":
-        half, most = _wide_enough(half, tables, 1 + abs(value - other)), 1.0
-        if _chance(tables) >= _ERROR:
-            half = max(half, abs(value - other))
-    low, high = max(-most, value - other - half), min(most, value - other + half)
+    low, high = bounds
     relative = first.transform == "exp"
     return Comparison(
         measurement=first.name,
         arm=arm,
         against=against,
-        value=_exp(value) if relative else value,
-        against_value=_exp(other) if relative else other,
-        difference=_exp(value - other) - 1 if relative else value - other,
-        low=_exp(low) - 1 if relative else low,
-        high=_exp(high) - 1 if relative else high,
+        value=exponential(value) if relative else value,
+        against_value=exponential(other) if relative else other,
+        difference=exponential(value - other) - 1 if relative else value - other,
+        low=exponential(low) - 1 if relative else low,
+        high=exponential(high) - 1 if relative else high,
         relative=relative,
         verdict=_verdict(low, high, higher_is_better=first.higher_is_better),
         seeds=len(pairs),
@@ -125,16 +120,7 @@ def interval(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
         measurements: one a seed.
     """
     names, (table,) = _tables([(measurement,) for measurement in measurements])
-    statistic = _level(measurements[0].transform)
-    half = half_width(statistic, [table]) if names else None
-    if half is None:
-        return None
-    middle = estimate(statistic, [table])
-    least, most = -inf, inf
-    if measurements[0].unit == "fraction":
-        half, least, most = _wide_enough(half, [table], max(middle, 1 - middle)), 0.0, 1.0
-    bounds = max(least, middle - half), min(most, middle + half)
-    return (_exp(bounds[0]), _exp(bounds[1])) if measurements[0].transform == "exp" else bounds
+    return arm_interval(table, measurements[0].unit, measurements[0].transform) if names else None
 
 
 def differing(one: Measurement, other: Measurement) -> list[str]:
@@ -175,88 +161,70 @@ def _tables(pairs: Sequence[Sequence[Measurement]]) -> tuple[list[str], list[Tab
     return names, [[[pair[place][name] for name in names] for pair in read] for place in range(len(pairs[0]))]
 
 
-def _level(transform: str) -> Statistic:
-    """Return an arm's value; its logarithm for "exp", which no exponent makes too large."""
-
-    def level(totals: Totals) -> float:
-        means = [total / weight if weight else 0.0 for total, weight in totals[0]]
-        if transform != "exp":
-            return sum(means) / len(means)
-        most = max(means)
-        return most + log(sum(exp(mean - most) for mean in means) / len(means))
-
-    return level
-
-
 def _difference(transform: str) -> Statistic:
-    level = _level(transform)
+    level = level_of(transform)
     return lambda totals: level(totals[:1]) - level(totals[1:])
+
+
+def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> tuple[float, float] | None:
+    """Return the 95 % interval of a difference; None where fewer than two items weigh anything.
+
+    It holds 0 wherever the randomisation test sees no difference.
+    """
+    reach = margins(_difference(about.transform), tables)
+    if reach is None:
+        return None
+    most = inf
+    if about.unit == "fraction":
+        reach, most = _wide_enough(reach, tables, 1 + abs(difference)), 1.0
+    low, high = max(-most, difference - reach[0]), min(most, difference + reach[1])
+    return (min(low, 0.0), max(high, 0.0)) if chance(_in_favour(tables)) >= _ERROR else (low, high)
 
 
 def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] | None:
     """Return the first arm's share of the second with its interval; none where the second is at zero."""
-    level = _level("identity")
+    level = level_of("identity")
     value, other = (estimate(level, [table]) for table in tables)
     if other <= 0:
         return None
     try:
-        half = half_width(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
-        factor = exp(half) if half else None  # items that are all alike do not tell how far others are
+        reach = margins(lambda totals: log(level(totals[:1])) - log(level(totals[1:])), tables)
+        # items that are all alike do not tell how far others are
+        bounds = (
+            (value / other / exp(reach[0]), value / other * exp(reach[1])) if reach and max(reach) else (None, None)
+        )
     except (ValueError, OverflowError):  # all rests on one item: without it there is no ratio
-        factor = None
-    ratio = value / other
-    return (ratio, None, None) if factor is None else (ratio, ratio / factor, ratio * factor)
+        bounds = None, None
+    return value / other, *bounds
 
 
-def _exp(exponent: float) -> float:
-    """Return the power of e; infinity where a seed diverged so far that there is no number for it."""
-    try:
-        return exp(exponent)
-    except OverflowError:
-        return inf
+def _wide_enough(reach: tuple[float, float], tables: Sequence[Table], most: float) -> tuple[float, float]:
+    """Return how far a fraction's interval reaches, which the jackknife makes too short where items are hardly unlike.
 
-
-def _wide_enough(half: float, tables: Sequence[Table], reach: float) -> float:
-    """Return half the width of a fraction's interval, which the jackknife makes too small where items are hardly unlike.
-
-    Where all are alike, a share of others (`_of_none`) may still be otherwise, each by up to `reach`: the way to the far end
-    of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test. Tasks
-    that pass or fail have that width in any case: one that goes another way makes nothing more certain.
+    Where all are alike, a share of others (`share_unseen`) may still be otherwise, each by up to `most`: the way to the far
+    end of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test.
+    Tasks that pass or fail have that width in any case: one that goes another way makes nothing more certain.
     """
-    alike = half < _ROUNDED or _all_pass_or_fail(tables)
-    return max(half, reach * _of_none(len(tables[0][0]))) if alike else half
+    if max(reach) >= _ROUNDED and not all_pass_or_fail(tables):
+        return reach
+    others = most * share_unseen(tables)
+    return max(reach[0], others), max(reach[1], others)
 
 
-def _chance(tables: Sequence[Table]) -> float:
-    """Return how likely two arms that are alike differ as clearly on tasks, or on few of many documents.
+def _in_favour(tables: Sequence[Table]) -> list[float]:
+    """Return each item's part in the difference, seeds together: more seeds and samples of an item are not more items.
 
-    0 where the interval holds by itself: documents of which most differ. An item's seeds and samples go together: more of
-    them are no more items.
+    Where an item weighs the same in both arms this is the difference of its sums.
     """
-    one, other = ([sum(pair[0] for pair in column) for column in zip(*table, strict=True)] for table in tables)
-    differences = [a - b for a, b in zip(one, other, strict=True)]
-    few = 2 * sum(abs(each) > _ROUNDED for each in differences) <= len(differences)
-    return chance(differences) if _all_tasks(tables) or (few and _weigh_alike(tables)) else 0.0
-
-
-def _weigh_alike(tables: Sequence[Table]) -> bool:
-    """Return whether each item weighs the same in both arms and all seeds, as documents of so many lines do."""
-    rows = [[weight for _, weight in row] for table in tables for row in table]
-    return all(row == rows[0] for row in rows)
-
-
-def _all_tasks(tables: Sequence[Table]) -> bool:
-    """Return whether each item is a task: it passes, fails, or does so by a share of its samples."""
-    return all(weight == 1 and 0 <= total <= 1 for table in tables for row in table for total, weight in row)
-
-
-def _all_pass_or_fail(tables: Sequence[Table]) -> bool:
-    return all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
-
-
-def _of_none(count: int) -> float:
-    """Return how large a share may be of which none was found in `count` (Clopper and Pearson, Biometrika 26, 1934)."""
-    return float(1 - 0.025 ** (1 / count))
+    parts = [0.0] * len(tables[0][0])
+    for rows in zip(*tables, strict=True):
+        weights = [sum(weight for _, weight in row) or 1.0 for row in rows]
+        means = [sum(total for total, _ in row) / weight for row, weight in zip(rows, weights, strict=True)]
+        middle, scale = sum(means) / 2, sum(weights) / 2
+        for sign, row, whole in zip((1, -1), rows, weights, strict=True):
+            for item, (total, weight) in enumerate(row):
+                parts[item] += sign * scale / whole * (total - middle * weight)
+    return parts
 
 
 def _verdict(low: float, high: float, *, higher_is_better: bool) -> Verdict:

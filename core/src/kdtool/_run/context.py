@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,20 @@ from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Hooks
 from kdtool._contract.text import Example, Split, TextSource
 from kdtool._contract.training import RunInfo
+from kdtool._errors import KdtoolError
 from kdtool._licences import Licensed
 from kdtool._recipe.model import PhaseSpec
-from kdtool._run.artefacts import Artefact, Artefacts
+from kdtool._run.artefacts import Artefact, Artefacts, verify
+from kdtool._run.declared import hooks_of
 from kdtool._run.fingerprint import component_part
 from kdtool._run.graph import MODEL, Node, Stage
-from kdtool._run.ranks import wait_for
+from kdtool._run.lock import is_led
+from kdtool._run.ranks import joined, may_join, wait_for
 from kdtool._run.results import StageRecord
 from kdtool._run.texts import StoredTexts
 from kdtool._vocabulary import Vocabularies
 
-__all__ = ["Context", "NoTexts", "close_components"]
-
-
-def close_components(hooks: Hooks, names: Collection[str], complain: Callable[[str], None]) -> None:
-    """Close the named components, last first; one that fails does not keep the others from it."""
-    for name in reversed(hooks.kdtool_close.names()):
-        if name in names:
-            try:
-                hooks.kdtool_close.of(name)()
-            except Exception as error:
-                complain(f"{hooks.owner(name)} could not be closed: {error!r}")
+__all__ = ["Context", "NoTexts"]
 
 
 class NoTexts:
@@ -51,8 +46,9 @@ class NoTexts:
 class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
+    `verify` hashes also what is reused and not read; `leader` is what rank 0 of several says of itself.
     `adapted` holds the nodes with what teachers learnt in phases of their own, by component; `names` what measured subjects
-    are called in this run, by what their artefacts call them.
+    are called in this run, by the name of the node that measures them and what its artefact calls them.
     """
 
     assembly: Assembly
@@ -66,11 +62,14 @@ class Context:
     stages: list[StageRecord] = field(default_factory=list)
     identities: dict[str, Mapping[str, str]] = field(default_factory=dict)
     licences: tuple[Licensed, ...] = ()
+    verify: bool = False
+    leader: dict[str, Any] | None = None
     vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     _voices: dict[str, Node | None] = field(default_factory=dict)
+    _tokenizers: dict[str, list[Any]] = field(default_factory=dict)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""
@@ -92,17 +91,28 @@ class Context:
         )
 
     def say(self, text: str) -> None:
-        """Show a line to the user: by the trackers, or as it is where there are none. Only rank 0 speaks."""
+        """Show the user a line, on rank 0. All trackers get it; where none of them shows it, it goes to the terminal."""
         if self.rank:
             return
-        if self.hooks.kdtool_said.names():
-            self.hooks.kdtool_said(self._silent_info(), text)
-        else:
+        self.hooks.kdtool_said(self._silent_info(), text)
+        if not self.assembly.shows_messages():
             self.assembly.complain(text)
 
     def part(self, name: str, phase: PhaseSpec | None = None) -> dict[str, Any]:
         """Return what stands for a component in fingerprints."""
         return component_part(self.assembly.built_for(phase)[name], self.identities.get(name))
+
+    def tokenizers(self, teachers: Collection[str]) -> dict[str, list[Any]]:
+        """Return what stands in fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
+        having = [name for name in teachers if name in self.hooks.kdtool_tokenizer.names()]
+        for name in having:
+            if name not in self._tokenizers:
+                found = None
+                with suppress(KdtoolError):  # one that cannot tell its tokenizer gives it to nobody else either
+                    found = self.hooks.kdtool_tokenizer.maybe(name)(self._silent_info())
+                about = [found.fingerprint, list(found.document_start), found.chat_fingerprint] if found else []
+                self._tokenizers[name] = about
+        return {name: self._tokenizers[name] for name in having if self._tokenizers[name]}
 
     def speaking(self, teachers: Iterable[str]) -> dict[str, Node | None]:
         """Return what `Node.teachers` is to hold for these teachers: they speak with what they have learnt."""
@@ -123,12 +133,17 @@ class Context:
         start = time.monotonic()
 
         def begin(folder: Path) -> None:
+            for source in node.sources.values():
+                verify(source.path)
             self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, stage.unit)
             self._give_voices(node, shown)
-            node.build(replace(shown, folder=folder, hook=node.hooks() if node.hooks else self.hooks), folder)
+            with hooks_of(self.assembly, self.hooks, node) as hooks, joined(folder, self.leader):
+                node.build(replace(shown, folder=folder, hook=hooks), folder)
 
         about = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
         artefact = node.where.make(*node.key, build=begin, waiting=self.say, about=about)
+        if self.verify and artefact.reused:
+            verify(artefact.path)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
         self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
         self.made[node.name] = artefact
@@ -136,12 +151,13 @@ class Context:
 
     def _wait_for(self, node: Node, shown: RunInfo) -> Artefact:
         def join(folder: Path) -> bool:
-            if node.join is None:
+            if node.join is None or not may_join(folder, self.leader):
                 return False
             self._give_voices(node, shown)
-            return node.join(replace(shown, folder=folder, hook=node.hooks() if node.hooks else self.hooks), folder)
+            with hooks_of(self.assembly, self.hooks, node) as hooks:
+                return node.join(replace(shown, folder=folder, hook=hooks), folder)
 
-        self.made[node.name] = wait_for(node, join)
+        self.made[node.name] = wait_for(node, join, partial(is_led, self.folder, self.leader))
         return self.made[node.name]
 
     def seconds(self, node: Node) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdtool._contract.kinds import Cache, Teacher
 from kdtool._contract.models import ModelFacts
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
@@ -22,7 +22,6 @@ from kdtool._run.asked import remembering
 from kdtool._run.context import Context
 from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node, Stage
-from kdtool._run.ranks import launch
 from kdtool._run.rows import StoredRows, write_rows
 from kdtool._run.signals import from_teacher
 from kdtool._run.teacher_rows import Translation
@@ -157,7 +156,7 @@ def _add_translation(context: Context, graph: Graph, own: Materials, teacher: st
                 f"rows of {teacher}: {translation.left_out} documents are left out, its tokenizer changes their bytes"
             )
 
-    parts = {"tokenizers": [mine.fingerprint, theirs.fingerprint]}
+    parts = {"tokenizers": [[each.fingerprint, list(each.document_start)] for each in (mine, theirs)]}
     return graph.add(Node(stage, context.store, True, parts, {"rows": own.rows}, build, texts=own.texts))
 
 
@@ -171,7 +170,8 @@ def add_rows(
     info = context.info(Stage("rows"), context.folder)
     tokenizer, usual = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (learner, student))
     label = _label(context, phase, ("packer", "corpus", "screen", "annotator")) or texts.stage.label
-    stage = Stage("rows", label if tokenizer.fingerprint == usual.fingerprint else phase.name, unit="rows")
+    alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
+    stage = Stage("rows", label if alike else phase.name, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
         examples = run.texts.examples("train")
@@ -182,6 +182,7 @@ def add_rows(
     parts = {
         "packer": context.part(packer.path),
         "tokenizer": tokenizer.fingerprint,
+        "start": list(tokenizer.document_start),
         "chat": tokenizer.chat_fingerprint,
         **({"annotators": [context.part(name) for name in columns]} if columns else {}),
     }
@@ -195,10 +196,6 @@ def _label(context: Context, phase: PhaseSpec, kinds: Iterable[str]) -> str:
     return phase.name if any(spec.kind in kinds and spec.key not in shared for spec in phase.sources) else ""
 
 
-_BEGUN = ".begun"
-"""Says which processes record: others that want the same signals wait for these."""
-
-
 def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: Want) -> Node:
     """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
     label = (rows.stage.label, "" if cache == "signals" else cache, teacher)
@@ -207,25 +204,18 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
     together = isinstance(component, Cache) and component.every_rank_records
 
     def record(run: RunInfo, folder: Path) -> int:
-        wanted = run.hook.kdtool_wanted.of(cache)(want)
+        offers: frozenset[Offer] = getattr(context.assembly.shared[teacher], "offers", frozenset())
+        wanted = run.hook.kdtool_wanted.of(cache)(want, offers)
         source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
         recorded: int = run.hook.kdtool_record.of(cache)(run, rows_of(rows), source, folder)
         return recorded
 
     def build(run: RunInfo, folder: Path) -> None:
-        begun = folder / _BEGUN
-        begun.write_text(launch(), encoding="utf-8")
         made = record(run if together else replace(run, world=1), folder)
-        begun.unlink()
         if made != len(rows_of(rows)):
             raise PluginError(f"{run.hook.owner(cache)} recorded {made:,} of {len(rows_of(rows)):,} rows")
 
     def join(run: RunInfo, folder: Path) -> bool:
-        try:
-            if (folder / _BEGUN).read_text(encoding="utf-8") != launch():
-                return False
-        except FileNotFoundError:
-            return False
         record(run, folder)
         return True
 
@@ -250,6 +240,8 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
 
 
 def _joint(wants: list[Want]) -> Want:
+    """Return what phases want together, at the temperature of those that want tokens."""
     kinds = frozenset(kind for want in wants for kind in want.kinds)
     layers = tuple(sorted({layer for want in wants for layer in want.layers}))
-    return Want(kinds, layers, wants[0].temperature)
+    temperatures = [want.temperature for want in wants if want.kinds & FIXED_AT_CAPTURE]
+    return Want(kinds, layers, next(iter(temperatures), 1.0))

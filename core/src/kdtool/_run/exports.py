@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.models import Artifact
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
-from kdtool._run.artefacts import emptied
+from kdtool._run.artefacts import checked
 from kdtool._run.cards import card_of
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
@@ -31,14 +31,13 @@ def add_exports(context: Context, graph: Graph, arm: Arm) -> dict[str, Node]:
 
 def read_artifact(node: Node) -> Artifact:
     """Return what an exporter wrote; the node is made."""
-    artifact = _ARTIFACT.validate_json((node.path / _FILE).read_bytes())
+    artifact = _ARTIFACT.validate_json(checked(node.path, _FILE).read_bytes())
     path = node.path / artifact.path
     return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
 
 
 def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
-        emptied(folder)
         artifact = run.hook.kdtool_export.of(name)(run, arm.model)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
             raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")

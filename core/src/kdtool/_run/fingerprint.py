@@ -2,24 +2,27 @@
 
 In it: the format's number, the stage, inputs' fingerprints, the seed where it is used, and of each component that took
 part kind, plugin, class, distribution, version, settings with defaults, a hash of its Python sources, and `identity()`.
+Sources are also those of all libraries of this project that the distribution requires, directly or through others.
 Versions alone do not tell code apart: it may be a file, a folder, or a wheel that was built again. Not in it: names, paths,
-tool versions, settings marked as not affecting results.
+tool versions, settings marked as not affecting results, at any depth.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import pydantic
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from kdtool._assembly import Built
 
@@ -27,6 +30,8 @@ __all__ = ["FORMAT", "component_part", "fingerprint"]
 
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
+_OURS = "kdtool-"
+"""The beginning of the names of the project's distributions."""
 
 
 def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
@@ -37,12 +42,6 @@ def fingerprint(stage: str, parts: Mapping[str, Any]) -> str:
 
 def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the part of a fingerprint that stands for one component, as plain data."""
-    fields = type(built.config).model_fields
-    config = built.config.model_dump(mode="json")
-    for name, field in fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, Mapping) and extra.get("affects_results") is False:
-            del config[name]
     owner, loaded = built.owner, built.loaded
     cls: Any = loaded.cls
     return {
@@ -51,11 +50,35 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
         "class": cls.__qualname__,
         "distribution": owner.distribution,
         "version": owner.version,
-        "config": config,
+        "config": _deciding(built.config, built.config.model_dump(mode="json")),
         "source": loaded.digest or _sources_of(cls),
         "libraries": _libraries(owner.distribution),
         "identity": dict(identity or {}),
     }
+
+
+def _deciding(value: Any, plain: Any) -> Any:
+    """Return the plain form of a config's value without the settings that do not affect results, in nested ones too.
+
+    What a serializer gives another form than the value has stays as it is.
+    """
+    if isinstance(value, pydantic.RootModel):
+        return _deciding(value.root, plain)
+    if isinstance(value, pydantic.BaseModel) and isinstance(plain, Mapping):
+        fields = {name: field for name, field in type(value).model_fields.items() if name in plain}
+        silent = {name for name, field in fields.items() if not _affects(field)}
+        own = {name: _deciding(getattr(value, name), plain[name]) for name in fields}
+        return {name: found for name, found in {**plain, **own}.items() if name not in silent}
+    if isinstance(value, Mapping) and isinstance(plain, Mapping) and len(value) == len(plain):
+        return {key: _deciding(own, other) for own, (key, other) in zip(value.values(), plain.items(), strict=True)}
+    if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):
+        return [_deciding(own, other) for own, other in zip(value, plain, strict=True)]
+    return plain
+
+
+def _affects(field: Any) -> bool:
+    extra = field.json_schema_extra
+    return not (isinstance(extra, Mapping) and extra.get("affects_results") is False)
 
 
 @cache
@@ -81,20 +104,45 @@ def _hash_of(file: Path) -> str:
 
 @cache
 def _libraries(name: str) -> dict[str, str]:
-    """Return version and code of the project's own libraries that a distribution needs."""
-    found = {}
-    for requirement in _requires(name):
-        library = re.split(r"[\s;<>=!~\[(]", requirement)[0]
-        with contextlib.suppress(PackageNotFoundError):  # it may belong to an extra
-            if library.startswith("kdtool-"):
-                spec = find_spec(library.replace("-", "_"))
-                code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
-                found[library] = f"{distribution(library).version} {code}"
+    """Return version and code of the project's libraries that a distribution requires, directly or through others."""
+    found: dict[str, str] = {}
+    waiting, seen = [name], {str(canonicalize_name(name))}
+    while waiting:
+        other = waiting.pop()
+        for library in _required(other, extras=other == name or other.startswith(_OURS)):
+            if library not in seen:
+                seen.add(library)
+                waiting.append(library)
+                if library.startswith(_OURS):
+                    spec = find_spec(library.replace("-", "_"))
+                    code = _hash_of(Path(spec.origin)) if spec and spec.origin else ""
+                    found[library] = f"{distribution(library).version} {code}"
     return found
 
 
-def _requires(name: str) -> list[str]:
+@cache
+def _required(name: str, *, extras: bool) -> tuple[str, ...]:
+    """Return the installed distributions that one requires on this machine, with `extras` also what its extras ask for."""
+    installed = _installed(name)
+    if installed is None:
+        return ()
+    asked = ["", *(installed.metadata.get_all("Provides-Extra", ()) if extras else ())]
+    found = []
+    for text in installed.requires or ():
+        if not extras and "extra" in text.partition(";")[2]:
+            continue  # parsing hundreds of these would take seconds
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:  # of an old package
+            continue
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in asked):
+            found += [canonicalize_name(requirement.name)] * (_installed(requirement.name) is not None)
+    return tuple(found)
+
+
+def _installed(name: str) -> Distribution | None:
     try:
-        return distribution(name).requires or [] if name else []
+        return distribution(name) if name else None
     except PackageNotFoundError:
-        return []
+        return None

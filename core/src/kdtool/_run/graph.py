@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdtool._contract.kinds import Hooks
 from kdtool._contract.training import RunInfo
+from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefacts
 from kdtool._run.fingerprint import fingerprint
 
@@ -60,10 +60,10 @@ class Node:
         parts: what its content depends on besides its inputs, as plain data by readable names.
         inputs: the nodes that it is made from, by what they are to it.
         teachers: the teachers that it asks, each with the node whose model it speaks with; None for its own.
-        build: fills its folder. Earlier work of a killed process is still in it.
+        build: fills its folder. What a killed process committed is still in it.
         texts: the text that components may read meanwhile; None before there is any.
         total: how many units there are to do, asked when its inputs are there; it is given the folder that is filled.
-        hooks: makes the hooks of its own scope; None for those of the run.
+        phase: the phase whose components take part; None where those of the run do alone.
         join: takes part in filling its folder as another rank than 0, and says whether it could; None: only rank 0 does.
     """
 
@@ -75,7 +75,7 @@ class Node:
     build: Callable[[RunInfo, Path], None]
     texts: Node | None = None
     total: Callable[[Path], int] | None = None
-    hooks: Callable[[], Hooks] | None = None
+    phase: PhaseSpec | None = None
     join: Callable[[RunInfo, Path], bool] | None = None
     teachers: Mapping[str, Node | None] = field(default_factory=dict)
 
@@ -93,6 +93,11 @@ class Node:
     def sources(self) -> Mapping[str, Node]:
         """All nodes that it depends on: its inputs, and what its teachers learnt."""
         return {**self.inputs, **{f"adapted {name}": node for name, node in self.teachers.items() if node}}
+
+    @cached_property
+    def asked(self) -> frozenset[str]:
+        """The teachers that its fingerprint stands for: those that it asks, and those that its sources asked."""
+        return frozenset(self.teachers).union(*(node.asked for node in self.sources.values()))
 
     @cached_property
     def fingerprint(self) -> str:

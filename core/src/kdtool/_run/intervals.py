@@ -1,21 +1,24 @@
 """95 % intervals of what is computed from items and seeds, by the jackknife over each.
 
 A table holds one arm's sums and weights by seed and item. A statistic of tables is computed anew without each item, then
-without each seed. The half-width is √(t²(m − 1)·V_items + t²(S − 1)·V_seeds), with t the 97.5 % point of Student's
-distribution and m = (Σw)²/Σw² the number of items that weigh as much as they do. It covers at least 95 % where both parts
-are normal (Banerjee, Sankhyā 23, 1961): a sum of variances with its own degrees of freedom (Satterthwaite), or a bootstrap
-of two or three seeds, covers far less. With one seed V_seeds is left out: that seed is then fixed, no sample.
+without each seed. Each end of the interval is √(q²·V_items + t²(S − 1)·V_seeds) away from the statistic, with t the 97.5 %
+point of Student's distribution. With q = t(m − 1), where m = (Σw)²/Σw² is the number of items that weigh as much as they do,
+this covers at least 95 % where both parts are normal (Banerjee, Sankhyā 23, 1961): a sum of variances with its own degrees
+of freedom (Satterthwaite), or a bootstrap of two or three seeds, covers far less. Where items are skewed, Student's interval
+ends too early on their long side; there q is what Hall's transformation, which removes the skewness, makes of t(m − 1).
+With one seed V_seeds is left out: that seed is then fixed, not a sample.
 
-Sources: Miller, The jackknife: a review, Biometrika 61, 1974; Efron and Stein, Annals of Statistics 9, 1981.
+Sources: Miller, The jackknife: a review, Biometrika 61, 1974; Efron and Stein, Annals of Statistics 9, 1981; Hall, On the
+removal of skewness by transformation, Journal of the Royal Statistical Society B 54, 1992.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import exp, lgamma, log, log1p, sqrt
+from math import cbrt, exp, hypot, lgamma, log, log1p, sqrt
 
-__all__ = ["Statistic", "Table", "Totals", "estimate", "half_width", "student_t"]
+__all__ = ["Statistic", "Table", "Totals", "estimate", "margins", "student_t", "weighing"]
 
 Pair = tuple[float, float]
 Table = Sequence[Sequence[Pair]]
@@ -26,6 +29,7 @@ Statistic = Callable[[Totals], float]
 
 _TAIL = 0.025
 _TINY = 1e-300
+_ROUNDED = 1e-9
 
 
 def estimate(statistic: Statistic, tables: Sequence[Table]) -> float:
@@ -33,26 +37,61 @@ def estimate(statistic: Statistic, tables: Sequence[Table]) -> float:
     return statistic(_totals(tables))
 
 
-def half_width(statistic: Statistic, tables: Sequence[Table]) -> float | None:
-    """Return half the width of the statistic's 95 % interval; None where fewer than two items weigh anything.
+def margins(statistic: Statistic, tables: Sequence[Table]) -> tuple[float, float] | None:
+    """Return how far the statistic's 95 % interval reaches below and above it; None for fewer than two items that weigh.
 
     Items are a sample of those that might have been asked, and seeds, where there are several, of those that might have
     been trained with.
     """
     totals, shares = _totals(tables), _shares(tables)
-    if sum(share > 0 for share in shares) < 2:
+    if weighing(tables) < 2:
         return None
     count, whole = len(shares), statistic(totals)
-    without = (statistic(_without_item(tables, totals, item)) for item in range(count))
-    items = (count - 1) / count * sum((value - whole) ** 2 for value in without)
-    weighing = 1 / sum(share * share for share in shares)
-    squared = student_t(max(weighing - 1, 1.0)) ** 2 * items
-    seeds = len(tables[0])
-    if seeds > 1:
-        left = [statistic([[*own[:seed], *own[seed + 1 :]] for own in totals]) for seed in range(seeds)]
-        mean = sum(left) / seeds
-        squared += student_t(seeds - 1) ** 2 * (seeds - 1) / seeds * sum((value - mean) ** 2 for value in left)
-    return sqrt(squared)
+    influences = [whole - statistic(_without_item(tables, totals, item)) for item in range(count)]
+    spread = sqrt((count - 1) / count) * hypot(*influences)
+    point = student_t(max(1 / sum(share * share for share in shares) - 1, 1.0))
+    seeds = _of_seeds(statistic, totals)
+    below, above = (hypot(reach * spread, seeds) for reach in _reaches(point, influences))
+    return below, above
+
+
+def weighing(tables: Sequence[Table]) -> int:
+    """Return how many items weigh anything."""
+    return sum(share > 0 for share in _shares(tables))
+
+
+def _of_seeds(statistic: Statistic, totals: Totals) -> float:
+    """Return the part of the half-width that is due to seeds; 0 for one seed."""
+    seeds = len(totals[0])
+    if seeds < 2:
+        return 0.0
+    left = [statistic([[*own[:seed], *own[seed + 1 :]] for own in totals]) for seed in range(seeds)]
+    mean = sum(left) / seeds
+    return student_t(seeds - 1) * sqrt((seeds - 1) / seeds) * hypot(*(value - mean for value in left))
+
+
+def _reaches(point: float, influences: Sequence[float]) -> tuple[float, float]:
+    """Return how many standard errors an interval reaches below and above: Student's, or Hall's where it goes further."""
+    skewness = _skewness(influences) / sqrt(len(influences))
+    if abs(skewness) < _ROUNDED:
+        return point, point
+
+    def back(value: float) -> float:
+        """Invert Hall's g(T) = T + aT²/3 + a²T³/27 + a/6, for a, the skewness over √n."""
+        return 3 / skewness * (cbrt(1 + skewness * (value - skewness / 6)) - 1)
+
+    return max(point, back(point)), max(point, -back(-point))
+
+
+def _skewness(values: Sequence[float]) -> float:
+    """Return the adjusted skewness of a sample; 0 of fewer than three, and of values that are all alike."""
+    count, mean = len(values), sum(values) / len(values)
+    largest = max(abs(value - mean) for value in values)
+    if count < 3 or not largest > _TINY:
+        return 0.0
+    moved = [(value - mean) / largest for value in values]
+    square, cube = (sum(value**power for value in moved) / count for power in (2, 3))
+    return sqrt(count * (count - 1)) / (count - 2) * cube / (square * sqrt(square))
 
 
 @lru_cache(maxsize=1024)

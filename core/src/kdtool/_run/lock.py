@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,11 +18,13 @@ from kdtool._errors import LockedError
 from kdtool._run.artefacts import storage_errors
 from kdtool._run.sealed import write_beside
 
-__all__ = ["HOLDER", "run_lock", "worker_of"]
+__all__ = ["HOLDER", "holder_of", "is_led", "run_lock", "worker_of"]
 
 HOLDER = "lock.json"
 _GLIMPSE = 0.5
 """Seconds for which a run's lock is asked for: `kdtool runs` holds it for a moment to see whether anyone else does."""
+_LOOK = 0.1
+"""Seconds for which a lock must stay held before it counts as a process that works on the run."""
 
 
 @contextmanager
@@ -63,13 +66,27 @@ def worker_of(folder: Path) -> str | None:
         return None
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_LOOK, poll_interval=_LOOK / 4)  # others who look hold it for a moment, too
         lock.release()
     except Timeout:
         return _holder(folder / HOLDER).removeprefix(" by ") or "another process"
     except OSError:
         return _holder(folder / HOLDER).removeprefix(" by ") or None
     return None
+
+
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """Return what the process that works on the run says of itself; None where none does."""
+    try:
+        holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return holder if worker_of(folder) is not None else None
+
+
+def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
+    """Say whether rank 0, as it was when the graph was agreed on, still works on the run."""
+    return leader is not None and holder_of(folder) == leader
 
 
 def _holder(path: Path) -> str:

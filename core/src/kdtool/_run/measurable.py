@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kdtool._contract.training import RunInfo
 from kdtool._errors import RecipeError, UsageError
 from kdtool._recipe.model import problem_at
+from kdtool._run.artefacts import verify
 from kdtool._run.context import Context
 from kdtool._run.graph import MODEL, Node, Stage
 from kdtool._run.texts import StoredTexts
@@ -25,14 +26,22 @@ def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] =
     _refuse(context, set(hook.names()) - set(but), lambda name: hook.maybe(name)(run))
 
 
-def refuse_unexportable(context: Context, student: Node) -> None:
-    """Have every exporter look at the untrained student, which is made.
+def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
+    """Have every exporter that has not written yet look at the untrained student, which is made.
+
+    Args:
+        context: the run.
+        student: the untrained student of one seed.
+        exports: what exporters write, by their short names.
 
     Raises:
         RecipeError: with all that could not be written of it, each at its exporter.
     """
     run, hook = context.info(Stage("run"), context.folder), context.hooks.kdtool_exportable
-    _refuse(context, hook.names(), lambda name: hook.maybe(name)(run, student.path / MODEL))
+    names = [name for name in hook.names() if not exports[name.rpartition(".")[2]].exists]
+    if names and not context.rank:
+        verify(student.path)
+    _refuse(context, names, lambda name: hook.maybe(name)(run, student.path / MODEL))
 
 
 def _refuse(context: Context, names: Iterable[str], ask: Callable[[str], None]) -> None:

@@ -10,29 +10,33 @@ from kdtool._assembly import Assembly
 from kdtool._contract.training import RunInfo
 from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.model import problem_at
-from kdtool._run.context import close_components
 
 __all__ = ["refuse_missing"]
 
 _TEXT = "cannot work here: "
 
 
-def refuse_missing(assembly: Assembly, run: RunInfo) -> None:
+def refuse_missing(assembly: Assembly, run: RunInfo, fine: set[str] | None = None) -> None:
     """Ask every component what it lacks here.
+
+    Args:
+        assembly: the recipe's.
+        run: what components are told.
+        fine: components with settings that lack nothing, which are not asked again; added to. None: all are asked.
 
     Raises:
         RecipeError: with all that is missing, each at the component that needs it.
     """
     problems: dict[Problem, None] = {}
     asked: set[str] = set()
+    fine = set() if fine is None else fine
     for phase in (phase for phases in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
-        try:
-            for name in [name for name in hooks.kdtool_missing.names() if name not in asked]:
-                lacks = hooks.kdtool_missing.maybe(name)(run) or ()
-                problems |= {problem_at(assembly.recipe, built[name].spec.key, _TEXT + text): None for text in lacks}
-        finally:
-            close_components(hooks, {spec.path for spec in phase.components}, assembly.complain)
+        for name in [name for name in hooks.kdtool_missing.names() if name not in asked]:
+            told = repr((built[name].spec.use, built[name].config))
+            lacks = () if told in fine else tuple(hooks.kdtool_missing.maybe(name)(run) or ())
+            fine |= set() if lacks else {told}
+            problems |= {problem_at(assembly.recipe, built[name].spec.key, _TEXT + text): None for text in lacks}
         asked.update(assembly.shared)
     if problems:
         raise RecipeError(list(problems))

@@ -13,15 +13,16 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from kdtool._contract.hooks import Call
-from kdtool._contract.kinds import Hooks
+from kdtool._contract.kinds import Hooks, Weighting
 from kdtool._contract.models import LanguageModel, Runtime
 from kdtool._contract.text import RowSource
 from kdtool._contract.training import Phase, RunInfo, SignalSource, StepReport, Term, Trained
 from kdtool._errors import PluginError
 from kdtool._owner import Owner
 from kdtool._recipe.model import PhaseSpec, of_kind
-from kdtool._run.artefacts import sync_files
-from kdtool._run.context import Context, close_components
+from kdtool._run.artefacts import checked
+from kdtool._run.committed import commit, uncommit
+from kdtool._run.context import Context
 from kdtool._run.data import Materials, rows_of
 from kdtool._run.graph import MODEL
 from kdtool._run.sealed import json_lines, write_beside
@@ -65,9 +66,11 @@ class PhaseTraining:
         if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
             trained = self._train(plan, run, folder / MODEL)
             shutil.copyfile(trained.history, folder / _HISTORY_FILE)
-            sync_files(folder)
             report = replace(trained, history=Path(_HISTORY_FILE))
             write_beside(folder / _TRAINED_FILE, _TRAINED.dump_json(report, indent=1).decode())
+            own = (path for path in folder.iterdir() if path != plan.checkpoints and not path.name.startswith("."))
+            commit(folder, *own)
+        uncommit(folder, plan.checkpoints)
         shutil.rmtree(plan.checkpoints)
 
     def join(self, run: RunInfo, folder: Path) -> bool:
@@ -90,7 +93,12 @@ class PhaseTraining:
             checkpoints=folder / _CHECKPOINTS,
             weightings=tuple(spec.path for spec in self.phase.weightings),
             teacher_rows={name: rows_of(node) for name, node in translated.items()},
+            gradient_norms=self._uses_gradient_norms(),
         )
+
+    def _uses_gradient_norms(self) -> bool:
+        built = (self.context.assembly.built[spec.key].component for spec in self.phase.weightings)
+        return any(isinstance(weighting, Weighting) and weighting.gradient_norms for weighting in built)
 
     def _spelled(self, run: RunInfo, rows: RowSource) -> RowSource:
         (student,) = self.context.assembly.named("student")
@@ -115,21 +123,17 @@ class PhaseTraining:
         hooks, phase = run.hook, self.phase
         if phase.trainer is None:
             raise PluginError(f"phase {phase.name!r} has no trainer")
-        try:
-            with self.open_learner(run) as runtime:
-                if runtime.model is None:
-                    raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
-                student = self._transformed(runtime.model, hooks.kdtool_transform, run)
-                trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
-                if target is not None:
-                    _check_history(trained.history, hooks.owner(phase.trainer.path))
-                finished = self._transformed(student, hooks.kdtool_finish, run, backwards=True)
-                if target is not None:
-                    shutil.rmtree(target, ignore_errors=True)  # what a process killed while saving left
-                    finished.save(target)
-                return trained
-        finally:
-            close_components(hooks, {spec.path for spec in phase.components}, self.context.say)
+        with self.open_learner(run) as runtime:
+            if runtime.model is None:
+                raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
+            student = self._transformed(runtime.model, hooks.kdtool_transform, run)
+            trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
+            if target is not None:
+                _check_history(trained.history, hooks.owner(phase.trainer.path))
+            finished = self._transformed(student, hooks.kdtool_finish, run, backwards=True)
+            if target is not None:
+                finished.save(target)
+            return trained
 
     def _transformed(
         self,
@@ -148,8 +152,8 @@ class PhaseTraining:
 
 def read_trained(folder: Path) -> Trained:
     """Read the report of a phase that is trained."""
-    report = _TRAINED.validate_json((folder / _TRAINED_FILE).read_bytes())
-    return replace(report, history=folder / _HISTORY_FILE)
+    report = _TRAINED.validate_json(checked(folder, _TRAINED_FILE).read_bytes())
+    return replace(report, history=checked(folder, _HISTORY_FILE))
 
 
 def read_history(path: Path) -> tuple[StepReport, ...]:

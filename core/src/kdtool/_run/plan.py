@@ -21,7 +21,7 @@ from kdtool._contract.training import SignalSource
 from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
 from kdtool._run.artefacts import Artefacts
-from kdtool._run.context import Context, close_components
+from kdtool._run.context import Context
 from kdtool._run.data import rows_of
 from kdtool._run.graph import GRAPH, Node, Stage
 from kdtool._run.licences import licences_of
@@ -32,7 +32,7 @@ from kdtool._run.sealed import read_sealed
 from kdtool._run.signals import from_cache
 from kdtool._run.stages import Stages, add_stages
 
-__all__ = ["PlannedSignals", "PlannedStage", "last_nodes", "plan_run"]
+__all__ = ["PlannedSignals", "PlannedStage", "changes", "last_nodes", "plan_run"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,12 @@ class PlannedSignals:
         for what, there in (("signals", self.folder.is_dir()), ("rows of the signals", self._rows.exists)):
             if not there:
                 raise StorageError(f"the {what} of {self.teacher.name} are not there; run the recipe to make them")
-        before = self._context.assembly
-        assembly = Assembly(before.recipe, before.built_for(), before.arms, before.built)
-        assembly.complain = before.complain
-        context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
-        try:
+        with self._context.assembly.reopened() as assembly:
+            context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
             run = context.info(Stage("signals"), context.folder)
             tokenizer = context.hooks.kdtool_tokenizer.of(self.teacher.name)(run)
             source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
             yield rows_of(self._rows), tokenizer, source
-        finally:
-            close_components(context.hooks, set(assembly.shared), context.say)
 
 
 @dataclass(frozen=True)
@@ -122,10 +117,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
         licences=licences_of(assembly, hooks),
         world=rank_and_world()[1],
     )
-    try:
-        stages = add_stages(context, make=lambda *_: None)
-    finally:
-        close_components(context.hooks, set(assembly.shared), context.say)
+    stages = add_stages(context, make=lambda *_: None)
     before, signals = last_nodes(folder), dict(_signals(context, stages))
     return tuple(
         replace(_planned(node, before), path=node.path, signals=signals.get(name))
@@ -173,11 +165,17 @@ def _planned(node: Node, before: Mapping[str, Any]) -> PlannedStage:
         )
     if last["fingerprint"] == node.fingerprint:
         return PlannedStage(node.name, "run", ("it was not finished, or has been deleted",))
+    return PlannedStage(node.name, "run", changes(node, before))
+
+
+def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in what a node differs from the one of its name among `before`, a line each."""
+    last = before[node.name]
     old, new = dict(_flat(last["parts"])), dict(_flat(node.parts))
     changed = [f"{key}: {_change(key, old, new)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     inputs = [_input_change(role, other, last, before) for role, other in node.sources.items()]
     gone = [f"{role} is no longer used" for role in last["inputs"] if role not in node.sources]
-    return PlannedStage(node.name, "run", (*changed, *(text for text in inputs if text), *gone))
+    return (*changed, *(text for text in inputs if text), *gone)
 
 
 def _input_change(role: str, other: Node, last: Mapping[str, Any], before: Mapping[str, Any]) -> str:

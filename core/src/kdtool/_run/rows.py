@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kdtool._contract.text import Row
 from kdtool._errors import PluginError, StorageError
+from kdtool._run.artefacts import checked
 
 __all__ = ["StoredRows", "write_rows"]
 
@@ -61,10 +62,11 @@ class StoredRows:
     """A `RowSource` on a rows artefact."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads(checked(folder, INDEX).read_text(encoding="utf-8"))
         self.length: int = index["length"]
         self.fingerprint = fingerprint
-        self._shards = [_Shard(folder / shard["file"]) for shard in index["shards"]]
+        self._files = [folder / shard["file"] for shard in index["shards"]]
+        self._shards: dict[int, _Shard] = {}
         self._ends: list[int] = []
         for shard in index["shards"]:
             self._ends.append((self._ends[-1] if self._ends else 0) + shard["rows"])
@@ -76,6 +78,8 @@ class StoredRows:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = bisect_right(self._ends, index)
+        if number not in self._shards:
+            self._shards[number] = _Shard(self._files[number])
         return self._shards[number].row(index - (self._ends[number - 1] if number else 0))
 
 

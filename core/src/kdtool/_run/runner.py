@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly import Assembly
-from kdtool._blame import translated
+from kdtool._blame import culprit, translated
 from kdtool._contract.models import Artifact, Measurement, ModelFacts
 from kdtool._contract.training import RunInfo
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._estimate.tokens import refuse_uneven_ahead
 from kdtool._licences import Licensed, told
 from kdtool._requirements import held_against
 from kdtool._run.artefacts import Artefacts, storage_errors
 from kdtool._run.cards import card_of, write_card
 from kdtool._run.comparison import compare_all
-from kdtool._run.context import Context, close_components
+from kdtool._run.context import Context
 from kdtool._run.data import corpora_of, rows_of
 from kdtool._run.exports import read_artifact
 from kdtool._run.graph import GRAPH, Graph, Node, Stage
 from kdtool._run.licences import licences_of
-from kdtool._run.lock import run_lock
+from kdtool._run.lock import holder_of, run_lock
 from kdtool._run.measurable import refuse_unexportable, refuse_unmeasurable
 from kdtool._run.missing import refuse_missing
 from kdtool._run.own_text import own_text_keys, own_text_noted
@@ -38,11 +38,11 @@ from kdtool._run.plan import last_nodes
 from kdtool._run.ranks import rank_and_world
 from kdtool._run.record import component_record, environment, write_results
 from kdtool._run.results import ArmResult, Comparison, Requirement, Results
+from kdtool._run.roll_call import agree
 from kdtool._run.scores import read_scores, said_of
 from kdtool._run.sealed import write_sealed
 from kdtool._run.stages import Stages, add_stages
 from kdtool._run.store import register_run
-from kdtool._run.students import STUDENTS
 from kdtool._run.terms import mixtures_noted
 from kdtool._run.texts import StoredTexts
 from kdtool._run.training import Arm
@@ -53,7 +53,15 @@ __all__ = ["execute", "keep", "reported", "session"]
 
 
 @translated()
-def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = False, recipe_text: str = "") -> Results:
+def execute(
+    assembly: Assembly,
+    folder: Path,
+    store: Path,
+    *,
+    offline: bool = False,
+    recipe_text: str = "",
+    verify: bool = False,
+) -> Results:
     """Run an assembled recipe.
 
     Args:
@@ -62,6 +70,7 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
         store: the folder that runs share.
         offline: refuse to use a network.
         recipe_text: the recipe as the user wrote it, for the report.
+        verify: compare all that is reused with what was written, byte by byte; else what is read to make something new.
 
     Raises:
         KdtoolError: see `kdtool._errors`. What was finished is kept, and the same call goes on from there.
@@ -69,7 +78,9 @@ def execute(assembly: Assembly, folder: Path, store: Path, *, offline: bool = Fa
     Under torchrun every process calls this: rank 0 does the run, the others train with it and return the same results.
     """
     licences = licences_of(assembly, assembly.hooks())
-    return session(assembly, folder, store, partial(_run, recipe_text), offline=offline, licences=licences)
+    return session(
+        assembly, folder, store, partial(_run, recipe_text), offline=offline, licences=licences, verify=verify
+    )
 
 
 def session(
@@ -80,22 +91,29 @@ def session(
     *,
     offline: bool,
     licences: tuple[Licensed, ...] = (),
+    verify: bool = False,
 ) -> Results:
-    """Do the work of a run in its folder: locked, known to the store, told to the trackers, components closed at the end.
+    """Do the work of a run in its folder: locked, known to the store, told to the trackers.
 
     Of several processes the first does so; the others only work along.
     """
     rank, world = rank_and_world()
     hooks = assembly.hooks()
     context = Context(
-        assembly, folder, Artefacts(store), Artefacts(folder), offline, hooks, rank, world, licences=licences
+        assembly,
+        folder,
+        Artefacts(store),
+        Artefacts(folder),
+        offline,
+        hooks,
+        rank,
+        world,
+        licences=licences,
+        verify=verify,
     )
     run = context.info(Stage("run"), folder)
     if rank:
-        try:
-            return work(context, run)
-        finally:
-            close_components(hooks, set(assembly.shared), context.say)
+        return work(context, run)
     with run_lock(folder):
         register_run(store, folder)
         context.hooks.kdtool_run_start(run)
@@ -104,13 +122,18 @@ def session(
         try:
             results = work(context, run)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            context.hooks.kdtool_run_end(run, "interrupted" if interrupted else "failed", None)
+            _end_failed(context, run, interrupted=isinstance(error, KeyboardInterrupt))
             raise
-        finally:
-            close_components(context.hooks, set(assembly.shared), context.say)
         context.hooks.kdtool_run_end(run, "done", results.report)
         return results
+
+
+def _end_failed(context: Context, run: RunInfo, *, interrupted: bool) -> None:
+    """Notify the trackers; the error of a required one is shown, and does not hide why the run ended."""
+    try:
+        context.hooks.kdtool_run_end(run, "interrupted" if interrupted else "failed", None)
+    except Exception as error:
+        context.assembly.complain(f"{culprit(error)} failed in kdtool_run_end: {cause_of(error)}")
 
 
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
@@ -121,7 +144,8 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     stages = add_stages(context, partial(_make_first, context))
     for line in _noted(context):
         context.say(line)
-    keep(context, stages.graph.record(context.assembly.recipe.name, context.store.root))
+    keep(context, stages.graph)
+    refuse_unexportable(context, next(iter(stages.students.values())), stages.exports)
     for node in stages.graph.nodes.values():
         context.make(node)
         if node in stages.exports.values() and not context.rank:
@@ -180,23 +204,23 @@ def _required(
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:
     """Make the nodes that there are before the graph is whole; meanwhile what the last run needed stays needed.
 
-    Evaluators look at the text as soon as it is there, exporters at the student of one seed.
+    Evaluators look at the text as soon as it is there.
     """
-    record = graph.record(context.assembly.recipe.name, context.store.root, before=last_nodes(context.folder))
-    keep(context, record)
+    keep(context, graph, before=last_nodes(context.folder))
     for node in graph.nodes.values():
         context.make(node)
         if node is texts:
             refuse_unmeasurable(context, texts)
-    refuse_unexportable(context, next(node for node in graph.nodes.values() if node.stage.kind == STUDENTS))
 
 
-def keep(context: Context, record: Mapping[str, Any]) -> None:
-    """Write what the run consists of; the first of several processes does."""
-    if context.rank:
-        return
-    with storage_errors(context.folder):
-        write_sealed(context.folder / GRAPH, record)
+def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None) -> None:
+    """Write what the run consists of, with the nodes `before` where the graph is not whole; several processes compare it."""
+    if not context.rank:
+        record = graph.record(context.assembly.recipe.name, context.store.root, before)
+        with storage_errors(context.folder):
+            write_sealed(context.folder / GRAPH, {**record, "by": holder_of(context.folder)})
+    if context.world > 1:
+        context.leader = agree(context.folder, graph, context.rank, context.world, whole=before is None)
 
 
 def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None:
@@ -239,7 +263,7 @@ def _results(
         recipe_text="",
         environment=environment(),
         seconds=0.0,
-        notes=(*_noted(context), *_notes(arms), *said_of(chain.from_iterable(stages.scores.values()))),
+        notes=(*_noted(context), *_notes(arms), *said_of(context, chain.from_iterable(stages.scores.values()))),
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )

@@ -17,8 +17,10 @@ from kdtool._contract.models import Measurement, Subject
 from kdtool._contract.training import RunInfo
 from kdtool._errors import PluginError
 from kdtool._opening import UNADAPTED
+from kdtool._run.artefacts import checked
 from kdtool._run.context import Context
 from kdtool._run.exports import read_artifact
+from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.sealed import json_lines
 from kdtool._run.training import Arm
@@ -76,18 +78,40 @@ def add_scores(
 ) -> dict[str, list[Node]]:
     """Add the scores of every evaluator `but` some, by name: of one subject at a time, or of all where it says so.
 
-    A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
+    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher speaks
+    with one model at a time: what it was before its phases is not measured together with others.
     """
-    context.names.update({one.kept_as: one.name for one in measured})
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.named("evaluator").items():
         if name in but:
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.together
         now = [one for one in measured if not one.unadapted]
-        groups: list[Sequence[Measured]] = [now] if together else [(one,) for one in measured]
+        alike = [[one] for one in now] if together else _alike(context, measured)
+        firsts = [same[0] for same in alike]
+        groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
         nodes[name] = [_add_group(context, graph, name, group, texts) for group in groups if group]
+        for node in nodes[name]:
+            context.names.update({(node.name, same[0].kept_as): tuple(one.name for one in same) for same in alike})
     return nodes
+
+
+def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured]]:
+    """Group subjects that are one model under several names: teachers of the same settings, code and weights."""
+    found: dict[str, list[Measured]] = {}
+    for one in measured:
+        key = one.name
+        if teacher := _teacher_of(context, one):
+            adapted = None if one.unadapted else context.adapted.get(teacher)
+            key = fingerprint("teacher", {**context.part(teacher), "adapted": adapted and adapted.fingerprint})
+        found.setdefault(key, []).append(one)
+    return list(found.values())
+
+
+def _teacher_of(context: Context, one: Measured) -> str:
+    """Return the component of a subject that is a teacher, "" of any other."""
+    name = one.unadapted or one.name
+    return name if one.node is None and not one.content and name in context.assembly.named("teacher") else ""
 
 
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
@@ -104,24 +128,34 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         evaluators[found.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
     for evaluator, node, found in read:
-        one = replace(found, subject=context.names[found.subject])
-        one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-        context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
-        called[evaluator].append(one)
+        for subject in context.names[node.name, found.subject]:
+            one = replace(found, subject=subject)
+            one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
+            context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
+            called[evaluator].append(one)
     return called
 
 
-def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Return what evaluators said while they measured, such as what they left out and why, each line once."""
-    files = [node.path / _SAID for node in nodes]
-    lines = [line for file in files if file.is_file() for line in json.loads(file.read_text(encoding="utf-8"))]
-    return tuple(dict.fromkeys(lines))
+def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return what evaluators said while they measured, such as what they left out and why, each line once.
+
+    Behind them stands which names are one model, since evaluators name one of these alone.
+    """
+    files = [checked(node.path, _SAID) for node in nodes]
+    lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
+    same = [
+        f"{', '.join(others)}: the same model as {first}, measured once"
+        for first, *others in context.names.values()
+        if others
+    ]
+    return tuple(dict.fromkeys([*lines, *same]))
 
 
 def _read(node: Node) -> Iterator[Measurement]:
-    for line in json_lines(node.path / _FILE):
+    for line in json_lines(checked(node.path, _FILE)):
         measurement = _MEASUREMENT.validate_json(line)
-        yield replace(measurement, items=measurement.items and node.path / measurement.items)
+        items = measurement.items and checked(node.path, measurement.items.as_posix())
+        yield replace(measurement, items=items)
 
 
 def _called(evaluator: str, found: Measurement) -> Measurement:
@@ -174,18 +208,24 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
 
+    evaluator = context.assembly.shared[name]
+    reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
+    asked = sorted({*more, *filter(None, (_teacher_of(context, one) for one in group))})
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),
-        "teachers": {teacher: context.part(teacher) for teacher in context.assembly.named("teacher")},
+        "teachers": {teacher: context.part(teacher) for teacher in asked},
+        "tokenizers": context.tokenizers(sorted({*context.assembly.named("teacher")} - {*asked})),
         "subjects": [measured.kept_as for measured in group],
     }
     if contents := {measured.kept_as: measured.content for measured in group if measured.content}:
         parts["models"] = contents
-    inputs = {"texts": texts, **{measured.kept_as: measured.node for measured in group if measured.node}}
-    teachers = context.speaking(context.assembly.named("teacher"))
+    inputs = {"texts": texts} if reads else {}
+    inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
+    teachers = context.speaking(asked)
     teachers.update({measured.unadapted: None for measured in group if measured.unadapted})
-    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=texts, teachers=teachers))
+    read = texts if reads else None
+    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=read, teachers=teachers))
 
 
 def _problem(

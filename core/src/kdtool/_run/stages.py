@@ -84,12 +84,12 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
 
 
 def _teachers_first(graph: Graph, ahead: int) -> Graph:
-    """Have what is measured of text and teachers alone made behind the first nodes, before anything is trained.
+    """Have what is measured of teachers alone made behind the first nodes, before anything is trained.
 
     So a key that is not set, a server that does not answer or a model that does not fit is known before hours are spent.
     """
     nodes = list(graph.nodes.values())
-    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) == {"texts"}]
+    early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts"}]
     rest = [node for node in nodes[ahead:] if node not in early]
     return Graph({node.name: node for node in (*nodes[:ahead], *early, *rest)})
 

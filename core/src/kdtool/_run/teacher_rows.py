@@ -1,7 +1,7 @@
 """Rows of the same texts in a teacher's own tokenizer, for losses that work across vocabularies.
 
-Each of the student's rows becomes one of the teacher's, under the same key: its documents are spelled out and encoded again.
-Both sides say which bytes of its document a token stands for.
+Each of the student's rows becomes one of the teacher's, under the same key: its documents are spelled out and encoded again,
+and begin as the teacher's tokenizer begins a document. Both sides say which bytes of its document a token stands for.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Translation:
             self.left_out += 1
             return
         ended = bool(ids) and ids[-1] == self._own.end_of_text
+        first = self._other.missing_start(encoded)
+        encoded, theirs = [*first, *encoded], [*(b"" for _ in first), *theirs]
         if ended:
             encoded, theirs = [*encoded, self._other.end_of_text], [*theirs, b""]
         learnt = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kdtool._assembly import Assembly
 from kdtool._contract.kinds import Loss
 from kdtool._contract.models import ModelFacts
-from kdtool._contract.signals import Offer, Want
+from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
 from kdtool._contract.training import Term
 from kdtool._errors import PluginError
 from kdtool._needs import shares_in_words, teachers_of
@@ -75,7 +75,10 @@ def _shared(context: Context, term: Term) -> int | None:
 
 
 def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
-    """Return what the terms want of a teacher: for each loss its first need that the source can meet."""
+    """Return what the terms want of a teacher: for each loss its first need that the source can meet.
+
+    Tokens are taken at the temperature of the losses that read them; `_needs` refuses losses that differ in it.
+    """
     caches = of_kind(phase.sources, "cache")
     source = context.assembly.shared[caches[0].path if caches else teacher]
     offers: frozenset[Offer] = getattr(source, "offers", frozenset())
@@ -84,7 +87,8 @@ def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher
     temperature = 1.0
     for term in terms:
         if teacher in term.teachers:
-            kinds |= next(need for need in term.needs if need <= offers)
+            met = next(need for need in term.needs if need <= offers)
+            kinds |= met
             layers.update(other for _, other in term.layers)
-            temperature = term.temperature if term.scale != 1.0 else temperature
+            temperature = term.temperature if met & FIXED_AT_CAPTURE else temperature
     return Want(frozenset(kinds), tuple(sorted(layers)), temperature)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from kdtool._contract.text import Completion, Example, Messages, Preference, Split, Text
 from kdtool._contract.training import RunInfo
+from kdtool._run.artefacts import checked
 from kdtool._run.counts import Counts
 from kdtool._run.gathering import gather
 
@@ -48,7 +49,7 @@ class StoredTexts:
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of one split, in the order in which they were written."""
-        with (self.folder / f"{split}.jsonl").open(encoding="utf-8") as file:
+        with checked(self.folder, f"{split}.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield _from_plain(json.loads(line), split)
 
@@ -58,7 +59,7 @@ class StoredTexts:
         Args:
             corpora: the recipe's names of the corpora, in its order; recipes that share the text may name them otherwise.
         """
-        counts: dict[str, Any] = json.loads((self.folder / COUNTS).read_text(encoding="utf-8"))
+        counts: dict[str, Any] = json.loads(checked(self.folder, COUNTS).read_text(encoding="utf-8"))
         return {**counts, "corpora": dict(zip(corpora, counts["corpora"], strict=True))}
 
 

@@ -18,12 +18,13 @@ from kdtool._contract.training import RunInfo, Term
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.artefacts import Artefacts
+from kdtool._run.committed import commit
 from kdtool._run.context import Context
 from kdtool._run.data import Materials
 from kdtool._run.graph import MODEL, Graph, Node, Stage
 from kdtool._run.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.results import ArmResult
-from kdtool._run.sealed import read_sealed, write_sealed
+from kdtool._run.sealed import write_beside
 from kdtool._run.terms import teachers_asked, terms_of
 from kdtool._validating import validators_of
 
@@ -80,11 +81,12 @@ class MatchedTime:
         """Return the steps of a phase, its inputs being made; kept in its folder so that a resumed phase has the same."""
         kept = folder / _STEPS_FILE
         if kept.exists():
-            return int(json.loads(read_sealed(kept, f"Delete {folder} and run again"))["steps"])
+            return int(json.loads(kept.read_bytes())["steps"])
         seconds = self.student.seconds + sum(context.seconds(node) for node in self.charged)
         whole = self.control.seconds / self.control.share_of_steps
         steps = max(1, round(phase.steps * seconds / max(whole, 1e-9)))
-        write_sealed(kept, {"steps": steps})
+        write_beside(kept, json.dumps({"steps": steps}))
+        commit(folder, kept)
         return steps
 
 
@@ -155,6 +157,7 @@ def phase_node(
     training = PhaseTraining(context, phase, terms, materials, learner.open, steps)
     teachers = teachers_asked(terms)
     beside = [name for name in teachers if name not in materials.signals]
+    judges = {name for spec in validators for name in getattr(context.assembly.shared[spec.path], "asks", ())}
     inputs = {**learner.inputs, "rows": materials.rows}
     inputs |= {f"signals of {name}": materials.signals[name] for name in teachers if name not in beside}
     inputs |= {f"rows of {name}": materials.teacher_rows[name] for name in teachers if name in materials.teacher_rows}
@@ -171,7 +174,7 @@ def phase_node(
             "seed": stage.seed,
             "terms": {term.label: _plain(term, several=len(teachers) > 1) for term in terms},
             "components": {spec.path: context.part(spec.path, phase) for spec in phase.components},
-            "teachers": {name: context.part(name) for name in beside},
+            "teachers": {name: context.part(name) for name in sorted({*beside, *judges})},
             **({"validators": {spec.path: context.part(spec.path) for spec in validators}} if validators else {}),
             **(
                 {"processes": context.world} if context.world > 1 else {}
@@ -182,8 +185,8 @@ def phase_node(
         join=training.join,
         texts=materials.texts,
         total=steps,
-        hooks=partial(context.assembly.hooks, phase),
-        teachers={**learner.teachers, **context.speaking(beside)},
+        phase=phase,
+        teachers={**learner.teachers, **context.speaking({*beside, *judges})},
     )
 
 

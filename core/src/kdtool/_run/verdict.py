@@ -45,7 +45,7 @@ def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False, ended_
         shown = _outcome([found for found in controls if found.against == control])
         sentences.append(f"Against {known[control]}, the distilled student is {shown}.")
     one_seed = [_ONE_SEED] if all(found.seeds == 1 for found in controls) else []
-    return " ".join([*sentences, *_shares(own), *one_seed])
+    return " ".join([*sentences, *_several(controls), *_shares(own), *one_seed])
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
@@ -61,7 +61,18 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
         shown = _outcome([found for found in comparisons if (found.arm, found.against) == (arm, against)])
         sentences.append(f"Against {against}, {arm} is {shown}.")
     shares = [f"{found.arm}: {_share(found)}." for found in comparisons if found.share]
-    return " ".join([*sentences, *shares])
+    return " ".join([*sentences, *_several(comparisons), *shares])
+
+
+def _several(comparisons: Sequence[Comparison]) -> list[str]:
+    """Say how likely one of several comparisons is to look like a difference by chance; nothing of a single one."""
+    count = len(comparisons)
+    if count < 2:
+        return []
+    return [
+        f"These are {count} comparisons at the 5 % level each: without any difference, up to {1 - 0.95**count:.0%} of runs "
+        "would show one."
+    ]
 
 
 def _shares(comparisons: Sequence[Comparison]) -> list[str]:

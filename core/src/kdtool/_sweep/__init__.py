@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._api import _say as say
+from kdtool._assembly import assemble
 from kdtool._run.lock import run_lock
 from kdtool._run.plan import PlannedStage, plan_run
 from kdtool._run.store import store_folder
@@ -81,7 +82,8 @@ def plan_sweep(
     found: dict[str, tuple[PlannedStage, ...]] = {}
     made: set[Path] = set()
     for point in (point for point in sofar.points if point.status == "not run"):
-        stages = plan_run(prepared.assemblies[point.label], point.folder, store_folder(store))
+        with assemble(prepared.recipes[point.label], say) as assembly:
+            stages = plan_run(assembly, point.folder, store_folder(store))
         found[point.label] = tuple(replace(s, action="reuse", why=()) if s.path in made else s for s in stages)
         made.update(stage.path for stage in stages)
     return found
@@ -95,7 +97,7 @@ def _prepared(
 ) -> tuple[SweepResults, Prepared]:
     """Assemble all points and look at each; say which cannot run."""
     made = read_grid(grid)
-    prepared = prepare(Path(recipe) if isinstance(recipe, str) else recipe, settings or {}, made, say)
+    prepared = prepare(Path(recipe) if isinstance(recipe, str) else recipe, settings or {}, made)
     folder = out.absolute() / f"{prepared.name}-sweep"
     named = tuple(SweepPoint(label, made.special(label), folder / label) for label in made.points)
     points = without_impossible(named, prepared)
@@ -110,7 +112,7 @@ def _run_all(sweep: SweepResults, prepared: Prepared, store: Path, *, offline: b
         if point.status == "failed":  # known beforehand
             continue
         say(f"point {index + 1} of {len(points)}: {point.label}")
-        points[index] = run_point(point, prepared.assemblies[point.label], store, offline=offline, text=text)
+        points[index] = run_point(point, prepared.recipes[point.label], store, offline=offline, text=text)
         if points[index].status == "failed":
             say(f"{point.label} failed, the other points go on: {points[index].error}")
         elif points[index].reused:

@@ -6,12 +6,13 @@ everything is there already costs no more than looking. Points share text, rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._assembly import Assembly, assemble
+from kdtool._api import _say as say
+from kdtool._assembly import assemble
 from kdtool._blame import told
 from kdtool._check import refuse_impossible
 from kdtool._errors import (
@@ -24,6 +25,7 @@ from kdtool._errors import (
     UsageError,
 )
 from kdtool._owner import owner_of
+from kdtool._recipe.model import Recipe
 from kdtool._recipe.parse import load_recipe
 from kdtool._run.results import Results
 from kdtool._run.runner import execute
@@ -64,36 +66,35 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All points of a sweep, assembled; `name` is the recipe's."""
+    """The recipes of all points of a sweep, which can be assembled; `name` is the recipe's own."""
 
     name: str
-    assemblies: Mapping[str, Assembly]
+    recipes: Mapping[str, Recipe]
 
 
-def prepare(
-    recipe: Path | Mapping[str, Any], settings: Mapping[str, Any], grid: Grid, say: Callable[[str], None]
-) -> Prepared:
+def prepare(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any], grid: Grid) -> Prepared:
     """Assemble the recipe at every point; `settings` are the same at all of them.
 
     Raises:
         RecipeError: with all that is wrong at any point.
     """
     found: dict[Any, list[str]] = {}
-    assemblies: dict[str, Assembly] = {}
+    recipes: dict[str, Recipe] = {}
     name = ""
     for label, own in grid.points.items():
         try:
             loaded = load_recipe(recipe, {**settings, **own})
             name = loaded.name
-            assemblies[label] = assemble(replace(loaded, name=label), say)
-            assemblies[label].complain = say
+            recipes[label] = replace(loaded, name=label)
+            with assemble(recipes[label], say):
+                pass
         except RecipeError as error:
             for problem in error.problems:
                 found.setdefault(problem, []).append(label)
     if found:
         count = len(grid.points)
         raise RecipeError([replace(p, message=p.message + _where(labels, count)) for p, labels in found.items()])
-    return Prepared(name, assemblies)
+    return Prepared(name, recipes)
 
 
 def without_impossible(points: Sequence[SweepPoint], prepared: Prepared) -> tuple[SweepPoint, ...]:
@@ -104,16 +105,16 @@ def without_impossible(points: Sequence[SweepPoint], prepared: Prepared) -> tupl
     Raises:
         UsageError: all points are refused alike.
     """
-    looked_at = {point.label: _refusal(point, prepared.assemblies[point.label]) for point in points}
+    looked_at = {point.label: _refusal(point, prepared.recipes[point.label]) for point in points}
     refused = {label: error for label, error in looked_at.items() if error is not None}
     if len(refused) == len(points) and len(set(map(str, refused.values()))) == 1:
         raise refused[points[0].label]
     return tuple(_failed(point, refused[point.label]) if point.label in refused else point for point in points)
 
 
-def _refusal(point: SweepPoint, assembly: Assembly) -> UsageError | None:
+def _refusal(point: SweepPoint, recipe: Recipe) -> UsageError | None:
     try:
-        refuse_impossible(assembly.recipe, point.folder.parent)
+        refuse_impossible(recipe, point.folder.parent)
     except UsageError as error:
         return error
     except Exception:
@@ -121,14 +122,15 @@ def _refusal(point: SweepPoint, assembly: Assembly) -> UsageError | None:
     return None
 
 
-def run_point(point: SweepPoint, assembly: Assembly, store: Path, *, offline: bool, text: str) -> SweepPoint:
+def run_point(point: SweepPoint, recipe: Recipe, store: Path, *, offline: bool, text: str) -> SweepPoint:
     """Run a point and return what became of it.
 
     Raises:
         KdtoolError: of money or of the disk: the other points would meet it as well.
     """
     try:
-        results = execute(assembly, point.folder, store, offline=offline, recipe_text=text)
+        with assemble(recipe, say) as assembly:
+            results = execute(assembly, point.folder, store, offline=offline, recipe_text=text)
     except _OF_ALL:
         raise
     except Exception as error:

@@ -51,7 +51,7 @@ class CacheConformance(ComponentConformance):
         cache = self.build()
         assert cache.offers
         assert cache.offers <= frozenset(get_args(Offer))
-        assert cache.kdtool_wanted(self.wants).kinds <= frozenset(get_args(Offer))
+        assert cache.kdtool_wanted(self.wants, frozenset(get_args(Offer))).kinds <= frozenset(get_args(Offer))
 
     def test_rows_are_recalled_alike_in_any_batch(self, recorded: Path) -> None:
         rows = small_rows()
@@ -139,7 +139,7 @@ class CacheConformance(ComponentConformance):
         assert listener.progress[-1] == ROWS
 
     def _teacher(self, rows_before_death: int = 1000) -> Teacher:
-        return Teacher(self.build().kdtool_wanted(self.wants), rows_before_death)
+        return Teacher(self.build().kdtool_wanted(self.wants, frozenset(get_args(Offer))), rows_before_death)
 
     def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
         folder.mkdir(exist_ok=True)

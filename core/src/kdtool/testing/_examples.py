@@ -38,7 +38,8 @@ def uses(block: str, folder: Path) -> set[tuple[str, str]]:
     (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
     recipe = folder / "example.yaml"
     recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
-    return {(built.spec.kind, built.spec.use) for built in _assembled(recipe).built.values()}
+    with _assembled(recipe) as assembly:
+        return {(built.spec.kind, built.spec.use) for built in assembly.built.values()}
 
 
 def _assembled(recipe: Path) -> Assembly:

@@ -295,6 +295,19 @@ class SequenceLossConformance(LossConformance):
         assert values.abs().max() < 1e-6
         assert all(gradient.abs().max() < 1e-6 for gradient in gradients if gradient is not None)
 
+    def test_modules_are_made_anew_and_nothing_is_kept_of_them(self) -> None:
+        """`kdtool check` has them made on the device "meta", where no training could go on with them."""
+        import torch
+
+        loss, view = self._ready()
+        before = loss.kdtool_sequence_loss(view).values
+        with torch.device("meta"):
+            module = loss.kdtool_modules(self.student, self.teacher)
+        after = loss.kdtool_sequence_loss(view).values
+        assert after.device == before.device, "the loss kept what kdtool_modules returned; it is in view.module"
+        torch.testing.assert_close(after, before)
+        assert module is None or module is not self._module
+
     def test_layers_that_are_paired_exist(self) -> None:
         for mine, theirs in self.build().kdtool_layers(self.student, self.teacher) or ():
             assert 0 <= mine < self.student.layers
@@ -338,7 +351,8 @@ class SequenceLossConformance(LossConformance):
         second = again if equal else replace(again, last=again.last.flip(0))
         for state in [*_inside(mine), *_inside(second), own.weight]:
             state.requires_grad_()
-        view = StepView(batch, mine, signal, torch.tensor(0.5), torch.tensor(3), head=own)
+        inside: dict[str, Any] = {"layers": tuple(pairs), "module": self._module}
+        view = StepView(batch, mine, signal, torch.tensor(0.5), torch.tensor(3), head=own, **inside)
         return loss, replace(view, second=second) if loss.passes == 2 else view
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kdtool._contract.models import LanguageModel, ModelFacts, Request, Runtime, Tokenizer
+from kdtool._contract.models import LanguageModel, ModelFacts, Request, Runtime, Score, Tokenizer
 from kdtool._contract.signals import Head, Want
 from kdtool._contract.text import Batch, Row
 from kdtool._errors import UsageError
@@ -58,12 +58,33 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         assert b"".join(tokenizer.pieces(ids)) == (before + text).encode()
     assert 0 <= tokenizer.end_of_text < tokenizer.vocabulary
     assert tokenizer.fingerprint
+    _check_start(tokenizer)
     names = tokenizer.tokens()
     assert len(names) == tokenizer.vocabulary, "every id has a name"
     assert len(set(names) - {""}) == sum(map(bool, names)), "names tell ids apart"
     folder.mkdir()
     tokenizer.save(folder)
     assert any(folder.iterdir())
+
+
+def _check_start(tokenizer: Tokenizer) -> None:
+    """Assert that the start of a document is not text, and stands there once even if a template writes it."""
+    start = tokenizer.document_start
+    assert tokenizer.scoring_context == (start or (tokenizer.end_of_text,))
+    assert all(0 <= token < tokenizer.vocabulary for token in start)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert tokenizer.missing_start(ids) == start, "`encode` adds no start"
+        begun = [*start, *ids]
+        assert tokenizer.missing_start(begun) == ()
+        assert tokenizer.decode(begun) == text, "the start of a document is not text"
+        assert list(tokenizer.pieces(begun)) == [*[b""] * len(start), *tokenizer.pieces(ids)], "nor has it bytes"
+    talk = tokenizer.encode_chat((("user", TEXTS[0]), ("assistant", TEXTS[1])))
+    if talk is not None and start:
+        ids, labelled = talk
+        missing = tokenizer.missing_start(ids)
+        assert tokenizer.missing_start([*missing, *ids][len(start) :]) == start, "a conversation begins once"
+        assert missing or not any(labelled[: len(start)]), "its start is not learned"
 
 
 @contextmanager
@@ -87,8 +108,8 @@ def packed(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEXTS)
     rows = []
     for number, (first, second) in enumerate(zip(texts, (*texts[1:], texts[0]), strict=True)):
         cut = length // 2 - number % 3
-        one = (tokenizer.encode(first * 3))[:cut]
-        two = (tokenizer.encode(second * 3))[: length - cut - 2]
+        one = [*tokenizer.document_start, *tokenizer.encode(first * 3)][:cut]
+        two = [*tokenizer.document_start, *tokenizer.encode(second * 3)][: length - cut - 2]
         ids = [*one, *two]
         padding = length - len(ids)
         document = [0] * len(one) + [1] * len(two) + [-1] * padding
@@ -157,7 +178,8 @@ def check_continued(model: LanguageModel) -> None:
     """Assert that a model continues prompts by its own tokens, from their seeds alone, and stays as it was."""
     import torch
 
-    prompts = [model.tokenizer.encode(text) for text in (*TEXTS, "x = ")]
+    tokenizer = model.tokenizer
+    prompts = [[*tokenizer.document_start, *tokenizer.encode(text)] for text in (*TEXTS, "x = ")]
     limits, seeds = [6, 1, 9, 4, 12], [2**63 - 1, 3, 5, 3, 0]
     model.model.train()
     next(model.model.children()).eval()  # modes are each module's own
@@ -226,6 +248,22 @@ def check_runtime(runtime: Runtime) -> None:
     for one, other in zip(alone, scores, strict=True):
         assert one.tokens == other.tokens
         assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=2e-2)
+    if runtime.model is not None:
+        _check_scored(runtime.model, texts, scores)
+
+
+def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[Score]) -> None:
+    """Assert that a text is scored behind the `scoring_context` of its tokenizer; half precision rounds coarsely."""
+    import torch
+
+    context = list(model.tokenizer.scoring_context)
+    for text, score in zip(texts, scores, strict=True):
+        text_ids = model.tokenizer.encode(text)
+        ids, labelled = [*context, *text_ids], [False] * len(context) + [True] * len(text_ids)
+        logits = computed(model, batch_of([Row("", ids, labelled, [0] * len(ids))])).double()
+        expected = logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum()
+        assert score.tokens == len(text_ids)
+        assert score.log_likelihood == pytest.approx(float(expected), rel=2e-2, abs=0.02)
 
 
 def _check_too_long(runtime: Runtime, context: int) -> None:

@@ -15,7 +15,7 @@ from kdtool._contract.text import Completion, Example, Messages, Preference, Row
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
-from kdtool.testing._surroundings import ByteTokenizer, SpacedTokenizer
+from kdtool.testing._surroundings import ByteTokenizer, SpacedTokenizer, StartedTokenizer
 
 __all__ = ["PackerConformance"]
 
@@ -121,6 +121,20 @@ class PackerConformance(ComponentConformance):
                 texts = [tokenizer.decode(row.input_ids) for row in rows]
                 assert any("(a" in text for text in texts)
                 assert not any("( " in text for text in texts), "use `encode_behind` for what stands behind other text"
+
+    def test_every_document_begins_as_its_tokenizer_begins_one(self, run: RunInfo) -> None:
+        """Also one that continues in another row: once, and not to be learned."""
+        tokenizer = StartedTokenizer()
+        (start,) = tokenizer.document_start
+        rows = list(self.build().kdtool_rows(run, self.examples(), tokenizer))
+        assert rows
+        for row in rows:
+            before = -1
+            for token, labelled, number in zip(row.input_ids, row.labelled, row.document, strict=True):
+                if number >= 0:
+                    assert (token == start) == (number != before), "put `Tokenizer.document_start` before each document"
+                    assert not (token == start and labelled), "nothing predicts the start of a document"
+                before = number
 
     def test_only_the_assistant_s_turns_are_learned(self, run: RunInfo) -> None:
         talk = Messages((("user", "QUESTION"), ("assistant", "reply"), ("user", "QUESTION"), ("assistant", "reply")))

@@ -195,19 +195,16 @@ class States(Loss):
     """Distance of hidden states through a projector that trains along."""
 
     needs = (frozenset({"hidden"}),)
-    _projector: Any = None
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module:
         import torch
 
-        self._projector = torch.nn.Linear(student.hidden, teacher.hidden)
-        projector: Module = self._projector
-        return projector
+        return torch.nn.Linear(student.hidden, teacher.hidden)
 
     def kdtool_sequence_loss(self, view: StepView) -> PerToken:
-        if view.teacher is None:
-            raise TypeError("the teacher's hidden states are expected")
-        return PerToken((self._projector(view.student.hidden[0]) - view.teacher.hidden[0]).float().square().mean(-1))
+        if view.teacher is None or view.module is None:
+            raise TypeError("the teacher's hidden states and the projector are expected")
+        return PerToken((view.module(view.student.hidden[0]) - view.teacher.hidden[0]).float().square().mean(-1))
 
 
 class Early(Weighting):

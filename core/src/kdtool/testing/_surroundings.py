@@ -123,6 +123,18 @@ class SpacedTokenizer(ByteTokenizer):
         return found
 
 
+class StartedTokenizer(ByteTokenizer):
+    """Begins every document with a token of its own, 257, as tokenizers in the manner of Llama's do."""
+
+    vocabulary = 258
+    document_start = (257,)
+    fingerprint = "bytes behind a start"
+
+    def tokens(self) -> list[str]:
+        """Return a name for each byte, for the end of a text and for its start."""
+        return [*super().tokens(), "<start>"]
+
+
 class ListSource:
     """Rows in memory, as a `kdtool.RowSource`."""
 

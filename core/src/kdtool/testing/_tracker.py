@@ -69,6 +69,14 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_run_end(run, "interrupted", None)
         tracker.kdtool_close()
 
+    def test_it_shows_messages_if_it_declares_so(self, run: RunInfo, capfd: pytest.CaptureFixture[str]) -> None:
+        tracker = self.ready(run)
+        tracker.kdtool_run_start(run)
+        tracker.kdtool_said(run, "a line for the user")
+        tracker.kdtool_close()
+        shown = "a line for the user" in "".join(capfd.readouterr())
+        assert shown == tracker.shows_messages, "`shows_messages` says whether kdtool need not print messages itself"
+
     def test_events_may_come_without_those_before(self, run: RunInfo) -> None:
         for name, arguments in _events(run):
             tracker = self.ready(run)

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pytest
-
 from kdtool._contract.signals import Offer, TokenChunk
 from kdtool._contract.training import TermReport
 from kdtool.testing._chunks import part_of, teacher_tokens
@@ -24,7 +22,7 @@ POSITIONS, VOCABULARY = 512, 23
 
 
 class WeightingConformance(ComponentConformance):
-    """Token weights are finite, not negative, of mean about 1 and each its position's own; balances are factors of terms.
+    """Token weights are finite, not negative and each its position's own; balances are factors of terms.
 
     A weighting that keeps figures from step to step gives them by `kdtool_state` and takes them back by `kdtool_restore`.
     """
@@ -32,8 +30,6 @@ class WeightingConformance(ComponentConformance):
     kind: ClassVar[str] = "weighting"
     teachers: ClassVar[tuple[Offer | None, ...]] = (None, "logits", "top-k")
     """What the chunk's teacher may be for this weighting: None, "logits", "sampled" or "top-k"."""
-    mean_within: ClassVar[float] = 0.25
-    """How far from 1 the mean of the weights may be, over 512 positions of random numbers."""
     columns: ClassVar[Mapping[str, int]] = {}
     """Columns that the weighting reads, each with the number of values it has."""
 
@@ -56,9 +52,9 @@ class WeightingConformance(ComponentConformance):
                 assert weights.isfinite().all()
                 assert (weights >= 0).all()
 
-    def test_their_mean_is_about_one(self) -> None:
+    def test_they_do_not_all_vanish(self) -> None:
         for chunk in self._chunks():
-            assert float(self._weights(chunk).float().mean()) == pytest.approx(1, abs=self.mean_within)
+            assert float(self._weights(chunk).float().sum()) > 0, "no position of 512 random ones has any weight"
 
     def test_a_weight_is_its_position_s_own(self) -> None:
         import torch

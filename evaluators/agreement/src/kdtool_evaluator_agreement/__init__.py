@@ -42,12 +42,14 @@ class Agreement(kdtool.Evaluator):
     together = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_measuring import bytes_of_exact_heads
+
         student = ahead.models.get(ahead.student)
         if student is not None:
             layer = 4 * self.config.tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 5 * 4 * min(self.config.tokens, 256) * student.vocabulary
-            size = 4 * student.parameters + layer + logits
-            yield kdtool.Estimate("measured student", ("scores: agreement",), size, uses=ahead.teachers)
+            size = ahead.student_bytes + bytes_of_exact_heads(ahead, ahead.teachers) + layer + logits
+            yield kdtool.Estimate("measured student", ("scores: agreement",), compute_bytes=size, uses=ahead.teachers)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse a split without text.
@@ -132,7 +134,9 @@ class Agreement(kdtool.Evaluator):
             "texts": f"{len(encoded)} documents, each cut after {length} tokens, chosen by the hashes of their ids",
             "tokens": str(sum(len(document.ids) for document in encoded)),
             "tokenizer": fingerprint[:12],
-            "numbers": f"computed in {dtype}, compared in float32",
+            "numbers": f"states computed in {dtype}, logits in float32",
+            "context": "each document by itself, its first token predicted from the tokens that a model's tokenizer puts "
+            "before a text, or from the end-of-text token where it puts none",
             "temperature": "1",
         }
 
@@ -176,7 +180,7 @@ def _compare(
     done_before: int,
 ) -> _Compared | None:
     """Compare a learner at each token; None, and a line for the user, where that cannot be."""
-    from kdtool_evaluator_agreement._divergence import agreement
+    from kdtool_evaluator_agreement._divergence import agreement, heads_of
     from kdtool_evaluator_agreement._states import fitting
 
     settings = {}
@@ -202,8 +206,9 @@ def _compare(
                 )
                 return None
         found = {}
+        heads = heads_of(model, states, vocabularies.shared)
         for done, document in enumerate(encoded, 1):
-            found[document.id] = agreement(model, document, states, vocabularies.shared)
+            found[document.id] = agreement(model, document, states, heads)
             run.hook.kdtool_progress(run, done_before + done)
     return _Compared(learner, length, found, settings)
 

@@ -11,11 +11,11 @@ from typing import Any
 import kdtool
 import torch
 from kdtool_measuring import Document
-from kdtool_transformers import compute_dtype
-from safetensors.torch import load_file, save_file
+from kdtool_transformers import compute_dtype, write_safetensors
+from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Encoded", "StateFiles", "autocast", "encode", "final_states", "fitting"]
+__all__ = ["Encoded", "StateFiles", "encode", "final_states", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class StateFiles:
 
     def keep(self, document: Encoded, teacher: kdtool.LanguageModel) -> None:
         """Compute and write the teacher's states of a document."""
-        save_file({"last": final_states(teacher, document).cpu().contiguous()}, self._file(document))
+        write_safetensors({"last": final_states(teacher, document).cpu().contiguous()}, self._file(document))
 
     def of(self, document: Encoded, device: torch.device) -> Tensor:
         """Return the teacher's states [N, H_T] of a document."""
@@ -54,7 +54,8 @@ class StateFiles:
 
 def fitting(model: kdtool.LanguageModel, most: int) -> int:
     """Return how many tokens of a document the model's context holds, at most `most`."""
-    return min(most, model.facts.context or most)
+    context = model.facts.context
+    return min(most, context + 1 - len(model.tokenizer.scoring_context)) if context else most
 
 
 def encode(model: kdtool.LanguageModel, documents: Sequence[Document], most: int) -> list[Encoded]:
@@ -68,23 +69,28 @@ def encode(model: kdtool.LanguageModel, documents: Sequence[Document], most: int
 
 
 def final_states(model: kdtool.LanguageModel, document: Encoded) -> Tensor:
-    """Return the states [N, H] from which each of the document's N tokens is predicted, the first from end-of-text."""
-    weight = model.head.weight
-    ids = torch.tensor([[model.tokenizer.end_of_text, *document.ids]], device=weight.device)
+    """Return the states [N, H] from which each of the document's N tokens is predicted.
+
+    The first is predicted from the `scoring_context` of the model's own tokenizer.
+    """
+    weight, context = model.head.weight, model.tokenizer.scoring_context
+    ids = torch.tensor([[*context, *document.ids]], device=weight.device)
+    labels = ids[:, 1:].clone()
+    labels[:, : len(context) - 1] = -100
     positions = torch.arange(ids.shape[1] - 1, device=weight.device)[None]
     batch = kdtool.Batch(
         input_ids=ids[:, :-1],
         positions=positions,
-        labels=ids[:, 1:],
+        labels=labels,
         document=torch.zeros_like(positions, dtype=torch.int32),
         row_keys=(document.id,),
     )
     model.model.eval()
-    with torch.inference_mode(), autocast(weight):
+    with torch.inference_mode(), _autocast(weight):
         return model.backbone(batch, kdtool.Want()).last
 
 
-def autocast(weight: Tensor) -> AbstractContextManager[Any]:
+def _autocast(weight: Tensor) -> AbstractContextManager[Any]:
     """Compute in what is fastest on this device where the weights are in another format."""
     dtype = _dtype(weight)
     return nullcontext() if dtype == weight.dtype else torch.autocast(weight.device.type, dtype)

@@ -57,6 +57,7 @@ class CodeXGlue(kdtool.Evaluator):
             return {name: file for name in names if (file := getattr(self, name)) is not None}
 
     config: Config
+    reads_text = False
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the SHA-256 of each file.
@@ -75,12 +76,12 @@ class CodeXGlue(kdtool.Evaluator):
         return () if self.config.generation is None else tuple(missing())
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
-        from kdtool_measuring import bytes_to_answer
+        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
 
         student = ahead.models.get(ahead.student)
         if student is not None:
-            size = bytes_to_answer(student, min(_LONGEST, student.context or _LONGEST))
-            yield kdtool.Estimate("measured student", ("scores: codexglue",), size)
+            size = bytes_to_answer(ahead, min(_LONGEST, student.context or _LONGEST)) + bytes_of_exact_heads(ahead)
+            yield kdtool.Estimate("measured student", ("scores: codexglue",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Read the files.

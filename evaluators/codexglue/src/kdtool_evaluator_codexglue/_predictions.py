@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import kdtool
 import torch
+from kdtool_logits import exact_head, exact_logits
 from kdtool_transformers import evaluated, windows
 
 __all__ = ["WINDOW", "likeliest"]
@@ -16,21 +17,23 @@ _HEAD_ROWS = 512
 
 
 def likeliest(model: kdtool.LanguageModel, ids: Sequence[int]) -> list[int]:
-    """Return the likeliest token in place of each of `ids`, given those before it, the first behind the end-of-text token.
+    """Return the likeliest token in place of each of `ids`, given those before it.
 
-    Longer texts are cut into windows that advance by half, and each token is predicted in the first window that holds it.
-    No gradient; in the weights' own dtype.
+    The first is predicted from the tokenizer's `scoring_context`. Longer texts are cut into windows that advance by half,
+    and each token is predicted in the first window that holds it. No gradient; in the weights' own dtype, logits in float32.
     """
     size = min(WINDOW, model.facts.context or WINDOW)
-    tokens = [model.tokenizer.end_of_text, *ids]
+    context = model.tokenizer.scoring_context
+    tokens = [*context, *ids]
+    head = exact_head(model.head)
     found: list[int] = []
     with evaluated(model.model):
-        for start, done, stop in windows(len(ids), size):
-            found += _in_window(model, tokens[start : stop + 1], done - start)
+        for start, done, stop in windows(len(tokens) - 1, size, len(context) - 1):
+            found += _in_window(model, head, tokens[start : stop + 1], done - start)
     return found
 
 
-def _in_window(model: kdtool.LanguageModel, tokens: Sequence[int], done: int) -> list[int]:
+def _in_window(model: kdtool.LanguageModel, head: kdtool.Head, tokens: Sequence[int], done: int) -> list[int]:
     """Return the likeliest tokens in place of `tokens[1 + done:]`."""
     ids = torch.tensor([tokens], device=model.head.weight.device)
     labels = ids[:, 1:].clone()
@@ -39,4 +42,4 @@ def _in_window(model: kdtool.LanguageModel, tokens: Sequence[int], done: int) ->
     document = torch.zeros_like(positions, dtype=torch.int32)
     batch = kdtool.Batch(ids[:, :-1], positions, labels, document, ("",))
     states = model.backbone(batch, kdtool.Want()).last
-    return [int(one) for rows in torch.split(states, _HEAD_ROWS) for one in model.head.logits(rows).argmax(-1)]
+    return [int(one) for rows in torch.split(states, _HEAD_ROWS) for one in exact_logits(head, rows).argmax(-1)]

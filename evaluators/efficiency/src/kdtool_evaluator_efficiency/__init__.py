@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["BreakEven", "Efficiency"]
 
 _PROCESS_BYTES = 400_000_000
-"""What a process takes that imported torch and transformers."""
+"""Memory of a process that imported torch and transformers."""
+_CONTEXT_BYTES = 500_000_000
+"""GPU memory that CUDA takes in each process."""
 
 
 class BreakEven(kdtool.Config):
     """Prices in one currency, by which is told when a model has paid for itself."""
 
     api_price: float = kdtool.Field(gt=0)
-    """What an API asks for a million generated tokens."""
+    """Price of a million generated tokens from an API."""
     machine_price: float = kdtool.Field(ge=0)
-    """What this machine costs an hour while it generates: its rent, or its power and wear."""
+    """Cost of an hour of this machine while it generates: its rent, or its power and wear."""
     training_cost: float = kdtool.Field(ge=0)
-    """What it cost to make the student. A run's report says how many hours it took."""
+    """Cost of making the student. A run's report says how many hours it took."""
 
     def tokens(self, speed: float) -> float | None:
         """Return after how many generated tokens a model of one's own has cost less than the API; None where it never has.
@@ -65,21 +67,39 @@ class Efficiency(kdtool.Evaluator):
         """Prices, to tell after how many tokens a student has cost less than an API; left out, that is not told."""
 
     config: Config
+    reads_text = False
     together = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
-        measured = [facts for name, facts in ahead.models.items() if name in (ahead.student, *ahead.teachers)]
-        size = sum(_PROCESS_BYTES + 4 * facts.parameters for facts in measured)
-        note = "one for each subject, in float32 where that is as fast"
-        yield kdtool.Estimate("processes that measure", ("scores: efficiency",), size, uses=ahead.teachers, note=note)
+        from kdtool_evaluator_efficiency._workers import place
+
+        here = place()
+        numbers = 4 if here.dtype == "float32" else 2
+        sizes = [
+            numbers * facts.parameters
+            for name, facts in ahead.models.items()
+            if name in (ahead.student, *ahead.teachers)
+        ]
+        host, device = sum(sizes), 0
+        if here.device.type == "cuda":  # one after the other passes through main memory
+            host, device = max(sizes, default=0), sum(sizes) + _CONTEXT_BYTES * len(sizes)
+        yield kdtool.Estimate(
+            "processes that measure",
+            ("scores: efficiency",),
+            host + _PROCESS_BYTES * len(sizes),
+            device,
+            unloads=ahead.teachers,
+            note=f"one for each subject, in {here.dtype}; the run's own teacher is unloaded meanwhile",
+        )
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the measurements of the teacher, of one seed of the student, and of one of each artefact.
 
         Controls are left out: they have the student's shape.
         """
-        from kdtool_evaluator_efficiency._measurements import file_size, measurements
+        from kdtool_evaluator_efficiency._measurements import beside_other_work, file_size, measurements
         from kdtool_evaluator_efficiency._turns import in_turns
+        from kdtool_evaluator_efficiency._workers import own_seconds
 
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="kdtool-efficiency-")))
@@ -97,7 +117,9 @@ class Efficiency(kdtool.Evaluator):
             if not folders and not answering:
                 return
             ready = self._ready(run, stack, folders, answering)
+            work = kdtool.OtherWork(own_seconds)
             turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
+            ready = beside_other_work(run, ready, work.cores())
             for subject, each in ready.items():
                 if subject.name in turns:
                     yield from measurements(run, subject, each, turns[subject.name], self.config)
@@ -122,10 +144,14 @@ class Efficiency(kdtool.Evaluator):
             run.say(f"efficiency: the energy of the {part} is not measured: {reason}")
         parts = f"{' and '.join(counted.parts)}, with all that ran there meanwhile and what they draw idle"
         own = "GPU" if here.device.type == "cuda" else "processors"
+        passive = kdtool.busy_cores(here.threads) > 0
+        waiting = {"threads wait": "asleep, since the machine was busy"} if passive else {}
         much = Amount(self.config.prompt, self.config.generated, self.config.seconds)
         ready: dict[kdtool.Subject, Ready] = {}
         # All processes start together, but load one after the other: the disk and the memory bus are shared.
-        workers = [stack.enter_context(Worker(subject.name, counted.counting(own))) for subject in folders]
+        workers = [
+            stack.enter_context(Worker(subject.name, counted.counting(own), passive=passive)) for subject in folders
+        ]
         for (subject, folder), worker in zip(folders.items(), workers, strict=True):
             worker.load(folder, here, much)
             if worker.generated < much.generated:
@@ -133,7 +159,9 @@ class Efficiency(kdtool.Evaluator):
                     f"efficiency: {subject.name} generates {worker.generated} tokens, and not {much.generated}: its context "
                     "ends there"
                 )
-            ready[subject] = Ready(worker, {"timed": "the model's passes, by transformers", **here.described}, parts)
+            ready[subject] = Ready(
+                worker, {"timed": "the model's passes, by transformers", **here.described, **waiting}, parts
+            )
         for subject, opened in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.
             energy = None if subject.path is None else counted.counting("processors", own)
@@ -184,6 +212,7 @@ def _found(
     folder = scratch / re.sub(r"[^\w.-]", "_", subject.name)
     with opened.value:
         model.save(folder)
+        opened.value.unload()  # its own process has the model from now on
     return folder, None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -28,6 +29,19 @@ class Ready:
     timed: Timed
     settings: Mapping[str, str]
     counted: str
+
+
+def beside_other_work(
+    run: kdtool.RunInfo, ready: Mapping[kdtool.Subject, Ready], others: float | None
+) -> dict[kdtool.Subject, Ready]:
+    """Mark what was measured while other processes took the processors, and say so."""
+    import torch
+
+    if others is None or not kdtool.is_busy(others, torch.get_num_threads()):
+        return dict(ready)
+    busy = f"other processes took {others:.1f} of {os.cpu_count()} cores: too slow, and not to be compared"
+    run.say(f"efficiency: the machine was busy, {busy}; measure again when it is idle: kdtool eval --with efficiency")
+    return {subject: replace(each, settings={**each.settings, "busy": busy}) for subject, each in ready.items()}
 
 
 def file_size(subject: str, path: Path) -> kdtool.Measurement:

@@ -14,13 +14,14 @@ from threading import Timer
 from typing import IO, Any
 
 import kdtool
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 from kdtool_transformers import compute_dtype, pick_device
 
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, Turn
 
-__all__ = ["Place", "Worker", "place"]
+__all__ = ["Place", "Worker", "own_seconds", "place"]
 
 _DEADLINE_SECONDS = 900.0
 """A process that says nothing for so long is taken for dead."""
@@ -47,11 +48,18 @@ def place() -> Place:
     return Place(device, dtype, torch.get_num_threads())
 
 
+def own_seconds() -> float:
+    """Return the processor time of this process and of all that it started, ended ones included."""
+    me, times = psutil.Process(), os.times()
+    running = [process.cpu_times() for process in me.children(recursive=True) if process.is_running()]
+    return float(sum(times[:4]) + sum(each.user + each.system for each in running))
+
+
 class Worker:
     """A process of `_worker` with one model, once that is loaded; a context that ends it.
 
     `generated` are the tokens of a turn, as many as the model's context holds. `peak_bytes` and `device_bytes` are the most
-    memory that it had after its last turn.
+    memory that it had after its last turn. `passive`: its threads sleep while they wait, as suits a busy machine.
     """
 
     generated: int
@@ -60,16 +68,19 @@ class Worker:
     peak_bytes = 0
     device_bytes = 0
 
-    def __init__(self, name: str, meter: Meter | None) -> None:
+    def __init__(self, name: str, meter: Meter | None, *, passive: bool = False) -> None:
         self._name = name
         self._meter = meter
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        if passive:
+            kdtool.wait_passively(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdtool_evaluator_efficiency._worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=environment,
         )
 
     def __enter__(self) -> Worker:

@@ -9,8 +9,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kdtool_pass_at_k import ALLCLOSE, Form, Kind, Problem, records_of
-from kdtool_sandbox import Module
+from kdtool_pass_at_k import Form, Kind, Problem, records_of
+from kdtool_sandbox import EVALPLUS_NUMPY, Module
 
 __all__ = ["file_of", "problems_of"]
 
@@ -19,8 +19,9 @@ _INSTRUCTION = "Write a solution to the following problem and make sure that it 
 _OPENING = "Here is the completed function:\n"
 _NEEDED: Mapping[str, Kind] = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution", "test"), "text")
 _EXPECTED = "HumanEvalPlus-OriginFmt.jsonl of evalplus/humanevalplus_release"
-_ERRATUM = ("_poly(*candidate(*inp), inp)", "abs(_poly(*inp, candidate(*inp)))")
-"""In HumanEval+ the test of HumanEval/32, as published, fails for any program; EvalPlus judges it as it stands here."""
+_ERRATUM = ("_poly(*candidate(*inp), inp)", "abs(_poly(list(*inp), candidate(*inp)))")
+"""In HumanEval+ the test of HumanEval/32, as published, fails for any program; EvalPlus judges it as it stands here. The
+list is copied: a program that clears its argument would make any root right."""
 
 
 def file_of(plus: Path | None) -> Path | Traversable:
@@ -44,7 +45,7 @@ def _problem(record: Mapping[str, Any]) -> Problem:
         id=record["task_id"],
         forms={
             "base": Form((), prompt, _STOP),
-            "chat": Form((("user", asked),), f"{_OPENING}```python\n{prompt}\n", (*_STOP, "\n```")),
+            "chat": Form((("user", asked),), f"{_OPENING}```python\n{prompt}\n", (*_STOP, "```")),
         },
         continued=partial(_module, record, prompt),
         whole=partial(_module, record, prompt[: prompt.rfind(f"def {name}")]),  # its imports and helper functions
@@ -55,5 +56,5 @@ def _problem(record: Mapping[str, Any]) -> Problem:
 def _module(record: Mapping[str, Any], before: str, code: str) -> Module:
     tests = f"{record['test'].replace(*_ERRATUM)}\ncheck({record['entry_point']})\n"
     # Some tests use helper functions of the prompt; the function that is asked for has no body there but its documentation.
-    helpers = (ALLCLOSE if "numpy" in record["test"] else "") + record["prompt"] + "\n"
+    helpers = (EVALPLUS_NUMPY if "numpy" in record["test"] else "") + record["prompt"] + "\n"
     return Module(before + code, tests, (record["entry_point"],), helpers)

@@ -49,8 +49,8 @@ class LineCompletion(kdtool.Evaluator):
         student = ahead.models.get(ahead.student)
         if student is not None:
             tokens = self.config.context // 2 + self.config.maximum_tokens
-            size = bytes_to_answer(student, min(tokens, student.context or tokens))
-            yield kdtool.Estimate("measured student", ("scores: line-completion",), size)
+            size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
+            yield kdtool.Estimate("measured student", ("scores: line-completion",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse a split without lines.
@@ -113,7 +113,7 @@ def _measurements(
     answers: Sequence[Answer],
     settings: Mapping[str, str],
 ) -> Iterator[kdtool.Measurement]:
-    """Yield both measures. Lines of one document are alike, so the documents are the items that the bootstrap draws."""
+    """Yield both measures. Lines of one document are alike, so the items compared are whole documents."""
     from kdtool_measuring import Item, measured, unanswered
 
     for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool_datasets.mbpp import prompt_of
-from kdtool_pass_at_k import ALLCLOSE, Form, Kind, Problem, records_of
-from kdtool_sandbox import module_like
+from kdtool_pass_at_k import Form, Kind, Problem, records_of
+from kdtool_sandbox import EVALPLUS_NUMPY, module_like
 
 if TYPE_CHECKING:
     from kdtool_datasets.mbpp import Problem as Published
@@ -20,6 +20,12 @@ _STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
 _INSTRUCTION = "You are an expert Python programmer, and here is your task:"
 _NEEDED: Mapping[str, Kind] = {"task_id": "text or number", "code": "text", "prompt": "text", "test": "text"}
 _EXPECTED = "MbppPlus-OriginFmt.jsonl of evalplus/mbppplus_release"
+_ERRATUM = (
+    "        exact_match = exp == (out is not None)\n",
+    "        exact_match = exp == (out is not None)\n    assert exact_match\n",
+)
+"""In MBPP+ the tests of 737, 787 and 794, as published, compare and assert nothing, so that any program passes; EvalPlus
+asserts what they compare."""
 
 
 def problem_of(published: Published) -> Problem:
@@ -42,16 +48,17 @@ def plus_problems(path: Path) -> Sequence[Problem]:
 def _plus(record: Mapping[str, Any]) -> Problem:
     shown = _texts(record.get("test_list"))
     prompt = f'"""\n{record["prompt"]}\n{shown[0] if shown else ""}\n"""\n'
-    return _problem(f"mbpp/{record['task_id']}", prompt, record["prompt"], shown, record["code"], record["test"])
+    tests = record["test"].replace(*_ERRATUM)
+    return _problem(f"mbpp/{record['task_id']}", prompt, record["prompt"], shown, record["code"], tests)
 
 
 def _problem(name: str, prompt: str, text: str, shown: Sequence[str], code: str, tests: str) -> Problem:
     listed = "\n".join(shown)
     asked = f"{_INSTRUCTION}\n{text}\nYour code should pass these tests:\n{listed}"
-    module = module_like(code, tests, ALLCLOSE if "numpy" in tests else "")
+    module = module_like(code, tests, EVALPLUS_NUMPY if "numpy" in tests else "")
     return Problem(
         id=name,
-        forms={"base": Form((), prompt, _STOP), "chat": Form((("user", asked),), "```python\n", ("\n```",))},
+        forms={"base": Form((), prompt, _STOP), "chat": Form((("user", asked),), "```python\n", ("```",))},
         continued=module,
         whole=module,
         solution=code,

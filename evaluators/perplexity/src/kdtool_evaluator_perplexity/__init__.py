@@ -34,12 +34,15 @@ class Perplexity(kdtool.Evaluator):
     config: Config
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_measuring import bytes_of_exact_heads
+
         student = ahead.models.get(ahead.student)
         if student is not None:
             tokens = min(8192, self.config.documents * self.config.characters // 2)  # of windows that share a batch
             layer = 4 * tokens * (4 * student.hidden + 3 * student.feed_forward)
             logits = 3 * 4 * min(tokens, 512) * student.vocabulary
-            yield kdtool.Estimate("measured student", ("scores: perplexity",), 4 * student.parameters + layer + logits)
+            size = ahead.student_bytes + bytes_of_exact_heads(ahead) + layer + logits
+            yield kdtool.Estimate("measured student", ("scores: perplexity",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse a split without text.
@@ -82,8 +85,9 @@ class Perplexity(kdtool.Evaluator):
             "split": self.config.split,
             "texts": f"{len(documents)} documents, each cut after {self.config.characters} characters, "
             "chosen by the hashes of their ids",
-            "context": "each document by itself, its first token predicted from the end-of-text token; documents longer "
-            "than the model's window are scored in overlapping windows",
+            "context": "each document by itself, its first token predicted from the tokens that the tokenizer puts before a "
+            "text, or from the end-of-text token where it puts none; documents longer than the model's window are scored in "
+            "overlapping windows",
         }
 
 

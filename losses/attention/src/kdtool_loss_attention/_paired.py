@@ -21,10 +21,6 @@ class PairedLayers(kdtool.Loss):
 
     divergence = True
 
-    def __init__(self, config: kdtool.Config) -> None:
-        super().__init__(config)
-        self._pairs: tuple[tuple[int, int], ...] = ()
-
     def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
         """Return pairs (student layer, teacher layer), after checking that the two models can be compared."""
         raise NotImplementedError
@@ -39,19 +35,14 @@ class PairedLayers(kdtool.Loss):
         Raises:
             kdtool.UsageError: the settings name layers that are not there, or heads of these models cannot be compared.
         """
-        self._pairs = self.pair(student, teacher)
-        return self._pairs
-
-    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> None:
-        """Pair layers where that has not happened in this process; nothing trains along."""
-        self.kdtool_layers(student, teacher)
+        return self.pair(student, teacher)
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return the mean over the pairs for each of the N labelled positions."""
-        if view.teacher is None or not self._pairs:
+        if view.teacher is None or not view.layers:
             raise kdtool.PluginError(
-                f"{type(self).__name__} compares paired layers with a teacher's: the trainer must call kdtool_modules "
-                "before the first step and give each step a teacher's signal"
+                f"{type(self).__name__} compares paired layers with a teacher's: the trainer must give each step the term's "
+                "`layers` and a teacher's signal"
             )
-        values = [self.compare(view, view.teacher, mine, theirs) for mine, theirs in self._pairs]
+        values = [self.compare(view, view.teacher, mine, theirs) for mine, theirs in view.layers]
         return kdtool.PerToken(sum(values[1:], values[0]) / len(values))

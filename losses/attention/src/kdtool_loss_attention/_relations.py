@@ -93,6 +93,10 @@ class Relations(PairedLayers):
             )
         return tuple(zip(own, chosen, strict=True))
 
+    def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> None:
+        """Find the number of relation heads where layers were not paired in this process; nothing trains along."""
+        self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
+
     def compare(self, view: kdtool.StepView, teacher: kdtool.Signal, mine: int, theirs: int) -> Tensor:
         """Return the sum of `relation_divergence` over queries, keys and values of two layers."""
         labelled, document = view.batch.labels != -100, view.batch.document

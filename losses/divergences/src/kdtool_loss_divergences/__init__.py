@@ -228,19 +228,10 @@ def _by_form(
     sampled: Callable[[Tensor, Tensor, Tensor, float], Result],
     top_k: Callable[[Tensor, Tensor, Tensor, float], Result],
 ) -> Result:
-    """Call the one that the teacher's signal is for.
-
-    Raises:
-        kdtool.UsageError: the teacher's tokens were taken at another temperature.
-    """
+    """Call the one that the teacher's signal is for."""
     teacher = chunk.teacher
     if not isinstance(teacher, kdtool.SparseTokens):
         return dense(chunk.student_logits, _logits(chunk), chunk.temperature)
-    if teacher.temperature != chunk.temperature:
-        raise kdtool.UsageError(
-            f"forward-kl works at temperature {chunk.temperature}, but the teacher's tokens were taken at "
-            f"{teacher.temperature}: give the loss and the signals one temperature"
-        )
     sparse = sampled if teacher.form == "sampled" else top_k
     return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import log_probabilities
+from kdtool_loss_divergences._softened import FLOOR, log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     The head are the teacher's likeliest tokens up to a probability of `head` together, the first of them in any case: there
     forward KL corrects first, in the tail reverse KL. 0 if and only if p = q. w counts as a constant: it has no gradient, as
     in the authors' code. Wu et al. (AKL), arXiv 2404.02657. Sorts the vocabulary, so it takes longer than the KLs.
-    Not multiplied by T²: the trainer does that.
+    In the reverse KL a log p_v below −100 counts as −100. Not multiplied by T²: the trainer does that.
 
     Args:
         student_logits: [C, V], any floating type; computed in float32 or better.
@@ -35,4 +35,6 @@ def adaptive_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     gaps = (likeliest - q.detach().gather(-1, order)).abs()
     beyond = likeliest.cumsum(-1)[:, 1:] > head
     in_tail = gaps[:, 1:].where(beyond, 0).sum(-1) / gaps.sum(-1).clamp(min=1e-30)
-    return (1 - in_tail) * (p * (p_log - q_log)).sum(-1) + in_tail * (q * (q_log - p_log)).sum(-1)
+    return (1 - in_tail) * (p * (p_log - q_log)).sum(-1) + in_tail * (
+        q * (q_log.clamp(min=FLOOR) - p_log.clamp(min=FLOOR))
+    ).sum(-1)

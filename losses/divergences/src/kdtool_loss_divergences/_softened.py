@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LOWEST", "SMALLEST", "by_logits", "distribution", "log_probabilities", "softened"]
+__all__ = ["FLOOR", "LOWEST", "SMALLEST", "by_logits", "distribution", "log_probabilities", "softened"]
 
 LOWEST = -1e30
 """Stands for log 0: far below any log-probability, and 0 · LOWEST is 0 where 0 · (−∞) is not a number."""
+FLOOR = -100.0
+"""The least logarithm of a teacher's probability in a reverse KL, which divides by it: e^-100 is below float32's numbers.
+
+A token that the teacher excludes costs 100 nats times the student's probability of it, with a gradient of that size.
+Without a floor it costs without bound, and the first such token ends the training."""
 SMALLEST = 1e-37
 """What a probability counts as at least where its logarithm is taken or it divides; float32 has smaller ones, next to 0."""
 

@@ -14,7 +14,7 @@ import kdtool
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Linear, ModuleDict
+    from torch.nn import Module, ModuleDict
 
 __all__ = ["HiddenStates", "state_distance"]
 
@@ -56,46 +56,43 @@ class HiddenStates(kdtool.Loss):
 
         Each is compared with the teacher's layer that it was copied from, else with layer l · L_teacher / L_student."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._pairs: tuple[tuple[int, int], ...] = ()
-        self._projectors: dict[int, Linear] = {}
-
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]]:
         """Pair student with teacher layers.
 
         Raises:
             kdtool.UsageError: a layer that the student does not have, one twice, or none at all.
         """
-        self._pairs = kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
-        return self._pairs
+        return kdtool.pair_layers("hidden.layers", self.config.layers, student, teacher)
 
     def kdtool_modules(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> ModuleDict | None:
         """Return a linear projector [H_student → H_teacher] a pair, or None where the widths agree."""
-        pairs = self._pairs or self.kdtool_layers(student, teacher)
         if student.hidden == teacher.hidden:
             return None
         from torch.nn import Linear, ModuleDict
 
-        self._projectors = {layer: Linear(student.hidden, teacher.hidden, bias=False) for layer, _ in pairs}
-        return ModuleDict({str(layer): projector for layer, projector in self._projectors.items()})
+        pairs = self.kdtool_layers(student, teacher)
+        return ModuleDict({str(layer): Linear(student.hidden, teacher.hidden, bias=False) for layer, _ in pairs})
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
         """Return the mean distance over the pairs for each of the N labelled positions."""
-        if view.teacher is None or not self._pairs:
+        if view.teacher is None or not view.layers:
             raise kdtool.PluginError(
-                "hidden compares paired layers with a teacher's: the trainer must call kdtool_modules before the first step "
-                "and give each step a teacher's signal"
+                "hidden compares paired layers with a teacher's: the trainer must give each step the term's `layers`, the "
+                "`module` that kdtool_modules returned, and a teacher's signal"
             )
         distances = [
-            state_distance(self._projected(mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
-            for mine, theirs in self._pairs
+            state_distance(_projected(view.module, mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
+            for mine, theirs in view.layers
         ]
         return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
 
-    def _projected(self, layer: int, states: Tensor) -> Tensor:
-        projector = self._projectors.get(layer)
-        return states if projector is None else projector(states.to(projector.weight.dtype))
+
+def _projected(projectors: Module | None, layer: int, states: Tensor) -> Tensor:
+    if projectors is None:
+        return states
+    projector = projectors.get_submodule(str(layer))
+    projected: Tensor = projector(states.to(next(projector.parameters()).dtype))
+    return projected
 
 
 def _normalised(states: Tensor) -> Tensor:

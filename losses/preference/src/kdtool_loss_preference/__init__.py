@@ -68,6 +68,7 @@ class DirectPreference(kdtool.Loss):
 
     needs = (frozenset({"logits"}),)
     columns = frozenset({"rejected"})
+    corpus_only = True
     config: Config
 
     class Config(kdtool.Config):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_cache_sampled._kept import KeptTokens
+    from kdtool_shards import Recording
+
     from kdtool_cache_sampled._recalled import RecalledTokens
 
 __all__ = ["Sampled", "TopK"]
@@ -42,15 +43,15 @@ class _Tokens(kdtool.Cache):
         super().__init__(config)
         self._recalled: dict[Path, RecalledTokens] = {}
 
-    def kept(self, temperature: float) -> KeptTokens:
-        """Return what is kept of each position."""
+    def kept(self, want: kdtool.Want) -> Recording:
+        """Return what is kept of each position, of signals that hold what is wanted."""
         raise NotImplementedError
 
     def bytes_a_token(self) -> float:
         """Return about how much is kept of a position, of a teacher as sure as small code models are."""
         raise NotImplementedError
 
-    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
         """Ask the teacher for logits, to choose tokens from."""
         return replace(want, kinds=frozenset({"logits"}), layers=())
 
@@ -61,12 +62,13 @@ class _Tokens(kdtool.Cache):
 
         Raises:
             kdtool.StorageError: the disk is full or cannot be written.
-            kdtool.PluginError: the teacher gives no logits, or is another one than before.
+            kdtool.PluginError: the teacher does not give what was wanted, or is another one than before.
         """
         from kdtool_shards import record_rows
 
-        kept = self.kept(source.want.temperature)
-        return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
+        return record_rows(
+            run, rows, source, folder, self.kept(source.want), self.config.rows_per_shard, self.config.batch
+        )
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
         """Return the recorded tokens, on the batch's device.
@@ -115,13 +117,23 @@ class Sampled(_Tokens):
         """`systematic`: one random number a position, and counts that are probabilities rounded up or down. `independent`:
         each draw for itself, as RS-KD was published; about twice the draws for the same accuracy."""
 
-    def kept(self, temperature: float) -> KeptTokens:
+        seed: int = kdtool.Field(default=0, ge=0, lt=2**63)
+        """Of the draws. Recordings of another seed draw anew."""
+        alternatives: int = kdtool.Field(default=1, ge=1, le=64)
+        """Independent sets of draws a row, each of so many bytes. A phase takes another one in each epoch, and with another
+        seed of the run begins with another. With 1, all epochs and seeds learn from the same draws."""
+
+    def kept(self, want: kdtool.Want) -> Recording:
         from kdtool_cache_sampled._kept import KeptDraws
 
-        return KeptDraws(temperature, self.config.draws, systematic=self.config.design == "systematic")
+        config, systematic = self.config, self.config.design == "systematic"
+        noise = {"seed": config.seed, "alternatives": config.alternatives}
+        return KeptDraws(want.temperature, config.draws, systematic=systematic, **noise)
 
     def bytes_a_token(self) -> float:
-        return 1.6 * float(self.config.draws**0.7)  # measured: 13 at 20 draws, 39 at 100 (docs/benchmarks.md)
+        return (
+            self.config.alternatives * 1.6 * float(self.config.draws**0.7)
+        )  # measured: 13 at 20 draws, 39 at 100 (docs/benchmarks.md)
 
 
 class TopK(_Tokens):
@@ -139,12 +151,17 @@ class TopK(_Tokens):
         """Settings of `top-k`."""
 
         k: int = kdtool.Field(default=100, ge=1, le=4096)
-        """Tokens kept a position."""
+        """Tokens kept a position; fewer where the teacher names fewer."""
 
-    def kept(self, temperature: float) -> KeptTokens:
-        from kdtool_cache_sampled._kept import KeptLikeliest
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+        """Ask the teacher for logits, or for the likeliest tokens where it gives these alone, as a server does."""
+        told = "top-k" in offers and "logits" not in offers
+        return replace(want, kinds=frozenset({"top-k" if told else "logits"}), layers=())
 
-        return KeptLikeliest(temperature, self.config.k)
+    def kept(self, want: kdtool.Want) -> Recording:
+        from kdtool_cache_sampled._kept import KeptLikeliest, KeptTold
+
+        return KeptTold(self.config.k) if "top-k" in want.kinds else KeptLikeliest(want.temperature, self.config.k)
 
     def bytes_a_token(self) -> float:
         return 2.9 * self.config.k

@@ -42,7 +42,7 @@ class States(kdtool.Cache):
         super().__init__(config)
         self._recorded: dict[Path, RecalledStates] = {}
 
-    def kdtool_wanted(self, want: kdtool.Want) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
         """Ask the teacher for logits and hidden states as they are wanted."""
         return replace(want, kinds=want.kinds & self.offers)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
+from kdtool_logits import exact_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ def _told(signal: kdtool.Signal, labels: Tensor) -> _Told | None:
         own = weights.masked_fill(ids != labels[:, None], 0.0).sum(-1)
         return _Told(sparse.form, sparse.temperature, ids[:, :TOP], weights[:, :TOP], own)
     if lazy is not None:
-        probabilities = lazy.head.logits(lazy.hidden[: len(labels)]).float().softmax(-1)
+        probabilities = exact_logits(lazy.head, lazy.hidden[: len(labels)]).softmax(-1)
         likeliest, ids = probabilities.topk(min(TOP, probabilities.shape[-1]))
         return _Told("logits", 1.0, ids, likeliest, probabilities.gather(1, labels[:, None])[:, 0])
     return None

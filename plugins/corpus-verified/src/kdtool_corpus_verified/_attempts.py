@@ -98,7 +98,10 @@ def attempted(
     """
     from kdtool_sandbox import Task
 
-    codes = {name: _completion(answer, config) for name, answer in answers.items()}
+    names = {
+        name_of(key, number): one.module("").names for key, one in problems.items() for number in range(config.samples)
+    }
+    codes = {name: _completion(answer, config, names[name]) for name, answer in answers.items()}
     reasons = {name: _unfit(answer, codes[name]) for name, answer in answers.items()}
     numbers = range(config.samples)
     tasks = [
@@ -133,9 +136,9 @@ def _distinct(attempts: Iterable[Attempt]) -> list[Attempt]:
     return list(first.values())
 
 
-def _completion(answer: kdtool.TextAnswer, config: Verified.Config) -> str:
+def _completion(answer: kdtool.TextAnswer, config: Verified.Config, names: Sequence[str]) -> str:
     """Return the code of an answer with one line end: what is run is what is learned."""
-    return code_of(answer.text, continues=config.form == "base").rstrip() + "\n"
+    return code_of(answer.text, continues=config.form == "base", names=names).rstrip() + "\n"
 
 
 def _unfit(answer: kdtool.TextAnswer, completion: str) -> str:

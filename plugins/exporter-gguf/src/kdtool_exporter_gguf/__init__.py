@@ -33,6 +33,15 @@ class GGUF(kdtool.Exporter):
     config: Config
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        """Yield what the export takes.
+
+        Raises:
+            UsageError: the student cannot be exported, as far as that is known before its tokenizer is on this machine.
+        """
+        from kdtool_exporter_gguf._ahead import open_questions
+
+        for question in open_questions(ahead):
+            yield kdtool.Estimate("exported student", note=question)
         student = ahead.models.get(ahead.student)
         if student is not None:
             size = int(student.parameters * _BYTES[self.config.numbers])
@@ -60,7 +69,7 @@ class GGUF(kdtool.Exporter):
             UsageError: the student is no plain Llama, or its tokenizer splits text in a way that has no name in the format.
             PluginError: llama.cpp splits text otherwise than the student's tokenizer, or computes something else.
         """
-        from kdtool_transformers import model_card, open_model, write_gguf, write_notices
+        from kdtool_transformers import model_card, open_model, widen, write_gguf, write_notices
 
         from kdtool_exporter_gguf._checking import name_of_splitting, require_same
 
@@ -73,6 +82,7 @@ class GGUF(kdtool.Exporter):
             pre=name_of_splitting(student.tokenizer),
             licence=" AND ".join(binding),
         )
+        widen(student.model)  # llama.cpp keeps sums and states in float32
         require_same(student, file, self.config)
         write_notices(run.folder, run)
         how_to_use = "llama-server -m {path}\n"

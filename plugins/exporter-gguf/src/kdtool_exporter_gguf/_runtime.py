@@ -54,13 +54,14 @@ class GGUFRuntime(kdtool.Runtime):
                 raise kdtool.UsageError(f"llama.cpp refuses request {request.id}: {error}") from None
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
-        """Yield each text's log-likelihood, in order; the first token is predicted from the end-of-text token.
+        """Yield each text's log-likelihood, in order.
 
-        Long texts are cut into windows that advance by half, as those of `kdtool_transformers.TransformersRuntime`.
+        The first token is predicted from the one that llama.cpp puts before a text, or from the end of text where it puts
+        none. Long texts are cut into windows that advance by half, as those of `kdtool_transformers.TransformersRuntime`.
         """
         window = min(_LONGEST_WINDOW, self.context - 1)
         for text in texts:
-            tokens = [self._end_of_text, *pieces(self.server, text)]
+            tokens = [*(self._start or [self._end_of_text]), *pieces(self.server, text)]
             total = log_likelihood(self.server, tokens, window)
             yield kdtool.Score(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
 
@@ -78,6 +79,11 @@ class GGUFRuntime(kdtool.Runtime):
         self.server.close()
 
     @cached_property
+    def _start(self) -> list[Piece]:
+        """Tokens that llama.cpp puts before a text: one, or none."""
+        return pieces(self.server, "", begun=True)
+
+    @cached_property
     def _end_of_text(self) -> Piece:
         known = self.server.get("/props")["eos_token"]
         for token in (*_DOCUMENT_ENDS, known):
@@ -89,14 +95,19 @@ class GGUFRuntime(kdtool.Runtime):
     def _body(self, request: kdtool.Request) -> dict[str, Any]:
         return {
             **_PURE,
-            "prompt": self._prompt(request) or [self._end_of_text.id],
+            "prompt": [piece.id for piece in self._prompt(request) or [self._end_of_text]],
             "n_predict": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed % 2**32,
             "stop": list(request.stop),
         }
 
-    def _prompt(self, request: kdtool.Request) -> str:
+    def _prompt(self, request: kdtool.Request) -> list[Piece]:
+        """Return the tokens of a prompt. Given text, llama.cpp would put a start before one that has it already."""
+        found = pieces(self.server, self._written(request))
+        return found if found[:1] == self._start else [*self._start, *found]
+
+    def _written(self, request: kdtool.Request) -> str:
         if not request.turns:
             return request.prompt
         messages = [{"role": role, "content": content} for role, content in request.turns]

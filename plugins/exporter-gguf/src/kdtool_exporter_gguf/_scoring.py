@@ -36,9 +36,12 @@ class Piece(NamedTuple):
         return cls(int(token["id"]), isinstance(text, str) and text != "" and "\0" not in text)
 
 
-def pieces(server: LlamaCpp, text: str) -> list[Piece]:
-    """Return the tokens of a text as llama.cpp splits it; special ones written in it count, none are added."""
-    body = {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}
+def pieces(server: LlamaCpp, text: str, *, begun: bool = False) -> list[Piece]:
+    """Return the tokens of a text as llama.cpp splits it; special ones written in it count.
+
+    With `begun` they begin with those that llama.cpp puts before a text; else none are added.
+    """
+    body = {"content": text, "add_special": begun, "parse_special": True, "with_pieces": True}
     return [Piece.told(token) for token in server.post("/tokenize", body)["tokens"]]
 
 

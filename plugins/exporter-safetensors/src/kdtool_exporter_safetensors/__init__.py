@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import kdtool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Safetensors"]
 
@@ -31,85 +35,114 @@ class Safetensors(kdtool.Exporter):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         student = ahead.models.get(ahead.student)
         if student is not None:
-            size = student.parameters * (4 if self.config.dtype in ("float32", "same") else 2)
-            yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
-            yield kdtool.Estimate("exported student", disk_bytes=size)
+            from kdtool_transformers import itemsize
+
+            trained = ahead.student_bytes // student.parameters
+            size = trained if self.config.dtype == "same" else itemsize(self.config.dtype)
+            # One model at a time, in its own dtype; what was rounded is compared in the trained one's.
+            yield kdtool.Estimate("exported student", ("exports",), max(trained, size) * student.parameters)
+            yield kdtool.Estimate("exported student", disk_bytes=size * student.parameters)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
         import torch
         from kdtool_transformers import model_card, open_model, write_notices
 
         folder = run.folder / "safetensors"
-        original = open_model(trained, offline=True)
-        dtype = original.model.dtype if self.config.dtype == "same" else getattr(torch, self.config.dtype)
-        converted = open_model(trained, dtype=dtype, offline=True)
-        converted.save(folder)
-        del converted
-        stored = self._compared(run, original, folder, str(dtype).removeprefix("torch."))
+        model = open_model(trained, offline=True)
+        facts, was, expected = model.facts, model.model.dtype, _logits(model)
+        dtype = was if self.config.dtype == "same" else getattr(torch, self.config.dtype)
+        if dtype != was:
+            del model  # one model at a time is in memory, here and below
+            model = open_model(trained, dtype=dtype, offline=True)
+        model.save(folder)
+        del model
+        stored, open_in = self._compared(run, expected, folder, was, dtype)
         write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        use = f"```python\n{_how_to_use('.')}```"
-        card = model_card(run, original.facts, stored=stored, library="transformers", use=use)
-        return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}"), card=card)
+        use = f"```python\n{_how_to_use('.', open_in)}```"
+        card = model_card(run, facts, stored=stored, library="transformers", use=use)
+        return kdtool.Artifact(folder, "safetensors", size, how_to_use=_how_to_use("{path}", open_in), card=card)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Open a folder with safetensors; in float32, which holds any stored value, where bfloat16 is slower than that."""
         import torch
-        from kdtool_transformers import compute_dtype, open_runtime, pick_device
+        from kdtool_transformers import TransformersRuntime, compute_dtype, open_model, pick_device, widen
 
         path = subject.path
         if subject.role != "artifact" or path is None or not any(path.glob("*.safetensors")):
             return None
         device = pick_device()
-        wide = device.type == "cpu" and compute_dtype("auto", device) == torch.float32
-        return open_runtime(path, dtype=torch.float32 if wide else None, device=device, offline=True)
+        model = open_model(path, device=device, offline=True)
+        if device.type == "cpu" and compute_dtype("auto", device) == torch.float32:
+            widen(model.model)
+        return TransformersRuntime(model)
 
-    def _compared(self, run: kdtool.RunInfo, original: kdtool.LanguageModel, folder: Path, dtype: str) -> str:
-        """Say in the card's words how far the written model is from the trained one; refuse one that is another.
+    def _compared(
+        self, run: kdtool.RunInfo, expected: Tensor, folder: Path, was: torch.dtype, dtype: torch.dtype
+    ) -> tuple[str, str]:
+        """Return the card's sentence on how far the written model is from the trained one, and the dtype to open it in.
 
-        Its weights are judged in float32. Many computations in few bits add to their rounding, which is no fault of the
-        file, but its user has to know.
+        Weights are judged in the dtype of the trained ones, float32 as a rule. Many computations in few bits add to their
+        rounding, which is no fault of the file, but its user has to know.
+
+        Raises:
+            PluginError: the written model is another one.
         """
         import torch
         from kdtool_transformers import open_model
 
+        name = _name(dtype)
         written = open_model(folder, offline=True)
-        computed = _deviation(original, written)
-        written.model.to(torch.float32)
-        deviation, limit = _deviation(original, written), _TOLERANCE[dtype]
+        computed = deviation = _deviation(expected, written)
+        if dtype != was:
+            del written
+            written = open_model(folder, dtype=was, offline=True)
+            deviation = _deviation(expected, written)
+        if was != torch.float32:  # the trained model computes in few bits, too
+            computed = deviation
+        limit = _TOLERANCE[name]
         if not deviation <= limit:
             raise kdtool.PluginError(
                 f"the exported model differs from the trained one: logits deviate by {deviation:.2g} standard deviations "
-                f"(allowed {limit:g}) with weights in {dtype}; export with dtype: float32"
+                f"(allowed {limit:g}) with weights in {name}; export with dtype: float32"
             )
-        said = f"Weights in {dtype}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
+        said = f"Weights in {name}; logits deviate from the trained model's by {deviation:.1e} standard deviations"
         if computed <= limit:
-            return f"{said}."
-        run.say(f"safetensors: computed in {dtype}, the student's logits deviate by {computed:.2g} standard deviations")
-        return f"{said}, and by {computed:.1e} where they are computed in {dtype}: open it with `dtype=torch.float32`."
+            return f"{said}.", name
+        run.say(f"safetensors: computed in {name}, the student's logits deviate by {computed:.2g} standard deviations")
+        said += f", and by {computed:.1e} where they are computed in {name}: open it in float32, as below."
+        return said, _name(torch.float32)
 
 
-def _deviation(original: kdtool.LanguageModel, written: kdtool.LanguageModel) -> float:
-    """Return how far apart logits are on drawn tokens, in standard deviations of the original's."""
+def _deviation(expected: Tensor, written: kdtool.LanguageModel) -> float:
+    """Return how far the logits of a model are from those expected, in their standard deviations."""
+    return float((_logits(written) - expected).square().mean().sqrt() / expected.std())
+
+
+def _logits(model: kdtool.LanguageModel) -> Tensor:
+    """Return a model's logits on drawn tokens, in float32."""
     import torch
 
-    vocabulary = original.head.vocabulary
+    vocabulary = model.head.vocabulary
     ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected, found = (
-            model.model(input_ids=ids).logits[0, :, :vocabulary].float() for model in (original, written)
-        )
-    return float((found - expected).square().mean().sqrt() / expected.std())
+        logits: Tensor = model.model(input_ids=ids).logits[0, :, :vocabulary].float()
+    return logits
 
 
-def _how_to_use(folder: str) -> str:
-    """Return lines of Python that complete a piece of code with the model in `folder`."""
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _how_to_use(folder: str, dtype: str) -> str:
+    """Return lines of Python that complete a piece of code with the model in `folder`, opened in a dtype."""
     return f"""\
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = {folder!r}
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.{dtype})
 inputs = tokenizer("def fibonacci(n):\\n", return_tensors="pt")
 outputs = model.generate(**inputs, max_new_tokens=64, do_sample=False)
 print(tokenizer.decode(outputs[0], skip_special_tokens=True))

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import nsmallest
-from math import exp, isfinite, sqrt
-from statistics import NormalDist
+from math import exp, isfinite
 from typing import Literal
 
 import kdtool
@@ -23,6 +22,7 @@ from kdtool_measuring._answers import (
     Answer,
     Counting,
     answered,
+    bytes_of_exact_heads,
     bytes_to_answer,
     cannot,
     file_of,
@@ -44,6 +44,7 @@ __all__ = [
     "Kind",
     "answered",
     "ask_teacher",
+    "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
     "check_fields",
@@ -64,11 +65,6 @@ __all__ = [
     "unpacked",
     "without_text",
 ]
-
-_REPLICATES = 2000
-_DRAWS_AT_ONCE = 1_000_000
-_ROUNDED = 1e-9
-"""By so much shares differ at most that are alike."""
 
 
 @dataclass(frozen=True)
@@ -136,18 +132,17 @@ def measured(
 ) -> kdtool.Measurement:
     """Return the measurement transform(Σ sum / Σ weight) and write its items into the run's folder.
 
-    `low` and `high` are the 2.5th and 97.5th percentile of 2,000 bootstrap replicates, which draw items with replacement
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); None for fewer than two items. A fraction of
-    items of which each passes or fails has Wilson's score interval (JASA 22, 1927), which says something of 0 of 164, too;
-    that of one that all items have alike reaches as far as others may be otherwise.
+    `low` and `high` are those of `kdtool.interval_of`; None for fewer than two items that weigh anything, and where a bound
+    is too large for a number.
 
     Raises:
         PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
     """
     _check(items, name, subject)
     mean = sum(item.sum for item in items) / sum(item.weight for item in items)
-    value, *bounds = (_transformed(number, transform, name, subject) for number in (mean, *_interval(items, unit)))
-    low, high = bounds or (None, None)
+    value = _transformed(mean, transform, name, subject)
+    bounds = kdtool.interval_of(((item.sum, item.weight) for item in items), unit=unit, transform=transform)
+    low, high = bounds if bounds and all(map(isfinite, bounds)) else (None, None)
     path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
     path.write_text("".join(_line(item) for item in items), encoding="utf-8")
     return kdtool.Measurement(
@@ -198,45 +193,6 @@ def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
             )
     if not sum(item.weight for item in items) > 0:
         raise kdtool.PluginError(f"{name} of {subject.name} has nothing to be measured on: no items, or all weigh 0")
-
-
-def _interval(items: Sequence[Item], unit: str) -> Sequence[float]:
-    import numpy as np
-
-    if len(items) < 2:
-        return ()
-    if unit == "fraction" and all(item.weight == 1 and item.sum in (0, 1) for item in items):
-        return _wilson(sum(item.sum for item in items), len(items))
-    shares = [item.sum / item.weight for item in items if item.weight]
-    if unit == "fraction" and max(shares) - min(shares) < _ROUNDED:
-        return _of_items_alike(shares[0], len(shares))
-    table = np.array([(item.sum, item.weight) for item in items])
-    generator = np.random.default_rng(0)
-    means: list[float] = []
-    while len(means) < _REPLICATES:
-        count = min(_REPLICATES - len(means), max(1, _DRAWS_AT_ONCE // len(items)))
-        drawn = table[generator.integers(len(items), size=(count, len(items)))].sum(axis=1)
-        drawn = drawn[drawn[:, 1] > 0]  # a draw of weightless items only has no mean; another takes its place
-        means.extend(drawn[:, 0] / drawn[:, 1])
-    return [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
-
-
-def _wilson(passed: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a share of `passed` in `count`, between 0 and 1."""
-    share, z = passed / count, NormalDist().inv_cdf(0.975)
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # at 0 and 1 rounding would cross
-
-
-def _of_items_alike(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share that all items have, of which no bootstrap draws anything else.
-
-    1 − 0.025^(1/n) of others may be otherwise where none of n is (Clopper and Pearson, Biometrika 26, 1934), each by the way
-    to 0 or to 1.
-    """
-    others = 1 - 0.025 ** (1 / count)
-    return share - others * share, share + others * (1 - share)
 
 
 def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:

@@ -18,6 +18,7 @@ __all__ = [
     "Answer",
     "Counting",
     "answered",
+    "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
     "file_of",
@@ -171,7 +172,7 @@ def seed_of(seed: int, name: str) -> int:
 
 @runtime_checkable
 class Counting(Protocol):
-    """A runtime that has no model to show and still tells how much it takes."""
+    """A runtime that knows its context and counts tokens."""
 
     @property
     def context(self) -> int:
@@ -184,7 +185,7 @@ class Counting(Protocol):
 def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
     """Return the end of a prompt that leaves room in the subject's context for an answer; all of it where that is not known.
 
-    It is known of runtimes with a model, and of those that are `Counting`.
+    It is known of runtimes that are `Counting`, and of others with a model.
 
     Where the answer would take more than half of the context, the prompt gets the other half: answers end with the context.
     """
@@ -199,20 +200,39 @@ def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
 
 def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
     """Return a subject's context, 0 where it is not known, and what counts tokens."""
+    if isinstance(runtime, Counting):
+        return runtime.context, runtime.count
     model = runtime.model
-    if model is not None:
-        return model.facts.context, lambda text: len(model.tokenizer.encode(text))
-    return (runtime.context, runtime.count) if isinstance(runtime, Counting) else (0, len)
+    if model is None:
+        return 0, len
+    return model.facts.context, lambda text: len(model.tokenizer.encode(text))
 
 
-def bytes_to_answer(student: kdtool.ModelFacts, tokens: int) -> int:
-    """Return what a student takes while it answers: its weights in float32, and keys and values of what is decoded together.
+def bytes_to_answer(ahead: kdtool.Prospect, tokens: int) -> int:
+    """Return what a student takes while it answers: its weights as saved, and keys and values of what is decoded together.
 
     `tokens` are those of one prompt and its answer.
     """
+    student = ahead.models[ahead.student]
     head_size = student.head_size or student.hidden // student.heads
     cache = 4 * 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
-    return 4 * student.parameters + cache
+    return ahead.student_bytes + cache
+
+
+def bytes_of_exact_heads(ahead: kdtool.Prospect, teachers: Sequence[str] = ()) -> int:
+    """Return the bytes of float32 copies of the student's head and of one teacher's, the largest.
+
+    Logits that are measured are projected in float32. A head that is float32 already is not copied.
+    """
+    student = ahead.models[ahead.student]
+    copied = [student] if ahead.student_bytes < 4 * student.parameters else []
+    described = [ahead.models[name] for name in teachers if name in ahead.models]
+    copied += sorted((one for one in described if one.dtype != "float32"), key=_head_bytes)[-1:]
+    return sum(map(_head_bytes, copied))
+
+
+def _head_bytes(facts: kdtool.ModelFacts) -> int:
+    return 4 * facts.vocabulary * facts.hidden
 
 
 def file_of(run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, what: str) -> Path:

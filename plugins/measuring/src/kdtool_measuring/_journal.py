@@ -1,11 +1,10 @@
-"""Records that outlive the process: each is on disk, a line of JSON, before the next one counts.
+"""Records that outlive the process: each is on disk, a line of JSON with its digest, before the next one counts.
 
-In memory is only where each record stands. What cannot be read is left out, and costs no other record.
+In memory is only where each record stands. What is not as it was written is left out, and costs no other record.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +48,7 @@ def journal(
         say: tells the user how many lines are damaged.
         outdated: picks records of an earlier process that are to be made again: they are taken out. None keeps all.
     """
+    kdtool.commit(path.parent, path, growing=True)
     pieces, damaged = _pieces(path, kind, outdated)
     if damaged:
         lines = "1 line is damaged and was" if damaged == 1 else f"{damaged:,} lines are damaged and were"
@@ -72,7 +72,7 @@ class Journal(Mapping[str, Record], Generic[Record]):
     def add(self, record: Record) -> None:
         """Keep a record, also through a failing of power."""
         place = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(asdict(record)).encode("ascii") + b"\n")
+        self._file.write(kdtool.seal_line(asdict(record)))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._places[record.id] = place
@@ -143,11 +143,12 @@ def _rewritten(path: Path, pieces: list[_Piece]) -> dict[str, int]:
 
 
 def _record(line: bytes, kind: type[Record]) -> Record | None:
-    """Return the record that a line holds; None where it was not written to its end, or is none."""
-    if not line.endswith(b"\n"):
-        return None
+    """Return the record that a line holds; None where it was not written to its end, is damaged, or is of another kind."""
+    content = kdtool.unseal_line(line)
     try:
-        found = kind(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):
+        found = kind(**content) if content is not None else None
+    except TypeError:
+        found = None
+    if found is None:
         return None
     return found if isinstance(found.id, str) else None

@@ -50,7 +50,9 @@ class Memorisation(kdtool.Evaluator):
             tokens = 16 * 4 * (self.config.prefix + self.config.continuation)  # of passages that are decoded together
             head_size = student.head_size or student.hidden // student.heads
             cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
-            yield kdtool.Estimate("measured student", ("scores: memorisation",), 4 * student.parameters + cache)
+            yield kdtool.Estimate(
+                "measured student", ("scores: memorisation",), compute_bytes=4 * student.parameters + cache
+            )
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse text without a passage.

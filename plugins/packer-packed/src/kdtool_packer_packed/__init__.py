@@ -8,6 +8,7 @@ recipes call `pairs`, is in `_pairs`: a chosen and a rejected answer to a prompt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
@@ -27,8 +28,10 @@ _ROW_BYTES = 9
 class Packed(kdtool.Packer):
     """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
 
-    A document that does not fit continues in the next row, as a document of its own there. The last row is padded. Rows
-    in which no token would be learned are left out. What annotators say of characters comes to their tokens.
+    A document that does not fit continues in the next row, as a document of its own there. Each begins with the
+    tokenizer's `document_start`; a continued one does not learn its first token of text, since no text begins there. The
+    last row is padded, and others where only a start would fit. Rows in which no token would be learned are left out. What
+    annotators say of characters comes to their tokens.
     """
 
     carries_annotations = True
@@ -68,9 +71,15 @@ class Packed(kdtool.Packer):
         """Yield rows as examples come in.
 
         Raises:
-            UsageError: gaps are wanted, and the tokenizer has no marks for them; or its template refuses a conversation.
+            UsageError: gaps are wanted, and the tokenizer has no marks for them; its template refuses a conversation; or
+                rows hold no more than the start of a document.
         """
-        config = self.config
+        config, start = self.config, len(tokenizer.document_start)
+        if config.length <= start:
+            raise kdtool.UsageError(
+                f"rows.length: a row of {config.length} tokens has no room behind the {start} with which the "
+                "tokenizer begins a document; give rows more tokens"
+            )
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(
                 "rows.fim: the student's tokenizer has no marks for a prefix, a suffix and a middle; take a student whose "
@@ -78,7 +87,7 @@ class Packed(kdtool.Packer):
                 "out `fim`"
             )
         lost: list[str] = []
-        rows = _rows(self._documents(examples, tokenizer, lost), config.length, tokenizer.end_of_text)
+        rows = _rows(self._documents(examples, tokenizer, lost), config.length, start, tokenizer.end_of_text)
         limit = config.maximum_tokens
         yield from islice(rows, None if limit is None else limit // config.length)
         if lost:
@@ -99,36 +108,51 @@ class Packed(kdtool.Packer):
                 yield document
 
 
-def _rows(documents: Iterable[Document], length: int, padding: int) -> Iterator[kdtool.Row]:
+@dataclass
+class _Tokens:
+    """Tokens of a row, and of each whether it is learned, the number of its document, and what annotators say of it."""
+
+    ids: list[int] = field(default_factory=list)
+    labelled: list[bool] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    columns: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, number: int, document: Document, part: slice) -> None:
+        """Add a part of a document. One that is not its beginning gets a start of its own, and learns no first token."""
+        ids, labelled = document.ids[part], document.labelled[part]
+        start = document.ids[: document.start] if part.start else []
+        if start:
+            labelled[0] = False
+        self.ids += [*start, *ids]
+        self.labelled += [*[False] * len(start), *labelled]
+        self.numbers += [number] * (len(start) + len(ids))
+        for name, values in document.columns.items():
+            self.columns.setdefault(name, []).extend([*[0] * len(start), *values[part]])
+
+
+def _rows(documents: Iterable[Document], length: int, start: int, padding: int) -> Iterator[kdtool.Row]:
     """Cut rows, without those in which nothing is learned."""
     key = ""
-    for ids, labelled, document, columns in _cut(documents, length):
-        if not any(labelled[i] and document[i] == document[i - 1] for i in range(1, len(ids))):
+    for row in _cut(documents, length, start):
+        numbers = row.numbers
+        if not any(row.labelled[i] and numbers[i] == numbers[i - 1] for i in range(1, len(numbers))):
             continue
-        numbers = [number - document[0] for number in document]
-        row = padded_row(key, ids, labelled, numbers, length, padding, columns)
-        key = row.key
-        yield row
+        numbers = [number - numbers[0] for number in numbers]
+        made = padded_row(key, row.ids, row.labelled, numbers, length, padding, row.columns)
+        key = made.key
+        yield made
 
 
-def _cut(
-    documents: Iterable[Document], length: int
-) -> Iterator[tuple[list[int], list[bool], list[int], dict[str, list[int]]]]:
-    """Yield pieces of `length` tokens with the number of each token's document, and what remains at the end."""
-    ids: list[int] = []
-    labelled: list[bool] = []
-    numbers: list[int] = []
-    columns: dict[str, list[int]] = {}
+def _cut(documents: Iterable[Document], length: int, start: int) -> Iterator[_Tokens]:
+    """Yield rows of `length` tokens, or less where only the `start` tokens of a document would fit, and what remains."""
+    row = _Tokens()
     for number, document in enumerate(documents):
-        ids += document.ids
-        labelled += document.labelled
-        numbers += [number] * len(document.ids)
-        for name, values in document.columns.items():
-            columns.setdefault(name, []).extend(values)
-        while len(ids) >= length:
-            firsts = {name: values[:length] for name, values in columns.items()}
-            yield ids[:length], labelled[:length], numbers[:length], firsts
-            del ids[:length], labelled[:length], numbers[:length]
-            for values in columns.values():
-                del values[:length]
-    yield ids, labelled, numbers, columns
+        done = 0
+        while done < len(document.ids):
+            if length - len(row.ids) <= start:
+                yield row
+                row = _Tokens()
+            room = length - len(row.ids) - (start if done else 0)
+            row.add(number, document, slice(done, done + room))
+            done += room
+    yield row

@@ -34,7 +34,9 @@ class FillInTheMiddle(kdtool.Config):
 class Document:
     """Tokens, whether each is learned, and what annotators say of it; empty where there is no text.
 
-    `lost` says that some of what they say did not come to the tokens: the tokenizer writes other bytes than the text has.
+    The first `start` tokens begin the document and stand for no text; they are never learned.
+    `lost` says that some of what annotators say did not come to the tokens: the tokenizer writes other bytes than the text
+    has.
     """
 
     names: Sequence[str] = ()
@@ -42,6 +44,17 @@ class Document:
     labelled: list[bool] = field(default_factory=list)
     columns: dict[str, list[int]] = field(default_factory=dict)
     lost: bool = False
+    start: int = 0
+
+    def begin(self, tokenizer: kdtool.Tokenizer) -> Document:
+        """Put the tokenizer's `document_start` before what was added, where that has none yet; return the document."""
+        if self.ids:
+            missing = tokenizer.missing_start(self.ids)
+            self.start = len(tokenizer.document_start)
+            self.ids = [*missing, *self.ids]
+            self.labelled = [*[False] * self.start, *self.labelled[self.start - len(missing) :]]
+            self.columns = {name: [*[0] * len(missing), *values] for name, values in self.columns.items()}
+        return self
 
     def add(
         self, ids: Sequence[int], labelled: Sequence[bool], tokenizer: kdtool.Tokenizer, parts: Sequence[Part] = ()
@@ -66,11 +79,22 @@ def document_of(
     fim: FillInTheMiddle | None,
     conversations: Literal["template", "plain"],
 ) -> Document:
-    """Encode an example. It ends with the end-of-text token; in a conversation each assistant's turn has an end.
+    """Encode an example: it begins as the tokenizer begins a document, and ends with the end-of-text token.
+
+    In a conversation each assistant's turn has an end.
 
     Raises:
         UsageError: the tokenizer's template does not suit a conversation.
     """
+    return _encoded(example, tokenizer, fim, conversations).begin(tokenizer)
+
+
+def _encoded(
+    example: kdtool.Example,
+    tokenizer: kdtool.Tokenizer,
+    fim: FillInTheMiddle | None,
+    conversations: Literal["template", "plain"],
+) -> Document:
     body, document = example.body, Document(tuple(example.annotations))
     parts = cut_in_parts(kdtool.parts_of(body), example.annotations)
     if isinstance(body, kdtool.Text) and fim is not None:

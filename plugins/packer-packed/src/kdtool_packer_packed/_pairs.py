@@ -19,7 +19,7 @@ _CUT = "without the beginning of their prompt"
 
 
 class Pairs(kdtool.Packer):
-    """One preference a row: prompt and chosen answer, then prompt and rejected answer, each a document with its end.
+    """One preference a row: prompt and chosen answer, then prompt and rejected answer, each a document of its own.
 
     Answers are learned from, each with its end-of-text token; the column `rejected` is 1 on the second document. A prompt
     that is too long loses its beginning, in both documents alike. A pair is left out where its answers leave no room for the
@@ -82,13 +82,16 @@ class Pairs(kdtool.Packer):
             )
         answers = (kdtool.Completion(body.prompt, text) for text in (body.completion, body.rejected))
         both = [document_of(kdtool.Example(example.id, one), tokenizer, None, "plain") for one in answers]
-        prompt = both[0].labelled.index(True)
-        room = (self.config.length - sum(sum(one.labelled) for one in both)) // 2
+        start = both[0].start
+        prompt = both[0].labelled.index(True) - start
+        room = (self.config.length - sum(sum(one.labelled) for one in both)) // 2 - start
         unfit = _SAME if body.completion == body.rejected else _EMPTY if not prompt else _TOO_LONG if room < 1 else None
         if unfit is not None:
             said[unfit] += 1
             return Document(), Document()
         surplus = max(0, prompt - room)
         said[_CUT] += surplus > 0
-        chosen, rejected = (Document(ids=one.ids[surplus:], labelled=one.labelled[surplus:]) for one in both)
+        for one in both:
+            del one.ids[start : start + surplus], one.labelled[start : start + surplus]
+        chosen, rejected = both
         return chosen, rejected

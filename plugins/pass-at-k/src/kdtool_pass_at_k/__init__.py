@@ -15,16 +15,16 @@ import kdtool
 from kdtool_measuring import Kind, check_fields, records_of, unpacked
 from pydantic import model_validator
 
+from kdtool_pass_at_k._code import code_of
 from kdtool_pass_at_k._estimator import pass_at_k
-from kdtool_pass_at_k._evalplus import ALLCLOSE, EVALPLUS
+from kdtool_pass_at_k._evalplus import EVALPLUS
 from kdtool_pass_at_k._problem import Form, Limits, Problem, digest_of
-from kdtool_pass_at_k._verdicts import Judged, code_of, verdicts_of
+from kdtool_pass_at_k._verdicts import Judged, verdicts_of
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k._samples import Sample
 
 __all__ = [
-    "ALLCLOSE",
     "EVALPLUS",
     "Form",
     "Judged",
@@ -89,6 +89,7 @@ class PassAtK(kdtool.Evaluator):
     limits: Limits = Limits(3.0, 512 * 2**20)
     """What a program may take where the config does not say; may depend on the config."""
     config: Config
+    reads_text = False
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -129,8 +130,8 @@ class PassAtK(kdtool.Evaluator):
 
         student = ahead.models.get(ahead.student)
         if student is not None:
-            size = bytes_to_answer(student, 2 * self.config.maximum_tokens)
-            yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), size)
+            size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
+            yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Read the problems, and look whether the run's student can be asked.

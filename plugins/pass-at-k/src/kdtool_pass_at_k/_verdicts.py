@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import kdtool
 from kdtool_measuring import file_of, journal
 
+from kdtool_pass_at_k._code import code_of
 from kdtool_pass_at_k._samples import Sample
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from kdtool_pass_at_k import PassAtK
     from kdtool_pass_at_k._problem import Problem
 
-__all__ = ["Judged", "code_of", "judged", "program_of", "verdicts_of"]
-
-_FENCED = re.compile(
-    r"(?:^(?P<indent>[ \t]*)```[^\n`]*|```[\w+-]*[ \t]*\r?)\n(?P<code>.*?)(?:^(?(indent)(?P=indent))```|\Z)",
-    re.DOTALL | re.MULTILINE,
-)
-"""At the beginning of a line a fence may name what it will: a language, a file, attributes. In a list all is indented."""
+__all__ = ["Judged", "judged", "program_of", "verdicts_of"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def verdicts_of(
         SandboxError: there is no safe way to run programs here, or a language's toolchain is missing.
         PluginError: a language is not what the sandbox takes.
     """
-    from kdtool_sandbox import Sandbox, language
+    from kdtool_sandbox import Sandbox, language, slowness
 
     programs = {task.id: _digest(task) for task in chain.from_iterable(tasks.values())}
     with journal(file, Judged, run.say) as kept:
@@ -97,6 +91,8 @@ def verdicts_of(
             alike.setdefault(programs[task.id], []).append(task)
         first = {same[0].id: same for same in alike.values()}
         if first:
+            if slowness() > 1:
+                run.say(f"time limits are {slowness():g} times as long here: this machine runs Python more slowly")
             languages = [language(name) for name, spoken in missing.items() if spoken]
             with Sandbox(workers=workers, languages=languages) as sandbox:
                 for verdict in sandbox.run(same[0] for same in first.values()):
@@ -112,19 +108,7 @@ def _digest(task: Task) -> str:
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:
     """Return what is run of a sample. What goes on behind a prompt is code as it is: where it ends, stop strings say."""
-    return problem.continued(sample.text) if sample.continues else problem.whole(code_of(sample.text, continues=False))
-
-
-def code_of(answer: str, *, continues: bool) -> str:
-    """Return the code in an answer.
-
-    Of one that goes on behind its prompt, that is what stands before the end of a fence that was opened there. Of one that
-    begins for itself it is the code in the first fence, or all of it where there is none.
-    """
-    if continues:
-        return answer.partition("\n```")[0]
-    fenced = _FENCED.search(answer)
-    if not fenced:
-        return answer
-    lines = fenced["code"].removesuffix("\n").split("\n")
-    return "\n".join(line.removeprefix(fenced["indent"] or "") for line in lines)
+    if sample.continues:
+        return problem.continued(sample.text)
+    names = getattr(problem.whole(""), "names", ())
+    return problem.whole(code_of(sample.text, continues=False, names=names))

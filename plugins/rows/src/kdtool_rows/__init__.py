@@ -53,6 +53,7 @@ def collate(rows: Sequence[kdtool.Row], device: str | torch.device | None = None
         document=document.to(device),
         row_keys=tuple(row.key for row in rows),
         columns={name: _of_next_token(column, predicts, 0).to(device) for name, column in columns.items()},
+        turns=tuple(row.turn for row in rows),
     )
 
 

@@ -10,12 +10,15 @@ What it keeps out, and what it does not, is in docs/sandbox.md.
 from __future__ import annotations
 
 from kdtool_sandbox._language import Language, found, installed_languages, language
-from kdtool_sandbox._reference import against_reference
+from kdtool_sandbox._pace import slowness
+from kdtool_sandbox._reference import EVALPLUS_NUMPY, against_reference
 from kdtool_sandbox._sandbox import Engine, Sandbox, missing
 from kdtool_sandbox._solution import module_like
-from kdtool_sandbox._task import Isolation, Module, Program, Status, Step, Task, Verdict
+from kdtool_sandbox._task import ENDING, Isolation, Module, Program, Status, Step, Task, Verdict
 
 __all__ = [
+    "ENDING",
+    "EVALPLUS_NUMPY",
     "Engine",
     "Isolation",
     "Language",
@@ -32,4 +35,5 @@ __all__ = [
     "language",
     "missing",
     "module_like",
+    "slowness",
 ]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import kdtool
 
+from kdtool_sandbox._view import EXECUTABLE, LIBRARIES, base_executable, system_parts, view_of
+
 __all__ = ["NAME", "TMP_BYTES", "bubblewrap", "container", "container_ending", "unsafe"]
 
 NAME = "NAME"
@@ -46,13 +48,15 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 
-def bubblewrap(folders: Sequence[Path]) -> list[str]:
-    """Return a worker's command in bubblewrap; `folders` are read-only inside, besides Python and /usr.
+def bubblewrap(toolchains: Sequence[Path] | None) -> list[str]:
+    """Return a worker's command in bubblewrap.
 
-    Only where there are folders, of toolchains that find their libraries by /proc/self/exe, there is a /proc.
+    Args:
+        toolchains: folders that are read-only inside, besides Python and the programs of /usr; None shows Python alone.
+            Only where there are some, which may find their libraries by /proc/self/exe, there is a /proc.
 
     Raises:
-        SandboxError: bubblewrap is missing, or too old.
+        SandboxError: bubblewrap is missing, or too old, or there is something that it cannot show.
     """
     program = shutil.which("bwrap")
     if program is None:
@@ -60,32 +64,23 @@ def bubblewrap(folders: Sequence[Path]) -> list[str]:
             f"generated code runs only in a sandbox, and bubblewrap (bwrap) is not here; {_INSTALL}"
         )
     _check_version(program)
-    shown = _shown([Path(sys.base_prefix), *folders])
+    view = view_of(toolchains)
     command = [program, *(f"--unshare-{name}" for name in _NAMESPACES), "--disable-userns", "--die-with-parent"]
     command += ["--new-session", "--as-pid-1", "--cap-drop", "ALL", "--uid", _NOBODY, "--gid", _NOBODY]
     command += ["--hostname", "sandbox", "--clearenv"]
-    command += [part for name, value in _ENVIRONMENT.items() for part in ("--setenv", name, value)]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for name in ("lib", "lib32", "lib64", "bin", "sbin"):
-        command += _below_root(Path("/") / name)
-    for folder in shown:
-        command += ["--ro-bind", str(folder), str(folder)]
-    command += ["--proc", "/proc"] if folders else []
+    environment = {**_ENVIRONMENT, "LD_LIBRARY_PATH": str(LIBRARIES)}
+    command += [part for name, value in environment.items() for part in ("--setenv", name, value)]
+    command += [] if toolchains is None else system_parts()
+    command += view.arguments()
+    command += ["--proc", "/proc"] if toolchains else []
     command += [part for name in _DEVICES for part in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")]
     command += ["--size", str(TMP_BYTES), "--perms", "0700", "--tmpfs", _FOLDER]
-    command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(_executable())]
+    command += ["--remount-ro", "/", "--chdir", _FOLDER, "--", *_python(str(EXECUTABLE))]
     if os.geteuid() != 0:
         return [*_EXPENDABLE, *command]
-    return [
-        *_EXPENDABLE,
-        sys.executable,
-        "-I",
-        "-S",
-        str(Path(__file__).parent / "_launch.py"),
-        str(len(shown)),
-        *map(str, shown),
-        *command,
-    ]
+    folders = view.folders()
+    launch = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_launch.py"))]
+    return [*_EXPENDABLE, *launch, str(len(folders)), *folders, *command]
 
 
 def container(program: str, image: str) -> list[str]:
@@ -128,7 +123,7 @@ def container_ending(program: str) -> list[str]:
 
 def unsafe() -> list[str]:
     """Return a worker's command without any isolation."""
-    return [*_EXPENDABLE, *_python(_executable())]
+    return [*_EXPENDABLE, *_python(str(base_executable()))]
 
 
 def _engine(program: str) -> str:
@@ -138,26 +133,9 @@ def _engine(program: str) -> str:
     return path
 
 
-def _executable() -> str:
-    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-
-
 def _python(executable: str) -> list[str]:
     boot = files("kdtool_sandbox").joinpath("_inside", "boot.py").read_text(encoding="utf-8")
     return [executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", boot]
-
-
-def _shown(folders: Sequence[Path]) -> list[Path]:
-    """Return real folders that /usr does not bring, none inside another."""
-    real = sorted({folder.resolve() for folder in folders})
-    outer = [folder for folder in real if not any(other in folder.parents for other in real)]
-    return [folder for folder in outer if not folder.is_relative_to("/usr")]
-
-
-def _below_root(place: Path) -> list[str]:
-    if place.is_symlink():
-        return ["--symlink", str(place.readlink()), str(place)]
-    return ["--ro-bind", str(place), str(place)] if place.exists() else []
 
 
 @cache

@@ -47,12 +47,12 @@ class Language(ABC):
         return tuple(program for program in self.programs if shutil.which(program) is None)
 
     def folders(self) -> tuple[Path, ...]:
-        """Return folders besides /usr that the toolchain needs, for `Sandbox`. Asked only where nothing is missing.
+        """Return folders that the toolchain needs, for `Sandbox`, besides `bin`, `lib`, `libexec` and `include` of /usr.
 
-        They are those that its programs were installed to, where these are their own.
+        Asked only where nothing is missing. They are those parts of the folders that its programs were installed to, where
+        these are their own. Folders of installed packages in them, such as `node_modules`, are not shown.
         """
-        own = (_own_folder(found(program)) for program in self.programs)
-        return tuple(dict.fromkeys(folder for folder in own if folder is not None))
+        return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(found(program))))
 
     @abstractmethod
     def parse(self, source: str) -> Module | Program:
@@ -101,12 +101,15 @@ def found(program: str) -> Path:
     return Path(path).resolve()
 
 
-def _own_folder(program: Path) -> Path | None:
-    """Return the folder that a program was installed to; None for /usr, and for one where a user keeps other things, too.
+_PARTS = ("bin", "lib", "lib64", "libexec", "include")
+
+
+def _own_parts(program: Path) -> list[Path]:
+    """Return the parts of the folder that a program was installed to; none of /usr, nor of one with a user's other things.
 
     An installation has `bin`, and `lib` or `include` beside it.
     """
     folder, home = program.parent.parent, Path.home()
     everybodys = folder.is_relative_to("/usr") or home.is_relative_to(folder) or folder == home / ".local"
     installed = program.parent.name == "bin" and any((folder / part).is_dir() for part in ("lib", "include"))
-    return folder if installed and not everybodys else None
+    return [folder / part for part in _PARTS if (folder / part).is_dir()] if installed and not everybodys else []

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import select
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Literal, Self
 
 import kdtool
 
 from kdtool_sandbox._commands import bubblewrap, container, container_ending, unsafe
+from kdtool_sandbox._handing import frames_of
 from kdtool_sandbox._language import Language, language
-from kdtool_sandbox._seccomp import seccomp_filter
+from kdtool_sandbox._seccomp import seccomp_filter, task_filter
 from kdtool_sandbox._task import Isolation, Module, Program, Task, Verdict
 from kdtool_sandbox._worker import Ended, Worker
 
@@ -33,10 +35,6 @@ _LOOK = 0.1
 """Seconds between looks at the memory that tasks hold: most tasks end before the first."""
 _HEADROOM = 128 * 2**20
 """Bytes that tester, keeper and tests hold beside a task."""
-_MODULE_PROCESSES, _PROGRAM_PROCESSES = 64, 192
-"""Threads among them: a pool of Python's has 32, and a program that starts one for each of 50 things is no bomb."""
-_MODULE_FILES, _PROGRAM_FILES = 64, 1024
-
 _TRIAL_SECONDS, _TRIAL_MEMORY = 60.0, 2**30
 _TRIED: set[str] = set()
 """Kinds of sandboxes with what ran there in other languages: a compiler may take long, and is tried once in a process."""
@@ -54,7 +52,7 @@ mounted = [line.split()[1] for line in open("/proc/mounts")] if os.path.exists("
 for folder in ("/", "/dev", "/usr", *mounted):
     if folder != "/tmp" and os.path.isdir(folder) and os.access(folder, os.W_OK):
         raise RuntimeError(folder + " can be written")
-for name in ("/etc/passwd", "/home", "/root/.bashrc"):
+for name in ("/etc/passwd", "/root/.bashrc", "/usr/share/doc", "/usr/local/share"):
     if PLACE == "bubblewrap" and os.path.exists(name):
         raise RuntimeError(name + " can be seen")
 """
@@ -101,16 +99,15 @@ class Sandbox:
         self._unsafe = unsafe_run_without_isolation
         self._ending: list[str] = []
         if self._unsafe:
-            self._command, self._filter = unsafe(), b""
+            self._command, self._filters = unsafe(), (b"", b"")
             return
         if not sys.platform.startswith("linux"):
             raise kdtool.SandboxError(
                 f"generated code runs only in a sandbox, which needs Linux; this is {sys.platform}: use a virtual machine"
             )
-        self._filter = seccomp_filter()
-        folders = [folder for language in languages for folder in language.folders()]
+        self._filters = seccomp_filter(), task_filter()
         if engine == "bubblewrap":
-            self._command = bubblewrap(folders)
+            self._command = bubblewrap(_toolchains(languages))
         else:
             self._command, self._ending = container(engine, image), container_ending(engine)
 
@@ -164,7 +161,7 @@ class Sandbox:
             running = None if worker is None else once_more.pop() if once_more else next(waiting, None)
             if worker is None or running is None:
                 return
-            parts, seconds = _parts(running.task)
+            parts, seconds = frames_of(running.task)
             if (size := max(map(len, parts))) > _LARGEST_PART:
                 reason = f"{size:,} bytes; {_LARGEST_PART:,} are the most that is handed over"
                 yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
@@ -207,6 +204,8 @@ class Sandbox:
             elif worker.deadline is not None and worker.deadline < time.monotonic():
                 self._replace(worker)
                 yield Verdict(task.id, "timed out", self._isolation(task), f"no verdict within {task.seconds:g} s")
+            else:
+                worker.calm()
 
     def _lost(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
         """Begin a task again whose worker ended; where that happened before, the task has failed."""
@@ -231,7 +230,7 @@ class Sandbox:
                 started.append(Worker(self._command, compiled, self._free_number(), self._ending))
                 self._workers.append(started[-1])
             for worker in started:
-                worker.greet(self._filter)
+                worker.greet(*self._filters)
             for worker in started:
                 worker.ready(_STARTING)
         except (OSError, Ended) as error:
@@ -265,17 +264,21 @@ class Sandbox:
             _TRIED.add(keys[verdict.id])
 
     def _remedy(self, why: str) -> str:
-        return "\n".join(
-            [
-                f"a program that was started to try the sandbox ({self._engine}) did not run: {why or 'it said nothing'}",
-                *_REMEDIES.get(self._engine, ("is the service running, and is the image here (docker images)?",)),
-            ]
-        )
+        said = f"a program that was started to try the sandbox ({self._engine}) did not run: {why or 'it said nothing'}"
+        if self._engine != "bubblewrap":
+            return f"{said}\nis the service running, and is the image here (docker images)?"
+        return f"{said}\n{_UNREADABLE if _OF_FILES.search(why) else _NO_NAMESPACES}"
 
     def _isolation(self, task: Task) -> Isolation:
         if self._unsafe:
             return "UNSAFE: not isolated"
         return "isolated" if isinstance(task.work, Module) else "isolated, verdict forgeable"
+
+
+def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
+    """Return the folders of toolchains; None where there is no language but Python, which the tester brings."""
+    others = [spoken for spoken in languages if isinstance(spoken.run(spoken.trial, ""), Program)]
+    return [folder for spoken in others for folder in spoken.folders()] if others else None
 
 
 def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
@@ -293,36 +296,18 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-_REMEDIES = {
-    "bubblewrap": (
-        "where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or",
-        "sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);",
-        "in a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined;",
-        "in a chroot: leave it. Or use engine docker or podman.",
-    )
-}
+_OF_FILES = re.compile(r"execvp|Can't (?:find|create|bind|open)|shared librar|No module named|Permission denied")
+"""Errors that bubblewrap, the loader and Python report where a file cannot be shown."""
+_UNREADABLE = """\
+a file that Python needs cannot be shown inside: expected is an installation that every user may read and whose libraries
+are where its loader finds them; install Python in another place, or use engine docker or podman"""
+_NO_NAMESPACES = """\
+where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or
+sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);
+in a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined;
+in a chroot: leave it. Or use engine docker or podman."""
 
 
 def _readable(text: str) -> str:
     """Write out what would do something to the terminal that shows a program's text."""
     return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in text)
-
-
-def _parts(task: Task) -> tuple[list[bytes], float]:
-    """Return the frames of a task, and the seconds that it may take."""
-    work = task.work
-    if isinstance(work, Module):
-        limits = {"seconds": task.seconds, "memory": task.memory}
-        header: dict[str, Any] = {
-            "limits": {**limits, "processes": _MODULE_PROCESSES, "files": _MODULE_FILES},
-        }
-        tests = {"helpers": work.helpers, "tests": work.tests, "names": list(work.names)}
-        source = work.source.encode("utf-8", "surrogatepass")
-        return [json.dumps(header).encode(), source, json.dumps(tests).encode()], task.seconds
-    seconds = [task.seconds if step.seconds is None else step.seconds for step in work.steps]
-    steps = [
-        {"command": step.command, "what": step.what, "seconds": most}
-        for step, most in zip(work.steps, seconds, strict=True)
-    ]
-    limits = {"seconds": sum(seconds), "memory": 0, "processes": _PROGRAM_PROCESSES, "files": _PROGRAM_FILES}
-    return [json.dumps({"limits": limits, "files": dict(work.files), "steps": steps}).encode()], sum(seconds)

@@ -1,9 +1,9 @@
 """The filter of system calls: a deny list as a BPF program, for the processor architectures that are known here.
 
 Refused is what reaches beyond the sandbox, outlives a task, changes other processes, or opens much of the kernel: tracing,
-shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities and
-limits of other processes, and every socket but local ones. These have the buffers that they have: to ask for larger ones
-does nothing.
+shared memory but of files, queues, memory in files and pipes, namespaces and mounts, keyrings, BPF, io_uring, priorities,
+limits of other processes, watching files, Landlock, attributes of files, and every socket but local ones. These have the
+buffers that they have: to ask for larger ones does nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 
 import kdtool
 
-__all__ = ["seccomp_filter"]
+__all__ = ["seccomp_filter", "task_filter"]
 
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -24,6 +24,7 @@ _NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEW
 _AF_UNIX = 1
 _SHARED, _OF_NO_FILE = 0x01, 0x20  # MAP_SHARED, MAP_ANONYMOUS
 _OF_SOCKETS, _SENDING_BUFFER = 1, 7  # SOL_SOCKET, SO_SNDBUF
+_DUMPABLE = 4  # PR_SET_DUMPABLE
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -80,6 +81,20 @@ _DENIED: dict[str, tuple[int, int]] = {
     "io_uring_register": (427, 427),
     "io_setup": (206, 0),
     "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "inotify_init": (253, -1),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
     "quotactl": (179, 60),
     "syslog": (103, 116),
     "acct": (163, 89),
@@ -110,14 +125,13 @@ _DENIED: dict[str, tuple[int, int]] = {
 }
 _OF_ITSELF_ONLY = {
     "prlimit64": (302, 261),
-    "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
-    "sched_setattr": (314, 274),
     "sched_setaffinity": (203, 122),
 }
 """Calls whose first argument is a process: 0, the caller itself, is allowed."""
+_OF_THE_KEEPER = {"sched_setaffinity": (203, 122), "setsid": (112, 157)}
+"""Calls that place a task on its processors and in its share of them: the keeper makes them before the task begins."""
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _IOCTL = (56, 220), (435, 435), (41, 198), (53, 199), (16, 29)
-_MMAP, _SETSOCKOPT = (9, 222), (54, 208)
+_MMAP, _SETSOCKOPT, _PRCTL = (9, 222), (54, 208), (157, 167)
 
 
 def seccomp_filter(machine: str = "") -> bytes:
@@ -126,22 +140,9 @@ def seccomp_filter(machine: str = "") -> bytes:
     Raises:
         SandboxError: its architecture is not known here.
     """
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine or platform.machine(), machine or platform.machine())
-    if machine not in _AUDIT:
-        raise kdtool.SandboxError(
-            f"system calls are not filtered on {machine}: only on {' and '.join(_AUDIT)}; evaluate on such a machine"
-        )
-    column = list(_AUDIT).index(machine)
-    program = [
-        _step(_LOAD, _ARCHITECTURE),
-        _step(_EQUAL, _AUDIT[machine], 1, 0),
-        _step(_RETURN, _KILL),
-        _step(_LOAD, _NUMBER),
-        *([_step(_AT_LEAST, _X32, 0, 1), _refuse(errno.EPERM)] if machine == "x86_64" else []),
-    ]
-    for numbers in _DENIED.values():
-        if numbers[column] >= 0:
-            program += [_step(_EQUAL, numbers[column], 0, 1), _refuse(errno.EPERM)]
+    machine, column = _known(machine)
+    program = _beginning(machine)
+    program += _refused(_DENIED, column)
     program += [
         _step(_EQUAL, _CLONE3[column], 0, 1),
         _refuse(errno.ENOSYS),
@@ -162,8 +163,42 @@ def seccomp_filter(machine: str = "") -> bytes:
     )
     check = [step for command in _TERMINAL_INPUT for step in (_step(_EQUAL, command, 0, 1), _refuse(errno.EPERM))]
     program += _checked(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
+    check = [_step(_LOAD, _FIRST), _step(_EQUAL, _DUMPABLE, 0, 1), _refuse(errno.EPERM)]
+    program += _checked(_PRCTL[column], check)
     program.append(_step(_RETURN, _ALLOW))
     return b"".join(program)
+
+
+def task_filter(machine: str = "") -> bytes:
+    """Return the filter that the processes of a task have besides. Raises as `seccomp_filter`."""
+    machine, column = _known(machine)
+    return b"".join([*_beginning(machine), *_refused(_OF_THE_KEEPER, column), _step(_RETURN, _ALLOW)])
+
+
+def _known(machine: str) -> tuple[str, int]:
+    machine = machine or platform.machine()
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    if machine not in _AUDIT:
+        raise kdtool.SandboxError(
+            f"system calls are not filtered on {machine}: only on {' and '.join(_AUDIT)}; evaluate on such a machine"
+        )
+    return machine, list(_AUDIT).index(machine)
+
+
+def _beginning(machine: str) -> list[bytes]:
+    """Return the steps that end programs of another architecture, and leave the number of the call to compare."""
+    return [
+        _step(_LOAD, _ARCHITECTURE),
+        _step(_EQUAL, _AUDIT[machine], 1, 0),
+        _step(_RETURN, _KILL),
+        _step(_LOAD, _NUMBER),
+        *([_step(_AT_LEAST, _X32, 0, 1), _refuse(errno.EPERM)] if machine == "x86_64" else []),
+    ]
+
+
+def _refused(calls: dict[str, tuple[int, int]], column: int) -> list[bytes]:
+    numbers = [each[column] for each in calls.values() if each[column] >= 0]
+    return [step for number in numbers for step in (_step(_EQUAL, number, 0, 1), _refuse(errno.EPERM))]
 
 
 def _checked(number: int, steps: list[bytes]) -> list[bytes]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Isolation", "Module", "Program", "Status", "Step", "Task", "Verdict"]
+__all__ = ["ENDING", "Isolation", "Module", "Program", "Status", "Step", "Task", "Verdict"]
 
+ENDING = "KDTOOL_END_OF_THE_TESTS"
 Status = Literal["passed", "failed", "timed out", "refused"]
 Isolation = Literal["isolated", "isolated, verdict forgeable", "UNSAFE: not isolated"]
 
@@ -33,16 +34,21 @@ class Step:
     command: tuple[str, ...]
     what: str
     seconds: float | None = None
-    """Wall seconds; None takes those of the task."""
+    """Wall seconds, as in `Task`; None takes those of the task."""
+    ending: str = ""
+    """Text that must be at the end of what the command writes: without it, an early exit with code 0 has not passed."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """Files and the commands that build and run them. Tests are part of the program, so it can forge the verdict."""
+    """Files and the commands that build and run them. Tests are part of the program, so it can forge the verdict.
+
+    `ENDING`, in the files and in steps' endings, stands for a random word that is another one each time a program is run.
+    """
 
     files: Mapping[str, str]
     steps: tuple[Step, ...]
-    """All must end with exit code 0."""
+    """All must end with exit code 0, and with their endings."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,10 @@ class Task:
     id: str
     work: Module | Program
     seconds: float = 3.0
-    """Wall seconds; the processor's time is limited by four times as much."""
+    """Wall seconds on a machine that is not slower than the reference; elsewhere `slowness()` times as many.
+
+    The processor's time is limited by four times as much.
+    """
     memory: int = 512 * 2**20
     """Bytes: of addresses for each process of a module, of memory for all processes of a task together."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import marshal
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -20,7 +22,7 @@ from typing import Any, cast
 
 from kdtool_sandbox._commands import NAME
 from kdtool_sandbox._inside import frames
-from kdtool_sandbox._memory import held
+from kdtool_sandbox._processes import calm, children, held
 
 __all__ = ["Ended", "Worker"]
 
@@ -39,6 +41,8 @@ _MODULES = (
     "tester",
 )
 _REMARKS = 2000
+_BYTES_OF_A_FILE = 2**10
+"""Memory that the kernel holds for a file, a folder or a link, whatever is in it."""
 _FORMAT = 4
 """The version of marshal's format that all Pythons read that may be inside."""
 
@@ -89,16 +93,17 @@ class Worker:
                 env=None if ending else {"LANG": "C.UTF-8"},
             )
         self.deadline: float | None = None
+        self._space: int | None = None
+        self._inside: list[int] = []
 
-    def greet(self, filter_: bytes) -> None:
-        """Hand over the tester's code and the filter of system calls.
+    def greet(self, filter_: bytes, of_tasks: bytes) -> None:
+        """Hand over the tester's code, the filter of system calls, and the one that tasks have besides.
 
         Raises:
             Ended: it does not take them.
         """
-        self._hand(
-            marshal.dumps({"modules": _modules(self._compiled), "filter": filter_, "number": self.number}, _FORMAT)
-        )
+        greeting = {"modules": _modules(self._compiled), "number": self.number}
+        self._hand(marshal.dumps({**greeting, "filter": filter_, "of tasks": of_tasks}, _FORMAT))
 
     def ready(self, seconds: float) -> dict[str, Any]:
         """Return what the tester says of itself once it runs.
@@ -106,7 +111,14 @@ class Worker:
         Raises:
             Ended: it does not run.
         """
-        return self._answer(seconds)
+        self.connection.settimeout(seconds)
+        try:
+            begun, descriptors, _, _ = socket.recv_fds(self.connection, 8, 1)
+        except OSError as error:
+            raise Ended(self._said()) from error
+        self._space = descriptors[0] if descriptors else None
+        self._inside = children(self._process.pid)
+        return self._answer(seconds, begun)
 
     def start(self, parts: Sequence[bytes], seconds: float) -> None:
         """Hand over a task's frames; an answer is overdue after `seconds`.
@@ -128,8 +140,17 @@ class Worker:
         return self._answer(_ENDING)
 
     def memory(self) -> int:
-        """Return the bytes that all processes of the sandbox hold."""
-        return held(self._process.pid)
+        """Return the bytes that all processes of the sandbox hold, and the kernel for them."""
+        used = 0
+        if self._space is not None:
+            space = os.fstatvfs(self._space)
+            used = _BYTES_OF_A_FILE * (space.f_files - space.f_ffree)
+        return held(self._process.pid) + used
+
+    def calm(self) -> None:
+        """Lower the priority of a task that keeps more processors busy than its share."""
+        if not self._ending:  # a container's processes are the engine's
+            calm(self._process.pid)
 
     def leave(self) -> None:
         """Let the sandbox end by itself; `close` waits for it."""
@@ -145,14 +166,31 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._kill()
             self._process.wait()
+        self._adopted()
         self._remarks.close()
+        if self._space is not None:
+            os.close(self._space)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _kill(self) -> None:
         if self._ending:
             with suppress(subprocess.TimeoutExpired):
                 subprocess.run(self._ending, capture_output=True, check=False, timeout=_KILLING)  # noqa: S603 (the engine)
+            self._process.kill()
+            return
+        for process in children(self._process.pid):  # bubblewrap then waits for its first process, and ends
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDING)
         self._process.kill()
+
+    def _adopted(self) -> None:
+        """Wait for the sandbox's first process where bubblewrap was killed, and this process takes orphans."""
+        if self._process.returncode < 0:
+            for process in self._inside:
+                with suppress(ChildProcessError):
+                    os.waitpid(process, 0)
 
     def _hand(self, part: bytes) -> None:
         self.connection.settimeout(_ENDING)
@@ -161,10 +199,10 @@ class Worker:
         except OSError as error:
             raise Ended(self._said()) from error
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
+    def _answer(self, seconds: float, begun: bytes = b"") -> dict[str, Any]:
         self.connection.settimeout(seconds)
         try:
-            size = int.from_bytes(self._exactly(8), "big")
+            size = int.from_bytes(begun + self._exactly(8 - len(begun)), "big")
             answer: dict[str, Any] = json.loads(self._exactly(min(size, frames.LARGEST)))
         except (OSError, ValueError) as error:
             raise Ended(self._said()) from error

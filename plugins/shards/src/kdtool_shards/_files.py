@@ -2,7 +2,8 @@
 
 `shard-00000.safetensors` holds what was kept of its rows, one after the other in each tensor; `teacher.safetensors` what is
 kept once for all rows. `<name>.json` beside each is its manifest: size, SHA-256, and what else is to know. It is written
-last, so a file without one was being written when the process ended. Nothing here knows of signals.
+last, so a file without one was being written when the process ended. Both are
+committed before: what else a killed process left is not there for the next. Nothing here knows of signals.
 """
 
 from __future__ import annotations
@@ -39,17 +40,19 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
     Raises:
         kdtool.StorageError: it cannot be written.
     """
+    from kdtool_transformers import write_safetensors
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     target, beside = folder / f"{name}.safetensors", folder / f".{name}.writing"
     try:
-        save_file(dict(tensors), beside)
+        write_safetensors(tensors, beside)
         digest, size = _digest(beside), beside.stat().st_size
         _publish(beside, target)
         manifest = {"format": FORMAT, "sha256": digest, "bytes": size, **facts}
         beside.write_text(json.dumps({**manifest, _OWN: _own_digest(manifest)}), encoding="utf-8")
-        _publish(beside, folder / f"{name}.json")
+        about = folder / f"{name}.json"
+        kdtool.commit(folder, target, about, pending={about: beside})  # the last `about` lets another rank finish
+        _publish(beside, about)
     except (OSError, SafetensorError) as error:
         raise kdtool.StorageError(f"signals cannot be written to {target}: {error}; make room and run again") from error
 
@@ -87,14 +90,15 @@ def load_manifests(folder: Path) -> tuple[Mapping[str, Any] | None, dict[str, Ma
 
 
 def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
-    """Return the path of a file's tensors after comparing size and hash with its manifest.
+    """Return the path of a file's tensors after comparing its size with its manifest, and its hash on the first rank.
 
     Raises:
         kdtool.StorageError: they differ.
     """
     path = folder / f"{name}.safetensors"
     try:
-        if path.stat().st_size == manifest["bytes"] and _digest(path) == manifest["sha256"]:
+        hashing = os.environ.get("RANK", "0") == "0"
+        if path.stat().st_size == manifest["bytes"] and (not hashing or _digest(path) == manifest["sha256"]):
             return path
     except OSError as error:
         raise kdtool.StorageError(f"{path} cannot be read: {error}; {REMEDY}") from error

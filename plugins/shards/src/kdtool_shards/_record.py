@@ -90,7 +90,12 @@ class _Recorder:
         import torch
 
         rows = [self._rows[i] for i in self._span(index)]
-        if self._has(index, rows) or not self._folder.exists():  # rank 0 has finished: everything was there
+        if self._run.rank == 0:
+            self._require_folder()
+        # Rank 0 renames the folder when everything is there.
+        # A whole part without the file that holds for all parts is of no use: that file is damaged, or gone.
+        there = self._has(index, rows) and (self._fingerprint is not None or self._run.rank > 0)
+        if there or (self._run.rank > 0 and not self._folder.exists()):
             self._tell()
             return
         parts: dict[str, list[Tensor]] = {}
@@ -111,11 +116,14 @@ class _Recorder:
         """Return when every shard is there; then nobody writes any more."""
         for index in self.numbers:
             while index not in self._complete and not self._has(index, [self._rows[i] for i in self._span(index)]):
+                self._require_folder()
                 self._tell()
                 sleep(_GLIMPSE)
-        for left in self._folder.glob(".tmp*"):  # safetensors' own, from a process killed while it wrote
-            left.unlink()
         self._tell(at_once=True)
+
+    def _require_folder(self) -> None:
+        if not self._folder.exists():
+            raise kdtool.StorageError(f"{self._folder} is gone; it held the signals recorded so far; run again")
 
     def _span(self, index: int) -> range:
         start = index * self._rows_per_shard

@@ -19,6 +19,8 @@ __all__ = ["ConsoleTracker"]
 class ConsoleTracker(kdtool.Tracker):
     """Shows stages, progress, loss and messages: bars in a terminal, plain lines elsewhere."""
 
+    shows_messages = True
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._chosen: Display | None = None

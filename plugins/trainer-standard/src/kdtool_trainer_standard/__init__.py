@@ -16,6 +16,7 @@
 - `_imitated` which positions losses of single tokens see: rejected text is there to be avoided
 - `_mixture` several teachers as one, where a term learns from a mixture
 - `_sharding` weights, gradients and moments divided among ranks
+- `_frozen` weights that do not learn, in the dtype that they are computed in
 - `_norms` the size of each term's gradient
 - `_selftest` what is checked before the first step
 - `_nonfinite` who is to blame for a value that is not finite
@@ -73,7 +74,10 @@ class Validation(kdtool.Config):
 
 
 class StandardTrainer(kdtool.Trainer):
-    """Trains one phase: any mixture of losses, on the CPU, one GPU or several, resumable to the bit."""
+    """Trains one phase: any mixture of losses, on the CPU, one GPU or several.
+
+    A killed phase resumes from its last checkpoint; on the CPU, by one process or several, to the same bits.
+    """
 
     own_text = "on_policy"
 
@@ -116,18 +120,17 @@ class StandardTrainer(kdtool.Trainer):
         log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
         """Steps between reports. The first and the last step are always reported."""
         gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-        """Steps between measurements of each term's gradient (about 2 % of a step each); such a step is reported."""
+        """Steps between measurements of each term's gradient; such a step is reported."""
         head_rows: int | None = Field(default=None, ge=1)
         """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
         loss_rows: int | None = Field(default=None, ge=1)
         """Positions of one call of a loss; by default so many that they stay in the processor's cache."""
-        compile: Literal["auto", "on", "off"] = Field(
-            default="auto", json_schema_extra=kdtool.does_not_affect_results()
-        )
+        compile: Literal["auto", "on", "off"] = "auto"
         """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling.
 
-        On a CPU it does not where all losses give their gradients by hand, which is about as fast. A phase that goes on
-        keeps what it did; `off` alone changes it."""
+        On a CPU it does not where all losses give their gradients by hand, which is about as fast. Compiled losses round
+        otherwise, and `auto` decides by the clock: for the same bits on every machine choose `on` or `off`. A resumed phase
+        keeps what it did."""
 
         @field_validator("on_policy")
         @classmethod

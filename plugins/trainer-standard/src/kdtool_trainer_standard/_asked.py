@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import kdtool
 from kdtool_rows import collate
@@ -25,7 +26,8 @@ class Asked:
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
         rows, numbers = self._rows[teacher], self._numbered(teacher)
-        return collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
+        found = collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
+        return replace(found, turns=batch.turns)
 
     def _numbered(self, teacher: str) -> Mapping[str, int]:
         if teacher not in self._numbers:

@@ -1,14 +1,12 @@
 """Checkpoints that are whole or absent, whenever the process or the machine stops.
 
-A checkpoint is written in `.writing/`, synced, given a manifest of its files' SHA-256, and renamed into place. Reading takes
-the newest one that agrees with its manifest, byte by byte. Called by the training loop on rank 0.
+A checkpoint is written in `.writing/`, renamed into place, and committed (`kdtool.commit`). Reading takes the newest one
+that is as it was committed, byte by byte. Called by the training loop on rank 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +16,6 @@ from pathlib import Path
 import kdtool
 
 __all__ = [
-    "MANIFEST",
     "WRITING",
     "all_of",
     "full_disk_explained",
@@ -30,11 +27,9 @@ __all__ = [
     "seal",
     "start_writing",
     "step_of",
-    "sync",
 ]
 
 WRITING = ".writing"
-MANIFEST = "manifest.json"
 _PREFIX = "checkpoint-"
 
 
@@ -48,35 +43,28 @@ def start_writing(root: Path) -> Path:
 
 def seal(written: Path, root: Path) -> Path:
     """Make a written folder a checkpoint of `root`, at once and for good; return its path."""
-    files = sorted(path for path in written.rglob("*") if path.is_file())
-    for path in files:
-        sync(path)
-    manifest = written / MANIFEST
-    hashes = {path.relative_to(written).as_posix(): hash_of(path) for path in files}
-    manifest.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
-    sync(manifest)
-    sync(written)
     target = root / written.name
     if target.exists():  # a broken one of the same step
         shutil.rmtree(target)
     written.rename(target)
-    sync(root)
+    kdtool.commit(root, target)
     return target
 
 
 def newest_whole(
     root: Path, say: Callable[[str], None], problem_beside: Callable[[Path], str | None] = lambda _: None
 ) -> Path | None:
-    """Return the newest checkpoint below `root` whose files are as its manifest says; remove newer, broken ones.
+    """Return the newest checkpoint below `root` that is as it was committed; remove all others that are not.
 
     `problem_beside` tells what is wrong with files that such a checkpoint needs beside its own.
     """
+    kdtool.discard_uncommitted(root, say)
     for folder in reversed(all_of(root)):
-        problem = _problem(folder) or problem_beside(folder)
+        problem = problem_beside(folder)
         if problem is None:
             return folder
-        say(f"checkpoint {folder} is damaged ({problem}) and is left out; the one before it is used if there is one")
-        shutil.rmtree(folder)
+        say(f"checkpoint {folder} is left out ({problem}); the one before it is used if there is one")
+        _remove(root, folder)
     return None
 
 
@@ -94,7 +82,7 @@ def step_of(folder: Path) -> int:
 def rotate(root: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for folder in all_of(root)[:-keep]:
-        shutil.rmtree(folder)
+        _remove(root, folder)
 
 
 @contextmanager
@@ -140,23 +128,6 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Force a file or folder to disk. Windows cannot sync folders; there a rename is journalled anyway."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _problem(folder: Path) -> str | None:
-    try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in hashes.items():
-            if (problem := problem_of(folder / name, expected)) is not None:
-                return problem
-    except (OSError, ValueError, AttributeError):
-        return "no readable manifest"
-    return None
+def _remove(root: Path, folder: Path) -> None:
+    kdtool.uncommit(root, folder)
+    shutil.rmtree(folder)

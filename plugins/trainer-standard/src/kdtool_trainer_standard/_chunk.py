@@ -46,7 +46,7 @@ class ChunkRows:
 
 
 class ChunkLoss:
-    """All token losses of a phase as one function of logits: gradients of their shapes, each term's sum over the rows."""
+    """All token losses of a phase as one function of logits: gradients of their shapes, each term's totals over the rows."""
 
     def __init__(self, terms: Sequence[BoundTerm], weightings: Sequence[Callable[[kdtool.TokenChunk], Tensor]]) -> None:
         self.terms = tuple(terms)
@@ -55,17 +55,24 @@ class ChunkLoss:
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, logits: Logits, rows: ChunkRows) -> tuple[Logits, Tensor]:
-        """Return the weighed sum's gradients by `logits`, in their dtype or float32, and the terms' own sums [terms]."""
+        """Return the weighed sum's gradients by `logits`, in their dtype or float32, and the terms' totals [2, terms].
+
+        The totals are each term's sum of values, and its sum of token weights: 0 where no tokens are weighed.
+        """
         if self._compiled is not None:
-            gradients, (_, sums) = self._compiled(logits, *_flat(rows))
-            return gradients, sums
+            gradients, (_, totals) = self._compiled(logits, *_flat(rows))
+            return gradients, totals
         weights, gradients, sums = self._token_weights(logits, rows), dict[int, Tensor](), list[Tensor]()
         for index in range(len(self.terms)):
             found, values = self._of_term(index, logits, rows, weights)
             sums.append(values.sum())
             for turn, gradient in enumerate(found):
                 gradients[turn] = gradients[turn] + gradient if turn in gradients else gradient
-        return tuple(gradients.values()), torch.stack(sums)
+        return tuple(gradients.values()), torch.stack([torch.stack(sums), self._weight_sums(rows, weights)])
+
+    def weight_sums(self, logits: Logits, rows: ChunkRows) -> Tensor:
+        """Return each term's sum of token weights, [terms]."""
+        return self._weight_sums(rows, self._token_weights(logits, rows))
 
     def of_term(self, index: int, logits: Logits, rows: ChunkRows) -> tuple[Logits, Tensor]:
         """Return one term's weighed gradients by the `logits` that it sees and its values [C], token weights included."""
@@ -82,8 +89,8 @@ class ChunkLoss:
         differentiated = torch.func.grad_and_value(self._objective_of_flat, has_aux=True)
 
         def reordered(logits: Logits, *flat: Any) -> tuple[Logits, tuple[Tensor, Tensor]]:
-            gradients, (objective, sums) = differentiated(logits, *flat)
-            return gradients, (objective, sums)
+            gradients, (objective, totals) = differentiated(logits, *flat)
+            return gradients, (objective, totals)
 
         # What is learned from compiling, and how often it may be tried, is kept by a function's code, name and line for
         # the whole process: phases that were trained before must not count.
@@ -107,7 +114,7 @@ class ChunkLoss:
         weights = self._token_weights(logits, rows)
         values = [self._values(index, logits, rows, weights).sum() for index in range(len(self.terms))]
         sums = torch.stack(values)
-        return (sums * rows.factors).sum(), sums
+        return (sums * rows.factors).sum(), torch.stack([sums, self._weight_sums(rows, weights)])
 
     def _of_term(self, index: int, logits: Logits, rows: ChunkRows, weights: Tensor | None) -> tuple[Logits, Tensor]:
         factor, by_hand = rows.factors[index], self._by_hand(index, logits, rows)
@@ -142,6 +149,12 @@ class ChunkLoss:
             return weights
         others = (rows.columns[OWN] == 0).float()
         return others if weights is None else weights * others
+
+    def _weight_sums(self, rows: ChunkRows, weights: Tensor | None) -> Tensor:
+        if weights is None:
+            return torch.zeros_like(rows.factors)
+        seen = [self._weights_of(index, rows, weights) for index in range(len(self.terms))]
+        return torch.stack([own.sum() for own in seen if own is not None])
 
     def _token_weights(self, logits: Logits, rows: ChunkRows) -> Tensor | None:
         if not self._weightings:

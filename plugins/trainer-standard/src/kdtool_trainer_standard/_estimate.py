@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import kdtool
 import torch
@@ -16,22 +18,26 @@ from kdtool_transformers import (
     Rehearsed,
     TransformersModel,
     forward_bytes,
+    has_flash,
     itemsize,
     layers_among,
     pick_device,
     product_speed,
     rehearse,
-    stored_bytes,
 )
 
 from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._frozen import frozen_bytes, outline_held
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
-from kdtool_trainer_standard._terms import learns_from_own_text
+from kdtool_trainer_standard._terms import learns_from_own_text, without_dropout
 
 __all__ = ["estimate_phase"]
 
-BUSY = 0.5
-"""Share of the speed of a bare product of matrices that a step reaches (docs/benchmarks.md)."""
+BUSY = {"cpu": 0.5, "cuda": 0.35}
+"""Share of the speed of a bare product of matrices that a step reaches: on CPUs measured (docs/benchmarks.md), on GPUs what
+is published of training on transformers (30 to 45 %); 0.5 on others."""
+_SLACK = 0.1
+"""Of what comes and goes on a GPU, the share that lies unused between blocks of the allocator."""
 _FLOAT = 4
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_rows times the vocabulary."""
@@ -44,6 +50,8 @@ class _Sizes:
     """Bytes of a phase by what they are for, and how often a step runs the student."""
 
     weights: int
+    frozen: int
+    """Of frozen weights as they were, in main memory, where the compute dtype lacks some of their values."""
     learnt: int
     best: int
     """Of what is kept of a student that was best."""
@@ -79,6 +87,8 @@ def estimate_phase(
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
+    if sizes.passes > 1 and not sizes.activations.draws:
+        raise without_dropout(phase.terms)
     yield from _memory(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate(
@@ -94,10 +104,24 @@ def estimate_phase(
     yield kdtool.Estimate(
         "training",
         tokens=tokens,
-        seconds=_operations(ahead, phase, outline.facts, sizes, tokens) / (BUSY * speed),
-        note=f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+        seconds=_operations(ahead, phase, outline.facts, sizes, tokens) / (BUSY.get(device.type, 0.5) * speed),
+        note=_speed_note(speed, dtype, device)
         + ("; what the student writes, one token after another, comes on top" if sizes.written else ""),
     )
+
+
+def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
+    assumed, name = kdtool.assumed_gpu(), str(dtype).removeprefix("torch.")
+    if assumed is not None:
+        return (
+            f"at {BUSY['cuda']:.0%} of the {speed / 1e12:,.0f} TFLOP/s in {name} that are published of {assumed.name}"
+        )
+    note = f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {name}"
+    if device.type != "cpu":
+        return note
+    note += " while nothing else runs"
+    others = kdtool.busy_cores(torch.get_num_threads())
+    return f"{note}; other work takes {others:.1f} cores now, so it would take longer" if others else note
 
 
 def _sizes(
@@ -108,9 +132,7 @@ def _sizes(
     outline: TransformersModel,
     dtype: torch.dtype,
 ) -> _Sizes:
-    parameters = list(outline.model.parameters())
-    learns = sum(p.numel() for p in parameters if p.requires_grad)
-    weights = sum(_FLOAT * p.numel() if p.requires_grad else stored_bytes(p) for p in parameters)
+    learns, held, kept, _ = _outlined(outline.model, dtype)
     head, facts = outline.head.weight, outline.facts
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
@@ -126,14 +148,18 @@ def _sizes(
         tensors = _LOSS_TENSORS * of_head + _MIXING_TENSORS * any(term.mixture for term in token_terms)
         at_head = call * vocabulary * _FLOAT * tensors
         at_head += of_head * rows * width * (_FLOAT + dtype.itemsize)
-        at_head += head.numel() * dtype.itemsize * (dtype != torch.float32)  # the cast of the weight
+        cast = head.requires_grad or (
+            facts.tied and head.dtype.itemsize > dtype.itemsize
+        )  # else it is held in the dtype
+        at_head += head.numel() * dtype.itemsize * (cast and dtype != torch.float32)
         at_head += (
             head.numel() * (_FLOAT + dtype.itemsize) * head.requires_grad
         )  # its gradient, and a chunk's share of it
     shares = run.world if config.sharding == "full" else 1
     modules = sum(_modules(run, ahead, term, facts) for term in phase.terms if term.teacher is not None)
     return _Sizes(
-        weights=weights + _FLOAT * modules,
+        weights=_FLOAT * (learns + modules) + held,
+        frozen=kept,
         learnt=learns + modules,
         best=_FLOAT * learns,
         shares=shares,
@@ -192,6 +218,8 @@ def _memory(
             "chunk buffers": sizes.logits + sizes.embedding,
             "signals": sizes.signals,
         }
+    for parts in () if on_host else moments.values():
+        parts["allocator slack"] = int(_SLACK * sum(parts.values()))
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
         "weights": sizes.weights // sizes.shares,
@@ -200,6 +228,8 @@ def _memory(
     }
     for part, size in ((part, size) for part, size in common.items() if size):
         yield _part(part, tuple(names.values()), size, on_host=on_host)
+    if sizes.frozen:
+        yield _part("frozen weights as they were", tuple(names.values()), sizes.frozen, on_host=True)
     for moment, parts in moments.items():
         own = {part: size for part, size in parts.items() if size}
         for part, size in own.items():
@@ -281,14 +311,39 @@ def _operations(
     return float(tokens * (sizes.passes * own + teachers + heads))
 
 
+class _Outlined(NamedTuple):
+    """Figures of an outline as it was before it was rehearsed, which gives frozen weights other dtypes."""
+
+    learns: int
+    held: int
+    kept: int
+    shapes: tuple[object, ...]
+    """All that a rehearsal follows from, but for the micro-batch."""
+
+
+_outlines: WeakKeyDictionary[torch.nn.Module, dict[torch.dtype, _Outlined]] = WeakKeyDictionary()
+
+
+def _outlined(model: torch.nn.Module, dtype: torch.dtype) -> _Outlined:
+    """Return the figures of an outline; arms, and attempts to make a recipe fit, share outlines."""
+    known = _outlines.setdefault(model, {})
+    if dtype not in known:
+        weights = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.named_parameters())
+        again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        known[dtype] = _Outlined(learns, *frozen_bytes(model, dtype), (type(model).__name__, weights, again, dtype))
+    return known[dtype]
+
+
 _known: dict[tuple[object, ...], Rehearsed] = {}
 
 
 def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int) -> Rehearsed:
     """Rehearse, or remember: `--fit` asks for one student again and again."""
-    layers = [(n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in outline.model.named_parameters()]
-    again = any(getattr(module, "gradient_checkpointing", False) for module in outline.model.modules())
-    key = (type(outline.model).__name__, tuple(layers), again, rows, length, dtype, passes)
+    gpu = pick_device().type == "cuda"
+    flash = gpu and has_flash()
+    key = (*_outlined(outline.model, dtype).shapes, rows, length, passes, gpu, flash)
     if key not in _known:
-        _known[key] = rehearse(outline, rows, length, dtype, passes)
+        with outline_held(outline.model, dtype):
+            _known[key] = rehearse(outline, rows, length, dtype, passes, gpu=gpu, flash=flash)
     return _known[key]

@@ -22,7 +22,7 @@ from kdtool_trainer_standard._chunk import ChunkLoss, ChunkRows, TeacherRows
 from kdtool_trainer_standard._mixture import joined_draws
 from kdtool_trainer_standard._projection import Projection, product
 
-__all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss"]
+__all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Teachers:
 
 @dataclass(eq=False)
 class HeadWork:
-    """One micro-batch's work for the head, and what it finds out: `sums` [terms], over the N positions."""
+    """One micro-batch's work for the head, and its results: `totals` [2, terms], as of `ChunkLoss`, of the N positions."""
 
     loss: ChunkLoss
     rows: TokenRows
@@ -89,7 +89,7 @@ class HeadWork:
     """r: positions of one call of the losses."""
     buffers: dict[Any, Tensor] = field(default_factory=dict)
     """Kept between steps: logits are written into the same memory."""
-    sums: Tensor = field(default_factory=lambda: torch.zeros(0))
+    totals: Tensor = field(default_factory=lambda: torch.zeros(2, 0))
     finite: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
 
     def chunk_rows(self, rows: slice | Tensor, teachers: tuple[TeacherRows, ...]) -> ChunkRows:
@@ -110,11 +110,23 @@ def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> T
 
     Args:
         hidden: final states [N, H] of each pass; N may be 0, and then all gradients exist and are zero.
-        work: the rest; receives the terms' sums.
+        work: the rest; receives the terms' totals.
         divisor: 0-d tensor, the number of imitated positions over all ranks and micro-batches of the step.
     """
     loss: Tensor = _ChunkedHead.apply(work.head.weight, work.head.bias, divisor, work, *hidden)  # type: ignore[no-untyped-call]
     return loss
+
+
+def weight_sums(hidden: Sequence[Tensor], work: HeadWork) -> Tensor:
+    """Return each term's sum of token weights over the N positions, [terms], without gradient."""
+    states = [one.detach().to(work.dtype) for one in hidden]
+    projection, sums = Projection(work.head, work.dtype), torch.zeros_like(work.rows.factors)
+    with torch.no_grad(), torch.autocast(projection.weight.device.type, enabled=False):
+        for rows in _evenly(0, states[0].shape[0], work.loss_rows):
+            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, rows.stop - rows.start), rows)
+            logits = tuple(projection.logits(one[rows]) for one in states)
+            sums += work.loss.weight_sums(logits, work.chunk_rows(rows, teachers))
+    return sums
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -129,7 +141,7 @@ class _ChunkedHead(torch.autograd.Function):
             gradients = _Gradients(weight, bias, hidden, wanted)
             _run(hidden, work, gradients)
         ctx.gradients, ctx.divisor, ctx.dtypes = gradients, divisor, (weight.dtype, [one.dtype for one in hidden])
-        return (work.sums * work.rows.factors).sum() / divisor
+        return (work.totals[0] * work.rows.factors).sum() / divisor
 
     @staticmethod
     def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:
@@ -172,7 +184,7 @@ class _Gradients:
 def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> None:
     projection = Projection(work.head, work.dtype)
     states = [one.detach().to(work.dtype) for one in hidden]
-    sums = torch.zeros(len(work.loss.terms), device=projection.weight.device)
+    totals = torch.zeros(2, len(work.loss.terms), device=projection.weight.device)
     for rows in _evenly(0, states[0].shape[0], work.head_rows):
         z = [
             projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - rows.start, projection))
@@ -182,15 +194,15 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
         for part in _evenly(rows.start, rows.stop, work.loss_rows):
             within = slice(part.start - rows.start, part.stop - rows.start)
             logits = tuple(one[within] for one in z)
-            found, values = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))
+            found, own = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))
             for one, gradient in zip(logits, found, strict=True):
                 one.copy_(projection.before_cap(gradient, one))
-            sums += values
+            totals += own
         for turn, one in enumerate(states):
             gradients.add(turn, rows, z[turn], one[rows], projection)
-    work.sums = sums
-    totals = [sums.sum(), *(one.sum() for one in gradients.hidden if one is not None)]
-    work.finite = torch.stack(totals).isfinite().all()
+    work.totals = totals
+    checked = [totals[0].sum(), *(one.sum() for one in gradients.hidden if one is not None)]
+    work.finite = torch.stack(checked).isfinite().all()
 
 
 def _evenly(start: int, stop: int, most: int) -> Iterator[slice]:

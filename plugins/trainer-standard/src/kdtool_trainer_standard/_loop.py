@@ -26,11 +26,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdtool_trainer_standard import StandardTrainer, _history
 from kdtool_trainer_standard._asked import Asked
+from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._module import DistillationModule
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._own_text import OWN, OwnText
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
 from kdtool_trainer_standard._schedule import learning_rate_factor
 from kdtool_trainer_standard._sharding import share_of_rank
@@ -73,6 +74,7 @@ class TrainingLoop(ResumableTrainer):
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = Asked(phase)
         self._balances = bool(run.hook.kdtool_balance.names())
+        self._weighs = bool(run.hook.kdtool_token_weight.names()) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
         self._metrics: Mapping[str, float] = {}
@@ -82,7 +84,12 @@ class TrainingLoop(ResumableTrainer):
     ) -> Any:
         """Fetch a step's micro-batches. Some are what the student writes, and that before their labels are counted."""
         batches = epoch_iterator if self.own_text is None else self._with_own_text(self.own_text, epoch_iterator)
-        return super().get_batch_samples(batches, num_batches, device)
+        fetched, tokens = super().get_batch_samples(batches, num_batches, device)
+        if fetched and OWN in fetched[0]["columns"]:
+            self.module.corpus = count_corpus(fetched, self.args.device, self.run.world)
+        if self._weighs and self.progress.token_weights is None and fetched:
+            self._weigh(fetched, tokens)
+        return fetched, tokens
 
     def compute_loss(
         self,
@@ -116,12 +123,19 @@ class TrainingLoop(ResumableTrainer):
         self._weights = [bound.term.weight_at(progress) * balance.get(bound.term.name, 1.0) for bound in terms]
         factors = [weight * bound.term.scale for weight, bound in zip(self._weights, terms, strict=True)]
         self.module.begin_step(step, progress, factors, self._measures(step))
+        if self._weighs:
+            means = WeightMeans(self.progress.token_weights or {})
+            self.module.mean_weights.copy_(
+                torch.tensor([means.of(bound.term.name) for bound in terms if bound.per_token])
+            )
 
     def end_step(self, step: int, control: transformers.TrainerControl) -> None:
         """Count, and decide what happens after this step."""
         now = perf_counter()
         self.progress.seconds += now - self._clock
         self.progress.tokens += int(self.module.ledger.tokens)
+        if self._weighs and step > 1:  # those of the first are there already
+            self._add_weights()
         self._clock = now
         regular = step % self.config.log_every == 0 or step % self.config.gradient_norms_every == 0
         control.should_log = regular or step in (1, self.phase.steps)
@@ -181,6 +195,27 @@ class TrainingLoop(ResumableTrainer):
             dist.broadcast(over, 0)
         self._clock = perf_counter()
         return bool(over)
+
+    def _weigh(self, fetched: Sequence[dict[str, Any]], tokens: Tensor | int) -> None:
+        """Weigh the tokens of the first step before it is made: its own weights are all that is known of their mean."""
+        device = self.args.device
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for inputs in fetched:
+                batch = kdtool.Batch(**self._prepare_inputs(inputs))
+                _, signals = self.teachers(batch)
+                with self.compute_loss_context_manager():
+                    self.module(batch, signals, tokens, weigh_alone=True)
+        self._add_weights()
+
+    def _add_weights(self) -> None:
+        """Add the step's token weights, of all ranks, to the running means."""
+        weights, seen = self.module.ledger.weights.clone(), self.module.ledger.seen
+        if self.run.world > 1:
+            dist.all_reduce(weights)
+        names = [bound.term.name for bound in self.module.terms]
+        means = WeightMeans(self.progress.token_weights or {})
+        means.add(dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, seen.tolist(), strict=True)))
+        self.progress.token_weights = means.state
 
     def _with_own_text(self, own_text: OwnText, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for number, inputs in enumerate(fetched):
@@ -244,26 +279,30 @@ class TrainingLoop(ResumableTrainer):
         return product
 
     def _measures(self, step: int) -> bool:
-        return self._balances or step == 1 or step % self.config.gradient_norms_every == 0
+        return self.phase.gradient_norms or step == 1 or step % self.config.gradient_norms_every == 0
 
     def _term_reports(self) -> dict[str, kdtool.TermReport]:
         """Gather this step's terms over ranks; also what balancing and the final notes need."""
-        ledger = self.module.ledger
+        ledger, measured = self.module.ledger, self.module.measures_norms
         gathered = torch.stack([ledger.values, ledger.squared_norms])
         if self.run.world > 1:
             dist.all_reduce(gathered)
-        values, squares = gathered.tolist()
-        names = [bound.term.name for bound in self.module.terms]
-        measured = self.module.measures_norms
-        reports = {}
-        for bound, weight, value, square in zip(self.module.terms, self._weights, values, squares, strict=True):
-            norm = math.sqrt(square) if measured else None
-            reports[bound.term.label] = kdtool.TermReport(value * bound.term.scale, weight, norm)
-        if measured:
-            before = self.progress.squared_norms or dict.fromkeys(names, 0.0)
-            self.progress.squared_norms = {n: before[n] + square for n, square in zip(names, squares, strict=True)}
-        self.progress.last_values = dict(zip(names, values, strict=True))
-        self.progress.stats = dict(zip(names, reports.values(), strict=True))
+        figures = zip(self.module.terms, self._weights, *gathered.tolist(), ledger.seen.tolist(), strict=True)
+        reports, stats = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
+        norms, last = dict(self.progress.squared_norms or {}), dict(self.progress.last_values or {})
+        for bound, weight, value, square, seen in figures:
+            if not seen:  # a mean over nothing is no figure
+                continue
+            term, norm = bound.term, math.sqrt(square) if measured else None
+            reports[term.label] = kdtool.TermReport(value * term.scale, weight, norm)
+            # Norms that no weighting asks for are there at some steps alone: none may follow from these.
+            stats[term.name] = kdtool.TermReport(
+                value * term.scale, weight, norm if self.phase.gradient_norms else None
+            )
+            if measured:
+                norms[term.name] = norms.get(term.name, 0.0) + square
+            last[term.name] = value
+        self.progress.squared_norms, self.progress.last_values, self.progress.stats = norms, last, stats
         return reports
 
     def _checkpoint_is_due(self, step: int, now: float) -> bool:

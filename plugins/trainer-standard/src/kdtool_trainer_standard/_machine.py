@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import kdtool
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from kdtool_transformers import DtypeName, compute_dtype
+from kdtool_transformers import DtypeName, compute_dtype, has_bfloat16
 
-__all__ = ["accelerate_as_it_was", "chosen_dtype", "chunk_sizes", "dtype_name", "large_blocks_reused"]
+__all__ = [
+    "accelerate_as_it_was",
+    "chosen_dtype",
+    "chunk_sizes",
+    "dtype_name",
+    "large_blocks_reused",
+    "other_work_noted",
+    "warn_of_other_work",
+]
 
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4  # from malloc.h
 _FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t), 128 * 1024, 65536
@@ -21,7 +31,7 @@ _FAST_DEFAULT, _TRIM_DEFAULT, _MMAP_DEFAULT = 16 * ctypes.sizeof(ctypes.c_size_t
 
 def chosen_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     """Return what to multiply matrices in: for "auto" float16 on GPUs too old for bfloat16, else the faster one."""
-    if name == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if name == "auto" and device.type == "cuda" and not has_bfloat16():
         return torch.float16
     return compute_dtype(name, device)
 
@@ -41,6 +51,25 @@ def chunk_sizes(vocabulary: int, device: torch.device) -> tuple[int, int]:
         return min(max(52_500_000 // vocabulary, 128), 4096), min(max(3_200_000 // vocabulary, 16), 1024)
     head_rows = min(max(200_000_000 // vocabulary, 256), 8192)
     return head_rows, min(head_rows, max(100_000_000 // vocabulary, 256))
+
+
+def warn_of_other_work(run: kdtool.RunInfo, device: torch.device) -> None:
+    """Say as a phase begins that other processes take the processors, which slows training down."""
+    if device.type != "cpu":
+        return
+    others = kdtool.busy_cores(torch.get_num_threads())
+    if others:
+        run.say(
+            f"training: other processes take {others:.1f} of {os.cpu_count()} cores now, so steps take longer; with "
+            f"OMP_NUM_THREADS={max(1, int((os.cpu_count() or 1) - others))} threads do not wait for each other"
+        )
+
+
+def other_work_noted(work: kdtool.OtherWork, device: torch.device) -> Iterator[str]:
+    """Yield a note where other processes took the processors while a phase trained: its speed is not the machine's."""
+    others = work.cores()
+    if device.type == "cpu" and others is not None and kdtool.is_busy(others, torch.get_num_threads()):
+        yield f"other processes took {others:.1f} of {os.cpu_count()} cores meanwhile: alone it trains faster"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once a micro-batch. The teacher is no part of it: its
 signals come in as arguments. Everything that is common to all losses happens here: weights and their schedules, what
-softer distributions are multiplied by, the divisor.
+softer distributions are multiplied by, denominators.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
-from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
+from kdtool_trainer_standard._denominators import CorpusCounts
+from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
 from kdtool_trainer_standard._imitated import at_positions, imitated, imitated_labels, picked
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
-from kdtool_trainer_standard._norms import seen_of, squared_norms_at_logits, squared_norms_at_states
+from kdtool_trainer_standard._norms import (
+    shared_states,
+    squared_norms_at_last,
+    squared_norms_of_sequence_loss,
+    squared_norms_through,
+)
 from kdtool_trainer_standard._own_text import OWN
 from kdtool_trainer_standard._sharding import amid_forward
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
@@ -42,10 +48,15 @@ class Sizes:
 
 @dataclass(eq=False)
 class Ledger:
-    """What one step found out on this rank: each term's share of the mean value, and of its squared gradient norm."""
+    """One step's figures on this rank: each term's share of the mean value, and of its squared gradient norm.
+
+    `weights` is its sum of token weights. `seen` is how many tokens (or rows) it sees on all ranks, not on this one.
+    """
 
     values: Tensor
     squared_norms: Tensor
+    weights: Tensor
+    seen: Tensor
     tokens: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
@@ -69,7 +80,7 @@ class DistillationModule(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student.model
-        self.loss_modules = nn.ModuleDict({name.replace(".", "/"): module for name, module in loss_modules.items()})
+        self.loss_modules = nn.ModuleDict({_key(name): module for name, module in loss_modules.items()})
         self.language_model = student
         self.run = run
         self.terms = tuple(terms)
@@ -79,10 +90,17 @@ class DistillationModule(nn.Module):
         self.passes = max((bound.term.passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
+        self._corpus_alone = [not learns_from_own_text(bound.term) for bound in terms]
+        inside = any(bound.term.layers for bound in terms)
+        self._embedding = next((m for m in self.student.modules() if inside and isinstance(m, nn.Embedding)), None)
         self._buffers_of_logits: dict[Any, Tensor] = {}
         device = next(self.student.parameters()).device
         self.progress, self.step = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self.factors = torch.ones(len(terms), device=device)
+        self.corpus: CorpusCounts | None = None
+        """Tokens and rows of the step that come from the corpus; None: all of them. Set by the loop, as the next."""
+        self.mean_weights = torch.ones(len(self._token), device=device)
+        """Each token loss's mean token weight."""
         self.measures_norms = False
         self.ledger = self._empty_ledger()
 
@@ -100,37 +118,55 @@ class DistillationModule(nn.Module):
         signals: Mapping[str, kdtool.Signal],
         num_items_in_batch: Tensor | int,
         teacher_batches: Mapping[str, kdtool.Batch] | None = None,
+        weigh_alone: bool = False,
     ) -> dict[str, Tensor]:
-        """Return this micro-batch's share of the step's loss.
+        """Return this micro-batch's share of the step's loss; to `weigh_alone`, each token loss's sum of token weights.
 
         Args:
             batch: B rows; N of their positions have a label.
             signals: of each teacher, for this batch.
             teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
             num_items_in_batch: imitated positions of the whole step, over all ranks and micro-batches.
+            weigh_alone: whether to compute token weights and no losses.
         """
-        divisor = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device).clamp(min=1)
+        tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-        outputs = self.run_student(batch)
-        self.ledger.tokens = divisor
-        loss = self._token_losses(batch, signals, outputs, divisor)
+        self.ledger.seen = self.tokens_seen(tokens)
+        if weigh_alone:
+            outputs = self.run_student(batch)
+            weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
+            self.ledger.weights[self._token] += weights
+            return {"weights": weights}
+        with shared_states(self._embedding if self.measures_norms else None) as shared:
+            outputs = self.run_student(batch)
+        self.ledger.tokens = tokens.clamp(min=1)
+        shared = shared or [one.last for one in outputs]
+        loss = self._token_losses(batch, signals, outputs, shared)
         for index in self._sequence:
             view = self.view(self.terms[index], batch, signals, outputs, teacher_batches or {})
-            loss = loss + self._sequence_loss(index, view, divisor)
+            loss = loss + self._sequence_loss(index, view, shared)
         return {"loss": loss}
+
+    def tokens_seen(self, tokens: Tensor) -> Tensor:
+        """Return how many of a step's imitated `tokens` each term sees, [terms]: some learn from the corpus alone."""
+        if self.corpus is None:
+            return tokens.repeat(len(self.terms))
+        return torch.stack([self.corpus.tokens if alone else tokens for alone in self._corpus_alone])
 
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice where a loss asks for two passes; each draws dropout of its own."""
         return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.passes))
 
-    def head_work(self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal]) -> HeadWork:
-        """Return what the chunked head needs for a batch."""
+    def head_work(
+        self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], factors: Tensor | None = None
+    ) -> HeadWork:
+        """Return what the chunked head needs for a batch, with these factors of the token losses or the step's."""
         where = imitated(batch)
         if where is not None:
             signals = {name: at_positions(signal, where) for name, signal in signals.items()}
         return HeadWork(
             loss=self.chunk_loss,
-            rows=token_rows(batch, self.factors[self._token], self.progress, self.step),
+            rows=token_rows(batch, self.factors[self._token] if factors is None else factors, self.progress, self.step),
             teachers=Teachers(self.chunk_loss, signals),
             head=self.language_model.head,
             dtype=self.sizes.dtype,
@@ -149,18 +185,26 @@ class DistillationModule(nn.Module):
         batch: kdtool.Batch,
         signals: Mapping[str, kdtool.Signal],
         outputs: tuple[kdtool.ModelOutputs, ...],
-        divisor: Tensor,
+        shared: Sequence[Tensor],
     ) -> Tensor:
         if not self._token:  # states must stay in the graph, so that every rank has all gradients
             return outputs[0].last.float().sum() * 0
-        work, hidden = self.head_work(batch, signals), self.head_states(batch, outputs)
+        divisors = self.ledger.seen[self._token].clamp(min=1) * self.mean_weights
+        # The head divides all terms by one number, so that a term's own is part of its factor.
+        factors, divisor = self.factors[self._token] * self.ledger.tokens / divisors, self.ledger.tokens
+        work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
         loss = chunked_loss(hidden, work, divisor)
-        hidden = [one.detach() for one in hidden]
         if not bool(work.finite):
-            blame_token_losses(self.run, hidden, work, int(self.step))
-        self.ledger.values[self._token] += work.sums / divisor
-        if self.measures_norms:
-            self.ledger.squared_norms[self._token] += squared_norms_at_logits(hidden, work, divisor)
+            blame_token_losses(self.run, [one.detach() for one in hidden], work, int(self.step))
+        self.ledger.values[self._token] += work.totals[0] / divisors
+        self.ledger.weights[self._token] += work.totals[1]
+        if self.measures_norms and self._embedding is None:
+            self.ledger.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
+        elif self.measures_norms:
+            imitated_here = imitated_labels(batch.labels, batch.columns) != -100
+            with amid_forward(self):
+                row = imitated_here.nonzero()[:, 0]
+                self.ledger.squared_norms[self._token] += squared_norms_through(shared, hidden, row, work, divisor)
         return loss
 
     def view(
@@ -177,18 +221,22 @@ class DistillationModule(nn.Module):
         head, shared = self.language_model.head, bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
         second = outputs[1] if bound.term.passes == 2 else None
-        return kdtool.StepView(batch, outputs[0], signal, self.progress, self.step, beside, head, second)
+        inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
+        return kdtool.StepView(batch, outputs[0], signal, self.progress, self.step, beside, head, second, *inside)
 
-    def _sequence_loss(self, index: int, view: kdtool.StepView, divisor: Tensor) -> Tensor:
+    def _sequence_loss(self, index: int, view: kdtool.StepView, shared: Sequence[Tensor]) -> Tensor:
         bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
         values: Tensor = result.values.float()
         if OWN in view.batch.columns and not learns_from_own_text(bound.term):
             values = values.masked_fill(_own(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
-            value = picked(values, imitated(view.batch)).sum() / divisor
+            values = picked(values, imitated(view.batch))
+        elif self.corpus is not None and self._corpus_alone[index]:
+            self.ledger.seen[index] = self.corpus.rows
         else:
-            value = values.sum() / self.sizes.rows_per_step
+            self.ledger.seen[index] = self.sizes.rows_per_step
+        value = values.sum() / self.ledger.seen[index].clamp(min=1)
         if not bool(value.isfinite()):
             for one in passes:
                 blame_student(one.last.detach(), int(self.step), self.sizes.dtype)
@@ -196,14 +244,17 @@ class DistillationModule(nn.Module):
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()
         if self.measures_norms:
-            states = [state for one in passes for state in seen_of(one)]
             with amid_forward(self):
-                self.ledger.squared_norms[index] += squared_norms_at_states(weighed, states)
+                self.ledger.squared_norms[index] += squared_norms_of_sequence_loss(weighed, shared)
         return weighed
 
     def _empty_ledger(self) -> Ledger:
-        zeros = torch.zeros(len(self.terms), device=self.progress.device)
-        return Ledger(values=zeros, squared_norms=zeros.clone())
+        return Ledger(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))
+
+
+def _key(name: str) -> str:
+    """Return the name of a term's module: one of torch's holds no dots."""
+    return name.replace(".", "/")
 
 
 def _own(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:

@@ -1,29 +1,54 @@
-"""How strongly each term pulls: the norm of its weighed gradient, on a sample of positions.
+"""Strength of each term: the norm of its weighed gradient by states of the student that all terms share.
 
-Called by the distillation module every tenth step or so. A term whose norm is far below the others' does nothing, which
-its value alone does not show.
+These are the final states, or the embedding's output where a term compares the inside of the models: norms at different
+places have no common unit. Called by the distillation module every tenth step or so, or at every step where a
+weighting uses them. A term whose norm is far below the
+others' does nothing, which its value alone does not show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-import kdtool
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtool_trainer_standard._head import HeadWork
-from kdtool_trainer_standard._projection import Projection
+from kdtool_trainer_standard._projection import Projection, product
 
-__all__ = ["SAMPLED_POSITIONS", "seen_of", "squared_norms_at_logits", "squared_norms_at_states"]
+__all__ = [
+    "SAMPLED_POSITIONS",
+    "shared_states",
+    "squared_norms_at_last",
+    "squared_norms_of_sequence_loss",
+    "squared_norms_through",
+]
 
 SAMPLED_POSITIONS = 64
-"""Positions of a micro-batch that are looked at: about 2 % of a step's time for two losses and 49,152 tokens."""
+"""Positions of a micro-batch that are looked at: about 2 % of a step's time for two token losses and 49,152 tokens, where
+norms are taken by the final states. By the embedding's output each loss costs a backward pass through the backbone."""
 
 
-def squared_norms_at_logits(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
-    """Return, for each token loss, the squared norm of its gradient by all N x V logits, estimated from a sample.
+@contextmanager
+def shared_states(embedding: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Collect what the embedding returns while the block runs, one tensor [B, L, H] a pass; nothing without one."""
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        states.append(output if output.requires_grad else output.detach().requires_grad_())  # frozen embeddings
+        return states[-1]
+
+    hook = None if embedding is None else embedding.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> Tensor:
+    """Return, for each token loss, the squared norm of its gradient by the final states, estimated from some positions.
 
     `hidden` are the final states [N, H] of each pass; of two, the norm is that of both gradients together.
     """
@@ -31,27 +56,61 @@ def squared_norms_at_logits(hidden: Sequence[Tensor], work: HeadWork, divisor: T
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
     picked = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        projection = Projection(work.head, work.dtype)
-        logits = tuple(projection.logits(one[picked]) for one in hidden)
-        whole = slice(0, len(picked))
-        rows = work.chunk_rows(picked, work.teachers.of_terms(work.teachers.project(picked), whole, picked))
-        gradients = [work.loss.of_term(index, logits, rows)[0] for index in range(len(work.loss.terms))]
-        squares = [torch.stack([one.float().square().sum() for one in passes]).sum() for passes in gradients]
+    squares = [
+        torch.stack([one.float().square().sum() for one in passes]).sum() for passes in _by_last(hidden, work, picked)
+    ]
     return torch.stack(squares) * (count / len(picked)) / divisor**2
 
 
-def seen_of(outputs: kdtool.ModelOutputs) -> list[Tensor]:
-    """Return all of the student that a sequence loss may have used: states, attention maps, projections."""
-    projections = chain.from_iterable(outputs.projections.values())
-    return [outputs.last, *outputs.hidden.values(), *outputs.attentions.values(), *projections]
+def squared_norms_through(
+    states: Sequence[Tensor], hidden: Sequence[Tensor], row: Tensor, work: HeadWork, divisor: Tensor
+) -> Tensor:
+    """Return, for each token loss, the squared norm of its gradient by `states`, from which `hidden` were computed.
+
+    Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more. `row`
+    [N] says which row a position is of. The graph is kept.
+    """
+    numbers, counts = row.unique(return_counts=True)  # type: ignore[no-untyped-call]
+    if not len(numbers):
+        return torch.zeros(len(work.loss.terms), device=row.device)
+    few = min(len(numbers), -(-SAMPLED_POSITIONS * len(numbers) // int(counts.sum())))
+    chosen = numbers[torch.linspace(0, len(numbers) - 1, few, device=row.device).round().long()]
+    picked = torch.isin(row, chosen).nonzero()[:, 0]
+    squares = []
+    for passes in _by_last(hidden, work, picked):
+        given = [
+            torch.zeros_like(one).index_copy(0, picked, own.to(one.dtype))
+            for one, own in zip(hidden, passes, strict=False)
+        ]
+        found = torch.autograd.grad(hidden[: len(given)], states, given, retain_graph=True, allow_unused=True)
+        squares.append(_total(found, row.device))
+    return torch.stack(squares) * (len(numbers) / few) / divisor**2
 
 
-def squared_norms_at_states(weighed: Tensor, states: Iterable[Tensor]) -> Tensor:
-    """Return the squared norm of a sequence loss's gradient by the states it may have used; the graph is kept."""
+def squared_norms_of_sequence_loss(weighed: Tensor, states: Iterable[Tensor]) -> Tensor:
+    """Return the squared norm of a sequence loss's gradient by states that it follows from; the graph is kept."""
     inputs = [tensor for tensor in states if tensor.requires_grad]
     if not weighed.requires_grad or not inputs:
         return torch.zeros((), device=weighed.device)
-    gradients = torch.autograd.grad(weighed, inputs, retain_graph=True, allow_unused=True)
+    return _total(torch.autograd.grad(weighed, inputs, retain_graph=True, allow_unused=True), weighed.device)
+
+
+def _by_last(hidden: Sequence[Tensor], work: HeadWork, picked: Tensor) -> list[list[Tensor]]:
+    """Return each term's undivided gradients by the final states of each pass, [C, H], at these of the positions."""
+    found: list[list[list[Tensor]]] = [[] for _ in work.loss.terms]
+    with torch.no_grad(), torch.autocast(picked.device.type, enabled=False):
+        projection = Projection(work.head, work.dtype)
+        for rows in torch.split(picked, work.loss_rows):
+            logits = tuple(projection.logits(one[rows]) for one in hidden)
+            teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
+            chunk = work.chunk_rows(rows, teachers)
+            for index, parts in enumerate(found):
+                gradients = work.loss.of_term(index, logits, chunk)[0]
+                by_head = [projection.before_cap(g, z) for g, z in zip(gradients, logits, strict=False)]
+                parts.append([product(one.to(projection.dtype), projection.weight) for one in by_head])
+    return [[torch.cat(parts) for parts in zip(*own, strict=True)] for own in found]
+
+
+def _total(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
     squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
-    return torch.stack(squares).sum() if squares else torch.zeros((), device=weighed.device)
+    return torch.stack(squares).sum() if squares else torch.zeros((), device=device)

@@ -6,6 +6,7 @@ where it was, whatever was read ahead.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import kdtool
@@ -33,7 +34,8 @@ class RowsInOrder(torch.utils.data.Dataset[kdtool.Row]):
 
     def __getitem__(self, place: int) -> kdtool.Row:
         epoch, offset = divmod(place, len(self._rows))
-        return self._rows[_shuffle(len(self._rows), self._seed, epoch)[offset]]
+        row = self._rows[_shuffle(len(self._rows), self._seed, epoch)[offset]]
+        return replace(row, turn=self._seed + epoch)
 
 
 @lru_cache(maxsize=2)

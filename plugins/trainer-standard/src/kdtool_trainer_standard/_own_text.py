@@ -1,8 +1,8 @@
 """Micro-batches of text that the student writes itself, in place of some of the corpus's (GKD).
 
-Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. Whether a micro-batch is the
-student's own, and what is drawn, follows from the run's seed, the step, the micro-batch and the rank: nothing is kept for it
-in checkpoints but figures, and the generators that a process shares stay as they are.
+Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. The choice is derived from
+(seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
+from the rank, too. No generator state is checkpointed, and global generators are untouched.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class OwnText:
         Where it is the student's own, only what the student wrote has labels; other columns are 0 there. Documents without
         labels stay as they are, and what is too short for its row is padded.
         """
-        chance = random.Random(f"{self._run.seed} {step} {number} {self._run.rank}")
+        place = f"{self._run.seed} {step} {number}"
         self.counts["batches"] += 1
-        if chance.random() >= self._config.fraction:
+        if random.Random(place).random() >= self._config.fraction:
             return self.of_corpus(batch)
-        rows = [_documents(*row, self._config.prompt) for row in _rows_of(batch)]
+        chance = random.Random(f"{place} {self._run.rank}")
+        start = len(self._student.tokenizer.document_start)
+        rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
         new = self._written([document for row in rows for document in row], chance)
         self.counts["own"] += 1
         keys = (f"{key}, continued at step {step}" for key in batch.row_keys)
@@ -113,22 +115,25 @@ def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[i
     yield from zip(batch.input_ids.tolist(), batch.labels.tolist(), batch.document.tolist(), strict=True)
 
 
-def _documents(ids: list[int], labels: list[int], numbers: list[int], share: float) -> list[_Document]:
+def _documents(ids: list[int], labels: list[int], numbers: list[int], share: float, start: int) -> list[_Document]:
     found, begin = [], 0
     for number, tokens in groupby(numbers):
         end = begin + len(list(tokens))
         if number >= 0:
-            found.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share)))
+            found.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share, start)))
         begin = end
     return found
 
 
-def _prompt(labels: Sequence[int], share: float) -> int | None:
-    """Return how many tokens of a document come before the first that is learned; `share` of it where all of it is."""
+def _prompt(labels: Sequence[int], share: float, start: int) -> int | None:
+    """Return how many tokens of a document come before the first that is learned; `share` of it where all of it is.
+
+    The `start` tokens that begin it are never learned, nor is the token behind them where a document continues.
+    """
     first = next((place for place, label in enumerate(labels) if label != NO_LABEL), None)
-    if first == 0:
-        return max(1, int(share * len(labels)))
-    return None if first is None else first + 1
+    if first is None:
+        return None
+    return first + 1 if first > start else max(1, int(share * len(labels)))
 
 
 def _device(batch: kdtool.Batch) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Progress:
     squared_norms: Mapping[str, float] | None = None
     """Sums of squared gradient norms since the phase began: which terms did nothing."""
     last_values: Mapping[str, float] | None = None
+    token_weights: Mapping[str, Sequence[float]] | None = None
+    """The state of `WeightMeans`; None where no tokens are weighed, and before the first step."""
     states: Mapping[str, Mapping[str, Any]] | None = None
     """What components remember from step to step, by their names; taken at each checkpoint."""
     own_text: Mapping[str, int] | None = None

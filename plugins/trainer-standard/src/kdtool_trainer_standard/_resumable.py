@@ -20,7 +20,8 @@ import kdtool
 import torch
 import torch.distributed as dist
 import transformers
-from safetensors.torch import load_file, save_file
+from kdtool_transformers import write_safetensors
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtool_trainer_standard import StandardTrainer, _checkpoints, _progress
@@ -95,7 +96,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             learnt = {key: whole(tensor, keep=leads).contiguous() for key, tensor in changing(part).items()}
             if leads:
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file(learnt, folder / name)
+                write_safetensors(learnt, folder / name)
 
     def _parts(self) -> list[tuple[torch.nn.Module, str]]:
         """Return what learns, and the file of a checkpoint that holds it."""

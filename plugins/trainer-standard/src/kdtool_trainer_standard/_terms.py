@@ -5,14 +5,15 @@ Made once at the start of a phase, from hooks and the first batch's signals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isclose
 from typing import Any, Literal
 
 import kdtool
 from torch import Tensor
 
-__all__ = ["BoundTerm", "Form", "bind_terms", "learns_from_own_text", "plain_tensors"]
+__all__ = ["BoundTerm", "Form", "bind_terms", "learns_from_own_text", "plain_tensors", "without_dropout"]
 
 Form = Literal["none", "dense", "sampled", "top-k"]
 """How a token loss receives its teacher."""
@@ -33,6 +34,16 @@ class BoundTerm:
     """`kdtool_token_gradient`, where the loss has it and sees one pass."""
 
 
+def without_dropout(terms: Iterable[kdtool.Term]) -> kdtool.UsageError:
+    """Return the error for losses of two passes on a student that draws no random numbers."""
+    names = ", ".join(term.name for term in terms if term.passes > 1)
+    return kdtool.UsageError(
+        f"{names}: compares two passes of the student with different dropout, but this student has no dropout, so both are "
+        "the same. Take one that has (attention_dropout or the like above 0 in the config.json that it comes from), or "
+        "`transforms: {lora: {dropout: 0.1}}`, or leave this loss out"
+    )
+
+
 def learns_from_own_text(term: kdtool.Term) -> bool:
     """Say whether a term has a use of text that the student wrote: a teacher's word of it, or two passes over it.
 
@@ -47,7 +58,8 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
 
     Raises:
         PluginError: a loss implements neither hook or both, or its teacher's signal holds nothing that it can use.
-        UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed.
+        UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed, or from tokens that were
+            taken at another temperature than it reads them at.
     """
     token, sequence = run.hook.kdtool_token_loss.bound(), run.hook.kdtool_sequence_loss.bound()
     gradients = run.hook.kdtool_token_gradient.bound()
@@ -107,6 +119,11 @@ def _form_of(run: kdtool.RunInfo, term: kdtool.Term, teacher: str, signal: kdtoo
         if "logits" in need and signal.lazy is not None:
             return "dense", 1.0
         if signal.sparse is not None and signal.sparse.form in need:
+            if not isclose(signal.sparse.temperature, term.temperature):
+                raise kdtool.UsageError(
+                    f"{term.label} works at temperature {term.temperature:g}, but the tokens of {teacher} were taken at "
+                    f"{signal.sparse.temperature:g}: give the loss and the signals one temperature"
+                )
             return signal.sparse.form, signal.sparse.temperature
     if not needs or not any(need & {"logits", "sampled", "top-k"} for need in needs):
         return "none", 1.0

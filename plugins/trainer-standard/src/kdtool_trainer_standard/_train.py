@@ -24,10 +24,18 @@ from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._compiling import compiled_or_eager
+from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._loop import TrainingLoop
-from kdtool_trainer_standard._machine import accelerate_as_it_was, chosen_dtype, chunk_sizes, large_blocks_reused
+from kdtool_trainer_standard._machine import (
+    accelerate_as_it_was,
+    chosen_dtype,
+    chunk_sizes,
+    large_blocks_reused,
+    other_work_noted,
+    warn_of_other_work,
+)
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._own_text import OwnText
@@ -56,20 +64,25 @@ def train_phase(
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
     with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
         args = _arguments(config, run, phase)
-        newest, before = begun(run, phase, chosen_dtype(config.dtype, args.device))
-        loop = _prepared(config, run, phase, student, args, before)
-        _resume_and_train(loop, newest)
-        if run.rank == 0:
-            loop.take_best()
-        if loop.sharding is not None:
-            loop.sharding.undo()
+        warn_of_other_work(run, args.device)
+        work = kdtool.OtherWork()
+        dtype = chosen_dtype(config.dtype, args.device)
+        newest, before = begun(run, phase, dtype)
+        _ready(student, args.device)
+        with frozen_weights_held(student.model, dtype):
+            loop = _prepared(config, run, phase, student, args, before)
+            _resume_and_train(loop, newest)
+            if run.rank == 0:
+                loop.take_best()
+            if loop.sharding is not None:
+                loop.sharding.undo()
     return kdtool.Trained(
         steps=loop.state.global_step,
         tokens=loop.progress.tokens,
         seconds=loop.progress.seconds,
         history=phase.checkpoints / HISTORY,
         dtype=loop.progress.dtype,
-        notes=_notes(loop),
+        notes=(*_notes(loop), *other_work_noted(work, loop.args.device)),
     )
 
 
@@ -82,7 +95,6 @@ def _prepared(
     before: Progress | None,
 ) -> TrainingLoop:
     device: torch.device = args.device
-    _ready(student, device)
     batch = collate(_first_labelled(phase, config.batch, run.seed), device)
     own_text = _own_text(config, run, phase, student, device)
     if own_text is not None:
@@ -142,7 +154,7 @@ def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.R
 
 
 def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
-    """Put the student where it trains; trained weights are float32, and autocast computes in less."""
+    """Put the student where it trains; weights that learn are float32, and autocast computes in less."""
     student.model.to(device)
     student.model.train()
     for parameter in student.model.parameters():
@@ -250,12 +262,10 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
         )
     notes += _best_noted(loop)
     squares = progress.squared_norms or {}
+    total = sum(squares.values()) ** 0.5
     for bound in module.terms:
-        # Token losses are measured at the logits, sequence losses at hidden states: only like is compared with like.
-        alike = [other.term.name for other in module.terms if other.per_token == bound.per_token]
-        total = sum(squares.get(name, 0.0) for name in alike) ** 0.5
-        share = squares.get(bound.term.name, 0.0) ** 0.5 / total if total else 1.0
-        if share < _SILENT_SHARE and len(alike) > 1:
+        share = squares[bound.term.name] ** 0.5 / total if total and bound.term.name in squares else 1.0
+        if share < _SILENT_SHARE:
             notes.append(
                 f"{bound.term.label} was {share:.2%} of the terms' gradient over the phase: it taught the student next to "
                 "nothing; a larger weight, or none, is what was meant"

@@ -15,9 +15,9 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import alone
+from kdtool_transformers import alone, write_safetensors
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtool_trainer_standard import Validation, _checkpoints, _progress
@@ -121,6 +121,7 @@ class Validator:
         kept = {_file(self._folder.parent, best.step) for best in found if best is not None}
         for file in self._folder.glob("*.safetensors"):
             if file not in kept:
+                kdtool.uncommit(self._folder, file)
                 file.unlink()
         self._kept = self.best.step if self.best else None
 
@@ -140,6 +141,7 @@ class Validator:
         if best is None or sign * measured.value > sign * best.value:
             sha256 = self._keep(step, learnt)
             if best is not None and best.step != self._kept:
+                kdtool.uncommit(self._folder, _file(self._folder.parent, best.step))
                 _file(self._folder.parent, best.step).unlink(missing_ok=True)
             self.best = Best(step, measured.value, sha256)
         else:
@@ -149,11 +151,10 @@ class Validator:
         """Write what was learnt, for good; return the file's hash."""
         beside = self._folder / ".writing"
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
-            _checkpoints.sync(beside)
+            write_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in learnt.items()}, beside)
             sha256 = _checkpoints.hash_of(beside)
             beside.replace(_file(self._folder.parent, step))
-            _checkpoints.sync(self._folder)
+            kdtool.commit(self._folder, _file(self._folder.parent, step))
         except (OSError, SafetensorError) as error:
             raise kdtool.StorageError(
                 f"the best student cannot be kept in {self._folder}: {error}; make room and run again"

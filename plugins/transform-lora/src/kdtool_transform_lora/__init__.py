@@ -6,6 +6,7 @@ bitsandbytes. The model object stays the student's own, so trainers see backbone
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +38,7 @@ class Lora(kdtool.Transform):
         keep_adapter: bool = False
         """Also write the adapter alone, in peft's format, to `adapter` in the phase's folder."""
 
-    saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True)
+    saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True, freezes=True)
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -56,11 +57,17 @@ class Lora(kdtool.Transform):
         Adapters(student, self.config, run.seed)
         return student
 
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transform_lora._estimate import rewriting_parts
+
+        yield from rewriting_parts(ahead)
+
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         if self._adapters is None:
             raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
         if self.config.keep_adapter and run.rank == 0:
-            self._adapters.save(run.folder / "adapter")
+            self._adapters.save(run.folder / "adapter", run)
+            run.say(f"the adapter alone is in {run.folder / 'adapter'}, with a card that says how to open it")
         self._adapters.merge()
         self._adapters = None
         return student
@@ -79,7 +86,7 @@ class Qlora(Lora):
         double_quantisation: bool = True
         """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits a weight."""
 
-    saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True)
+    saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True, freezes=True)
     config: Config
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_transformers import alone, logits_kept
+from kdtool_transformers import alone, give_back_memory, logits_kept, write_safetensors
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from kdtool_transform_lora._card import adapter_card
 
 if TYPE_CHECKING:
     from kdtool_transform_lora import Lora
@@ -27,6 +28,8 @@ __all__ = ["Adapters", "linear_layers"]
 
 _NAME = "default"
 """peft's name for an adapter that is alone."""
+_ROWS = 256
+"""Rows of a weight that are added to at once."""
 
 
 class Adapters:
@@ -47,7 +50,7 @@ class Adapters:
         linear = linear_layers(student)
         targets = list(linear) if config.targets == "all-linear" else _named(self._model, config.targets, linear)
         self._targets = targets
-        self._quantised: list[str] = []
+        self._quantised: dict[str, torch.dtype] = {}
         if double_quantisation is not None:
             self._quantise(linear, targets, double_quantisation=double_quantisation)
         self._config = peft.LoraConfig(
@@ -63,15 +66,18 @@ class Adapters:
         with alone(seed):
             self._insert()
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter alone, as `peft.PeftModel.from_pretrained` opens it."""
+    def save(self, folder: Path, run: kdtool.RunInfo) -> None:
+        """Write the adapter alone, as `peft.PeftModel.from_pretrained` opens it, with a card."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = peft.get_peft_model_state_dict(self._model, adapter_name=_NAME)
-        save_file(
+        write_safetensors(
             {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()},
             folder / "adapter_model.safetensors",
         )
+        base = getattr(self._student, "base", "") or self._model.config._name_or_path or None
+        self._config.base_model_name_or_path = base
         self._config.save_pretrained(str(folder))
+        (folder / "README.md").write_text(adapter_card(run, self._student.facts, self._config), encoding="utf-8")
 
     def merge(self) -> None:
         """Make the student a plain model again that computes what it did with its adapters.
@@ -82,6 +88,7 @@ class Adapters:
         with logits_kept(self._student, "merging the adapters"):
             for name in dict.fromkeys([*self._targets, *self._quantised]):
                 self._model.set_submodule(name, self._merged(name))
+                give_back_memory()
             del self._model.peft_config
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in self._learning)
@@ -89,8 +96,8 @@ class Adapters:
     def _quantise(self, linear: dict[str, Any], targets: list[str], *, double_quantisation: bool) -> None:
         from kdtool_transform_lora import _nf4
 
-        self._quantised = [name for name, layer in linear.items() if isinstance(layer, nn.Linear)]
-        other = sorted({_leaf(name) for name in {*linear, *targets} - set(self._quantised)})
+        self._quantised = {name: layer.weight.dtype for name, layer in linear.items() if isinstance(layer, nn.Linear)}
+        other = sorted({_leaf(name) for name in {*linear, *targets} - self._quantised.keys()})
         if other:
             raise kdtool.UsageError(
                 f"qlora stores torch.nn.Linear in 4 bits; {', '.join(other)} of {type(self._model).__name__} are "
@@ -105,6 +112,7 @@ class Adapters:
         finally:
             del self._model.is_loaded_in_4bit
 
+    @torch.no_grad()
     def _merged(self, name: str) -> nn.Module:
         layer: Any = self._model.get_submodule(name)
         base: Any = layer.base_layer if isinstance(layer, LoraLayer) else layer
@@ -113,9 +121,10 @@ class Adapters:
             from kdtool_transform_lora import _nf4
 
             weight = _nf4.dequantised(base)
+            base.weight.module = None  # bitsandbytes has the two hold each other: the 4 bits are to go at once
         if layer is not base:
-            weight = (weight.float() + layer.get_delta_weight(_NAME).float()).to(weight.dtype)
-        return _plain(base, weight)
+            _add(weight, layer.get_delta_weight(_NAME))
+        return _plain(base, weight.to(self._quantised[name])) if name in self._quantised else base
 
 
 def linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
@@ -162,11 +171,17 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def _add(weight: Tensor, product: Tensor) -> None:
+    """Add to a weight in place, in float32, rounded once.
+
+    In its own memory, which may be a mapped file's: that is given back as a whole alone.
+    """
+    for rows, more in zip(torch.split(weight, _ROWS), torch.split(product, _ROWS), strict=True):
+        rows.copy_(rows.float() + more.float())
+
+
 def _plain(layer: Any, weight: Tensor) -> nn.Module:
-    """Return a layer as it was before the phase, with this weight."""
-    if isinstance(layer, Conv1D) or type(layer) is nn.Linear:
-        layer.weight.data = weight
-        return layer
+    """Return a layer of 4 bits as it was before the phase, with this weight."""
     with torch.device("meta"):
         plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     plain.weight, plain.bias = nn.Parameter(weight), layer.bias

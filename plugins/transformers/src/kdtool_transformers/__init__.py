@@ -22,15 +22,30 @@ if TYPE_CHECKING:
     from kdtool_transformers._card import model_card, write_notices
     from kdtool_transformers._check import logits_kept, self_check
     from kdtool_transformers._counts import ParameterCount, readable_count
-    from kdtool_transformers._device import DtypeName, compute_dtype, pick_device, product_speed
-    from kdtool_transformers._files import cache_folder, card_licence, complete_folder, is_complete, weights_identity
+    from kdtool_transformers._device import (
+        DtypeName,
+        compute_dtype,
+        has_bfloat16,
+        has_flash,
+        pick_device,
+        product_speed,
+    )
+    from kdtool_transformers._files import (
+        cache_folder,
+        card_licence,
+        complete_folder,
+        is_complete,
+        weights_identity,
+        write_safetensors,
+    )
     from kdtool_transformers._generate import evaluated
     from kdtool_transformers._gguf import convert_gguf, convert_gguf_into
-    from kdtool_transformers._gguf_writing import require_gguf, write_gguf
+    from kdtool_transformers._gguf_writing import require_gguf, require_gguf_ahead, write_gguf
     from kdtool_transformers._infilling import CODE_LLAMA, GAP, STARCODER, Infilling
     from kdtool_transformers._kernels import KERNEL_MULTIPLE, QUANT_MULTIPLE, kernel_notes
     from kdtool_transformers._licences import card_name, known_terms, licence_of, terms_of
     from kdtool_transformers._llama import LlamaShape
+    from kdtool_transformers._memory import drop_mapped, give_back_memory, widen
     from kdtool_transformers._model import (
         TransformersFacts,
         TransformersModel,
@@ -46,7 +61,7 @@ if TYPE_CHECKING:
         open_tokenizer,
         without_weights,
     )
-    from kdtool_transformers._parts import forward_bytes, itemsize, student_parts
+    from kdtool_transformers._parts import download_parts, forward_bytes, itemsize, student_parts
     from kdtool_transformers._published import (
         Published,
         PublishedTeacher,
@@ -56,7 +71,7 @@ if TYPE_CHECKING:
         published_model,
     )
     from kdtool_transformers._quantised import Quantisation
-    from kdtool_transformers._rehearsal import Rehearsed, outline_of, rehearse, store_as, stored_bytes
+    from kdtool_transformers._rehearsal import AbsentTokenizer, Rehearsed, outline_of, rehearse, store_as, stored_bytes
     from kdtool_transformers._runtime import TransformersRuntime
     from kdtool_transformers._shape_search import TOLERANCE, best_shape
     from kdtool_transformers._sources import Source, find_source, source_identity
@@ -71,15 +86,23 @@ _HOMES = {
     "_card": ("model_card", "write_notices"),
     "_check": ("logits_kept", "self_check"),
     "_counts": ("ParameterCount", "readable_count"),
-    "_device": ("DtypeName", "compute_dtype", "pick_device", "product_speed"),
-    "_files": ("cache_folder", "card_licence", "complete_folder", "is_complete", "weights_identity"),
+    "_device": ("DtypeName", "compute_dtype", "has_bfloat16", "has_flash", "pick_device", "product_speed"),
+    "_files": (
+        "cache_folder",
+        "card_licence",
+        "complete_folder",
+        "is_complete",
+        "weights_identity",
+        "write_safetensors",
+    ),
     "_generate": ("evaluated",),
     "_gguf": ("convert_gguf", "convert_gguf_into"),
-    "_gguf_writing": ("require_gguf", "write_gguf"),
+    "_gguf_writing": ("require_gguf", "require_gguf_ahead", "write_gguf"),
     "_kernels": ("KERNEL_MULTIPLE", "QUANT_MULTIPLE", "kernel_notes"),
     "_licences": ("card_name", "known_terms", "licence_of", "terms_of"),
     "_llama": ("LlamaShape",),
     "_infilling": ("CODE_LLAMA", "GAP", "STARCODER", "Infilling"),
+    "_memory": ("drop_mapped", "give_back_memory", "widen"),
     "_model": (
         "TransformersFacts",
         "TransformersModel",
@@ -89,7 +112,7 @@ _HOMES = {
         "no_progress_bar",
     ),
     "_open": ("open_config", "open_facts", "open_model", "open_runtime", "open_tokenizer", "without_weights"),
-    "_parts": ("forward_bytes", "itemsize", "student_parts"),
+    "_parts": ("download_parts", "forward_bytes", "itemsize", "student_parts"),
     "_published": (
         "Published",
         "PublishedTeacher",
@@ -99,7 +122,7 @@ _HOMES = {
         "published_model",
     ),
     "_quantised": ("Quantisation",),
-    "_rehearsal": ("Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"),
+    "_rehearsal": ("AbsentTokenizer", "Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"),
     "_runtime": ("TransformersRuntime",),
     "_shape_search": ("TOLERANCE", "best_shape"),
     "_sources": ("Source", "find_source", "source_identity"),
@@ -116,6 +139,7 @@ __all__ = [
     "QUANT_MULTIPLE",
     "STARCODER",
     "TOLERANCE",
+    "AbsentTokenizer",
     "CausalStudent",
     "CausalTeacher",
     "CausalTeacherConfig",
@@ -149,10 +173,15 @@ __all__ = [
     "convert_gguf",
     "convert_gguf_into",
     "decoder_layers",
+    "download_parts",
+    "drop_mapped",
     "evaluated",
     "facts_of",
     "find_source",
     "forward_bytes",
+    "give_back_memory",
+    "has_bfloat16",
+    "has_flash",
     "is_complete",
     "itemsize",
     "kernel_notes",
@@ -174,6 +203,7 @@ __all__ = [
     "readable_count",
     "rehearse",
     "require_gguf",
+    "require_gguf_ahead",
     "self_check",
     "source_identity",
     "store_as",
@@ -181,10 +211,12 @@ __all__ = [
     "student_parts",
     "terms_of",
     "weights_identity",
+    "widen",
     "windows",
     "without_weights",
     "write_gguf",
     "write_notices",
+    "write_safetensors",
 ]
 
 # Where bitsandbytes is installed, peft imports it with transformers, and it warns of a kernel package that nobody asked for.

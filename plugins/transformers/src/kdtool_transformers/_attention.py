@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import kdtool
 import torch
@@ -26,13 +26,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["IMPLEMENTATION", "Documents", "attend", "document_masks_skipped"]
+from kdtool_transformers._rehearsed_attention import attended_in_few_blocks, rehearsed
+
+__all__ = ["IMPLEMENTATION", "Documents", "attend", "choose_kernel", "document_masks_skipped"]
 
 IMPLEMENTATION = "kdtool"
 """The name under which transformers knows `attend`."""
 
 _QUERY_BLOCK = 128
 _KEY_ALIGNMENT = 32
+_HALF = (torch.bfloat16, torch.float16)
 _masks_skipped: ContextVar[bool] = ContextVar("kdtool_masks_skipped", default=False)
 
 
@@ -179,15 +182,53 @@ def attend(
             documents.attentions[layer] = weights
         mixed = F.dropout(weights, dropout) @ _repeat(value, query.shape[1])
         return mixed.transpose(1, 2), None
-    if query.device.type == "cpu" or soft_cap is not None:
+    query, key, value = (_in_autocast_dtype(states) for states in (query, key, value))
+    gpu = rehearsed()
+    kernel = choose_kernel(
+        "cuda" if gpu else query.device.type,
+        gpu.dtype if gpu else query.dtype,
+        (query.shape[-1], value.shape[-1]),
+        dropout=dropout,
+        soft_cap=soft_cap,
+        flash=gpu.flash if gpu else _has_flash(query.device),
+    )
+    if gpu and kernel != "blocks":
+        return gpu.attend(query, key, value, dropout, flash=kernel == "flash"), None
+    if kernel == "blocks":
         return _attend_in_blocks(query, key, value, documents.blocks(window), dropout, scale, soft_cap), None
-    if _has_flash(query, value, dropout):
+    if kernel == "flash":
         return _attend_with_flash(query, key, value, documents, scale, window), None
     mask = documents.mask(window)
     mixed = F.scaled_dot_product_attention(
         query, _repeat(key, query.shape[1]), _repeat(value, query.shape[1]), mask, dropout, scale=scale
     )
     return mixed.transpose(1, 2), None
+
+
+def choose_kernel(
+    device_type: str,
+    dtype: torch.dtype,
+    head_sizes: tuple[int, int],
+    *,
+    dropout: float,
+    soft_cap: float | None,
+    flash: bool,
+) -> Literal["blocks", "flash", "sdpa"]:
+    """Return the kernel that attends within documents: a pure function, so that it can be asked about any device.
+
+    Args:
+        device_type: "cpu", "cuda", …
+        dtype: of queries, keys and values, which are alike.
+        head_sizes: numbers of one head's queries and keys, and of its values.
+        dropout: share of the attention weights that is zeroed; flash attention cannot.
+        soft_cap: bound on the scores; only blocks know it.
+        flash: the device and this build of PyTorch have variable-length flash attention.
+    """
+    if device_type == "cpu" or soft_cap is not None:
+        return "blocks"
+    size, value_size = head_sizes
+    fits = size == value_size <= 256 and size % 8 == 0
+    return "flash" if flash and fits and dtype in _HALF and dropout == 0 else "sdpa"
 
 
 @contextmanager
@@ -239,9 +280,17 @@ def _attend_in_blocks(
     query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], dropout: float, scale: float, soft_cap: float | None
 ) -> Tensor:
     batch, heads, _, width = query.shape
-    kv_heads = key.shape[1]
-    group = heads // kv_heads
-    query = (query * scale).view(batch, kv_heads, group, -1, width)
+    query = (query * scale).view(batch, key.shape[1], heads // key.shape[1], -1, width)
+    attended = partial(_attended, query, key, value, dropout, soft_cap)
+    few = attended_in_few_blocks(attended, blocks)
+    return attended(blocks) if few is None else few
+
+
+def _attended(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None, blocks: list[Block]
+) -> Tensor:
+    """Return what the queries of the blocks get, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""
+    batch, kv_heads, group, _, width = query.shape
     outputs = []
     for start, stop, first, checked, hidden in blocks:
         rows = stop - start
@@ -256,7 +305,7 @@ def _attend_in_blocks(
         with torch.no_grad():  # the softmax gives hidden scores no gradient, so autograd need not know
             scores[..., checked - first :].masked_fill_(hidden, -torch.inf)
         weights = F.dropout(scores.softmax(-1), dropout).view(batch * kv_heads, group * rows, stop - first)
-        mixed = torch.bmm(weights, values).view(batch, heads, rows, -1)
+        mixed = torch.bmm(weights, values).view(batch, kv_heads * group, rows, -1)
         outputs.append(mixed.transpose(1, 2))
     return torch.cat(outputs, dim=1)
 
@@ -269,6 +318,14 @@ def _attention_map(query: Tensor, key: Tensor, mask: Tensor, scale: float, soft_
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 
+def _in_autocast_dtype(states: Tensor) -> Tensor:
+    """Cast as autocast casts the operands of a product; it knows neither flash attention nor that keys are used again."""
+    kind = states.device.type
+    if not torch.is_autocast_enabled(kind) or states.dtype == torch.float64:
+        return states
+    return states.to(torch.get_autocast_dtype(kind))
+
+
 def _side_by_side(heads: Tensor) -> Tensor:
     """Return [B, L, heads · D] of [B, heads, L, D]."""
     return heads.transpose(1, 2).flatten(2)
@@ -278,12 +335,10 @@ def _repeat(states: Tensor, heads: int) -> Tensor:
     return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], dim=1)
 
 
-def _has_flash(query: Tensor, value: Tensor, dropout: float) -> bool:
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16) or dropout > 0:
-        return False
-    if not _flash_is_installed() or not query.shape[-1] == value.shape[-1] <= 256:
-        return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+@lru_cache
+def _has_flash(device: torch.device) -> bool:
+    """Return whether this build of PyTorch has variable-length flash attention for this device."""
+    return device.type == "cuda" and _flash_is_installed() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @lru_cache

@@ -12,7 +12,9 @@ from kdtool_transformers._licences import card_name
 __all__ = ["model_card", "write_notices"]
 
 
-def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, library: str, use: str) -> str:
+def model_card(
+    run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, library: str, use: str, base: str = ""
+) -> str:
     """Return the card in Markdown, with the terms that the model is under.
 
     Args:
@@ -21,12 +23,14 @@ def model_card(run: kdtool.RunInfo, facts: kdtool.ModelFacts, *, stored: str, li
         stored: a sentence on the numbers that are stored.
         library: what opens the artefact, as hubs name it in `library_name`.
         use: a block of code that uses the artefact from its own folder.
+        base: the name on a hub of the model that the artefact goes on top of, for an adapter.
     """
     binding = [licensed for licensed in run.licences if licensed.takes]
     lines = [
         "---",
         *_front_matter(binding),
         f"library_name: {library}",
+        *([f"base_model: {base}"] if base else []),
         "pipeline_tag: text-generation",
         "tags: [code, distillation, kdtool]",
         "---",

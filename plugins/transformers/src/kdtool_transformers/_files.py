@@ -9,17 +9,21 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kdtool
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
-    "cache_folder", "card_licence", "complete_folder", "content_hash", "is_complete", "weights_identity", "write_cached",
+    "cache_folder", "card_licence", "complete_folder", "content_hash", "give_usual_mode", "is_complete",
+    "weights_identity", "write_cached", "write_safetensors",
 ]  # fmt: skip
 
 _HASHES = "hashes.json"
@@ -77,6 +81,27 @@ def write_cached(file: Path, text: str) -> None:
         except BaseException:
             Path(name).unlink()
             raise
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors as safetensors, for the readers that the umask allows."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), file)
+    give_usual_mode(file)
+
+
+def give_usual_mode(file: Path) -> None:
+    """Give a file the mode of any new file: safetensors makes its own readable by their owner alone."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
+    os.close(handle)
+    probe = Path(name)
+    probe.unlink()
+    probe.touch()
+    try:
+        file.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink()
 
 
 @contextmanager

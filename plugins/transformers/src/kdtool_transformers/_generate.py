@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._model import TransformersModel, context_of
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["continue_ids", "evaluated", "generate", "prompt_ids", "together"]
@@ -45,7 +45,7 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
     Raises:
         UsageError: a prompt fills the whole context.
     """
-    tokenizer, context = language_model.tokenizer, language_model.facts.context
+    tokenizer, context = language_model.tokenizer, context_of(language_model.model)
     prompts = [prompt_ids(tokenizer, request) for request in requests]
     texts = [
         _Text(
@@ -71,7 +71,7 @@ def continue_ids(
     seeds: Sequence[int],
 ) -> list[list[int]]:
     """Continue prompts, those of similar length together; see `kdtool.LanguageModel.continued`."""
-    context = language_model.facts.context
+    context = context_of(language_model.model)
     texts = [
         _Text(prompt, _limit(f"prompt {number}", limit, len(prompt), context), temperature, seed)
         for number, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True))
@@ -152,7 +152,8 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
     """
     if request.turns:
         return tokenizer.encode_asked(request.turns, request.prompt)
-    return [*tokenizer.start_ids, *tokenizer.encode(request.prompt)] or [tokenizer.end_of_text]
+    ids = tokenizer.encode(request.prompt)
+    return [*tokenizer.missing_start(ids), *ids] or [tokenizer.end_of_text]
 
 
 def _limit(what: str, limit: int, prompt: int, context: int) -> int:

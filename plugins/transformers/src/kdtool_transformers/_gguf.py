@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 
 from kdtool_transformers import _files
-from kdtool_transformers._files import complete_folder, content_hash
+from kdtool_transformers._files import complete_folder, content_hash, give_usual_mode
 
 __all__ = ["convert_gguf", "convert_gguf_into", "save_gguf_tokenizer"]
 
@@ -91,6 +91,8 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
             model.load_state_dict(loaded.state_dict())
             model.tie_weights()
             model.save_pretrained(folder)
+            for written in folder.glob("*.safetensors"):
+                give_usual_mode(written)
     except Exception as error:  # the tokenizers library raises Exception itself
         if isinstance(error, OSError) and shutil.disk_usage(folder).free < 2 * file.stat().st_size:
             raise kdtool.StorageError(f"no room for the converted {file.name} in {folder.parent}: {error}") from error

@@ -11,7 +11,7 @@ import kdtool
 
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["CONVERT", "GGUFVocabulary"]
+__all__ = ["CONVERT", "GGUFVocabulary", "require_applied"]
 
 CONVERT = "export safetensors, and convert those by llama.cpp's convert_hf_to_gguf.py"
 """What to do with a model that is not written here."""
@@ -40,7 +40,7 @@ class GGUFVocabulary(NamedTuple):
                 tokens than there are rows.
         """
         told = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-        _require_applied(told)
+        require_applied(told)
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["model"]["merges"]]
         tokens, kinds = tokenizer.tokens(), _added(tokenizer)
         if not merges:
@@ -72,8 +72,13 @@ class GGUFVocabulary(NamedTuple):
         writer.add_token_types(self.kinds)
         writer.add_token_merges(self.merges)
         writer.add_eos_token_id(end)
-        writer.add_bos_token_id(end if inner.bos_token_id is None else inner.bos_token_id)
-        writer.add_add_bos_token(bool(self.tokenizer.start_ids))
+        start = self.tokenizer.document_start
+        if len(start) > 1:
+            raise kdtool.UsageError(
+                f"the tokenizer puts {len(start)} tokens before a text, and llama.cpp puts one at most: {CONVERT}"
+            )
+        writer.add_bos_token_id(start[0] if start else end if inner.bos_token_id is None else inner.bos_token_id)
+        writer.add_add_bos_token(bool(start))
         template = inner.chat_template
         if isinstance(template, dict):
             template = [{"name": name, "template": text} for name, text in template.items()]
@@ -81,8 +86,12 @@ class GGUFVocabulary(NamedTuple):
             writer.add_chat_template(template)
 
 
-def _require_applied(told: Mapping[str, Any]) -> None:
-    """Refuse what llama.cpp leaves out, given the content of tokenizer.json."""
+def require_applied(told: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp leaves out, given the content of tokenizer.json.
+
+    Raises:
+        UsageError: there is some of it.
+    """
     model, normalizer = told["model"], told["normalizer"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
         raise kdtool.UsageError(f"only byte-level BPE tokenizers can be written as GGUF here: {CONVERT}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,11 @@ import kdtool
 import numpy as np
 from gguf.quants import quantize
 
-from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary
+from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary, require_applied
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["require_gguf", "write_gguf"]
+__all__ = ["require_gguf", "require_gguf_ahead", "write_gguf"]
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -106,6 +107,26 @@ def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
         UsageError: the class is not Llama, it has what the format's Llama has not, its tokenizer is no byte-level BPE or
             changes text before it splits it, or the vocabulary has no room for what the format wants.
     """
+    _require_class(config)
+    GGUFVocabulary.of(tokenizer, config.vocab_size)
+
+
+def require_gguf_ahead(config: Any, published_tokenizer: Mapping[str, Any] | None) -> None:
+    """Refuse as `require_gguf` what is known to be refused before a tokenizer is downloaded.
+
+    Args:
+        config: the model's configuration.
+        published_tokenizer: what is known of tokenizer.json; None where nothing is.
+
+    Raises:
+        UsageError: see `require_gguf`.
+    """
+    _require_class(config)
+    if published_tokenizer is not None:
+        require_applied(published_tokenizer)
+
+
+def _require_class(config: Any) -> None:
     if config.model_type != "llama":
         raise kdtool.UsageError(
             f"models of the class {config.model_type} cannot be written as GGUF here, only llama: {CONVERT}"
@@ -117,4 +138,3 @@ def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
         odd.append(f"hidden_act {config.hidden_act}")
     if odd:
         raise kdtool.UsageError(f"a Llama with {', '.join(odd)} cannot be written as GGUF here: {CONVERT}")
-    GGUFVocabulary.of(tokenizer, config.vocab_size)

@@ -20,6 +20,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
+from kdtool_transformers._files import give_usual_mode
+from kdtool_transformers._memory import widen
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "TransformersFacts",
     "TransformersModel",
     "causal_of",
+    "context_of",
     "decoder_layers",
     "facts_of",
     "layers_among",
@@ -61,10 +64,14 @@ class TransformersModel(kdtool.LanguageModel):
 
     `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's where that can be.
     `copied_layers[i]` is the teacher's layer that layer i began as; it is written by `save` and read by `open_model`.
+    `built_from` names the published model, or the folder, whose weights these are, and is written by `save`; `open_model`
+    reads it as `base`, which is not written again: what was trained is no longer that model.
     """
 
     model: Any
     tokenizer: TransformersTokenizer
+    built_from = ""
+    base = ""
 
     def __init__(self, model: Any, tokenizer: TransformersTokenizer, copied_layers: Sequence[int] = ()) -> None:
         rows = model.get_output_embeddings().weight.shape[0]
@@ -146,11 +153,18 @@ class TransformersModel(kdtool.LanguageModel):
             PluginError: transformers would open the tokenizer as another one.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        causal = causal_of(self.model)
+        dtypes = {parameter.dtype for parameter in causal.parameters()}
+        if len(dtypes) > 1 and all(dtype.is_floating_point for dtype in dtypes):
+            widen(causal)  # a phase leaves what learned in float32 beside what was frozen: one dtype is opened
         with no_progress_bar():
-            causal_of(self.model).save_pretrained(folder)
+            causal.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):
+            give_usual_mode(file)
         self.tokenizer.save(folder)
-        if self.copied_layers:
-            content = json.dumps({"copied_layers": self.copied_layers})
+        origin = {"copied_layers": self.copied_layers, "built_from": self.built_from}
+        if any(origin.values()):
+            content = json.dumps({key: value for key, value in origin.items() if value})
             (folder / ORIGIN_FILE).write_text(content + "\n", encoding="utf-8")
         self._check_tokenizer(folder)
 
@@ -184,7 +198,7 @@ def facts_of(
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         feed_forward=int(_feed_forward(config)),
         vocabulary=config.vocab_size if tokenizer is None else tokenizer.vocabulary,
-        context=int(getattr(config, "max_position_embeddings", 0)),
+        context=context_of(model),
         dtype=str(parameters[0].dtype).removeprefix("torch."),
         tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         tokenizer_fingerprint="" if tokenizer is None else tokenizer.fingerprint,
@@ -192,6 +206,11 @@ def facts_of(
         head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         config=config,
     )
+
+
+def context_of(model: Any) -> int:
+    """Return the greatest number of tokens that a model reads, without counting its weights; 0 where it is not known."""
+    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))
 
 
 def use_document_attention(model: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,7 +97,10 @@ def open_model(
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
     model = placed(model, device, quantise, device_map)
-    return TransformersModel(model.eval(), tokenizer, _copied_layers(where))
+    origin = _origin(where)
+    opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
+    opened.base = origin.get("built_from", "")
+    return opened
 
 
 def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: bool = False) -> TransformersTokenizer:
@@ -229,15 +232,15 @@ def _require_all(missing: Collection[str], model: Any, source: str | Path) -> No
         )
 
 
-def _copied_layers(where: Path | str) -> Sequence[int]:
-    """Return which of a teacher's layers those of a saved student began as; () for models from elsewhere."""
+def _origin(where: Path | str) -> Mapping[str, Any]:
+    """Return what a saved student's folder tells beside its weights; nothing for models from elsewhere."""
     from kdtool_transformers._model import ORIGIN_FILE
 
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
     if origin is None or not origin.is_file():
-        return ()
-    copied: list[int] = json.loads(origin.read_text(encoding="utf-8"))["copied_layers"]
-    return copied
+        return {}
+    told: dict[str, Any] = json.loads(origin.read_text(encoding="utf-8"))
+    return told
 
 
 def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import kdtool
 
-__all__ = ["PROCESS_BYTES", "forward_bytes", "itemsize", "student_parts"]
+__all__ = ["PROCESS_BYTES", "download_parts", "forward_bytes", "itemsize", "student_parts"]
 
 PROCESS_BYTES = 735_000_000
-"""What a process that trains has resident beside tensors: libraries and what they keep, text, Python itself (Linux, CPU)."""
+"""Memory that training keeps beside tensors: libraries and what they hold, text, Python itself (Linux, CPU)."""
+
+CONTEXT_BYTES = 500_000_000
+"""GPU memory that CUDA, cuBLAS and loaded kernels take before the first tensor."""
 
 _SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int8": 1, "uint8": 1}
 
@@ -28,6 +32,28 @@ def forward_bytes(facts: kdtool.ModelFacts, tokens: int, dtype: str) -> int:
     return tokens * itemsize(dtype) * (4 * facts.hidden + 3 * facts.feed_forward)
 
 
+def download_parts(source: str, revision: str | None, parameters: int) -> Iterator[kdtool.Estimate]:
+    """Yield the download of a model that is not on this machine yet, and what it takes in the hub's cache.
+
+    Args:
+        source: a folder, which is here, or a hub name.
+        revision: of a hub name.
+        parameters: of the model, which tell about how large it is where its publisher's figure is not known; 0 where it is
+            not described yet.
+    """
+    from kdtool_transformers._published import published_model
+    from kdtool_transformers._sources import is_cached
+
+    if source.lower().endswith(".gguf") or Path(source).expanduser().exists() or is_cached(source, revision):
+        return
+    known = published_model(source)
+    size = known.bytes if known is not None else 2 * parameters
+    note = (
+        "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
+    )
+    yield kdtool.Estimate(f"weights of {source} from the hub", disk_bytes=size, download_bytes=size, note=note)
+
+
 def student_parts(ahead: kdtool.Prospect, others: Iterable[Mapping[str, Any]] = ()) -> Iterator[kdtool.Estimate]:
     """Yield what a student on transformers takes beside its training: the process, its build, its files.
 
@@ -35,11 +61,33 @@ def student_parts(ahead: kdtool.Prospect, others: Iterable[Mapping[str, Any]] = 
         ahead: what is known of the run.
         others: settings under which the student would have other sizes.
     """
+    from kdtool_transformers._device import pick_device
+
     facts = ahead.models.get(ahead.student)
     if facts is None:
         return
     yield kdtool.Estimate("process", ahead.stages, host_bytes=PROCESS_BYTES, note="Python, torch, transformers")
-    size = 4 * facts.parameters  # it is built and saved in float32
+    if pick_device().type == "cuda":
+        yield kdtool.Estimate("CUDA context", ahead.stages, device_bytes=CONTEXT_BYTES, note="kernels and libraries")
+    size = itemsize(facts.dtype) * facts.parameters
     savings = tuple(kdtool.Saving(settings, "another student", changes_result=True) for settings in others)
     yield kdtool.Estimate("untrained student", ("students",), size, savings=savings)
     yield kdtool.Estimate("untrained student", disk_bytes=size)
+    wider = _widened_bytes(ahead, facts.parameters)
+    if wider:
+        note = "it computes in float32, in which its weights are held"
+        yield kdtool.Estimate("measured student in float32", ("scores",), compute_bytes=wider, note=note)
+
+
+def _widened_bytes(ahead: kdtool.Prospect, parameters: int) -> int:
+    """Return the bytes that the student's weights take more, opened for measurement, than as they are saved.
+
+    `TransformersRuntime` holds those of 16 bits in float32 where the device computes in another dtype than theirs.
+    """
+    from kdtool_transformers._device import compute_dtype, pick_device
+
+    if "scores" not in ahead.stages or ahead.student_bytes >= 4 * parameters:
+        return 0
+    computed = str(compute_dtype("auto", pick_device())).removeprefix("torch.")
+    same = computed == ahead.models[ahead.student].dtype
+    return 0 if same else 4 * parameters - ahead.student_bytes

@@ -7,7 +7,7 @@ which model of the family it is (`published`); others ask `absent_config`. Weigh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -122,13 +122,10 @@ class PublishedTeacher(CausalTeacher):
             )
         return self.infilling.written(*prompt.split(GAP))
 
+    def fetched(self) -> tuple[str, str | None]:
+        return (self.published().hub_name if self.config.weights == "auto" else self.config.weights), None
+
     def absent(self) -> Mapping[str, Any] | None:
         if self.config.weights != "auto":
             return absent_config(self.config.weights)
         return None if is_cached(self.published().hub_name) else self.published().config
-
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
-        yield from super().kdtool_estimate(run, ahead)
-        if self.absent() is not None:
-            size = self.published().bytes
-            yield kdtool.Estimate("weights from the hub", download_bytes=size, disk_bytes=size)

@@ -7,10 +7,9 @@ and no formula has to follow the code. Of layers that are alike two are run and 
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -24,9 +23,10 @@ from transformers import AutoConfig
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._model import TransformersModel, causal_of, decoder_layers
 from kdtool_transformers._open import without_weights
+from kdtool_transformers._rehearsed_attention import few_blocks, gpu_kernels
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"]
+__all__ = ["AbsentTokenizer", "Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"]
 
 _STORED = "kdtool_stored_bytes"
 
@@ -34,20 +34,25 @@ _STORED = "kdtool_stored_bytes"
 class Rehearsed(NamedTuple):
     """Bytes of one micro-batch: `kept` from forward for backward, copies of weights in the compute dtype among them.
 
-    `again` is what one layer takes when it is computed a second time, 0 where layers are not.
+    `again` is what one layer takes when it is computed a second time, 0 where layers are not. `draws` is True where the
+    forward pass draws random numbers, as dropout does.
     """
 
     kept: int
     again: int
+    draws: bool = False
 
 
-class _Vocabulary:
-    """Stands for a tokenizer that is not on this machine: as many tokens as the configuration says."""
+class AbsentTokenizer:
+    """Stands for a tokenizer that is not on this machine: as many tokens as the configuration says.
+
+    `published` is the part of its tokenizer.json that `published.json` holds; None where nothing is known of it.
+    """
 
     fingerprint = ""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: int, published: Mapping[str, Any] | None) -> None:
+        self.vocabulary, self.published = vocabulary, published
 
 
 def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
@@ -57,28 +62,51 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
     """
     if isinstance(config, Mapping):
         config = AutoConfig.for_model(**config)
-    stand_in: Any = _Vocabulary(config.get_text_config().vocab_size)
+    stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size, getattr(config, "published_tokenizer", None))
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 
 
-def rehearse(student: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int = 1) -> Rehearsed:
+def rehearse(
+    student: TransformersModel,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    passes: int = 1,
+    *,
+    gpu: bool = False,
+    flash: bool = False,
+) -> Rehearsed:
     """Run the backbone of an outline on a micro-batch in `dtype`, on tensors without memory.
 
-    `passes` is how often it runs before backward. The outline's weights may lie on the meta device; they are replaced.
+    Args:
+        student: the outline. Its weights may lie on the meta device; they are replaced.
+        rows: of the micro-batch.
+        length: of a row, in tokens.
+        dtype: of autocast.
+        passes: how often it runs before backward.
+        gpu: keep what the attention of a GPU keeps, not that of a CPU.
+        flash: the GPU has flash attention.
     """
     causal = causal_of(student.model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _without_memory(student.model, mode)
     student.model.train()
+    kernels = gpu_kernels(dtype, flash=flash) if gpu else nullcontext()
+    with kernels:
+        kept, again, draws = _rehearsed(causal, rows, length, dtype, passes)
+    return Rehearsed(max(0, kept - passes * _never_copied(student.model, dtype)), again, draws)
+
+
+def _rehearsed(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int) -> tuple[int, int, bool]:
     layers = decoder_layers(causal)
     checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
-    kept, _ = _forward(causal, layers, rows, length, dtype, passes)
+    kept, _, draws = _forward(causal, layers, rows, length, dtype, passes)
     again = 0
     if checkpointed:
         causal.activation_checkpointing_disable()
-        _, again = _forward(causal, layers, rows, length, dtype, 1)
+        _, again, _ = _forward(causal, layers, rows, length, dtype, 1)
         causal.activation_checkpointing_enable({"use_reentrant": False})
-    return Rehearsed(max(0, kept - passes * _never_copied(student.model, dtype)), again)
+    return kept, again, draws
 
 
 def _never_copied(model: nn.Module, dtype: torch.dtype) -> int:
@@ -99,23 +127,23 @@ def stored_bytes(parameter: Tensor) -> int:
 
 def _forward(
     causal: Any, layers: nn.ModuleList, rows: int, length: int, dtype: torch.dtype, passes: int
-) -> tuple[int, int]:
-    """Return what is kept of whole forward passes, and the most that one layer keeps."""
+) -> tuple[int, int, bool]:
+    """Return what is kept of whole forward passes, the most that one layer keeps, and whether random numbers are drawn."""
     positions = torch.arange(length).expand(rows, length)
     documents = Documents.of(positions, torch.zeros(rows, length, dtype=torch.int32))
     ours = causal.config._attn_implementation == IMPLEMENTATION
     inputs = {"input_ids": torch.zeros(rows, length, dtype=torch.int64), "position_ids": positions, "use_cache": False}
     inputs |= {"documents": documents} if ours else {}
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
-    gc.collect()
     with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
-        with document_masks_skipped() if ours else nullcontext(), _layers_told(layers, alive) as grown:
+        masks = document_masks_skipped() if ours else nullcontext()
+        with masks, few_blocks(lambda: alive.bytes), _layers_told(layers, alive) as grown:
             last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last
     for kind, extra in counts.items():
         total += extra * sum(grown[kind][1::2])  # the second layer of each pass, where there are more than two
-    return total, max((size for sizes in grown.values() for size in sizes), default=0)
+    return total, max((size for sizes in grown.values() for size in sizes), default=0), alive.draws
 
 
 @contextmanager
@@ -173,12 +201,14 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
+        self.draws = False
         held = (*model.parameters(), *model.buffers())
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in held}
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **(kwargs or {}))
         for found in tree_flatten(result)[0]:
             if isinstance(found, Tensor):

@@ -6,17 +6,19 @@ chunks, so that nothing of size texts × length × vocabulary exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, TypeVar
 
 import kdtool
 import torch
-import torch.nn.functional as F
+from kdtool_logits import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._generate import evaluated, generate, prompt_ids, together
+from kdtool_transformers._memory import widen
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._windows import Window, windows
 
@@ -32,34 +34,44 @@ _HEAD_ROWS = 512
 
 
 class TransformersRuntime(kdtool.Runtime):
-    """Scores and answers by a `TransformersModel`.
+    """Scores and answers by a `TransformersModel`. `context` is the greatest number of tokens it reads; 0: not known.
 
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
-    first window that holds it, with at least half a window of context before it.
+    first window that holds it, with at least half a window of context before it. `unload` frees what the model's owner
+    holds of it.
     """
 
     model: TransformersModel | None
 
     def __init__(
-        self, model: TransformersModel, compute: torch.dtype | None = None, window: int = _LONGEST_WINDOW
+        self,
+        model: TransformersModel,
+        compute: torch.dtype | None = None,
+        window: int = _LONGEST_WINDOW,
+        unload: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.compute = compute
-        self.window = min(window, model.facts.context or window)
+        self._unload = unload
+        self.context = model.facts.context
+        self.window = min(window, self.context or window)
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
-        """Yield each text's log-likelihood, in order; the first token is predicted from the end-of-text token."""
+        """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""
         model = self._opened()
+        tokenizer, head = model.tokenizer, exact_head(model.head)
+        context = tokenizer.scoring_context
         for group in _groups(texts, _TEXTS_AT_ONCE):
-            ids = [[model.tokenizer.end_of_text, *found] for found in model.tokenizer.encode_batch(group)]
+            ids = [[*context, *found] for found in tokenizer.encode_batch(group)]
             totals = [0.0] * len(group)
-            for batch in self._batches(ids):
+            for batch in self._batches(ids, len(context)):
                 rows = [(ids[text], window) for text, window in batch]
-                for (text, _), value in zip(batch, self._log_likelihoods(rows), strict=True):
+                for (text, _), value in zip(batch, self._log_likelihoods(rows, head), strict=True):
                     totals[text] += value
             for read, tokens, total in zip(group, ids, totals, strict=True):
-                yield kdtool.Score(log_likelihood=total, tokens=len(tokens) - 1, bytes=len(read.encode("utf-8")))
+                count = len(tokens) - len(context)
+                yield kdtool.Score(log_likelihood=total, tokens=count, bytes=len(read.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together.
@@ -71,37 +83,55 @@ class TransformersRuntime(kdtool.Runtime):
             lengths = [len(prompt_ids(model.tokenizer, request)) for request in group]
             fitting = []
             for request, length in zip(group, lengths, strict=True):
-                if model.facts.context and length >= model.facts.context:
+                if self.context and length >= self.context:
                     yield kdtool.TextAnswer(request.id, "", "refused", length, 0)
                 else:
                     fitting.append((request, length + request.max_tokens))
-            for batch in _batches_of_requests(fitting, model.facts.context):
+            for batch in _batches_of_requests(fitting, self.context):
                 with self._autocast():
                     answers = generate(model, batch)
                 yield from answers
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a text is."""
+        return len(self._opened().tokenizer.encode(text))
 
     def close(self) -> None:
         """Let go of the model."""
         self.model = None
 
+    def unload(self) -> None:
+        """Let go of the model, here and where it was opened."""
+        self.close()
+        if self._unload is not None:
+            self._unload()
+        gc.collect()
+
     def _opened(self) -> TransformersModel:
         if self.model is None:
             raise kdtool.UsageError("this runtime is closed")
+        stored = self.model.head.weight.dtype
+        if self.compute not in (None, stored) and stored in (torch.bfloat16, torch.float16):
+            widen(self.model.model)  # float32 holds any stored value; autocast rounds to what is computed in
         return self.model
 
-    def _batches(self, ids: list[list[int]]) -> Iterator[list[tuple[int, Window]]]:
+    def _batches(self, ids: list[list[int]], before: int) -> Iterator[list[tuple[int, Window]]]:
         """Group windows of similar length so that a padded batch has about as many tokens as there is room for.
 
-        Each goes with the number of its text.
+        Each goes with the number of its text. The first `before` tokens of a text are not scored.
         """
-        parts = [(text, window) for text, tokens in enumerate(ids) for window in windows(len(tokens) - 1, self.window)]
+        parts = [
+            (text, window)
+            for text, tokens in enumerate(ids)
+            for window in windows(len(tokens) - 1, self.window, before - 1)
+        ]
         parts.sort(key=lambda part: part[1].start - part[1].stop)
         while parts:
             count = max(1, _BATCH_TOKENS // (parts[0][1].stop - parts[0][1].start))
             yield parts[:count]
             parts = parts[count:]
 
-    def _log_likelihoods(self, rows: list[tuple[list[int], Window]]) -> list[float]:
+    def _log_likelihoods(self, rows: list[tuple[list[int], Window]], head: kdtool.Head) -> list[float]:
         """Return what each window adds to the log-likelihood of its text."""
         model = self._opened()
         with evaluated(model.model), self._autocast():
@@ -112,7 +142,7 @@ class TransformersRuntime(kdtool.Runtime):
             ).last
             targets = batch[1][batch[1] != -100]
             found = [
-                -F.cross_entropy(model.head.logits(states).float(), target, reduction="none")
+                log_likelihood(exact_logits(head, states), target)
                 for states, target in zip(torch.split(last, _HEAD_ROWS), torch.split(targets, _HEAD_ROWS), strict=True)
             ]
         counts = [window.stop - window.scored for _, window in rows]

@@ -50,12 +50,13 @@ def source_identity(source: Source, *, offline: bool = False) -> str:
     return hub_commit(source.place, revision=source.revision, offline=offline)
 
 
-def is_cached(hub_name: str) -> bool:
+def is_cached(hub_name: str, revision: str | None = None) -> bool:
     """Say whether the files of a hub name are on this machine: configuration, tokenizer, and weights or their index."""
     from huggingface_hub import try_to_load_from_cache
 
     def held(name: str) -> bool:
-        return isinstance(try_to_load_from_cache(hub_name, name), str)
+        asked = (hub_name, name) if revision is None else (hub_name, name, None, revision)
+        return isinstance(try_to_load_from_cache(*asked), str)
 
     weights = held("model.safetensors") or held("model.safetensors.index.json")
     return weights and held("config.json") and (held("tokenizer.json") or held("tokenizer_config.json"))

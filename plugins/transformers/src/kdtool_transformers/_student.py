@@ -39,8 +39,6 @@ class CausalStudent(kdtool.Student):
         return ()
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
-        import torch
-
         from kdtool_transformers._device import compute_dtype, pick_device
         from kdtool_transformers._open import open_runtime
 
@@ -48,7 +46,7 @@ class CausalStudent(kdtool.Student):
             return None
         device = pick_device()
         compute = compute_dtype("auto", device)
-        return open_runtime(subject.path, dtype=torch.float32, compute=compute, device=device, offline=True)
+        return open_runtime(subject.path, compute=compute, device=device, offline=True)
 
 
 class LlamaStudentConfig(kdtool.Config):
@@ -106,8 +104,9 @@ class LlamaStudent(CausalStudent):
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
             return self._model(run, None)
-        shape = self.shape(vocabulary)
-        return outline_of(llama_config(shape, vocabulary, context=self.context, tied=self.tied))
+        config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.tied)
+        config.published_tokenizer = self._published_tokenizer(run)
+        return outline_of(config)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         return self._model(run, run.seed)
@@ -149,6 +148,15 @@ class LlamaStudent(CausalStudent):
         except LookupError:
             return None
         return facts.vocabulary if facts is not None and not facts.tokenizer_fingerprint else None
+
+    def _published_tokenizer(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
+        """Return what `published.json` tells of a tokenizer that is not on this machine; None where that is nothing."""
+        from kdtool_transformers._published import absent_config
+
+        if self.config.tokenizer is not None:
+            return (absent_config(self.config.tokenizer) or {}).get("published_tokenizer")
+        facts = run.hook.kdtool_describe.of(self.config.source)(run)
+        return getattr(getattr(facts, "configuration", None), "published_tokenizer", None)
 
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
         if not self._said:  # once, not for each seed

@@ -86,6 +86,10 @@ class CausalTeacher(kdtool.Teacher):
         """Say where the weights are, fetching or converting them if need be. Called once; `run` is None in bare calls."""
         raise NotImplementedError
 
+    def fetched(self) -> tuple[str, str | None] | None:
+        """Return the folder, file or hub name that the settings give, and the revision; None where the hub is not asked."""
+        return None
+
     def absent(self) -> Mapping[str, Any] | None:
         """Return the content of the published config.json of weights that are not on this machine yet, None if they are.
 
@@ -121,6 +125,7 @@ class CausalTeacher(kdtool.Teacher):
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._device import gpu_bytes
+        from kdtool_transformers._parts import download_parts
         from kdtool_transformers._quantised import held_bytes
 
         device, dtype = self._place(), self._dtype()
@@ -138,6 +143,9 @@ class CausalTeacher(kdtool.Teacher):
         yield kdtool.Estimate(
             "teacher", host_bytes=held - on_device, device_bytes=on_device, note=note, savings=tuple(savings)
         )
+        source = self.fetched()
+        if source is not None:
+            yield from download_parts(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
         import torch
@@ -170,7 +178,7 @@ class CausalTeacher(kdtool.Teacher):
         if subject.role != "teacher":
             return None
         self._located(run)
-        return TransformersRuntime(self._opened())
+        return TransformersRuntime(self._opened(), unload=self._unload)
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
@@ -182,8 +190,11 @@ class CausalTeacher(kdtool.Teacher):
         if folder != self._adapted:
             self._adapted, self._model, self._head_beside, self._fingerprint = folder, None, None, ""
 
-    def kdtool_close(self) -> None:
+    def _unload(self) -> None:
         self._model = self._head_beside = None
+
+    def kdtool_close(self) -> None:
+        self._unload()
         self._tokenizer = None
 
     def _place(self, student: torch.device | None = None) -> torch.device:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
 
 _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 """Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
+
+_OPENING = ("is_local", "local_files_only")
+"""Settings of transformers that depend on where, and how, a tokenizer was opened; it would save them with the tokenizer."""
 
 _MAP = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of tokenizer.json that decide text to ids and back; a post-processor only adds special tokens around."""
@@ -79,10 +84,11 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return tuple(sorted(known))
 
     @cached_property
-    def start_ids(self) -> list[int]:
-        """The ids that the model expects before a prompt: the beginning-of-text token where its tokenizer puts one."""
-        first = self._backend.encode("", add_special_tokens=True).ids[:1]
-        return list(first) if first == [self.inner.bos_token_id] else []
+    def document_start(self) -> tuple[int, ...]:
+        """The ids that the tokenizer's post-processor puts before a text; see `kdtool.Tokenizer.document_start`."""
+        encoded = self._backend.encode("x", add_special_tokens=True)
+        marked = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+        return tuple(token for token, _ in takewhile(itemgetter(1), marked))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,7 +100,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     @property
     def identity(self) -> str:
         """SHA-256 over all that decides what a model is given for a text or a conversation, and where its answers end."""
-        about = [self.fingerprint, self.chat_fingerprint, self.start_ids, self.end_ids]
+        about = [self.fingerprint, self.chat_fingerprint, self.document_start, self.end_ids]
         return sha256(json.dumps(about).encode()).hexdigest()
 
     @cached_property
@@ -150,7 +156,8 @@ class TransformersTokenizer(kdtool.Tokenizer):
                 f"the tokenizer of {self.inner.name_or_path} has no chat template, by which a conversation could be written"
             )
         asked = self._render(turns, True)
-        return [*self.encode(asked), *self.encode_behind(asked, opening)]
+        ids = self.encode(asked)
+        return [*self.missing_start(ids), *ids, *self.encode_behind(asked, opening)]
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return a text's ids with its middle last, between the model's marks; None too where the text holds one itself."""
@@ -194,7 +201,9 @@ class TransformersTokenizer(kdtool.Tokenizer):
         return names
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json and its companions."""
+        """Write tokenizer.json and its companions, the same however the tokenizer was opened."""
+        for name in _OPENING:
+            self.inner.init_kwargs.pop(name, None)
         self.inner.save_pretrained(folder)
 
     @cached_property

@@ -16,13 +16,13 @@ class Window(NamedTuple):
     stop: int
 
 
-def windows(count: int, size: int) -> Iterator[Window]:
+def windows(count: int, size: int, done: int = 0) -> Iterator[Window]:
     """Divide `count` predictions into windows of at most `size` tokens that advance by half.
 
     Each prediction is made once, in the first window that holds it, with at least half a window before it (where there is
-    as much text). Prediction n is of token n + 1 of the text.
+    as much text). Prediction n is of token n + 1 of the text. The first `done` predictions are not made.
     """
-    start = scored = 0
+    start, scored = 0, done
     while scored < count:
         stop = min(start + size, count)
         yield Window(start, scored, stop)

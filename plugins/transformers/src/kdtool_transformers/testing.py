@@ -18,8 +18,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from kdtool_transformers._alone import alone
 from kdtool_transformers._bytes import byte_tokenizer
 from kdtool_transformers._model import TransformersModel
+from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
+    "begin_texts_with",
     "byte_tokenizer",
     "gradients",
     "greatest_difference",
@@ -154,6 +156,20 @@ def _starcoder2_tokenizer(vocabulary: int, text_bytes: int) -> str:
     tokenizer.train_from_iterator(_standard_library(text_bytes), trainer)
     _require_size(tokenizer, vocabulary)
     return tokenizer.to_str()
+
+
+def begin_texts_with(tokenizer: TransformersTokenizer, *marks: str) -> TransformersTokenizer:
+    """Return the tokenizer as one that puts `marks` before every text, as Llama's puts `<s>`; new ones get further ids."""
+    inner = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
+    inner.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    inner.post_processor = processors.TemplateProcessing(
+        single=" ".join([*marks, "$A"]), special_tokens=[(mark, inner.token_to_id(mark)) for mark in marks]
+    )
+    return TransformersTokenizer(
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=inner, bos_token=marks[0], eos_token=tokenizer.inner.eos_token
+        )
+    )
 
 
 def save_code_llama_tokenizer(folder: Path, vocabulary: int, text_bytes: int, *, infilling: bool) -> None:

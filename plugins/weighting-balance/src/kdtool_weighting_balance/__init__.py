@@ -44,7 +44,7 @@ class Uncertainty(kdtool.Weighting):
     def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
         """Return exp(-s) of each term, after `uncertainty_step` on the last step's values."""
         values = {name: term.value for name, term in terms.items()}
-        self._log_variances = uncertainty_step(
+        self._log_variances |= uncertainty_step(
             self._log_variances, values, self.config.learning_rate, self.config.limit
         )
         return {name: exp(-s) for name, s in self._log_variances.items()}
@@ -64,6 +64,7 @@ class GradNorm(kdtool.Weighting):
     factor at that step, and the others are balanced among themselves.
     """
 
+    gradient_norms = True
     config: Config
 
     class Config(kdtool.Config):
@@ -136,23 +137,24 @@ class OnMetric(kdtool.Weighting):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.terms = frozenset({config.watch, config.change})
+        self._paths: dict[str, str] = {}
         self._mean: float | None = None
         self._begun: int | None = None
 
     def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor of the loss that changes, once it has begun to change."""
-        config, paths = self.config, {name.rpartition(".")[2]: name for name in terms}
-        if not self.terms <= paths.keys():
-            return None
-        value = terms[paths[config.watch]].value
-        if isfinite(value):
+        config = self.config
+        self._paths |= {short: name for name in terms if (short := name.rpartition(".")[2]) in self.terms}
+        watched = terms.get(self._paths.get(config.watch, ""))  # missing where it saw no token at this step
+        if watched is not None and isfinite(watched.value):
+            value = watched.value
             self._mean = value if self._mean is None else self._mean + (1 - config.smoothing) * (value - self._mean)
-        if self._begun is None:
-            if not self._is_past_the_bound():
-                return None
+        if self._begun is None and self._is_past_the_bound():
             self._begun = step
+        if self._begun is None or config.change not in self._paths:
+            return None
         share = min(1.0, (step - self._begun + 1) / config.over)
-        return {paths[config.change]: 1 + share * (config.factor - 1)}
+        return {self._paths[config.change]: 1 + share * (config.factor - 1)}
 
     def _is_past_the_bound(self) -> bool:
         below, above = self.config.below, self.config.above
@@ -161,11 +163,11 @@ class OnMetric(kdtool.Weighting):
         return self._mean < below if below is not None else above is not None and self._mean > above
 
     def kdtool_state(self) -> Mapping[str, Any]:
-        """Give the running mean, and the step at which the change began."""
-        return {"mean": self._mean, "begun": self._begun}
+        """Give the running mean, the step at which the change began, and the components of both losses."""
+        return {"mean": self._mean, "begun": self._begun, "paths": dict(self._paths)}
 
     def kdtool_restore(self, state: Mapping[str, Any]) -> None:
-        self._mean, self._begun = state["mean"], state["begun"]
+        self._mean, self._begun, self._paths = state["mean"], state["begun"], dict(state["paths"])
 
 
 def _tells(term: kdtool.TermReport) -> bool:

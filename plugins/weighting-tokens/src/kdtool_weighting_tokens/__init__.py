@@ -3,7 +3,7 @@
 Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`, `syntax`. The plain functions
 (`entropy`, `entropy_weight`, `probability`, `top_k_probability`, `confidence_weight`, `position_weight`, `class_weight`)
 serve any training loop. Only methods of tensors are used, so importing this costs nothing. Every weight is its position's
-own: what the published methods take from a sequence or a batch (a quantile, a sum) is a number in the recipe here.
+own and relative: the trainer divides by the mean weight. A quantile of a sequence is a number in the recipe here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import pydantic
 from kdtool_weighting_tokens._confidence import Of, confidence_weight, probability, top_k_probability
 from kdtool_weighting_tokens._entropy import entropy, entropy_weight
 from kdtool_weighting_tokens._position import position_weight
-from kdtool_weighting_tokens._syntax import PYTHON_SHARES, class_weight, mean_weight
+from kdtool_weighting_tokens._syntax import class_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "PYTHON_SHARES",
     "Confidence",
     "Position",
     "StudentEntropy",
@@ -32,7 +31,6 @@ __all__ = [
     "confidence_weight",
     "entropy",
     "entropy_weight",
-    "mean_weight",
     "position_weight",
     "probability",
     "top_k_probability",
@@ -51,16 +49,13 @@ class _Entropy(kdtool.Weighting):
         """Positions of less entropy, in nats, have no weight."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)
         """The others weigh as this power of their entropy; at 0 all alike."""
-        mean: float = kdtool.Field(default=2.2, ge=1e-3, le=1e6)
-        """What is divided by: the mean over your data of the entropy's power, positions below the threshold as 0. At
-        power 0 it is the share of positions that are kept."""
         temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
         """The entropy is that of the distribution at this temperature."""
 
     def _weight(self, logits: Tensor) -> Tensor:
         config = self.config
         found = entropy(logits.detach(), config.temperature)
-        return entropy_weight(found, config.threshold, config.power, config.mean)
+        return entropy_weight(found, config.threshold, config.power)
 
 
 class TeacherEntropy(_Entropy):
@@ -89,8 +84,7 @@ class TeacherEntropy(_Entropy):
 class StudentEntropy(_Entropy):
     """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
 
-    Needs nothing of a teacher, so it serves any signal, and weighs the control in the same way. It follows the student: as
-    that becomes surer, all weights fall.
+    Needs nothing of a teacher, so it serves any signal, and weighs the control in the same way.
     """
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
@@ -116,8 +110,6 @@ class Confidence(kdtool.Weighting):
         """Which positions count more: those of high probability p, by p, or those of low, by 1 - p."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)
         """Of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
-        mean: float = kdtool.Field(default=0.56, ge=1e-6, le=1)
-        """What is divided by: the mean of that power over your data."""
         temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
         """The probability is that of the teacher's distribution at this temperature."""
 
@@ -135,7 +127,7 @@ class Confidence(kdtool.Weighting):
             found = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
         else:
             found = probability(teacher.logits, chunk.labels, config.of, config.temperature)
-        return confidence_weight(found, config.prefer, config.power, config.mean)
+        return confidence_weight(found, config.prefer, config.power)
 
     def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
         if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
@@ -159,7 +151,7 @@ class Position(kdtool.Weighting):
         """How much the beginning counts, and how long it is."""
 
         first: float = kdtool.Field(default=0.0, ge=0, le=100)
-        """Weight of a document's first token; the rest goes from there to 1. Below 1 a ramp, above 1 a decay."""
+        """Weight of a document's first token, relative to the rest, which is 1. Below 1 a ramp, above 1 a decay."""
         tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
         """How long that takes: a line arrives here, an exponential has gone half of the way."""
         shape: Literal["linear", "exponential"] = "linear"
@@ -181,7 +173,7 @@ class Syntax(kdtool.Weighting):
     config: Config
 
     class Config(kdtool.Config):
-        """The weight of each class, and what all are divided by."""
+        """The weight of each class, relative to the others."""
 
         other: float = kdtool.Field(default=1.0, ge=0, le=1000)
         """Text that is no code, or of a language that is not known, and the end of a text."""
@@ -201,9 +193,6 @@ class Syntax(kdtool.Weighting):
         """Keywords, `and`, `in` and `not` included."""
         name: float = kdtool.Field(default=1.0, ge=0, le=1000)
         """Names of whatever kind."""
-        mean: float | None = kdtool.Field(default=None, ge=1e-6, le=1000)
-        """What all are divided by: the mean of these weights over your data's tokens. Left out, it is what it would be in
-        Python's standard library."""
 
         @pydantic.model_validator(mode="after")
         def _something_weighs(self) -> Syntax.Config:
@@ -218,9 +207,7 @@ class Syntax(kdtool.Weighting):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        weights = config.of_classes
-        mean = mean_weight(weights) if config.mean is None else config.mean
-        self._weights = [weight / mean for weight in weights]
+        self._weights = config.of_classes
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the weight of each position's class, [C]."""

@@ -51,13 +51,11 @@ def top_k_probability(ids: Tensor, weights: Tensor, labels: Tensor, of: Of = "li
     return found.clamp(max=1)
 
 
-def confidence_weight(
-    probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0, mean: float = 0.56
-) -> Tensor:
-    """Return w = p^γ / m where sure positions are preferred, w = (1 − p)^γ / m where unsure ones are.
+def confidence_weight(probabilities: Tensor, prefer: Literal["sure", "unsure"] = "sure", power: float = 1.0) -> Tensor:
+    """Return w = p^γ where sure positions are preferred, w = (1 − p)^γ where unsure ones are. Divide by the mean weight.
 
     p^1 of the likeliest token is "confidence-weighted by teacher max" (Furlanello et al., arXiv 1805.04770), which divides
-    by the sum over the batch; m stands for that, so that a weight is its position's own. (1 − p)^1 of the label is the
+    by the sum over the batch. (1 − p)^1 of the label is the
     teacher's uncertainty by which Zhong et al. (ATKD), arXiv 2402.11890, tell hard tokens from easy ones; (1 − p)^γ is the
     factor of the focal loss (Lin et al., arXiv 1708.02002, section 3.2), here with the teacher's p in place of the
     student's.
@@ -66,9 +64,8 @@ def confidence_weight(
         probabilities: [C], from 0 to 1.
         prefer: which positions count more.
         power: γ ≥ 0; at 0 all positions count alike.
-        mean: m > 0, the mean of p^γ, or of (1 − p)^γ, over the data.
 
     Returns:
-        [C], without unit.
+        [C], relative.
     """
-    return (probabilities if prefer == "sure" else 1 - probabilities).pow(power) / mean
+    return (probabilities if prefer == "sure" else 1 - probabilities).pow(power)

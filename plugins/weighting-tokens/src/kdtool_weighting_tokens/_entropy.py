@@ -30,8 +30,8 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -(logs.exp() * logs).sum(-1).clamp(max=0)
 
 
-def entropy_weight(entropies: Tensor, threshold: float = 0.0, power: float = 1.0, mean: float = 2.2) -> Tensor:
-    """Return w = [H ≥ τ]·H^γ / m: nothing below a threshold, the entropy's power above it, made to have mean 1.
+def entropy_weight(entropies: Tensor, threshold: float = 0.0, power: float = 1.0) -> Tensor:
+    """Return w = [H ≥ τ]·H^γ: nothing below a threshold, the entropy's power above it. Divide by the mean weight.
 
     τ = 0, γ = 1 weighs in proportion to the entropy ("Weighted KD" in table 1 of Tavor et al., arXiv 2602.01395). τ > 0,
     γ = 0 keeps some positions and drops the rest, all kept ones alike: the selection of SE-KD (section 4 there), which
@@ -42,9 +42,8 @@ def entropy_weight(entropies: Tensor, threshold: float = 0.0, power: float = 1.0
         entropies: [C], in nats, from 0.
         threshold: τ ≥ 0, in nats.
         power: γ ≥ 0.
-        mean: m > 0, the mean of [H ≥ τ]·H^γ over the data: of what is kept, if γ = 0, the share.
 
     Returns:
-        [C], without unit.
+        [C], relative.
     """
-    return entropies.pow(power).where(entropies >= threshold, 0) / mean
+    return entropies.pow(power).where(entropies >= threshold, 0)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import kdtool
 from kdtool_transformers import CausalStudent, Source
@@ -26,6 +28,8 @@ class Pretrained(CausalStudent):
         """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
         """Branch, tag or commit of a hub name. None: the newest; what it was is recorded with the run."""
+        dtype: Literal["auto", "float32"] = "auto"
+        """Dtype of weights that do not learn, such as those under adapters. `auto`: as they are stored."""
 
     config: Config
 
@@ -53,24 +57,34 @@ class Pretrained(CausalStudent):
 
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
-            return replace(absent_facts(published), dtype="float32")
+            return self._in_dtype(absent_facts(published))
         place, revision = self._located(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
         self._refuse_quantised(run)
-        facts = open_facts(place, tokenizer, revision=revision, offline=run.offline)
-        return replace(facts, dtype="float32")
+        return self._in_dtype(open_facts(place, tokenizer, revision=revision, offline=run.offline))
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        import torch
         from kdtool_transformers import TransformersTokenizer, absent_config, open_config, outline_of
 
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
-            return outline_of(published)
-        place, revision = self._located(run)
-        tokenizer = self.kdtool_tokenizer(run)
-        assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
-        return outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
+            outline = outline_of(published)
+        else:
+            place, revision = self._located(run)
+            tokenizer = self.kdtool_tokenizer(run)
+            assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
+            outline = outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
+        outline.model.to(getattr(torch, self.kdtool_describe(run).dtype))
+        return outline
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transformers import download_parts
+
+        yield from super().kdtool_estimate(run, ahead)
+        facts = ahead.models.get(ahead.student)
+        yield from download_parts(self.config.model, self.config.revision, 0 if facts is None else facts.parameters)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
@@ -78,12 +92,18 @@ class Pretrained(CausalStudent):
 
         place, revision = self._located(run)
         self._refuse_quantised(run)
-        return open_model(place, dtype=torch.float32, revision=revision, offline=run.offline)
+        dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
+        student = open_model(place, dtype=dtype, revision=revision, offline=run.offline)
+        student.built_from = str(Path(place).resolve()) if Path(place).is_dir() else str(place)
+        return student
 
     def kdtool_acknowledge(self) -> kdtool.Terms | None:
         from kdtool_transformers import terms_of
 
         return terms_of(self.config.model)
+
+    def _in_dtype(self, stored: kdtool.ModelFacts) -> kdtool.ModelFacts:
+        return stored if self.config.dtype == "auto" else replace(stored, dtype=self.config.dtype)
 
     def _located(self, run: kdtool.RunInfo) -> Source:
         from kdtool_transformers import find_source

@@ -100,6 +100,7 @@ class Pruned(CausalStudent):
         super().__init__(config)
         self.takes = {config.source: "weights"}
         self._said = False
+        self._solved: tuple[Anatomy, Shape] | None = None
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._of_source(run.hook.kdtool_tokenizer.of)(run)
@@ -137,7 +138,7 @@ class Pruned(CausalStudent):
         if source is not None:
             tokens = self.config.calibration_length * 4
             size = forward_bytes(source, tokens, source.dtype)
-            yield kdtool.Estimate("calibration", ("students",), size, uses=(self.config.source,))
+            yield kdtool.Estimate("calibration", ("students",), compute_bytes=size, uses=(self.config.source,))
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_student_pruned._cut import cut
@@ -172,7 +173,9 @@ class Pruned(CausalStudent):
                 f"source: {self.config.source} scales attention by the layer's number, so it cannot be cut: take another"
             )
         source = Anatomy.of(facts)
-        shape = wanted_shape(self.config, source)
+        if self._solved is None or self._solved[0] != source:
+            self._solved = source, wanted_shape(self.config, source)
+        shape = self._solved[1]
         plan = _Plan(facts, source, shape)
         if plan.cuts_width and not self._said:
             self._said = True

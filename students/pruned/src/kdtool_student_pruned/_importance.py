@@ -165,14 +165,19 @@ def _batches(
 def _rows(
     tokenizer: kdtool.Tokenizer, examples: Iterable[kdtool.Example], rows: int, length: int
 ) -> Iterator[list[int]]:
-    """Cut the running text into at most `rows` full rows; if it is shorter than one row, that is the only row."""
+    """Cut the running text into at most `rows` full rows; if it is shorter than one row, that is the only row.
+
+    Each document, and each row, begins as the tokenizer begins a document.
+    """
     pending: list[int] = []
     made = 0
     for example in examples:
-        pending += [*tokenizer.encode(_text(example)), tokenizer.end_of_text]
+        ids = [*tokenizer.encode(_text(example)), tokenizer.end_of_text]
+        pending += [*tokenizer.missing_start(ids), *ids]
         while len(pending) >= length:
             yield pending[:length]
             pending, made = pending[length:], made + 1
+            pending = [*tokenizer.missing_start(pending), *pending] if pending else []
             if made == rows:
                 return
     if pending and not made:

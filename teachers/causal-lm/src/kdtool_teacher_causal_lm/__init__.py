@@ -30,6 +30,9 @@ class CausalLM(CausalTeacher):
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         return find_source(self.config.model, self.config.revision, print if run is None else run.say)
 
+    def fetched(self) -> tuple[str, str | None]:
+        return self.config.model, self.config.revision
+
     def absent(self) -> Mapping[str, Any] | None:
         return absent_config(self.config.model, self.config.revision)
 

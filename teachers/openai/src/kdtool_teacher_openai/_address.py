@@ -17,6 +17,13 @@ _REASON = (
     "only servers on this machine or at private addresses are asked: hosted ones cost money, and nothing counts that yet "
     "or keeps a killed run from paying twice"
 )
+_HOSTED = (
+    "ai21.com", "anthropic.com", "anyscale.com", "cerebras.ai", "cohere.ai", "cohere.com", "deepinfra.com", "deepseek.com",
+    "fireworks.ai", "googleapis.com", "groq.com", "huggingface.cloud", "huggingface.co", "hyperbolic.xyz", "mistral.ai",
+    "moonshot.ai", "moonshot.cn", "novita.ai", "openai.azure.com", "openai.com", "openrouter.ai", "perplexity.ai",
+    "sambanova.ai", "together.ai", "together.xyz", "x.ai", "z.ai",
+)  # fmt: skip
+"""Domains of hosted services. Other names may be machines of a private network, which only the resolver knows."""
 _SHARED = ipaddress.ip_network("100.64.0.0/10")
 """Not routed on the internet either (RFC 6598); virtual private networks such as Tailscale give these to their machines."""
 
@@ -25,7 +32,8 @@ def require_url(url: str) -> str:
     """Return a server's address without its last slash.
 
     Raises:
-        ValueError: it is no http address, it carries a key, or it is a number that lies outside of private networks.
+        ValueError: not an http address, it carries a key, it names a hosted service, or it is a number that lies outside
+            of private networks. No name is resolved.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -37,6 +45,8 @@ def require_url(url: str) -> str:
     try:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
+        if any(f".{parts.hostname}".endswith(f".{domain}") for domain in _HOSTED):
+            raise ValueError(f"{parts.hostname} is a hosted service; {_REASON}") from None
         return url.rstrip("/")
     if not _is_private(address):
         raise ValueError(f"{parts.hostname} is a public address; {_REASON}")
@@ -54,7 +64,10 @@ def local_addresses(url: str, *, offline: bool) -> None:
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:
-        raise kdtool.ServiceError(f"there is no machine named {host!r} ({error.strerror}); look at `url`") from None
+        raise kdtool.ServiceError(
+            f"url: no machine is named {host!r} here ({error.strerror}); give the name of a server on this machine or in "
+            "your network, since hosted services are not asked"
+        ) from None
     addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in sorted(found)]
     for address in addresses:
         if not _is_private(address):

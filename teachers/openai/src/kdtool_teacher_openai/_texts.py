@@ -17,6 +17,8 @@ __all__ = ["answers", "choice_of", "listed_model", "require_model"]
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _ENDED = {"stop", "eos", "eos_token", "stop_sequence", "end_turn"}
 """What servers call an end that the model chose, or a text at which it was to end."""
+_STOPS = 4
+"""OpenAI's own API refuses a request with more stop strings; all of them are looked for in the answer."""
 _CUT_OFF = {"length", "max_tokens", "model_length"}
 _FILTERED = {"content_filter", "refusal"}
 """The model, or what watches over it, declines: no fault of the request's form."""
@@ -92,7 +94,7 @@ def _body(config: OpenAI.Config, request: kdtool.Request) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
-        **({"stop": list(request.stop)} if request.stop else {}),
+        **({"stop": list(request.stop[:_STOPS])} if request.stop else {}),
     }
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "limit", "limits_of", "share_heaps", "stay_on"]
+__all__ = ["Limits", "adopt_orphans", "confine", "forbid_calls", "hide", "limit", "limits_of", "share_heaps", "stay_on"]
 
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _DUMPABLE, _ADOPT = 38, 22, 2, 4, 36
 _HEAPS = -8
 _STACK = 64 * 2**20
 _FILE = 32 * 2**20
+_NO_CORE = 1
+"""No file is so small, and where cores go to a program of the machine, which 0 does not prevent, 1 does (core(5))."""
 Limits = list[tuple[int, tuple[int, int]]]
 """Resources, and how much of each is allowed: now, and ever after."""
 _LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -25,11 +27,15 @@ class _Program(ctypes.Structure):
 
 
 def forbid_calls(instructions: bytes) -> None:
-    """Keep this process and all its children from the system calls that the filter refuses, and from tracing."""
+    """Keep this process and all its children from the system calls that the filter refuses."""
     program = _Program(len(instructions) // 8, instructions)
+    _control((_SECCOMP, _FILTER, ctypes.byref(program), 0, 0))
+
+
+def hide() -> None:
+    """Keep this process and its children from being traced, from leaving cores, and from new rights."""
     _control((_DUMPABLE, 0, 0, 0, 0))
     _control((_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
-    _control((_SECCOMP, _FILTER, ctypes.byref(program), 0, 0))
 
 
 def share_heaps() -> None:
@@ -78,7 +84,7 @@ def limits_of(task: dict[str, Any]) -> Limits:
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, _FILE),
         (resource.RLIMIT_STACK, _STACK),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_NOFILE, task["files"]),
         *([(resource.RLIMIT_AS, task["memory"])] if task["memory"] else []),
     ]

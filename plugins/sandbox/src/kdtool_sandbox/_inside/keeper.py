@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from kdtool_sandbox._inside.candidate import answer
-from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, limit, limits_of, stay_on
+from kdtool_sandbox._inside.confining import Limits, adopt_orphans, confine, forbid_calls, limit, limits_of, stay_on
 from kdtool_sandbox._inside.frames import read_message, write_message
 
 __all__ = ["DESCRIPTOR_BYTES", "keep"]
@@ -31,16 +31,17 @@ DESCRIPTOR_BYTES = 4
 """Bytes of a descriptor where it is handed to another process."""
 
 
-def keep(control: _socket.socket, everywhere: set[int], alone: bool) -> None:
+def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
     """Do what the tester asks for on `control` until it ends.
 
     Programs of other languages may run on the processors `everywhere`; `alone` says that all other processes are a task's.
+    Tasks have the filter `of_tasks` besides the keeper's own.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
         signal.signal(number, signal.SIG_DFL)
     if alone:
         adopt_orphans()
-    keeper = _Keeper(control, everywhere, alone)
+    keeper = _Keeper(control, everywhere, alone, of_tasks)
     while (asked := read_message(control.fileno())) is not None:
         keeper.do(*asked)
     keeper.end()
@@ -49,7 +50,8 @@ def keep(control: _socket.socket, everywhere: set[int], alone: bool) -> None:
 class _Keeper:
     """What was started for the present task."""
 
-    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool) -> None:
+    def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
+        self._of_tasks = of_tasks
         self._everywhere = everywhere
         self._control = control
         self._alone = alone
@@ -102,15 +104,20 @@ class _Keeper:
         os.close(watch)
         status = self.end()[process]
         stderr = output.decode("utf-8", "replace")
+        ending = step["ending"]
+        has_ended = ending in stderr
+        stderr = stderr.replace(ending, "") if ending else stderr
         if not ended_in_time:
             return {
                 "status": "timed out",
-                "reason": f"{step['what']}: more than {step['seconds']:g} s",
+                "reason": f"{step['what']}: more than {step['told']:g} s",
                 "stderr": stderr,
             }
-        if status == 0:
+        if status == 0 and has_ended:
             return {"status": "passed", "reason": "", "stderr": stderr}
         reason = _signal(status) or f"exit code {os.waitstatus_to_exitcode(status)}"
+        if status == 0:
+            reason += " before the end of the tests"
         return {"status": "failed", "reason": f"{step['what']}: {reason}", "stderr": stderr}
 
     def _fork(self, work: Callable[[], None]) -> int:
@@ -121,6 +128,8 @@ class _Keeper:
         code = 1
         try:
             os.setsid()
+            if self._of_tasks:
+                forbid_calls(self._of_tasks)
             gc.enable()
             work()
             code = 0
@@ -152,11 +161,12 @@ class _Keeper:
 
 def _become_program(step: dict[str, Any], writing: int, limits: Limits) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for stream, descriptor in ((0, null), (1, null), (2, writing)):
+    for stream, descriptor in ((0, null), (1, writing if step["ending"] else null), (2, writing)):
         os.dup2(descriptor, stream)
     os.closerange(3, 2**20)
     limit(limits)
-    os.execv(step["command"][0], step["command"])  # noqa: S606 (no shell is wanted)
+    others = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}  # which is for Python
+    os.execve(step["command"][0], step["command"], others)  # noqa: S606 (no shell is wanted)
 
 
 def _from_three(descriptors: tuple[int, ...]) -> list[int]:

@@ -14,12 +14,13 @@ import os
 import resource
 import select
 import signal
+import stat
 import sys
 import time
 from typing import Any
 
-from kdtool_sandbox._inside.confining import forbid_calls, share_heaps, stay_on
-from kdtool_sandbox._inside.frames import read_message, write_message
+from kdtool_sandbox._inside.confining import forbid_calls, hide, share_heaps, stay_on
+from kdtool_sandbox._inside.frames import encoded, read_message, write_message
 from kdtool_sandbox._inside.keeper import DESCRIPTOR_BYTES, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
 from kdtool_sandbox._inside.trial import hear_alarms, judged
@@ -39,12 +40,13 @@ def serve(greeting: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if greeting["filter"]:
+        hide()
         forbid_calls(greeting["filter"])
     share_heaps()
     everywhere = os.sched_getaffinity(0)
     # Tester and candidate take turns: to wake another processor for each turn is dear.
     stay_on({sorted(everywhere)[greeting["number"] % len(everywhere)]})
-    keeper, control = _with_keeper(everywhere)
+    keeper, control = _with_keeper(everywhere, greeting["of tasks"])
     hear_alarms()
     tester = _Tester(control, stream=os.dup(0), verdicts=os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
@@ -60,7 +62,7 @@ def serve(greeting: dict[str, Any]) -> None:
         os._exit(1)
 
 
-def _with_keeper(everywhere: set[int]) -> tuple[int, _socket.socket]:
+def _with_keeper(everywhere: set[int], of_tasks: bytes) -> tuple[int, _socket.socket]:
     """Start the keeper, while there is nothing that it should not know."""
     alone = os.getpid() == 1
     ours, theirs = _socket.socketpair()
@@ -74,7 +76,7 @@ def _with_keeper(everywhere: set[int]) -> tuple[int, _socket.socket]:
         gc.disable()
         ours.close()
         os.close(1)
-        keep(theirs, everywhere, alone)
+        keep(theirs, everywhere, alone, of_tasks)
     except BaseException as error:
         os.write(2, f"the keeper ended: {type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
@@ -94,7 +96,7 @@ class _Tester:
 
     def serve(self) -> bool:
         """Take tasks, and give a verdict on each, until there are no more. Return whether nothing was left behind."""
-        write_message(self._verdicts, {"python": sys.version.split()[0]})
+        self._greet()
         while (task := read_message(self._stream)) is not None:
             verdict = self._of_program(task) if "steps" in task else self._of_module(task["limits"])
             verdict["retire"] = verdict.get("retire", False) or self._state() != self._untouched or self._has_grown()
@@ -102,6 +104,17 @@ class _Tester:
             if verdict["retire"]:
                 return False
         return True
+
+    def _greet(self) -> None:
+        """Say that tasks can come, and hand over the folder, so that the files in it can be counted from outside."""
+        if not self._alone or not stat.S_ISSOCK(os.fstat(self._verdicts).st_mode):
+            return write_message(self._verdicts, {})
+        message = encoded({})
+        stream = _socket.socket(fileno=os.dup(self._verdicts))
+        folder = self._folder.to_bytes(DESCRIPTOR_BYTES, sys.byteorder)
+        stream.sendmsg([len(message).to_bytes(8, "big") + message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, folder)])
+        stream.close()
+        return None
 
     def _of_program(self, task: dict[str, Any]) -> dict[str, Any]:
         self._ask("run", task)
@@ -123,7 +136,7 @@ class _Tester:
                 return {"status": "failed", "reason": "the program could not be handed over", "retire": True}
             task = read_message(self._stream)  # only now has the candidate taken its part off the same stream
             self._limit(limits["memory"])
-            verdict = judged(reading, writing, task, limits["seconds"])
+            verdict = judged(reading, writing, task, limits)
             if os.getpid() != process:  # tests have forked
                 os._exit(1)
             self._limit(None)

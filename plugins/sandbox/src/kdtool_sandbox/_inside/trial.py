@@ -59,12 +59,12 @@ def hear_alarms() -> None:
     signal.signal(signal.SIGALRM, _ring)
 
 
-def judged(reading: int, writing: int, task: dict[str, Any], seconds: float) -> dict[str, Any]:
+def judged(reading: int, writing: int, task: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """Run a task's tests against the candidate at the other ends of two pipes, and return the verdict."""
     global _deadline
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": vars(builtins).copy()}
-    since = time.monotonic()
-    verdict: dict[str, Any] = {"status": "timed out", "reason": f"no verdict within {seconds:g} s"}
+    since, seconds = time.monotonic(), limits["seconds"]
+    verdict: dict[str, Any] = {"status": "timed out", "reason": f"no verdict within {limits['told']:g} s"}
     try:
         _deadline = since + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from kdtool_sandbox._language import Language, found
-from kdtool_sandbox._task import Program, Step
+from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Go"]
 
 _COMPILING = 60.0
+_MAIN = re.compile(r"^func main\(\)", re.MULTILINE)
+_PACKAGE = re.compile(r"^package (\w+)", re.MULTILINE)
+_END = f"""\
+import "os"
+
+func main() {{
+	testsOfMain()
+	os.Stderr.WriteString("{ENDING}")
+}}
+"""
+_END_OF_TESTS = f"""\
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(all *testing.M) {{
+	code := all.Run()
+	if code == 0 {{
+		os.Stderr.WriteString("{ENDING}")
+	}}
+	os.Exit(code)
+}}
+"""
 
 
 class Go(Language):
@@ -22,7 +47,9 @@ class Go(Language):
     trial = "package main\nfunc main() {}"
 
     def folders(self) -> tuple[Path, ...]:
-        return (found("go").parent.parent,)
+        """Return the toolchain's folder, and the parts of it that a distribution keeps elsewhere."""
+        home = found("go").parent.parent
+        return tuple(dict.fromkeys(part.resolve() for part in (home, home / "src", home / "pkg" / "include")))
 
     def parse(self, source: str) -> Program:
         return Program({"program.go": source}, (Step((str(found("gofmt")), "-e", "program.go"), "syntax"),))
@@ -30,8 +57,13 @@ class Go(Language):
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
         go, testing = str(found("go")), "func Test" in tests
-        name = "program_test.go" if testing else "program.go"
-        # The file is named, for Go ignores a go.mod in the folder for temporary files, where the sandbox works.
-        build = (go, *(("test", "-c") if testing else ("build",)), "-o", "program", name)
-        steps = (Step(build, "compiler", _COMPILING), Step(("/tmp/program",), "tests"))  # noqa: S108 (the sandbox's own)
-        return Program({name: text}, steps)
+        package = _PACKAGE.search(text)
+        clause = f"package {package[1] if package else 'main'}\n"
+        if testing:
+            files = {"program_test.go": text, "end_test.go": clause + _END_OF_TESTS}
+        else:
+            files = {"program.go": _MAIN.sub("func testsOfMain()", text), "end.go": clause + _END}
+        # Files are named, for Go ignores a go.mod in the folder for temporary files, where the sandbox works.
+        build = (go, *(("test", "-c") if testing else ("build",)), "-o", "program", *files)
+        tested = Step(("/tmp/program",), "tests", ending=ENDING)  # noqa: S108 (the sandbox's own)
+        return Program(files, (Step(build, "compiler", _COMPILING), tested))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from kdtool_sandbox._language import Language, found
-from kdtool_sandbox._task import Program, Step
+from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Java"]
 
@@ -29,6 +29,17 @@ public class Parse {
             System.err.println(one);
             if (one.getKind() == Diagnostic.Kind.ERROR) System.exit(1);
         }
+    }
+}
+"""
+_END = """\
+import java.io.*;
+
+class TestsWithEnd {
+    public static void main(String[] arguments) throws Throwable {
+        %s.main(arguments);
+        System.out.flush();
+        new FileOutputStream(FileDescriptor.err).write("%s".getBytes());
     }
 }
 """
@@ -60,6 +71,7 @@ class Java(Language):
         classes = _OUTER.findall(before if main else text)
         name = classes[-1] if classes else "Main"
         flags = tuple(f"-J{flag}" for flag in _FRUGAL)
-        build = (str(found("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java")
-        command = (str(found("java")), *_FRUGAL, "-ea", "-cp", ".", name)
-        return Program({f"{name}.java": text}, (Step(build, "compiler", _COMPILING), Step(command, "tests")))
+        build = (str(found("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java", "TestsWithEnd.java")
+        command = (str(found("java")), *_FRUGAL, "-ea", "-cp", ".", "TestsWithEnd")
+        files = {f"{name}.java": text, "TestsWithEnd.java": _END % (name, ENDING)}
+        return Program(files, (Step(build, "compiler", _COMPILING), Step(command, "tests", ending=ENDING)))

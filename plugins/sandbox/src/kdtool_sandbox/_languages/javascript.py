@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+
 from kdtool_sandbox._language import Language, found
-from kdtool_sandbox._task import Program, Step
+from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["JavaScript"]
 
 _ASSERT = "console.assert = (ok, ...text) => { if (!ok) throw new Error('Assertion failed: ' + text.join(' ')); };\n"
 """Node only prints what is wrong; tests that use it would pass by exit code."""
+_END = f"process.stderr.write('{ENDING}');\n"
 
 
 class JavaScript(Language):
@@ -22,9 +28,22 @@ class JavaScript(Language):
     def detect(self, path: str, text: str) -> bool:
         return super().detect(path, text) or (text.startswith("#!") and "node" in text.partition("\n")[0])
 
+    def folders(self) -> tuple[Path, ...]:
+        """Return the toolchain's folders, and those of Node's own modules where a distribution keeps them elsewhere."""
+        return (*super().folders(), *_shared_modules(str(found("node"))))
+
     def parse(self, source: str) -> Program:
         return Program({"program.js": source}, (Step((str(found("node")), "--check", "program.js"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         command = (str(found("node")), "program.js")
-        return Program({"program.js": f"{_ASSERT}{source}\n{tests}\n"}, (Step(command, "tests"),))
+        text = f"{_ASSERT}{source}\n{tests}\n{_END}"
+        return Program({"program.js": text}, (Step(command, "tests", ending=ENDING),))
+
+
+@cache
+def _shared_modules(node: str) -> tuple[Path, ...]:
+    ask = "console.log(JSON.stringify(process.config.variables.node_builtin_shareable_builtins || []))"
+    said = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=False).stdout  # noqa: S603 (Node)
+    files = [Path(file) for file in json.loads(said or "[]")]
+    return tuple(dict.fromkeys(file.parent for file in files if file.is_absolute() and file.is_file()))

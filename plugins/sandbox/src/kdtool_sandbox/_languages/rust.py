@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,11 +10,21 @@ from pathlib import Path
 import kdtool
 
 from kdtool_sandbox._language import Language, found
-from kdtool_sandbox._task import Program, Step
+from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Rust"]
 
 _COMPILING = 30.0
+_MAIN = re.compile(r"^((?:pub )?)fn main\s*\(\s*\)", re.MULTILINE)
+_END = f"""\
+fn main() -> std::process::ExitCode {{
+    let code = std::process::Termination::report(tests_of_main());
+    eprint!("{ENDING}");
+    code
+}}
+"""
+_END_OF_TESTS = "test result: ok."
+"""Rust's own runner of tests says this when all have ended."""
 
 
 class Rust(Language):
@@ -36,10 +47,13 @@ class Rust(Language):
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
-        kind = ("--test",) if "#[test]" in tests else ()
-        build = (*self._compiler(), *kind, "-o", "program", "program.rs")
-        steps = (Step(build, "compiler", _COMPILING), Step(("/tmp/program",), "tests"))  # noqa: S108 (the sandbox's own)
-        return Program({"program.rs": text}, steps)
+        testing = "#[test]" in tests
+        if not testing:
+            text = _MAIN.sub(r"\1fn tests_of_main()", text) + _END
+        build = (*self._compiler(), *(("--test",) if testing else ()), "-o", "program", "program.rs")
+        ending = _END_OF_TESTS if testing else ENDING
+        tested = Step(("/tmp/program",), "tests", ending=ending)  # noqa: S108 (the sandbox's own)
+        return Program({"program.rs": text}, (Step(build, "compiler", _COMPILING), tested))
 
     def _compiler(self) -> tuple[str, ...]:
         linker = f"linker={found('gcc')}"

@@ -1,0 +1,74 @@
+"""Published figures of GPUs, for `kdtool check --gpu NAME`: what a run would take on a machine that is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from kdtool._errors import UsageError
+
+__all__ = ["GPUS", "Gpu", "assume", "assumed_gpu", "find_gpu"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its maker describes it: memory, and dense operations a second in 16 bits and in float32.
+
+    `bfloat16` is True for those that compute in it, on which flash attention runs too.
+    """
+
+    name: str
+    memory: int
+    half: float
+    single: float
+    bfloat16: bool = True
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("t4", 16 * 10**9, 65e12, 8.1e12, bfloat16=False),
+        Gpu("v100", 32 * 10**9, 125e12, 15.7e12, bfloat16=False),
+        Gpu("rtx3090", 24 * 10**9, 71e12, 35.6e12),
+        Gpu("rtx4090", 24 * 10**9, 165e12, 82.6e12),
+        Gpu("a10", 24 * 10**9, 125e12, 31.2e12),
+        Gpu("l4", 24 * 10**9, 121e12, 30.3e12),
+        Gpu("l40s", 48 * 10**9, 362e12, 91.6e12),
+        Gpu("a100-40gb", 40 * 10**9, 312e12, 19.5e12),
+        Gpu("a100-80gb", 80 * 10**9, 312e12, 19.5e12),
+        Gpu("h100", 80 * 10**9, 989e12, 67e12),
+        Gpu("h200", 141 * 10**9, 989e12, 67e12),
+    )
+}
+"""Makers' data sheets, without sparsity."""
+
+_assumed: ContextVar[Gpu | None] = ContextVar("kdtool_assumed_gpu", default=None)
+
+
+def assumed_gpu() -> Gpu | None:
+    """Return the GPU that a check assumes instead of this machine's devices; None elsewhere."""
+    return _assumed.get()
+
+
+@contextmanager
+def assume(gpu: Gpu | None) -> Iterator[None]:
+    """Have components describe and estimate for this GPU within the block."""
+    token = _assumed.set(gpu)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def find_gpu(name: str) -> Gpu:
+    """Return the GPU of that name.
+
+    Raises:
+        UsageError: it is unknown.
+    """
+    found = GPUS.get(name.lower())
+    if found is None:
+        raise UsageError(f"--gpu: {name!r} is unknown; give one of {', '.join(GPUS)}")
+    return found

@@ -1,0 +1,76 @@
+"""The option `--debug`: kdtool's own before a command and among its own commands' options, a plugin's everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kdtool._cli import call
+from plugin_site import forget_installed, install
+
+COMMAND = """
+import click
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--debug", is_flag=True)
+@click.argument("rest", nargs=-1)
+def command(debug, rest):
+    "Shows what it is given."
+    click.echo(f"debug={debug} rest={rest}")
+    if "fail" in rest:
+        raise ValueError("no")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    install(tmp_path, "x-command", "[kdtool.commands]\nx-shown = x_command:command\n", {"x_command.py": COMMAND})
+    monkeypatch.syspath_prepend(tmp_path)
+    forget_installed()
+    yield
+    monkeypatch.undo()
+    forget_installed()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "traceback"),
+    [
+        ("x-shown", "debug=False rest=()", False),
+        ("x-shown --debug", "debug=True rest=()", False),
+        ("--debug x-shown", "debug=False rest=()", False),
+        ("--debug x-shown --debug one", "debug=True rest=('one',)", False),
+        ("x-shown fail", "debug=False", False),
+        ("x-shown --debug fail", "debug=True", False),
+        ("--debug x-shown fail", "debug=False", True),
+        ("x-shown -- --debug", "rest=('--debug',)", False),
+    ],
+)
+def test_a_plugin_s_command_has_a_debug_option_of_its_own(
+    capsys: pytest.CaptureFixture[str], arguments: str, shown: str, traceback: bool
+) -> None:
+    assert call(arguments.split()) == ("fail" in arguments)
+    out, err = capsys.readouterr()
+    assert shown in out
+    assert ("Traceback" in err) == traceback
+    assert ("start it as `kdtool --debug …`" in err) == ("fail" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "traceback"),
+    [
+        ("run none.yaml", False),
+        ("run none.yaml --debug", True),
+        ("run --debug none.yaml", True),
+        ("--debug run none.yaml", True),
+        ("plugins show --debug none", True),
+        ("run -- --debug", False),
+    ],
+)
+def test_kdtool_s_own_commands_take_it_anywhere(
+    capsys: pytest.CaptureFixture[str], arguments: str, traceback: bool
+) -> None:
+    assert call(arguments.split()) == 2
+    assert ("Traceback" in (err := capsys.readouterr().err)) == traceback
+    assert ("'--debug' cannot be read" in err) == (arguments == "run -- --debug")

@@ -1,0 +1,242 @@
+"""Students, controls and scores depend on the teachers and the text that they use, and on no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+
+TOY = Path(__file__).with_name("toy.py")
+OWN = '''
+import kdtool
+import toy
+
+
+class Wordy(toy.Scholar):
+    """A teacher with a setting that decides what it says, and one that does not."""
+
+    class Config(kdtool.Config):
+        words: int = 1
+        shown: int = kdtool.Field(default=1, json_schema_extra=kdtool.does_not_affect_results())
+
+
+class Named(toy.Bytes):
+    """A tokenizer with a fingerprint of its own."""
+
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+
+class Spelling(toy.Scholar):
+    """A teacher with a tokenizer of its own."""
+
+    class Config(kdtool.Config):
+        words: int = 1
+        tokenizer: str = "bytes"
+
+    def kdtool_tokenizer(self, run):
+        return Named(self.config.tokenizer)
+
+
+class Spells(kdtool.Evaluator):
+    """Measures a teacher's tokenizer."""
+
+    def kdtool_evaluate(self, run, subjects):
+        value = float(len(run.hook.kdtool_tokenizer.of("teachers.big")(run).fingerprint))
+        for subject in subjects:
+            yield kdtool.Measurement("spells", subject.name, "points", value, 1, True)
+
+
+class Cut(toy.Student):
+    """A student that is cut from a teacher."""
+
+    class Config(kdtool.Config):
+        source: str = "teachers.big"
+        declared: bool = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.takes = {config.source: "weights"} if config.declared else {}
+
+    def kdtool_build_student(self, run):
+        with run.hook.kdtool_open.of(self.config.source)(run, kdtool.Subject(self.config.source, "teacher")) as runtime:
+            return toy.Unigram(runtime.model.model)
+
+
+class Spelled(toy.Student):
+    """A student that starts from nothing but a teacher's tokenizer."""
+
+    def kdtool_build_student(self, run):
+        run.hook.kdtool_tokenizer.of("teachers.big")(run)
+        return super().kdtool_build_student(run)
+
+
+class All(toy.Nats):
+    """Measures all subjects in one call."""
+
+    together = True
+
+    def kdtool_evaluate(self, run, subjects):
+        for subject in subjects:
+            yield kdtool.Measurement("all", subject.name, "nats", 1.0, 1, False)
+
+
+class Bench(kdtool.Evaluator):
+    """Has problems of its own, and perhaps a judge."""
+
+    class Config(kdtool.Config):
+        judge: str = ""
+        declared: bool = True
+        reads: bool = False
+
+    reads_text = False
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.asks = (config.judge,) if config.judge and config.declared else ()
+
+    def kdtool_evaluate(self, run, subjects):
+        if self.config.reads:
+            list(run.texts.examples("test"))
+        if self.config.judge:
+            list(run.hook.kdtool_answer.of(self.config.judge)([kdtool.Request("a", "b", 1)]))
+        for subject in subjects:
+            yield kdtool.Measurement("bench", subject.name, "points", 1.0, 1, True)
+'''
+
+
+@pytest.fixture
+def two(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The toy recipe with two teachers, of which the second teaches, and a student that is cut from the first."""
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    own = "./own.py:"
+    losses = {"imitate": {"use": f"{TOY}:Imitate", "teacher": "small"}, "count": {"use": f"{TOY}:Count"}}
+    del recipe["teacher"]
+    return {
+        **recipe,
+        "seeds": [0],
+        "teachers": {"big": {"use": f"{own}Wordy"}, "small": {"use": f"{own}Wordy", "words": 2}},
+        "student": {"use": f"{own}Cut"},
+        "train": {"losses": losses, "steps": 2},
+        "control": {"match": ["tokens"], "losses": {"count": {"use": f"{TOY}:Count"}}},
+        "evaluators": {
+            "nats": {"use": f"{TOY}:Nats"},
+            "bench": {"use": f"{own}Bench"},
+            "all": {"use": f"{own}All"},
+        },
+    }
+
+
+ARMS = ("phases/student-seed0-train", "phases/control-seed0-train", "exports/json")
+SCORED = ("student-seed0", "student-seed0-json", "control-seed0")
+OF_ARMS = {*ARMS, *(f"scores/{name}-{one}" for name in ("nats", "bench") for one in SCORED), "scores/all"}
+OF_STUDENT = {name for name in OF_ARMS if "control" not in name}
+
+
+def of_teacher(name: str) -> set[str]:
+    return {f"scores/nats-{name}", f"scores/bench-{name}", "scores/all"}
+
+
+CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "the one that teaches": (
+        {"teachers.small.words": 3},
+        {"signals/teachers.small", *of_teacher("teachers.small"), *OF_STUDENT},
+    ),
+    "the one that the student is cut from": (
+        {"teachers.big.words": 3},
+        {"students", *of_teacher("teachers.big"), *OF_ARMS},
+    ),
+    "what does not affect results": ({"teachers.big.shown": 3, "teachers.small.shown": 3}, set()),
+    "where the student is cut from": ({"student.source": "teachers.small"}, {"students", *OF_ARMS}),
+}
+
+
+def to_run(recipe: dict[str, Any], settings: dict[str, Any]) -> set[str]:
+    return {stage.name for stage in kdtool.plan(recipe, settings) if stage.action != "reuse"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_of_a_teacher_makes_anew_what_uses_it_and_nothing_else(two: dict[str, Any], name: str) -> None:
+    settings, expected = CHANGES[name]
+    kdtool.run(two)
+    assert to_run(two, settings) == expected
+    assert {stage.name for stage in kdtool.run(two, settings).stages if not stage.reused} == expected
+
+
+def test_a_student_with_a_teachers_tokenizer_does_not_depend_on_its_other_settings(two: dict[str, Any]) -> None:
+    two["student"] = {"use": "./own.py:Spelled"}
+    kdtool.run(two)
+    assert to_run(two, {"teachers.big.words": 3}) == of_teacher("teachers.big")
+
+
+def test_other_text_does_not_measure_again_what_reads_none(two: dict[str, Any]) -> None:
+    two["control"], two["evaluators"]["late"] = False, {"use": "./own.py:Bench", "judge": "teachers.small"}
+    kdtool.run(two)
+    found = to_run(two, {"corpus.documents": 9})
+    assert {name for name in found if "teachers" in name} == {"signals/teachers.small", *(
+        f"scores/nats-teachers.{name}" for name in ("big", "small")
+    )}  # fmt: skip
+    judged = to_run(two, {"teachers.small.words": 3})
+    assert {f"scores/late-{name}" for name in ("teachers.big", "teachers.small", "student-seed0")} <= judged
+    assert "scores/bench-teachers.big" not in judged
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"student.declared": False}, "students: asks teachers.big, which none of its components declares.*`takes`"),
+        (
+            {"evaluators.bench.judge": "teachers.small", "evaluators.bench.declared": False},
+            "scores/bench-teachers.big: asks teachers.small, which none .*`asks` \\(an evaluator\\)",
+        ),
+    ],
+)
+def test_what_asks_a_teacher_without_saying_so_is_refused(
+    two: dict[str, Any], setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(kdtool.PluginError, match=message):
+        kdtool.run(two, setting)
+
+
+def test_scores_depend_on_the_tokenizers_of_teachers_that_are_not_asked(two: dict[str, Any]) -> None:
+    two["student"], two["control"] = {"use": f"{TOY}:Student"}, False
+    two["teachers"]["big"] = {"use": "./own.py:Spelling"}
+    two["evaluators"] = {"spells": {"use": "./own.py:Spells"}}
+    for name in ("bytes", "other tokenizer"):
+        results = kdtool.run(two, {"teachers.big.tokenizer": name})
+        assert {one.value for one in results.measurements} == {len(name)}
+
+
+def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: dict[str, Any]) -> None:
+    bench = {"use": "./own.py:Bench", "judge": "teachers.small", "declared": False}
+    two["teachers"], two["evaluators"] = {"small": two["teachers"]["small"]}, {"bench": bench}
+    two["student"] = {"use": f"{TOY}:Student"}
+    with pytest.raises(
+        kdtool.PluginError, match=r"scores/bench-student-seed0: asks teachers\.small, which none .*`asks`"
+    ):
+        kdtool.run(two)
+
+
+def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> None:
+    with pytest.raises(kdtool.RecipeError, match=r"asks 'teachers\.tall', which is not a teacher of this recipe"):
+        kdtool.plan(two, {"evaluators.bench.judge": "teachers.tall"})
+
+
+def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:
+    with pytest.raises(LookupError, match="there is no text of split 'test'"):
+        kdtool.run(two, {"evaluators.bench.reads": True})
+
+
+def test_one_model_under_two_names_is_measured_once_and_shown_under_both(two: dict[str, Any]) -> None:
+    two["teachers"]["same"] = two["teachers"]["big"]
+    results = kdtool.run(two)
+    names = {stage.name for stage in results.stages if stage.name.startswith("scores/nats-teachers")}
+    assert names == {"scores/nats-teachers.big", "scores/nats-teachers.small"}
+    found = {one.subject: one.value for one in results.measurements if one.name == "nats"}
+    assert found["teachers.same"] == found["teachers.big"]
+    assert {one.subject for one in results.measurements if one.name == "all"} == {*found}
+    assert [one.measurements for one in (kdtool.run(two),)] == [results.measurements]
+    two["teachers"]["same"] = {"use": "./own.py:Wordy", "words": 5}
+    assert "scores/nats-teachers.same" in {stage.name for stage in kdtool.run(two).stages}

@@ -1,0 +1,187 @@
+"""Failures in hooks: refusals reach the user, failing trackers are disabled for a whole run, messages are always shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._registration import SPECS, ComponentManager
+
+REFUSING = {name: spec for name, spec in SPECS.items() if spec.style != "notify"}
+NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.style == "notify"}
+WAYS = {
+    "broadcast": lambda hook, values: hook(**values),
+    "of": lambda hook, values: hook.of("refusing")(**values),
+    "maybe": lambda hook, values: hook.maybe("refusing")(**values),
+    "bound": lambda hook, values: hook.bound()["refusing"](**values),
+}
+
+
+def _refuse(self: Any) -> None:
+    raise kdtool.UsageError("refused: this cannot be")
+
+
+def _hook(name: str, complaints: list[str], *, required: bool = False) -> Any:
+    kind = next(base for base in kdtool.Component.__subclasses__() if hasattr(base, name))
+    manager = ComponentManager()
+    manager.register(type("Refusing", (kind,), {name: _refuse})(None), "refusing")
+    named = frozenset({"refusing"} if required else ())
+    return getattr(kdtool.Hooks(manager, {}, named, None, complaints.append), name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", sorted(REFUSING))
+def test_a_refusal_reaches_whoever_calls_the_hook(name: str, way: str) -> None:
+    complaints: list[str] = []
+    with pytest.raises(kdtool.UsageError, match="refused"):
+        WAYS[way](_hook(name, complaints), dict.fromkeys(REFUSING[name].arguments))
+    assert not complaints
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", sorted(NOTIFYING))
+def test_a_failing_notification_is_one_line_and_stops_nothing_unless_it_is_required(name: str, way: str) -> None:
+    complaints: list[str] = []
+    values = dict.fromkeys(NOTIFYING[name].arguments)
+    hook = _hook(name, complaints)
+    for _ in range(3):
+        WAYS[way](hook, values)
+    (line,) = complaints
+    assert line == f"refusing failed in {name}: UsageError: refused: this cannot be; disabled for the rest of this run"
+    with pytest.raises(kdtool.UsageError, match="refused"):
+        WAYS[way](_hook(name, complaints, required=True), values)
+
+
+def test_only_trackers_are_notified() -> None:
+    assert {name for name in NOTIFYING if not hasattr(kdtool.Tracker, name)} == set()
+    own = {name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")}
+    assert own == set(NOTIFYING)
+
+
+BESIDE = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import kdtool, toy
+
+
+def write(line):
+    with open("heard", "a") as file:
+        print(line, file=file)
+
+
+class Failing(kdtool.Tracker):
+    'Fails at the first logged step.'
+
+    def kdtool_step_end(self, run, report):
+        write("step")
+        raise ValueError("no space\\nleft")
+
+    def kdtool_stage_end(self, run, seconds, reused):
+        write(f"end of {{run.stage}}")
+
+
+class Ending(kdtool.Tracker):
+    'Fails at the end.'
+
+    def kdtool_run_end(self, run, status, report):
+        raise ValueError("cannot write the end")
+
+
+class Breaks(toy.Trainer):
+    'Fails.'
+
+    def kdtool_train(self, run, phase, student):
+        raise kdtool.UsageError("the real reason")
+
+
+class File(kdtool.Tracker):
+    'Writes messages down.'
+
+    def kdtool_said(self, run, text):
+        write(f"file: {{text}}")
+
+
+class Screen(File):
+    'Shows messages.'
+
+    shows_messages = True
+
+    def kdtool_said(self, run, text):
+        print(f"screen: {{text}}")
+
+
+class Breaking(Screen):
+    'Would show messages.'
+
+    def kdtool_said(self, run, text):
+        raise ValueError("no screen")
+
+
+class Licensed(toy.Teacher):
+    'Has terms.'
+
+    def kdtool_acknowledge(self):
+        return kdtool.Terms("Apache-2.0", "https://example.org/terms")
+"""
+
+
+@pytest.fixture
+def beside(recipe: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The toy recipe, its teacher licensed, its trackers left to the test."""
+    (tmp_path / "beside.py").write_text(BESIDE, encoding="utf-8")
+    return {**recipe, "teacher": {"use": "beside.py:Licensed"}}
+
+
+def test_a_failing_tracker_is_disabled_in_all_later_phases_arms_and_seeds(
+    beside: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kdtool.run(beside, {"trackers": {"failing": {"use": "beside.py:Failing"}}})
+    assert Path("heard").read_text(encoding="utf-8").splitlines().count("step") == 1
+    assert "end of phases" not in Path("heard").read_text(encoding="utf-8")
+    said = [line for line in capsys.readouterr().err.splitlines() if "disabled" in line]
+    who = "tracker 'trackers.failing' (beside.py:Failing)"
+    assert said == [f"{who} failed in kdtool_step_end: ValueError: no space; disabled for the rest of this run"]
+    Path("heard").unlink()
+    kdtool.run(beside, {"trackers": {"failing": {"use": "beside.py:Failing"}}, "train.steps": 5, "name": "other"})
+    assert Path("heard").read_text(encoding="utf-8").splitlines().count("step") == 1
+
+
+TERMS = "https://example.org/terms"
+
+
+@pytest.mark.parametrize(
+    ("trackers", "printed", "written", "shown"),
+    [
+        ((), True, False, False),
+        (("File",), True, True, False),
+        (("Screen",), False, False, True),
+        (("File", "Screen"), False, True, True),
+        (("File", "Breaking"), True, True, False),
+    ],
+)
+def test_terms_reach_the_terminal_whatever_the_trackers(
+    beside: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    trackers: tuple[str, ...],
+    printed: bool,
+    written: bool,
+    shown: bool,
+) -> None:
+    kdtool.run({**beside, "trackers": {name.lower(): {"use": f"beside.py:{name}"} for name in trackers}})
+    heard = Path("heard").read_text(encoding="utf-8") if Path("heard").exists() else ""
+    out, err = capsys.readouterr()
+    assert (TERMS in err, TERMS in heard, "screen: " in out and TERMS in out) == (printed, written, shown)
+
+
+def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_failed(
+    beside: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {**beside, "trackers": {"ending": {"use": "beside.py:Ending", "required": True}}}
+    with pytest.raises(kdtool.UsageError, match="the real reason"):
+        kdtool.run(recipe, {"trainer.use": "beside.py:Breaks"})
+    failure = "tracker 'trackers.ending' (beside.py:Ending) failed in kdtool_run_end: ValueError: cannot write the end"
+    assert failure in capsys.readouterr().err
+    with pytest.raises(ValueError, match="cannot write the end"):
+        kdtool.run(recipe)

@@ -1,0 +1,32 @@
+"""Refusals of an export that are known before a student is built, from its outline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import kdtool
+from kdtool_transformers import AbsentTokenizer, TransformersModel, require_gguf, require_gguf_ahead
+
+from kdtool_exporter_gguf._checking import name_of_splitting
+
+__all__ = ["open_questions"]
+
+
+def open_questions(ahead: kdtool.Prospect) -> Iterator[str]:
+    """Yield what only the downloaded tokenizer will answer.
+
+    Raises:
+        UsageError: the student is not a plain Llama, or its tokenizer is known to be one that llama.cpp would not follow.
+    """
+    outlines = [phase.outline for phase in ahead.phases if phase.arm == "student"]
+    outline = outlines[-1] if outlines else None
+    if not isinstance(outline, TransformersModel):
+        yield "whether the student can be written as GGUF cannot be known before it is built"
+        return
+    tokenizer = outline.tokenizer
+    if not isinstance(tokenizer, AbsentTokenizer):
+        require_gguf(outline.model.config, tokenizer)
+        name_of_splitting(tokenizer)
+        return
+    require_gguf_ahead(outline.model.config, tokenizer.published)
+    yield "whether llama.cpp follows its tokenizer in everything cannot be known before that is downloaded"

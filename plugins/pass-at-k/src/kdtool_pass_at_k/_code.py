@@ -1,0 +1,198 @@
+"""Code in an answer: fences of all kinds, and code that stands between lines of prose."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import symtable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+__all__ = ["code_of"]
+
+_THOUGHT = re.compile(r"(?:\A|<think(?:ing)?>)(?:(?!<think).)*?</think(?:ing)?>|<think(?:ing)?>.*\Z", re.DOTALL)
+_OPENING = re.compile(r"^(?P<prefix>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_OPENING_BEHIND_TEXT = re.compile(
+    r"^(?:[^`]|`{1,2}(?!`)|```[^`\n]*```)*(?P<prefix>)(?P<fence>```)(?P<info>[\w+-]*[ \t]*)$"
+)
+"""Code spans before it are closed on its line."""
+_ONE_LINE = re.compile(r"^[ \t>]*```(?P<info>[^`]+)```[ \t]*$")
+_BEGINS = r"(?:async[ \t]+def|def|class)[ \t]+\w|import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b|@\w"
+_CODE_BEHIND_LABEL = re.compile(rf"^(?:[\w+-]+[ \t]+)??(?P<code>(?:{_BEGINS}).*)$", re.DOTALL)
+_FIRST_LINE = re.compile(rf"^(?:{_BEGINS})")
+_TAGGED = re.compile(r"\[PYTHON\][ \t]*\n?(?P<code>.*?)(?:\[/PYTHON\]|\Z)", re.DOTALL | re.IGNORECASE)
+_DEFINED = re.compile(r"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|(\w+)[ \t]*(?::[^=\n]*)?=)", re.MULTILINE)
+_NOT_CODE = frozenset(
+    {"bash", "console", "markdown", "md", "output", "plain", "plaintext", "sh", "shell", "text", "txt", "zsh"}
+)
+_JOINABLE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+
+
+class _Block(NamedTuple):
+    label: str
+    code: str
+
+
+def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
+    """Return the code in an answer.
+
+    An answer that continues its prompt is code up to the end of a fence that was opened there. An answer that begins for
+    itself is searched: the first fence that defines each of `names`, with other fences whose imports and functions it uses;
+    then the lines between prose that define them; then the first fence that is not a shell's or a program's output. An
+    answer without any of these is returned as it is. Reasoning between <think> and </think> is skipped.
+
+    Args:
+        answer: the whole answer.
+        continues: the answer goes on behind its prompt.
+        names: Python functions and classes that were asked for; empty for other languages.
+    """
+    if continues:
+        return answer.partition("\n```")[0]
+    text = _THOUGHT.sub("", answer.replace("\r\n", "\n"))
+    blocks = [*_fenced(text)] or [_Block("python", found["code"].rstrip("\n")) for found in _TAGGED.finditer(text)]
+    if names and (found := _joined(blocks, names) or _between_prose(text, names)):
+        return found
+    filled = [block for block in blocks if block.code.strip()]
+    if not filled:
+        return "" if blocks else text
+    return next((block.code for block in filled if block.label not in _NOT_CODE), filled[0].code)
+
+
+def _fenced(text: str) -> Iterator[_Block]:
+    """Yield the fences of a text; the last one may have no end."""
+    lines = iter(text.split("\n"))
+    for line in lines:
+        if one_line := _ONE_LINE.match(line):
+            yield _block(one_line["info"], [])
+            continue
+        opening = _OPENING.match(line) or _OPENING_BEHIND_TEXT.match(line)
+        if opening:
+            yield _block(opening["info"], [*_until(lines, opening["prefix"], opening["fence"])])
+
+
+def _until(lines: Iterator[str], prefix: str, fence: str) -> Iterator[str]:
+    """Yield the lines of a fence up to its end, without the indentation or quotation marks that it has in common."""
+    for line in lines:
+        inner = line.removeprefix(prefix) if line.startswith(prefix) else line.removeprefix(prefix.rstrip())
+        if inner.startswith(fence):
+            return
+        yield inner
+
+
+def _block(info: str, lines: Sequence[str]) -> _Block:
+    """Return a fence: behind its marks stands a label, or code, or both."""
+    code = _CODE_BEHIND_LABEL.match(info.strip())
+    label = re.match(r"[\w+-]*", info.strip())
+    first = [code["code"].rstrip()] if code else []
+    return _Block(label.group().lower() if label else "", "\n".join([*first, *lines]))
+
+
+def _joined(blocks: Sequence[_Block], names: Sequence[str]) -> str:
+    """Return the first blocks that define the names, with the blocks that they use; "" where none defines one."""
+    defining = [_defined(block.code) for block in blocks]
+    first = (next((position for position, found in enumerate(defining) if name in found), None) for name in names)
+    taken = {position for position in first if position is not None}
+    if not taken:
+        return ""
+    others = {
+        position: found
+        for position, found in enumerate(defining)
+        if position not in taken and not found & {*names} and _only_defines(blocks[position].code, names)
+    }
+    wanted, bound = _names_of(blocks[position].code for position in taken)
+    while used := {position for position, found in others.items() if found & {"*", *wanted - bound}} - taken:
+        taken |= used
+        more_wanted, more_bound = _names_of(blocks[position].code for position in used)
+        wanted, bound = wanted | more_wanted, bound | more_bound
+    return "\n".join(blocks[position].code for position in sorted(taken))
+
+
+def _only_defines(code: str, names: Sequence[str]) -> bool:
+    """Return whether all statements define something, and none assigns the result of a name in `names` or of `input`."""
+    parsed = _parsed(code)
+    if parsed is None or not all(isinstance(statement, _JOINABLE) for statement in parsed.body):
+        return False
+    assigned = (statement for statement in parsed.body if isinstance(statement, ast.Assign | ast.AnnAssign))
+    called = (node.func for each in assigned for node in ast.walk(each) if isinstance(node, ast.Call))
+    return not any(isinstance(function, ast.Name) and function.id in {"input", *names} for function in called)
+
+
+def _names_of(codes: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Return the global names that modules use, and those that they or Python itself bind; none of one that breaks off.
+
+    Parameters and local variables of functions are not global.
+    """
+    wanted: set[str] = set()
+    bound = {*dir(builtins)}
+    for code in codes:
+        if _parsed(code) is None:
+            continue
+        module = symtable.symtable(code, "answer", "exec")
+        bound |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+        tables: list[symtable.SymbolTable] = [module]
+        while tables:
+            table = tables.pop()
+            tables += table.get_children()
+            wanted |= {symbol.get_name() for symbol in table.get_symbols() if table is module or symbol.is_global()}
+    return wanted, bound
+
+
+def _defined(code: str) -> set[str]:
+    """Return the names that a module binds at its top level, also of one that breaks off."""
+    parsed = _parsed(code)
+    if parsed is None:
+        return {function or name for function, name in _DEFINED.findall(code)}
+    found: set[str] = set()
+    for statement in parsed.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return found
+
+
+def _between_prose(text: str, names: Sequence[str]) -> str:
+    """Return the first run of lines that is Python and defines the names; "" where there is none.
+
+    It begins with an import, a decorator, a function or a class, and goes on as far as it can be parsed.
+    """
+    lines = text.split("\n")
+    searched = 0  # lines of runs that do not define the names
+    for start in (number for number, line in enumerate(lines) if _FIRST_LINE.match(line)):
+        if start < searched:
+            continue
+        end = len(lines)
+        while end > start:
+            code = "\n".join(lines[start:end])
+            wrong = _first_wrong_line(code)
+            if wrong is None:
+                if {*names} <= _defined(code):
+                    return code.rstrip("\n")
+                searched = end
+                break
+            end = min(end - 1, start + wrong - 1)
+            while end > start and lines[end][:1].isspace():  # the whole statement goes, not a part of its body
+                end -= 1
+    return ""
+
+
+def _first_wrong_line(code: str) -> int | None:
+    """Return the number, from 1, of the line at which a module breaks off; None where it is Python."""
+    try:
+        ast.parse(code)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError):
+        return 1
+    return None
+
+
+def _parsed(code: str) -> ast.Module | None:
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

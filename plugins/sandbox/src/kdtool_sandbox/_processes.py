@@ -1,0 +1,133 @@
+"""Processes of a sandbox as /proc of this machine shows them: the memory that they hold, and the processors that they use.
+
+Shared memory is no process's own, and stays where all but a page of it is given back: it is refused, not counted, but for
+files in the one folder that can be written, which has a limit of its own. What waits in sockets is the kernel's: each socket
+of a sandbox counts as what may wait there. So is what it knows of each mapping of addresses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from math import ceil, log
+from pathlib import Path
+
+__all__ = ["calm", "children", "held"]
+
+_OWN = re.compile(r"^(?:RssAnon|VmPTE|VmSwap|HugetlbPages):\s*(\d+) kB$", re.MULTILINE)
+"""Pages, the tables that say where they are, what is swapped out, and huge pages, which are not among the pages."""
+_ADDRESSES = re.compile(r"^VmSize:\s*(\d+) kB$", re.MULTILINE)
+_PAGE = 4096
+_OF_A_MAPPING = 512
+"""Bytes that the kernel holds for one."""
+
+_BUFFER = Path("/proc/sys/net/core/wmem_default")
+_LAST = 2**17
+"""Bytes of the message by which a socket's buffer gets over its edge."""
+
+_OF_A_TASK = 3
+"""Generation of the first process of a task, behind bubblewrap, tester and keeper."""
+_BUSY = 2
+"""Threads that a task may keep busy for each processor that it may run on."""
+_LOWEST, _WEIGHT_OF_A_STEP = 19, 1.25
+
+
+def held(process: int) -> int:
+    """Return the bytes that a process and its descendants hold of their own; those that ended meanwhile hold none.
+
+    Where they have a network of their own, its sockets are among it.
+    """
+    total, sockets = 0, 0
+    for folder, _ in _family(process):
+        total += _own(folder)
+        sockets = sockets or _sockets(folder)
+    return total + sockets * (int(_text(_BUFFER) or 0) + _LAST)
+
+
+def calm(process: int) -> None:
+    """Lower the priority of a sandbox's task that keeps more threads busy than its processors can run.
+
+    All of them together then weigh about as much as one thread for each processor.
+    """
+    threads = [thread for folder, depth in _family(process) if depth >= _OF_A_TASK for thread in _threads(folder)]
+    busy = sum(_text(thread / "stat").rpartition(")")[2].startswith(" R") for thread in threads)
+    with suppress(OSError):  # it may have ended
+        processors = len(os.sched_getaffinity(int(threads[0].name))) if threads else 0
+        if busy > _BUSY * processors:
+            nice = min(_LOWEST, ceil(log(busy / processors, _WEIGHT_OF_A_STEP)))
+            for thread in threads:
+                _lower(int(thread.name), nice)
+
+
+def _lower(thread: int, nice: int) -> None:
+    with suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, thread) < nice:
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
+
+
+def _family(process: int) -> Iterator[tuple[Path, int]]:
+    """Yield the folders in /proc of a process and its descendants, each with its generation."""
+    waiting = [(process, 0)]
+    while waiting:
+        number, depth = waiting.pop()
+        folder = Path("/proc") / str(number)
+        yield folder, depth
+        waiting += [(child, depth + 1) for child in children(number)]
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that one has started and not waited for."""
+    threads = _threads(Path("/proc") / str(process))
+    return [int(child) for thread in threads for child in _text(thread / "children").split()]
+
+
+def _own(folder: Path) -> int:
+    """Return the bytes of one process. Where its first thread has ended nothing is told of it, but of those that go on."""
+    status = _text(folder / "status")
+    if not _OWN.search(status):
+        status = max((_text(thread / "status") for thread in _threads(folder)), key=_pages, default="")
+    addresses = _ADDRESSES.search(status)
+    return _pages(status) + _OF_A_MAPPING * (_mappings(folder, 2**10 * int(addresses[1])) if addresses else 0)
+
+
+def _pages(status: str) -> int:
+    return 2**10 * sum(map(int, _OWN.findall(status)))
+
+
+def _mappings(folder: Path, addresses: int) -> int:
+    """Return how many mappings a process has. Where it may not be looked into, as many as it can have in its addresses."""
+    try:
+        return (folder / "maps").read_bytes().count(b"\n")
+    except OSError:
+        return min(addresses // _PAGE, _most_mappings())
+
+
+@cache
+def _most_mappings() -> int:
+    return int(_text(Path("/proc/sys/vm/max_map_count")) or 2**16)
+
+
+def _sockets(folder: Path) -> int:
+    """Return how many local sockets there are in the network of a process; 0 where that is this process's, too."""
+    listed = [place / "net" / "unix" for place in (Path("/proc/self"), folder)]
+    try:
+        return 0 if listed[0].samefile(listed[1]) else listed[1].read_bytes().count(b"\n") - 1
+    except OSError:
+        return 0
+
+
+def _threads(folder: Path) -> list[Path]:
+    try:
+        return list((folder / "task").iterdir())
+    except OSError:
+        return []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace")
+    except OSError:
+        return ""

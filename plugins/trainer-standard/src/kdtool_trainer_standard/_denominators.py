@@ -1,0 +1,75 @@
+"""Denominators of a step's terms: how many tokens each term sees, and how much these weigh.
+
+A term is the sum over the tokens that it sees, divided by their number over all micro-batches and ranks, and by the mean of
+their weights. Called by the loop, which counts, and by the module, which divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from kdtool_rows import NO_LABEL
+from torch import Tensor
+
+from kdtool_trainer_standard._imitated import imitated_labels
+from kdtool_trainer_standard._own_text import OWN
+
+__all__ = ["CorpusCounts", "WeightMeans", "count_corpus"]
+
+_KEPT = 0.9
+"""Share of the running sums that stays at each step: means follow the last ten steps or so."""
+
+
+@dataclass(frozen=True)
+class CorpusCounts:
+    """Imitated tokens and rows of a step that come from the corpus, over all micro-batches and ranks; 0-d float32."""
+
+    tokens: Tensor
+    rows: Tensor
+
+
+def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, world: int) -> CorpusCounts:
+    """Count a step's micro-batches, which have the column `own`."""
+    counts = torch.zeros(2)
+    for batch in batches:
+        own = batch["columns"][OWN] != 0
+        imitated = imitated_labels(batch["labels"], batch["columns"]) != NO_LABEL
+        counts += torch.stack([(imitated & ~own).sum(), (~own.any(1)).sum()]).cpu()
+    counts = counts.to(device)
+    if world > 1:
+        dist.all_reduce(counts)
+    return CorpusCounts(counts[0], counts[1])
+
+
+class WeightMeans:
+    """Running mean of the token weights that each term sees.
+
+    A step's weights are known only when its gradients are taken. So a step is divided by the mean of those before it, and
+    the first one by its own, which costs one pass more. The sums are of whole steps, so the means do not depend on how a
+    step is cut into micro-batches and ranks. `state` belongs into checkpoints.
+    """
+
+    def __init__(self, state: Mapping[str, Sequence[float]]) -> None:
+        self._sums = {name: (float(weights), float(tokens)) for name, (weights, tokens) in state.items()}
+
+    @property
+    def state(self) -> dict[str, tuple[float, float]]:
+        """Decayed sums of weights and of tokens, by term."""
+        return self._sums
+
+    def add(self, weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
+        """Add the sums of a step, for each term that had a token with a weight: the others keep their means."""
+        for name, own in weights.items():
+            if own <= 0:
+                continue
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (_KEPT * before[0] + own, _KEPT * before[1] + tokens[name])
+
+    def of(self, name: str) -> float:
+        """Return the mean weight of a term's tokens; 1 while none had any weight."""
+        weights, tokens = self._sums.get(name, (0.0, 0.0))
+        return weights / tokens if weights > 0 else 1.0

@@ -1,0 +1,151 @@
+"""Frozen weights in the dtype that they are computed in, for as long as a phase trains.
+
+Autocast keeps its copies of weights that learn, but casts frozen ones again at each use. Held in its dtype they are cast
+once, and take half the memory. Products come out the same to the bit: embeddings are held so only where the dtype has
+every value of theirs, and what they look up is float32 as before. Called by `_train`, and by
+`_estimate` for outlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from kdtool_transformers import stored_bytes
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.pytorch_utils import Conv1D
+
+__all__ = ["frozen_bytes", "frozen_weights_held", "outline_held"]
+
+_PRODUCTS = {nn.Linear, Conv1D, nn.Embedding}
+"""Layers whose weights autocast casts, or that are looked up in. Others, such as norms, and embeddings that scale what they
+look up, compute in float32."""
+_FLOAT = 4
+
+
+class _Before(NamedTuple):
+    """A weight as it was: its dtype, and its values in main memory where the dtype in between lacks some of them."""
+
+    dtype: torch.dtype
+    values: Tensor | None
+
+
+@contextmanager
+def frozen_weights_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold weights that do not learn in `dtype`, the dtype of products, while the block runs; then give them back.
+
+    They are found again by name: FSDP2 exchanges the parameters in between. They are given back also where the block fails,
+    but for those that FSDP2 still divides then: such a student is not whole, and serves for nothing.
+    """
+    before: dict[str, _Before] = {}
+    targets = _targets(model, dtype)
+    looked_up = {id(module.weight) for module in _embeddings(model)}
+    for name, parameter in model.named_parameters():
+        target = targets.get(name, parameter.dtype)
+        if target == parameter.dtype:
+            continue
+        held = parameter.data.to(target)
+        exact = torch.equal(held.to(parameter.dtype), parameter.data)
+        if exact or id(parameter) not in looked_up:
+            before[name] = _Before(parameter.dtype, None if exact else parameter.data.cpu())
+            parameter.data = held
+    try:
+        with _looked_up_in_float32(model):
+            yield
+    finally:
+        _give_back(model, before)
+
+
+def _give_back(model: nn.Module, before: Mapping[str, _Before]) -> None:
+    now = dict(model.named_parameters())
+    for name, was in before.items():
+        parameter = now.get(name)
+        if parameter is None or isinstance(parameter.data, DTensor):  # a phase that failed is still divided
+            continue
+        data = parameter.data
+        parameter.data = data.to(was.dtype) if was.values is None else was.values.to(data.device)
+
+
+@contextmanager
+def outline_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Give the frozen weights of an outline, which have no values, the dtypes in which a phase holds them, for good.
+
+    Inside the block it also computes as it will.
+    """
+    targets = _targets(model, dtype)
+    for name, parameter in model.named_parameters():
+        if targets.get(name, parameter.dtype) != parameter.dtype:
+            parameter.data = parameter.data.to(targets[name])
+    with _looked_up_in_float32(model):
+        yield
+
+
+def frozen_bytes(model: nn.Module, dtype: torch.dtype) -> tuple[int, int]:
+    """Return what the frozen weights of an outline take while a phase trains, and what is kept of them in main memory.
+
+    Their values are unknown: those of a wider dtype are taken to need all of it, but for embeddings, which stay in it then.
+    """
+    targets, held, kept = _targets(model, dtype), 0, 0
+    looked_up = {id(module.weight) for module in _embeddings(model)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            continue
+        stored = stored_bytes(parameter)
+        size = parameter.numel() * targets[name].itemsize if name in targets else stored
+        wider = size < stored
+        held += stored if wider and id(parameter) in looked_up else size
+        kept += stored if wider and id(parameter) not in looked_up else 0
+    return held, kept
+
+
+def _targets(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return the dtype of each frozen weight while a phase trains, by name.
+
+    Left out are numbers that hold several weights each, and weights in memory that one which learns has, too.
+    """
+    learning = {_memory(p) for p in model.parameters() if p.requires_grad}
+    owners: dict[int, set[type]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(type(module))
+    products = {
+        id(module.weight)
+        for module in model.modules()
+        if type(module) in _PRODUCTS and owners[id(module.weight)] <= _PRODUCTS
+    }
+    return {
+        name: dtype if id(parameter) in products else torch.float32
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+        and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and stored_bytes(parameter) == parameter.numel() * parameter.dtype.itemsize
+        and _memory(parameter) not in learning
+    }
+
+
+def _memory(parameter: nn.Parameter) -> Hashable:
+    """Return what tells a parameter's memory from that of others, which may lie in the same file."""
+    return parameter.data.untyped_storage()._cdata, parameter.data.storage_offset()
+
+
+def _embeddings(model: nn.Module) -> Iterator[Any]:
+    return (module for module in model.modules() if type(module) is nn.Embedding and not module.weight.requires_grad)
+
+
+@contextmanager
+def _looked_up_in_float32(model: nn.Module) -> Iterator[None]:
+    """Have embeddings that are held in half precision give float32, so that all that is added to it is float32, too."""
+    half = [module for module in _embeddings(model) if module.weight.dtype.itemsize < _FLOAT]
+    hooks = [module.register_forward_hook(_to_float32) for module in half]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _to_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.float()

@@ -1,0 +1,33 @@
+"""Memory that rewriting a student is said to take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import kdtool
+import pytest
+from kdtool.testing import make_run
+from kdtool_transform_lora import Lora, Qlora
+from kdtool_transformers import outline_of
+from kdtool_transformers.testing import tiny_model
+
+
+@pytest.mark.parametrize("kind", [Lora, Qlora])
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
+def test_putting_in_and_merging_have_moments_of_their_own(
+    kind: type[Lora], dtype: str, size: int, tmp_path: Path
+) -> None:
+    config = tiny_model(hidden_size=64, intermediate_size=96).model.config
+    student = outline_of(config)
+    bare = student.facts
+    models = {"student": replace(bare, dtype=dtype)}
+    transform, run = kind(kind.Config.model_validate({"r": 4})), make_run(tmp_path)
+    outline = transform.kdtool_outlined(student, run)
+    phase = kdtool.PhaseAhead("train", "phases/train", "student", 4, (), 32, outline, outline.facts)
+    ahead = kdtool.Prospect(models=models, student="student", phases=(phase,), phase=phase)
+    found = list(transform.kdtool_estimate(run, ahead))
+    for moment, held in (("adapters put in", "host_bytes"), ("adapters merged", "compute_bytes")):
+        parts = {one.part: getattr(one, held) for one in found if one.stages == (f"phases/train: {moment}",)}
+        assert parts["weights"] == size * bare.parameters
+        assert parts["adapters and a layer"] == 4 * outline.facts.trainable + 8 * 64 * 96

@@ -1,0 +1,80 @@
+"""Attention under autocast: the dtype of what reaches its kernels, and the kernel that CUDA would run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kdtool
+import pytest
+import torch
+from kdtool_transformers import _attention
+from kdtool_transformers._attention import choose_kernel
+from kdtool_transformers.testing import gradients, greatest_difference, packed_batch, tiny_model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2"])
+def test_a_float32_student_under_autocast_reaches_flash_attention_on_cuda(
+    family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, reached = [], []
+
+    def choose(device_type: str, found: torch.dtype, head_sizes: tuple[int, int], **rest: Any) -> str:
+        chosen.append(choose_kernel("cuda", found, head_sizes, **{**rest, "flash": True}))
+        return choose_kernel(device_type, found, head_sizes, **rest)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+        reached.append((query.dtype, key.dtype, value.dtype))
+        return blocks(query, key, value, *rest)
+
+    blocks = _attention._attend_in_blocks
+    monkeypatch.setattr(_attention, "choose_kernel", choose)
+    monkeypatch.setattr(_attention, "_attend_in_blocks", attend)
+    student = tiny_model(family)
+    student.model.train()
+    with torch.autocast("cpu", dtype):
+        student.backbone(packed_batch(), kdtool.Want())
+    assert {p.dtype for p in student.model.parameters()} == {torch.float32}
+    assert chosen == ["flash"] * student.facts.layers
+    assert reached == [(dtype, dtype, dtype)] * student.facts.layers
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2"])
+def test_gradients_under_autocast_are_close_to_float32(family: str) -> None:
+    exact = gradients(tiny_model(family))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(tiny_model(family))
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    assert greatest_difference(found, exact) < 0.1
+
+
+def test_without_autocast_nothing_is_cast() -> None:
+    states = torch.zeros(2, dtype=torch.float32)
+    assert _attention._in_autocast_dtype(states) is states
+    with torch.autocast("cpu", torch.bfloat16):
+        wide = states.double()
+        assert _attention._in_autocast_dtype(wide) is wide  # autocast leaves float64 alone
+
+
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "sizes", "settings", "kernel"),
+    [
+        ("cpu", HALF, (64, 64), {}, "blocks"),
+        ("cuda", HALF, (64, 64), {}, "flash"),
+        ("cuda", torch.float16, (256, 256), {}, "flash"),
+        ("cuda", SINGLE, (64, 64), {}, "sdpa"),
+        ("cuda", HALF, (64, 64), {"flash": False}, "sdpa"),
+        ("cuda", HALF, (64, 64), {"dropout": 0.1}, "sdpa"),
+        ("cuda", HALF, (64, 64), {"soft_cap": 50.0}, "blocks"),
+        ("cuda", HALF, (64, 128), {}, "sdpa"),
+        ("cuda", HALF, (264, 264), {}, "sdpa"),
+        ("cuda", HALF, (20, 20), {}, "sdpa"),
+        ("mps", HALF, (64, 64), {"flash": False}, "sdpa"),
+    ],
+)
+def test_kernels(device: str, dtype: torch.dtype, sizes: tuple[int, int], settings: Any, kernel: str) -> None:
+    defaults: dict[str, Any] = {"dropout": 0.0, "soft_cap": None, "flash": True}
+    assert choose_kernel(device, dtype, sizes, **{**defaults, **settings}) == kernel
