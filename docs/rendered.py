@@ -38,7 +38,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def hooks() -> str:
     """Render every hook by kind, and the attributes that a kind's components may set."""
     from kdtool._contract.kinds import KINDS
-    from kdtool._registry import GROUPS
+    from kdtool._plugins.registry import GROUPS
 
     blocks = [_module(), "## Every component", *_class(kdtool.Component)]
     for kind, cls in KINDS.items():
@@ -48,19 +48,28 @@ def hooks() -> str:
 
 def records() -> str:
     """Render the records that hooks take and return, by the module that explains them."""
+    from kdtool._contract.kinds import KINDS
+
     headings = {
-        "kdtool._contract.text": "Text, rows and batches",
-        "kdtool._contract.signals": "Signals and what losses see",
-        "kdtool._contract.models": "Models, subjects and measurements",
-        "kdtool._contract.training": "Training",
-        "kdtool._run.results": "Results",
+        "data": "Text, rows and batches",
+        "signals": "Signals",
+        "loss": "Views that losses receive",
+        "tokenizer": "Tokenizers",
+        "language_model": "Models",
+        "loss_terms": "Terms of a phase",
+        "trainer": "Training",
+        "evaluation": "Subjects and measurements",
+        "run_info": "The run",
+        "licences": "Licences",
+        "estimates": "Estimates",
+        "reporting": "Results",
     }
     blocks = [_module()]
     for module, heading in headings.items():
-        blocks += [f"## {heading}", _text(import_module(module).__doc__)]
-        homes = [found for home, found in kdtool._HOMES.items() if home == module]
-        for name in dict.fromkeys(name for found in homes for name in found):
-            blocks += _named(name)
+        home = f"kdtool._contract.{module}"
+        blocks += [f"## {heading}", _text(import_module(home).__doc__)]
+        for name in [name for name, found in kdtool._HOME_OF.items() if found == home]:
+            blocks += [] if getattr(kdtool, name) in KINDS.values() else _named(name)
     return "\n\n".join(blocks)
 
 
@@ -69,7 +78,7 @@ def interface() -> str:
     shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data)\} (\w+)", page)}
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    homes = ("kdtool._api", "kdtool._compare", "kdtool._eval", "kdtool._run", "kdtool._sweep")
+    homes = ("kdtool._api", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run", "kdtool._sweep")
     running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
@@ -279,7 +288,7 @@ def _link(found: re.Match[str]) -> str:
 
 
 def _component(kind: str, name: str) -> list[str]:
-    from kdtool._registry import find, load
+    from kdtool._plugins.registry import find, load
 
     entry, cls = find(kind, name), load(kind, name, Path.cwd(), print).cls
     blocks = [f"### `{name}`", f"{inspect.getdoc(cls)}\n\nFrom `{entry.distribution}`."]

@@ -32,6 +32,6 @@ def first_party(groups: dict[str, str]) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    from kdtool._registry import GROUPS
+    from kdtool._plugins.registry import GROUPS
 
     TARGET.write_text(json.dumps(first_party(dict(GROUPS)), indent=1) + "\n", encoding="utf-8")

@@ -67,7 +67,7 @@ def _not_listed(found: Distribution) -> list[str]:
     command = [sys.executable, "-m", "kdtool", "plugins"]
     listed = json.loads(subprocess.run([*command, "list", "--json"], check=True, capture_output=True, text=True).stdout)
     rows = {(row["kind"], row["name"]) for row in listed if row["distribution"] == found.metadata["Name"]}
-    from kdtool._registry import GROUPS
+    from kdtool._plugins.registry import GROUPS
 
     kinds = {group: kind for kind, group in GROUPS.items()}
     points = {(kinds[point.group], point.name) for point in found.entry_points if point.group in kinds}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool._run import artefacts, phase_training
+from kdtool._run.stages import phase_training
+from kdtool._store import artefacts
 
 STAGE, POINT, NUMBER = os.environ.get("KILL_AT", "none none 0").split()
 

@@ -17,7 +17,7 @@ __all__ = ["command", "log_of", "recipe_with_faults"]
 
 _PRELOADED = [
     "run_process",
-    "kdtool._run.runner",
+    "kdtool._run.execute",
     "kdtool_trainer_standard._train",
     "kdtool_transformers._model",
     "kdtool_reporter_html",

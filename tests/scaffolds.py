@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from install import install
-from kdtool._registry import GROUPS
+from kdtool._plugins.registry import GROUPS
 from package_alone import prove
 from packages import ROOT
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._assembly import Assembly
-from kdtool._check import _look
+from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
-from kdtool._estimate.ahead import Asked, Outlines
+from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
-from kdtool._recipe.parse import load_recipe
+from kdtool._recipe.read import load_recipe
+from kdtool._run.preflight.prospect import Asked, Outlines
 from kdtool_transformers import CausalTeacher
 
 

@@ -11,8 +11,8 @@ import kdtool
 import pytest
 from click.testing import CliRunner
 from kdtool._cli import cli
-from kdtool._registry import GROUPS
-from kdtool._run.rows import StoredRows
+from kdtool._plugins.registry import GROUPS
+from kdtool._run.stages.row_files import StoredRows
 
 _spec = importlib.util.spec_from_file_location("documented", Path(__file__).parent / "documented.py")
 assert _spec is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kdtool._cli import call
-from kdtool._run.record import read_results
+from kdtool._results.files import read_results
 
 TEXT = ["--corpus", "python-source", "--set", "corpus.train_files=2", "--set", "corpus.test_files=3"]
 SMALL = ["--set", "evaluators.perplexity.documents=3", "--set", "evaluators.perplexity.characters=300"]

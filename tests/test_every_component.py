@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kdtool.testing
 import pytest
-from kdtool._registry import GROUPS, installed
+from kdtool._plugins.registry import GROUPS, installed
 from kdtool.testing._registration import OfferedConformance
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import kdtool
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from kdtool._run.rows import StoredRows
+from kdtool._run.stages.row_files import StoredRows
 from kdtool_transformers import open_tokenizer
 
 ANSWERS = [f"the sum is {number}" for number in range(30)]

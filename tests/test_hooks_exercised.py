@@ -9,8 +9,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.hooks import Call, Spec
 from kdtool._contract.kinds import KINDS
+from kdtool._plugins.hooks import Call, Spec
 
 OWN = '''
 from pathlib import Path

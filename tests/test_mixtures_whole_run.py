@@ -124,7 +124,7 @@ def softened(logits: list[float], at: float) -> list[float]:
 def test_real_divergences_have_the_gradient_of_mixed_probabilities(name: str, at: float) -> None:
     """∂D/∂z = (1/T) · q ⊙ (g − ⟨q, g⟩) with g = ∂D/∂q, in plain numbers."""
     import torch
-    from kdtool._registry import load
+    from kdtool._plugins.registry import load
     from kdtool_trainer_standard._mixture import mixed_logits
 
     mixture = {who: softened(LOGITS[who][0], at) for who in SHARES}

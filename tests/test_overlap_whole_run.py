@@ -9,7 +9,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.rows import StoredRows
+from kdtool._run.stages.row_files import StoredRows
 from kdtool.testing import make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_sandbox import Sandbox

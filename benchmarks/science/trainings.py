@@ -16,7 +16,7 @@ from typing import Any
 
 import kdtool
 from held_out_figures import MEASURES, HeldOut
-from kdtool._run.comparison import compare, read_items
+from kdtool._results.compare_arms import compare, read_items
 from kdtool_transformers import compute_dtype, open_model, pick_device
 from study import JsonLines
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdtool._registry import GROUPS
+from kdtool._plugins.registry import GROUPS
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -20,8 +20,8 @@ from typing import Any, get_origin
 
 import kdtool
 import kdtool.testing
-from kdtool._compatibility import CONTRACT
-from kdtool._contract.hooks import Spec
+from kdtool._plugins.compatibility import CONTRACT
+from kdtool._plugins.hooks import Spec
 
 FILE = Path(__file__).resolve().parents[1] / f"contract-{CONTRACT}.json"
 REQUIRED = "required "

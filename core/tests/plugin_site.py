@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from kdtool import _distributions, _registry
+from kdtool._plugins import distributions, registry
 
 
 def install(site: Path, name: str, entry_points: str, files: dict[str, str], metadata: str | None = None) -> None:
@@ -24,6 +24,6 @@ def install(site: Path, name: str, entry_points: str, files: dict[str, str], met
 def forget_installed() -> None:
     """Make the registry look again at what is installed."""
     importlib.invalidate_caches()
-    _registry._all_entries.cache_clear()
-    for cached in (_distributions.points, _distributions.origin_of):
+    registry._all_entries.cache_clear()
+    for cached in (distributions.points, distributions.origin_of):
         cached.cache_clear()

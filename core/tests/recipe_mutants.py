@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 from kdtool._recipe.layers import COLLECTIONS, SINGLE, SOURCE_KEYS
-from kdtool._recipe.parse import TOP_KEYS
+from kdtool._recipe.parser import TOP_KEYS
 
 WORDS = (
     *TOP_KEYS, *COLLECTIONS.values(), *SINGLE.values(), "use", "weight", "teacher", "steps", "losses", "match",

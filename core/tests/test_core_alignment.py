@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool import meeting_points
-from kdtool._alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
-from kdtool._run.teacher_rows import Spelled, Translation
+from kdtool._run.stages.teacher_rows import Spelled, Translation
+from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
 from kdtool.testing import ListSource
 from toy import Bytes
 

@@ -15,14 +15,14 @@ import kdtool
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kdtool._run.artefacts import Artefacts, verify
-from kdtool._run.rows import StoredRows, write_rows
+from kdtool._run.stages.row_files import StoredRows, write_rows
+from kdtool._store.artefacts import Artefacts, verify
 
 WORK = """
 import sys, time
 from pathlib import Path
 import kdtool
-from kdtool._run.artefacts import Artefacts
+from kdtool._store.artefacts import Artefacts
 
 def build(folder):
     for number in range(20):
@@ -81,7 +81,7 @@ def _tokens(length: int) -> st.SearchStrategy[list[int]]:
     )
 )
 def test_rows_are_read_back_as_written(tmp_path: Path, rows: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtool._run.rows._SHARD_TOKENS", 10)
+    monkeypatch.setattr("kdtool._run.stages.row_files._SHARD_TOKENS", 10)
     written = [_row(values, number) for number, values in enumerate(rows)]
     assert write_rows(iter(written), tmp_path, "me") == len(written)
     stored = StoredRows(tmp_path, "f")

@@ -9,8 +9,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._eval.models import Model
-from kdtool._run.cards import write_card
+from kdtool._evaluate.models import Model
+from kdtool._results.model_cards import write_card
 from kdtool.testing import make_results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.rows import StoredRows
+from kdtool._run.stages.row_files import StoredRows
 
 TOY = Path(__file__).with_name("toy.py")
 

@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._run.committed import RECORD
+from kdtool._store.committed import RECORD
 
 
 def _flip(path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._compare import rows_of
-from kdtool._run.record import read_results
+from kdtool._results.compare_runs import rows_of
+from kdtool._results.files import read_results
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     plain = json.loads(path.read_text(encoding="utf-8"))
     for measurement in plain["measurements"]:
         measurement["settings"] = {"split": "validation"}
-    from kdtool._run.sealed import write_sealed
+    from kdtool._store.atomic_files import write_sealed
 
     write_sealed(path, {key: value for key, value in plain.items() if key != "sha256"})
     found = kdtool.compare(["one", "two"])

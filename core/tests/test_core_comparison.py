@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdtool import Measurement, Subject
-from kdtool._run.comparison import compare, compare_all, interval
-from kdtool._run.verdict import side_by_side, verdict
+from kdtool._results.compare_arms import compare, compare_all, interval
+from kdtool._results.verdict import side_by_side, verdict
 
 
 def _measurement(

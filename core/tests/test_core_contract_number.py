@@ -10,8 +10,8 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool._compatibility import CONTRACT, CONTRACTS, contracts_of, refusal
-from kdtool._registry import load
+from kdtool._plugins.compatibility import CONTRACT, CONTRACTS, contracts_of, refusal
+from kdtool._plugins.registry import load
 
 
 class Stated(Distribution):
@@ -77,7 +77,7 @@ def test_an_unsupported_plugin_is_refused_before_it_is_imported(use: str, tmp_pa
     _install(tmp_path, "kdtool[contract-7]")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom pathlib import Path\n"
-        "import kdtool; from kdtool._registry import load\n"
+        "import kdtool; from kdtool._plugins.registry import load\n"
         f"try:\n    load('loss', {use!r}, Path(), print)\nexcept kdtool.PluginError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")

@@ -8,14 +8,15 @@ from pathlib import Path
 import contract_snapshot
 import pytest
 from contract_snapshot import current, differences, released
-from kdtool._compatibility import CONTRACT
+from kdtool._plugins.compatibility import CONTRACT
 
 
 def test_the_contract_is_as_it_was_released() -> None:
     breaking, additions = differences(released(), current())
     assert not breaking, (
-        f"plugins written for contract {CONTRACT} would break. Undo it, or raise CONTRACT in kdtool/_compatibility.py, "
-        f"add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must change:\n{_lines(breaking)}"
+        f"plugins written for contract {CONTRACT} would break. Undo it, or raise CONTRACT in "
+        "kdtool/_plugins/compatibility.py, add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must "
+        f"change:\n{_lines(breaking)}"
     )
     assert not additions, (
         "the contract grew. Run `python core/tests/contract_snapshot.py` and name what is new in CHANGELOG.md:\n"

@@ -12,9 +12,9 @@ from math import comb, exp
 
 import pytest
 from kdtool import Measurement
-from kdtool._run.arm_interval import arm_interval
-from kdtool._run.comparison import _bounds, _difference
-from kdtool._run.intervals import Table, estimate
+from kdtool._results.compare_arms import _bounds, _difference
+from kdtool._statistics.arm_interval import arm_interval
+from kdtool._statistics.jackknife import Table, estimate
 
 Draw = Callable[[random.Random, int], list[Table]]
 DRAWS = 600

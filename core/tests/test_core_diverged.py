@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._run.record import read_results
+from kdtool._results.files import read_results
 
 DIVERGED = '''
 import json

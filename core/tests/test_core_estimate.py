@@ -10,11 +10,11 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._estimate.ahead import Asked
-from kdtool._estimate.forecast import add_up, cache_bytes
 from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
+from kdtool._estimate.totals import add_up, cache_bytes
+from kdtool._run.preflight.prospect import Asked
 
 STAGES = ("students", "signals", "phases/train", "scores")
 SMALLCODER = kdtool.ModelFacts(

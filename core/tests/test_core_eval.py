@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._run.record import read_results
+from kdtool._results.files import read_results
 from plugin_site import forget_installed, install
 
 OPENER = """

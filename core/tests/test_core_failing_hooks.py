@@ -7,7 +7,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._registration import SPECS, ComponentManager
+from kdtool._plugins.validation import SPECS, ComponentManager
 
 REFUSING = {name: spec for name, spec in SPECS.items() if spec.style != "notify"}
 NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.style == "notify"}

@@ -14,7 +14,7 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._registry import load
+from kdtool._plugins.registry import load
 from plugin_site import forget_installed, install
 
 GOOD = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"

@@ -18,10 +18,10 @@ import pytest
 from fuzzing import FULL, QUICK, at_most, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool._assembly import assemble
-from kdtool._recipe.parse import load_recipe
-from kdtool._recipe.yaml_text import read_document
-from kdtool._run import artefacts, sealed
+from kdtool._assembly.assemble import assemble
+from kdtool._recipe.read import load_recipe
+from kdtool._recipe.yaml import read_document
+from kdtool._store import artefacts, atomic_files
 from recipe_mutants import Mutant, mutants
 
 MUTANTS = 10_000 if FULL else 300
@@ -115,7 +115,7 @@ def test_a_mutated_recipe_runs_or_is_explained(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     monkeypatch.chdir(work)
-    for module in (artefacts, sealed):
+    for module in (artefacts, atomic_files):
         monkeypatch.setattr(module.os, "fsync", lambda _: None)
     mutant.write(work)
     if _from_files(mutant) if mutant.files else _from_mapping(mutant):

@@ -9,9 +9,9 @@ from math import exp, lgamma, log, pi, sqrt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._run.arm_interval import level_of
-from kdtool._run.comparison import _difference
-from kdtool._run.intervals import Statistic, Table, _reaches, _skewness, estimate, margins, student_t
+from kdtool._results.compare_arms import _difference
+from kdtool._statistics.arm_interval import level_of
+from kdtool._statistics.jackknife import Statistic, Table, _reaches, _skewness, estimate, margins, student_t
 
 DRAWS = 2000
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from kdtool import Terms, Transfer
 from kdtool._cli import call
-from kdtool._licences import judged, published_name
+from kdtool._contract.licences import judged, published_name
 
 FREE = Terms("Apache-2.0", "https://example.org/free")
 RULES = Terms("Rules 1.0", "https://example.org/rules", ("do no harm",))

@@ -15,12 +15,12 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.lock import run_lock, worker_of
+from kdtool._store.locks import run_lock, worker_of
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from kdtool._run.lock import run_lock
+from kdtool._store.locks import run_lock
 
 with run_lock(Path(sys.argv[1])):
     if sys.argv[2] == "with a worker" and not os.fork():
@@ -34,7 +34,7 @@ MAKE = """
 import sys, time
 from pathlib import Path
 import kdtool
-from kdtool._run.artefacts import Artefacts
+from kdtool._store.artefacts import Artefacts
 
 def build(folder):
     part = folder / "part"

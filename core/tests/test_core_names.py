@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
-from kdtool._names import NAME, name_from
+from kdtool._text.names import NAME, name_from
 
 OPENER = """
 import json

@@ -7,8 +7,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.results import Comparison
-from kdtool._run.verdict import verdict
+from kdtool._contract.reporting import Comparison
+from kdtool._results.verdict import verdict
 from kdtool.testing._examples import uses
 
 TOY = Path(__file__).with_name("toy.py")

@@ -10,9 +10,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._owner import owner_of
-from kdtool._registration import SPECS, ComponentManager, mistakes
-from kdtool._registry import GROUPS, installed
+from kdtool._plugins.owner import owner_of
+from kdtool._plugins.registry import GROUPS, installed
+from kdtool._plugins.validation import SPECS, ComponentManager, mistakes
 
 
 class Good(kdtool.Loss):
@@ -253,7 +253,7 @@ def test_local_file_mistakes_name_file_and_line(recipe: dict[str, Any], tmp_path
 
 
 def test_schema_is_valid_and_catches_typos() -> None:
-    from kdtool._schema import recipe_schema
+    from kdtool._assembly.json_schema import recipe_schema
 
     jsonschema = pytest.importorskip("jsonschema", reason="only where the test extra is installed")
     schema = recipe_schema()

@@ -13,12 +13,13 @@ from pathlib import Path
 import kdtool
 import pytest
 from filelock import FileLock
-from kdtool._run.artefacts import Artefacts
-from kdtool._run.graph import GRAPH, Graph, Node, Stage
-from kdtool._run.lock import HOLDER, holder_of, is_led, run_lock
-from kdtool._run.ranks import joined, may_join, rank_and_world, wait_for
+from kdtool._run.distributed import joined, may_join, rank_and_world, wait_for
+from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.roll_call import agree
-from kdtool._run.sealed import write_sealed
+from kdtool._store.artefacts import Artefacts
+from kdtool._store.atomic_files import write_sealed
+from kdtool._store.layout import GRAPH
+from kdtool._store.locks import HOLDER, holder_of, is_led, run_lock
 
 
 def test_torchrun_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +179,7 @@ def test_processes_with_other_graphs_all_end_with_what_differs(
 LEADER = """
 import sys, time
 from pathlib import Path
-from kdtool._run.lock import run_lock
+from kdtool._store.locks import run_lock
 with run_lock(Path(sys.argv[1])):
     print("there", flush=True)
     time.sleep(60)

@@ -10,8 +10,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._recipe.parse import load_recipe
-from kdtool._recipe.yaml_text import read_document, read_scalar
+from kdtool._recipe.read import load_recipe
+from kdtool._recipe.yaml import read_document, read_scalar
 
 BASE = """\
 name: base

@@ -8,11 +8,11 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._assembly.checks.requirements import held_against
 from kdtool._cli import call
 from kdtool._recipe.layers import compose, settings_layer
-from kdtool._recipe.yaml_text import Place, as_node
-from kdtool._requirements import held_against
-from kdtool._run.record import read_results
+from kdtool._recipe.yaml import Place, as_node
+from kdtool._results.files import read_results
 
 
 def test_met_requirements_end_a_run_as_any_other(recipe: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import kdtool
 import pytest
 from filelock import FileLock
-from kdtool._run.record import read_results
+from kdtool._results.files import read_results
 
 
 def _heard() -> list[str]:

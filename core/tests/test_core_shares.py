@@ -11,8 +11,8 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._run.counts import Counts
-from kdtool._run.gathering import gather
+from kdtool._run.stages.counts import Counts
+from kdtool._run.stages.gathering import gather
 from kdtool.testing import make_run
 
 

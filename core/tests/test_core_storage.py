@@ -14,11 +14,11 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run import committed
-from kdtool._run.artefacts import Artefact, Artefacts
-from kdtool._run.cards import CARD
-from kdtool._run.graph import GRAPH
-from kdtool._run.sealed import read_sealed, write_sealed
+from kdtool._results.model_cards import CARD
+from kdtool._store import committed
+from kdtool._store.artefacts import Artefact, Artefacts
+from kdtool._store.atomic_files import read_sealed, write_sealed
+from kdtool._store.layout import GRAPH
 
 PRINT = "f" * 64
 

@@ -15,12 +15,12 @@ import pytest
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool._run.artefacts import Artefacts
-from kdtool._run.graph import GRAPH
-from kdtool._run.lock import run_lock
-from kdtool._run.sealed import write_sealed
-from kdtool._run.store import register_run
-from kdtool._run.store_clean import clean
+from kdtool._store.artefacts import Artefacts
+from kdtool._store.atomic_files import write_sealed
+from kdtool._store.clean import clean
+from kdtool._store.layout import GRAPH
+from kdtool._store.locks import run_lock
+from kdtool._store.shared_store import register_run
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -232,7 +232,7 @@ def test_work_that_was_killed_at_any_moment_is_known_as_begun(tmp_path: Path) ->
     code = f"""
 import os
 from pathlib import Path
-from kdtool._run.artefacts import Artefacts
+from kdtool._store.artefacts import Artefacts
 def build(folder):
     (folder / "file").write_text("half", encoding="utf-8")
     os._exit(9)

@@ -8,8 +8,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._run.comparison import read_items
-from kdtool._run.record import read_results
+from kdtool._results.compare_arms import read_items
+from kdtool._results.files import read_results
 
 SOLVES = '''
 import json

@@ -13,7 +13,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._run.graph import OWN_KINDS
+from kdtool._store.layout import OWN_KINDS
 
 
 def flip(path: Path) -> None:
@@ -87,7 +87,7 @@ def test_while_the_checkpoints_of_a_finished_phase_are_removed(
 
     recipe = {**recipe, "seeds": [0], "control": False}
     with monkeypatch.context() as patched:
-        patched.setattr("kdtool._run.phase_training.shutil.rmtree", die)
+        patched.setattr("kdtool._run.stages.phase_training.shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
             kdtool.run(recipe)
     (partial,) = Path("runs/toy/phases").glob("*.partial")

@@ -16,7 +16,7 @@ import kdtool
 import pytest
 from kdtool._cli import cli
 from kdtool._contract.kinds import KINDS
-from kdtool._registry import load
+from kdtool._plugins.registry import load
 
 DOCS = Path(__file__).resolve().parent.parent
 

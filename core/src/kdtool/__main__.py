@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from kdtool._allocator import begin_again_with_joined_blocks
 from kdtool._cli import main
+from kdtool._cli.allocator import begin_again_with_joined_blocks
 from kdtool._estimate.other_work import prepare_threads
 
 __all__ = ["begin"]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._blame import translated
 from kdtool._errors import PluginError, UsageError
+from kdtool._plugins.attribution import translated
+from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
     from kdtool._contract.component import Component
-    from kdtool._owner import Owner
+    from kdtool._contract.reporting import Results
+    from kdtool._plugins.owner import Owner
     from kdtool._run.plan import PlannedStage
-    from kdtool._run.results import Results
 
 __all__ = ["check", "plan", "report", "report_of", "run"]
 
@@ -50,17 +49,17 @@ def run(
         results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})
         print(results.verdict)
     """
-    from kdtool._assembly import assemble
-    from kdtool._recipe.parse import load_recipe
-    from kdtool._requirements import refuse_missed
-    from kdtool._run.runner import execute
-    from kdtool._run.store import store_folder
+    from kdtool._assembly.assemble import assemble
+    from kdtool._assembly.checks.requirements import refuse_missed
+    from kdtool._recipe.read import load_recipe
+    from kdtool._run.execute import execute
+    from kdtool._store.shared_store import store_folder
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     loaded = load_recipe(path, settings)
     text = path.read_text(encoding="utf-8-sig") if isinstance(path, Path) else ""
     folder = Path(out).absolute() / loaded.name
-    with assemble(loaded, _say, trace) as assembly:
+    with assemble(loaded, print_line, trace) as assembly:
         results = execute(assembly, folder, store_folder(store), offline=offline, recipe_text=text, verify=verify)
     refuse_missed(results)
     return results
@@ -81,13 +80,13 @@ def plan(
     Raises:
         KdtoolError: see `kdtool._errors`; the recipe is wrong, or what a fingerprint needs is not on this machine.
     """
-    from kdtool._assembly import assemble
-    from kdtool._recipe.parse import load_recipe
+    from kdtool._assembly.assemble import assemble
+    from kdtool._recipe.read import load_recipe
     from kdtool._run.plan import plan_run
-    from kdtool._run.store import store_folder
+    from kdtool._store.shared_store import store_folder
 
     loaded = load_recipe(Path(recipe) if isinstance(recipe, str) else recipe, settings)
-    with assemble(loaded, _say) as assembly:
+    with assemble(loaded, print_line) as assembly:
         return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
@@ -124,10 +123,10 @@ def check(
         RecipeError: with all that is wrong, or all that this machine lacks.
         UsageError: `memory` is not a size, or the GPU is unknown.
     """
-    from kdtool._check import check_recipe
+    from kdtool._estimate.check import check_recipe
     from kdtool._estimate.gpus import find_gpu
     from kdtool._estimate.machine import read_size
-    from kdtool._run.store import store_folder
+    from kdtool._store.shared_store import store_folder
 
     path = Path(recipe) if isinstance(recipe, str) else recipe
     limit = read_size(memory) if isinstance(memory, str) else memory
@@ -139,7 +138,7 @@ def check(
         gpu=None if gpu is None else find_gpu(gpu),
         out=Path(out).absolute(),
         store=store_folder(store),
-        say=_say,
+        say=print_line,
     )
 
 
@@ -154,7 +153,7 @@ def report(folder: Path | str, use: str | None = None) -> Path:
     Raises:
         UsageError: the folder holds no finished run, or no reporter is named.
     """
-    from kdtool._run.record import read_results
+    from kdtool._results.files import read_results
 
     return report_of(read_results(Path(folder).absolute()), use)
 
@@ -163,11 +162,11 @@ def report_of(results: Results, use: str | None = None) -> Path:
     """Write a report of results into their folder; arguments and errors are those of `report`."""
     from pydantic import ValidationError
 
-    from kdtool._assembly import Lifetime
-    from kdtool._blame import using
-    from kdtool._owner import Owner
-    from kdtool._registration import mistakes
-    from kdtool._registry import find, installed, load
+    from kdtool._assembly.built import Lifetime
+    from kdtool._plugins.attribution import using
+    from kdtool._plugins.owner import Owner
+    from kdtool._plugins.registry import find, installed, load
+    from kdtool._plugins.validation import mistakes
 
     named = [record for record in results.components if record.kind == "reporter"]
     use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
@@ -176,8 +175,8 @@ def report_of(results: Results, use: str | None = None) -> Path:
             "no reporter is installed: install a package that has one; `kdtool plugins list` then shows it"
         )
     if ":" in use:
-        _say(f"running code of the reporter {use}, which this run names")
-    loaded = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), _say)
+        print_line(f"running code of the reporter {use}, which this run names")
+    loaded = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), print_line)
     owner = Owner("reporter", "reporter", use, loaded.distribution, loaded.version)
     same = [record.config for record in named if record.use == use]
     with using(owner, "its class"):
@@ -187,14 +186,14 @@ def report_of(results: Results, use: str | None = None) -> Path:
             config = loaded.cls.Config(**(same[0] if same else {}))
         except ValidationError as error:
             raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
-    with Lifetime(_say) as lifetime:
+    with Lifetime(print_line) as lifetime:
         return _write(lifetime.build(owner, loaded.cls, config), owner, results)
 
 
 def _write(reporter: Component, owner: Owner, results: Results) -> Path:
-    from kdtool._contract.kinds import Hooks
-    from kdtool._contract.training import RunInfo
-    from kdtool._registration import ComponentManager
+    from kdtool._contract.run_info import RunInfo
+    from kdtool._plugins.hook_list import Hooks
+    from kdtool._plugins.validation import ComponentManager
     from kdtool._run.context import NoTexts
 
     manager = ComponentManager()
@@ -202,8 +201,3 @@ def _write(reporter: Component, owner: Owner, results: Results) -> Path:
     hooks = Hooks(manager, {owner.name: owner})
     run = RunInfo(results.name, "report", results.folder, hooks, NoTexts())
     return hooks.kdtool_report.of(owner.name)(run, results)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stream does not end a run
-        print(text, file=sys.stderr)

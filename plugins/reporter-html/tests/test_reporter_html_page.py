@@ -14,7 +14,7 @@ import kdtool
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kdtool._run.record import read_results, write_results
+from kdtool._results.files import read_results, write_results
 from kdtool.testing import ReporterConformance, make_run
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._page import page

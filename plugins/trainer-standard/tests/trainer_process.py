@@ -44,7 +44,7 @@ def die() -> None:
 
 def arm(when: str) -> None:
     """Arrange to be killed."""
-    from kdtool._run import committed
+    from kdtool._store import committed
     from kdtool_trainer_standard._loop import TrainingLoop
 
     what, number = when.split()

@@ -75,7 +75,7 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
-            from kdtool._suggest import did_you_mean
+            from kdtool._text.did_you_mean import did_you_mean
 
             hint = did_you_mean(args[0], self.list_commands(ctx), what="commands")
             raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
@@ -89,14 +89,14 @@ class _LazyGroup(click.Group):
 
 
 def _plugin_commands() -> dict[str, Any]:
-    from kdtool._registry import installed
+    from kdtool._plugins.registry import installed
 
     return installed("command")
 
 
 def _summary(entry: Any) -> str:
     """Say what a plugin's command does in its distribution's own words: help imports no plugin."""
-    from kdtool._distributions import origin_of
+    from kdtool._plugins.distributions import origin_of
 
     text = origin_of(entry.point.dist).summary if entry.point.dist else ""
     return f"{text} ({entry.distribution})" if text else f"(from {entry.distribution})"
@@ -104,8 +104,8 @@ def _summary(entry: Any) -> str:
 
 def _plugin_command(name: str) -> click.Command:
     from kdtool._errors import PluginError
-    from kdtool._importing import import_point
-    from kdtool._registry import find
+    from kdtool._plugins.importing import import_point
+    from kdtool._plugins.registry import find
 
     entry = find("command", name)
     loaded, _ = import_point("command", name, entry.point, partial(click.echo, err=True))

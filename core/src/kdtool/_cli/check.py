@@ -61,10 +61,10 @@ _EXCEEDED = 9
 def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
+    from kdtool._contract.licences import Licensed, told
     from kdtool._estimate.machine import size
-    from kdtool._licences import Licensed, told
-    from kdtool._run.vocabularies import noted
-    from kdtool._vocabulary import Vocabularies
+    from kdtool._run.preflight.vocabularies import noted
+    from kdtool._tokenizers.vocabulary import Vocabularies
 
     yield f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}"
     for component in found["components"]:

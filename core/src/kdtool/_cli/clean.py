@@ -21,8 +21,8 @@ def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
-    from kdtool._run.store import readable, store_folder
-    from kdtool._run.store_clean import clean as clean_store
+    from kdtool._store.clean import clean as clean_store
+    from kdtool._store.shared_store import readable, store_folder
 
     folder = store_folder(store)
     done = clean_store(folder, damaged=damaged, remove=yes)

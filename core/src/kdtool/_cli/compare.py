@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kdtool._compare import ComparedRow
-    from kdtool._run.results import Comparison
+    from kdtool._contract.reporting import Comparison
+    from kdtool._results.compare_runs import ComparedRow
 
 __all__ = ["compare", "differences", "values"]
 
@@ -30,13 +30,13 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     another way is named and not judged.
     """
     from kdtool._api import report_of
-    from kdtool._compare import as_results
-    from kdtool._compare import compare as compare_runs
+    from kdtool._results.compare_runs import as_results
+    from kdtool._results.compare_runs import compare as compare_runs
 
     found = compare_runs(runs, out=out, arms=arms)
     page = report_of(as_results(found, Path(html).absolute())) if html else None
     if as_json:
-        from kdtool._run.record import PLAIN
+        from kdtool._results.files import PLAIN
 
         plain = {key: getattr(found, key) for key in ("rows", "comparisons", "notes", "verdict")}
         click.echo(PLAIN.dump_json(plain, indent=1).decode())
@@ -48,7 +48,7 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
 
 def differences(comparisons: tuple[Comparison, ...], notes: tuple[str, ...]) -> Iterator[str]:
     """Yield a table of what differs, and what was not compared."""
-    from kdtool._run.markdown_table import aligned
+    from kdtool._text.markdown import aligned
 
     if comparisons:
         head = ["measurement", "difference", "95 % interval", "shown", "of", "against", "over"]
@@ -59,7 +59,7 @@ def differences(comparisons: tuple[Comparison, ...], notes: tuple[str, ...]) -> 
 
 def values(rows: Sequence[ComparedRow]) -> Iterator[str]:
     """Yield a table of each measurement: every arm's value with its interval."""
-    from kdtool._run.markdown_table import aligned
+    from kdtool._text.markdown import aligned
 
     for name in dict.fromkeys(row.measurement for row in rows):
         own = [row for row in rows if row.measurement == name]
@@ -69,14 +69,14 @@ def values(rows: Sequence[ComparedRow]) -> Iterator[str]:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    from kdtool._run.markdown_table import number
+    from kdtool._text.markdown import number
 
     bounds = "" if row.low is None or row.high is None else f"{number(row.low)} to {number(row.high)}"
     return [row.run, row.arm, number(row.value), bounds, str(row.seeds)]
 
 
 def _difference(found: Comparison) -> list[str]:
-    from kdtool._run.markdown_table import signed
+    from kdtool._text.markdown import signed
 
     value, low, high = (signed(each, relative=found.relative) for each in (found.difference, found.low, found.high))
     over = f"{found.items} items, {found.seeds} seed{'' if found.seeds == 1 else 's'}"

@@ -39,9 +39,9 @@ def evaluate(
     command goes on where it stopped.
     """
     from kdtool._cli.compare import differences, values
-    from kdtool._compare import rows_of
-    from kdtool._eval import evaluate as evaluate_models
-    from kdtool._run.results import where
+    from kdtool._contract.reporting import where
+    from kdtool._evaluate.evaluate import evaluate as evaluate_models
+    from kdtool._results.compare_runs import rows_of
 
     wanted = [text.strip() for text in (evaluators or "").split(",") if text.strip()]
     results = evaluate_models(

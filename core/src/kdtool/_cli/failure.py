@@ -6,8 +6,8 @@ import traceback
 
 import click
 
-from kdtool._blame import culprit, told, translated
 from kdtool._errors import KdtoolError, cause_of
+from kdtool._plugins.attribution import culprit, told, translated
 
 __all__ = ["explain"]
 

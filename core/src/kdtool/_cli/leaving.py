@@ -74,8 +74,8 @@ def _be_deaf() -> None:
 
 def _note(error: BaseException | None, where: str) -> None:
     with suppress(Exception):  # the interpreter may be on its way out
-        from kdtool._blame import culprit
         from kdtool._errors import cause_of
+        from kdtool._plugins.attribution import culprit
 
         if error is not None and not isinstance(error, SystemExit):
             who = culprit(error) or "kdtool"

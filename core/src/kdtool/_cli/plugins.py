@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from kdtool._registry import Entry
+    from kdtool._plugins.registry import Entry
 
 __all__ = ["NOTHING_INSTALLED", "plugins"]
 
@@ -30,8 +30,8 @@ def plugins(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from kdtool._distributions import misplaced
-    from kdtool._registry import GROUPS, installed
+    from kdtool._plugins.distributions import misplaced
+    from kdtool._plugins.registry import GROUPS, installed
 
     rows = [
         _row(entry, twice=len(entries) > 1)
@@ -54,8 +54,8 @@ def list_plugins(as_json: bool = False) -> None:
 
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
-    from kdtool._compatibility import contracts_of, refusal
-    from kdtool._distributions import origin_of
+    from kdtool._plugins.compatibility import contracts_of, refusal
+    from kdtool._plugins.distributions import origin_of
 
     dist = entry.point.dist
     about = origin_of(dist) if dist else None
@@ -81,10 +81,10 @@ def show(name: str, kind: str | None) -> None:
     from inspect import cleandoc, getdoc
     from textwrap import indent
 
+    from kdtool._assembly.json_schema import class_and_settings
     from kdtool._errors import UsageError
-    from kdtool._registry import GROUPS, find, installed
-    from kdtool._schema import class_and_settings
-    from kdtool._suggest import did_you_mean
+    from kdtool._plugins.registry import GROUPS, find, installed
+    from kdtool._text.did_you_mean import did_you_mean
 
     there = [each for each in GROUPS if name in installed(each)]
     kinds = [each for each in there if each != "command" and kind in {None, each}]

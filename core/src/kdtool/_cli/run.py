@@ -39,8 +39,8 @@ def run(
     """Run a recipe, from data to report; a second call goes on where the first stopped."""
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
-    from kdtool._run.ranks import rank_and_world
-    from kdtool._run.results import where
+    from kdtool._contract.reporting import where
+    from kdtool._run.distributed import rank_and_world
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):

@@ -18,8 +18,8 @@ __all__ = ["runs"]
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
-    from kdtool._run.store import readable, store_folder
-    from kdtool._run.store_runs import list_runs
+    from kdtool._store.known_runs import list_runs
+    from kdtool._store.shared_store import readable, store_folder
 
     found = list_runs(store_folder(store), Path(out))
     if as_json:

@@ -17,6 +17,6 @@ def schema() -> None:
 
         # yaml-language-server: $schema=kdtool.schema.json
     """
-    from kdtool._schema import recipe_schema
+    from kdtool._assembly.json_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=1))

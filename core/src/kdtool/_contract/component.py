@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pydantic
 
-if TYPE_CHECKING:
-    import kdtool
+from kdtool._contract.estimates import Estimate, Prospect
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Terms, Transfer
+from kdtool._contract.run_info import RunInfo
 
 
 class Config(pydantic.BaseModel):
@@ -44,7 +46,7 @@ class Component:
     kind: ClassVar[str] = ""
     config: Any
     """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
-    takes: Mapping[str, kdtool.Transfer] = {}
+    takes: Mapping[str, Transfer] = {}
     """What it takes of other components, by their names in the recipe, and passes on to the student: a student that is cut
     from a teacher takes its weights, a corpus of a teacher's answers its text. Decides which terms bind the student. They
     must be there, and a teacher whose text is taken offers text. A text's fingerprint holds those that it was taken of; a
@@ -59,7 +61,7 @@ class Component:
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str] | None:
+    def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
         """Say what the config does not: hashes of files, of weights, an interpreter's version.
 
         Called by the engine on every component before any stage, once a run, on rank 0. Cheap: no weights are loaded.
@@ -67,14 +69,14 @@ class Component:
         Since 0.1.
         """
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts | None:
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
         """Tell a model's shapes from its configuration alone (teachers and students).
 
         Called by `kdtool check` and before training, on rank 0, no weights loaded. None where the component is no model.
         Since 0.1.
         """
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate] | None:
+    def kdtool_estimate(self, run: RunInfo, ahead: Prospect) -> Iterator[Estimate] | None:
         """Yield the parts of what this component will take: memory by stage, disk, downloads, tokens, time, money.
 
         Called by `kdtool check`, on rank 0; a component of a phase is asked in each phase, told as `ahead.phase`. It takes
@@ -83,14 +85,14 @@ class Component:
         Since 0.1.
         """
 
-    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+    def kdtool_acknowledge(self) -> Terms | None:
         """Give the licence or terms of use of what the component brings (weights, data, a service).
 
         Called once before a run, on rank 0; nothing is fetched. Shown to the user, compared with what the student takes of
         the component (its signals, its weights, its text), and recorded in results and model card. Since 0.1.
         """
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str] | None:
+    def kdtool_missing(self, run: RunInfo) -> Sequence[str] | None:
         """Say what this machine lacks for the component to work (a library, a GPU, a compiler), each with its remedy.
 
         Called on every component, the phases' own too, by `kdtool check` and before a run makes anything, on rank 0; what

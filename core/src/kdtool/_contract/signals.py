@@ -1,4 +1,4 @@
-"""Signals: what a teacher tells about tokens, and the views of it that a loss receives.
+"""Signals that a teacher returns for a batch, and the outputs of a model.
 
 Notation: V true vocabulary, H width, B rows, L row length, N positions that carry a label (row-major over [B, L]), C
 positions of one loss call, K teacher tokens kept per position.
@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
-
-    from kdtool._contract.text import Batch
 
 
 Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
 """What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries,
 keys and values), text answers. Hidden states, maps and projections are of layers; a loss that needs them gets the same
 of the student."""
+
+
 FIXED_AT_CAPTURE: frozenset[Offer] = frozenset({"sampled", "top-k"})
 """Signals that hold a distribution at one temperature, chosen when they are taken."""
 
@@ -136,67 +135,3 @@ class ModelOutputs:
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, Projections] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenChunk:
-    """What a token loss sees: C positions (16 to some thousand) of one step, never a whole sequence.
-
-    `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels`
-    [C] int64, never -100. `teacher` is None for a loss that needs none. `positions` [C]
-    int64 count within the document. `columns` [C] each. `second_logits` are those of another pass with other dropout, for a
-    loss that asks for two; gradients flow to both.
-    `temperature` is the term's, and 1 for a weighting, also that of a mixture which it sees. `progress` (0 to 1) and `step`
-    are 0-d tensors, so that compiled code is not rebuilt when they change.
-    """
-
-    student_logits: Tensor
-    labels: Tensor
-    teacher: DenseTokens | SparseTokens | None
-    positions: Tensor
-    temperature: float
-    progress: Tensor
-    step: Tensor
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
-    second_logits: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class StepView:
-    """What a sequence loss sees: one whole micro-batch, with gradient through `student`.
-
-    `second` is another pass with other dropout, with gradient too, for a loss that asks for two.
-    `teacher_batch` is what the teacher was told about where it does not read the student's tokens: the same rows in its own
-    tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
-    `byte_end`: which bytes of its document the token stands for that a position predicts. `head` projects `student.last` to
-    logits over the tokens that the term compares, with gradient to its weight; None: the trainer does not give it.
-    `layers` are the term's pairs of (student layer, teacher layer), `module` is what `kdtool_modules` returned for it.
-    """
-
-    batch: Batch
-    student: ModelOutputs
-    teacher: Signal | None
-    progress: Tensor
-    step: Tensor
-    teacher_batch: Batch | None = None
-    head: Head | None = None
-    second: ModelOutputs | None = None
-    layers: tuple[tuple[int, int], ...] = ()
-    module: Module | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PerToken:
-    """One value for each of the N labelled positions; the trainer divides by their global count.
-
-    Positions that predict rejected text (see `Row`) neither count nor matter.
-    """
-
-    values: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class PerSequence:
-    """One value for each of the B rows; the trainer divides by their global count."""
-
-    values: Tensor

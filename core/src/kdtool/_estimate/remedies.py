@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdtool._assembly import Assembly
-from kdtool._contract.kinds import Student, Transform
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
-from kdtool._estimate.ahead import Asked
+from kdtool._plugins.registry import installed, load
 from kdtool._recipe.layers import as_written
-from kdtool._registry import installed, load
+from kdtool._run.preflight.prospect import Asked
 
 __all__ = ["Attempt", "Remedy", "fitting", "largest", "proposals"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import Problem, RecipeError
-from kdtool._recipe.yaml_text import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
-from kdtool._registration import RESERVED_KEYS
+from kdtool._plugins.validation import RESERVED_KEYS
+from kdtool._recipe.yaml import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 
 _SEVERAL = ("screen", "annotator", "teacher", "transform", "weighting", "evaluator", "exporter", "tracker")
 COLLECTIONS: Mapping[str, str] = {"corpora": "corpus", "losses": "loss", **{f"{kind}s": kind for kind in _SEVERAL}}

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdtool._contract.training import Schedule
+from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import Problem
 from kdtool._recipe.layers import as_written
-from kdtool._recipe.yaml_text import KeyPath, Place
-from kdtool._suggest import did_you_mean
+from kdtool._recipe.yaml import KeyPath, Place
+from kdtool._text.did_you_mean import did_you_mean
 
 ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 """The control arm for each thing that `control: {match: …}` can hold equal."""

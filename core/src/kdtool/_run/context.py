@@ -10,22 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdtool._assembly import Assembly
-from kdtool._contract.kinds import Hooks
-from kdtool._contract.text import Example, Split, TextSource
-from kdtool._contract.training import RunInfo
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.data import Example, Split, TextSource
+from kdtool._contract.licences import Licensed
+from kdtool._contract.reporting import StageRecord
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import KdtoolError
-from kdtool._licences import Licensed
+from kdtool._plugins.hook_list import Hooks
 from kdtool._recipe.model import PhaseSpec
-from kdtool._run.artefacts import Artefact, Artefacts, verify
 from kdtool._run.declared import hooks_of
+from kdtool._run.distributed import joined, may_join, wait_for
 from kdtool._run.fingerprint import component_part
-from kdtool._run.graph import MODEL, Node, Stage
-from kdtool._run.lock import is_led
-from kdtool._run.ranks import joined, may_join, wait_for
-from kdtool._run.results import StageRecord
-from kdtool._run.texts import StoredTexts
-from kdtool._vocabulary import Vocabularies
+from kdtool._run.graph import Node, Stage
+from kdtool._run.stages.text import StoredTexts
+from kdtool._store.artefacts import Artefact, Artefacts, verify
+from kdtool._store.layout import MODEL
+from kdtool._store.locks import is_led
+from kdtool._tokenizers.vocabulary import Vocabularies
 
 __all__ = ["Context", "NoTexts"]
 

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from kdtool._assembly import Assembly
-from kdtool._contract.kinds import Hooks, Teacher
-from kdtool._contract.models import ModelFacts, Request, Runtime, Subject, TextAnswer, Tokenizer
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.data import Batch
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Signal, Want
-from kdtool._contract.text import Batch
-from kdtool._contract.training import RunInfo
+from kdtool._contract.teacher import Teacher
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
+from kdtool._plugins.hook_list import Hooks
 from kdtool._run.graph import Node
 
 __all__ = ["hooks_of"]

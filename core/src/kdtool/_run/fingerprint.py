@@ -24,7 +24,7 @@ import pydantic
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from kdtool._assembly import Built
+from kdtool._assembly.built import Built
 
 __all__ = ["FORMAT", "component_part", "fingerprint"]
 

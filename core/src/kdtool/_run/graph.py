@@ -12,21 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdtool._contract.training import RunInfo
+from kdtool._contract.run_info import RunInfo
 from kdtool._recipe.model import PhaseSpec
-from kdtool._run.artefacts import Artefacts
 from kdtool._run.fingerprint import fingerprint
+from kdtool._store.artefacts import Artefacts
 
-__all__ = ["GRAPH", "MODEL", "OWN_KINDS", "SHARED_KINDS", "Graph", "Node", "Stage"]
-
-GRAPH = "graph.json"
-"""The file in a run's folder that holds what `Graph.record` returns."""
-MODEL = "model"
-"""The folder of a model inside its artefact."""
-SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
-"""Kinds of artefacts in the store that runs share."""
-OWN_KINDS = ("phases", "exports", "scores")
-"""Kinds of artefacts in a run's folder."""
+__all__ = ["Graph", "Node", "Stage"]
 
 
 @dataclass(frozen=True)

@@ -13,24 +13,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._assembly import Assembly
-from kdtool._contract.models import Tokenizer
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.data import RowSource
+from kdtool._contract.reporting import ComponentRecord
 from kdtool._contract.signals import Want
-from kdtool._contract.text import RowSource
-from kdtool._contract.training import SignalSource
+from kdtool._contract.teacher import SignalSource
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
-from kdtool._run.artefacts import Artefacts
+from kdtool._results.files import component_record
+from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
-from kdtool._run.data import rows_of
-from kdtool._run.graph import GRAPH, Node, Stage
-from kdtool._run.licences import licences_of
-from kdtool._run.ranks import rank_and_world
-from kdtool._run.record import component_record
-from kdtool._run.results import ComponentRecord
-from kdtool._run.sealed import read_sealed
-from kdtool._run.signals import from_cache
-from kdtool._run.stages import Stages, add_stages
+from kdtool._run.distributed import rank_and_world
+from kdtool._run.graph import Node, Stage
+from kdtool._run.preflight.licences import licences_of
+from kdtool._run.stages.rows import rows_of
+from kdtool._run.stages.signals import from_cache
+from kdtool._store.artefacts import Artefacts
+from kdtool._store.atomic_files import read_sealed
+from kdtool._store.layout import GRAPH
 
 __all__ = ["PlannedSignals", "PlannedStage", "changes", "last_nodes", "plan_run"]
 

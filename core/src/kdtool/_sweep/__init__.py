@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdtool._api import _say as say
-from kdtool._assembly import assemble
-from kdtool._run.lock import run_lock
+from kdtool._assembly.assemble import assemble
 from kdtool._run.plan import PlannedStage, plan_run
-from kdtool._run.store import store_folder
+from kdtool._store.locks import run_lock
+from kdtool._store.shared_store import store_folder
 from kdtool._sweep.grid import read_grid
 from kdtool._sweep.points import Prepared, SweepPoint, prepare, run_point, without_impossible
 from kdtool._sweep.record import SweepResults, write_sweep
 from kdtool._sweep.table import SweepTable, tables_of
+from kdtool._text.terminal import print_line
 
 __all__ = ["plan_sweep", "sweep"]
 
@@ -82,7 +82,7 @@ def plan_sweep(
     found: dict[str, tuple[PlannedStage, ...]] = {}
     made: set[Path] = set()
     for point in (point for point in sofar.points if point.status == "not run"):
-        with assemble(prepared.recipes[point.label], say) as assembly:
+        with assemble(prepared.recipes[point.label], print_line) as assembly:
             stages = plan_run(assembly, point.folder, store_folder(store))
         found[point.label] = tuple(replace(s, action="reuse", why=()) if s.path in made else s for s in stages)
         made.update(stage.path for stage in stages)
@@ -102,7 +102,7 @@ def _prepared(
     named = tuple(SweepPoint(label, made.special(label), folder / label) for label in made.points)
     points = without_impossible(named, prepared)
     for point in (point for point in points if point.status == "failed"):
-        say(f"{point.label} cannot run, the other points go on: {point.error}")
+        print_line(f"{point.label} cannot run, the other points go on: {point.error}")
     return SweepResults(prepared.name, folder, made.values, points, ()), prepared
 
 
@@ -111,12 +111,12 @@ def _run_all(sweep: SweepResults, prepared: Prepared, store: Path, *, offline: b
     for index, point in enumerate(points):
         if point.status == "failed":  # known beforehand
             continue
-        say(f"point {index + 1} of {len(points)}: {point.label}")
+        print_line(f"point {index + 1} of {len(points)}: {point.label}")
         points[index] = run_point(point, prepared.recipes[point.label], store, offline=offline, text=text)
         if points[index].status == "failed":
-            say(f"{point.label} failed, the other points go on: {points[index].error}")
+            print_line(f"{point.label} failed, the other points go on: {points[index].error}")
         elif points[index].reused:
-            say(f"{point.label} was finished before: nothing ran")
+            print_line(f"{point.label} was finished before: nothing ran")
         write_sweep(replace(sweep, points=tuple(points)))
     tables = tables_of({point.label: point.results for point in points if point.results is not None})
     done = replace(sweep, points=tuple(points), tables=tables, caution=_caution(tables))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdtool._errors import RecipeError, UsageError
-from kdtool._recipe.yaml_text import read_scalar
+from kdtool._recipe.yaml import read_scalar
 
 __all__ = ["Grid", "read_grid", "split_values"]
 

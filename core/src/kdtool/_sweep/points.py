@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdtool._api import _say as say
-from kdtool._assembly import assemble
-from kdtool._blame import told
-from kdtool._check import refuse_impossible
+from kdtool._assembly.assemble import assemble
+from kdtool._contract.reporting import Results
 from kdtool._errors import (
     AuthenticationError,
     BudgetError,
@@ -24,12 +22,14 @@ from kdtool._errors import (
     StorageError,
     UsageError,
 )
-from kdtool._owner import owner_of
+from kdtool._estimate.check import refuse_impossible
+from kdtool._plugins.attribution import told
+from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import Recipe
-from kdtool._recipe.parse import load_recipe
-from kdtool._run.results import Results
-from kdtool._run.runner import execute
+from kdtool._recipe.read import load_recipe
+from kdtool._run.execute import execute
 from kdtool._sweep.grid import Grid
+from kdtool._text.terminal import print_line
 
 __all__ = ["Prepared", "SweepPoint", "prepare", "run_point", "without_impossible"]
 
@@ -86,7 +86,7 @@ def prepare(recipe: Path | Mapping[str, Any], settings: Mapping[str, Any], grid:
             loaded = load_recipe(recipe, {**settings, **own})
             name = loaded.name
             recipes[label] = replace(loaded, name=label)
-            with assemble(recipes[label], say):
+            with assemble(recipes[label], print_line):
                 pass
         except RecipeError as error:
             for problem in error.problems:
@@ -129,7 +129,7 @@ def run_point(point: SweepPoint, recipe: Recipe, store: Path, *, offline: bool, 
         KdtoolError: of money or of the disk: the other points would meet it as well.
     """
     try:
-        with assemble(recipe, say) as assembly:
+        with assemble(recipe, print_line) as assembly:
             results = execute(assembly, point.folder, store, offline=offline, recipe_text=text)
     except _OF_ALL:
         raise

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdtool._run.artefacts import storage_errors
-from kdtool._run.markdown_table import aligned, number
-from kdtool._run.record import PLAIN
-from kdtool._run.sealed import write_beside
+from kdtool._results.files import PLAIN
+from kdtool._store.artefacts import storage_errors
+from kdtool._store.atomic_files import write_beside
 from kdtool._sweep.points import SweepPoint
 from kdtool._sweep.table import SweepCell, SweepRow, SweepTable
+from kdtool._text.markdown import aligned, number
 
 __all__ = ["JSON", "MARKDOWN", "SweepResults", "as_json", "as_markdown", "write_sweep"]
 

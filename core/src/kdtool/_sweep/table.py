@@ -1,7 +1,7 @@
 """Measurements of all points side by side: means over seeds with intervals, and which point is best, as far as is shown.
 
 Points are compared as a run compares its arms: paired over items and seeds, with a 95 % interval over both
-(`kdtool._run.comparison`). Nothing is ranked that was measured differently.
+(`kdtool._results.compare_arms`). Nothing is ranked that was measured differently.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from kdtool._contract.models import Measurement, Subject
-from kdtool._run.comparison import compare, differing, interval, read_items
-from kdtool._run.results import Results
+from kdtool._contract.evaluation import Measurement, Subject
+from kdtool._contract.reporting import Results
+from kdtool._results.compare_arms import compare, differing, interval, read_items
 
 __all__ = ["SweepCell", "SweepRow", "SweepTable", "tables_of"]
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kdtool._bodies import parts_of
-from kdtool._contract.text import Example, Messages, Text
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Example, Messages, Text, parts_of
+from kdtool._contract.run_info import RunInfo
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._screen import EXAMPLES
 

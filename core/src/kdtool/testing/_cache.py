@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
 
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Head, LazyLogits, Offer, Signal, SparseTokens, Want
-from kdtool._contract.text import Batch, Row
-from kdtool._contract.training import RunInfo
 from kdtool._errors import KdtoolError, StorageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import close, logits_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdtool._contract.signals import DenseTokens, Offer, SparseTokens, TokenChunk
+from kdtool._contract.loss import TokenChunk
+from kdtool._contract.signals import DenseTokens, Offer, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,10 +17,11 @@ import pydantic
 import pytest
 
 from kdtool._contract.component import Component
-from kdtool._contract.models import ModelFacts
+from kdtool._contract.estimates import Estimate, PhaseAhead, Prospect, SignalsAhead
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Terms
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Want
-from kdtool._contract.training import RunInfo, Terms
-from kdtool._estimate.records import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool.testing._registration import RegistrationConformance
 from kdtool.testing._surroundings import Listener, make_run
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.models import LanguageModel
+from kdtool._contract.data import Row
+from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.signals import Want
-from kdtool._contract.text import Row
 from kdtool.testing._toy import batch_of
 
 if TYPE_CHECKING:

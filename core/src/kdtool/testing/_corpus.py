@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, get_args
 
-from kdtool._contract.text import Completion, Example, Messages, Split, Text
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Completion, Example, Messages, Split, Text
+from kdtool._contract.run_info import RunInfo
 from kdtool.testing._component import ComponentConformance
 
 __all__ = ["CorpusConformance"]

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kdtool._bodies import parts_of
-from kdtool._contract.models import Measurement, Request, Subject, TextAnswer
-from kdtool._contract.text import Completion, Example, Split, Text
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Completion, Example, Split, Text, parts_of
+from kdtool._contract.evaluation import Measurement, Subject
+from kdtool._contract.language_model import Request, TextAnswer
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
-from kdtool._run.sealed import json_lines
+from kdtool._store.atomic_files import json_lines
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._surroundings import Listener, make_run
 from kdtool.testing._toy import Opener, ToyRuntime, write_toy_model

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from kdtool._assembly import Assembly, assemble
+from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._errors import RecipeError
-from kdtool._recipe.parse import load_recipe
-from kdtool._registry import installed
+from kdtool._plugins.registry import installed
+from kdtool._recipe.read import load_recipe
 from kdtool.testing._standins import BASE, ON_POLICY, STAND_INS
 
 __all__ = ["uses"]

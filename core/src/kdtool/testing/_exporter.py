@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import pytest
 
-from kdtool._contract.models import Artifact, Subject
-from kdtool._contract.training import RunInfo
+from kdtool._contract.evaluation import Artifact, Subject
+from kdtool._contract.run_info import RunInfo
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import check_answers, check_runtime
 from kdtool.testing._toy import write_toy_model

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
 
-from kdtool._contract.models import ModelFacts
+from kdtool._contract.data import Batch
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.loss import PerSequence, PerToken, StepView, TokenChunk
 from kdtool._contract.signals import (
     DenseTokens,
     Head,
     LazyLogits,
     ModelOutputs,
     Offer,
-    PerSequence,
-    PerToken,
     Projections,
     Signal,
     SparseTokens,
-    StepView,
-    TokenChunk,
 )
-from kdtool._contract.text import Batch
 from kdtool._errors import KdtoolError
 from kdtool.testing._chunks import part_of, passes_of, teacher_tokens, with_passes
 from kdtool.testing._component import ComponentConformance
@@ -45,7 +42,7 @@ class LossConformance(ComponentConformance):
     kind: ClassVar[str] = "loss"
 
     def test_it_implements_one_form_of_loss(self) -> None:
-        from kdtool._registration import implements
+        from kdtool._plugins.validation import implements
 
         forms = [name for name in ("kdtool_token_loss", "kdtool_sequence_loss") if implements(self.component, name)]
         wanted = "kdtool_sequence_loss" if isinstance(self, SequenceLossConformance) else "kdtool_token_loss"
@@ -199,7 +196,7 @@ class TokenLossConformance(LossConformance):
         """Yield chunks with what the loss gives by hand, which is as right after the gradient's memory was changed."""
         import torch
 
-        from kdtool._registration import implements
+        from kdtool._plugins.validation import implements
 
         loss = self.build()
         if loss.passes == 2 or not implements(self.component, "kdtool_token_gradient"):

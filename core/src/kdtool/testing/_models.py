@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kdtool._contract.models import LanguageModel, ModelFacts, Request, Runtime, Score, Tokenizer
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.language_model import LanguageModel, ModelFacts, Request, Runtime, Score
 from kdtool._contract.signals import Head, Want
-from kdtool._contract.text import Batch, Row
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 from kdtool.testing._toy import batch_of
 

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-from kdtool._bodies import parts_of
-from kdtool._contract.text import Completion, Example, Messages, Preference, Row, Text
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Completion, Example, Messages, Preference, Row, Text, parts_of
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._surroundings import ByteTokenizer, SpacedTokenizer, StartedTokenizer

@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import Loss, Teacher, Tracker, Weighting
-from kdtool._contract.models import ModelFacts
-from kdtool._contract.signals import (
-    DenseTokens,
-    LazyLogits,
-    PerToken,
-    Signal,
-    StepView,
-    TokenChunk,
-    Want,
-)
-from kdtool._contract.text import Batch
-from kdtool._contract.training import Phase, RunInfo, Schedule, StepReport, Term, TermReport
+from kdtool._contract.data import Batch
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.loss import Loss, PerToken, StepView, TokenChunk, Weighting
+from kdtool._contract.loss_terms import Schedule, Term, TermReport
+from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, Want
+from kdtool._contract.teacher import Teacher
+from kdtool._contract.trainer import Phase, StepReport
 from kdtool.testing._models import packed
 from kdtool.testing._surroundings import ByteTokenizer, ListSource
 from kdtool.testing._toy import toy_model

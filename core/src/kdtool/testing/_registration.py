@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kdtool._compatibility import CONTRACT, contracts_of, refusal
 from kdtool._contract.component import Component
+from kdtool._plugins.compatibility import CONTRACT, contracts_of, refusal
 from kdtool.testing._guard import Suite
 
 __all__ = ["CommandConformance", "OfferedConformance", "RegistrationConformance"]
@@ -54,7 +54,7 @@ class OfferedConformance(Suite):
     """The name it is registered under."""
 
     def test_its_name_is_registered_and_leads_to_it(self) -> None:
-        from kdtool._registry import find
+        from kdtool._plugins.registry import find
 
         assert find(self._kind(), self.entry_point).point.load() is self._offered()
 
@@ -88,7 +88,7 @@ class OfferedConformance(Suite):
 
     def _built(self) -> tuple[str, str, str | None]:
         """Return module, name and, to have it built as well, settings as JSON."""
-        from kdtool._registry import find
+        from kdtool._plugins.registry import find
 
         point = find(self._kind(), self.entry_point).point
         return point.module, point.attr, None
@@ -97,7 +97,7 @@ class OfferedConformance(Suite):
         return ()
 
     def _distribution(self) -> str:
-        from kdtool._registry import find
+        from kdtool._plugins.registry import find
 
         return find(self._kind(), self.entry_point).distribution
 
@@ -121,7 +121,7 @@ class RegistrationConformance(OfferedConformance):
         assert self.kind in {"", self.component.kind}, f"inherit the suite of the kind {self.component.kind}"
 
     def test_nothing_hinders_its_registration(self) -> None:
-        from kdtool._registration import mistakes
+        from kdtool._plugins.validation import mistakes
 
         assert list(mistakes(self.component, self._kind())) == []
 

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import pytest
 
-from kdtool._contract.training import RunInfo, StepReport, TermReport
-from kdtool._run.results import Results
+from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.reporting import Results
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.trainer import StepReport
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._results import empty_results, make_results
 

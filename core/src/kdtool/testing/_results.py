@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kdtool._contract.models import Artifact, Measurement, ModelFacts, Subject
-from kdtool._contract.training import StepReport, TermReport, Terms, Trained
-from kdtool._licences import Licensed
-from kdtool._run.results import ArmResult, Comparison, ComponentRecord, Requirement, Results, StageRecord
+from kdtool._contract.evaluation import Artifact, Measurement, Subject
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Licensed, Terms
+from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.reporting import ArmResult, Comparison, ComponentRecord, Requirement, Results, StageRecord
+from kdtool._contract.trainer import StepReport, Trained
 
 __all__ = ["empty_results", "make_results"]
 

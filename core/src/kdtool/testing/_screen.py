@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kdtool._contract.text import Completion, Example, Messages, Preference, Rejection, Text
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Completion, Example, Messages, Preference, Rejection, Text
+from kdtool._contract.run_info import RunInfo
 from kdtool.testing._component import ComponentConformance
 
 __all__ = ["ScreenConformance"]

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kdtool._contract.models import LanguageModel, Subject
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Want
-from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import (

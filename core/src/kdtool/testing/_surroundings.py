@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import Hooks, Tracker
-from kdtool._contract.models import Tokenizer
-from kdtool._contract.text import Example, Row, Split
-from kdtool._contract.training import RunInfo
-from kdtool._owner import Owner
+from kdtool._contract.data import Example, Row, Split
+from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.tokenizer import Tokenizer
+from kdtool._plugins.hook_list import Hooks
+from kdtool._plugins.owner import Owner
 
 __all__ = ["ByteTokenizer", "ListSource", "Listener", "make_run"]
 
@@ -38,7 +39,7 @@ def make_run(
         examples: what `run.texts` gives.
         fields: further fields of `RunInfo`, for instance `seed` or `offline`.
     """
-    from kdtool._registration import ComponentManager
+    from kdtool._plugins.validation import ComponentManager
 
     manager = ComponentManager()
     owners = {}

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
 
-from kdtool._contract.models import LanguageModel, Subject, Tokenizer
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Offer, Signal, SparseTokens, Want
-from kdtool._contract.text import Batch, Row
-from kdtool._contract.training import RunInfo
-from kdtool._registration import implements
+from kdtool._contract.tokenizer import Tokenizer
+from kdtool._plugins.validation import implements
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import (
     TEXTS,

@@ -16,10 +16,10 @@ from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING
 
-from kdtool._contract.kinds import Exporter
-from kdtool._contract.models import LanguageModel, Request, Runtime, Score, Subject, TextAnswer
-from kdtool._contract.text import Batch, Row
-from kdtool._contract.training import RunInfo
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.evaluation import Exporter, Subject
+from kdtool._contract.language_model import LanguageModel, Request, Runtime, Score, TextAnswer
+from kdtool._contract.run_info import RunInfo
 
 if TYPE_CHECKING:
     from kdtool.testing._toy_model import ToyModel

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from kdtool._contract.models import LanguageModel, ModelFacts
+from kdtool._contract.data import Batch
+from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.signals import Head, ModelOutputs, Want
-from kdtool._contract.text import Batch
 from kdtool.testing._continued import continued_plainly
 from kdtool.testing._surroundings import ByteTokenizer
 from kdtool.testing._toy import write_safetensors

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kdtool._contract.kinds import Tracker
-from kdtool._contract.models import Measurement
-from kdtool._contract.training import RunInfo, StepReport, TermReport
+from kdtool._contract.evaluation import Measurement
+from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.trainer import StepReport
 from kdtool.testing._component import ComponentConformance
 
 __all__ = ["TrackerConformance", "tell_a_run"]

@@ -12,13 +12,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import Loss
-from kdtool._contract.models import LanguageModel
-from kdtool._contract.text import Row, RowSource
-from kdtool._contract.training import StepReport, Term, Trained
+from kdtool._contract.data import Row, RowSource
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.loss import Loss
+from kdtool._contract.loss_terms import Term
+from kdtool._contract.trainer import StepReport, Trained
 from kdtool._errors import KdtoolError, PluginError, UsageError
-from kdtool._run.committed import discard_uncommitted
-from kdtool._run.sealed import json_lines
+from kdtool._store.atomic_files import json_lines
+from kdtool._store.committed import discard_uncommitted
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._phase import (
     Beside,

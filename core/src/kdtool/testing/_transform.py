@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kdtool._contract.models import LanguageModel
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Want
-from kdtool._contract.training import RunInfo
 from kdtool.testing._component import ComponentConformance
 from kdtool.testing._models import computed, logits_of, packed
 from kdtool.testing._toy import batch_of, toy_model

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kdtool._contract.signals import Offer, TokenChunk
-from kdtool._contract.training import TermReport
+from kdtool._contract.loss import TokenChunk
+from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.signals import Offer
 from kdtool.testing._chunks import part_of, teacher_tokens
 from kdtool.testing._component import ComponentConformance
 
@@ -122,7 +123,7 @@ class WeightingConformance(ComponentConformance):
                 assert rest == whole[cut:], "a killed phase would go on with other weights: give and take your state"
 
     def _implements(self, hook: str) -> bool:
-        from kdtool._registration import implements
+        from kdtool._plugins.validation import implements
 
         return implements(self.component, hook)
 

@@ -1,0 +1,80 @@
+"""Built components: a class with its validated config and an instance, which lives as long as its `Lifetime`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdtool._contract.component import Component
+from kdtool._errors import cause_of
+from kdtool._plugins.attribution import using
+from kdtool._plugins.hook_list import Hooks
+from kdtool._plugins.loaded import Loaded
+from kdtool._plugins.owner import Owner
+from kdtool._plugins.validation import ComponentManager
+from kdtool._recipe.model import ComponentSpec
+
+__all__ = ["Built", "Lifetime", "owner_of_spec"]
+
+
+class Lifetime(ExitStack):
+    """A context that closes the components built in it, the last one first; closing it again does nothing.
+
+    Args:
+        complain: called with a line for each component that could not be closed; the others are closed all the same.
+        trace: called with a line for each call of `kdtool_close`.
+    """
+
+    def __init__(self, complain: Callable[[str], None], trace: Callable[[str], None] | None = None) -> None:
+        super().__init__()
+        self.complain = complain
+        self.trace = trace
+
+    def build(self, owner: Owner, cls: type[Component], config: Any) -> Component:
+        """Build a component, which lives until this context ends.
+
+        Raises:
+            PluginError: its constructor failed.
+        """
+        with using(owner, "its constructor"):
+            component = cls(config)
+        self.callback(self._close, owner, component)
+        return component
+
+    def _close(self, owner: Owner, component: Component) -> None:
+        manager = ComponentManager()
+        try:
+            manager.register(component, owner.name)
+            Hooks(manager, {owner.name: owner}, _trace=self.trace).kdtool_close()
+        except Exception as error:
+            self.complain(f"{owner} could not be closed: {cause_of(error)}")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A component's class with its validated config, and the instance that its assembly owns."""
+
+    spec: ComponentSpec
+    loaded: Loaded
+    config: Any
+    component: Component
+
+    @property
+    def owner(self) -> Owner:
+        """Return who stands behind it, for messages."""
+        return owner_of_spec(self.spec, self.loaded)
+
+    def instance(self) -> Component:
+        """Return the component, which lives as long as its assembly. A phase trains with others: see `Assembly.scope`."""
+        return self.component
+
+    def renewed(self, lifetime: Lifetime) -> Built:
+        """Return the same with a new instance, which lives as long as `lifetime`."""
+        return replace(self, component=lifetime.build(self.owner, self.loaded.cls, self.config))
+
+
+def owner_of_spec(spec: ComponentSpec, loaded: Loaded) -> Owner:
+    """Return the owner of a component, for messages."""
+    return Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)

@@ -1,0 +1,151 @@
+"""Text, rows of tokens, and batches: the data between corpora, packers, teachers and trainers.
+
+Text is free of any tokenizer. Rows follow one tokenizer. Only a `Batch` holds tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Split = Literal["train", "validation", "test"]
+"""`train` is learned from, `validation` chooses settings, `test` is scored once and never chosen on."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text: every token is learned."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt and its completion: only the completion's tokens are learned."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Preference(Completion):
+    """A completion that is chosen over another one, `rejected`, of the same prompt.
+
+    Whoever knows nothing of preferences sees the prompt with its chosen completion.
+    """
+
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Messages:
+    """A conversation as (role, content) pairs: only the assistant's turns are learned."""
+
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document of a corpus.
+
+    `id` is unique within its corpus and stable between runs. `language` is a programming language in lower case or "".
+    `licence` is an SPDX expression or "" where unknown. `source` says where the text came from. `annotations` are what the
+    recipe's annotators say: a name and one number a character of the body's parts, one behind the other. Packers alone see
+    them.
+    """
+
+    id: str
+    body: Text | Completion | Messages
+    split: Split = "train"
+    language: str = ""
+    licence: str = ""
+    source: str = ""
+    meta: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a screen turned an example away: a short reason, counted in the report."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of tokens, not yet shifted.
+
+    All sequences have the row's length. `labelled[i]` says whether token i is a target (it is predicted from tokens
+    before it, in the same document). `document[i]` numbers the row's documents from 0; attention and positions do not
+    cross a boundary, and padding carries -1. `columns` are further per-token integers (syntax class, origin …).
+
+    In a column `rejected`, 1 marks text that is there to be avoided: what losses say of single tokens weighs nothing there,
+    so that whatever imitates text or a teacher imitates the rest alone. Losses of whole rows see it all.
+
+    `turn` is set by trainers: how often the row came before in the phase, counted from the run's seed. Of signals that were
+    recorded several times it chooses one.
+    """
+
+    key: str
+    input_ids: Sequence[int]
+    labelled: Sequence[bool]
+    document: Sequence[int]
+    columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    turn: int = 0
+
+
+class RowSource(Protocol):
+    """Rows on disk, read at random. All rows have the same length."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the rows' content: the same text, tokenizer and packer give the same fingerprint."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in a row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+class TextSource(Protocol):
+    """A recipe's examples, after the screens, split by split."""
+
+    def examples(self, split: Split) -> Iterator[Example]:
+        """Yield the examples of one split, always in the same order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows as tensors, on one device. B rows of L tokens; N is the number of positions with a label, row-major.
+
+    `labels` are shifted already: `labels[b, i]` is the token that position i predicts, or -100 where nothing is asked
+    (the last position of a document, masked tokens, padding). `positions` restart at 0 with each document. `document` is
+    -1 on padding. `columns` are shifted like the labels: an entry describes the token that its position predicts, and is 0
+    where there is no label. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32.
+    `turns` are the rows'; () stands for zeros.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    document: Tensor
+    row_keys: tuple[str, ...]
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    turns: tuple[int, ...] = ()
+
+
+def parts_of(body: Text | Completion | Messages) -> tuple[str, ...]:
+    """Return the parts of a body's text in their order: a text; prompt and completion; what each turn says. Since 0.1."""
+    if isinstance(body, Text):
+        return (body.text,)
+    if isinstance(body, Completion):
+        return body.prompt, body.completion
+    return tuple(content for _, content in body.turns)

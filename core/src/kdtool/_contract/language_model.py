@@ -1,0 +1,178 @@
+"""Language models as the engine sees them, and opened models that answer and score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdtool._contract.data import Batch
+from kdtool._contract.signals import Head, ModelOutputs, Want
+from kdtool._contract.tokenizer import Tokenizer
+from kdtool._errors import UsageError
+
+Ability = Literal["continue", "converse", "prefill", "score"]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Shapes of a model. `copied_layers[i]` is the teacher's layer that layer i began as; () if it began otherwise.
+
+    `head_size` is the width of an attention head; 0 stands for hidden / heads.
+    """
+
+    parameters: int
+    trainable: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    vocabulary: int
+    context: int
+    dtype: str
+    tied: bool
+    tokenizer_fingerprint: str
+    copied_layers: tuple[int, ...] = ()
+    head_size: int = 0
+
+
+class LanguageModel(ABC):
+    """A causal language model with its tokenizer, split into backbone and head.
+
+    The engine never asks for all logits: it takes final states from `backbone` and projects chunks of them by `head`.
+    """
+
+    model: Any
+    """The `torch.nn.Module` that holds every weight, head included."""
+    tokenizer: Tokenizer
+
+    @property
+    @abstractmethod
+    def facts(self) -> ModelFacts:
+        """Shapes, counted from the model itself."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Head:
+        """The head, on the model's own parameters (tied to the embedding where the model ties them)."""
+
+    @abstractmethod
+    def backbone(self, batch: Batch, want: Want) -> ModelOutputs:
+        """Run everything but the head on a batch.
+
+        Documents of a row do not see each other. Gradients flow unless the caller switched them off. Nothing is kept
+        between calls.
+        """
+
+    def continued(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return what is new.
+
+        Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0. A continuation ends with
+        the first token that ends a text (or an answer, where the tokenizer knows such), which belongs to it, else at its
+        limit or where the context is full. It follows from its prompt and its seed (0 to 2⁶³ − 1), whatever is continued
+        beside it, up to rounding. Nothing is dropped out and no gradient kept; parameters, training mode and generators are
+        afterwards as before. Trainers that learn on text of the student's own ask for it, under autocast as they train.
+        Since 0.1.
+
+        Raises:
+            UsageError: a prompt fills the context; or the model offers no such thing, as all do that say nothing of it.
+        """
+        raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
+
+    def opened(self) -> Runtime:
+        """Return the model as it is now, opened for measurement; closing that leaves the model alone.
+
+        Afterwards parameters, training mode and generators are as before. Since 0.1.
+
+        Raises:
+            UsageError: the model offers no such thing, as all do that say nothing of it.
+        """
+        raise UsageError(f"{type(self).__name__} cannot be measured while it is in memory")
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer so that `AutoModelForCausalLM` opens the folder."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to be answered. `temperature` 0 is greedy; `seed` fixes sampling where the runtime can.
+
+    `turns` are a conversation that comes before, as (role, content) pairs: the answer is then the assistant's next turn, and
+    `prompt` is how that begins, which servers refuse.
+    """
+
+    id: str
+    prompt: str
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+    turns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused".
+
+    Refused, without text, is also a request whose prompt leaves no room in the context. `reason` is what a service says why
+    it refused, or why its answer cannot be read; "" where the model itself declined. Since 0.1.
+    """
+
+    id: str
+    text: str
+    finish: Literal["stop", "length", "refused"]
+    tokens_in: int
+    tokens_out: int
+    picodollars: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A text's log-likelihood in nats, summed over `tokens` predicted tokens, which stand for `bytes` of UTF-8."""
+
+    log_likelihood: float
+    tokens: int
+    bytes: int
+
+
+class Runtime(AbstractContextManager["Runtime"], ABC):
+    """An opened subject. Close it after use; it is a context manager."""
+
+    model: LanguageModel | None = None
+    """The model behind it, where its states can be had; None for servers and foreign formats."""
+    abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
+    """What may be asked of it: to `continue` a prompt, to answer `Request.turns` (`converse`), also where the prompt begins
+    the answer (`prefill`), to `score` texts. Since 0.1."""
+
+    @abstractmethod
+    def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Answer requests, in any order; results carry the request's id. One that is too long is refused: others go on."""
+
+    def score(self, texts: Sequence[str]) -> Iterator[Score]:
+        """Score whole texts, in order. The first token is predicted from the tokenizer's `scoring_context`.
+
+        Raises:
+            UsageError: that is none of its `abilities`, as of all that say nothing of how they score.
+        """
+        raise UsageError(f"{type(self).__name__} answers, and does not tell how likely a text is")
+
+    def close(self) -> None:
+        """Free memory, processes and files. Safe to call twice."""
+
+    def unload(self) -> None:
+        """Close, and have the component that opened this free the weights too; it loads them again when it needs them.
+
+        For measurements that hold the same model in a process of their own. Since 0.1.
+        """
+        self.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

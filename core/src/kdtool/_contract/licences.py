@@ -1,0 +1,166 @@
+"""Licences: what the student takes of whom, whether the terms allow it, and what the recipe acknowledges.
+
+`judged` decides; `_run.licences` gathers what it needs from a recipe. A licence is known by what its component says of it
+(`Terms`), never by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Licensed", "Objection", "Terms", "Transfer", "judged", "published_name", "told"]
+
+Transfer = Literal["weights", "signals", "text"]
+"""What a student can take of others: weights that are copied, what a model says about tokens or inside it, text."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A licence or terms of use that a component brings: shown before a run and recorded with it.
+
+    `licence` is an SPDX expression or the name that all components use for it. `restrictions` bind whoever uses or passes on
+    what took something of the component; a recipe in which a student does must acknowledge them. `forbids` are transfers
+    into a model none of whose weights are under the same licence. `notices` are to be repeated word for word by the model
+    card, and a model that is published has a name that begins with `name_prefix`.
+    """
+
+    licence: str
+    url: str = ""
+    restrictions: tuple[str, ...] = ()
+    forbids: tuple[Transfer, ...] = ()
+    notices: tuple[str, ...] = ()
+    name_prefix: str = ""
+
+
+_WORDS: Mapping[Transfer, str] = {"weights": "weights", "signals": "what it says about tokens", "text": "its text"}
+
+
+@dataclass(frozen=True)
+class Licensed:
+    """The terms of a component, and what they mean for this run.
+
+    `takes` is what the student takes of the component, in alphabetical order; `forbidden` what of that the terms forbid.
+    `acknowledged` is what the recipe says of them, "" where nothing was asked for or said.
+    """
+
+    component: str
+    terms: Terms
+    takes: tuple[Transfer, ...] = ()
+    forbidden: tuple[Transfer, ...] = ()
+    acknowledged: str = ""
+
+    @property
+    def needed(self) -> str:
+        """What the recipe must say of them under `terms_acknowledged`, "" where nothing."""
+        if self.forbidden:
+            return f"{self.terms.licence}, with permission for {' and '.join(self.forbidden)}"
+        return self.terms.licence if self.takes and self.terms.restrictions else ""
+
+    def sentence(self) -> str:
+        """Return what the student takes and what the recipe says of it, in a line."""
+        taken = " and ".join(_WORDS[transfer] for transfer in self.takes) or "nothing of it"
+        said = "acknowledged" if self.needed and self.acknowledged else ""
+        if self.forbidden and self.acknowledged:
+            said = "which the terms forbid: done with permission, as the recipe says"
+        parts = (
+            f"{self.component}: {self.terms.licence} {self.terms.url}".rstrip(),
+            f"the student takes {taken}",
+            said,
+        )
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why a recipe is refused: because of a `component`, or of a `line` of what it acknowledges; the other is ""."""
+
+    component: str
+    line: str
+    message: str
+    remedy: str
+
+
+def judged(
+    terms: Mapping[str, Terms], taken: Mapping[str, Iterable[Transfer]], acknowledged: Mapping[str, str]
+) -> tuple[tuple[Licensed, ...], tuple[Objection, ...]]:
+    """Judge what is taken under which terms.
+
+    Args:
+        terms: by component.
+        taken: what the student takes of components, with terms or without.
+        acknowledged: the recipe's words, by component.
+
+    Returns:
+        The terms of all components, and what must change before the recipe may run.
+    """
+    weights = {terms[name].licence for name in terms if "weights" in set(taken.get(name, ()))}
+    found = []
+    for name, own in terms.items():
+        takes: tuple[Transfer, ...] = tuple(sorted(set(taken.get(name, ()))))
+        forbidden = tuple(each for each in takes if each in own.forbids and own.licence not in weights)
+        said = acknowledged.get(name, "")
+        found.append(Licensed(name, own, takes, forbidden, said))
+    wanted = {each.component: each.needed for each in found if each.needed}
+    objections = [*_unknown(found, acknowledged), *_unsaid(found, wanted, sorted(weights))]
+    return tuple(found), tuple(objections)
+
+
+def published_name(name: str, licences: Iterable[Licensed]) -> str:
+    """Return what a model that is made public under these terms is to be called."""
+    for prefix in {each.terms.name_prefix for each in licences if each.takes and each.terms.name_prefix}:
+        name = name if name.startswith(prefix) else f"{prefix}-{name}"
+    return name
+
+
+def told(licences: Iterable[Licensed], name: str) -> Iterator[str]:
+    """Yield lines for the user: the terms of the run that `name` names, and what they ask of a student that is published."""
+    licences = tuple(licences)
+    for licensed in licences:
+        yield f"terms of {licensed.sentence()}"
+        for restriction in licensed.terms.restrictions:
+            yield f"  {restriction}"
+    if (published := published_name(name, licences)) != name:
+        yield f"a model of this run that is published is to have a name such as {published}: the terms above ask for it"
+
+
+def _unknown(found: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iterable[Objection]:
+    here = {each.component: each for each in found}
+    for name, text in acknowledged.items():
+        if name not in here:
+            there = ", ".join(here) or "none"
+            remedy = f"components with terms: {there}; leave out what the recipe does not use"
+            yield Objection("", name, f"{name} is no component of this recipe that has terms", remedy)
+        elif text not in {here[name].needed, here[name].terms.licence, _with_permission(here[name])}:
+            message = f"is {text!r}, but {name} comes under: {here[name].terms.licence}"
+            yield Objection("", name, message, f"write {here[name].needed or here[name].terms.licence!r}")
+
+
+def _with_permission(licensed: Licensed) -> str:
+    return f"{licensed.terms.licence}, with permission for {' and '.join(licensed.takes)}"
+
+
+def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[str]) -> Iterable[Objection]:
+    line = ", ".join(f'{name}: "{text}"' for name, text in wanted.items())
+    line = f"terms_acknowledged: {{{line}}}"
+    for each in found:
+        if not each.needed or each.acknowledged == each.needed:
+            continue
+        terms, where = each.terms, f" ({each.terms.url})" if each.terms.url else ""
+        taken = " and ".join(_WORDS[transfer] for transfer in each.takes)
+        if each.forbidden:
+            own = f"its weights are under {' and '.join(weights)}" if weights else "it has no weights of others"
+            message = (
+                f"the {terms.licence}{where} forbids what this recipe does: a model learns "
+                f"{' and '.join(_WORDS[transfer] for transfer in each.forbidden)}, though none of its weights are under the "
+                f"same licence ({own})"
+            )
+            remedy = (
+                f"take a student that is cut from this model, or another teacher; who has permission writes\n    {line}"
+            )
+        else:
+            begin = f"the {terms.licence}{where} binds the student, which takes {taken}:"
+            message = "\n    ".join((begin, *terms.restrictions))
+            remedy = f"who has read it and agrees writes\n    {line}"
+        yield Objection(each.component, "", message, remedy)

@@ -1,0 +1,178 @@
+"""Trackers and reporters, and the results that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kdtool._contract.component import Component
+from kdtool._contract.evaluation import Artifact, Measurement, Subject
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Licensed
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.trainer import StepReport, Trained
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on one measurement, paired over items and seeds: `arm` seen against another.
+
+    An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
+    `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
+    and, where there are several, seeds; a ratio's may be infinite, where a seed diverged. `verdict` is "better", "worse" or
+    "no evidence of a difference", seen from `arm`.
+    `share` is `value` as a share of a teacher's, with its 95 % interval where there is one; None against other arms, and
+    where a ratio says nothing: lower is better, or the unit has no zero.
+    """
+
+    measurement: str
+    arm: str
+    against: str
+    value: float
+    against_value: float
+    difference: float
+    low: float
+    high: float
+    relative: bool
+    verdict: Literal["better", "worse", "no evidence of a difference"]
+    seeds: int
+    items: int
+    share: tuple[float, float | None, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A condition of the recipe: the student's value, None where it was not measured, and what came of it in words."""
+
+    measurement: str
+    condition: str
+    value: float | None
+    met: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class ComponentRecord:
+    """A component that took part: enough to trace a number to the code that made it."""
+
+    name: str
+    kind: str
+    use: str
+    distribution: str
+    version: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """An artefact of the run: `seconds` is what making it cost, whenever that was; `reused` says it was not made now."""
+
+    name: str
+    fingerprint: str
+    seconds: float
+    reused: bool
+    path: Path
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm with one seed: what each phase cost and where the model lies."""
+
+    arm: str
+    seed: int
+    path: Path
+    phases: Mapping[str, Trained]
+    histories: Mapping[str, tuple[StepReport, ...]] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a run found out. `folder` holds `results.json` with the same content.
+
+    `subjects` tell the role, arm and seed of each measured subject's name; `models` the shapes of "student" and of each
+    teacher by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and
+    the seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
+    """
+
+    name: str
+    folder: Path
+    verdict: str
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...]
+    arms: tuple[ArmResult, ...]
+    stages: tuple[StageRecord, ...]
+    components: tuple[ComponentRecord, ...]
+    models: Mapping[str, ModelFacts]
+    data: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    environment: Mapping[str, str]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    report: Path | None = None
+    subjects: tuple[Subject, ...] = ()
+    licences: tuple[Licensed, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+
+def where(results: Results) -> str:
+    """Return the line that says where to look: at the report, or into the run's folder where nobody wrote one."""
+    return f"report: {results.report}" if results.report else f"results: {results.folder}"
+
+
+class Tracker(Component):
+    """Hears what happens. A tracker that raises is reported once and disabled for the rest of the run.
+
+    Any hook may be the first that is called, numbers may be infinite or not numbers, and texts may hold anything. A run that
+    was killed begins again with `kdtool_run_start`, in the same folder.
+    """
+
+    kind = "tracker"
+    shows_messages: bool = False
+    """True if it shows the user each line that `kdtool_said` gets, at once. Where no tracker does, kdtool prints the lines
+    to standard error."""
+
+    def kdtool_run_start(self, run: RunInfo) -> None:
+        """The run begins. Once, on rank 0. Since 0.1."""
+
+    def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
+        """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` units are to be done, None if unknown. Since 0.1."""
+
+    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+        """So many units of the stage are done. At most some ten times a second. Since 0.1."""
+
+    def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
+        """A training step was logged. On rank 0. Since 0.1."""
+
+    def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
+        """A measurement was made. Since 0.1."""
+
+    def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
+        """A checkpoint is complete on disk. Since 0.1."""
+
+    def kdtool_said(self, run: RunInfo, text: str) -> None:
+        """A component, or kdtool, has a line for the user; see `shows_messages`. Since 0.1."""
+
+    def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
+        """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
+
+    def kdtool_run_end(
+        self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
+    ) -> None:
+        """The run ended. Since 0.1."""
+
+
+class Reporter(Component):
+    """Writes what people read."""
+
+    kind = "reporter"
+
+    def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
+        """Write the report, one file below `run.folder` that needs no other, and return its path.
+
+        Once at the end, on rank 0, also of a run that failed: any part of `results` may be empty. All text in it is text,
+        whatever it holds. The same results give the same file, in the same place. Since 0.1.
+        """

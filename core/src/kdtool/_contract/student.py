@@ -1,0 +1,68 @@
+"""Students, and transforms of a student during a phase."""
+
+from __future__ import annotations
+
+from kdtool._contract.component import Component
+from kdtool._contract.estimates import Saving
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import LanguageModel, Runtime
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.tokenizer import Tokenizer
+
+
+class Student(Component):
+    """The model that learns, as it is before training."""
+
+    kind = "student"
+    uses_seed: bool = True
+    """Whether `kdtool_build_student` depends on `run.seed`; if not, all seeds share one build."""
+
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+        """Return the tokenizer, without loading weights. Since 0.1."""
+
+    def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
+        """Give the student as it will be built, with weights that have shapes and no values or memory.
+
+        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, anew for each phase. In
+        PyTorch such weights are on the device "meta". Since 0.1.
+        """
+
+    def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
+        """Build the untrained student, as `kdtool_describe` said it would be.
+
+        Called once a seed (or once, see `uses_seed`), on rank 0, and saved: it opens again with the same logits. Since 0.1.
+        """
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        """Open a saved student (its folder in `subject.path`) for training or measurement; None for what it is not.
+
+        On every rank; the caller closes the runtime. Since 0.1.
+        """
+
+
+class Transform(Component):
+    """Changes a student at a phase's start and finishes at its end: adapters, quantisation-aware training, compile."""
+
+    kind = "transform"
+    saves_memory: Saving | None = None
+    """Its settings and what they cost, where `kdtool check` may propose it for a run that does not fit."""
+
+    def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
+
+        None leaves it as it is. A killed phase does this anew and then reads its checkpoint: the parameters' names and
+        shapes are the same each time. What stays as it is has `requires_grad` off. On every rank. Since 0.1.
+        """
+
+    def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Do to the outline of a student what `kdtool_transform` does to a student: freeze, add, switch on.
+
+        Called for `kdtool check`. None where nothing changes of shapes, of what learns, or of what is kept for backward.
+        Since 0.1.
+        """
+
+    def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
+        """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is.
+
+        The result can be saved, knows what was learnt, and learns again in a next phase what learnt before. Since 0.1.
+        """

@@ -1,0 +1,93 @@
+"""The tokenizer that the engine needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The true vocabulary size V: ids are below it."""
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends a document."""
+
+    @property
+    def document_start(self) -> tuple[int, ...]:
+        """The ids that begin every document: those that the tokenizer itself puts before a text, such as Llama's `<s>`.
+
+        () where it puts none. They stand for no bytes of text. Since 0.1.
+        """
+        return ()
+
+    @property
+    def scoring_context(self) -> tuple[int, ...]:
+        """The ids behind which the first token of a text is scored: `document_start`, else the end-of-text token.
+
+        Models without a start token are pre-trained on documents that follow each other, so that an end of text stands
+        before most of them. Since 0.1.
+        """
+        return self.document_start or (self.end_of_text,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the map from text to ids: equal fingerprints mean equal tokenizers."""
+
+    chat_fingerprint: str
+    """Names the template by which `encode_chat` writes conversations; "" where the tokenizer has none. Since 0.1."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special tokens added."""
+
+    def missing_start(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return what must be put before a document: `document_start`, or () where `ids` already begin with it.
+
+        Chat templates may write it themselves. Since 0.1.
+        """
+        start = self.document_start
+        return () if tuple(ids[: len(start)]) == start else start
+
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """Return the ids of `text` where it stands behind `before`, so that ids of both, in this order, decode to both.
+
+        A tokenizer that puts a space before every text, in the manner of sentencepiece, puts none there. No token belongs to
+        both. The last part of what stands before is enough; "" where nothing does. Since 0.1.
+        """
+        return self.encode(text)
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
+        """Return the ids of a conversation as the tokenizer's own template writes it, and whether each is learned.
+
+        Learned are the assistant's answers, each with the token that ends it. None where there is no template; a
+        `UsageError` says why a template cannot be split so, or why it refuses the conversation. Since 0.1.
+        """
+
+    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
+        """Return the ids of a text whose middle comes last, between the marks that the tokenizer has for it, and its end.
+
+        `before` comes first, or with `suffix_first` what is behind the middle. None where there are no marks. Since 0.1.
+        """
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens left out."""
+
+    def tokens(self) -> Sequence[str]:
+        """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
+
+        Where two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
+        """
+
+    def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:
+        """Return the bytes that each of `ids` adds to their text, none for special tokens: together the UTF-8 of `decode`.
+
+        A character may be divided among tokens; ids may begin and end within one. Since 0.1.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the files from which `transformers.AutoTokenizer` opens it."""

@@ -1,0 +1,100 @@
+"""Trainers, and the phase that a trainer trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdtool._contract.component import Component
+from kdtool._contract.data import RowSource
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.loss_terms import Term, TermReport
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import Want
+from kdtool._contract.teacher import SignalSource
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it.
+
+    `teacher_rows` are, for a teacher that does not read the student's tokens, the same rows in its own tokenizer, by number
+    and key: its signals are of these. `gradient_norms` says that a weighting of the phase uses them, at every step.
+    """
+
+    name: str
+    steps: int
+    terms: tuple[Term, ...]
+    rows: RowSource
+    signals: Mapping[str, SignalSource]
+    checkpoints: Path
+    weightings: tuple[str, ...] = ()
+    teacher_rows: Mapping[str, RowSource] = field(default_factory=dict)
+    gradient_norms: bool = False
+
+    @property
+    def wanted(self) -> Want:
+        """What to ask of the student's backbone: of the layers that terms pair, what their teachers are asked for."""
+        paired = [term for term in self.terms if term.layers]
+        kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)
+        layers = sorted({own for term in paired for own, _ in term.layers})
+        return Want(kinds & {"hidden", "attentions", "projections"}, tuple(layers))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a phase left. `seconds` is time spent in training steps, over all resumptions, without set-up.
+
+    `history` is a JSON Lines file of `StepReport`s. `notes` are things the user must know (a term that did nothing).
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    history: Path
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms.
+
+    A term that saw no token at this step is in neither: cross-entropy where the student wrote all text itself.
+    `metrics` holds what evaluators measured after this step, by EVALUATOR.MEASUREMENT; most steps have none.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    terms: Mapping[str, TermReport] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Trainer(Component):
+    """Trains one phase."""
+
+    kind = "trainer"
+    own_text: str = ""
+    """The setting by which it learns also on text that the student writes as it learns, None in the config while it does
+    not; "" where there is none. Signals of such text cannot be recorded, so teachers are asked beside the student, and read
+    its tokens. Losses that learn from labels alone get none of it."""
+    validators: Sequence[str] = ()
+    """Evaluators of the recipe that it asks while it trains, by their short names, such as `perplexity`; may depend on the
+    config. They must be there, and what a phase leaves depends on them."""
+
+    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
+        """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
+
+        There it finds what was committed (`kdtool.commit`) before the process was killed, as it was, and nothing else.
+
+        A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
+        history: a checkpoint holds also what `kdtool_state` of the phase's components gives. Logged steps go to
+        `kdtool_step_end`, `kdtool_progress` and the history; whole checkpoints to `kdtool_checkpoint`. A loss that breaks
+        its contract is a `PluginError` that names it. Parameters with `requires_grad` off stay. Since 0.1.
+        """

@@ -1,0 +1,47 @@
+"""What an earlier run of the same name tells about time: seconds a token, where student and trainer were the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kdtool._assembly.assemble import Assembly
+from kdtool._contract.language_model import ModelFacts
+from kdtool._errors import KdtoolError
+from kdtool._results.files import component_record, read_results
+from kdtool._run.preflight.prospect import Asked
+
+__all__ = ["timed_by_record"]
+
+
+def timed_by_record(
+    asked: list[Asked], assembly: Assembly, models: Mapping[str, ModelFacts], folder: Path
+) -> list[Asked]:
+    """Return the parts with the speed of the finished run in `folder`, in phases that are as they were then."""
+    try:
+        before = read_results(folder)
+    except KdtoolError:
+        return asked
+    (student,) = assembly.named("student")
+    if student not in models or before.models.get(student) != models[student]:
+        return asked
+    configs = {record.name: record.config for record in before.components}
+    speeds: dict[tuple[str, str, str], float] = {}
+    for arm in before.arms:
+        phases = {phase.name: phase for phase in assembly.arms.get(arm.arm, ())}
+        for name, trained in arm.phases.items():
+            spec = phases[name].trainer if name in phases else None
+            if spec is None or not trained.tokens:
+                continue
+            if configs.get(spec.path) == component_record(assembly.built[spec.key]).config:
+                speeds[arm.arm, name, spec.path] = trained.seconds / trained.tokens
+    return [_timed(part, speeds, folder) for part in asked]
+
+
+def _timed(part: Asked, speeds: Mapping[tuple[str, str, str], float], folder: Path) -> Asked:
+    speed = speeds.get((part.arm, part.phase, part.component))
+    if speed is None or not part.estimate.seconds:
+        return part
+    note = f"at the speed of the run in {folder}: {1 / max(speed, 1e-12):,.0f} tokens a second"
+    return replace(part, estimate=replace(part.estimate, seconds=speed * part.estimate.tokens, note=note))

@@ -1,0 +1,103 @@
+"""Whose code failed, and what errors of the system and of libraries mean to a user.
+
+A component is known by the hook that raised. What a hook returned (a model, a tokenizer) may fail later, outside of any
+hook: then the plugin is known by the code that the exception came through. The Python API and the command line both use
+`translated`, so that a lack of memory or of disk is the same error wherever it happens and whichever library found it.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError, cause_of
+from kdtool._plugins.distributions import origin_of, points
+from kdtool._plugins.owner import Owner, blame, owner_of
+
+__all__ = ["culprit", "out_of_memory", "told", "translated", "using"]
+
+_TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
+_DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def culprit(error: BaseException) -> str:
+    """Return the component, or else the plugin, whose code raised; "" where it was kdtool's own or cannot be told."""
+    owner = owner_of(error)
+    if owner is not None:
+        return str(owner)
+    offered = {point.value.partition(":")[0].partition(".")[0]: point for point in points()}
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module.startswith("_kdtool_local_"):
+            return f"the local file {Path(frame.f_code.co_filename).name}"
+        if module in offered and offered[module].dist:
+            origin = origin_of(offered[module].dist)
+            return f"{origin.name} {origin.version}".rstrip()
+    return ""
+
+
+def told(error: BaseException) -> str:
+    """Return what an error for the user says, and the component that raised it where that is not said already."""
+    owner, text = owner_of(error), str(error)
+    return f"{text}\n  in {owner}" if owner is not None and str(owner) not in text else text
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was exceeded: Python's own error, or torch's on any device. Torch is not imported."""
+    classes = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__}
+    if "builtins.MemoryError" in classes or "torch.OutOfMemoryError" in classes:
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _TORCH_SAYS)
+
+
+@contextmanager
+def using(owner: Owner, what: str) -> Iterator[None]:
+    """Run code of a plugin that is no hook: its class, its settings, its constructor.
+
+    Raises:
+        PluginError: it raised something that is not for the user.
+    """
+    with blame(owner, what):
+        try:
+            yield
+        except KdtoolError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise PluginError(f"{owner} failed in {what}: {cause_of(error)}") from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a lack of memory or disk, or of room in a path, that nobody has explained yet into an error for the user.
+
+    Raises:
+        UsageError: a path is longer than the system allows.
+        MemoryExceededError: there was not enough memory.
+        StorageError: a disk was full or read-only.
+    """
+    try:
+        yield
+    except KdtoolError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            who = culprit(error) or "kdtool itself"
+            first = (str(error).strip().splitlines() or ["MemoryError"])[0]
+            remedy = "A smaller batch, shorter rows or a smaller model need less. What was finished is kept."
+            raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy}") from error
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            start = str(error.filename or "a path")[:200]
+            raise UsageError(f"{start}… is longer than this system allows; choose a shorter name or folder") from error
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = f" {error.filename}" if error.filename else ""
+            remedy = "make room or choose another folder, then run the same command again; what was finished is kept"
+            who = culprit(error)
+            raise StorageError(
+                f"cannot write{where}: {error.strerror}{f' (in {who})' if who else ''}; {remedy}"
+            ) from error
+        raise

@@ -1,0 +1,110 @@
+"""What is installed: components by kind and name, from package metadata alone.
+
+Listing, searching and suggesting import nothing but `importlib.metadata`. `load` imports the one class that is used:
+by a registered name, as `module:Class`, or as `./file.py:Class` beside the recipe. It raises `PluginError` with the
+distribution, the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from kdtool._errors import PluginError, UsageError
+from kdtool._plugins.distributions import Origin, misplaced, origin_of, points
+from kdtool._plugins.importing import import_point
+from kdtool._plugins.loaded import Loaded
+from kdtool._text.did_you_mean import did_you_mean
+
+_KINDS = "corpus screen annotator packer teacher cache student transform loss weighting trainer evaluator exporter"
+_IRREGULAR = {"corpus": "corpora", "loss": "losses"}
+_NAMES = (*_KINDS.split(), "tracker", "reporter", "command")
+GROUPS: Mapping[str, str] = {kind: f"kdtool.{_IRREGULAR.get(kind, kind + 's')}" for kind in _NAMES}
+"""Entry-point group of each kind; a command is no component but a lazily imported click command."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component or command: nothing of it is imported."""
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+    point: EntryPoint
+
+
+@cache
+def _all_entries() -> tuple[Entry, ...]:
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    found = [(kinds[point.group], point) for point in points() if point.group in kinds]
+    origins = [origin_of(point.dist) if point.dist else Origin() for _, point in found]
+    return tuple(
+        Entry(kind, point.name, point.value, origin.name, origin.version, point)
+        for (kind, point), origin in zip(found, origins, strict=True)
+    )
+
+
+def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
+    """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
+    own = [entry for entry in _all_entries() if entry.kind == kind]
+    return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
+
+
+def find(kind: str, name: str) -> Entry:
+    """Return the one registered entry of that name.
+
+    Raises:
+        UsageError: nothing of that name is installed.
+        PluginError: two distributions offer it.
+    """
+    entries = installed(kind).get(name, ())
+    if len(entries) == 1:
+        return entries[0]
+    if entries:
+        offers = " and ".join(f"{e.distribution} {e.version} ({e.value})" for e in entries)
+        raise PluginError(
+            f"{kind} {name!r} is offered twice: by {offers}; pip uninstall one of them, or write use: {entries[0].value}"
+        )
+    package = _first_party().get(kind, {}).get(name)
+    if package:
+        raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
+    known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
+    hints = [known or f"no {kind} is installed", *(text for text in misplaced(GROUPS.values()) if repr(name) in text)]
+    raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")
+
+
+def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> Loaded:
+    """Import the class that `use` names.
+
+    Args:
+        kind: the kind it must be of (not checked here).
+        use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
+        folder: where a relative path starts.
+        announce: is told before code from a local file runs, and when an import takes long.
+
+    Raises:
+        UsageError: there is nothing of that name.
+        PluginError: it cannot be imported.
+    """
+    if ".py:" in use:
+        from kdtool._plugins.local_file import load_local
+
+        return load_local(kind, use, folder, announce)
+    point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
+    cls, origin = import_point(kind, use, point, announce)
+    return Loaded(cls, use, origin.name, origin.version)
+
+
+@cache
+def _first_party() -> dict[str, dict[str, str]]:
+    """Return which of the project's own packages brings which component, for names that are not installed."""
+    data: Any = json.loads(files("kdtool").joinpath("first_party.json").read_text(encoding="utf-8"))
+    return {kind: dict(names) for kind, names in data.items()}

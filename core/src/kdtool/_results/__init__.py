@@ -1,0 +1,1 @@
+"""What a finished run says: its record, comparisons, verdict and model cards."""

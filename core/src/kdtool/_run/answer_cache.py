@@ -1,0 +1,168 @@
+"""Answers that stay: what a corpus asked a teacher once is not asked again, whatever else of the recipe changes.
+
+They lie in one SQLite file of the store, by the fingerprint of the teacher (or what it `speaks_as`, and what it was trained
+to) and by all of the request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pluggy import HookImpl
+
+from kdtool._contract.language_model import Request, TextAnswer
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import StorageError
+from kdtool._plugins.hook_list import Hooks
+from kdtool._plugins.hooks import Call
+
+__all__ = ["remembering"]
+
+Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
+_SECONDS_FOR_OTHERS = 60
+_TABLE = """CREATE TABLE IF NOT EXISTS answers
+    (teacher TEXT, request TEXT, answer TEXT, sha256 TEXT, PRIMARY KEY (teacher, request))"""
+
+
+@contextmanager
+def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
+    """Give the run other hooks on the same components: the named teachers are asked only for what is not in the file.
+
+    Args:
+        run: is told, too, how many answers were there.
+        file: where answers are kept; made where it is not there. Several processes may use it at once.
+        teachers: what stands for each teacher, by its name.
+
+    Raises:
+        StorageError: the file cannot be read or written, or is damaged.
+    """
+    with _storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(file, timeout=_SECONDS_FOR_OTHERS, isolation_level=None, check_same_thread=False)
+    with closing(database):
+        with _storage_errors(file):
+            database.execute(_TABLE)
+        kept = {name: _Kept(database, file, teacher) for name, teacher in teachers.items()}
+        yield replace(run, hook=_Hooks(run.hook, kept))
+        for name, one in kept.items():
+            if one.found:
+                run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
+
+
+class _Kept:
+    """The answers of one teacher; refusals are none."""
+
+    def __init__(self, database: sqlite3.Connection, file: Path, teacher: str) -> None:
+        self._database = database
+        self._file = file
+        self._teacher = teacher
+        self.found = 0
+
+    def ask(self, ask: Ask, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Yield the answers to all requests; the teacher is not asked at all where every one is there."""
+        waiting = iter(requests)
+        for request in waiting:
+            found = self._find(request)
+            if found is None:
+                yield from self._beside_new_ones(ask, chain([request], waiting))
+                return
+            yield found
+
+    def _beside_new_ones(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
+        there: list[TextAnswer] = []
+        asked: dict[str, Request] = {}
+
+        def new() -> Iterator[Request]:
+            for request in requests:
+                found = self._find(request)
+                if found is None:
+                    asked[request.id] = request
+                    yield request
+                else:
+                    there.append(found)
+
+        for answer in ask(new()) or ():  # None: the teacher answers nothing
+            if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later
+                self._keep(asked[answer.id], answer)
+            yield answer
+            yield from there
+            there.clear()
+        yield from there
+
+    def _find(self, request: Request) -> TextAnswer | None:
+        with _storage_errors(self._file):
+            found = self._database.execute(
+                "SELECT answer, sha256 FROM answers WHERE teacher = ? AND request = ?", (self._teacher, _key(request))
+            ).fetchone()
+        if found is None or found[1] != _digest(found[0]):  # a changed byte: as if it were not there
+            return None
+        self.found += 1
+        return replace(TextAnswer(**json.loads(found[0])), id=request.id)
+
+    def _keep(self, request: Request, answer: TextAnswer) -> None:
+        text = json.dumps(asdict(answer))
+        with _storage_errors(self._file):
+            self._database.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
+                (self._teacher, _key(request), text, _digest(text)),
+            )
+
+
+class _Hooks(Hooks):
+    """Hooks on the same components, whose teachers answer from what is kept."""
+
+    def __init__(self, hooks: Hooks, kept: Mapping[str, _Kept]) -> None:
+        vars(self).update(vars(hooks))
+        self.kept = kept
+
+    @property
+    def kdtool_answer(self) -> Any:  # type: ignore[override]
+        """The hook of the teachers, which are asked only for answers that are not kept."""
+        return _Answers(Hooks.kdtool_answer, self)
+
+
+class _Answers(Call[Any, Any, Any]):
+    """The hook behind the kept answers: every way of calling it ends in `_ask` or `_plain`."""
+
+    _hooks: _Hooks
+
+    def _ask(self, name: str, implementation: HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
+        def ask(requests: Iterable[Request]) -> Any:
+            return super(_Answers, self)._ask(name, implementation, {"requests": requests}, needed)
+
+        kept = self._hooks.kept.get(name)
+        return kept.ask(ask, values["requests"]) if kept else ask(values["requests"])
+
+    def _plain(self, name: str, implementation: HookImpl) -> Callable[..., Any]:
+        plain, kept = super()._plain(name, implementation), self._hooks.kept.get(name)
+        return partial(kept.ask, plain) if kept else plain
+
+
+def _key(request: Request) -> str:
+    left_out = {"id"} if request.temperature else {"id", "seed"}
+    told = {name: value for name, value in asdict(request).items() if name not in left_out}
+    return _digest(json.dumps(told, sort_keys=True))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _storage_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        remedy = (
+            "free space or give the right to write there; a damaged file may be moved away, then all is asked again"
+        )
+        raise StorageError(f"answers of teachers cannot be kept in {file}: {error}; {remedy}") from error

@@ -1,0 +1,30 @@
+"""Opening a subject by the component that it belongs to."""
+
+from __future__ import annotations
+
+from kdtool._contract.evaluation import LiveSubject, Subject
+from kdtool._contract.language_model import Runtime
+from kdtool._contract.run_info import RunInfo
+from kdtool._plugins.hooks import Named
+
+__all__ = ["UNADAPTED", "open_subject"]
+
+UNADAPTED = ".unadapted"
+"""Behind a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
+
+
+def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
+    """Open a subject and say which component did; None where no component can.
+
+    A teacher's name is its component's name, perhaps with `UNADAPTED` behind it, and that component alone is asked, so that
+    several teachers are not taken for each other. For all others the first component that answers counts. The caller
+    closes the runtime. A model in memory needs nobody to open it; the name is then "".
+    """
+    if isinstance(subject, LiveSubject) and subject.model is not None:
+        return Named("", subject.model.opened())
+    hook, owner = run.hook.kdtool_open, run.hook.owner
+    name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
+    if subject.role == "teacher" and owner(name):
+        runtime = hook.maybe(name)(run, subject) if name in hook.names() else None
+        return None if runtime is None else Named(name, runtime)
+    return hook(run, subject)

@@ -1,0 +1,94 @@
+"""The licences of a recipe: what the student takes of which component, judged before anything is loaded.
+
+Called by `run`, `plan` and `check`. A student takes weights (its own, and those that it says), its corpora's text, and the
+signals of the teachers that its losses learn from; controls and plain cross-entropy take nothing of a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.loss_weights import weighs
+from kdtool._contract.licences import Licensed, Objection, Transfer, judged
+from kdtool._errors import Problem, RecipeError
+from kdtool._plugins.hook_list import Hooks
+from kdtool._recipe.model import problem_at
+from kdtool._run.stages.terms import plain_terms
+
+__all__ = ["KEY", "licences_of"]
+
+KEY = "terms_acknowledged"
+"""The recipe's key for what its writer acknowledges: component → licence."""
+_OWN: Mapping[str, Transfer] = {"student": "weights", "corpus": "text"}
+"""What a student takes of a component of that kind by having it: the terms are those of what the component brings."""
+
+
+def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
+    """Return the terms that the components bring, with what the student takes under them.
+
+    Raises:
+        RecipeError: terms are not acknowledged, forbid what the recipe does, or what it acknowledges is not in it.
+    """
+    names = _names(assembly)
+    said, problems = _acknowledged(assembly, names)
+    taken: dict[str, set[Transfer]] = {}
+    for name, transfer in _taken(assembly):
+        taken.setdefault(names.get(name, name), set()).add(transfer)
+    found, objections = judged(hooks.kdtool_acknowledge(), taken, said)
+    if problems or objections:
+        raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
+    return found
+
+
+def _names(assembly: Assembly) -> dict[str, str]:
+    """Return components by the names that a recipe may use: paths, keys, and short names that only one of them has."""
+    specs = assembly.recipe.lasting
+    short = [spec.name for spec in specs]
+    found = {spec.name: spec.path for spec in specs if short.count(spec.name) == 1}
+    return found | {name: spec.path for spec in specs for name in (".".join(map(str, spec.key)), spec.path)}
+
+
+def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
+    for spec in assembly.recipe.lasting:
+        if spec.kind in _OWN:
+            yield spec.path, _OWN[spec.kind]
+            yield from assembly.shared[spec.path].takes.items()
+    for phase in assembly.arms["student"]:
+        for term in plain_terms(assembly, phase):
+            text = all(need == {"text"} for need in term.needs)
+            yield from ((name, "text" if text else "signals") for name in term.teachers if weighs(term.weight))
+
+
+def _acknowledged(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
+    value = assembly.recipe.data.get(KEY)
+    if value is None or value is False:
+        return {}, []
+    example = 'such as {teacher: "Apache-2.0"}'
+    if not isinstance(value, Mapping):
+        return {}, [problem_at(assembly.recipe, (KEY,), f"is a mapping of components to licences, {example}")]
+    said, problems = {}, []
+    for name, text in _flat(value):
+        if isinstance(text, str):
+            said[names.get(name, name)] = text
+        elif text is not False:  # switches off what a recipe below says
+            problems.append(
+                problem_at(assembly.recipe, (KEY, *name.split(".")), f"is the name of a licence, {example}")
+            )
+    return said, problems
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `teachers.big` for both ways to write it: as a key, and as maps in each other."""
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", entry
+
+
+def _problem(assembly: Assembly, objection: Objection) -> Problem:
+    keys = {spec.path: spec.key for spec in assembly.recipe.lasting}
+    key = keys[objection.component] if objection.component else (KEY, *objection.line.split("."))
+    return problem_at(assembly.recipe, key, objection.message, objection.remedy)

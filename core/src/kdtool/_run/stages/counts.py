@@ -1,0 +1,101 @@
+"""What a text artefact holds, in figures: by split and by corpus, and what was rejected or left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from kdtool._contract.data import Completion, Example, Preference, Split, Text
+
+__all__ = ["Counts", "parts_of", "size_of"]
+
+_SHOWN = 20
+_ABOUT = {"licences": "licence", "languages": "language", "sources": "source"}
+
+
+def parts_of(example: Example) -> tuple[str, ...]:
+    """Return an example's texts."""
+    body = example.body
+    if isinstance(body, Text):
+        return (body.text,)
+    if isinstance(body, Completion):
+        rejected = (body.rejected,) if isinstance(body, Preference) else ()
+        return (body.prompt, body.completion, *rejected)
+    return tuple(content for _, content in body.turns)
+
+
+def size_of(example: Example) -> int:
+    """Return the bytes of an example's texts."""
+    return sum(len(text.encode()) for text in parts_of(example))
+
+
+class Counts:
+    """Counts examples as they are written."""
+
+    def __init__(self, corpora: Iterable[str], shares: Mapping[str, float]) -> None:
+        self._shares = shares
+        self._splits: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in get_args(Split)}
+        self._by: dict[str, Counter[str]] = {name: Counter() for name in _ABOUT}
+        self._corpora = {name: _Corpus() for name in corpora}
+        self._rejected: dict[str, Counter[str]] = {}
+
+    def add(self, corpus: str, example: Example) -> None:
+        """Count an example that was written."""
+        size, own = size_of(example), self._corpora[corpus]
+        for counter in (self._splits[example.split], own.kept):
+            counter["documents"] += 1
+            counter["bytes"] += size
+        own.train_bytes += size if example.split == "train" else 0
+        for name, attribute in _ABOUT.items():
+            value = getattr(example, attribute) or "unknown"
+            self._by[name][value] += 1
+            own.by[name][value] += 1
+
+    def reject(self, screen: str, reasons: Iterable[tuple[str, str]]) -> None:
+        """Count what a screen turned away, by corpus and reason."""
+        found = self._rejected.setdefault(screen, Counter())
+        for corpus, reason in reasons:
+            found[reason] += 1
+            self._corpora[corpus].rejected[reason] += 1
+
+    def leave_out(self, corpus: str, example: Example) -> None:
+        """Count an example that its corpus's share has no room for."""
+        own = self._corpora[corpus].left_out
+        own["documents"] += 1
+        own["bytes"] += size_of(example)
+
+    def left_out(self) -> dict[str, tuple[int, int]]:
+        """Return documents and bytes that the shares had no room for, of each corpus that has any."""
+        found = {name: own.left_out for name, own in self._corpora.items() if own.left_out["documents"]}
+        return {name: (counter["documents"], counter["bytes"]) for name, counter in found.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as plain data; corpora in their order, since the artefact knows no names."""
+        by = {name: dict(counter.most_common(_SHOWN)) for name, counter in self._by.items()}
+        train = sum(own.train_bytes for own in self._corpora.values())
+        return {
+            "splits": self._splits,
+            **by,
+            "corpora": [self._described(name, own, train) for name, own in self._corpora.items()],
+            "rejected": {name: dict(found) for name, found in self._rejected.items()},
+        }
+
+    def _described(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:
+        about = {key: dict(own.by[key].most_common(_SHOWN)) for key in ("licences", "languages")}
+        about |= {"rejected": dict(own.rejected.most_common(_SHOWN))} if own.rejected else {}
+        if name not in self._shares:
+            return {**own.kept, **about}
+        left_out = {f"left_out_{key}": value for key, value in own.left_out.items()}
+        share = {"share_wanted": self._shares[name], "share_of_training": own.train_bytes / train if train else 0.0}
+        return {**own.kept, **share, **left_out, **about}
+
+
+@dataclass
+class _Corpus:
+    kept: Counter[str] = field(default_factory=lambda: Counter(documents=0, bytes=0))
+    left_out: Counter[str] = field(default_factory=lambda: Counter(documents=0, bytes=0))
+    rejected: Counter[str] = field(default_factory=Counter)
+    by: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _ABOUT})
+    train_bytes: int = 0

@@ -1,0 +1,132 @@
+"""Examples of several corpora as one stream, after the screens: one corpus after the other, or mixed by their shares.
+
+`write_texts` writes what comes out. Screens see batches; a corpus that is mixed is read a batch at a time, so that nothing
+but a batch of each is in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from kdtool._contract.data import Example, Messages
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import PluginError, UsageError
+from kdtool._plugins.hook_list import Hooks
+from kdtool._run.stages.counts import Counts, parts_of, size_of
+
+__all__ = ["gather"]
+
+_SCREEN_BATCH = 256
+Tagged = tuple[str, Example]
+"""An example with the name of its corpus."""
+
+
+def gather(
+    run: RunInfo, corpora: Sequence[str], screens: Sequence[str], shares: Mapping[str, float], counts: Counts
+) -> Iterator[Tagged]:
+    """Yield the examples of all corpora that the screens keep.
+
+    Without shares the corpora follow each other. With them, examples of the split "train" alternate so that every beginning
+    of the stream holds each corpus's share of the bytes, to within a document; they end where the corpus whose turn it is
+    has no more. What is left of the others is counted. Examples of other splits are all taken.
+
+    Raises:
+        PluginError: a corpus gives an id twice or what is no text, or a screen judges another number of examples than it
+            was given.
+        UsageError: a corpus with a share has nothing to learn from.
+    """
+    if not shares:
+        yield from _screened(run.hook, screens, (pair for name in corpora for pair in _read(run, name)), counts)
+        return
+    streams = {name: _Stream(run, name, screens, counts) for name in corpora}
+    used = dict.fromkeys(corpora, 0)
+    while True:
+        name = min(corpora, key=lambda name: used[name] / shares[name])
+        example = yield from streams[name].next_to_learn()
+        if example is None:
+            break
+        used[name] += size_of(example)
+        yield name, example
+    if not used[name]:
+        raise UsageError(
+            f"{run.hook.owner(name)} has the share {shares[name]:g} and gives no text of the split 'train'; "
+            "take its share away, or look at its settings and at what screens reject"
+        )
+    for stream in streams.values():
+        yield from stream.leave_out_the_rest()
+
+
+class _Stream:
+    """One corpus that is mixed with others: screened examples to learn from, one at a time; others go past."""
+
+    def __init__(self, run: RunInfo, name: str, screens: Sequence[str], counts: Counts) -> None:
+        self._name = name
+        self._hooks = run.hook
+        self._screens = screens
+        self._counts = counts
+        self._source = _read(run, name)
+        self._ready: deque[Example] = deque()
+
+    def next_to_learn(self) -> Generator[Tagged, None, Example | None]:
+        """Yield examples of other splits until there is one to learn from, and return that; None where there is no more."""
+        while not self._ready:
+            batch = list(islice(self._source, _SCREEN_BATCH))
+            if not batch:
+                return None
+            for name, example in _screened(self._hooks, self._screens, batch, self._counts):
+                if example.split == "train":
+                    self._ready.append(example)
+                else:
+                    yield name, example
+        return self._ready.popleft()
+
+    def leave_out_the_rest(self) -> Iterator[Tagged]:
+        """Yield what remains of other splits, and count what remains to learn from."""
+        for example in self._ready:
+            self._counts.leave_out(self._name, example)
+        others = self._others()
+        yield from _screened(self._hooks, self._screens, others, self._counts)
+
+    def _others(self) -> Iterator[Tagged]:
+        for name, example in self._source:
+            if example.split == "train":
+                self._counts.leave_out(name, example)
+            else:
+                yield name, example
+
+
+def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
+    seen: set[str] = set()
+    for example in run.hook.kdtool_examples.of(corpus)(run):
+        if example.id in seen:
+            raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
+        if not _is_text(example):
+            raise PluginError(f"{run.hook.owner(corpus)} gives text in {example.id!r} that no file can hold")
+        seen.add(example.id)
+        yield corpus, example
+
+
+def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
+    iterator = iter(examples)
+    while batch := list(islice(iterator, _SCREEN_BATCH)):
+        for screen in screens:
+            verdicts = hooks.kdtool_screen.of(screen)([example for _, example in batch])
+            if len(verdicts) != len(batch):
+                raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
+            judged = list(zip(batch, verdicts, strict=True))
+            counts.reject(screen, ((corpus, verdict.reason) for (corpus, _), verdict in judged if verdict is not None))
+            batch = [pair for pair, verdict in judged if verdict is None]
+        yield from batch
+
+
+def _is_text(example: Example) -> bool:
+    """Return whether everything can be written as UTF-8: strings may hold lone surrogates."""
+    roles = tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
+    fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
+    try:
+        "".join((*fields, *parts_of(example), *roles)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""Scores: what evaluators measure of teachers, student, controls and exported files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from kdtool._contract.evaluation import Evaluator, Measurement, Subject
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import PluginError
+from kdtool._run.context import Context
+from kdtool._run.fingerprint import fingerprint
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.open_subject import UNADAPTED
+from kdtool._run.stages.exports import read_artifact
+from kdtool._run.stages.phases import Arm
+from kdtool._store.artefacts import checked
+from kdtool._store.atomic_files import json_lines
+
+__all__ = ["Measured", "add_scores", "read_scores", "said_of", "subjects_of"]
+
+_MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
+_FILE = "measurements.jsonl"
+_SAID = "said.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Who is measured, and of which arm: the student, a control, a teacher, a file.
+
+    `subject` is asked for when `node`, which holds it, is made; a teacher has no node. `unadapted` is the teacher that is
+    measured as it was before phases of this run trained it; "" for all other subjects. `content` is the hash of a model
+    that no node holds. `lasting` is the name under which it is measured and kept, where that is not `name`: what a student
+    is called depends on how many seeds there are, and what was measured of it does not.
+    """
+
+    name: str
+    arm: str
+    node: Node | None
+    subject: Callable[[], Subject]
+    unadapted: str = ""
+    content: str = ""
+    lasting: str = ""
+
+    @property
+    def kept_as(self) -> str:
+        """What its artefact calls it."""
+        return self.lasting or self.name
+
+
+def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
+    """Return who is measured: teachers that open as a model or answer with text, every arm and seed, and exported files.
+
+    A teacher that a phase of this run trained is measured as it teaches, and as it was before. Exports are of the first arm,
+    the student with the first seed.
+    """
+    found = []
+    for name, component in context.assembly.named("teacher").items():
+        if {"text", "logits"} & set(getattr(component, "offers", ())):
+            found += [_teacher(name), *([_teacher(name, UNADAPTED)] if name in context.adapted else [])]
+    for position, arm in enumerate(arms):
+        trained = _trained(context, arm)
+        exported = exports.items() if position == 0 else ()
+        found += [trained, *(_exported(trained, label, arm, node) for label, node in exported)]
+    return found
+
+
+def add_scores(
+    context: Context, graph: Graph, measured: Sequence[Measured], texts: Node, *, but: Collection[str] = ()
+) -> dict[str, list[Node]]:
+    """Add the scores of every evaluator `but` some, by name: of one subject at a time, or of all where it says so.
+
+    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher speaks
+    with one model at a time: what it was before its phases is not measured together with others.
+    """
+    nodes: dict[str, list[Node]] = {}
+    for name, evaluator in context.assembly.named("evaluator").items():
+        if name in but:
+            continue
+        together = isinstance(evaluator, Evaluator) and evaluator.together
+        now = [one for one in measured if not one.unadapted]
+        alike = [[one] for one in now] if together else _alike(context, measured)
+        firsts = [same[0] for same in alike]
+        groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
+        nodes[name] = [_add_group(context, graph, name, group, texts) for group in groups if group]
+        for node in nodes[name]:
+            context.names.update({(node.name, same[0].kept_as): tuple(one.name for one in same) for same in alike})
+    return nodes
+
+
+def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured]]:
+    """Group subjects that are one model under several names: teachers of the same settings, code and weights."""
+    found: dict[str, list[Measured]] = {}
+    for one in measured:
+        key = one.name
+        if teacher := _teacher_of(context, one):
+            adapted = None if one.unadapted else context.adapted.get(teacher)
+            key = fingerprint("teacher", {**context.part(teacher), "adapted": adapted and adapted.fingerprint})
+        found.setdefault(key, []).append(one)
+    return list(found.values())
+
+
+def _teacher_of(context: Context, one: Measured) -> str:
+    """Return the component of a subject that is a teacher, "" of any other."""
+    name = one.unadapted or one.name
+    return name if one.node is None and not one.content and name in context.assembly.named("teacher") else ""
+
+
+def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
+    """Read the measurements of made nodes, by evaluator and under the names that subjects have now, and tell the trackers.
+
+    What an evaluator that is called otherwise than its plugin (`chat: {use: humaneval}`) measures is called by evaluator and
+    name, as `require` calls it, whatever else is measured; so is what two evaluators measure under one name.
+    """
+    built = context.assembly.built_for()
+    renamed = {one for one in scores if not built[one].loaded.source and built[one].spec.use != one.rpartition(".")[2]}
+    read = [(evaluator, node, found) for evaluator, nodes in scores.items() for node in nodes for found in _read(node)]
+    evaluators: dict[str, set[str]] = defaultdict(set)
+    for evaluator, _, found in read:
+        evaluators[found.name].add(evaluator)
+    called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
+    for evaluator, node, found in read:
+        for subject in context.names[node.name, found.subject]:
+            one = replace(found, subject=subject)
+            one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
+            context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
+            called[evaluator].append(one)
+    return called
+
+
+def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return what evaluators said while they measured, such as what they left out and why, each line once.
+
+    Behind them stands which names are one model, since evaluators name one of these alone.
+    """
+    files = [checked(node.path, _SAID) for node in nodes]
+    lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
+    same = [
+        f"{', '.join(others)}: the same model as {first}, measured once"
+        for first, *others in context.names.values()
+        if others
+    ]
+    return tuple(dict.fromkeys([*lines, *same]))
+
+
+def _read(node: Node) -> Iterator[Measurement]:
+    for line in json_lines(checked(node.path, _FILE)):
+        measurement = _MEASUREMENT.validate_json(line)
+        items = measurement.items and checked(node.path, measurement.items.as_posix())
+        yield replace(measurement, items=items)
+
+
+def _called(evaluator: str, found: Measurement) -> Measurement:
+    """Return a measurement whose name begins with that of its evaluator."""
+    prefix = f"{evaluator.rpartition('.')[2]}."
+    return found if found.name.startswith(prefix) else replace(found, name=prefix + found.name)
+
+
+def _teacher(name: str, suffix: str = "") -> Measured:
+    subject = Subject(name + suffix, "teacher")
+    return Measured(subject.name, subject.name, None, lambda: subject, unadapted=name if suffix else "")
+
+
+def _trained(context: Context, arm: Arm) -> Measured:
+    role = "student" if arm.arm == "student" else "control"
+    name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
+    subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
+    return Measured(name, arm.arm, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
+
+
+def _exported(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
+    name, kind = f"{trained.name}-{label}", f"{arm.arm}-{label}"
+
+    def subject() -> Subject:
+        return Subject(name, "artifact", read_artifact(node).path, arm.seed, arm=kind)
+
+    return Measured(name, kind, node, subject, lasting=f"{trained.kept_as}-{label}")
+
+
+def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
+    short = name.rpartition(".")[2]
+
+    def build(run: RunInfo, folder: Path) -> None:
+        subjects = tuple(replace(measured.subject(), name=measured.kept_as) for measured in group)
+        lines, said = [], []
+        given: set[tuple[str, str]] = set()
+
+        def say(text: str) -> None:
+            # What a recipe calls otherwise than its plugin (`chat: {use: humaneval}`) speaks under the plugin's name.
+            text = text if re.match(rf"{re.escape(short)}\b", text) else f"{short}: {text}"
+            said.append(text)
+            run.say(text)
+
+        for measurement in run.hook.kdtool_evaluate.of(name)(replace(run, say=say), subjects):
+            if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
+                raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
+            given.add((measurement.name, measurement.subject))
+            items = measurement.items and Path(measurement.items).relative_to(folder)
+            lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
+        (folder / _FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        (folder / _SAID).write_text(json.dumps(said), encoding="utf-8")
+
+    evaluator = context.assembly.shared[name]
+    reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
+    asked = sorted({*more, *filter(None, (_teacher_of(context, one) for one in group))})
+    stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
+    parts = {
+        "evaluator": context.part(name),
+        "teachers": {teacher: context.part(teacher) for teacher in asked},
+        "tokenizers": context.tokenizers(sorted({*context.assembly.named("teacher")} - {*asked})),
+        "subjects": [measured.kept_as for measured in group],
+    }
+    if contents := {measured.kept_as: measured.content for measured in group if measured.content}:
+        parts["models"] = contents
+    inputs = {"texts": texts} if reads else {}
+    inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
+    teachers = context.speaking(asked)
+    teachers.update({measured.unadapted: None for measured in group if measured.unadapted})
+    read = texts if reads else None
+    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=read, teachers=teachers))
+
+
+def _problem(
+    measurement: Measurement, subjects: Collection[str], folder: Path, given: Collection[tuple[str, str]]
+) -> str:
+    """Say what is wrong with a measurement that cannot be stored or compared; "" for nothing.
+
+    `given` are the names and subjects of those that were given before.
+    """
+    if measurement.subject not in subjects:
+        return f"of {measurement.subject!r}, which it was not asked to measure"
+    if (measurement.name, measurement.subject) in given:
+        return f"of {measurement.subject!r} twice"
+    numbers = [value for value in (measurement.value, measurement.low, measurement.high) if value is not None]
+    if not all(map(isfinite, numbers)):
+        return f"of {measurement.subject!r} that is no number: {', '.join(map(str, numbers))}"
+    if measurement.items is None:
+        return ""
+    if not measurement.items.is_relative_to(folder):
+        return f"with items in {measurement.items}, which is not below {folder}"
+    try:
+        for line in json_lines(measurement.items):
+            item = json.loads(line)
+            _ = {item["item"]: item["sum"] + item["weight"] + 0.0}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"with items in {measurement.items} that cannot be read: {type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,83 @@
+"""Signals of a phase: from the teacher itself, or from a cache that recorded them before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from kdtool._contract.data import Batch
+from kdtool._contract.signals import Signal, Want
+from kdtool._errors import UsageError
+from kdtool._plugins.hook_list import Hooks
+from kdtool._tokenizers.vocabulary import Vocabularies
+
+__all__ = ["BoundSignals", "cut_signal", "from_cache", "from_teacher"]
+
+
+@dataclass(frozen=True)
+class BoundSignals:
+    """A `SignalSource` on one hook of one component. `shared`: signals are cut to so many tokens, None: they are not."""
+
+    want: Want
+    ask: Callable[[Batch], Signal]
+    shared: int | None = None
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return the signal for a batch."""
+        found = self.ask(batch)
+        return found if self.shared is None else cut_signal(found, self.shared)
+
+
+def from_teacher(hooks: Hooks, teacher: str, want: Want, vocabularies: Vocabularies | None = None) -> BoundSignals:
+    """Return signals that the teacher gives while they are asked for, over all its tokens.
+
+    Where the student knows more tokens than the teacher, rows that hold one of these are refused.
+    """
+    ask = partial(_asked, hooks.kdtool_signal.of(teacher), want)
+    if vocabularies is not None and vocabularies.relation == "prefix" and vocabularies.sizes[0] > vocabularies.shared:
+        return BoundSignals(want, partial(_readable, ask, teacher, vocabularies.shared))
+    return BoundSignals(want, ask)
+
+
+def from_cache(hooks: Hooks, cache: str, want: Want, folder: Path) -> BoundSignals:
+    """Return signals that the cache recorded in `folder`."""
+    return BoundSignals(want, partial(_recalled, hooks.kdtool_recall.of(cache), want, folder))
+
+
+def cut_signal(signal: Signal, shared: int) -> Signal:
+    """Return the signal over the first `shared` tokens: what the teacher says of others is left out.
+
+    Logits are cut before any softmax, and sampled tokens weighed anew: both are the teacher's distribution given that the
+    token is one of these. Of top-k tokens the others go, and the rest keep their probability.
+    """
+    lazy, sparse = signal.lazy, signal.sparse
+    if lazy is not None:
+        lazy = replace(lazy, head=replace(lazy.head, vocabulary=min(shared, lazy.head.vocabulary)))
+    if sparse is not None:
+        others = sparse.ids >= shared
+        weights = sparse.weights.masked_fill(others, 0.0)
+        if sparse.form == "sampled":
+            weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
+        sparse = replace(sparse, ids=sparse.ids.masked_fill(others, -1), weights=weights)
+    return replace(signal, lazy=lazy, sparse=sparse)
+
+
+def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: Batch) -> Signal:
+    rows = batch.input_ids.amax(1).tolist()
+    for key, greatest in zip(batch.row_keys, rows, strict=True):
+        if greatest >= known:
+            raise UsageError(
+                f"row {key!r} holds token {greatest:,}, which {teacher} does not have: its tokens are those below "
+                f"{known:,}. Leave out what brings such tokens, such as filling in the middle, or take another teacher"
+            )
+    return ask(batch)
+
+
+def _asked(hook: Callable[[Batch, Want], Signal], want: Want, batch: Batch) -> Signal:
+    return hook(batch, want)
+
+
+def _recalled(hook: Callable[[Batch, Want, Path], Signal], want: Want, folder: Path, batch: Batch) -> Signal:
+    return hook(batch, want, folder)

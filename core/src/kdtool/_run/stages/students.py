@@ -1,0 +1,70 @@
+"""The untrained student: built once for each seed it depends on, and saved, so that every arm starts from the same file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.student import Student
+from kdtool._plugins.owner import blame
+from kdtool._plugins.return_types import require
+from kdtool._run.context import Context
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._store.artefacts import checked
+from kdtool._store.layout import MODEL
+
+__all__ = ["STUDENTS", "add_students", "facts_of"]
+
+STUDENTS = "students"
+"""The kind of the stage that builds untrained students."""
+
+_FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
+_FACTS_FILE = "facts.json"
+
+
+def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]:
+    """Add the untrained student of every seed; one artefact for all where the student does not use the seed.
+
+    A student may calibrate on the text and may be cut from a teacher, which it then names in `takes`.
+    """
+    seeds = context.assembly.recipe.seeds
+    (student,) = context.assembly.named("student").values()
+    if isinstance(student, Student) and not student.uses_seed:
+        return dict.fromkeys(seeds, _add_student(context, graph, None, texts))
+    return {seed: _add_student(context, graph, seed, texts) for seed in seeds}
+
+
+def facts_of(node: Node) -> ModelFacts:
+    """Return the shapes of the student in an artefact."""
+    return _FACTS.validate_json(checked(node.path, _FACTS_FILE).read_bytes())
+
+
+def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
+    (name,) = context.assembly.named("student")
+    stage = Stage(STUDENTS, "" if seed is None else f"seed{seed}", seed=seed or 0)
+    taken = [
+        teacher for teacher in taken_by([name], context.assembly.shared) if teacher in context.assembly.named("teacher")
+    ]
+    tokenizer = context.hooks.kdtool_tokenizer.of(name)(context.info(stage, context.folder))
+    parts = {
+        "student": context.part(name),
+        "seed": seed,
+        "teachers": {teacher: context.part(teacher) for teacher in taken},
+        "tokenizer": tokenizer.fingerprint,
+        "start": list(tokenizer.document_start),
+        "chat": tokenizer.chat_fingerprint,
+    }
+
+    def build(run: RunInfo, folder: Path) -> None:
+        student = run.hook.kdtool_build_student.of(name)(run)
+        with blame(run.hook.owner(name), "the student that it built"):
+            require(student.facts, ModelFacts, "facts of the student")
+            student.save(folder / MODEL)
+        (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
+
+    teachers = context.speaking(taken)
+    return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts, teachers=teachers))

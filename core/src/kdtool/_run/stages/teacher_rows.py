@@ -1,0 +1,120 @@
+"""Rows of the same texts in a teacher's own tokenizer, for losses that work across vocabularies.
+
+Each of the student's rows becomes one of the teacher's, under the same key: its documents are spelled out and encoded again,
+and begin as the teacher's tokenizer begins a document. Both sides say which bytes of its document a token stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from kdtool._contract.data import Row, RowSource
+from kdtool._contract.tokenizer import Tokenizer
+from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
+
+__all__ = ["Spelled", "Translation"]
+
+_MULTIPLE = 8
+
+
+class Spelled:
+    """A `RowSource` whose rows say which bytes each token stands for."""
+
+    def __init__(self, rows: RowSource, tokenizer: Tokenizer) -> None:
+        self._rows = rows
+        self._tokenizer = tokenizer
+        self.fingerprint = rows.fingerprint
+        self.length = rows.length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._rows[index]
+        starts, ends = [0] * self.length, [0] * self.length
+        for part in _documents(row):
+            starts[part], ends[part] = byte_spans(self._tokenizer.pieces(row.input_ids[part]))
+        return replace(row, columns={**row.columns, BYTE_START: starts, BYTE_END: ends})
+
+
+@dataclass
+class _Tokens:
+    """What becomes of a row, before it is padded."""
+
+    ids: list[int] = field(default_factory=list)
+    labelled: list[bool] = field(default_factory=list)
+    document: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+
+class Translation:
+    """The student's rows, written in another tokenizer. `left_out` counts documents whose bytes that one changes."""
+
+    def __init__(self, rows: RowSource, own: Tokenizer, other: Tokenizer) -> None:
+        self._rows, self._own, self._other = rows, own, other
+        self.left_out = 0
+
+    def rows(self) -> Iterator[Row]:
+        """Yield rows of one length, one for each of the student's, in their order."""
+        longest = max((len(self._translated(self._rows[index]).ids) for index in range(len(self._rows))), default=0)
+        length = max(2, -(-longest // _MULTIPLE) * _MULTIPLE)
+        self.left_out = 0
+        for index in range(len(self._rows)):
+            row = self._rows[index]
+            found = self._translated(row)
+            missing = length - len(found.ids)
+            yield Row(
+                row.key,
+                found.ids + [self._other.end_of_text] * missing,
+                found.labelled + [False] * missing,
+                found.document + [-1] * missing,
+                {BYTE_START: found.starts + [0] * missing, BYTE_END: found.ends + [0] * missing},
+            )
+
+    def _translated(self, row: Row) -> _Tokens:
+        found = _Tokens()
+        for part in _documents(row):
+            self._add(found, row.input_ids[part], row.labelled[part], row.document[part.start])
+        return found
+
+    def _add(self, found: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
+        """Add a document, or the piece of one that lies in the row."""
+        pieces = self._own.pieces(ids)
+        content = b"".join(pieces)
+        try:
+            begin, text = whole_characters(content)
+        except UnicodeDecodeError:  # a character lacks bytes in the middle, where a special token stands
+            self.left_out += 1
+            return
+        encoded = self._other.encode(text)
+        theirs = list(self._other.pieces(encoded))
+        if b"".join(theirs) != text.encode():
+            self.left_out += 1
+            return
+        ended = bool(ids) and ids[-1] == self._own.end_of_text
+        first = self._other.missing_start(encoded)
+        encoded, theirs = [*first, *encoded], [*(b"" for _ in first), *theirs]
+        if ended:
+            encoded, theirs = [*encoded, self._other.end_of_text], [*theirs, b""]
+        learnt = bytearray().join(bytes([label]) * len(piece) for piece, label in zip(pieces, labelled, strict=True))
+        starts, ends = byte_spans(theirs, begin)
+        found.ids += encoded
+        found.labelled += [start < end and all(learnt[start:end]) for start, end in zip(starts, ends, strict=True)]
+        if ended:
+            found.labelled[-1] = labelled[-1]
+        found.document += [number] * len(encoded)
+        found.starts += starts
+        found.ends += ends
+
+
+def _documents(row: Row) -> Iterator[slice]:
+    """Yield where the row's documents are; padding is none."""
+    begin = 0
+    for number, tokens in groupby(row.document):
+        end = begin + len(list(tokens))
+        if number >= 0:
+            yield slice(begin, end)
+        begin = end

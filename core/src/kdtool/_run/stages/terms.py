@@ -1,0 +1,94 @@
+"""The terms of a phase: its losses with weights, temperatures, teachers and layers, and what they want of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.teacher_signals import shares_in_words, teachers_of
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.loss import Loss
+from kdtool._contract.loss_terms import Term
+from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
+from kdtool._errors import PluginError
+from kdtool._recipe.model import PhaseSpec, of_kind
+from kdtool._run.context import Context
+
+__all__ = ["mixtures_noted", "plain_terms", "teachers_asked", "terms_of", "want_of"]
+
+
+def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
+    """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
+    terms = []
+    for spec in phase.losses:
+        loss = assembly.built[spec.key].instance()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"{spec.path} is no loss")
+        shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
+        scale = loss.temperature**loss.softened
+        asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
+        term = Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        terms.append(replace(term, passes=loss.passes, mixture=mixture))
+    return tuple(terms)
+
+
+def teachers_asked(terms: Iterable[Term]) -> list[str]:
+    """Return the teachers that the terms learn from, in alphabetical order."""
+    return sorted({teacher for term in terms for teacher in term.teachers})
+
+
+def mixtures_noted(assembly: Assembly) -> tuple[str, ...]:
+    """Return a line for the user for each loss of the student that learns from a mixture of teachers."""
+    terms = (term for phase in assembly.arms["student"] for term in plain_terms(assembly, phase))
+    return tuple(
+        f"{term.name} learns from a mixture: {shares_in_words(term.mixture)}" for term in terms if term.mixture
+    )
+
+
+def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[Term, ...]:
+    """Return the phase's terms, with the layers that losses ask for.
+
+    Raises:
+        PluginError: a loss asks for layers of a model that does not describe itself.
+    """
+    layers = context.assembly.hooks(phase).kdtool_layers
+    (student,) = context.assembly.named("student")
+    terms = []
+    for term in plain_terms(context.assembly, phase):
+        pairs = None
+        if term.teacher is not None and term.name in layers.names():
+            for name in (student, term.teacher):
+                if name not in facts:
+                    owner = context.hooks.owner(name)
+                    raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
+            pairs = layers.maybe(term.name)(facts[student], facts[term.teacher])
+        paired = tuple((int(own), int(other)) for own, other in pairs or ())
+        terms.append(replace(term, layers=paired, shared=_shared(context, term)))
+    return tuple(terms)
+
+
+def _shared(context: Context, term: Term) -> int | None:
+    """Return over how many tokens student and teacher are compared, None where they have the same; one for a mixture."""
+    found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
+    return next((each.shared for each in found if each.relation == "prefix"), None)
+
+
+def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
+    """Return what the terms want of a teacher: for each loss its first need that the source can meet.
+
+    Tokens are taken at the temperature of the losses that read them; `_needs` refuses losses that differ in it.
+    """
+    caches = of_kind(phase.sources, "cache")
+    source = context.assembly.shared[caches[0].path if caches else teacher]
+    offers: frozenset[Offer] = getattr(source, "offers", frozenset())
+    kinds: set[Offer] = set()
+    layers: set[int] = set()
+    temperature = 1.0
+    for term in terms:
+        if teacher in term.teachers:
+            met = next(need for need in term.needs if need <= offers)
+            kinds |= met
+            layers.update(other for _, other in term.layers)
+            temperature = term.temperature if met & FIXED_AT_CAPTURE else temperature
+    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)

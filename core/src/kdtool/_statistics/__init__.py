@@ -1,0 +1,1 @@
+"""Intervals and significance of measured items."""

@@ -1,0 +1,93 @@
+"""The 95 % interval of one arm's value: of a measurement, and of an arm's mean over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import exp, inf, log, sqrt
+from statistics import NormalDist
+from typing import Literal
+
+from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
+
+__all__ = ["all_pass_or_fail", "arm_interval", "exponential", "interval_of", "level_of", "share_unseen"]
+
+_PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
+_ROUNDED = 1e-9
+"""A width of zero where shares are not binary fractions."""
+
+
+def interval_of(
+    items: Iterable[tuple[float, float]], *, unit: str = "", transform: Literal["identity", "exp"] = "identity"
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of transform(Σ sum / Σ weight), as runs compute it; None for fewer than two items that weigh.
+
+    Student's interval on the jackknife, with Hall's where items are skewed. Of a fraction it lies within 0 and 1; where each
+    item passes or fails it is Wilson's score interval (JASA 22, 1927).
+
+    Args:
+        items: sum and weight of each document or task.
+        unit: "fraction" for what passes or fails, or is a share from 0 to 1.
+        transform: as in `Measurement`.
+    """
+    return arm_interval([list(items)], unit, transform)
+
+
+def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float] | None:
+    """Return the interval of an arm's mean over its seeds; arguments as of `interval_of`."""
+    level = level_of(transform)
+    reach = margins(level, [table])
+    if reach is None:
+        return None
+    middle = estimate(level, [table])
+    if unit != "fraction":
+        low, high = middle - reach[0], middle + reach[1]
+        return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
+    if len(table) == 1 and all_pass_or_fail([table]):
+        return _wilson(middle, len(table[0]))
+    below, above = reach
+    if max(reach) < _ROUNDED or all_pass_or_fail([table]):
+        others = share_unseen([table])
+        below, above = max(below, others * middle), max(above, others * (1 - middle))
+    return max(0.0, middle - below), min(1.0, middle + above)
+
+
+def level_of(transform: str) -> Statistic:
+    """Return an arm's value; its logarithm for "exp", which no exponent makes too large."""
+
+    def level(totals: Totals) -> float:
+        means = [total / weight if weight else 0.0 for total, weight in totals[0]]
+        if transform != "exp":
+            return sum(means) / len(means)
+        most = max(means)
+        return most + log(sum(exp(mean - most) for mean in means) / len(means))
+
+    return level
+
+
+def exponential(exponent: float) -> float:
+    """Return the power of e; infinity where a seed diverged so far that no number is large enough."""
+    try:
+        return exp(exponent)
+    except OverflowError:
+        return inf
+
+
+def all_pass_or_fail(tables: Sequence[Table]) -> bool:
+    """Return whether each item of each arm and seed is a task that passes or fails."""
+    return all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
+
+
+def share_unseen(tables: Sequence[Table]) -> float:
+    """Return how large a share of items may be otherwise where all that were seen are alike.
+
+    1 − 0.025^(1/n) of n items (Clopper and Pearson, Biometrika 26, 1934).
+    """
+    return float(1 - 0.025 ** (1 / weighing(tables)))
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a share of so many tasks, between 0 and 1."""
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # at 0 and 1 rounding would cross

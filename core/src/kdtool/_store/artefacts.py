@@ -1,0 +1,304 @@
+"""Artefacts: folders that are complete or absent.
+
+An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it with what it
+had committed (`committed`). When it is whole its files are synced, a manifest of sizes and SHA-256 is written, and the
+folder is renamed. A second process that makes the same artefact waits and takes the first's. Of what is reused the sizes are
+compared with the manifest at once, and the bytes before they are used: `verify` a folder, `checked` a file.
+
+Two processes are kept apart by locks of the operating system (flock, or LockFileEx on Windows). A network file system must
+support them and renames that are at once seen everywhere: NFS from version 4 and SMB do; where locks are missing, two
+machines must not share a store or a run. On Windows a file that another process has mapped cannot be renamed or deleted:
+nothing here does either to a complete artefact, and `kdtool clean` leaves such a folder and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdtool._errors import KdtoolError, StorageError
+from kdtool._store.atomic_files import read_sealed, write_sealed
+from kdtool._store.committed import (
+    KEPT,
+    RECORD,
+    discard_uncommitted,
+    entry_of,
+    problem_of,
+    process_number,
+    record_files,
+    remember,
+    sync,
+)
+
+__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "problems_of", "storage_errors", "verify"]
+
+MANIFEST = "manifest.json"
+_KEPT_DIGITS = 16
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM}
+_REFUSED = {*_NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A complete artefact. `seconds` is what making it took, whenever that was."""
+
+    path: Path
+    fingerprint: str
+    seconds: float
+    reused: bool
+
+
+class Artefacts:
+    """Artefacts below one folder, by kind: a run's own, or the store that runs share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, kind: str, label: str, fingerprint: str) -> Path:
+        """Return the folder in which the artefact is, once it is made."""
+        return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
+
+    def exists(self, kind: str, label: str, fingerprint: str) -> bool:
+        """Say whether the artefact is there, without reading its files."""
+        return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
+
+    def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
+        """Return the artefact if it is complete, after comparing the sizes of its files with its manifest.
+
+        Raises:
+            StorageError: a file of it is missing or has another size; it is named, with what to do.
+        """
+        path = self.path_of(kind, label, fingerprint)
+        if not path.exists():
+            return None
+        verify(path, hashing=False)
+        manifest = _manifest(path)
+        if manifest["fingerprint"] != fingerprint:
+            raise _damaged(path, f"{path / MANIFEST} belongs to another artefact")
+        return Artefact(path, fingerprint, manifest["seconds"], reused=True)
+
+    def make(
+        self,
+        kind: str,
+        label: str,
+        fingerprint: str,
+        *,
+        build: Callable[[Path], None],
+        waiting: Callable[[str], None],
+        about: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """Return the artefact, making it by `build(partial_folder)` if it is not there.
+
+        Args:
+            kind: the folder below the root.
+            label: a readable name in front of the fingerprint; "" for none.
+            fingerprint: what it depends on.
+            build: fills the folder; what a killed process committed is still in it.
+            waiting: is told when another process is making the same artefact, and what of a killed one's work is damaged.
+            about: recorded in the manifest.
+
+        Raises:
+            StorageError: the disk is full or read-only, or the artefact is damaged.
+        """
+        path = self.path_of(kind, label, fingerprint)
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(path.parent, own=False), _locked(path.with_name(path.name + ".lock"), waiting):
+            found = self.find(kind, label, fingerprint)
+            if found is not None:
+                return found
+            return self._build(path, fingerprint, build, waiting, about or {})
+
+    def _build(
+        self,
+        path: Path,
+        fingerprint: str,
+        build: Callable[[Path], None],
+        say: Callable[[str], None],
+        about: Mapping[str, Any],
+    ) -> Artefact:
+        partial = path.with_name(path.name + ".partial")
+        partial.mkdir(exist_ok=True)
+        if (partial / MANIFEST).exists() and not any(problems_of(partial)):  # killed just before the rename
+            _complete(partial, path)
+            return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
+        discard_uncommitted(partial, say)
+        with _Stopwatch(partial / KEPT, say) as stopwatch:
+            build(partial)
+        seconds = stopwatch.seconds
+        own = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
+        made = sorted({found for found in partial.rglob("*") if found.is_file()} - own)
+        for file in made:
+            sync(file)
+        files = {file.relative_to(partial).as_posix(): entry_of(file) for file in made}
+        write_sealed(partial / MANIFEST, {"fingerprint": fingerprint, "seconds": seconds, "files": files, **about})
+        _complete(partial, path)
+        for name, entry in files.items():
+            remember(path / name, entry, path / name)
+        sync(path.parent)
+        return Artefact(path, fingerprint, seconds, reused=False)
+
+
+def _complete(partial: Path, path: Path) -> None:
+    """Rename a folder whose manifest is written, without what is of use to unfinished ones alone."""
+    for left in (*partial.glob(f"{KEPT}*"), *record_files(partial)):
+        left.unlink()
+    partial.replace(path)
+
+
+def is_begun(partial: Path) -> bool:
+    """Say whether an unfinished artefact is one that was begun here: a file of the engine's is in it, or nothing yet."""
+    names = [found.name for found in partial.iterdir()]
+    return not names or any(name.startswith((KEPT, MANIFEST, RECORD)) for name in names)
+
+
+def problems_of(path: Path, *, hashing: bool = True) -> Iterator[str]:
+    """Compare the files of a complete artefact with its manifest and yield what is wrong with each."""
+    try:
+        files = _manifest(path)["files"]
+    except FileNotFoundError:
+        yield f"{path / MANIFEST} is missing"
+    except (StorageError, OSError, ValueError, KeyError):
+        yield f"{path / MANIFEST} is not what was written"
+    else:
+        for name, entry in files.items():
+            problem = problem_of(path / name, entry, hashing=hashing)
+            if problem:
+                yield f"{path / name} {problem}"
+
+
+def verify(path: Path, *, hashing: bool = True) -> None:
+    """Compare the files of a complete artefact with its manifest: by size, and by content where `hashing`.
+
+    Raises:
+        StorageError: one is missing or is not what was written; it is named, with what to do.
+    """
+    problem = next(problems_of(path, hashing=hashing), None)
+    if problem is not None:
+        raise _damaged(path, problem)
+
+
+def checked(path: Path, name: str) -> Path:
+    """Return the path of a file of a complete artefact, after comparing it with the manifest; of a partial one as it is.
+
+    Of several processes the first alone compares contents.
+
+    Raises:
+        StorageError: it is missing or is not what was written.
+    """
+    if (path / MANIFEST).exists():
+        try:
+            entry = _manifest(path)["files"].get(name)
+        except (StorageError, ValueError, KeyError):
+            raise _damaged(path, f"{path / MANIFEST} is not what was written") from None
+        problem = problem_of(path / name, entry, hashing=process_number() == "0") if entry else None
+        if problem:
+            raise _damaged(path, f"{path / name} {problem}")
+    return path / name
+
+
+class _Stopwatch:
+    """Time spent on an artefact over all attempts, kept in a file every second, so that kill -9 forgets next to nothing.
+
+    The file is there from the beginning until the manifest is: by it a folder is known as an artefact that was begun.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._before = 0.0
+        try:
+            self._before = float(json.loads(read_sealed(path, ""))["seconds"]) if path.exists() else 0.0
+        except (StorageError, OSError, ValueError, KeyError, TypeError):
+            say(f"{path} is damaged: the time that was spent before is not counted")
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def __enter__(self) -> _Stopwatch:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._write()
+
+    def _keep(self) -> None:
+        while not self._done.wait(1.0):
+            self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk is the build's to report
+            write_sealed(self._path, {"seconds": self.seconds})
+
+
+@contextmanager
+def storage_errors(folder: Path, *, own: bool = True) -> Iterator[None]:
+    """Turn a full or read-only disk into a sentence; what is done stays.
+
+    A refusal is the disk's where only `own` writes happen, and otherwise where it is `folder` that may not be written.
+    Libraries that write weights report a full disk as errors of their own, known by the system's words in them.
+    """
+    try:
+        yield
+    except OSError as error:
+        refused = error.errno in _REFUSED if own else error.errno in _NOT_ALLOWED and _is_below(error.filename, folder)
+        if error.errno in _FULL or refused:
+            raise _unwritable(error.filename or folder, error.strerror or str(error)) from error
+        raise
+    except Exception as error:
+        reason = next((os.strerror(number) for number in _FULL if os.strerror(number) in str(error)), None)
+        if reason is not None and not isinstance(error, KdtoolError):
+            raise _unwritable(folder, reason) from error
+        raise
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str) and Path(name).absolute().is_relative_to(folder)
+
+
+def _unwritable(where: object, reason: str) -> StorageError:
+    remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
+    return StorageError(f"cannot write {where}: {reason}. {remedy}")
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        waiting(f"another process is making {path.stem}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
+    return manifest
+
+
+def _damaged(path: Path, problem: str) -> StorageError:
+    remedy = f"Delete the folder {path} and run again to make it anew"
+    others = "kdtool clean --damaged shows what else is (give it the run's --store, if it has one)"
+    return StorageError(f"a stored file is damaged: {problem}. {remedy}; {others}")

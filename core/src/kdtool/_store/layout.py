@@ -1,0 +1,16 @@
+"""Names of files and folders in the shared store and in the folders of runs."""
+
+from __future__ import annotations
+
+__all__ = ["GRAPH", "MODEL", "OWN_KINDS", "RESULTS", "SHARED_KINDS"]
+
+GRAPH = "graph.json"
+"""The file in a run's folder that holds what `Graph.record` returns."""
+MODEL = "model"
+"""The folder of a model inside its artefact."""
+SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
+"""Kinds of artefacts in the store that runs share."""
+OWN_KINDS = ("phases", "exports", "scores")
+"""Kinds of artefacts in a run's folder."""
+RESULTS = "results.json"
+"""The file in a run's folder that holds its `Results`."""

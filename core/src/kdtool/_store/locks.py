@@ -1,0 +1,97 @@
+"""One process a run: a lock on the run's folder, with the holder's pid, host and time beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdtool._errors import LockedError
+from kdtool._store.artefacts import storage_errors
+from kdtool._store.atomic_files import write_beside
+
+__all__ = ["HOLDER", "holder_of", "is_led", "run_lock", "worker_of"]
+
+HOLDER = "lock.json"
+_GLIMPSE = 0.5
+"""Seconds for which a run's lock is asked for: `kdtool runs` holds it for a moment to see whether anyone else does."""
+_LOOK = 0.1
+"""Seconds for which a lock must stay held before it counts as a process that works on the run."""
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a lock that a killed process left is free by itself.
+
+    Raises:
+        LockedError: another process works on the run.
+        StorageError: the folder cannot be written, or a disk became full or read-only meanwhile.
+    """
+    holder, process = folder / HOLDER, os.getpid()
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=_GLIMPSE)
+        except Timeout as error:
+            raise LockedError(f"{folder} is in use{_holder(holder)}; wait for it, or choose another --out") from error
+    try:
+        about = {"pid": process, "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        with storage_errors(folder):
+            write_beside(holder, json.dumps(about))
+        with storage_errors(folder, own=False):
+            yield
+    finally:
+        if os.getpid() == process:  # not in a forked worker that comes by here when it ends
+            with contextlib.suppress(OSError):  # a disk that became read-only
+                holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def worker_of(folder: Path) -> str | None:
+    """Return what is known of the process that works on the run in `folder`; None where none does.
+
+    Where nothing can be written, also by another user's rights, nobody can ask: then a run counts as held if it names who.
+    """
+    path = folder / ".lock"
+    if not path.exists():
+        return None
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_LOOK, poll_interval=_LOOK / 4)  # others who look hold it for a moment, too
+        lock.release()
+    except Timeout:
+        return _holder(folder / HOLDER).removeprefix(" by ") or "another process"
+    except OSError:
+        return _holder(folder / HOLDER).removeprefix(" by ") or None
+    return None
+
+
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """Return what the process that works on the run says of itself; None where none does."""
+    try:
+        holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return holder if worker_of(folder) is not None else None
+
+
+def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
+    """Say whether rank 0, as it was when the graph was agreed on, still works on the run."""
+    return leader is not None and holder_of(folder) == leader
+
+
+def _holder(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return f" by process {about['pid']} on {about['host']} since {about['since']}"
+    except (OSError, ValueError, KeyError):
+        return ""

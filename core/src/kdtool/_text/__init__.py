@@ -1,0 +1,1 @@
+"""Names, suggestions and tables: text that kdtool reads from users or writes for them."""

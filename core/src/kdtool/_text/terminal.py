@@ -1,0 +1,14 @@
+"""Lines for the user, past all trackers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+__all__ = ["print_line"]
+
+
+def print_line(text: str) -> None:
+    """Print a line to standard error; a closed stream does not end a run."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""How vocabularies and token boundaries of two tokenizers relate."""

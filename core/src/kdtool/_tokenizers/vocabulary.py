@@ -1,0 +1,75 @@
+"""Vocabularies: which tokens two tokenizers have in common, and what that means for losses that compare them.
+
+A model's true vocabulary is its tokenizer's: rows that pad its embedding are no tokens. `compare_vocabularies` is what the
+engine, trainers and evaluators ask; plugins find it as `kdtool.compare_vocabularies`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
+
+from kdtool._contract.tokenizer import Tokenizer
+
+__all__ = ["Vocabularies", "compare_vocabularies"]
+
+_SHOWN = 3
+_PROBE = """\
+def quantity_of(self, items: list[str], *, limit: int = 1024) -> float:
+    \"\"\"Count « naïve » items — 漢字, 12 345.678.\"\"\"
+    return sum(weights[item] for item in items if item not in self._excluded) / len(items)
+"""
+"""Text that tells ways of splitting apart."""
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """Two tokenizers compared, a student's (`own`) and a teacher's (`other`).
+
+    `relation`: "same" (the same map from text to ids), "tokens" (the same tokens by the same ids, but texts are split
+    otherwise), "prefix" (one begins with all tokens of the other, and plain text is the same in both), "different". `sizes`
+    are both true vocabularies, `shared` the number of ids from 0 that stand for the same token in both. `differing` are the
+    first ids that do not, with own and other token.
+    """
+
+    relation: Literal["same", "tokens", "prefix", "different"]
+    sizes: tuple[int, int]
+    shared: int
+    differing: tuple[tuple[int, str, str], ...] = ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether logits can be compared token by token, over the first `shared` tokens."""
+        return self.relation != "different"
+
+    def sentence(self, own: str, other: str) -> str:
+        """Say how they compare, with the names of both sides; "" where they are the same."""
+        if self.relation == "same":
+            return ""
+        sizes = f"{own} has {self.sizes[0]:,} tokens and {other} {self.sizes[1]:,}"
+        if self.relation == "tokens":
+            return f"the tokenizers of {own} and {other} split texts differently into the same {self.shared:,} tokens"
+        if self.relation == "prefix":
+            return f"{sizes}; the first {self.shared:,} are the same: they are compared over these"
+        if not self.differing:
+            return f"{sizes}; the first {self.shared:,} are the same, but they split texts differently"
+        shown = "; ".join(f"{index} is {mine!r} and {theirs!r}" for index, mine, theirs in self.differing)
+        return f"{sizes}; ids that stand for different tokens begin with: {shown}"
+
+
+def compare_vocabularies(own: Tokenizer, other: Tokenizer) -> Vocabularies:
+    """Compare two tokenizers. Cheap: their tokens are listed, and a line of text is encoded."""
+    sizes = (own.vocabulary, other.vocabulary)
+    if own.fingerprint == other.fingerprint:
+        return Vocabularies("same", sizes, own.vocabulary)
+    pairs = list(zip_longest(own.tokens(), other.tokens(), fillvalue=""))
+    shortest = min(sizes)
+    differing = [(index, *pair) for index, pair in enumerate(pairs[:shortest]) if pair[0] != pair[1]]
+    if differing:
+        return Vocabularies("different", sizes, differing[0][0], tuple(differing[:_SHOWN]))
+    if sizes[0] == sizes[1]:
+        return Vocabularies("tokens", sizes, shortest)
+    # A longer list of merges begins with the shorter one, too, but then a model of one expects other tokens than the other.
+    alike = own.encode(_PROBE) == other.encode(_PROBE)
+    return Vocabularies("prefix" if alike else "different", sizes, shortest)
