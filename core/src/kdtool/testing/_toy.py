@@ -10,11 +10,12 @@ import json
 import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from math import log, prod
 from pathlib import Path
 from struct import pack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.data import Batch, Row
 from kdtool._contract.evaluation import Exporter, Subject
@@ -97,10 +98,16 @@ def batch_of(rows: Sequence[Row]) -> Batch:
     return Batch(ids, positions, labels, document, tuple(row.key for row in rows))
 
 
-class ToyRuntime(Runtime):
-    """An opened subject: scores by fixed probabilities of bytes, answers with fixed text, and has a `toy_model`.
+def batch_on(batch: Batch, device: Any) -> Batch:
+    """Return the batch with its tensors on a device."""
+    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "positions", "labels", "document")}
+    return replace(batch, **tensors)
 
-    `model` is None where torch is not installed. `closed` counts how often it was closed.
+
+class ToyRuntime(Runtime):
+    """An opened subject: answers with fixed text, has a `toy_model` and scores by it.
+
+    Where torch is not installed, `model` is None and bytes have fixed probabilities. `closed` counts calls of `close`.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -124,10 +131,13 @@ class ToyRuntime(Runtime):
             yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
 
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
-        """Yield the log-likelihood of each text's bytes."""
+        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
+        from kdtool.testing._continued import log_likelihood
+
         for text in texts:
             content = text.encode("utf-8")
-            yield Score(-sum(self._costs[byte] for byte in content), len(content), len(content))
+            costs = -sum(self._costs[byte] for byte in content)
+            yield Score(log_likelihood(self.model, text) if self.model else costs, len(content), len(content))
 
     def close(self) -> None:
         """Count."""
