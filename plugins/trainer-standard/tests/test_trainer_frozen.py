@@ -204,3 +204,16 @@ def test_an_outline_is_rehearsed_without_copies_of_frozen_weights() -> None:
 
     layers = 4 * sum(p.numel() for p in in_part_frozen().model.model.layers[0].parameters() if not p.requires_grad)
     assert kept(False) - kept(True) == pytest.approx(2 * layers, rel=0.01)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_student_with_frozen_embeddings_passes_its_start_up_check_in_half_precision(
+    tied: bool, tmp_path: Path
+) -> None:
+    one = tiny_model("llama", layers=2, tie_word_embeddings=tied)
+    for parameter in (one.model.get_input_embeddings().weight, one.model.get_output_embeddings().weight):
+        parameter.data = parameter.data.bfloat16().float()
+        parameter.requires_grad_(False)
+    run = make_run(tmp_path / "run", {"losses.ce": CE(CE.Config())}, say=lambda _: None)
+    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)], steps=2)
+    assert make_trainer(dtype="bfloat16").kdtool_train(run, phase, one).steps == 2
