@@ -2,7 +2,8 @@
 
 All are dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as much. Sources, by NVIDIA:
 
-- T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions are slower.
+- T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
+  H100 and H200 are slower.
 - RTX 3090: the white paper of Ampere GA102; RTX 4090: that of Ada. In 16 bits with float32 accumulation, as training does.
 
 Memory is in units of 10^9 bytes, as on the box; drivers report somewhat more.
