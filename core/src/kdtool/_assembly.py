@@ -26,7 +26,7 @@ from kdtool._fitting import fitting_problems
 from kdtool._owner import Owner
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
 from kdtool._recipe.yaml_text import KeyPath
-from kdtool._registration import ComponentManager, mistakes
+from kdtool._registration import ComponentManager, implements, mistakes
 from kdtool._registry import Loaded, load
 
 
@@ -51,7 +51,8 @@ class Lifetime(ExitStack):
         """
         with using(owner, "its constructor"):
             component = cls(config)
-        self.callback(self._close, owner, component)
+        if implements(cls, "kdtool_close"):
+            self.callback(self._close, owner, component)
         return component
 
     def _close(self, owner: Owner, component: Component) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from kdtool._assembly import Assembly
 from kdtool._contract.training import RunInfo
 from kdtool._errors import UsageError
-from kdtool._estimate.ahead import Asked, ask, prospect_of
+from kdtool._estimate.ahead import Asked, Known, ask, prospect_of
 from kdtool._run.context import Context
 from kdtool._run.own_text import own_text_keys
 
@@ -43,5 +43,5 @@ def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:
         for arm in ("student", "control")
     ]
     if trainers[1] and trainers[0] != trainers[1]:
-        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run))
+        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run), Known())
         refuse_uneven(assembly, ask(context, run, ahead, unknown))
