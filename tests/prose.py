@@ -41,7 +41,7 @@ PATTERNS = {
     r"|no\b(?! (longer|more|less|fewer|\w+er)\b))|\bha(s|ve) no [\w`-]+( [\w`-]+)? that\b",
     "a component that speaks": r"\b(is|are|was|were|be|been|not) told\b|\b(says|tells|speaks|hears)\b"
     r"|\b\w+s (say|tell|speak|hear)\b",
-    "stacked relatives": r"\bfor who\b|\b[Ww]hoever\b|\bwhose\b.*\bwhose\b",
+    "stacked relatives": r"\bfor who\b|(?i:\bwhoever\b)|\bwhose\b.*\bwhose\b",
     "chain of semicolons": r"^[^{}]*;[^{}]*;[^{}]*;[^{}]*$",
     "roundabout term": r"\btakes? the place of\b|\bof one's own\b|\bown text\b|\btext of the student's own\b",
     "roundabout verb": r"\b(is|are) to be\b|\bmust not be\b.*\bbut\b",
