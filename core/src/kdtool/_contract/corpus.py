@@ -19,9 +19,8 @@ class Corpus(Component):
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
-        example never depends on the others that are there. Several iterators may be read in turns. Whoever it asks by
-        `run.hook` is named in `takes`; what it commits below `run.folder` (`kdtool.commit`) is there again after the process
-        was killed. Since 0.1.
+        example never depends on other examples. Several iterators may be read in turns. Name components that it calls
+        through `run.hook` in `takes`. Files committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
         """
 
 
@@ -33,22 +32,22 @@ class Screen(Component):
     def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
         """Judge a batch of examples: one entry each, None to keep it.
 
-        Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen. A
+        Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next screen. A
         judgement may depend on the examples before (near-duplicates), never on where batches begin. Since 0.1.
         """
 
 
 class Annotator(Component):
-    """Says of every character of a text what it is: the numbers that packers carry to tokens as `Row.columns`."""
+    """Assigns numbers to every character of a text, which packers transfer to tokens as `Row.columns`."""
 
     kind = "annotator"
 
     def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]] | None:
-        """Return for each of `columns` one whole number from 0 a character of the example's text; 0 where nothing is known.
+        """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
 
-        The text is all parts of the body one behind the other, without anything between (`kdtool.parts_of`). Called once an
-        example for each tokenizer, when rows are made, on rank 0, on examples that the screens kept. An answer depends on
-        its example alone, whatever that holds. Since 0.1.
+        The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
+        when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone. Since
+        0.1.
         """
 
 
@@ -57,16 +56,16 @@ class Packer(Component):
 
     kind = "packer"
     row_length: int = 0
-    """Tokens in a row, 0 where it is not known beforehand; may depend on the config."""
+    """Tokens in a row, 0 if unknown beforehand; may depend on the config."""
     carries_annotations: bool = False
-    """Whether it gives `Example.annotations` to its tokens, as columns of the rows; if not, annotators are refused."""
+    """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise annotators are refused."""
 
     def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
         """Yield rows of equal length.
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
-        endless: rows come as soon as they are full. Row keys are unique and depend on the content, not on the machine.
-        Called with no examples before a run makes anything, so that a tokenizer that does not suit is refused. Since 0.1.
+        endless: yield rows as soon as they are full. Row keys are unique and depend on the content, not on the machine.
+        Also called without examples before a run makes anything, to refuse an unsuitable tokenizer. Since 0.1.
         """
 
 
@@ -81,5 +80,5 @@ SYNTAX_CLASSES: tuple[str, ...] = (
     "keyword",
     "name",
 )
-"""What the numbers of the column `syntax` mean: a class's place here. `other` is text that is no code, or of a language that
-is not known; documentation strings are `comment`. New classes are added behind."""
+"""Classes of the column `syntax`, by number. `other` is text that is not code, or in an unknown language; documentation
+strings are `comment`. New classes are appended."""

@@ -36,7 +36,7 @@ class Completion:
 class Preference(Completion):
     """A completion that is chosen over another one, `rejected`, of the same prompt.
 
-    Whoever knows nothing of preferences sees the prompt with its chosen completion.
+    Components without support for preferences see the prompt with its chosen completion.
     """
 
     rejected: str
@@ -54,9 +54,8 @@ class Example:
     """One document of a corpus.
 
     `id` is unique within its corpus and stable between runs. `language` is a programming language in lower case or "".
-    `licence` is an SPDX expression or "" where unknown. `source` says where the text came from. `annotations` are what the
-    recipe's annotators say: a name and one number a character of the body's parts, one behind the other. Packers alone see
-    them.
+    `licence` is an SPDX expression or "" if unknown. `source` is the origin of the text. `annotations` are the columns of
+    the recipe's annotators: a name, and one number per character of the body's concatenated parts. Only packers see them.
     """
 
     id: str
@@ -71,7 +70,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a screen turned an example away: a short reason, counted in the report."""
+    """A screen's rejection of an example, with a short reason, counted in the report."""
 
     reason: str
 
@@ -80,15 +79,15 @@ class Rejection:
 class Row:
     """A row of tokens, not yet shifted.
 
-    All sequences have the row's length. `labelled[i]` says whether token i is a target (it is predicted from tokens
-    before it, in the same document). `document[i]` numbers the row's documents from 0; attention and positions do not
-    cross a boundary, and padding carries -1. `columns` are further per-token integers (syntax class, origin …).
+    All sequences have the row's length. `labelled[i]` is true if token i is a target (predicted from tokens before it, in
+    the same document). `document[i]` numbers the row's documents from 0; attention and positions do not cross a boundary,
+    and padding carries -1. `columns` are further per-token integers (syntax class, origin …).
 
-    In a column `rejected`, 1 marks text that is there to be avoided: what losses say of single tokens weighs nothing there,
-    so that whatever imitates text or a teacher imitates the rest alone. Losses of whole rows see it all.
+    In a column `rejected`, 1 marks tokens of a rejected answer. Losses of single tokens have no weight there, so that the
+    student imitates only the other tokens. Losses of whole rows see all of them.
 
-    `turn` is set by trainers: how often the row came before in the phase, counted from the run's seed. Of signals that were
-    recorded several times it chooses one.
+    `turn` is set by trainers: the number of earlier uses of the row in the phase, counted from the run's seed. It chooses
+    among several recorded signals of the row.
     """
 
     key: str
@@ -104,7 +103,7 @@ class RowSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the rows' content: the same text, tokenizer and packer give the same fingerprint."""
+        """Identifies the rows' content: the same text, tokenizer and packer give the same fingerprint."""
 
     @property
     def length(self) -> int:
@@ -126,11 +125,11 @@ class TextSource(Protocol):
 class Batch:
     """Rows as tensors, on one device. B rows of L tokens; N is the number of positions with a label, row-major.
 
-    `labels` are shifted already: `labels[b, i]` is the token that position i predicts, or -100 where nothing is asked
-    (the last position of a document, masked tokens, padding). `positions` restart at 0 with each document. `document` is
-    -1 on padding. `columns` are shifted like the labels: an entry describes the token that its position predicts, and is 0
-    where there is no label. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32.
-    `turns` are the rows'; () stands for zeros.
+    `labels` are shifted already: `labels[b, i]` is the token that position i predicts, or -100 without a target (the last
+    position of a document, masked tokens, padding). `positions` restart at 0 with each document. `document` is -1 on
+    padding. `columns` are shifted like the labels: an entry describes the token that its position predicts, and is 0 where
+    there is no label. Every tensor is [B, L]; ids, positions and labels are int64, `document` int32. `turns` holds the
+    `turn` of each row; () stands for zeros.
     """
 
     input_ids: Tensor
@@ -143,7 +142,7 @@ class Batch:
 
 
 def parts_of(body: Text | Completion | Messages) -> tuple[str, ...]:
-    """Return the parts of a body's text in their order: a text; prompt and completion; what each turn says. Since 0.1."""
+    """Return the parts of a body's text in order: the text, prompt and completion, or each turn's content. Since 0.1."""
     if isinstance(body, Text):
         return (body.text,)
     if isinstance(body, Completion):

@@ -1,4 +1,4 @@
-"""Records of estimates: what components are told of a run that is not made yet, and what they answer."""
+"""Records of estimates: the planned run that components receive, and their estimates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"]
 
 @dataclass(frozen=True)
 class Saving:
-    """Settings of the component under which a part of memory would be smaller, and what they cost the user.
+    """Settings of the component that would make a part of memory smaller, and their cost to the user.
 
-    `settings` are keys of the component's `Config`; `cost` goes into a sentence: "a third slower". One that `changes_result`
-    is proposed after those that do not. One that `freezes` most weights is not proposed where these are random.
+    `settings` are keys of the component's `Config`; `cost` goes into a sentence: "a third slower". A saving that
+    `changes_result` is proposed after those that do not. One that `freezes` most weights is not proposed for random
+    weights.
     """
 
     settings: Mapping[str, Any]
@@ -29,14 +30,14 @@ class Saving:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One part of what a component will take: memory while it is held, and what is spent once. 0 means none, not unknown.
+    """One part of a component's needs: memory while it is held, and resources spent once. 0 means none, not unknown.
 
     Memory is held during `stages`, names of `Prospect.stages`; parts of one stage add up, stages do not. Without stages it
     is held from the first stage that uses the component to the run's end. A stage may have moments that do not add up
     either: `<stage>: <moment>`, such as "phases/train: backward". Disk of a part with stages is free again behind them.
-    `uses` names other components whose models are opened for this part, `unloads` those whose models are freed for its
+    `uses` names other components whose models are opened for this part, `unloads` those to free during its
     stages. Parts with `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute:
-    of the GPU if the run has one, else of the machine. `note` says where a number is from, or what is not known.
+    of the GPU if the run has one, else of the machine. `note` names the source of a number, or unknown parts.
     """
 
     part: str
@@ -57,10 +58,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PhaseAhead:
-    """A phase of training as it will be. `row_length` is 0 where the packer does not say.
+    """A planned phase of training. `row_length` is 0 if unknown.
 
-    `outline` is the student as the phase trains it, shapes without weights; None where the student gives none.
-    `beside` names the teachers that run beside the student, `cached` those whose signals were recorded before.
+    `outline` is the student as the phase trains it, shapes without weights; None if the student has none. `beside` names
+    the teachers that run beside the student, `cached` those whose signals were recorded before.
     """
 
     name: str
@@ -77,7 +78,7 @@ class PhaseAhead:
 
 @dataclass(frozen=True)
 class SignalsAhead:
-    """Signals that a cache will record of a teacher. `tokens` is 0 where nobody knows yet how many there are."""
+    """Signals that a cache will record of a teacher. `tokens` is 0 if unknown."""
 
     stage: str
     cache: str
@@ -92,9 +93,9 @@ _ITEM_BYTES = {"bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Prospect:
-    """A run that is not made yet. `models` are described by component; `phase` is that of the component that is asked.
+    """A planned run. `models` are described by component; `phase` is that of the component being called.
 
-    `stages` are the names of what the run goes through, in order. `opened` names the subjects that evaluators measure.
+    `stages` are the names of the run's stages, in order. `opened` names the subjects that evaluators measure.
     """
 
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
@@ -107,10 +108,10 @@ class Prospect:
 
     @property
     def student_bytes(self) -> int:
-        """Bytes of the trained student's weights, as it is saved and opened; 0 where the student is not described.
+        """Bytes of the trained student's weights, as saved and opened; 0 if the student is not described.
 
-        Weights that learn are saved in float32, and all others beside them. Where only what a phase adds learns, such as
-        adapters, the student keeps the dtype in which it was built.
+        Weights that learn are saved in float32, and all others beside them. If only additions of a phase learn, such as
+        adapters, the student keeps its original dtype.
         """
         student = self.models.get(self.student)
         if student is None:

@@ -1,4 +1,4 @@
-"""Language models as the engine sees them, and opened models that answer and score."""
+"""The engine's interface to language models, and opened models that answer and score."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class ModelFacts:
 class LanguageModel(ABC):
     """A causal language model with its tokenizer, split into backbone and head.
 
-    The engine never asks for all logits: it takes final states from `backbone` and projects chunks of them by `head`.
+    The engine never computes all logits at once: it takes final states from `backbone` and projects chunks of them by
+    `head`.
     """
 
     model: Any
@@ -71,27 +72,26 @@ class LanguageModel(ABC):
     def continued(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
-        """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return what is new.
+        """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return the new tokens.
 
         Tokens are drawn from softmax(logits / temperature), the likeliest ones at temperature 0. A continuation ends with
-        the first token that ends a text (or an answer, where the tokenizer knows such), which belongs to it, else at its
-        limit or where the context is full. It follows from its prompt and its seed (0 to 2⁶³ − 1), whatever is continued
-        beside it, up to rounding. Nothing is dropped out and no gradient kept; parameters, training mode and generators are
-        afterwards as before. Trainers that learn on text of the student's own ask for it, under autocast as they train.
-        Since 0.1.
+        the first token that ends a text (or an answer, if the tokenizer has such a token), inclusive, else at its limit or
+        at the end of the context. It depends on its prompt and its seed (0 to 2⁶³ − 1) alone, whatever is continued beside
+        it, up to rounding. No dropout, no gradient; parameters, training mode and generators are afterwards as before.
+        Trainers with on-policy text call it, under the autocast of training. Since 0.1.
 
         Raises:
-            UsageError: a prompt fills the context; or the model offers no such thing, as all do that say nothing of it.
+            UsageError: a prompt fills the context; or the model does not support it, which is the default.
         """
         raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
 
     def opened(self) -> Runtime:
-        """Return the model as it is now, opened for measurement; closing that leaves the model alone.
+        """Return the model in its present state, opened for measurement; closing the result does not affect the model.
 
         Afterwards parameters, training mode and generators are as before. Since 0.1.
 
         Raises:
-            UsageError: the model offers no such thing, as all do that say nothing of it.
+            UsageError: the model does not support it, which is the default.
         """
         raise UsageError(f"{type(self).__name__} cannot be measured while it is in memory")
 
@@ -102,10 +102,10 @@ class LanguageModel(ABC):
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be answered. `temperature` 0 is greedy; `seed` fixes sampling where the runtime can.
+    """A prompt to answer. `temperature` 0 is greedy; `seed` fixes sampling if the runtime supports it.
 
-    `turns` are a conversation that comes before, as (role, content) pairs: the answer is then the assistant's next turn, and
-    `prompt` is how that begins, which servers refuse.
+    `turns` are a preceding conversation, as (role, content) pairs: the answer is then the assistant's next turn, and
+    `prompt` is its beginning, which servers refuse.
     """
 
     id: str
@@ -119,10 +119,10 @@ class Request:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """An answer to the request of the same id. `finish` says why it ended: "stop", "length" or "refused".
+    """An answer to the request of the same id. `finish` is the reason of its end: "stop", "length" or "refused".
 
-    Refused, without text, is also a request whose prompt leaves no room in the context. `reason` is what a service says why
-    it refused, or why its answer cannot be read; "" where the model itself declined. Since 0.1.
+    A request whose prompt leaves no room in the context is refused, too, without text. `reason` is a service's reason for a
+    refusal, or the reason why its answer cannot be read; "" if the model itself declined. Since 0.1.
     """
 
     id: str
@@ -147,20 +147,20 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     """An opened subject. Close it after use; it is a context manager."""
 
     model: LanguageModel | None = None
-    """The model behind it, where its states can be had; None for servers and foreign formats."""
+    """The model behind it, if its states are accessible; None for servers and foreign formats."""
     abilities: frozenset[Ability] = frozenset({"continue", "converse", "prefill", "score"})
-    """What may be asked of it: to `continue` a prompt, to answer `Request.turns` (`converse`), also where the prompt begins
-    the answer (`prefill`), to `score` texts. Since 0.1."""
+    """Supported requests: to `continue` a prompt, to answer `Request.turns` (`converse`), even if the prompt begins the
+    answer (`prefill`), to `score` texts. Since 0.1."""
 
     @abstractmethod
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        """Answer requests, in any order; results carry the request's id. One that is too long is refused: others go on."""
+        """Answer requests, in any order; results carry the request's id. A request that is too long is refused alone."""
 
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
         """Score whole texts, in order. The first token is predicted from the tokenizer's `scoring_context`.
 
         Raises:
-            UsageError: that is none of its `abilities`, as of all that say nothing of how they score.
+            UsageError: scoring is not among its `abilities`, which is the default.
         """
         raise UsageError(f"{type(self).__name__} answers, and does not tell how likely a text is")
 
@@ -168,7 +168,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
         """Free memory, processes and files. Safe to call twice."""
 
     def unload(self) -> None:
-        """Close, and have the component that opened this free the weights too; it loads them again when it needs them.
+        """Close, and release the weights in the component that opened this; it loads them again when it needs them.
 
         For measurements that hold the same model in a process of their own. Since 0.1.
         """

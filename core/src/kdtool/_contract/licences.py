@@ -1,7 +1,7 @@
-"""Licences: what the student takes of whom, whether the terms allow it, and what the recipe acknowledges.
+"""Licences: transfers to the student, the terms that allow or forbid them, and the recipe's acknowledgements.
 
-`judged` decides; `_run.licences` gathers what it needs from a recipe. A licence is known by what its component says of it
-(`Terms`), never by name.
+`judged` decides; `_run.licences` gathers its input from a recipe. A licence is defined by the `Terms` of its component,
+never by name.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Literal
 __all__ = ["Licensed", "Objection", "Terms", "Transfer", "judged", "published_name", "told"]
 
 Transfer = Literal["weights", "signals", "text"]
-"""What a student can take of others: weights that are copied, what a model says about tokens or inside it, text."""
+"""Ways in which a student derives from others: copied weights, signals of a model, text."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A licence or terms of use that a component brings: shown before a run and recorded with it.
+    """The licence or terms of use of a component: shown before a run and recorded with it.
 
-    `licence` is an SPDX expression or the name that all components use for it. `restrictions` bind whoever uses or passes on
-    what took something of the component; a recipe in which a student does must acknowledge them. `forbids` are transfers
-    into a model none of whose weights are under the same licence. `notices` are to be repeated word for word by the model
-    card, and a model that is published has a name that begins with `name_prefix`.
+    `licence` is an SPDX expression or the name that all components use for it. `restrictions` bind everyone who uses or
+    passes on a model that derives from the component; a recipe with such a student must acknowledge them. `forbids` are
+    transfers into a model without weights under the same licence. The model card repeats `notices` word for word, and the
+    name of a published model must begin with `name_prefix`.
     """
 
     licence: str
@@ -39,10 +39,10 @@ _WORDS: Mapping[Transfer, str] = {"weights": "weights", "signals": "what it says
 
 @dataclass(frozen=True)
 class Licensed:
-    """The terms of a component, and what they mean for this run.
+    """The terms of a component, and their consequences for this run.
 
-    `takes` is what the student takes of the component, in alphabetical order; `forbidden` what of that the terms forbid.
-    `acknowledged` is what the recipe says of them, "" where nothing was asked for or said.
+    `takes` are the transfers from the component to the student, in alphabetical order; `forbidden` those that the terms
+    forbid. `acknowledged` is the recipe's acknowledgement, "" if there is none.
     """
 
     component: str
@@ -53,13 +53,13 @@ class Licensed:
 
     @property
     def needed(self) -> str:
-        """What the recipe must say of them under `terms_acknowledged`, "" where nothing."""
+        """The entry that the recipe needs under `terms_acknowledged`, "" if none."""
         if self.forbidden:
             return f"{self.terms.licence}, with permission for {' and '.join(self.forbidden)}"
         return self.terms.licence if self.takes and self.terms.restrictions else ""
 
     def sentence(self) -> str:
-        """Return what the student takes and what the recipe says of it, in a line."""
+        """Return the transfers to the student and the recipe's acknowledgement, in a line."""
         taken = " and ".join(_WORDS[transfer] for transfer in self.takes) or "nothing of it"
         said = "acknowledged" if self.needed and self.acknowledged else ""
         if self.forbidden and self.acknowledged:
@@ -74,7 +74,7 @@ class Licensed:
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a recipe is refused: because of a `component`, or of a `line` of what it acknowledges; the other is ""."""
+    """A reason to refuse a recipe: a `component`, or a `line` of its acknowledgements; the other is ""."""
 
     component: str
     line: str
@@ -85,15 +85,15 @@ class Objection:
 def judged(
     terms: Mapping[str, Terms], taken: Mapping[str, Iterable[Transfer]], acknowledged: Mapping[str, str]
 ) -> tuple[tuple[Licensed, ...], tuple[Objection, ...]]:
-    """Judge what is taken under which terms.
+    """Decide which transfers the terms allow.
 
     Args:
         terms: by component.
-        taken: what the student takes of components, with terms or without.
+        taken: transfers from components to the student, with terms or without.
         acknowledged: the recipe's words, by component.
 
     Returns:
-        The terms of all components, and what must change before the recipe may run.
+        The terms of all components, and the changes that the recipe needs before it may run.
     """
     weights = {terms[name].licence for name in terms if "weights" in set(taken.get(name, ()))}
     found = []
@@ -108,14 +108,14 @@ def judged(
 
 
 def published_name(name: str, licences: Iterable[Licensed]) -> str:
-    """Return what a model that is made public under these terms is to be called."""
+    """Return the name required of a model that is published under these terms."""
     for prefix in {each.terms.name_prefix for each in licences if each.takes and each.terms.name_prefix}:
         name = name if name.startswith(prefix) else f"{prefix}-{name}"
     return name
 
 
 def told(licences: Iterable[Licensed], name: str) -> Iterator[str]:
-    """Yield lines for the user: the terms of the run that `name` names, and what they ask of a student that is published."""
+    """Yield lines for the user: the terms of the run `name`, and their requirements for a published student."""
     licences = tuple(licences)
     for licensed in licences:
         yield f"terms of {licensed.sentence()}"

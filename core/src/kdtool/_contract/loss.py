@@ -24,14 +24,13 @@ from kdtool._errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class TokenChunk:
-    """What a token loss sees: C positions (16 to some thousand) of one step, never a whole sequence.
+    """The input of a token loss: C positions (16 to some thousand) of one step, never a whole sequence.
 
-    `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels`
-    [C] int64, never -100. `teacher` is None for a loss that needs none. `positions` [C]
-    int64 count within the document. `columns` [C] each. `second_logits` are those of another pass with other dropout, for a
-    loss that asks for two; gradients flow to both.
-    `temperature` is the term's, and 1 for a weighting, also that of a mixture which it sees. `progress` (0 to 1) and `step`
-    are 0-d tensors, so that compiled code is not rebuilt when they change.
+    `student_logits` [C, V] in the compute dtype over the true vocabulary: convert to float32 before a softmax. `labels` [C]
+    int64, never -100. `teacher` is None for a loss that needs none. `positions` [C] int64 count within the document.
+    `columns` [C] each. `second_logits` are those of another pass with other dropout, for a loss with two passes; gradients
+    flow to both. `temperature` is the term's, and 1 for a weighting, even with a mixture of teachers. `progress` (0 to 1)
+    and `step` are 0-d tensors, so that compiled code is not rebuilt when they change.
     """
 
     student_logits: Tensor
@@ -47,14 +46,14 @@ class TokenChunk:
 
 @dataclass(frozen=True, eq=False)
 class StepView:
-    """What a sequence loss sees: one whole micro-batch, with gradient through `student`.
+    """The input of a sequence loss: one whole micro-batch, with gradient through `student`.
 
-    `second` is another pass with other dropout, with gradient too, for a loss that asks for two.
-    `teacher_batch` is what the teacher was told about where it does not read the student's tokens: the same rows in its own
-    tokenizer, where its signal has one entry for each labelled position. Both batches then have the columns `byte_start` and
-    `byte_end`: which bytes of its document the token stands for that a position predicts. `head` projects `student.last` to
-    logits over the tokens that the term compares, with gradient to its weight; None: the trainer does not give it.
-    `layers` are the term's pairs of (student layer, teacher layer), `module` is what `kdtool_modules` returned for it.
+    `second` is another pass with other dropout, with gradient too, for a loss with two passes. For a teacher that does not
+    use the student's tokens, `teacher_batch` holds the same rows in its tokenizer, and its signal has one entry for each
+    labelled position there. Both batches then have the columns `byte_start` and `byte_end`: the bytes of the document that
+    the predicted token stands for. `head` projects `student.last` to logits over the tokens that the term compares, with
+    gradient to its weight; None if the trainer does not provide it. `layers` are the term's pairs of (student layer,
+    teacher layer), `module` is what `kdtool_modules` returned for it.
     """
 
     batch: Batch
@@ -91,96 +90,97 @@ class Loss(Component):
 
     kind = "loss"
     needs: tuple[frozenset[Offer], ...] = ()
-    """What it needs of a teacher: alternatives, best first; () for a loss that needs none. May depend on the config."""
+    """Required signals of a teacher: alternatives, best first; () if it needs none. May depend on the config."""
     softened: Literal[0, 1, 2] = 0
-    """With which power of its temperature T its gradient shrinks, which the engine makes up for by the factor T^softened: 2
-    for a loss that is quadratic in small differences of softened distributions, such as the KLs, 1 for one that is linear in
-    them, such as total variation, 0 for one that compares no softened distributions."""
+    """Exponent p such that the gradient scales as T^-p with its temperature T; the engine multiplies by T^p. 2 for a loss
+    that is quadratic in small differences of softened distributions, such as the KLs, 1 for one that is linear in them,
+    such as total variation, 0 for one without softened distributions."""
     temperature: float = 1.0
-    """The temperature it works at, handed back in `TokenChunk.temperature`. May depend on the config."""
+    """The temperature of the loss, passed as `TokenChunk.temperature`. May depend on the config."""
     divergence: bool = False
-    """Whether it is zero, with zero gradient, when student and teacher agree, and the two passes; tested before training."""
+    """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; tested before
+    training."""
     passes: Literal[1, 2] = 1
-    """2 for a loss that compares two passes of the student over the same rows, each with dropout of its own. Other losses
-    see the first; a student without dropout is refused. May depend on the config."""
+    """2 for a loss that compares two passes of the student over the same rows, with different dropout. Other losses see the
+    first; a student without dropout is refused. May depend on the config."""
     same_vocabulary: bool = True
-    """Whether it needs a teacher that reads the student's own tokens: the same ones, or a vocabulary that begins with them
-    or that they begin with. If not, a teacher with other tokens is told about the same texts in its own, and `StepView` says
-    how they lie beside the student's; a sequence loss alone can do with that. May depend on the config."""
+    """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
+    Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment, which
+    only a sequence loss can use. May depend on the config."""
     own_text: bool = False
-    """Whether it must know which tokens the student wrote itself: by the column `own`, 1 for these and 0 for the corpus's,
-    which a trainer gives that learns on both. Others are refused. May depend on the config."""
+    """True if it needs the column `own` of a trainer with on-policy text: 1 for tokens that the student wrote, 0 for the
+    corpus's. Other trainers are refused. May depend on the config."""
 
     corpus_only: bool = False
     """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
-    also learns on text that the student writes refuses it. May depend on the config."""
+    also learns on on-policy text refuses it. May depend on the config."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
         Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
-        chunk's logits alone, of both passes where it asks for two: no parameters, no state, nothing changed in place. The
-        engine weighs, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
+        chunk's logits alone, of both passes if there are two: no parameters, no state, nothing changed in place. The engine
+        weights, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
 
     def kdtool_token_gradient(self, chunk: TokenChunk) -> tuple[Tensor, Tensor] | None:
-        """Return what `kdtool_token_loss` returns, and each value's gradient by its own row of logits, [C, V]: for speed.
+        """Return the values of `kdtool_token_loss`, and each value's gradient by its own row of logits, [C, V]: for speed.
 
-        Called in its place for any chunk of a step, on every rank, nothing recorded for autograd, where losses are not
-        compiled. Both are float32 (float64 of float64 logits); the engine weighs them. The gradient is memory of its own,
-        which the caller may change; the chunk stays as it is. None: autograd is to find it, as where this hook is not
-        there. A loss of two passes is not asked. Compared with autograd before training. Since 0.1.
+        Called instead, for any chunk of a step, on every rank, without recording for autograd, if losses are not compiled.
+        Both are float32 (float64 for float64 logits); the engine weights them. The gradient is in memory of its own, which
+        the caller may change; do not change the chunk. None: use autograd, as without this hook. Not called for losses with
+        two passes. Compared with autograd before training. Since 0.1.
         """
 
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
-        """Return one value a labelled position or one a row, with gradient through `view.student` and `view.second`.
+        """Return one value per labelled position or per row, with gradient through `view.student` and `view.second`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """
 
     def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
-        """Pair (student layer, teacher layer) that are compared inside, in what `needs` names; layers count from 0.
+        """Return pairs (student layer, teacher layer) to compare in the signals that `needs` names; layers count from 0.
 
-        Called before signals are taken. The loss finds the pairs in `StepView.layers`. None asks for nothing inside.
-        Since 0.1.
+        Called before signals are recorded. The loss receives the pairs in `StepView.layers`. None: no layers. Since 0.1.
         """
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module | None:
-        """Return a module that trains along (projectors); the trainer optimises, checkpoints and drops it.
+        """Return a module to train with the student (projectors); the trainer optimises, checkpoints and discards it.
 
-        The loss finds it in `StepView.module`: nothing is kept here. Called once a phase, on every rank, after the trainer
+        The loss receives it in `StepView.module`: keep no reference. Called once a phase, on every rank, after the trainer
         has seeded torch's generator with `run.seed`, and for `kdtool check` on the device "meta". Since 0.1.
         """
 
 
 class Weighting(Component):
-    """Weighs tokens, or balances terms."""
+    """Weights tokens, or balances terms."""
 
     kind = "weighting"
     needs: tuple[frozenset[Offer], ...] = ()
-    """What it must see of the teacher to weigh tokens: alternatives; () for one that serves any. It sees what the phase's
-    first token loss that has a teacher learns from; compared before anything is made. May depend on the config."""
+    """Required signals of the teacher: alternatives; () if any will do. It receives the signals of the phase's first token
+    loss with a teacher; checked before anything is made. May depend on the config."""
     terms: frozenset[str] = frozenset()
-    """Losses that its settings name, as the recipe does: a phase without one of them is refused. The control may be."""
+    """Losses in its settings, by their names in the recipe: a phase without one of them is refused, except in the
+    control."""
     gradient_norms: bool = False
-    """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; else it gets none. May depend
-    on the config."""
+    """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; otherwise it receives none.
+    May depend on the config."""
 
     def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
 
-        Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is kept or changed
-        in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so a loss weighs as
-        much as it does without. Since 0.1.
+        Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is stored or
+        changed in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so they do
+        not change the weight of a loss. Since 0.1.
         """
 
     def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.
 
-        Terms go by their components' names; one that is left out keeps its weight. A term that saw no token at the last
-        step is not among `terms`; it may have a factor. Called before every step but the first, on every rank with the same
-        figures. Factors of several weightings are multiplied. What is kept from call to call
-        belongs into `kdtool_state`. Since 0.1.
+        Terms are named by their components; a term that is left out keeps its weight. A term without tokens at the last
+        step is not in `terms`; it may have a factor. Called before every step except the first, on every rank with the same
+        figures. Factors of several weightings are multiplied. Return state that is kept between calls from `kdtool_state`.
+        Since 0.1.
         """
 
 

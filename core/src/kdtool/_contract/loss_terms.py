@@ -56,14 +56,13 @@ class Schedule:
 class Term:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
-    The term's value is weight(progress) · scale · mean of the loss; `scale` is the temperature to the power that the loss
-    says as `softened`, so 1 for one that softens nothing. `teacher` is the component asked for signals, None for a loss that
-    needs none, or that learns from several: `mixture` then holds the share of each, which sum to 1, and the loss receives
-    Σ share · the teacher's probabilities at the term's temperature, as `DenseTokens` and `SparseTokens` say. Only token
-    losses learn from a mixture. `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher layers
-    for losses that look inside.
-    Where one vocabulary begins with the other, both sides' logits are cut to the first `shared` tokens, the teacher's
-    already in its signal, the student's by the trainer; None: both have the same.
+    The term's value is weight(progress) · scale · mean of the loss; `scale` is the temperature to the power `softened` of
+    the loss, so 1 for a loss without softened distributions. `teacher` is the source of signals, None for a loss that needs
+    none, or that learns from several: `mixture` then holds the share of each, which sum to 1, and the loss receives Σ share
+    · the teacher's probabilities at the term's temperature, as described in `DenseTokens` and `SparseTokens`. Only token
+    losses learn from a mixture. `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher
+    layers for losses that compare layers. If one vocabulary begins with the other, both sides' logits are cut to the first
+    `shared` tokens, the teacher's already in its signal, the student's by the trainer; None: both have the same.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Term:
 
     @property
     def teachers(self) -> Mapping[str, float]:
-        """All components asked for signals, with their shares; none for a loss that needs none."""
+        """All sources of signals, with their shares; empty for a loss that needs none."""
         return self.mixture or ({} if self.teacher is None else {self.teacher: 1.0})
 
     def weight_at(self, progress: float) -> float:
@@ -91,10 +90,10 @@ class Term:
 
 @dataclass(frozen=True)
 class TermReport:
-    """One term at one step: its mean value before weighting, its weight, and its gradient norm where it was taken.
+    """One term at one step: its mean value before weighting, its weight, and its gradient norm if it was measured.
 
     `gradient_norm` is the norm of the weighted term's gradient by states of the student that all terms share, so that terms
-    can be compared: by its final states, or by what its embedding returns where a term compares layers inside.
+    can be compared: by its final states, or by its embedding's output if a term compares layers.
     """
 
     value: float

@@ -17,14 +17,14 @@ from kdtool._contract.trainer import StepReport, Trained
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms on one measurement, paired over items and seeds: `arm` seen against another.
+    """Two arms on one measurement, paired over items and seeds: `arm` against another.
 
     An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
     `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
-    and, where there are several, seeds; a ratio's may be infinite, where a seed diverged. `verdict` is "better", "worse" or
-    "no evidence of a difference", seen from `arm`.
-    `share` is `value` as a share of a teacher's, with its 95 % interval where there is one; None against other arms, and
-    where a ratio says nothing: lower is better, or the unit has no zero.
+    and, if there are several, seeds; a ratio's may be infinite if a seed diverged. `verdict` is "better", "worse" or "no
+    evidence of a difference", seen from `arm`. `share` is `value` as a share of a teacher's, with its 95 % interval if
+    there is one; None against other arms, and for metrics without a meaningful ratio: lower is better, or the unit has no
+    zero.
     """
 
     measurement: str
@@ -44,7 +44,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A condition of the recipe: the student's value, None where it was not measured, and what came of it in words."""
+    """A condition of the recipe: the student's value, None if it was not measured, and the outcome in words."""
 
     measurement: str
     condition: str
@@ -67,7 +67,7 @@ class ComponentRecord:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """An artefact of the run: `seconds` is what making it cost, whenever that was; `reused` says it was not made now."""
+    """An artefact of the run: `seconds` is the time to make it, whenever that was; `reused` if it was not made now."""
 
     name: str
     fingerprint: str
@@ -78,7 +78,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm with one seed: what each phase cost and where the model lies."""
+    """One arm with one seed: the cost of each phase and the place of the model."""
 
     arm: str
     seed: int
@@ -90,11 +90,11 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a run found out. `folder` holds `results.json` with the same content.
+    """All results of a run. `folder` holds `results.json` with the same content.
 
-    `subjects` tell the role, arm and seed of each measured subject's name; `models` the shapes of "student" and of each
-    teacher by component name; `data` counts documents and bytes a split, licences, languages, sources, rejections, rows, and
-    the seconds that the teacher's signals cost. Paths below `folder` are relative to it in `results.json`.
+    `subjects` hold the role, arm and seed of each measured subject; `models` the shapes of "student" and of each teacher by
+    component name; `data` the counts of documents and bytes per split, licences, languages, sources, rejections, rows, and
+    the seconds of the teacher's signals. Paths below `folder` are relative to it in `results.json`.
     """
 
     name: str
@@ -119,30 +119,33 @@ class Results:
 
 
 def where(results: Results) -> str:
-    """Return the line that says where to look: at the report, or into the run's folder where nobody wrote one."""
+    """Return a line with the path of the report, or of the run's folder if there is no report."""
     return f"report: {results.report}" if results.report else f"results: {results.folder}"
 
 
 class Tracker(Component):
-    """Hears what happens. A tracker that raises is reported once and disabled for the rest of the run.
+    """Logs the events of a run. A tracker that raises is reported once and disabled for the rest of the run.
 
-    Any hook may be the first that is called, numbers may be infinite or not numbers, and texts may hold anything. A run that
-    was killed begins again with `kdtool_run_start`, in the same folder.
+    Any hook may be called first, numbers may be infinite or NaN, and texts may contain anything. A resumed run begins again
+    with `kdtool_run_start`, in the same folder.
     """
 
     kind = "tracker"
     shows_messages: bool = False
-    """True if it shows the user each line that `kdtool_said` gets, at once. Where no tracker does, kdtool prints the lines
-    to standard error."""
+    """True if it shows each line of `kdtool_said` to the user at once. If no tracker does, kdtool prints the lines to
+    standard error."""
 
     def kdtool_run_start(self, run: RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
 
     def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
-        """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` units are to be done, None if unknown. Since 0.1."""
+        """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` is its number of units, None if unknown.
+
+        Since 0.1.
+        """
 
     def kdtool_progress(self, run: RunInfo, done: int) -> None:
-        """So many units of the stage are done. At most some ten times a second. Since 0.1."""
+        """`done` units of the stage are done. Called at most some ten times a second. Since 0.1."""
 
     def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
         """A training step was logged. On rank 0. Since 0.1."""
@@ -154,10 +157,10 @@ class Tracker(Component):
         """A checkpoint is complete on disk. Since 0.1."""
 
     def kdtool_said(self, run: RunInfo, text: str) -> None:
-        """A component, or kdtool, has a line for the user; see `shows_messages`. Since 0.1."""
+        """A component, or kdtool, emits a line for the user; see `shows_messages`. Since 0.1."""
 
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
-        """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
+        """A stage ended; `reused` is true if its artefact existed already, without a start. Since 0.1."""
 
     def kdtool_run_end(
         self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
@@ -166,13 +169,13 @@ class Tracker(Component):
 
 
 class Reporter(Component):
-    """Writes what people read."""
+    """Writes the report for people."""
 
     kind = "reporter"
 
     def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
-        """Write the report, one file below `run.folder` that needs no other, and return its path.
+        """Write the report, one self-contained file below `run.folder`, and return its path.
 
-        Once at the end, on rank 0, also of a run that failed: any part of `results` may be empty. All text in it is text,
-        whatever it holds. The same results give the same file, in the same place. Since 0.1.
+        Once at the end, on rank 0, also for a run that failed: any part of `results` may be empty. Escape all text in it.
+        The same results give the same file, in the same place. Since 0.1.
         """

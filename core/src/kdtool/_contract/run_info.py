@@ -1,4 +1,4 @@
-"""The surroundings of a component: which run and stage it works for, and where it may write."""
+"""The surroundings of a component: its run and stage, and the folder for its files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a component may know about the run. Write only into `folder`.
+    """A component's access to the run. Write only into `folder`.
 
     `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
-    trained. `stage` is the kind of artefact being made; where that is a phase of training, `phase` is its name. `label`
-    tells artefacts of one kind apart, as "perplexity-student" does among the scores; "" where there is one. `rank` and
-    `world` count processes. `say` shows a line to the user. `licences` are the terms that the run's components bring, and
-    what the student takes under them.
+    trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
+    artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
+    processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
+    them.
     """
 
     name: str

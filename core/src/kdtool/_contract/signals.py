@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
-"""What a teacher can give: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries,
-keys and values), text answers. Hidden states, maps and projections are of layers; a loss that needs them gets the same
-of the student."""
+"""A kind of signal: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries, keys
+and values), text answers. Hidden states, maps and projections belong to layers; a loss that needs them receives the same
+from the student."""
 
 
 FIXED_AT_CAPTURE: frozenset[Offer] = frozenset({"sampled", "top-k"})
@@ -26,10 +26,10 @@ FIXED_AT_CAPTURE: frozenset[Offer] = frozenset({"sampled", "top-k"})
 
 @dataclass(frozen=True)
 class Want:
-    """What is asked of a teacher, or of a model's backbone, for a batch.
+    """The signals requested of a teacher, or of a model's backbone, for a batch.
 
-    `layers` counts decoder layers from 0, for all kinds that are of layers: hidden states are each layer's output.
-    `temperature` matters to signals that fix it at capture (`sampled`, `top-k`); logits are always raw.
+    `layers` counts decoder layers from 0, for all kinds that belong to layers: hidden states are each layer's output.
+    `temperature` applies to signals that fix it at capture (`sampled`, `top-k`); logits are always raw.
     """
 
     kinds: frozenset[Offer] = frozenset()
@@ -73,8 +73,8 @@ class LazyLogits:
 class DenseTokens:
     """A teacher's raw logits [C, V] over the true vocabulary, the student's order of tokens. No gradient.
 
-    Of a mixture of teachers they are T · log p, with p the mixture of their probabilities at the term's temperature T: so
-    softmax(logits / T) is p, as it is for one teacher. At another temperature they say nothing. Float32 or better.
+    For a mixture of teachers they are T · log p, with p the mixture of their probabilities at the term's temperature T: so
+    softmax(logits / T) is p, as it is for one teacher. At another temperature they are meaningless. Float32 or better.
     """
 
     logits: Tensor
@@ -98,8 +98,8 @@ class SparseTokens:
 class Projections(NamedTuple):
     """Queries, keys and values of one layer at all positions, [B, L, width] each, heads side by side in their order.
 
-    They are as attention multiplies them: after rotary positions and norms, where a family has these, and before any scale.
-    Keys and values are narrower than queries where several heads share one of them.
+    They are the inputs of the attention product: after rotary positions and norms, if the family has these, and before any
+    scale. Keys and values are narrower than queries if several heads share one of them.
     """
 
     queries: Tensor
@@ -109,10 +109,11 @@ class Projections(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What a teacher tells about one batch, without gradient, on the batch's device.
+    """A teacher's signals for one batch, without gradient, on the batch's device.
 
-    `lazy` is over N positions, `sparse` likewise; `hidden[layer]` is [N, H_T]; `attentions[layer]` is [B, heads, L, L];
-    `projections[layer]` are of all positions. Only what was wanted is there. `fingerprint` names the teacher's weights.
+    `lazy` and `sparse` cover N positions. `hidden[layer]` is [N, H_T], `attentions[layer]` is [B, heads, L, L], and
+    `projections[layer]` covers all positions. Only requested signals are present. `fingerprint` identifies the teacher's
+    weights.
     """
 
     fingerprint: str
@@ -127,8 +128,8 @@ class Signal:
 class ModelOutputs:
     """A backbone's outputs for one batch: `last` [N, H] final states after the last norm, at labelled positions only.
 
-    `hidden[layer]` is that layer's output at the same positions, [N, H]; `attentions[layer]` is [B, heads, L, L];
-    `projections[layer]` are of all positions; each only where it was wanted. Gradients flow.
+    `hidden[layer]` is that layer's output at the same positions, [N, H]. `attentions[layer]` is [B, heads, L, L], and
+    `projections[layer]` covers all positions. Only requested outputs are present. Gradients flow.
     """
 
     last: Tensor

@@ -11,30 +11,30 @@ from kdtool._contract.tokenizer import Tokenizer
 
 
 class Student(Component):
-    """The model that learns, as it is before training."""
+    """The model that learns, before training."""
 
     kind = "student"
     uses_seed: bool = True
-    """Whether `kdtool_build_student` depends on `run.seed`; if not, all seeds share one build."""
+    """True if `kdtool_build_student` depends on `run.seed`; otherwise all seeds share one build."""
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Since 0.1."""
 
     def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
-        """Give the student as it will be built, with weights that have shapes and no values or memory.
+        """Return the student with weights that have shapes, but no values or memory.
 
-        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, anew for each phase. In
-        PyTorch such weights are on the device "meta". Since 0.1.
+        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, once per phase. In PyTorch
+        such weights are on the device "meta". Since 0.1.
         """
 
     def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
-        """Build the untrained student, as `kdtool_describe` said it would be.
+        """Build the untrained student, with the facts of `kdtool_describe`.
 
         Called once a seed (or once, see `uses_seed`), on rank 0, and saved: it opens again with the same logits. Since 0.1.
         """
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
-        """Open a saved student (its folder in `subject.path`) for training or measurement; None for what it is not.
+        """Open a saved student (its folder in `subject.path`) for training or measurement; None for other subjects.
 
         On every rank; the caller closes the runtime. Since 0.1.
         """
@@ -45,24 +45,25 @@ class Transform(Component):
 
     kind = "transform"
     saves_memory: Saving | None = None
-    """Its settings and what they cost, where `kdtool check` may propose it for a run that does not fit."""
+    """Settings and their costs, if `kdtool check` may propose it for a run that does not fit."""
 
     def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
-        """Change the student before a phase; in the order of the recipe, each gets the result of the one before.
+        """Change the student before a phase; in the order of the recipe, each on the result of the previous one.
 
-        None leaves it as it is. A killed phase does this anew and then reads its checkpoint: the parameters' names and
-        shapes are the same each time. What stays as it is has `requires_grad` off. On every rank. Since 0.1.
+        None leaves it unchanged. A resumed phase repeats this and then reads its checkpoint: the parameters' names and
+        shapes must be the same each time. Frozen parameters have `requires_grad` off. On every rank. Since 0.1.
         """
 
     def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
-        """Do to the outline of a student what `kdtool_transform` does to a student: freeze, add, switch on.
+        """Apply `kdtool_transform` to the outline of a student: freeze, add, switch on.
 
-        Called for `kdtool check`. None where nothing changes of shapes, of what learns, or of what is kept for backward.
-        Since 0.1.
+        Called for `kdtool check`. None if shapes, trainable parameters and tensors kept for backward do not change. Since
+        0.1.
         """
 
     def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
         """Finish after the phase (merge adapters, convert), in reverse order. None leaves it as it is.
 
-        The result can be saved, knows what was learnt, and learns again in a next phase what learnt before. Since 0.1.
+        The result can be saved, keeps the training, and has its original parameters trainable again for the next phase.
+        Since 0.1.
         """

@@ -16,11 +16,11 @@ from kdtool._contract.tokenizer import Tokenizer
 
 
 class SignalSource(Protocol):
-    """Where a phase's signals of one teacher come from: the teacher itself or a cache."""
+    """The source of one teacher's signals in a phase: the teacher itself or a cache."""
 
     @property
     def want(self) -> Want:
-        """What every signal will hold."""
+        """The contents of every signal."""
 
     def signal(self, batch: Batch) -> Signal:
         """Return the signal for a batch, on the batch's device."""
@@ -31,57 +31,57 @@ class Teacher(Component):
 
     kind = "teacher"
     offers: frozenset[Offer] = frozenset()
-    """What `kdtool_signal` and `kdtool_answer` can give; may depend on the config."""
+    """Signals that `kdtool_signal` and `kdtool_answer` can return; may depend on the config."""
     speaks_as: Mapping[str, str] | None = None
-    """What its answers follow from besides the request, such as the name of a server's model; may depend on the config.
+    """Everything besides the request that determines its answers, such as the name of a server's model.
 
-    Answers are kept by it: with other settings or code, but the same `speaks_as`, nothing is asked again. None: they follow
-    from all its settings, its code and `kdtool_identity`. Since 0.1.
+    Answers are cached under this key: with the same `speaks_as`, other settings or code repeat no request. None: all
+    settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
 
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
-        """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: keep it.
+        """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
         Since 0.1.
         """
 
     def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
-        """Tell what is wanted about a batch, and nothing else, without gradient, on the batch's device.
+        """Return exactly the requested signals for a batch, without gradient, on the batch's device.
 
-        Called for every micro-batch while signals are taken or, without a cache, while training; every rank calls its
-        own. Weights load at the first call and stay until `kdtool_close`. What a row is told depends on that row alone, up
-        to rounding, and the same batch is told the same again; documents of a row do not see each other. Tensors are
-        ordinary ones, not of inference mode: losses keep them for backward. Since 0.1.
+        Called for every micro-batch while signals are recorded or, without a cache, during training; every rank calls its
+        own. Weights load at the first call and stay until `kdtool_close`. The signal of a row depends on that row alone, up
+        to rounding, and is the same each time; documents of a row do not see each other. Tensors are ordinary ones, not of
+        inference mode: losses keep them for backward. Since 0.1.
         """
 
     def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
         """Answer prompts in any order; answers carry the request's id. On rank 0.
 
         An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
-        whatever is asked beside it. Since 0.1.
+        whatever the other requests. Since 0.1.
         """
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
-        Callers go through `kdtool.open_subject`, which asks a teacher by its name. On rank 0; the caller closes the
-        runtime. Since 0.1.
+        Callers use `kdtool.open_subject`, which finds the teacher by its name. On rank 0; the caller closes the runtime.
+        Since 0.1.
         """
 
     def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
-        """Open a copy of the model that it speaks with, to be trained: the teacher itself stays as it is.
+        """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
-        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Together with `kdtool_adapted`, or
-        neither. Since 0.1.
+        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement it together with
+        `kdtool_adapted`, or neither. Since 0.1.
         """
 
     def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
-        """Speak from now on with the model in `folder`, as `LanguageModel.save` left it; None: with the teacher's own.
+        """Switch to the weights in `folder`, as written by `LanguageModel.save`; None restores the original weights.
 
-        Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` are then that model's; tokenizer, settings
-        such as precision, and shapes stay. Called between stages, also several times, on every rank. Nothing needs to load
-        before it is asked for. Since 0.1.
+        Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` then use that model; tokenizer, settings
+        such as precision, and shapes stay. Called between stages, perhaps several times, on every rank. Loading may wait
+        until the weights are needed. Since 0.1.
         """
 
 
@@ -90,27 +90,28 @@ class Cache(Component):
 
     kind = "cache"
     offers: frozenset[Offer] = frozenset()
-    """What `kdtool_recall` gives; may depend on the config."""
+    """Signals that `kdtool_recall` returns; may depend on the config."""
     every_rank_records: bool = False
-    """Whether `kdtool_record` is called on every rank, each with a copy of the teacher, or on rank 0 alone."""
+    """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise on rank 0 alone."""
 
     def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want | None:
-        """Return what to record, so that `want`, the need of all the losses, can be met by a teacher that `offers` this.
+        """Return the signals to record so that `want`, the union of the losses' needs, can be served.
 
-        A teacher that does not offer what is returned is refused. Since 0.1.
+        `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is
+        refused. Since 0.1.
         """
 
     def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
-        """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
+        """Record the teacher's signals of all rows below `folder`, and return the number of rows.
 
-        Called once when the signals artefact is made, on rank 0. A teacher computes where the batch is that it is asked
-        about, so batches belong where students train. A killed process finds in `folder` the files that it committed
-        (`kdtool.commit`) and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records`
-        each rank of `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
+        Called once when the signals artefact is made, on rank 0. A teacher computes on the batch's device, so put batches
+        on the training device. After a kill, `folder` contains the committed files (`kdtool.commit`), from which to resume.
+        Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of `run.world` writes a part, and
+        rank 0 returns when all parts are complete; no rank writes after that. Since 0.1.
         """
 
     def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
-        Called for every micro-batch, on every rank, read-only. A row that is not there is an error. Since 0.1.
+        Called for every micro-batch, on every rank, read-only. A missing row is an error. Since 0.1.
         """

@@ -22,13 +22,13 @@ class Tokenizer(Protocol):
     def document_start(self) -> tuple[int, ...]:
         """The ids that begin every document: those that the tokenizer itself puts before a text, such as Llama's `<s>`.
 
-        () where it puts none. They stand for no bytes of text. Since 0.1.
+        () if it puts none. They stand for no bytes of text. Since 0.1.
         """
         return ()
 
     @property
     def scoring_context(self) -> tuple[int, ...]:
-        """The ids behind which the first token of a text is scored: `document_start`, else the end-of-text token.
+        """The ids after which the first token of a text is scored: `document_start`, else the end-of-text token.
 
         Models without a start token are pre-trained on documents that follow each other, so that an end of text stands
         before most of them. Since 0.1.
@@ -37,16 +37,16 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the map from text to ids: equal fingerprints mean equal tokenizers."""
+        """Identifies the map from text to ids: equal fingerprints mean equal tokenizers."""
 
     chat_fingerprint: str
-    """Names the template by which `encode_chat` writes conversations; "" where the tokenizer has none. Since 0.1."""
+    """Identifies the template of `encode_chat`; "" if the tokenizer has none. Since 0.1."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without special tokens added."""
 
     def missing_start(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Return what must be put before a document: `document_start`, or () where `ids` already begin with it.
+        """Return the ids to put before a document: `document_start`, or () if `ids` already begin with it.
 
         Chat templates may write it themselves. Since 0.1.
         """
@@ -54,24 +54,24 @@ class Tokenizer(Protocol):
         return () if tuple(ids[: len(start)]) == start else start
 
     def encode_behind(self, before: str, text: str) -> list[int]:
-        """Return the ids of `text` where it stands behind `before`, so that ids of both, in this order, decode to both.
+        """Return the ids of `text` when it follows `before`, so that the ids of both, in this order, decode to both.
 
-        A tokenizer that puts a space before every text, in the manner of sentencepiece, puts none there. No token belongs to
-        both. The last part of what stands before is enough; "" where nothing does. Since 0.1.
+        A sentencepiece-style tokenizer, which puts a space before every text, adds none here. No token belongs to both
+        texts. The last part of the preceding text is enough; "" if there is none. Since 0.1.
         """
         return self.encode(text)
 
     def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
-        """Return the ids of a conversation as the tokenizer's own template writes it, and whether each is learned.
+        """Return the ids of a conversation in the tokenizer's template, and for each whether it is learned.
 
-        Learned are the assistant's answers, each with the token that ends it. None where there is no template; a
-        `UsageError` says why a template cannot be split so, or why it refuses the conversation. Since 0.1.
+        The assistant's answers are learned, each with the token that ends it. None if there is no template. Raises a
+        `UsageError` if a template cannot be split in this way, or refuses the conversation. Since 0.1.
         """
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return the ids of a text whose middle comes last, between the marks that the tokenizer has for it, and its end.
 
-        `before` comes first, or with `suffix_first` what is behind the middle. None where there are no marks. Since 0.1.
+        `before` comes first, or with `suffix_first` the text after the middle. None if there are no marks. Since 0.1.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -80,7 +80,7 @@ class Tokenizer(Protocol):
     def tokens(self) -> Sequence[str]:
         """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
 
-        Where two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
+        If two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
         """
 
     def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:

@@ -19,8 +19,8 @@ from kdtool._contract.teacher import SignalSource
 class Phase:
     """One phase of training. `checkpoints` is a folder that survives a killed process; the trainer resumes from it.
 
-    `teacher_rows` are, for a teacher that does not read the student's tokens, the same rows in its own tokenizer, by number
-    and key: its signals are of these. `gradient_norms` says that a weighting of the phase uses them, at every step.
+    For a teacher that does not use the student's tokens, `teacher_rows` holds the same rows in its tokenizer, by number and
+    key: its signals are for these. `gradient_norms` is true if a weighting of the phase uses them, at every step.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Phase:
 
     @property
     def wanted(self) -> Want:
-        """What to ask of the student's backbone: of the layers that terms pair, what their teachers are asked for."""
+        """Outputs to request of the student's backbone: for paired layers, the kinds requested of their teachers."""
         paired = [term for term in self.terms if term.layers]
         kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)
         layers = sorted({own for term in paired for own, _ in term.layers})
@@ -44,9 +44,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a phase left. `seconds` is time spent in training steps, over all resumptions, without set-up.
+    """The result of a phase. `seconds` is time spent in training steps, over all resumptions, without set-up.
 
-    `history` is a JSON Lines file of `StepReport`s. `notes` are things the user must know (a term that did nothing).
+    `history` is a JSON Lines file of `StepReport`s. `notes` are facts that the user must know (a term without effect).
     """
 
     steps: int
@@ -61,8 +61,8 @@ class Trained:
 class StepReport:
     """A logged step: counts are since the phase began, `seconds` likewise, `loss` is the weighted sum of the terms.
 
-    A term that saw no token at this step is in neither: cross-entropy where the student wrote all text itself.
-    `metrics` holds what evaluators measured after this step, by EVALUATOR.MEASUREMENT; most steps have none.
+    A term without tokens at this step is in neither, such as cross-entropy if all text is on-policy. `metrics` holds
+    measurements of evaluators after this step, by EVALUATOR.MEASUREMENT; most steps have none.
     """
 
     step: int
@@ -81,20 +81,21 @@ class Trainer(Component):
 
     kind = "trainer"
     own_text: str = ""
-    """The setting by which it learns also on text that the student writes as it learns, None in the config while it does
-    not; "" where there is none. Signals of such text cannot be recorded, so teachers are asked beside the student, and read
-    its tokens. Losses that learn from labels alone get none of it."""
+    """The setting that enables on-policy text, which the student writes during training; None in the config disables it. ""
+    if there is no such setting. Signals of such text cannot be recorded, so teachers run beside the student and must use
+    its tokens. Losses that learn from labels alone receive none of it."""
     validators: Sequence[str] = ()
-    """Evaluators of the recipe that it asks while it trains, by their short names, such as `perplexity`; may depend on the
-    config. They must be there, and what a phase leaves depends on them."""
+    """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
+    config. They must exist, and the result of a phase depends on them."""
 
     def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
 
-        There it finds what was committed (`kdtool.commit`) before the process was killed, as it was, and nothing else.
+        After a kill, that folder contains the committed files (`kdtool.commit`), unchanged, and nothing else.
 
         A phase that was killed at any time ends with the same weights, bit for bit on the same machine, and the same
-        history: a checkpoint holds also what `kdtool_state` of the phase's components gives. Logged steps go to
-        `kdtool_step_end`, `kdtool_progress` and the history; whole checkpoints to `kdtool_checkpoint`. A loss that breaks
-        its contract is a `PluginError` that names it. Parameters with `requires_grad` off stay. Since 0.1.
+        history: a checkpoint also holds the results of `kdtool_state` of the phase's components. Logged steps go to
+        `kdtool_step_end`, `kdtool_progress` and the history; complete checkpoints to `kdtool_checkpoint`. A loss that
+        breaks its contract raises a `PluginError` that names it. Parameters with `requires_grad` off do not change. Since
+        0.1.
         """
