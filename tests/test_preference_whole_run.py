@@ -97,7 +97,8 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(preferring
     with pytest.raises(kdtool.RecipeError, match=r"losses\.preference: needs the column 'rejected' .*\n.*take rows"):
         kdtool.check(preferring, {"train.prefer.rows": {"use": "packed", "length": 64}})
     with pytest.raises(
-        kdtool.RecipeError, match=r"losses\.preference: compares .*\n.*`train\.prefer\.trainer\.on_policy: null`"
+        kdtool.RecipeError,
+        match=r"losses\.preference: learns from rows of the corpus alone.*\n.*`train\.prefer\.trainer\.on_policy: null`",
     ):
         kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False})
     kdtool.check(preferring, {"trainer.on_policy": {}, "signals": False, "train.prefer.trainer.on_policy": None})

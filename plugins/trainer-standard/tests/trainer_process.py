@@ -156,7 +156,8 @@ def train_until(folder: Path, when: str | None, twice: bool = False, **settings:
     student = make_model(1, dropout=0.2)
     trained = train_small(folder, student, twice=twice, **settings)
     save_model(student.model, str(folder / "final.safetensors"))
-    (folder / "tokens.txt").write_text(f"{trained.tokens} {trained.notes}", encoding="utf-8")
+    notes = [note for note in trained.notes if "other processes" not in note]  # how busy the machine was then
+    (folder / "tokens.txt").write_text(f"{trained.tokens} {notes}", encoding="utf-8")
 
 
 def train_small(folder: Path, student: Any, twice: bool = False, **more: Any) -> kdtool.Trained:

@@ -21,7 +21,8 @@ from kdtool._contract.signals import Head, Want
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 
-from kdtool_testing.toy.rows import batch_of
+from kdtool_testing.toy.continuing import log_likelihood
+from kdtool_testing.toy.rows import batch_of, batch_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +137,7 @@ def computed(model: LanguageModel, batch: Batch) -> Tensor:
 
     model.model.eval()
     with torch.no_grad():
-        moved = _on(batch, model.head.weight.device)
+        moved = batch_on(batch, model.head.weight.device)
         return logits_of(model.backbone(moved, Want()).last, model.head).cpu()
 
 
@@ -169,7 +170,7 @@ def check_model(model: LanguageModel) -> None:
         span = slice(cut - 1, None) if changed else slice(0, cut - 2)
         close(before[span], after[span], what)
     outputs = model.backbone(
-        _on(batch_of(rows), head.weight.device), Want(frozenset({"hidden"}), (0, facts.layers - 1))
+        batch_on(batch_of(rows), head.weight.device), Want(frozenset({"hidden"}), (0, facts.layers - 1))
     )
     assert set(outputs.hidden) == {0, facts.layers - 1}
     assert all(states.shape == outputs.last.shape for states in outputs.hidden.values())
@@ -255,16 +256,9 @@ def check_runtime(runtime: Runtime) -> None:
 
 def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[Score]) -> None:
     """Assert that a text is scored behind the `scoring_context` of its tokenizer; half precision rounds coarsely."""
-    import torch
-
-    context = list(model.tokenizer.scoring_context)
     for text, score in zip(texts, scores, strict=True):
-        text_ids = model.tokenizer.encode(text)
-        ids, labelled = [*context, *text_ids], [False] * len(context) + [True] * len(text_ids)
-        logits = computed(model, batch_of([Row("", ids, labelled, [0] * len(ids))])).double()
-        expected = logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum()
-        assert score.tokens == len(text_ids)
-        assert score.log_likelihood == pytest.approx(float(expected), rel=2e-2, abs=0.02)
+        assert score.tokens == len(model.tokenizer.encode(text))
+        assert score.log_likelihood == pytest.approx(log_likelihood(model, text), rel=2e-2, abs=0.02)
 
 
 def _check_too_long(runtime: Runtime, context: int) -> None:
@@ -293,8 +287,3 @@ def check_answers(answer: Any) -> None:
 
 def _all_labelled(row: Row) -> Row:
     return replace(row, labelled=[number >= 0 for number in row.document])
-
-
-def _on(batch: Batch, device: Any) -> Batch:
-    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "positions", "labels", "document")}
-    return replace(batch, **tensors)

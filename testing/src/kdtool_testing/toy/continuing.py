@@ -1,4 +1,4 @@
-"""Continuing text by backbone and head alone: what small models of tests do, and what faster ways can be compared with."""
+"""Continue and score text by backbone and head alone, for small models of tests and as the reference for faster ways."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from kdtool._contract.data import Row
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.signals import Want
 
-from kdtool_testing.toy.rows import batch_of
+from kdtool_testing.toy.rows import batch_of, batch_on
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["continued_plainly"]
+__all__ = ["continued_plainly", "log_likelihood"]
 
 
 def continued_plainly(
@@ -41,6 +41,20 @@ def continued_plainly(
                     new.append(int(logits.argmax()))
             found.append(new)
     return found
+
+
+def log_likelihood(model: LanguageModel, text: str) -> float:
+    """Return the log-likelihood of a text behind the tokenizer's `scoring_context`, in nats, computed in float64."""
+    import torch
+
+    context, text_ids = list(model.tokenizer.scoring_context), model.tokenizer.encode(text)
+    labelled = [False] * len(context) + [True] * len(text_ids)
+    batch = batch_of([Row("", [*context, *text_ids], labelled, [0] * len(labelled))])
+    with _evaluated(model.model), torch.no_grad():
+        logits = (
+            model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), Want()).last).double().cpu()
+        )
+    return float(logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum())
 
 
 def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:

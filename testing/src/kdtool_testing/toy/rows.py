@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from kdtool._contract.data import Batch, Row
 
-__all__ = ["ListSource", "batch_of"]
+__all__ = ["ListSource", "batch_of", "batch_on"]
 
 
 class ListSource:
@@ -39,3 +41,9 @@ def batch_of(rows: Sequence[Row]) -> Batch:
             if same and row.labelled[i] and row.document[i] >= 0:
                 labels[b, i - 1] = row.input_ids[i]
     return Batch(ids, positions, labels, document, tuple(row.key for row in rows))
+
+
+def batch_on(batch: Batch, device: Any) -> Batch:
+    """Return the batch with its tensors on a device."""
+    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "positions", "labels", "document")}
+    return replace(batch, **tensors)

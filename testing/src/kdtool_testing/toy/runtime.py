@@ -11,15 +11,16 @@ from kdtool._contract.evaluation import Exporter, Subject
 from kdtool._contract.language_model import LanguageModel, Request, Runtime, Score, TextAnswer
 from kdtool._contract.run_info import RunInfo
 
+from kdtool_testing.toy.continuing import log_likelihood
 from kdtool_testing.toy.model import toy_model
 
 __all__ = ["Opener", "ToyRuntime"]
 
 
 class ToyRuntime(Runtime):
-    """An opened subject: scores by fixed probabilities of bytes, answers with fixed text, and has a `toy_model`.
+    """An opened subject: answers with fixed text, has a `toy_model` and scores by it.
 
-    `model` is None where torch is not installed. `closed` counts how often it was closed.
+    Where torch is not installed, `model` is None and bytes have fixed probabilities. `closed` counts calls of `close`.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -43,10 +44,11 @@ class ToyRuntime(Runtime):
             yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
 
     def score(self, texts: Sequence[str]) -> Iterator[Score]:
-        """Yield the log-likelihood of each text's bytes."""
+        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
         for text in texts:
             content = text.encode("utf-8")
-            yield Score(-sum(self._costs[byte] for byte in content), len(content), len(content))
+            costs = -sum(self._costs[byte] for byte in content)
+            yield Score(log_likelihood(self.model, text) if self.model else costs, len(content), len(content))
 
     def close(self) -> None:
         """Count."""
