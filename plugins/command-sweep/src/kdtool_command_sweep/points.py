@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import kdtool
 from kdtool._recipe.read import load_recipe
-from kdtool._results.files import read_results
 
 from kdtool_command_sweep.grid import Grid
 
@@ -134,8 +133,11 @@ def _results(point: SweepPoint, request: Request) -> kdtool.Results:
         return kdtool.run(
             request.recipe, settings, out=point.folder.parent, store=request.store, offline=request.offline
         )
-    except kdtool.TargetMissedError:
-        return read_results(point.folder)
+    except kdtool.TargetMissedError as error:
+        if error.results is None:  # a component raised it
+            raise
+        found: kdtool.Results = error.results
+        return found
 
 
 def _refusal(point: SweepPoint, request: Request) -> kdtool.UsageError | None:
