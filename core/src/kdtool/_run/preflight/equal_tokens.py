@@ -10,7 +10,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
 from kdtool._run.context import Context
 from kdtool._run.preflight.on_policy import own_text_keys
-from kdtool._run.preflight.prospect import Asked, ask, prospect_of
+from kdtool._run.preflight.prospect import Asked, Known, ask, prospect_of
 
 __all__ = ["refuse_uneven", "refuse_uneven_ahead"]
 
@@ -43,5 +43,5 @@ def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:
         for arm in ("student", "control")
     ]
     if trainers[1] and trainers[0] != trainers[1]:
-        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run))
+        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run), Known())
         refuse_uneven(assembly, ask(context, run, ahead, unknown))
