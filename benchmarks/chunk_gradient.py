@@ -19,9 +19,9 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL, JensenShannon, ReverseKL, SkewKL, SkewReverseKL, TotalVariation
+from kdtool_testing import ListSource, make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows
 from kdtool_trainer_standard._machine import large_blocks_reused

@@ -27,10 +27,10 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ByteTokenizer, ListSource, make_run
 from kdtool_loss_ce import CrossEntropy, cross_entropy
 from kdtool_loss_divergences import ForwardKL, forward_kl
 from kdtool_rows import collate
+from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
 from kdtool_trainer_standard._module import DistillationModule, Sizes

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 import torch.nn.functional as F
-from kdtool.testing import ByteTokenizer, ListSource
+from kdtool_testing import ByteTokenizer, ListSource
 from torch import Tensor, nn
 
 VOCABULARY, PADDED, LENGTH, HEADS = 31, 33, 12, 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import StandardTrainer
 from reference_losses import ELSEWHERE, TEMPERATURE
 from reference_model import Describing, Frozen, make_model, make_rows

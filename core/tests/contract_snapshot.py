@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import kdtool
-import kdtool.testing
+import kdtool_testing
 from kdtool._plugins.compatibility import CONTRACT
 from kdtool._plugins.hooks import Spec
 
@@ -33,8 +33,8 @@ def current() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(kdtool._HOME_OF):
         found.update(_described(name, getattr(kdtool, name)))
-    for name in kdtool.testing.__all__:
-        found.update(_described(f"testing.{name}", getattr(kdtool.testing, name)))
+    for name in kdtool_testing.__all__:
+        found.update(_described(f"testing.{name}", getattr(kdtool_testing, name)))
     return dict(sorted(found.items()))
 
 

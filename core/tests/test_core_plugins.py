@@ -10,6 +10,8 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
+from kdtool._plugins import registry
 from kdtool._plugins.owner import owner_of
 from kdtool._plugins.registry import GROUPS, installed
 from kdtool._plugins.validation import SPECS, ComponentManager, mistakes
@@ -270,3 +272,11 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
     program = "from kdtool._contract.kinds import KINDS; print(*KINDS)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert [*done.stdout.split(), "command"] == list(GROUPS)
+
+
+def test_command_that_is_not_installed_is_refused_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_first_party", lambda: {"command": {"absent": "kdtool-command-absent"}})
+    assert call(["absent"]) == 2
+    assert "get it with: pip install kdtool-command-absent" in capsys.readouterr().err

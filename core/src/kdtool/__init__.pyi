@@ -124,12 +124,6 @@ from kdtool._store.committed import discard_uncommitted as discard_uncommitted
 from kdtool._store.committed import seal_line as seal_line
 from kdtool._store.committed import uncommit as uncommit
 from kdtool._store.committed import unseal_line as unseal_line
-from kdtool._sweep import sweep as sweep
-from kdtool._sweep.points import SweepPoint as SweepPoint
-from kdtool._sweep.record import SweepResults as SweepResults
-from kdtool._sweep.table import SweepCell as SweepCell
-from kdtool._sweep.table import SweepRow as SweepRow
-from kdtool._sweep.table import SweepTable as SweepTable
 from kdtool._tokenizers.byte_alignment import meeting_points as meeting_points
 from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
 from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies

@@ -43,7 +43,7 @@ def run(
 
     Raises:
         KdtoolError: see `kdtool._errors` for the classes and their exit codes. `TargetMissedError` comes after the end:
-            the run is whole, and its results are in `results.json`.
+            the run is whole, and its results are in `results.json` and on the error.
 
     Example:
         results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})

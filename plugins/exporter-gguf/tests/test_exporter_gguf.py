@@ -10,11 +10,11 @@ from typing import Any
 import kdtool
 import pytest
 from gguf import GGUFReader, TokenType
-from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._scoring import Piece
 from kdtool_exporter_gguf._server import RefusedError
+from kdtool_testing import ExporterConformance, make_run
 from kdtool_transformers import (
     TransformersModel,
     TransformersRuntime,

@@ -15,12 +15,12 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, make_run
 from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
 from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, sampled
 from kdtool_pass_at_k._verdicts import program_of
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
+from kdtool_testing import ByteTokenizer, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 

@@ -15,10 +15,10 @@ import kdtool
 import kdtool_transformers
 import pytest
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_rows import collate
 from kdtool_shards import RecordedRows, record_rows, recording_estimates
 from kdtool_shards._files import verified
+from kdtool_testing import ListSource, make_run
 from torch import Tensor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _chunk, _compiling
 from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
 

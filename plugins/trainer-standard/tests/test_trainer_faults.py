@@ -11,7 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import ListSource, make_run
+from kdtool_testing import ListSource, make_run
 from torch import Tensor
 from trainer_models import (
     CE,

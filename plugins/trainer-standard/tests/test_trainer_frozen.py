@@ -10,7 +10,7 @@ import kdtool
 import pytest
 import torch
 import torch.distributed as dist
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _train
 from kdtool_trainer_standard._frozen import frozen_bytes, frozen_weights_held, outline_held
 from kdtool_transformers import TransformersModel, rehearse

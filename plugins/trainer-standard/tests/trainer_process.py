@@ -17,7 +17,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from safetensors.torch import save_file, save_model
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_models import (

@@ -14,7 +14,7 @@ import kdtool
 import kdtool_transform_liger
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_liger import Liger, _kernels
 from kdtool_transformers import TransformersModel, self_check
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model

@@ -10,7 +10,7 @@ import kdtool
 import kdtool_transform_lora
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_lora import Lora, Qlora, _nf4
 from kdtool_transform_lora._nf4 import dequantised
 from kdtool_transformers import TransformersModel, open_model, self_check

@@ -14,9 +14,9 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool.testing import StudentConformance, make_run
 from kdtool_student_gpt import Gpt
 from kdtool_student_gpt._solve import _shapes, solve
+from kdtool_testing import StudentConformance, make_run
 from kdtool_transformers import TOLERANCE, LlamaShape, alone, byte_tokenizer
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones

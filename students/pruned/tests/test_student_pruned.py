@@ -13,11 +13,11 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import StudentConformance, make_run
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
+from kdtool_testing import StudentConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers, self_check
 from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
 

@@ -23,10 +23,6 @@ __all__ = ["call", "cli", "main"]
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("kdtool._cli.run:run", "Run a recipe, from data to report; a second call goes on where the first stopped."),
-    "sweep": (
-        "kdtool._cli.sweep:sweep",
-        "Run a recipe at every point of a grid of settings, with one table at the end.",
-    ),
     "eval": (
         "kdtool._cli.eval:evaluate",
         "Measure models that are there already, and compare them; nothing is trained.",
@@ -75,9 +71,12 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
+            from kdtool._plugins.registry import package_of
             from kdtool._text.did_you_mean import did_you_mean
 
-            hint = did_you_mean(args[0], self.list_commands(ctx), what="commands")
+            package = package_of("command", args[0])
+            near = did_you_mean(args[0], self.list_commands(ctx), what="commands")
+            hint = f"get it with: pip install {package}" if package else near
             raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -1,7 +1,6 @@
 """What `kdtool check` finds out: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
 Called by `kdtool._api.check`. Where the run would not fit, it is checked again with each of the changes that are proposed.
-A sweep looks at its points in the same way before the first one runs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
 from kdtool._store.artefacts import Artefacts
 
-__all__ = ["check_recipe", "refuse_impossible"]
+__all__ = ["check_recipe"]
 
 
 @dataclass(frozen=True)
@@ -111,19 +110,6 @@ def check_recipe(
         mode="json",
     )
     return plain
-
-
-def refuse_impossible(recipe: Recipe, out: Path) -> None:
-    """Refuse what is known to be wrong with a run before weights load; takes a fraction of a second in a warm process.
-
-    Args:
-        recipe: what would run.
-        out: the folder for runs.
-
-    Raises:
-        KdtoolError: as `check_recipe`.
-    """
-    _look(recipe, out, lambda _: None, Known())
 
 
 def _figures(

@@ -73,8 +73,7 @@ def find(kind: str, name: str) -> Entry:
         raise PluginError(
             f"{kind} {name!r} is offered twice: by {offers}; pip uninstall one of them, or write use: {entries[0].value}"
         )
-    package = _first_party().get(kind, {}).get(name)
-    if package:
+    if package := package_of(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
     known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
     hints = [known or f"no {kind} is installed", *(text for text in misplaced(GROUPS.values()) if repr(name) in text)]
@@ -101,6 +100,11 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
     cls, origin = import_point(kind, use, point, announce)
     return Loaded(cls, use, origin.name, origin.version)
+
+
+def package_of(kind: str, name: str) -> str | None:
+    """Return the project's own package that brings the component, installed or not; None where there is none."""
+    return _first_party().get(kind, {}).get(name)
 
 
 @cache
