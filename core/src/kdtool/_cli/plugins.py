@@ -54,15 +54,11 @@ def list_plugins(as_json: bool = False) -> None:
 
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
-    from kdtool._plugins.compatibility import contracts_of, refusal
-    from kdtool._plugins.distributions import origin_of
+    from kdtool._plugins.distributions import contracts_of, origin_of, refusal
 
     dist = entry.point.dist
-    about = origin_of(dist) if dist else None
-    trouble = about.trouble if about else ""
-    usable = dist if dist and not trouble else None
-    contracts = ",".join(map(str, sorted(contracts_of(usable)))) if usable else ""
-    summary = trouble or (refusal(usable) if usable else "") or (about.summary if about else "")
+    contracts = ",".join(map(str, sorted(contracts_of(dist)))) if dist else ""
+    summary = (refusal(dist) if dist else "") or origin_of(dist).summary
     return {
         "kind": entry.kind,
         "name": entry.name,

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from kdtool._contract.component import Component
-from kdtool._plugins.compatibility import CONTRACT, contracts_of, refusal
+from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
 from kdtool.testing._guard import Suite
 
 __all__ = ["CommandConformance", "OfferedConformance", "RegistrationConformance"]
