@@ -103,20 +103,6 @@ def test_sizes_that_are_none_are_explained(file: str, words: list[str], capsys: 
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_control_that_would_see_other_tokens_is_refused_before_anything_is_made(
-    recipe: dict[str, Any], file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe["control"]["trainer"] = {"batch": 4}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    for command in ("check", "run"):
-        assert call([command, file]) == 2
-        assert "control: it would train on 1,536 tokens in phase 'train', the student on 768" in capsys.readouterr().err
-    assert not list(Path("runs").glob("*/phases")) + list(Path("store").glob("text"))
-    recipe["control"]["trainer"] = {"learning_rate": 1e-3}
-    Path(file).write_text(json.dumps(recipe), encoding="utf-8")
-    assert call(["check", file]) == 0
-
-
 def test_two_passes_of_a_student_without_dropout_are_refused_before_anything_is_made(
     recipe: dict[str, Any], file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

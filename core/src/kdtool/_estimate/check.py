@@ -31,7 +31,6 @@ from kdtool._results.files import component_record
 from kdtool._run.context import Context
 from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Stage
-from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.prospect import Asked, Outlines, ask, prospect_of
@@ -179,5 +178,4 @@ def _foreseen(
     ahead, unknown = prospect_of(context, info, models, outlines)
     answers = ask(context, info, ahead, unknown)
     asked = timed_by_record(answers, context.assembly, models, out / context.assembly.recipe.name)
-    refuse_uneven(context.assembly, asked)
     return models, ahead, asked, add_up(ahead, asked, unknown)

@@ -32,7 +32,6 @@ from kdtool._run.context import Context
 from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.plan import last_nodes
-from kdtool._run.preflight.equal_tokens import refuse_uneven_ahead
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.measurable import refuse_unexportable, refuse_unmeasurable
 from kdtool._run.preflight.missing import refuse_missing
@@ -142,7 +141,6 @@ def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
     if context.rank == 0:
         refuse_missing(context.assembly, run)
-        refuse_uneven_ahead(context, run)
     stages = add_stages(context, partial(_make_first, context))
     for line in _noted(context):
         context.say(line)

@@ -300,5 +300,6 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, problem: str) -> StorageError:
     remedy = f"Delete the folder {path} and run again to make it anew"
-    others = "kdtool clean --damaged shows what else is (give it the run's --store, if it has one)"
-    return StorageError(f"a stored file is damaged: {problem}. {remedy}; {others}")
+    return StorageError(
+        f"a stored file is damaged: {problem}. {remedy}; kdtool run --verify finds what else is damaged"
+    )
