@@ -20,8 +20,9 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
+    from kdtool._estimate.machine import size
     from kdtool._store.clean import clean as clean_store
-    from kdtool._store.shared_store import readable, store_folder
+    from kdtool._store.shared_store import store_folder
 
     folder = store_folder(store)
     done = clean_store(folder, remove=yes)
@@ -34,14 +35,14 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
         click.echo(json.dumps({**about, "found": found}, indent=1))
         return
     for item in done.found:
-        click.echo(f"{readable(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
+        click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = sum(item.bytes for item in done.found if item.path not in done.left)
     runs = f"{done.runs} run{'' if done.runs == 1 else 's'}"
-    of = f"of {readable(done.total)} in {folder} ({runs})"
+    of = f"of {size(done.total)} in {folder} ({runs})"
     if not done.found:
         click.echo(f"Nothing to free: all {of} is needed.")
     elif yes:
-        click.echo(f"Freed {readable(freed)} {of}.")
+        click.echo(f"Freed {size(freed)} {of}.")
     else:
         command = "kdtool clean" + (f" --store {folder}" if store else "")
-        click.echo(f"{readable(freed)} {of}. To free them: {command} --yes")
+        click.echo(f"{size(freed)} {of}. To free them: {command} --yes")

@@ -29,7 +29,6 @@ from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
@@ -37,7 +36,6 @@ from kdtool._run.preflight.prospect import Asked, Outlines, ask, prospect_of
 from kdtool._run.preflight.vocabularies import compared_here
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
-from kdtool._store.artefacts import Artefacts
 
 __all__ = ["check_recipe", "refuse_impossible"]
 
@@ -164,9 +162,7 @@ def _look(
 def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        context = Context(
-            assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks(), world=rank_and_world()[1]
-        )
+        context = Context.of(assembly, folder, folder)
         yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
 
 

@@ -29,7 +29,6 @@ from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.plan import last_nodes
 from kdtool._run.preflight.licences import licences_of
@@ -44,7 +43,7 @@ from kdtool._run.stages.rows import corpora_of, rows_of
 from kdtool._run.stages.scores import read_scores, said_of
 from kdtool._run.stages.terms import mixtures_noted
 from kdtool._run.stages.text import StoredTexts
-from kdtool._store.artefacts import Artefacts, storage_errors
+from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
 from kdtool._store.locks import holder_of, run_lock
@@ -98,22 +97,9 @@ def session(
 
     Of several processes the first does so; the others only work along.
     """
-    rank, world = rank_and_world()
-    hooks = assembly.hooks()
-    context = Context(
-        assembly,
-        folder,
-        Artefacts(store),
-        Artefacts(folder),
-        offline,
-        hooks,
-        rank,
-        world,
-        licences=licences,
-        verify=verify,
-    )
+    context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
     run = context.info(Stage("run"), folder)
-    if rank:
+    if context.rank:
         return work(context, run)
     with run_lock(folder):
         register_run(store, folder)
@@ -263,7 +249,7 @@ def _results(
         recipe_text="",
         environment=environment(),
         seconds=0.0,
-        notes=(*_noted(context), *_notes(arms), *said_of(context, chain.from_iterable(stages.scores.values()))),
+        notes=(*_noted(context), *_notes(arms), *said_of(chain.from_iterable(stages.scores.values()))),
         subjects=tuple(measured.subject() for measured in stages.measured),
         licences=context.licences,
     )

@@ -27,7 +27,6 @@ __all__ = [
     "REGISTERED",
     "bytes_below",
     "known_runs",
-    "readable",
     "refuse_other_folders",
     "register_run",
     "store_folder",
@@ -104,11 +103,3 @@ def bytes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):  # removed meanwhile
                 total += Path(root, name).lstat().st_size
     return total
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes for people."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size / 1e3:,.1f} kB"

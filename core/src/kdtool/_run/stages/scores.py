@@ -16,7 +16,6 @@ from kdtool._contract.evaluation import Evaluator, Measurement, Subject
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
 from kdtool._run.context import Context
-from kdtool._run.fingerprint import fingerprint
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
@@ -77,8 +76,7 @@ def add_scores(
 ) -> dict[str, list[Node]]:
     """Add the scores of every evaluator `but` some, by name: of one subject at a time, or of all where it says so.
 
-    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher speaks
-    with one model at a time: what it was before its phases is not measured together with others.
+    A teacher speaks with one model at a time: what it was before its phases is not measured together with others.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.named("evaluator").items():
@@ -86,25 +84,11 @@ def add_scores(
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.together
         now = [one for one in measured if not one.unadapted]
-        alike = [[one] for one in now] if together else _alike(context, measured)
-        firsts = [same[0] for same in alike]
-        groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
+        groups: list[Sequence[Measured]] = [now] if together else [(one,) for one in measured]
         nodes[name] = [_add_group(context, graph, name, group, texts) for group in groups if group]
         for node in nodes[name]:
-            context.names.update({(node.name, same[0].kept_as): tuple(one.name for one in same) for same in alike})
+            context.names.update({(node.name, one.kept_as): one.name for one in measured})
     return nodes
-
-
-def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured]]:
-    """Group subjects that are one model under several names: teachers of the same settings, code and weights."""
-    found: dict[str, list[Measured]] = {}
-    for one in measured:
-        key = one.name
-        if teacher := _teacher_of(context, one):
-            adapted = None if one.unadapted else context.adapted.get(teacher)
-            key = fingerprint("teacher", {**context.part(teacher), "adapted": adapted and adapted.fingerprint})
-        found.setdefault(key, []).append(one)
-    return list(found.values())
 
 
 def _teacher_of(context: Context, one: Measured) -> str:
@@ -127,27 +111,17 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         evaluators[found.name].add(evaluator)
     called: dict[str, list[Measurement]] = {evaluator: [] for evaluator in scores}
     for evaluator, node, found in read:
-        for subject in context.names[node.name, found.subject]:
-            one = replace(found, subject=subject)
-            one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
-            called[evaluator].append(one)
+        one = replace(found, subject=context.names[node.name, found.subject])
+        one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
+        context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
+        called[evaluator].append(one)
     return called
 
 
-def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Return what evaluators said while they measured, such as what they left out and why, each line once.
-
-    Behind them stands which names are one model, since evaluators name one of these alone.
-    """
+def said_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return what evaluators said while they measured, such as what they left out and why, each line once."""
     files = [checked(node.path, _SAID) for node in nodes]
-    lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
-    same = [
-        f"{', '.join(others)}: the same model as {first}, measured once"
-        for first, *others in context.names.values()
-        if others
-    ]
-    return tuple(dict.fromkeys([*lines, *same]))
+    return tuple(dict.fromkeys(line for file in files for line in json.loads(file.read_text(encoding="utf-8"))))
 
 
 def _read(node: Node) -> Iterator[Measurement]:
