@@ -6,15 +6,15 @@ import json
 
 import click
 
+from kdtool._cli.options import json_option, store_option
+
 __all__ = ["clean"]
 
 
 @click.command()
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
+@store_option
 @click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def clean(store: str | None, yes: bool, as_json: bool) -> None:
     """Show what no run needs in the folder that runs share, and free it with --yes.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdtool._cli.options import json_option
+
 if TYPE_CHECKING:
     from kdtool._plugins.registry import Entry
 
@@ -27,7 +29,7 @@ def plugins(context: click.Context) -> None:
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
     from kdtool._plugins.distributions import misplaced

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
+from kdtool._cli.options import json_option, out_option, store_option
+
 __all__ = ["runs"]
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@out_option
+@store_option
+@json_option
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
     from kdtool._estimate.machine import size

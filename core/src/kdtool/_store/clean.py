@@ -8,7 +8,6 @@ has just begun, or its graph is damaged. Used by `kdtool clean`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -69,7 +68,7 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
             found = _unneeded(store, runs)
             left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
             if remove:
-                _tidy(store, runs)
+                _forget_gone_runs(store)
     return Cleaned(tuple(found), left, total, len(runs))
 
 
@@ -157,14 +156,7 @@ def _remove(path: Path) -> str | None:
     return None
 
 
-def _tidy(store: Path, runs: list[_Run]) -> None:
-    """Remove lock files of what is gone, while nobody can ask for them, and what runs left that are gone."""
+def _forget_gone_runs(store: Path) -> None:
     for file, folder in known_runs(store).items():
         if not folder.is_dir():
             file.unlink(missing_ok=True)
-    locks = (lock for kind in SHARED_KINDS for lock in (store / kind).glob(f"*{_LOCK}"))
-    for lock in locks if not any(run.worker for run in runs) else ():
-        bare = _bare(lock)
-        if _is_ours(bare) and not bare.exists() and not bare.with_name(bare.name + _PARTIAL).exists():
-            with contextlib.suppress(OSError):
-                lock.unlink()
