@@ -33,7 +33,7 @@ from kdtool._run.graph import Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.prospect import Asked, Outlines, ask, prospect_of
-from kdtool._run.preflight.vocabularies import compared_here
+from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
 
@@ -152,7 +152,7 @@ def _look(
             models=models,
             trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
             licences=licences,
-            vocabularies=compared_here(context, info),
+            vocabularies=compared(context, info, needed=False),
             asked=asked,
             forecast=forecast,
         )
