@@ -28,7 +28,7 @@ def explain(error: BaseException, *, debug: bool) -> int:
             error.show()
             return error.exit_code
         if isinstance(error, BrokenPipeError):
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # nobody reads our output any more
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # nobody reads it
             return 1
     if debug:
         traceback.print_exception(error)

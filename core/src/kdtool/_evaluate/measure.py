@@ -55,7 +55,8 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     start = time.monotonic()
     named = context.assembly.named("evaluator")
     only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-    refuse_missing(context.assembly, run, but={*only_asked, *context.assembly.named("exporter")})  # these only stand by
+    stand_by = context.assembly.named("exporter")
+    refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)

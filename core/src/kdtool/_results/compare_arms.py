@@ -2,7 +2,7 @@
 
 A measurement's items are {"item", "sum", "weight"}; its value is transform(Σ sum / Σ weight), and an arm's is the mean over
 its seeds. Two arms are compared on the items and seeds that both have, so that what is hard for both does not count. Ratios
-(of perplexities, of the teacher) have their intervals on the logarithm. `intervals` says what the intervals cover.
+(of perplexities, of the teacher) have their intervals on the logarithm. `jackknife` says what the intervals cover.
 """
 
 from __future__ import annotations

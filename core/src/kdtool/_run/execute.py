@@ -1,6 +1,6 @@
 """The run: from an assembled recipe to results.
 
-`stages` builds the graph; its nodes are made in order, each reused where nothing that it depends on has changed; then the
+`build_graph` builds the graph; its nodes are made in order, each reused where nothing that it depends on has changed; then the
 arms are compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
 """
 

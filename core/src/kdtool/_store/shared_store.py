@@ -2,7 +2,7 @@
 
 Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use, and
 marks the store as one, so that nothing is freed in a folder that is none. The runner calls `register_run` while it holds
-the run's lock; `store_runs` lists the runs, `store_clean` frees what none needs.
+the run's lock; `known_runs` lists the runs, `clean` frees what none needs.
 """
 
 from __future__ import annotations
