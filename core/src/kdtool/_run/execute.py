@@ -1,7 +1,7 @@
 """The run: from an assembled recipe to results.
 
-`build_graph` builds the graph; its nodes are made in order, each reused where nothing that it depends on has changed; then the
-arms are compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
+The nodes of the graph are made in order, each reused where nothing that it depends on has changed; then the arms are
+compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The vocabularies of a run: the student's beside that of every teacher that a loss compares it with.
 
-Called before anything is loaded, by `build_graph` and by `check`. Losses that do not say that they work across vocabularies are
-refused where they differ.
+Called before anything is loaded. Losses that do not say that they work across vocabularies are refused where they differ.
 """
 
 from __future__ import annotations
