@@ -52,7 +52,7 @@ def figures(name: str) -> Figures:
     return Figures(*peaks, forecast["seconds"])
 
 
-def written(name: str) -> str:
+def read_block(name: str) -> str:
     """Return the head's block of figures as it stands."""
     text = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     return text[text.index(BEGIN) : text.index("\n", text.index(END))]
@@ -69,7 +69,8 @@ def block(found: Figures) -> str:
     """Return the head's block of figures."""
     fitting = [gpu for gpu in PRICES if GPUS[gpu].memory >= found.gpu]
     times = [
-        f"{told_hours(found, gpu)} hours on {gpu} (${told_price(found, gpu)} at ${PRICES[gpu]:.2f})" for gpu in fitting
+        f"{format_hours(found, gpu)} hours on {gpu} (${format_price(found, gpu)} at ${PRICES[gpu]:.2f})"
+        for gpu in fitting
     ]
     gpu, host, disk = (f"{size / 1e9:.1f}" for size in found[:3])
     lines = [
@@ -81,13 +82,13 @@ def block(found: Figures) -> str:
     return "\n".join(lines)
 
 
-def told_hours(found: Figures, gpu: str) -> str:
+def format_hours(found: Figures, gpu: str) -> str:
     """Write the hours on this GPU."""
     hours = found.hours(gpu)
     return f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
-def told_price(found: Figures, gpu: str) -> str:
+def format_price(found: Figures, gpu: str) -> str:
     """Write the dollars on this GPU."""
     dollars = found.hours(gpu) * PRICES[gpu]
     return f"{dollars:.0f}" if dollars >= 10 else f"{dollars:.2f}"
@@ -95,7 +96,7 @@ def told_price(found: Figures, gpu: str) -> str:
 
 def row(name: str, found: Figures) -> str:
     """Return the line of the table in docs/systems.md."""
-    fitting = [f"{gpu} {told_hours(found, gpu)} h, ${told_price(found, gpu)}" for gpu in PRICES]
+    fitting = [f"{gpu} {format_hours(found, gpu)} h, ${format_price(found, gpu)}" for gpu in PRICES]
     held = [text for gpu, text in zip(PRICES, fitting, strict=True) if GPUS[gpu].memory >= found.gpu]
     days = f"{found.seconds * 0.35 * GPUS[REFERENCE].half / ON_CPU / 86400:,.0f} days"
     sizes = f"{found.gpu / 1e9:.1f} GB | {found.host / 1e9:.1f} GB | {found.disk / 1e9:.1f} GB"
@@ -108,7 +109,7 @@ def main() -> None:
     for name in SYSTEMS:
         path, found = ROOT / "recipes" / f"{name}.yaml", figures(name)
         path.write_text(
-            path.read_text(encoding="utf-8").replace(written(name), block(found)), encoding="utf-8", newline="\n"
+            path.read_text(encoding="utf-8").replace(read_block(name), block(found)), encoding="utf-8", newline="\n"
         )
         rows += row(name, found)
     page = ROOT / "docs" / "systems.md"

@@ -13,14 +13,14 @@ from kdtool._cli import call
 from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
 from kdtool._recipe.read import load_recipe
-from kdtool._run.preflight.prospect import Asked, Outlines
+from kdtool._run.preflight.prospect import Asked, Known
 from kdtool_transformers import CausalTeacher
 
 
 def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[Asked]]:
     """Return what a check finds of a recipe with the evaluator `efficiency`."""
     evaluators = {**recipe["evaluators"], "efficiency": {}}
-    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, {})
+    found = _look(load_recipe({**recipe, "evaluators": evaluators}, {}), Path("runs"), lambda _: None, Known())
     return found.assembly, found.asked
 
 
@@ -147,15 +147,15 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
     assert call(["check", file, "--gpu", "abacus"]) == 2
 
 
-def test_arms_and_attempts_share_outlines_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
-    outlines: Outlines = {}
+def test_arms_and_attempts_share_models_and_the_forecast_is_the_same(recipe: dict[str, Any]) -> None:
+    known = Known()
     alone, first, second = (
-        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared) for shared in ({}, outlines, outlines)
+        _look(load_recipe(recipe, {}), Path("runs"), lambda _: None, shared) for shared in (Known(), known, known)
     )
-    assert len(outlines) == 1 < len(first.assembly.arms)
+    assert len(known.outlines) == 1 < len(first.assembly.arms)
     assert alone.forecast.memory == first.forecast.memory == second.forecast.memory
     changed = load_recipe(recipe, {"train.transforms": {"freeze": {}}})
-    frozen = _look(changed, Path("runs"), lambda _: None, outlines)
-    assert len(outlines) == 2
+    frozen = _look(changed, Path("runs"), lambda _: None, known)
+    assert (len(known.models), len(known.outlines)) == (1, 2)
     backward = "phases/train: backward"
     assert frozen.forecast.memory.moments[backward] != first.forecast.memory.moments[backward]

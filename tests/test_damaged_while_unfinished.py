@@ -112,7 +112,7 @@ def test_damage_to_any_file_of_an_unfinished_folder_changes_nothing(
     for point in POINTS[stage]:
         code, said = command(file, killed / "runs", killed / "store", tmp_path / "log", KILL_AT=f"{stage} {point}")
         assert code == -signal.SIGKILL, said
-        for number, together in enumerate(chosen(killed, stage, seen), start=seed):
+        for number, together in enumerate(choose(killed, stage, seen), start=seed):
             copy = tmp_path / "copy"
             shutil.copytree(killed, copy)
             for kind, path in enumerate(together, start=number):
@@ -122,7 +122,7 @@ def test_damage_to_any_file_of_an_unfinished_folder_changes_nothing(
             shutil.rmtree(copy)
 
 
-def chosen(killed: Path, stage: str, seen: set[str]) -> list[list[Path]]:
+def choose(killed: Path, stage: str, seen: set[str]) -> list[list[Path]]:
     """Return all files of the stage's unfinished folders: one of each kind not `seen` alone, and the others together."""
     partials = [path for path in killed.glob("*/**/*.partial") if path.parent.name == stage]
     files = {found: partial for partial in partials for found in partial.rglob("*") if found.is_file()}

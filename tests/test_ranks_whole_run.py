@@ -1,4 +1,4 @@
-"""A whole run by two processes that torchrun starts: one store, one voice, and the student that one process makes."""
+"""A whole run by two processes: one store, one voice, the student that one process makes, and an error in both."""
 
 from __future__ import annotations
 
@@ -52,3 +52,32 @@ def test_two_processes_make_one_run(recipe: dict[str, Any], tmp_path: Path) -> N
     for name, weight in load_file(found).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4, msg=name)
     assert one.arms[0].phases["train"].tokens == json.loads((found.parents[1] / "trained.json").read_bytes())["tokens"]
+
+
+def start_rank(rank: int, file: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start one of two processes without torchrun, which would end the other one when the first fails."""
+    ranks = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    environment = {**os.environ, **ranks, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "kdtool", "run", str(file), "--out", str(file.parent / "out"), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_processes_with_other_settings_both_end_before_anything_is_trained(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    steps = recipe["train"]["steps"]
+    ranks = [start_rank(0, file), start_rank(1, file, "--set", f"train.steps={steps + 1}")]
+    try:
+        said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    for text in said:
+        assert "processes 0 and 1 of this run would not make the same" in text
+        assert f"steps: {steps} → {steps + 1}" in text
+    assert not list((tmp_path / "out").rglob("model.safetensors"))

@@ -13,7 +13,7 @@ from kdtool.testing import make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_evaluator_mbpp import Mbpp
 from kdtool_pass_at_k import PassAtK
-from universal_programs import need_sandbox, passed
+from universal_programs import collect_passed, need_sandbox
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SUITES: Mapping[str, tuple[type[PassAtK], dict[str, Any], int]] = {
@@ -98,7 +98,7 @@ def mbpp_plus() -> list[dict[str, Any]]:
 def passing(folder: Path, evaluator: PassAtK, count: int) -> dict[str, set[str]]:
     problems = evaluator.problems(make_run(folder))
     assert len(problems) == count
-    return passed(problems, evaluator.seconds, evaluator.limits.memory)
+    return collect_passed(problems, evaluator.seconds, evaluator.limits.memory)
 
 
 @pytest.mark.parametrize(("evaluator", "records"), [(HumanEval, humaneval_plus()), (Mbpp, mbpp_plus())])
@@ -110,10 +110,10 @@ def test_such_programs_pass_no_test_of_evalplus_kind(
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     made = evaluator(evaluator.Config(plus=file))  # type: ignore[call-arg]
     assert passing(tmp_path, made, len(records)) == {}
-    assert judged(made, tmp_path) == {f"{one.id} solved": True for one in made.problems(make_run(tmp_path))}
+    assert judge(made, tmp_path) == {f"{one.id} solved": True for one in made.problems(make_run(tmp_path))}
 
 
-def judged(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
+def judge(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
     """Return whether the problems' own solutions pass."""
     from kdtool_sandbox import Sandbox, Task
 

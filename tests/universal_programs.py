@@ -49,7 +49,7 @@ _PROGRAMS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def passed(problems: Iterable[Problem], seconds: float, memory: int) -> dict[str, set[str]]:
+def collect_passed(problems: Iterable[Problem], seconds: float, memory: int) -> dict[str, set[str]]:
     """Return which programs pass each problem that any of them passes. All run in one sandbox."""
     tasks = [Task(name, module, seconds, memory) for one in problems for name, module in _modules(one)]
     found: dict[str, set[str]] = {}

@@ -274,13 +274,14 @@ def test_token_accuracy_is_that_of_codexglues_own_count(tmp_path: Path) -> None:
 def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_logits import exact_head
     from kdtool_transformers import open_model
 
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
     context = wrapped.facts.context
     ids = wrapped.tokenizer.encode("value = compute ( 1 ) " * 30)
     assert len(ids) > 2 * context
-    found = likeliest(wrapped, ids)
+    found = likeliest(wrapped, exact_head(wrapped.head), ids)
     assert len(found) == len(ids)
     tokens = [wrapped.tokenizer.end_of_text, *ids]
     for start, scored in ((0, 0), (context // 2, context), (context, context * 3 // 2)):
@@ -294,6 +295,7 @@ def test_texts_beyond_the_context_are_read_in_windows(tmp_path: Path) -> None:
 def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_logits import exact_head
     from kdtool_transformers import open_model
     from kdtool_transformers.testing import begin_texts_with
 
@@ -305,13 +307,14 @@ def test_programs_are_read_behind_the_start_of_a_document(tmp_path: Path) -> Non
     with torch.no_grad():
         logits = wrapped.model.eval()(input_ids=torch.tensor([[257, 258, *ids]])).logits[0]
     expected = logits[1:-1].argmax(-1).tolist()
-    assert likeliest(wrapped, ids) == expected
+    assert likeliest(wrapped, exact_head(wrapped.head), ids) == expected
 
 
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
 def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounded_logits(tmp_path: Path) -> None:
     import torch
     from kdtool_evaluator_codexglue._predictions import likeliest
+    from kdtool_logits import exact_head
     from kdtool_transformers import open_model
 
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
@@ -326,29 +329,31 @@ def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounde
         ).last
     logits = states.double() @ wrapped.head.weight[: wrapped.tokenizer.vocabulary].double().T
     assert not logits.argmax(-1).equal(logits.bfloat16().argmax(-1)), "rounding would matter here"
-    assert likeliest(wrapped, ids) == logits.argmax(-1).tolist()
+    assert likeliest(wrapped, exact_head(wrapped.head), ids) == logits.argmax(-1).tolist()
 
 
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
-def test_a_head_in_half_precision_is_copied_once_for_all_chunks(
+def test_a_head_in_half_precision_is_copied_once_for_all_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from kdtool_evaluator_codexglue import _predictions
     from kdtool_logits import exact_logits
-    from kdtool_transformers import open_model
+    from kdtool_transformers import TransformersRuntime, open_model
 
-    used: list[kdtool.Head] = []
+    used: list[torch.Tensor] = []
 
     def project(head: kdtool.Head, states: torch.Tensor) -> torch.Tensor:
-        used.append(head)
+        used.append(head.weight)
         return exact_logits(head, states)
 
     monkeypatch.setattr(_predictions, "_HEAD_ROWS", 4)
     monkeypatch.setattr(_predictions, "exact_logits", project)
     wrapped = open_model(str(write_toy_model(tmp_path / "model")))
     wrapped.model.to(torch.bfloat16)
-    _predictions.likeliest(wrapped, wrapped.tokenizer.encode("value = compute ( 1 )"))
-    assert len(used) > 1
-    assert {head.weight.dtype for head in used} == {torch.float32}
-    assert len({head.weight.data_ptr() for head in used}) == 1
+    file = tmp_path / "test.txt"
+    file.write_text("\n".join(CODES), encoding="utf-8")
+    evaluate(tmp_path, TransformersRuntime(wrapped), token_completion=file)
+    assert len(used) > len(CODES)
+    assert len({id(weight) for weight in used}) == 1
+    assert used[0].dtype == torch.float32

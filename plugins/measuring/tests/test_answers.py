@@ -214,10 +214,22 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
-    cache = 4 * 2 * 2 * 2 * 8 * 16 * 100
-    assert bytes_to_answer(kdtool.Prospect({"student": FACTS}, "student"), 100) == 4 * 1000 + cache
-    half = replace(FACTS, dtype="bfloat16")
-    assert bytes_to_answer(kdtool.Prospect({"student": half}, "student"), 100) == 2 * 1000 + cache
+    values = 2 * 2 * 2 * 8 * 16 * 100
+    assert bytes_to_answer(kdtool.Prospect({"student": FACTS}, "student"), 100) == 4 * (1000 + values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trainable", "weights", "cache"),
+    [("bfloat16", 0, 2, 2), ("bfloat16", 1000, 4, 4), ("float16", 0, 2, 4)],
+    ids=["as built", "trained", "widened"],
+)
+def test_keys_and_values_are_in_the_dtype_of_the_weights_that_are_measured(
+    dtype: str, trainable: int, weights: int, cache: int
+) -> None:
+    facts = replace(FACTS, dtype=dtype)
+    phase = kdtool.PhaseAhead("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
+    ahead = kdtool.Prospect({"student": facts}, "student", phases=(phase,))
+    assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 16 * 100
 
 
 def test_heads_in_half_precision_are_copied() -> None:

@@ -1,4 +1,4 @@
-"""How documents begin: nothing of a text is lost behind the start, and it stands there once, whoever writes it."""
+"""The start of documents: nothing of a text is lost behind the start, and it stands there once, whoever writes it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def documents(rows: Sequence[kdtool.Row]) -> list[list[tuple[int, bool]]]:
     return found
 
 
-def packed(bodies: Sequence[Any], tokenizer: kdtool.Tokenizer, **settings: Any) -> list[kdtool.Row]:
+def pack(bodies: Sequence[Any], tokenizer: kdtool.Tokenizer, **settings: Any) -> list[kdtool.Row]:
     examples = [kdtool.Example(f"e{number}", body) for number, body in enumerate(bodies)]
     return list(Packed(Packed.Config(**settings)).kdtool_rows(make_run(Path()), examples, tokenizer))
 
@@ -63,7 +63,7 @@ def packed(bodies: Sequence[Any], tokenizer: kdtool.Tokenizer, **settings: Any) 
 def test_each_document_begins_and_no_token_of_a_text_is_lost(
     bodies: list[str], length: int, tokenizer: kdtool.Tokenizer
 ) -> None:
-    rows = packed([kdtool.Text(body) for body in bodies], tokenizer, length=length)
+    rows = pack([kdtool.Text(body) for body in bodies], tokenizer, length=length)
     start = list(tokenizer.document_start)
     assert all(len(row.input_ids) == length for row in rows)
     text, first_learned, begins = list[int](), list[bool](), [True]
@@ -85,7 +85,7 @@ def test_each_document_begins_and_no_token_of_a_text_is_lost(
 
 
 def test_rows_by_hand() -> None:
-    rows = packed([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
+    rows = pack([kdtool.Text("abcd"), kdtool.Text("e")], Begun(), length=4)
     assert [list(row.input_ids) for row in rows] == [
         [START, 97, 98, 99],
         [START, 100, END, END],  # only the next document's start would fit behind
@@ -102,7 +102,7 @@ def test_rows_by_hand() -> None:
 def test_what_is_learned_with_a_prompt_a_template_and_a_gap() -> None:
     talk = kdtool.Messages((("user", "a"), ("assistant", "b")))
     bodies = [kdtool.Completion("a", "b"), talk, kdtool.Text("ab")]
-    found = documents(packed(bodies, Begun(), length=64, fim={"rate": 1.0}))
+    found = documents(pack(bodies, Begun(), length=64, fim={"rate": 1.0}))
     assert found[0] == [(START, False), (97, False), (98, True), (END, True)]
     assert found[1] == [(START, False), (97, False), (END, False), (98, True), (END, True)], "the template's own start"
     assert [token for token, _ in found[2]][:2] == [START, Begun.PREFIX], "as Code Llama's gaps are written"
@@ -125,4 +125,4 @@ def test_a_pair_keeps_its_start_where_the_prompt_loses_its_beginning() -> None:
 
 def test_rows_without_room_behind_a_start_are_refused() -> None:
     with pytest.raises(kdtool.UsageError, match=r"rows.length: a row of 2 tokens has no room behind the 2 "):
-        packed([], Twice(), length=2)
+        pack([], Twice(), length=2)

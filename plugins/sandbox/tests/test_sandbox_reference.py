@@ -37,7 +37,7 @@ def by_evalplus(out: Any, exp: Any, rtol: float, atol: float) -> bool:
         return bool(np.allclose(out, exp, rtol=rtol, atol=atol))
 
 
-def judged(close: Close, out: object, exp: object) -> bool:
+def judge(close: Close, out: object, exp: object) -> bool:
     try:
         return close(out, exp, RTOL, ATOL)
     except Exception:
@@ -51,10 +51,10 @@ def shape(value: Any) -> tuple[int, ...] | None:
         return None
 
 
-def moved(value: Any, by: float) -> Any:
+def move(value: Any, by: float) -> Any:
     """Return a value with its numbers moved by so much."""
     if isinstance(value, list | tuple):
-        return type(value)(moved(one, by) for one in value)
+        return type(value)(move(one, by) for one in value)
     return value + by if type(value) in (float, complex) else value
 
 
@@ -65,12 +65,12 @@ def moved(value: Any, by: float) -> Any:
 @example([float("inf"), 1.0], 1e-7)
 @example([float("nan")], 0.0)
 def test_values_are_close_where_numpy_and_evalplus_say_so(exp: Any, other: Any) -> None:
-    out = moved(exp, other) if type(other) is float else other
-    expected = judged(by_evalplus, out, exp)
+    out = move(exp, other) if type(other) is float else other
+    expected = judge(by_evalplus, out, exp)
     if shape(out) == shape(exp):
-        assert judged(ours(), out, exp) == expected
+        assert judge(ours(), out, exp) == expected
     else:
-        assert not judged(ours(), out, exp)
+        assert not judge(ours(), out, exp)
 
 
 @pytest.mark.parametrize(

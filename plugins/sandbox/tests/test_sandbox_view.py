@@ -81,7 +81,7 @@ def _install(prefix: Path) -> Path:
     return prefix / "bin" / executable.name
 
 
-def _judged(executable: Path, folder: Path) -> str:
+def _judge(executable: Path, folder: Path) -> str:
     found = subprocess.run(
         [executable, "-P", "-c", JUDGING],
         input=json.dumps([SEEN, TESTS, ["seen", "imported"]]),
@@ -96,7 +96,7 @@ def _judged(executable: Path, folder: Path) -> str:
 def test_a_base_python_shows_its_standard_library_and_no_package(
     needs_bubblewrap: None, place: Path, tmp_path: Path
 ) -> None:
-    assert _judged(_install(place / "python"), tmp_path) == "passed \n"
+    assert _judge(_install(place / "python"), tmp_path) == "passed \n"
 
 
 def test_an_environment_of_copies_shows_the_standard_library_and_no_package(
@@ -106,7 +106,7 @@ def test_an_environment_of_copies_shows_the_standard_library_and_no_package(
     subprocess.run([base, "-m", "venv", "--copies", "--without-pip", place / "environment"], check=True)
     packages = place / "environment" / "lib" / Path(os.__file__).parent.name / "site-packages"
     (packages / f"{MARK}.py").write_text("solutions")
-    assert _judged(place / "environment" / "bin" / "python", tmp_path) == "passed \n"
+    assert _judge(place / "environment" / "bin" / "python", tmp_path) == "passed \n"
 
 
 @pytest.mark.parametrize("executable", ["base", "/usr/bin/python3", "/usr/local/bin/python3"])
@@ -117,7 +117,7 @@ def test_the_pythons_of_this_machine_show_no_package(needs_bubblewrap: None, tmp
         "{} {}\n".format(*sys.version_info[:2])
     ):
         pytest.skip(f"{path} is not here, or another version than the packages of these tests are for")
-    assert _judged(path, tmp_path) == "passed \n"
+    assert _judge(path, tmp_path) == "passed \n"
 
 
 def test_python_alone_comes_without_other_programs(needs_bubblewrap: None) -> None:

@@ -9,7 +9,7 @@ import kdtool
 import pytest
 import torch
 from kdtool.testing import make_run
-from kdtool_trainer_standard import _machine
+from kdtool_trainer_standard import _estimate, _machine
 from kdtool_trainer_standard._estimate import _gathered, _inside, _speed_note
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
@@ -69,12 +69,15 @@ def test_other_work_is_said_as_each_phase_begins(
     assert [line.partition(":")[0] for line in said] == (["training"] * 2 if others else [])
 
 
-def test_each_estimate_looks_for_other_work_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_phases_of_a_check_share_a_look_at_other_work_and_a_later_check_looks_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     notes = []
-    for others in (0.0, 1.5):
+    for minute, others in ((1e6, 0.0), (1e6, 1.5), (1e6 + 1, 1.5)):
+        monkeypatch.setattr(_estimate, "monotonic", lambda minute=minute: 60 * minute)
         monkeypatch.setattr(kdtool, "busy_cores", lambda _, others=others: others)
         notes.append(_speed_note(1e9, torch.float32, torch.device("cpu")))
-    assert ["other work takes 1.5 cores now" in note for note in notes] == [False, True]
+    assert ["other work takes 1.5 cores now" in note for note in notes] == [False, False, True]
 
 
 def test_a_phase_that_trained_beside_other_work_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

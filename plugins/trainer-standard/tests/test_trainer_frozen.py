@@ -46,7 +46,7 @@ def student(exact: bool = True, tied: bool = False, frozen: tuple[str, ...] = ("
     return made
 
 
-def trained(folder: Path, one: TinyModel, dtype: str) -> dict[str, Tensor]:
+def train(folder: Path, one: TinyModel, dtype: str) -> dict[str, Tensor]:
     Looks.student = one
     run = make_run(folder / "run", {"losses.looks": Looks(Looks.Config())}, say=lambda _: None)
     make_trainer(dtype=dtype).kdtool_train(run, make_phase(folder, [TERM], steps=4), one)
@@ -60,7 +60,7 @@ def test_frozen_weights_are_held_in_the_compute_dtype_and_nothing_computed_chang
 ) -> None:
     frozen = ("embedding", "layers.0")
     before = {name: p.detach().clone() for name, p in student(exact, tied, frozen).model.named_parameters()}
-    found = trained(tmp_path / "held", student(exact, tied, frozen), "bfloat16")
+    found = train(tmp_path / "held", student(exact, tied, frozen), "bfloat16")
     expected_dtypes = {
         "embedding.weight": BF16 if exact else FP32,  # looked up in: rounded, the student would read something else
         "layers.0.weight": BF16,
@@ -71,7 +71,7 @@ def test_frozen_weights_are_held_in_the_compute_dtype_and_nothing_computed_chang
     assert Looks.found == expected_dtypes | ({} if tied else {"head.weight": FP32})
     with monkeypatch.context() as patched:
         patched.setattr(_train, "frozen_weights_held", lambda model, dtype: nullcontext())
-        plain = trained(tmp_path / "plain", student(exact, tied, frozen), "bfloat16")
+        plain = train(tmp_path / "plain", student(exact, tied, frozen), "bfloat16")
     assert set(Looks.found.values()) == {FP32}
     for name, weight in found.items():
         assert weight.dtype == FP32
@@ -80,14 +80,14 @@ def test_frozen_weights_are_held_in_the_compute_dtype_and_nothing_computed_chang
 
 
 def test_a_float32_phase_holds_float32(tmp_path: Path) -> None:
-    trained(tmp_path, student(), "float32")
+    train(tmp_path, student(), "float32")
     assert set(Looks.found.values()) == {FP32}
 
 
 def test_a_student_in_bfloat16_is_computed_in_float32_where_the_phase_says_so(tmp_path: Path) -> None:
     wide, half = student(), student()
     half.model.to(BF16)
-    expected, found = trained(tmp_path / "wide", wide, "float32"), trained(tmp_path / "half", half, "float32")
+    expected, found = train(tmp_path / "wide", wide, "float32"), train(tmp_path / "half", half, "float32")
     assert set(Looks.found.values()) == {FP32}
     assert found["layers.0.weight"].dtype == BF16  # given back as it was
     assert all(found[name].float().equal(weight) for name, weight in expected.items())
@@ -154,8 +154,8 @@ def test_weights_that_lie_in_one_file_are_told_apart() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
 def test_families_compute_the_same_in_less_memory(family: str) -> None:
-    def passed(hold: bool) -> tuple[dict[str, Tensor], int]:
-        one = in_part_frozen(family)
+    def run_pass(hold: bool) -> tuple[dict[str, Tensor], int]:
+        one = freeze_in_part(family)
         torch.manual_seed(0)  # GPT-2 drops out
         kept: dict[int, int] = {}
 
@@ -169,15 +169,15 @@ def test_families_compute_the_same_in_less_memory(family: str) -> None:
             found = gradients(one)
         return found, sum({**kept, **weights}.values())
 
-    (found, less), (expected, more) = passed(True), passed(False)
+    (found, less), (expected, more) = run_pass(True), run_pass(False)
     assert greatest_difference(found, expected) < 0.001
-    layers = [module for module in in_part_frozen(family).model.modules() if type(module) in {nn.Linear, Conv1D}]
+    layers = [module for module in freeze_in_part(family).model.modules() if type(module) in {nn.Linear, Conv1D}]
     products = sum(layer.weight.numel() for layer in layers if layer.weight.shape[0] != 257)
     # Of each product 4 bytes become 2, and the copy of 2 that lives until backward is gone.
     assert more - less >= 4 * products
 
 
-def in_part_frozen(family: str = "llama", dtype: torch.dtype = FP32) -> TransformersModel:
+def freeze_in_part(family: str = "llama", dtype: torch.dtype = FP32) -> TransformersModel:
     one = tiny_model(family)
     for name, parameter in one.model.named_parameters():
         parameter.data = parameter.data.bfloat16().to(dtype)
@@ -187,7 +187,7 @@ def in_part_frozen(family: str = "llama", dtype: torch.dtype = FP32) -> Transfor
 
 @pytest.mark.parametrize("stored", [FP32, BF16])
 def test_the_estimate_knows_what_is_held(stored: torch.dtype) -> None:
-    one = in_part_frozen(dtype=stored)
+    one = freeze_in_part(dtype=stored)
     held, kept = frozen_bytes(one.model, BF16)
     frozen = {name: p.numel() for name, p in one.model.named_parameters() if not p.requires_grad}
     embedding = frozen.pop("model.embed_tokens.weight")
@@ -197,10 +197,23 @@ def test_the_estimate_knows_what_is_held(stored: torch.dtype) -> None:
 
 
 def test_an_outline_is_rehearsed_without_copies_of_frozen_weights() -> None:
-    def kept(hold: bool) -> int:
-        one = in_part_frozen()
+    def count_kept(hold: bool) -> int:
+        one = freeze_in_part()
         with outline_held(one.model, BF16) if hold else nullcontext():
             return rehearse(one, 2, 48, BF16).kept
 
-    layers = 4 * sum(p.numel() for p in in_part_frozen().model.model.layers[0].parameters() if not p.requires_grad)
-    assert kept(False) - kept(True) == pytest.approx(2 * layers, rel=0.01)
+    layers = 4 * sum(p.numel() for p in freeze_in_part().model.model.layers[0].parameters() if not p.requires_grad)
+    assert count_kept(False) - count_kept(True) == pytest.approx(2 * layers, rel=0.01)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_student_with_frozen_embeddings_passes_its_start_up_check_in_half_precision(
+    tied: bool, tmp_path: Path
+) -> None:
+    one = tiny_model("llama", layers=2, tie_word_embeddings=tied)
+    for parameter in (one.model.get_input_embeddings().weight, one.model.get_output_embeddings().weight):
+        parameter.data = parameter.data.bfloat16().float()
+        parameter.requires_grad_(False)
+    run = make_run(tmp_path / "run", {"losses.ce": CE(CE.Config())}, say=lambda _: None)
+    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)], steps=2)
+    assert make_trainer(dtype="bfloat16").kdtool_train(run, phase, one).steps == 2

@@ -29,7 +29,7 @@ from trainer_models import (
 )
 
 
-def reported(folder: Path, terms: Any, student: TinyModel, **settings: Any) -> dict[str, float]:
+def report_norms(folder: Path, terms: Any, student: TinyModel, **settings: Any) -> dict[str, float]:
     """Return the norms that are reported of the first step."""
     phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
     run = make_run(folder / "run", mixture(), say=lambda _: None)
@@ -39,7 +39,7 @@ def reported(folder: Path, terms: Any, student: TinyModel, **settings: Any) -> d
     return {label: term["gradient_norm"] for label, term in json.loads(line)["terms"].items()}
 
 
-def expected(student: TinyModel, rows: int, at: str) -> dict[str, float]:
+def compute_norms(student: TinyModel, rows: int, at: str) -> dict[str, float]:
     """Return the norms of the weighed terms' gradients by the states `at` "embedding" or "last", by plain autograd."""
     teacher = make_model(99)
     student.model.double(), teacher.model.double()
@@ -65,32 +65,32 @@ def expected(student: TinyModel, rows: int, at: str) -> dict[str, float]:
 
 def test_all_are_taken_at_the_embedding_where_a_term_compares_layers(tmp_path: Path) -> None:
     """Three rows have 50 labels or so, of which none is left out."""
-    found = reported(tmp_path, MIXTURE, make_model(1, tied=False), batch=3)
-    assert found == pytest.approx(expected(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
+    found = report_norms(tmp_path, MIXTURE, make_model(1, tied=False), batch=3)
+    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
 
 
 def test_frozen_embeddings_make_no_difference(tmp_path: Path) -> None:
     student = make_model(1, tied=False)
     student.model.embedding.weight.requires_grad_(False)
-    found = reported(tmp_path, MIXTURE, student, batch=3)
-    assert found == pytest.approx(expected(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
+    found = report_norms(tmp_path, MIXTURE, student, batch=3)
+    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 3, "embedding"), rel=1e-4)
 
 
 def test_they_are_taken_at_the_last_states_where_none_does(tmp_path: Path) -> None:
-    found = reported(tmp_path, MIXTURE[:2], make_model(1), batch=3)
-    assert found == pytest.approx(expected(make_model(1), 3, "last"), rel=1e-4)
+    found = report_norms(tmp_path, MIXTURE[:2], make_model(1), batch=3)
+    assert found == pytest.approx(compute_norms(make_model(1), 3, "last"), rel=1e-4)
 
 
 def test_some_rows_stand_for_all(tmp_path: Path) -> None:
     """Of twelve rows some are looked at; what they say is scaled to all."""
-    found = reported(tmp_path, MIXTURE, make_model(1, tied=False), batch=12)
-    assert found == pytest.approx(expected(make_model(1, tied=False), 12, "embedding"), rel=0.5)
+    found = report_norms(tmp_path, MIXTURE, make_model(1, tied=False), batch=12)
+    assert found == pytest.approx(compute_norms(make_model(1, tied=False), 12, "embedding"), rel=0.5)
 
 
 def test_two_passes_count_together(tmp_path: Path) -> None:
     student = make_model(1, tied=False)
     student.model.dropout = Turns()
-    found = reported(tmp_path, (MIXTURE[2], replace(CONSISTENCY, weight=1.0)), student, batch=3)
+    found = report_norms(tmp_path, (MIXTURE[2], replace(CONSISTENCY, weight=1.0)), student, batch=3)
     assert all(norm > 0 for norm in found.values())
 
 

@@ -133,6 +133,7 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         said: list[str] = []
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
+        kdtool.discard_uncommitted(root, said.append)
         assert _checkpoints.newest_whole(root, said.append) == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0]
@@ -208,6 +209,7 @@ def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
     (third / "weights").write_text("weights at 100", encoding="utf-8")
     unfinished = _checkpoints.start_writing(tmp_path) / "checkpoint-5000"
     unfinished.mkdir()
+    kdtool.discard_uncommitted(tmp_path, said.append)
     assert _checkpoints.newest_whole(tmp_path, said.append) == second
     assert len(said) == 2
     assert "weights is missing" in said[0]

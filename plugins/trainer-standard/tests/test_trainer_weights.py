@@ -98,12 +98,12 @@ def test_weighing_before_the_first_step_draws_from_no_generator(
 ) -> None:
     weigh, states = TrainingLoop._weigh, list[torch.Tensor]()
 
-    def watched(*given: Any) -> None:
+    def watch(*given: Any) -> None:
         states.append(torch.get_rng_state())
         weigh(*given)
         states.append(torch.get_rng_state())
 
-    monkeypatch.setattr(TrainingLoop, "_weigh", watched)
+    monkeypatch.setattr(TrainingLoop, "_weigh", watch)
     train_weighed(tmp_path, FLAT, steps=1, accumulation=1)
     before, after = states
     assert after.equal(before)

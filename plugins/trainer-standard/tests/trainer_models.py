@@ -362,6 +362,8 @@ def train(
     phase = make_phase(folder, terms, {"teacher": teacher}, steps=steps, rows=rows)
     components = {**mixture(), "wave": Wave(Wave.Config())} if "validation" in settings else mixture()
     info = make_run(folder / "run", {**components, **(more or {})}, **(run or {}))
+    if info.rank == 0:
+        kdtool.discard_uncommitted(phase.checkpoints, info.say)  # as the engine does before a phase
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained

@@ -1,4 +1,4 @@
-"""How documents begin: what is found in a tokenizer, prompts and scores behind it, and what is counted on the way."""
+"""The start of documents: what is found in a tokenizer, prompts and scores behind it, and what is counted on the way."""
 
 from __future__ import annotations
 

@@ -122,13 +122,13 @@ def test_products_on_a_gpu_are_enqueued_and_waited_for_together(monkeypatch: pyt
 
     product = torch.mm
 
-    def counted(*operands: Any, **options: Any) -> torch.Tensor:
+    def count(*operands: Any, **options: Any) -> torch.Tensor:
         calls.append("product")
         return product(*operands, **options)
 
     monkeypatch.setattr(_device, "_LARGE_MATRIX", 64)
     monkeypatch.setattr(torch, "get_device_module", lambda _: Module)
-    monkeypatch.setattr(torch, "mm", counted)
+    monkeypatch.setattr(torch, "mm", count)
     assert _device._speed_of_device("cpu", torch.float32) > 0
     run = "".join("w" if call == "wait" else "p" for call in calls)
     assert run.startswith("wpw" + "w" + _device._ENQUEUED * "p" + "w")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import kdtool
 import pytest
@@ -22,6 +23,7 @@ from kdtool_transformers import (
     windows,
 )
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
+from transformers.cache_utils import DynamicLayer
 
 MODEL = tiny_model()
 TEXTS = ["def f(x):\n    return x\n", "", "é 漢\t\n", "x" * 300, "a", "print(1)\n" * 20]
@@ -247,3 +249,26 @@ def test_a_head_in_half_precision_is_copied_once_for_all_texts(monkeypatch: pyte
     assert len(used) > 1
     assert {head.weight.dtype for head in used} == {torch.float32}
     assert len({head.weight.data_ptr() for head in used}) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "compute", "expected"),
+    [(torch.float32, torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16, torch.bfloat16)],
+    ids=["autocast", "as stored"],
+)
+def test_keys_and_values_are_cached_in_the_dtype_of_the_weights(
+    weights: torch.dtype, compute: torch.dtype, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[torch.dtype] = set()
+    update = DynamicLayer.update
+
+    def record(self: Any, *arguments: Any, **more: Any) -> Any:
+        result = update(self, *arguments, **more)
+        found.update((self.keys.dtype, self.values.dtype))
+        return result
+
+    monkeypatch.setattr(DynamicLayer, "update", record)
+    model = tiny_model()
+    model.model.to(weights)
+    list(TransformersRuntime(model, compute).answer([kdtool.Request("1", "def f", 3)]))
+    assert found == {expected}

@@ -13,7 +13,7 @@ from kdtool._plugins.attribution import using
 from kdtool._plugins.hook_list import Hooks
 from kdtool._plugins.loaded import Loaded
 from kdtool._plugins.owner import Owner
-from kdtool._plugins.validation import ComponentManager
+from kdtool._plugins.validation import ComponentManager, implements
 from kdtool._recipe.model import ComponentSpec
 
 __all__ = ["Built", "Lifetime", "owner_of_spec"]
@@ -40,7 +40,8 @@ class Lifetime(ExitStack):
         """
         with using(owner, "its constructor"):
             component = cls(config)
-        self.callback(self._close, owner, component)
+        if implements(cls, "kdtool_close"):
+            self.callback(self._close, owner, component)
         return component
 
     def _close(self, owner: Owner, component: Component) -> None:

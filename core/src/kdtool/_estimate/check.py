@@ -32,7 +32,7 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
-from kdtool._run.preflight.prospect import Asked, Outlines, ask, prospect_of
+from kdtool._run.preflight.prospect import Asked, Known, ask, describe, prospect_of
 from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
@@ -65,10 +65,9 @@ def check_recipe(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Check a recipe; see `kdtool.check`."""
-    outlines: Outlines = {}
-    fine: set[str] = set()
+    known = Known()
     with assume(gpu):
-        found = _look(load_recipe(recipe, settings), out, say, outlines, fine)
+        found = _look(load_recipe(recipe, settings), out, say, known)
     # The memory of this machine says nothing of the one that a GPU is assumed in.
     memory = limit or (memory_here() if gpu is None else 0)
     on_gpu = 0 if gpu is None else gpu.memory
@@ -83,8 +82,8 @@ def check_recipe(
         if not further:
             return _figures(found.assembly, found.models, found.forecast, memory, on_gpu)
         with assume(gpu), _opened(load_recipe(recipe, {**settings, **further}), lambda _: None) as (context, info):
-            refuse_missing(context.assembly, info, fine)
-            models, _, _, forecast = _foreseen(context, info, out, outlines)
+            refuse_missing(context.assembly, info, known.fine)
+            models, _, _, forecast = _foreseen(context, info, out, known)
             return _figures(context.assembly, models, forecast, memory, on_gpu)
 
     enough = fits["memory"] and fits["gpu"]
@@ -121,7 +120,7 @@ def refuse_impossible(recipe: Recipe, out: Path) -> None:
     Raises:
         KdtoolError: as `check_recipe`.
     """
-    _look(recipe, out, lambda _: None, {})
+    _look(recipe, out, lambda _: None, Known())
 
 
 def _figures(
@@ -136,16 +135,14 @@ def _figures(
     return Attempt(peak, models[student].parameters if student in models else 0, over)
 
 
-def _look(
-    recipe: Recipe, out: Path, say: Callable[[str], None], outlines: Outlines, fine: set[str] | None = None
-) -> _Checked:
-    """Find out everything; `outlines`, and the components that lack nothing here, are added to for later attempts."""
+def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -> _Checked:
+    """Find out everything; `known` is added to for later attempts."""
     with _opened(recipe, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
-        refuse_missing(context.assembly, info, fine)
+        refuse_missing(context.assembly, info, known.fine)
         with suppress(ServiceError):  # the student's tokenizer is not on this machine
             try_packers(context, info)
-        models, ahead, asked, forecast = _foreseen(context, info, out, outlines)
+        models, ahead, asked, forecast = _foreseen(context, info, out, known)
         learns = {phase.stage.removeprefix("phases/"): phase.facts for phase in ahead.phases}
         return _Checked(
             assembly=context.assembly,
@@ -167,11 +164,11 @@ def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Contex
 
 
 def _foreseen(
-    context: Context, info: RunInfo, out: Path, outlines: Outlines
+    context: Context, info: RunInfo, out: Path, known: Known
 ) -> tuple[Mapping[str, ModelFacts], Prospect, list[Asked], Forecast]:
     """Return the models, what lies ahead, and what components answered, apart and added up."""
-    models = context.hooks.kdtool_describe(info)
-    ahead, unknown = prospect_of(context, info, models, outlines)
+    models = describe(context, info, known)
+    ahead, unknown = prospect_of(context, info, models, known)
     answers = ask(context, info, ahead, unknown)
     asked = timed_by_record(answers, context.assembly, models, out / context.assembly.recipe.name)
     return models, ahead, asked, add_up(ahead, asked, unknown)

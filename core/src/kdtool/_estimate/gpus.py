@@ -1,4 +1,13 @@
-"""Published figures of GPUs, for `kdtool check --gpu NAME`: what a run would take on a machine that is elsewhere."""
+"""Published figures of GPUs, for `kdtool check --gpu NAME`: estimates for a machine that is elsewhere.
+
+All are dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as much. Sources, by NVIDIA:
+
+- T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
+  H100 and H200 are slower.
+- RTX 3090: the white paper of Ampere GA102; RTX 4090: that of Ada. In 16 bits with float32 accumulation, as training does.
+
+Memory is in units of 10^9 bytes, as on the box; drivers report somewhat more.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +51,6 @@ GPUS = {
         Gpu("h200", 141 * 10**9, 989e12, 67e12),
     )
 }
-"""Makers' data sheets, without sparsity."""
 
 _assumed: ContextVar[Gpu | None] = ContextVar("kdtool_assumed_gpu", default=None)
 

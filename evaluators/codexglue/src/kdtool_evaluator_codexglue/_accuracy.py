@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdtool
+from kdtool_logits import exact_head
 from kdtool_measuring import Item, chosen, file_of, journal, measured, opened, unpacked
 
 from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens, language_of
@@ -78,8 +79,9 @@ def accuracy(
             with opened(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
                     return
+                head = exact_head(runtime.model.head)
                 for code in missing:
-                    kept.add(_Counted(code.id, *_counts(runtime.model, code)))
+                    kept.add(_Counted(code.id, *_counts(runtime.model, head, code)))
                     run.hook.kdtool_progress(run, len(kept))
         counts = [kept[code.id] for code in codes.programs]
     yield measured(
@@ -93,12 +95,12 @@ def accuracy(
     )
 
 
-def _counts(model: kdtool.LanguageModel, code: Code) -> tuple[int, int]:
+def _counts(model: kdtool.LanguageModel, head: kdtool.Head, code: Code) -> tuple[int, int]:
     from kdtool_evaluator_codexglue._predictions import likeliest
 
     tokenizer = model.tokenizer
     ids = tokenizer.encode(code.text)
-    found = likeliest(model, ids)
+    found = likeliest(model, head, ids)
     same = [one == other for one, other in zip(ids, found, strict=True)]
     return correct_tokens(code.text, tokenizer.pieces(ids), tokenizer.pieces(found), same)
 

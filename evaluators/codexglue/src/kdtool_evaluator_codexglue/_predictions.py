@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import kdtool
 import torch
-from kdtool_logits import exact_head, exact_logits
+from kdtool_logits import exact_logits
 from kdtool_transformers import evaluated, windows
 
 __all__ = ["WINDOW", "likeliest"]
@@ -16,8 +16,8 @@ WINDOW = 1024
 _HEAD_ROWS = 512
 
 
-def likeliest(model: kdtool.LanguageModel, ids: Sequence[int]) -> list[int]:
-    """Return the likeliest token in place of each of `ids`, given those before it.
+def likeliest(model: kdtool.LanguageModel, head: kdtool.Head, ids: Sequence[int]) -> list[int]:
+    """Return the likeliest token in place of each of `ids`, given those before it; `head` is the model's `exact_head`.
 
     The first is predicted from the tokenizer's `scoring_context`. Longer texts are cut into windows that advance by half,
     and each token is predicted in the first window that holds it. No gradient; in the weights' own dtype, logits in float32.
@@ -25,7 +25,6 @@ def likeliest(model: kdtool.LanguageModel, ids: Sequence[int]) -> list[int]:
     size = min(WINDOW, model.facts.context or WINDOW)
     context = model.tokenizer.scoring_context
     tokens = [*context, *ids]
-    head = exact_head(model.head)
     found: list[int] = []
     with evaluated(model.model):
         for start, done, stop in windows(len(tokens) - 1, size, len(context) - 1):

@@ -209,14 +209,17 @@ def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
 
 
 def bytes_to_answer(ahead: kdtool.Prospect, tokens: int) -> int:
-    """Return what a student takes while it answers: its weights as saved, and keys and values of what is decoded together.
+    """Return the memory of a student that answers: weights as saved, and keys and values of texts decoded together.
 
     `tokens` are those of one prompt and its answer.
     """
     student = ahead.models[ahead.student]
     head_size = student.head_size or student.hidden // student.heads
-    cache = 4 * 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
-    return ahead.student_bytes + cache
+    values = 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
+    # Autocast does not shrink them: rotary embeddings of float32 states are float32. Weights that stay in bfloat16 do;
+    # float16 is widened to float32, since no device measures in it.
+    saved = ahead.student_bytes // student.parameters
+    return ahead.student_bytes + (saved if student.dtype == "bfloat16" else 4) * values
 
 
 def bytes_of_exact_heads(ahead: kdtool.Prospect, teachers: Sequence[str] = ()) -> int:

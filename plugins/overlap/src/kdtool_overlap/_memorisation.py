@@ -45,14 +45,12 @@ class Memorisation(kdtool.Evaluator):
     config: Config
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
-        student = ahead.models.get(ahead.student)
-        if student is not None:
-            tokens = 16 * 4 * (self.config.prefix + self.config.continuation)  # of passages that are decoded together
-            head_size = student.head_size or student.hidden // student.heads
-            cache = 4 * 2 * student.layers * student.kv_heads * head_size * tokens
-            yield kdtool.Estimate(
-                "measured student", ("scores: memorisation",), compute_bytes=4 * student.parameters + cache
-            )
+        from kdtool_measuring import bytes_to_answer
+
+        if ahead.student in ahead.models:
+            tokens = 4 * (self.config.prefix + self.config.continuation)  # few words of code take more than 4
+            size = bytes_to_answer(ahead, tokens)
+            yield kdtool.Estimate("measured student", ("scores: memorisation",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         """Refuse text without a passage.

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, whenever the process or the machine stops.
 
-A checkpoint is written in `.writing/`, renamed into place, and committed (`kdtool.commit`). Reading takes the newest one
-that is as it was committed, byte by byte. Called by the training loop on rank 0.
+A checkpoint is written in `.writing/`, renamed into place, and committed (`kdtool.commit`). Before a phase resumes, the
+engine discards all that is not as it was committed, byte by byte. Called by the training loop on rank 0.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def seal(written: Path, root: Path) -> Path:
 def newest_whole(
     root: Path, say: Callable[[str], None], problem_beside: Callable[[Path], str | None] = lambda _: None
 ) -> Path | None:
-    """Return the newest checkpoint below `root` that is as it was committed; remove all others that are not.
+    """Return the newest checkpoint below `root` whose files elsewhere are whole, too; remove newer ones.
 
-    `problem_beside` tells what is wrong with files that such a checkpoint needs beside its own.
+    The engine discarded those that are not as they were committed. `problem_beside` returns what is wrong with files that a
+    checkpoint needs beside its own.
     """
-    kdtool.discard_uncommitted(root, say)
     for folder in reversed(all_of(root)):
         problem = problem_beside(folder)
         if problem is None:

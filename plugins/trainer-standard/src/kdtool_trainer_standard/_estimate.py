@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from time import monotonic
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -38,6 +40,8 @@ BUSY = {"cpu": 0.5, "cuda": 0.35}
 is published of training on transformers (30 to 45 %); 0.5 on others."""
 _SLACK = 0.1
 """Of what comes and goes on a GPU, the share that lies unused between blocks of the allocator."""
+_LOOK_SECONDS = 60
+"""Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
 _LOSS_TENSORS = 4
 """Float32 tensors of one call of the losses alive at once, each of loss_rows times the vocabulary."""
@@ -86,6 +90,7 @@ def estimate_phase(
         return
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
+    facts = _outlined(outline, dtype).facts
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
     if sizes.passes > 1 and not sizes.activations.draws:
         raise without_dropout(phase.terms)
@@ -99,12 +104,12 @@ def estimate_phase(
         yield kdtool.Estimate(
             "best student", (phase.stage,), disk_bytes=(kept + 1) * sizes.best, note="while the phase runs"
         )
-    yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * outline.facts.parameters)
+    yield kdtool.Estimate("trained student", disk_bytes=_FLOAT * facts.parameters)
     speed = product_speed(dtype, device)
     yield kdtool.Estimate(
         "training",
         tokens=tokens,
-        seconds=_operations(ahead, phase, outline.facts, sizes, tokens) / (BUSY.get(device.type, 0.5) * speed),
+        seconds=_operations(ahead, phase, facts, sizes, tokens) / (BUSY.get(device.type, 0.5) * speed),
         note=_speed_note(speed, dtype, device)
         + ("; what the student writes, one token after another, comes on top" if sizes.written else ""),
     )
@@ -120,8 +125,14 @@ def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
     if device.type != "cpu":
         return note
     note += " while nothing else runs"
-    others = kdtool.busy_cores(torch.get_num_threads())
+    others = _others(torch.get_num_threads(), int(monotonic() // _LOOK_SECONDS))
     return f"{note}; other work takes {others:.1f} cores now, so it would take longer" if others else note
+
+
+@lru_cache(maxsize=1)
+def _others(threads: int, _now: int) -> float:
+    """Return how many cores other work takes; `_now` changes when it is to be measured again."""
+    return kdtool.busy_cores(threads)
 
 
 def _sizes(
@@ -132,8 +143,8 @@ def _sizes(
     outline: TransformersModel,
     dtype: torch.dtype,
 ) -> _Sizes:
-    learns, held, kept, _ = _outlined(outline.model, dtype)
-    head, facts = outline.head.weight, outline.facts
+    learns, held, kept, facts, _ = _outlined(outline, dtype)
+    head = outline.head.weight
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
     token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
@@ -317,6 +328,7 @@ class _Outlined(NamedTuple):
     learns: int
     held: int
     kept: int
+    facts: kdtool.ModelFacts
     shapes: tuple[object, ...]
     """All that a rehearsal follows from, but for the micro-batch."""
 
@@ -324,14 +336,16 @@ class _Outlined(NamedTuple):
 _outlines: WeakKeyDictionary[torch.nn.Module, dict[torch.dtype, _Outlined]] = WeakKeyDictionary()
 
 
-def _outlined(model: torch.nn.Module, dtype: torch.dtype) -> _Outlined:
+def _outlined(outline: TransformersModel, dtype: torch.dtype) -> _Outlined:
     """Return the figures of an outline; arms, and attempts to make a recipe fit, share outlines."""
+    model = outline.model
     known = _outlines.setdefault(model, {})
     if dtype not in known:
         weights = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.named_parameters())
         again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        known[dtype] = _Outlined(learns, *frozen_bytes(model, dtype), (type(model).__name__, weights, again, dtype))
+        shapes = type(model).__name__, weights, again, dtype
+        known[dtype] = _Outlined(learns, *frozen_bytes(model, dtype), outline.facts, shapes)
     return known[dtype]
 
 
@@ -342,7 +356,7 @@ def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.
     """Rehearse, or remember: `--fit` asks for one student again and again."""
     gpu = pick_device().type == "cuda"
     flash = gpu and has_flash()
-    key = (*_outlined(outline.model, dtype).shapes, rows, length, passes, gpu, flash)
+    key = (*_outlined(outline, dtype).shapes, rows, length, passes, gpu, flash)
     if key not in _known:
         with outline_held(outline.model, dtype):
             _known[key] = rehearse(outline, rows, length, dtype, passes, gpu=gpu, flash=flash)

@@ -128,7 +128,7 @@ def _targets(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 def _memory(parameter: nn.Parameter) -> Hashable:
     """Return what tells a parameter's memory from that of others, which may lie in the same file."""
-    return parameter.data.untyped_storage()._cdata, parameter.data.storage_offset()
+    return parameter.untyped_storage()._cdata, parameter.storage_offset()
 
 
 def _embeddings(model: nn.Module) -> Iterator[Any]:

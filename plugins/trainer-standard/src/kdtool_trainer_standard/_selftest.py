@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import kdtool
@@ -55,12 +56,15 @@ def self_test(
             precision is too narrow for the student.
         PluginError: a plugin returned something that its contract does not allow; its name is given.
     """
+    device, dtype = batch.input_ids.device.type, module.sizes.dtype
+    autocast = partial(torch.autocast, device, dtype, enabled=dtype != torch.float32)
     if hasattr(module.language_model.model, "get_input_embeddings"):
-        self_check(module.language_model)
+        with autocast():  # frozen weights are held in the dtype of products, others in float32
+            self_check(module.language_model)
     _check_teachers(run, module, batch, signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
     batch, signals, told = _fullest_row(batch, signals, told or {})
-    with torch.autocast(batch.input_ids.device.type, module.sizes.dtype, enabled=module.sizes.dtype != torch.float32):
+    with autocast():
         outputs = _passes(module, batch)
         for one in outputs:
             blame_start(one.last.detach(), module.sizes.dtype)

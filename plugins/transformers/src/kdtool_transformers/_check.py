@@ -26,16 +26,17 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     """Compare head(backbone(x)) of two packed documents with the model's own logits of each document alone.
 
     Finds a head that is scaled, capped or biased otherwise than `LanguageModel.head` says, and documents that see each
-    other. Returns the root mean square of the deviation relative to the logits' standard deviation.
+    other. Returns the root mean square of the deviation relative to the logits' standard deviation. A model with weights of
+    several dtypes needs autocast around the call, as in training.
 
     Raises:
-        PluginError: the deviation is above `tolerance` (by default 0.001 in float32, 0.1 in bfloat16).
+        PluginError: the deviation is above `tolerance` (by default 0.001 in float32, 0.1 in bfloat16, autocast's included).
     """
     import torch
 
     model = language_model.model
-    device, dtype = model.get_input_embeddings().weight.device, str(language_model.head.weight.dtype)
-    limit = _TOLERANCE[dtype.removeprefix("torch.")] if tolerance is None else tolerance
+    device = model.get_input_embeddings().weight.device
+    limit = _tolerance(language_model.head.weight) if tolerance is None else tolerance
     vocabulary = language_model.head.vocabulary
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (1, 24), generator=generator).to(device)
@@ -63,6 +64,15 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
             f"document and {deviations[1]:.2g} in the second (in standard deviations; allowed {limit:g})"
         )
     return max(deviations)
+
+
+def _tolerance(weight: Tensor) -> float:
+    """Return what the coarsest dtype of a product with `weight` may change of logits."""
+    import torch
+
+    device = weight.device.type
+    products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return max(_TOLERANCE[str(dtype).removeprefix("torch.")] for dtype in (weight.dtype, products))
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def _without_memory(model: nn.Module, mode: FakeTensorMode) -> None:
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is None or isinstance(parameter.data, FakeTensor):
+            if parameter is None or isinstance(parameter, FakeTensor):
                 continue
             if id(parameter) not in made:
                 fake = FakeTensor(mode, parameter.detach().to("meta"), torch.device("cpu"))

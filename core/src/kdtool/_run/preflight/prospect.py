@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_training import adapting_phases
@@ -17,11 +17,17 @@ from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.stages.terms import teachers_asked, terms_of, want_of
 
-__all__ = ["Asked", "Outlines", "ask", "prospect_of"]
+__all__ = ["Asked", "Known", "ask", "describe", "prospect_of"]
 
 
-Outlines = dict[str, LanguageModel | None]
-"""Outlines that were made, by the settings that they follow from: arms, and attempts to make a recipe fit, share them."""
+@dataclass(frozen=True)
+class Known:
+    """Results that arms, and attempts to make a recipe fit, share, by the settings that they follow from; added to."""
+
+    models: dict[str, Mapping[str, ModelFacts]] = field(default_factory=dict)
+    outlines: dict[str, LanguageModel | None] = field(default_factory=dict)
+    fine: set[str] = field(default_factory=set)
+    """Components that lack nothing on this machine."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,24 @@ class Asked:
     runs: int = 1
 
 
+def describe(context: Context, run: RunInfo, known: Known) -> Mapping[str, ModelFacts]:
+    """Return the shapes of student and teachers."""
+    key = _settings(context.assembly)
+    if key not in known.models:
+        known.models[key] = context.hooks.kdtool_describe(run)
+    return known.models[key]
+
+
 def prospect_of(
-    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], outlines: Outlines | None = None
+    context: Context, run: RunInfo, models: Mapping[str, ModelFacts], known: Known
 ) -> tuple[Prospect, list[str]]:
-    """Return what components are told of the run, and what could not be found out; `outlines` is added to."""
-    outlines = {} if outlines is None else outlines
+    """Return what components are told of the run, and what could not be found out."""
     assembly = context.assembly
     (student,) = assembly.named("student")
     left_out = adapting_phases(context.assembly.recipe)
     unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
     phases = [
-        _phase_ahead(context, run, models, arm, phase, unknown, outlines)
+        _phase_ahead(context, run, models, arm, phase, unknown, known)
         for arm, own in assembly.arms.items()
         for phase in own
     ]
@@ -105,15 +118,15 @@ def _phase_ahead(
     arm: str,
     phase: PhaseSpec,
     unknown: list[str],
-    outlines: Outlines,
+    known: Known,
 ) -> PhaseAhead:
     terms = terms_of(context, phase, models)
     teachers = tuple(teachers_asked(terms))
     cached = bool(of_kind(phase.sources, "cache"))
-    key = _outline_key(context.assembly, phase)
-    if key not in outlines:
-        outlines[key] = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
-    outline = outlines[key]
+    key = _settings(context.assembly, phase)
+    if key not in known.outlines:
+        known.outlines[key] = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
+    outline = known.outlines[key]
     return PhaseAhead(
         name=phase.name,
         stage=f"phases/{phase.name}" if arm == "student" else f"phases/{arm}/{phase.name}",
@@ -153,10 +166,10 @@ def _outlined(
     return outline
 
 
-def _outline_key(assembly: Assembly, phase: PhaseSpec) -> str:
-    """Return the settings that an outline follows from: those of student, teachers and the phase's transforms, in order."""
+def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:
+    """Return the settings that models follow from: those of student, teachers and the phase's transforms, in order."""
     shared = [built for built in assembly.built.values() if built.spec.kind in ("student", "teacher")]
-    own = [assembly.built[spec.key] for spec in phase.transforms]
+    own = [assembly.built[spec.key] for spec in phase.transforms] if phase else []
     return repr([(built.spec.use, built.spec.path * (built in shared), built.config) for built in (*shared, *own)])
 
 
