@@ -20,7 +20,7 @@ from typing import Any, get_origin
 
 import kdtool
 import kdtool_testing
-from kdtool._plugins.compatibility import CONTRACT
+from kdtool._plugins.distributions import CONTRACT
 from kdtool._plugins.hooks import Spec
 
 FILE = Path(__file__).resolve().parents[1] / f"contract-{CONTRACT}.json"

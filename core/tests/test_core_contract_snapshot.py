@@ -8,14 +8,14 @@ from pathlib import Path
 import contract_snapshot
 import pytest
 from contract_snapshot import current, differences, released
-from kdtool._plugins.compatibility import CONTRACT
+from kdtool._plugins.distributions import CONTRACT
 
 
 def test_the_contract_is_as_it_was_released() -> None:
     breaking, additions = differences(released(), current())
     assert not breaking, (
         f"plugins written for contract {CONTRACT} would break. Undo it, or raise CONTRACT in "
-        "kdtool/_plugins/compatibility.py, add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must "
+        "kdtool/_plugins/distributions.py, add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must "
         f"change:\n{_lines(breaking)}"
     )
     assert not additions, (

@@ -227,16 +227,3 @@ def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> No
 def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:
     with pytest.raises(LookupError, match="there is no text of split 'test'"):
         kdtool.run(two, {"evaluators.bench.reads": True})
-
-
-def test_one_model_under_two_names_is_measured_once_and_shown_under_both(two: dict[str, Any]) -> None:
-    two["teachers"]["same"] = two["teachers"]["big"]
-    results = kdtool.run(two)
-    names = {stage.name for stage in results.stages if stage.name.startswith("scores/nats-teachers")}
-    assert names == {"scores/nats-teachers.big", "scores/nats-teachers.small"}
-    found = {one.subject: one.value for one in results.measurements if one.name == "nats"}
-    assert found["teachers.same"] == found["teachers.big"]
-    assert {one.subject for one in results.measurements if one.name == "all"} == {*found}
-    assert [one.measurements for one in (kdtool.run(two),)] == [results.measurements]
-    two["teachers"]["same"] = {"use": "./own.py:Wordy", "words": 5}
-    assert "scores/nats-teachers.same" in {stage.name for stage in kdtool.run(two).stages}

@@ -107,7 +107,7 @@ from kdtool._estimate.other_work import busy_cores as busy_cores
 from kdtool._estimate.other_work import is_busy as is_busy
 from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
-from kdtool._plugins.compatibility import CONTRACT as CONTRACT
+from kdtool._plugins.distributions import CONTRACT as CONTRACT
 from kdtool._plugins.hook_list import Hooks as Hooks
 from kdtool._plugins.hooks import Named as Named
 from kdtool._plugins.owner import Owner as Owner

@@ -11,7 +11,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kdtool._plugins.compatibility import CONTRACT, contracts_of, refusal
+from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
 from kdtool._plugins.registry import find
 
 from kdtool_testing.suite import Suite

@@ -28,16 +28,14 @@ from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.prospect import Asked, Known, ask, describe, prospect_of
-from kdtool._run.preflight.vocabularies import compared_here
+from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
-from kdtool._store.artefacts import Artefacts
 
 __all__ = ["check_recipe"]
 
@@ -138,7 +136,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
             models=models,
             trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
             licences=licences,
-            vocabularies=compared_here(context, info),
+            vocabularies=compared(context, info, needed=False),
             asked=asked,
             forecast=forecast,
         )
@@ -148,9 +146,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
 def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        context = Context(
-            assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks(), world=rank_and_world()[1]
-        )
+        context = Context.of(assembly, folder, folder)
         yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.distributions import Origin, misplaced, origin_of, points
-from kdtool._plugins.importing import import_point
+from kdtool._plugins.distributions import misplaced, origin_of, points
+from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -45,7 +45,7 @@ class Entry:
 def _all_entries() -> tuple[Entry, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
     found = [(kinds[point.group], point) for point in points() if point.group in kinds]
-    origins = [origin_of(point.dist) if point.dist else Origin() for _, point in found]
+    origins = [origin_of(point.dist) for _, point in found]
     return tuple(
         Entry(kind, point.name, point.value, origin.name, origin.version, point)
         for (kind, point), origin in zip(found, origins, strict=True)
@@ -87,18 +87,16 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         kind: the kind it must be of (not checked here).
         use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
         folder: where a relative path starts.
-        announce: is told before code from a local file runs, and when an import takes long.
+        announce: is told before code from a local file runs.
 
     Raises:
         UsageError: there is nothing of that name.
         PluginError: it cannot be imported.
     """
     if ".py:" in use:
-        from kdtool._plugins.local_file import load_local
-
-        return load_local(kind, use, folder, announce)
+        return import_file(kind, use, folder, announce)
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
-    cls, origin = import_point(kind, use, point, announce)
+    cls, origin = import_point(kind, use, point)
     return Loaded(cls, use, origin.name, origin.version)
 
 

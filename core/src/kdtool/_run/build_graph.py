@@ -66,7 +66,7 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     run = context.info(Stage("run"), context.folder)
     graph = Graph()
     _identify(context, run)
-    context.vocabularies.update(compared(context, run))
+    context.vocabularies.update({name: found for name, found in compared(context, run).items() if found})
     try_packers(context, run)
     adapting, trained = add_adapted(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)

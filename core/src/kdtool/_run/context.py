@@ -19,7 +19,7 @@ from kdtool._errors import KdtoolError
 from kdtool._plugins.hook_list import Hooks
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
-from kdtool._run.distributed import joined, may_join, wait_for
+from kdtool._run.distributed import joined, may_join, rank_and_world, wait_for
 from kdtool._run.fingerprint import component_part
 from kdtool._run.graph import Node, Stage
 from kdtool._run.stages.text import StoredTexts
@@ -71,6 +71,23 @@ class Context:
     names: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     _voices: dict[str, Node | None] = field(default_factory=dict)
     _tokenizers: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        assembly: Assembly,
+        folder: Path,
+        store: Path,
+        *,
+        offline: bool = True,
+        licences: tuple[Licensed, ...] = (),
+        verify: bool = False,
+    ) -> Context:
+        """Return the context of a run in `folder`, as this process sees it."""
+        rank, world = rank_and_world()
+        stored, own = Artefacts(store), Artefacts(folder)
+        hooks = assembly.hooks()
+        return cls(assembly, folder, stored, own, offline, hooks, rank, world, licences=licences, verify=verify)
 
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""

@@ -24,12 +24,10 @@ from kdtool._recipe.model import of_kind
 from kdtool._results.files import component_record
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Node, Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
-from kdtool._store.artefacts import Artefacts
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 
@@ -107,17 +105,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
-    hooks = assembly.hooks()
-    context = Context(
-        assembly,
-        folder,
-        Artefacts(store),
-        Artefacts(folder),
-        True,
-        hooks,
-        licences=licences_of(assembly, hooks),
-        world=rank_and_world()[1],
-    )
+    context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
     stages = add_stages(context, make=lambda *_: None)
     before, signals = last_nodes(folder), dict(_signals(context, stages))
     return tuple(

@@ -14,7 +14,7 @@ from kdtool._contract.data import Example, Messages
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._plugins.hook_list import Hooks
-from kdtool._run.stages.counts import Counts, parts_of, size_of
+from kdtool._run.stages.counts import Counts, size_of, texts_of
 
 __all__ = ["gather"]
 
@@ -126,7 +126,7 @@ def _is_text(example: Example) -> bool:
     roles = tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
     fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
     try:
-        "".join((*fields, *parts_of(example), *roles)).encode()
+        "".join((*fields, *texts_of(example), *roles)).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -1,6 +1,6 @@
 """How one phase is trained when its node is made, and what it leaves: a model, a report and the history of its steps.
 
-`training` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, in which the next continues.
+`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, in which the next continues.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training: the phases of one arm with one seed, each an artefact that a killed process continues in.
 
-`add_arm` adds those that train a student; `adapting` adds those that train a teacher, by the same `phase_node`. How one is
+`add_arm` adds those that train a student; `teachers` adds those that train a teacher, by the same `phase_node`. How one is
 trained when its node is made is in `phase_training`.
 """
 

@@ -35,15 +35,17 @@ def from_teacher(hooks: Hooks, teacher: str, want: Want, vocabularies: Vocabular
 
     Where the student knows more tokens than the teacher, rows that hold one of these are refused.
     """
-    ask = partial(_asked, hooks.kdtool_signal.of(teacher), want)
+    signal = hooks.kdtool_signal.of(teacher)
+    ask = BoundSignals(want, lambda batch: signal(batch, want))
     if vocabularies is not None and vocabularies.relation == "prefix" and vocabularies.sizes[0] > vocabularies.shared:
-        return BoundSignals(want, partial(_readable, ask, teacher, vocabularies.shared))
-    return BoundSignals(want, ask)
+        return BoundSignals(want, partial(_readable, ask.ask, teacher, vocabularies.shared))
+    return ask
 
 
 def from_cache(hooks: Hooks, cache: str, want: Want, folder: Path) -> BoundSignals:
     """Return signals that the cache recorded in `folder`."""
-    return BoundSignals(want, partial(_recalled, hooks.kdtool_recall.of(cache), want, folder))
+    recall = hooks.kdtool_recall.of(cache)
+    return BoundSignals(want, lambda batch: recall(batch, want, folder))
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
@@ -73,11 +75,3 @@ def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: B
                 f"{known:,}. Leave out what brings such tokens, such as filling in the middle, or take another teacher"
             )
     return ask(batch)
-
-
-def _asked(hook: Callable[[Batch, Want], Signal], want: Want, batch: Batch) -> Signal:
-    return hook(batch, want)
-
-
-def _recalled(hook: Callable[[Batch, Want, Path], Signal], want: Want, folder: Path, batch: Batch) -> Signal:
-    return hook(batch, want, folder)

@@ -1,6 +1,6 @@
 """Teachers that learn before they teach: the phases that train them, each an artefact in the store that runs share.
 
-`stages` adds them before everything that asks the teacher. They are trained once for all seeds and arms, with seed 0.
+`build_graph` adds them before everything that asks the teacher. They are trained once for all seeds and arms, with seed 0.
 """
 
 from __future__ import annotations
