@@ -13,7 +13,7 @@ from kdtool._text.terminal import print_line
 if TYPE_CHECKING:
     from kdtool._contract.component import Component
     from kdtool._contract.reporting import Results
-    from kdtool._plugins.owner import Owner
+    from kdtool._contract.run_info import Owner
     from kdtool._run.plan import PlannedStage
 
 __all__ = ["check", "plan", "report", "report_of", "run"]
@@ -163,8 +163,8 @@ def report_of(results: Results, use: str | None = None) -> Path:
     from pydantic import ValidationError
 
     from kdtool._assembly.built import Lifetime
+    from kdtool._contract.run_info import Owner
     from kdtool._plugins.attribution import using
-    from kdtool._plugins.owner import Owner
     from kdtool._plugins.registry import find, installed, load
     from kdtool._plugins.validation import mistakes
 
@@ -191,13 +191,11 @@ def report_of(results: Results, use: str | None = None) -> Path:
 
 
 def _write(reporter: Component, owner: Owner, results: Results) -> Path:
+    from kdtool._contract.reporting import Reporter
     from kdtool._contract.run_info import RunInfo
-    from kdtool._plugins.hook_list import Hooks
-    from kdtool._plugins.validation import ComponentManager
+    from kdtool._plugins.hooks import ComponentHooks
     from kdtool._run.context import NoTexts
 
-    manager = ComponentManager()
-    manager.register(reporter, owner.name)
-    hooks = Hooks(manager, {owner.name: owner})
+    hooks = ComponentHooks({owner.name: reporter}, {owner.name: owner})
     run = RunInfo(results.name, "report", results.folder, hooks, NoTexts())
-    return hooks.kdtool_report.of(owner.name)(run, results)
+    return run.component(owner.name, Reporter).kdtool_report(run, results)

@@ -11,8 +11,6 @@ from kdtool._contract.data import Example, Row, Split
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._plugins.hook_list import Hooks
-from kdtool._plugins.owner import Owner
 
 __all__ = ["ByteTokenizer", "ListSource", "Listener", "make_run"]
 
@@ -39,15 +37,10 @@ def make_run(
         examples: what `run.texts` gives.
         fields: further fields of `RunInfo`, for instance `seed` or `offline`.
     """
-    from kdtool._plugins.validation import ComponentManager
+    from kdtool._plugins.hooks import ComponentHooks
 
-    manager = ComponentManager()
-    owners = {}
-    for name, component in (components or {}).items():
-        manager.register(component, name)
-        owners[name] = Owner(name, component.kind, name, "", "")
     given = {"name": "test", "stage": "test", **fields}
-    return RunInfo(folder=folder, hook=Hooks(manager, owners), texts=_ListTexts(examples), **given)
+    return RunInfo(folder=folder, hook=ComponentHooks(components or {}), texts=_ListTexts(examples), **given)
 
 
 class Listener(Tracker):

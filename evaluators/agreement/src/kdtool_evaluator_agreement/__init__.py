@@ -153,8 +153,7 @@ class _Compared:
 
 def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
     """Name the teacher's weights, where it does: agreement with two teachers is not the same measure."""
-    hook = run.hook.kdtool_identity
-    identity = hook.of(teacher.name)(run) if teacher.name in hook.names() else {}
+    identity = run.component(teacher.name, kdtool.Teacher).kdtool_identity(run)
     return {"teacher": ", ".join(f"{key} {value[:12]}" for key, value in identity.items())} if identity else {}
 
 

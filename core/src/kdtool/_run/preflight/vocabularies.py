@@ -17,6 +17,7 @@ from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
+from kdtool._run.tokenizer_of import tokenizer_of
 from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 
 __all__ = ["compared", "compared_here", "noted"]
@@ -62,7 +63,7 @@ def _sentence(teacher: str, vocabularies: Vocabularies | None) -> str:
 
 def _compared(context: Context, run: RunInfo, teacher: str) -> Vocabularies:
     (student,) = context.assembly.named("student")
-    own, other = (context.hooks.kdtool_tokenizer.of(name)(run) for name in (student, teacher))
+    own, other = (tokenizer_of(context.hooks, name, run) for name in (student, teacher))
     return compare_vocabularies(own, other)
 
 
