@@ -158,7 +158,9 @@ def _named(name: str) -> list[str]:
         return _class(value)
     if inspect.isroutine(value):
         return [_directive("function", f"{name}{_signature(value)}", _text(value.__doc__))]
-    body = f"{_attribute_docs(kdtool._HOME_OF[name]).get(('', name), '')}\n\n`{value}`"
+    body = _attribute_docs(kdtool._HOME_OF[name]).get(("", name), "")
+    if " object at 0x" not in str(value):
+        body += f"\n\n`{value}`"
     return [_directive("data", name, _text(body.replace("typing.", "")))]
 
 
