@@ -45,7 +45,7 @@ def test_a_wrapper_is_around_every_way_of_calling() -> None:
     notes = Notes(None)
     hooks = ComponentHooks({"a": Doubles(None), "notes": notes, "b": Doubles(None)})
     assert hooks.kdtool_token_loss(1) == {"a": 3, "b": 3}
-    assert hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk=2) == 5  # type: ignore[comparison-overlap, arg-type]
+    assert hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk=2) == 5  # type: ignore[arg-type]
     assert hooks.bound("kdtool_token_loss")["a"](3) == 7
     assert notes.noted == [("a", 1, 2), ("b", 1, 2), ("b", 2, 4), ("a", 3, 6)]
     assert hooks.implementing("kdtool_token_loss") == ("a", "b")
@@ -93,7 +93,7 @@ def test_a_wrapped_iterator_still_names_who_fails_in_it() -> None:
     assert str(owner_of(raised.value)) == "corpus 'c' (c)"
 
 
-class Breaks(kdtool.Tracker):
+class Breaks(kdtool.Screen):
     """Fails beside others."""
 
     @kdtool.hookimpl(wrapper=True)
@@ -112,7 +112,7 @@ class Hears(kdtool.Tracker):
 
     heard = 0
 
-    def kdtool_progress(self, done: int) -> None:
+    def kdtool_progress(self, run: Any, done: int) -> None:
         self.heard += 1
 
 
@@ -120,7 +120,7 @@ def test_an_error_in_a_wrapper_names_the_component_that_wraps() -> None:
     hooks = ComponentHooks({"a": Doubles(None), "breaks": Breaks(None)})
     with pytest.raises(ValueError, match="no profile") as raised:
         hooks.kdtool_token_loss(1)
-    assert raised.value.__notes__ == ["raised by tracker 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
+    assert raised.value.__notes__ == ["raised by screen 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
 
 
 def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_hears() -> None:
@@ -131,7 +131,7 @@ def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_h
         hooks.kdtool_progress(None, done)
     assert hears.heard == 3
     (line,) = said
-    assert line.startswith("tracker 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
+    assert line.startswith("screen 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
 
 
 class Asks(kdtool.Evaluator):
@@ -144,7 +144,7 @@ class Asks(kdtool.Evaluator):
 class Lacks(kdtool.Screen):
     """Lacks nothing."""
 
-    def kdtool_missing(self) -> list[str]:
+    def kdtool_missing(self, run: Any) -> list[str]:
         return []
 
 

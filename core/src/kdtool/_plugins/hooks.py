@@ -49,9 +49,8 @@ class ComponentHooks:
         muted: set[str] | None = None,
     ) -> None:
         self._components = dict(components)
-        self._owners = {name: Owner(name, one.kind, name, "", "") for name, one in components.items()} | {
-            **(owners or {})
-        }
+        unnamed = {name: Owner(name, one.kind, name, "", "") for name, one in components.items()}
+        self._owners = {**unnamed, **(owners or {})}
         self._muted = set() if muted is None else muted
         self._addressed: dict[str, _Addressed] = {}
         self._replaced: dict[tuple[str, str], Callable[..., Any]] = {}
