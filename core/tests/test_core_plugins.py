@@ -96,7 +96,7 @@ def test_one_component_is_called_with_any_arguments_and_typed_as_its_kind() -> N
         hooks.component("a", kdtool.Teacher)
     with pytest.raises(TypeError, match="takes exactly"):
         hooks.kdtool_token_loss()
-    with pytest.raises(AttributeError, match="kdtool_tokens is no hook"):
+    with pytest.raises(AttributeError, match="kdtool_tokens is not a hook"):
         hooks.kdtool_tokens("x")
 
 

@@ -66,7 +66,7 @@ class ComponentHooks:
     def __getattr__(self, hook: str) -> Callable[..., Any]:
         """Return the call of a hook of all components: see `kdtool.Hooks`."""
         if hook not in SPECS:
-            raise AttributeError(f"{hook} is no hook")
+            raise AttributeError(f"{hook} is not a hook")
         return partial(self._call_all, SPECS[hook])
 
     def component(self, name: str, kind: type[K]) -> K:
@@ -85,9 +85,9 @@ class ComponentHooks:
         spec, found = SPECS[hook], getattr(self._manager.hook, hook).get_hookimpls()
         wrapped = any(one.wrapper and one.plugin_name in self._components for one in found)
         own = {one.plugin_name: one for one in found if not one.wrapper}
-        plain = {name for name in own if not (wrapped or spec.calling.tolerant or (name, hook) in self._replaced)}
+        through_pluggy = own if wrapped or spec.calling.tolerant else {name for name, _ in self._replaced}
         return {
-            name: _plain(spec, own[name]) if name in plain else getattr(self._of(name), hook)
+            name: getattr(self._of(name), hook) if name in through_pluggy else _plain(spec, own[name])
             for name in self.implementing(hook)
         }
 
@@ -98,10 +98,8 @@ class ComponentHooks:
     def replacing(self, hook: str, by: Mapping[str, Callable[..., Any]]) -> ComponentHooks:
         """Return the same hooks, except that `by[name](call, …)` stands for `call(…)`, the hook of that component."""
         found = copy(self)
-        found._addressed, found._replaced = (
-            {},
-            {**self._replaced, **{(name, hook): other for name, other in by.items()}},
-        )
+        found._addressed = {}
+        found._replaced = self._replaced | {(name, hook): other for name, other in by.items()}
         return found
 
     def _of(self, name: str) -> Any:
