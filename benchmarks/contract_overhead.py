@@ -190,7 +190,7 @@ def _contract(
         kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.6, 0.4)),
     )
     want = kdtool.Want(kinds=frozenset({"logits"}))
-    signal = run.hook.kdtool_signal.of("teacher")
+    signal = run.component("teacher", kdtool.Teacher).kdtool_signal
     phase = kdtool.Phase("p", 1000, terms, source, {}, folder)
     bound = bind_terms(run, phase, {"teacher": signal(batch, want)})
     loss = ChunkLoss(bound, [])

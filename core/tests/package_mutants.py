@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from hypothesis import strategies as st
-from kdtool._plugins.validation import SPECS
+from kdtool._plugins.hook_specs import SPECS
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Spells(kdtool.Evaluator):
     """Measures a teacher's tokenizer."""
 
     def kdtool_evaluate(self, run, subjects):
-        value = float(len(run.hook.kdtool_tokenizer.of("teachers.big")(run).fingerprint))
+        value = float(len(run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run).fingerprint))
         for subject in subjects:
             yield kdtool.Measurement("spells", subject.name, "points", value, 1, True)
 
@@ -61,7 +61,8 @@ class Cut(toy.Student):
         self.takes = {config.source: "weights"} if config.declared else {}
 
     def kdtool_build_student(self, run):
-        with run.hook.kdtool_open.of(self.config.source)(run, kdtool.Subject(self.config.source, "teacher")) as runtime:
+        teacher = run.component(self.config.source, kdtool.Teacher)
+        with teacher.kdtool_open(run, kdtool.Subject(self.config.source, "teacher")) as runtime:
             return toy.Unigram(runtime.model.model)
 
 
@@ -69,7 +70,7 @@ class Spelled(toy.Student):
     """A student that starts from nothing but a teacher's tokenizer."""
 
     def kdtool_build_student(self, run):
-        run.hook.kdtool_tokenizer.of("teachers.big")(run)
+        run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run)
         return super().kdtool_build_student(run)
 
 
@@ -101,7 +102,7 @@ class Bench(kdtool.Evaluator):
         if self.config.reads:
             list(run.texts.examples("test"))
         if self.config.judge:
-            list(run.hook.kdtool_answer.of(self.config.judge)([kdtool.Request("a", "b", 1)]))
+            list(run.component(self.config.judge, kdtool.Teacher).kdtool_answer([kdtool.Request("a", "b", 1)]))
         for subject in subjects:
             yield kdtool.Measurement("bench", subject.name, "points", 1.0, 1, True)
 '''

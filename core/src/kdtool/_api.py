@@ -160,6 +160,7 @@ def report(folder: Path | str, use: str | None = None) -> Path:
 def report_of(results: Results, use: str | None = None) -> Path:
     """Write a report of results into their folder; arguments and errors are those of `report`."""
     from kdtool._assembly.assemble import assemble
+    from kdtool._contract.reporting import Reporter
     from kdtool._contract.run_info import RunInfo
     from kdtool._plugins.registry import installed
     from kdtool._recipe.model import ComponentSpec, Recipe
@@ -174,6 +175,5 @@ def report_of(results: Results, use: str | None = None) -> Path:
     config = next((record.config for record in named if record.use == use), {})
     spec = ComponentSpec("reporter", "reporter", "reporter", use, config, ("reporter",))
     with assemble(Recipe(results.name, (0,), (spec,), (), None, {}, {}), print_line) as assembly:
-        hooks = assembly.hooks()
-        run = RunInfo(results.name, "report", results.folder, hooks, NoTexts())
-        return hooks.kdtool_report.of(spec.path)(run, results)
+        run = RunInfo(results.name, "report", results.folder, assembly.hooks(), NoTexts())
+        return run.component(spec.path, Reporter).kdtool_report(run, results)

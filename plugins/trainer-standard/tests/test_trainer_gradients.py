@@ -122,7 +122,7 @@ class WholeKL(KL):
             p = (view.teacher.lazy.head.logits(view.teacher.lazy.hidden) / 2).log_softmax(-1)
         return kdtool.PerToken((p.exp() * (p - q)).sum(-1))
 
-    kdtool_token_loss = kdtool.Loss.kdtool_token_loss  # type: ignore[assignment]
+    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
 
 
 @pytest.mark.slow

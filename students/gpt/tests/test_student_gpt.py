@@ -145,7 +145,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
 
 
 def test_what_cannot_be_had_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"teachers.big is no teacher of this recipe.* or give tokenizer"):
+    with pytest.raises(kdtool.UsageError, match=r"teachers.big is not a teacher of this recipe.* or give tokenizer"):
         Gpt(Gpt.Config(parameters=300_000, source="teachers.big")).kdtool_tokenizer(_run(tmp_path))
     with pytest.raises(kdtool.UsageError, match="there is no folder"):
         Gpt(Gpt.Config(parameters=300_000, tokenizer="./absent")).kdtool_tokenizer(_run(tmp_path))

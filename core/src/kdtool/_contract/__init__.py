@@ -1,8 +1,8 @@
 """The contract between the engine and plugins: what every plugin author builds on.
 
-`text` examples, rows and batches; `signals` what a teacher tells and a loss sees; `models` language models, tokenizers and
-what is measured on them; `training` phases, terms and reports; `component`
-the base of every plugin class; `kinds` one base class a kind with its typed hooks; `hooks` how hooks are called.
+Each kind of component has its base class, whose methods `kdtool_…` are its hooks, beside the records that these take and
+return. `component` is the base of all kinds, `kind_table` lists them, `hooks` declares how hooks are called, and `run_info`
+is what a component sees of a run.
 
 Nothing here imports torch: tensor types are named for type checkers only.
 """

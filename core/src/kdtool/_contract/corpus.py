@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example, Rejection, Row
+from kdtool._contract.hooks import hook
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.tokenizer import Tokenizer
 
@@ -15,7 +16,8 @@ class Corpus(Component):
 
     kind = "corpus"
 
-    def kdtool_examples(self, run: RunInfo) -> Iterator[Example] | None:
+    @hook(needed=True)
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
@@ -23,6 +25,7 @@ class Corpus(Component):
         `run.hook` is named in `takes`; what it commits below `run.folder` (`kdtool.commit`) is there again after the process
         was killed. Since 0.1.
         """
+        raise NotImplementedError
 
 
 class Screen(Component):
@@ -30,12 +33,14 @@ class Screen(Component):
 
     kind = "screen"
 
-    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
+    @hook(needed=True)
+    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None]:
         """Judge a batch of examples: one entry each, None to keep it.
 
         Called batch by batch (some hundred) in the order of the recipe, on rank 0; survivors go on to the next screen. A
         judgement may depend on the examples before (near-duplicates), never on where batches begin. Since 0.1.
         """
+        raise NotImplementedError
 
 
 class Annotator(Component):
@@ -43,13 +48,15 @@ class Annotator(Component):
 
     kind = "annotator"
 
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]] | None:
+    @hook(needed=True)
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
         """Return for each of `columns` one whole number from 0 a character of the example's text; 0 where nothing is known.
 
         The text is all parts of the body one behind the other, without anything between (`kdtool.parts_of`). Called once an
         example for each tokenizer, when rows are made, on rank 0, on examples that the screens kept. An answer depends on
         its example alone, whatever that holds. Since 0.1.
         """
+        raise NotImplementedError
 
 
 class Packer(Component):
@@ -61,13 +68,15 @@ class Packer(Component):
     carries_annotations: bool = False
     """Whether it gives `Example.annotations` to its tokens, as columns of the rows; if not, annotators are refused."""
 
-    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
+    @hook(needed=True)
+    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row]:
         """Yield rows of equal length.
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
         endless: rows come as soon as they are full. Row keys are unique and depend on the content, not on the machine.
         Called with no examples before a run makes anything, so that a tokenizer that does not suit is refused. Since 0.1.
         """
+        raise NotImplementedError
 
 
 SYNTAX_CLASSES: tuple[str, ...] = (

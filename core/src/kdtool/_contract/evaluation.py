@@ -9,6 +9,7 @@ from typing import Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.run_info import RunInfo
 
@@ -98,12 +99,14 @@ class Evaluator(Component):
         and subjects are not there yet. Since 0.1.
         """
 
-    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
+    @hook(needed=True)
+    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
 
         One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
         compared. What cannot be measured is left out and said by `run.say`. Items are files below `run.folder`. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_problems(self, run: RunInfo) -> Sequence[Example] | None:
         """Return the benchmark's problems, all of them however few are asked: prompts with reference solutions.
@@ -126,12 +129,15 @@ class Exporter(Component):
         model only its configuration and tokenizer are looked at. Since 0.1.
         """
 
-    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact | None:
+    @hook(needed=True)
+    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact:
         """Write the student in folder `trained` (as `LanguageModel.save` left it) below `run.folder`. On rank 0.
 
         The artefact is a file or folder of its own there; the engine moves it, so nothing in it names its place. The same
         student gives the same files. `trained` stays as it is. Since 0.1.
         """
+        raise NotImplementedError
 
+    @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open what this exporter wrote (role "artifact"), wherever it lies now; None for others. Since 0.1."""

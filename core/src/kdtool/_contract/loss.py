@@ -115,13 +115,14 @@ class Loss(Component):
     """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
     also learns on text that the student writes refuses it. May depend on the config."""
 
-    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
         Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
         chunk's logits alone, of both passes where it asks for two: no parameters, no state, nothing changed in place. The
         engine weighs, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_token_gradient(self, chunk: TokenChunk) -> tuple[Tensor, Tensor] | None:
         """Return what `kdtool_token_loss` returns, and each value's gradient by its own row of logits, [C, V]: for speed.
@@ -132,11 +133,12 @@ class Loss(Component):
         there. A loss of two passes is not asked. Compared with autograd before training. Since 0.1.
         """
 
-    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence:
         """Return one value a labelled position or one a row, with gradient through `view.student` and `view.second`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
         """Pair (student layer, teacher layer) that are compared inside, in what `needs` names; layers count from 0.
@@ -166,13 +168,14 @@ class Weighting(Component):
     """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; else it gets none. May depend
     on the config."""
 
-    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
 
         Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is kept or changed
         in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so a loss weighs as
         much as it does without. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
@@ -135,30 +136,39 @@ class Tracker(Component):
     """True if it shows the user each line that `kdtool_said` gets, at once. Where no tracker does, kdtool prints the lines
     to standard error."""
 
+    @hook(tolerant=True)
     def kdtool_run_start(self, run: RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
         """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` units are to be done, None if unknown. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_progress(self, run: RunInfo, done: int) -> None:
         """So many units of the stage are done. At most some ten times a second. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
         """A training step was logged. On rank 0. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
         """A measurement was made. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
         """A checkpoint is complete on disk. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_said(self, run: RunInfo, text: str) -> None:
         """A component, or kdtool, has a line for the user; see `shows_messages`. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
         """A stage ended; `reused` says that its artefact was there already, and then no start was told. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_run_end(
         self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
     ) -> None:
@@ -170,9 +180,11 @@ class Reporter(Component):
 
     kind = "reporter"
 
-    def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
+    @hook(needed=True)
+    def kdtool_report(self, run: RunInfo, results: Results) -> Path:
         """Write the report, one file below `run.folder` that needs no other, and return its path.
 
         Once at the end, on rank 0, also of a run that failed: any part of `results` may be empty. All text in it is text,
         whatever it holds. The same results give the same file, in the same place. Since 0.1.
         """
+        raise NotImplementedError

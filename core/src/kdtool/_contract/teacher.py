@@ -9,6 +9,7 @@ from typing import Protocol
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
 from kdtool._contract.evaluation import Subject
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Offer, Signal, Want
@@ -39,13 +40,14 @@ class Teacher(Component):
     from all its settings, its code and `kdtool_identity`. Since 0.1.
     """
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: keep it.
 
         Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
+    def kdtool_signal(self, batch: Batch, want: Want) -> Signal:
         """Tell what is wanted about a batch, and nothing else, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are taken or, without a cache, while training; every rank calls its
@@ -53,14 +55,17 @@ class Teacher(Component):
         to rounding, and the same batch is told the same again; documents of a row do not see each other. Tensors are
         ordinary ones, not of inference mode: losses keep them for backward. Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
+    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer prompts in any order; answers carry the request's id. On rank 0.
 
         An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
         whatever is asked beside it. Since 0.1.
         """
+        raise NotImplementedError
 
+    @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
@@ -68,13 +73,14 @@ class Teacher(Component):
         runtime. Since 0.1.
         """
 
-    def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
+    def kdtool_trainable(self, run: RunInfo) -> Runtime:
         """Open a copy of the model that it speaks with, to be trained: the teacher itself stays as it is.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
         when a phase `trains` this teacher, on every rank; the caller closes the runtime. Together with `kdtool_adapted`, or
         neither. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
         """Speak from now on with the model in `folder`, as `LanguageModel.save` left it; None: with the teacher's own.
@@ -94,13 +100,16 @@ class Cache(Component):
     every_rank_records: bool = False
     """Whether `kdtool_record` is called on every rank, each with a copy of the teacher, or on rank 0 alone."""
 
-    def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want | None:
+    @hook(needed=True)
+    def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want:
         """Return what to record, so that `want`, the need of all the losses, can be met by a teacher that `offers` this.
 
         A teacher that does not offer what is returned is refused. Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
+    @hook(needed=True)
+    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int:
         """Take the teacher's signals of all rows, write them below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A teacher computes where the batch is that it is asked
@@ -108,9 +117,12 @@ class Cache(Component):
         (`kdtool.commit`) and goes on from them. Report progress by `run.hook.kdtool_progress`. With `every_rank_records`
         each rank of `run.world` writes a part, rank 0 returns when all is there, and nobody writes after that. Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
+    @hook(needed=True)
+    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
         Called for every micro-batch, on every rank, read-only. A row that is not there is an error. Since 0.1.
         """
+        raise NotImplementedError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import RowSource
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.loss_terms import Term, TermReport
 from kdtool._contract.run_info import RunInfo
@@ -88,7 +89,8 @@ class Trainer(Component):
     """Evaluators of the recipe that it asks while it trains, by their short names, such as `perplexity`; may depend on the
     config. They must be there, and what a phase leaves depends on them."""
 
-    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
+    @hook(needed=True)
+    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
 
         There it finds what was committed (`kdtool.commit`) before the process was killed, as it was, and nothing else.
@@ -98,3 +100,4 @@ class Trainer(Component):
         `kdtool_step_end`, `kdtool_progress` and the history; whole checkpoints to `kdtool_checkpoint`. A loss that breaks
         its contract is a `PluginError` that names it. Parameters with `requires_grad` off stay. Since 0.1.
         """
+        raise NotImplementedError

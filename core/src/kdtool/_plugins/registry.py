@@ -16,16 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError
 from kdtool._plugins.distributions import misplaced, origin_of, points
 from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
 
-_KINDS = "corpus screen annotator packer teacher cache student transform loss weighting trainer evaluator exporter"
-_IRREGULAR = {"corpus": "corpora", "loss": "losses"}
-_NAMES = (*_KINDS.split(), "tracker", "reporter", "command")
-GROUPS: Mapping[str, str] = {kind: f"kdtool.{_IRREGULAR.get(kind, kind + 's')}" for kind in _NAMES}
+GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "command": "kdtool.commands"}
 """Entry-point group of each kind; a command is no component but a lazily imported click command."""
 
 

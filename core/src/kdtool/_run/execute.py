@@ -19,7 +19,7 @@ from kdtool._assembly.checks.requirements import held_against
 from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import Licensed, told
-from kdtool._contract.reporting import ArmResult, Comparison, Requirement, Results
+from kdtool._contract.reporting import ArmResult, Comparison, Reporter, Requirement, Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.attribution import culprit, translated
@@ -169,7 +169,7 @@ def reported(context: Context, run: RunInfo, results: Results) -> Results:
     with storage_errors(context.folder):
         write_results(results)
     for name in context.assembly.named("reporter"):
-        results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
+        results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
         with storage_errors(context.folder):

@@ -17,7 +17,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import RowSource
 from kdtool._contract.reporting import ComponentRecord
 from kdtool._contract.signals import Want
-from kdtool._contract.teacher import SignalSource
+from kdtool._contract.teacher import SignalSource, Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
@@ -67,7 +67,7 @@ class PlannedSignals:
         with self._context.assembly.reopened() as assembly:
             context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
             run = context.info(Stage("signals"), context.folder)
-            tokenizer = context.hooks.kdtool_tokenizer.of(self.teacher.name)(run)
+            tokenizer = context.hooks.component(self.teacher.name, Teacher).kdtool_tokenizer(run)
             source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
             yield rows_of(self._rows), tokenizer, source
 

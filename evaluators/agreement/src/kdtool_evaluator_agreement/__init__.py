@@ -153,8 +153,8 @@ class _Compared:
 
 def _yardstick(run: kdtool.RunInfo, teacher: kdtool.Subject) -> dict[str, str]:
     """Name the teacher's weights, where it does: agreement with two teachers is not the same measure."""
-    hook = run.hook.kdtool_identity
-    identity = hook.of(teacher.name)(run) if teacher.name in hook.names() else {}
+    known = teacher.name in run.implementing("kdtool_identity")
+    identity = run.component(teacher.name, kdtool.Component).kdtool_identity(run) if known else None
     return {"teacher": ", ".join(f"{key} {value[:12]}" for key, value in identity.items())} if identity else {}
 
 

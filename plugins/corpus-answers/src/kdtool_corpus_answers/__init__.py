@@ -193,8 +193,7 @@ class Answers(kdtool.Corpus):
         run.say(counts + (f"; left out: {reasons}" if left_out else ""))
 
     def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
-        has_terms = teacher in run.hook.kdtool_acknowledge.names()
-        terms = run.hook.kdtool_acknowledge.maybe(teacher)() if has_terms else None
+        terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()
         return "" if terms is None else terms.licence
 
     def _useless(self, answer: kdtool.TextAnswer) -> str:
@@ -230,7 +229,8 @@ class Answers(kdtool.Corpus):
         if self.config.corpus is None:
             found: Iterator[Prompt | kdtool.Example] = from_files(self.config.prompts)
         else:
-            found = from_corpus(run.hook.kdtool_examples.of(self.config.corpus)(run), self.config.prefix_lines)
+            corpus = run.component(self.config.corpus, kdtool.Corpus)
+            found = from_corpus(corpus.kdtool_examples(run), self.config.prefix_lines)
         asked = 0
         for one in found:
             if isinstance(one, Prompt):

@@ -110,7 +110,7 @@ class Verified(kdtool.Corpus):
                 yield example
 
     def _source(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        return run.hook.kdtool_examples.of(self.config.corpus)(run)
+        return run.component(self.config.corpus, kdtool.Corpus).kdtool_examples(run)
 
     def _problems(self, run: kdtool.RunInfo) -> Mapping[str, Problem]:
         from kdtool_corpus_verified._problems import problem_of

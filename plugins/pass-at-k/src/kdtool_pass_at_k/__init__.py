@@ -140,10 +140,9 @@ class PassAtK(kdtool.Evaluator):
             kdtool.UsageError: there are none, or it has no chat template where `form` is `chat`.
         """
         self._asked(run)
-        students = run.hook.kdtool_build_student.names() if self.config.form == "chat" else ()
+        students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
         for name in students:
-            tokenizer = run.hook.kdtool_tokenizer.maybe(name)(run)
-            if tokenizer is not None and not tokenizer.chat_fingerprint:
+            if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
                 raise kdtool.UsageError(
                     "form: chat asks by a chat template, and the student's tokenizer has none; set form: base, or take a "
                     "tokenizer with a template"

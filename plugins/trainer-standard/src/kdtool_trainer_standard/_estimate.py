@@ -147,7 +147,7 @@ def _sizes(
     head = outline.head.weight
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
-    token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
+    token_terms = [term for term in phase.terms if term.name in run.implementing("kdtool_token_loss")]
     dense = {name for term in token_terms for name in term.teachers}
     head_rows, loss_rows = chunk_sizes(vocabulary, pick_device())
     passes = max((term.passes for term in phase.terms), default=1)
@@ -299,10 +299,10 @@ def _inside(ahead: kdtool.Prospect, term: kdtool.Term, student: kdtool.ModelFact
 
 def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, facts: kdtool.ModelFacts) -> int:
     teacher = ahead.models.get(term.teacher or "")
-    if teacher is None or term.name not in run.hook.kdtool_modules.names():
+    if teacher is None:
         return 0
     with torch.device("meta"):
-        module = run.hook.kdtool_modules.maybe(term.name)(facts, teacher)
+        module = run.component(term.name, kdtool.Loss).kdtool_modules(facts, teacher)
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 

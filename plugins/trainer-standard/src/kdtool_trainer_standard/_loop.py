@@ -73,8 +73,8 @@ class TrainingLoop(ResumableTrainer):
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
         self.teachers = Asked(phase)
-        self._balances = bool(run.hook.kdtool_balance.names())
-        self._weighs = bool(run.hook.kdtool_token_weight.names()) and bool(module.chunk_loss.terms)
+        self._balances = bool(run.implementing("kdtool_balance"))
+        self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
         self._metrics: Mapping[str, float] = {}

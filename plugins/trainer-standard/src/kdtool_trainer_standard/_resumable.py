@@ -124,11 +124,10 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.own_text.counts.update(self.progress.own_text or {})
             self.progress.own_text = self.own_text.counts
         for name, state in (self.progress.states or {}).items():
-            if name in self.run.hook.kdtool_restore.names():
-                self.run.hook.kdtool_restore.maybe(name)(state)
+            self.run.component(name, kdtool.Component).kdtool_restore(state)
 
     def _states(self) -> dict[str, Mapping[str, Any]]:
-        found = self.run.hook.kdtool_state()
+        found: dict[str, Mapping[str, Any]] = self.run.hook.kdtool_state()
         for name, state in found.items():
             try:
                 json.dumps(state, allow_nan=False)

@@ -128,10 +128,10 @@ def _check_teacher(
     signal: kdtool.Signal,
     positions: int,
 ) -> None:
-    if teacher in run.hook.kdtool_tokenizer.names():
-        tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
-        found = None if tokenizer is None else kdtool.compare_vocabularies(student.tokenizer, tokenizer)
-        if found is not None and not found.comparable:
+    if teacher in run.implementing("kdtool_tokenizer"):
+        tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+        found = kdtool.compare_vocabularies(student.tokenizer, tokenizer)
+        if not found.comparable:
             raise kdtool.UsageError(
                 f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
                 "student with the teacher's tokenizer, or a loss that works across vocabularies"
@@ -200,8 +200,8 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Logits, rows: ChunkRows) -> None:
-    for name in run.hook.kdtool_token_weight.names():
-        weights = run.hook.kdtool_token_weight.of(name)(work.loss.weighed_chunk(logits, rows))
+    for name in run.implementing("kdtool_token_weight"):
+        weights = run.component(name, kdtool.Weighting).kdtool_token_weight(work.loss.weighed_chunk(logits, rows))
         _expect_values(run, name, "kdtool_token_weight", weights, (len(rows.labels),))
 
 
@@ -227,7 +227,7 @@ def _check_token_loss(
 def _value_and_gradients(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    hook = run.hook.kdtool_token_loss.maybe(bound.term.name)  # None is explained below, with the shape that is expected
+    hook = run.component(bound.term.name, kdtool.Loss).kdtool_token_loss
     leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.passes])
     with torch.enable_grad():
         answer = hook(work.loss.chunk(index, leaves, rows))
@@ -254,7 +254,7 @@ def _check_gradient_by_hand(
     values, (expected,) = _value_and_gradients(run, index, bound, work, logits, rows)
     chunk, before = work.loss.chunk(index, logits, rows), logits[0].clone()
     with torch.no_grad():
-        answer = run.hook.kdtool_token_gradient.maybe(bound.term.name)(chunk)
+        answer = run.component(bound.term.name, kdtool.Loss).kdtool_token_gradient(chunk)
     if answer is None:
         return
     name, hook = bound.term.name, "kdtool_token_gradient"
@@ -282,7 +282,7 @@ def _check_gradient_by_hand(
 def _check_sequence_loss(
     run: kdtool.RunInfo, module: DistillationModule, bound: BoundTerm, view: kdtool.StepView
 ) -> None:
-    hook = run.hook.kdtool_sequence_loss.of(bound.term.name)
+    hook = run.component(bound.term.name, kdtool.Loss).kdtool_sequence_loss
     _expect_result(run, bound, hook(view), view)
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
     if not bound.term.divergence or has_module or view.teacher is None:

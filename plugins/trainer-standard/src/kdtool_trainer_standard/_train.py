@@ -104,7 +104,7 @@ def _prepared(
         told, signals = Asked(phase)(batch)
     signals = {name: plain_tensors(signal) for name, signal in signals.items()}
     terms = bind_terms(run, phase, signals)
-    weightings = run.hook.kdtool_token_weight.bound()
+    weightings = run.bound("kdtool_token_weight")
     loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
     module = DistillationModule(
         run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student), phase.wanted
@@ -219,15 +219,15 @@ def _sizes(
 def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> dict[str, nn.Module]:
     facts = {}
     for term in phase.terms:
-        if term.name in run.hook.kdtool_modules.names() and term.teacher is not None:
-            facts[term.name] = run.hook.kdtool_describe.of(term.teacher)(run)
+        if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
+            facts[term.name] = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
             if facts[term.name] is None:
                 raise kdtool.PluginError(
                     f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
                 )
     with alone(run.seed):
         modules = {
-            name: run.hook.kdtool_modules.maybe(name)(student.facts, teacher)
+            name: run.component(name, kdtool.Loss).kdtool_modules(student.facts, teacher)
             for name, teacher in facts.items()
             if teacher
         }

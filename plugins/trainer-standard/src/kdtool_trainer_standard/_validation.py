@@ -86,10 +86,9 @@ class Validator:
             UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
         """
         run = self._run_in(self._folder)
-        look = run.hook.kdtool_measurable
-        for name in (name for name in self._asked() if name in look.names()):
+        for name in self._asked():
             try:
-                look.maybe(name)(run)
+                run.component(name, kdtool.Evaluator).kdtool_measurable(run)
             except kdtool.UsageError as error:
                 raise kdtool.UsageError(
                     f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
@@ -170,7 +169,7 @@ class Validator:
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
         with alone(run.seed), self._autocast():
             for name in self._asked():
-                for measurement in run.hook.kdtool_evaluate.of(name)(run, (subject,)):
+                for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
                     yield _called(_short(name), measurement.name), measurement
 
     def _run_in(self, folder: Path) -> kdtool.RunInfo:
@@ -178,7 +177,7 @@ class Validator:
 
     def _asked(self) -> list[str]:
         """Return the evaluators that are asked, by their names in the run."""
-        return [name for name in self._run.hook.kdtool_evaluate.names() if _short(name) in self._config.evaluators]
+        return [name for name in self._run.implementing("kdtool_evaluate") if _short(name) in self._config.evaluators]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self._student.head.weight.device.type

@@ -6,9 +6,9 @@ load, `_importance` measures on calibration text, `_choice` decides what stays, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import kdtool
 import pydantic
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pruned"]
 
-T = TypeVar("T")
 
 WIDTHS = ("hidden", "heads", "kv_heads", "feed_forward")
 
@@ -103,10 +102,11 @@ class Pruned(CausalStudent):
         self._solved: tuple[Anatomy, Shape] | None = None
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return self._of_source(run.hook.kdtool_tokenizer.of)(run)
+        return self._source(run, "kdtool_tokenizer").kdtool_tokenizer(run)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        return {f"source {name}": value for name, value in self._of_source(run.hook.kdtool_identity.of)(run).items()}
+        identity = self._source(run, "kdtool_identity").kdtool_identity(run) or {}
+        return {f"source {name}": value for name, value in identity.items()}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         from kdtool_transformers import facts_of, without_weights
@@ -122,7 +122,7 @@ class Pruned(CausalStudent):
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
         from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
 
-        source = run.hook.kdtool_describe.of(self.config.source)(run)
+        source = self._source(run, "kdtool_describe").kdtool_describe(run)
         if source is not None and not source.tokenizer_fingerprint:  # it is not on this machine yet
             return outline_of(self._smaller(self._plan(run)))
         tokenizer = self.kdtool_tokenizer(run)
@@ -144,8 +144,10 @@ class Pruned(CausalStudent):
         from kdtool_student_pruned._cut import cut
 
         plan = self._plan(run)
-        subject = kdtool.Subject(self.config.source, "teacher")
-        with self._of_source(run.hook.kdtool_open.of)(run, subject) as runtime:
+        opened = self._source(run, "kdtool_open").kdtool_open(run, kdtool.Subject(self.config.source, "teacher"))
+        if opened is None:
+            raise self._cannot_be_cut()
+        with opened as runtime:
             model = self._transformers_model(runtime)
             kept = self._choose(run, model, plan)
             layers = ", ".join(map(str, kept.layers))
@@ -165,7 +167,7 @@ class Pruned(CausalStudent):
         from kdtool_student_pruned._anatomy import Anatomy
         from kdtool_student_pruned._wanted import sentence, shape_notes, wanted_shape
 
-        facts = self._of_source(run.hook.kdtool_describe.of)(run)
+        facts = self._source(run, "kdtool_describe").kdtool_describe(run)
         if not isinstance(facts, TransformersFacts):
             raise self._cannot_be_cut()
         if getattr(facts.configuration, "scale_attn_by_inverse_layer_idx", False):
@@ -201,13 +203,13 @@ class Pruned(CausalStudent):
         layers = layers or most_important(importance.layers.tolist(), count)
         return choose(importance, layers, plan.shape, plan.source)
 
-    def _of_source(self, of: Callable[[str], T]) -> T:
-        try:
-            return of(self.config.source)
-        except LookupError as error:
+    def _source(self, run: kdtool.RunInfo, hook: str) -> kdtool.Teacher:
+        """Return the source, which implements `hook`."""
+        if self.config.source not in run.implementing(hook):
             raise kdtool.UsageError(
-                f"source: {self.config.source} is no teacher of this recipe whose model can be cut ({error})"
-            ) from error
+                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut"
+            )
+        return run.component(self.config.source, kdtool.Teacher)
 
     def _transformers_model(self, runtime: kdtool.Runtime) -> TransformersModel:
         from kdtool_transformers import TransformersModel

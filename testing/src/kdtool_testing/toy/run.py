@@ -10,9 +10,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.data import Example, Split
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import RunInfo
-from kdtool._plugins.hook_list import Hooks
-from kdtool._plugins.owner import Owner
-from kdtool._plugins.validation import ComponentManager
+from kdtool._plugins.hooks import ComponentHooks
 
 __all__ = ["Listener", "make_run"]
 
@@ -39,13 +37,8 @@ def make_run(
         examples: what `run.texts` gives.
         fields: further fields of `RunInfo`, for instance `seed` or `offline`.
     """
-    manager = ComponentManager()
-    owners = {}
-    for name, component in (components or {}).items():
-        manager.register(component, name)
-        owners[name] = Owner(name, component.kind, name, "", "")
     given = {"name": "test", "stage": "test", **fields}
-    return RunInfo(folder=folder, hook=Hooks(manager, owners), texts=_ListTexts(examples), **given)
+    return RunInfo(folder=folder, hook=ComponentHooks(components or {}), texts=_ListTexts(examples), **given)
 
 
 class Listener(Tracker):

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_training import adapting_phases
+from kdtool._contract.component import Component
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.model import problem_at
@@ -38,9 +39,9 @@ def refuse_missing(
     phases = [phase for own in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in own]
     for phase in (None, *phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
-        for name in [name for name in hooks.kdtool_missing.names() if name not in asked]:
+        for name in [name for name in hooks.implementing("kdtool_missing") if name not in asked]:
             told = repr((built[name].spec.use, built[name].config))
-            lacks = () if told in fine else tuple(hooks.kdtool_missing.maybe(name)(run) or ())
+            lacks = () if told in fine else tuple(hooks.component(name, Component).kdtool_missing(run) or ())
             fine |= set() if lacks else {told}
             problems |= {problem_at(assembly.recipe, built[name].spec.key, _TEXT + text): None for text in lacks}
         asked.update(assembly.shared)

@@ -17,6 +17,7 @@ from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
+from kdtool._run.tokenizer_of import tokenizer_of
 from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 
 __all__ = ["compared", "noted"]
@@ -38,7 +39,7 @@ def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         found[teacher] = None
         with nullcontext() if needed else suppress(ServiceError):
-            own, other = (context.hooks.kdtool_tokenizer.of(name)(run) for name in (student, teacher))
+            own, other = (tokenizer_of(context.hooks, name, run) for name in (student, teacher))
             found[teacher] = compare_vocabularies(own, other)
     _refuse(context.assembly, found)
     return found
