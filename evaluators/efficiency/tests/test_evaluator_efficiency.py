@@ -15,8 +15,9 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool_evaluator_efficiency import Efficiency, _energy, _representatives
+from kdtool_evaluator_efficiency import Efficiency, _energy
 from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._evaluator import _representatives
 from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work
 from kdtool_evaluator_efficiency._workers import Worker, own_seconds
 from kdtool_testing import EvaluatorConformance, make_run

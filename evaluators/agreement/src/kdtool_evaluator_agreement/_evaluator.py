@@ -1,8 +1,4 @@
-"""The evaluator `agreement`: how closely students and controls follow their teacher on held-out documents.
-
-The engine calls it once with all subjects, so that the teacher runs once. This module chooses who is compared; `_states`
-computes and keeps final states, `_divergence` compares two models' states.
-"""
+"""The evaluator `agreement`: chooses who is compared with which teacher, and measures one document after the other."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The evaluator `efficiency`: what a model costs its user in size, time, memory, energy and money.
-
-The engine calls it once with all subjects. This module chooses whom to measure and has them timed. `_turns` asks them in
-turns: `_workers` has a process for each folder that transformers opens (`_worker` is what runs in it), `_answers` times what
-only answers. `_energy` reads the machine's counters, `_measurements` says what came of it all.
-"""
+"""The evaluator `efficiency`: chooses whom to measure and has them timed."""
 
 from __future__ import annotations
 
@@ -16,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_evaluator_efficiency._config import EfficiencyConfig
+
 if TYPE_CHECKING:
     from kdtool_evaluator_efficiency._measurements import Ready
 
-__all__ = ["BreakEven", "Efficiency"]
+__all__ = ["Efficiency"]
 
 _PROCESS_BYTES = 400_000_000
 """Memory of a process that imported torch and transformers."""
@@ -27,44 +24,11 @@ _CONTEXT_BYTES = 500_000_000
 """GPU memory that CUDA takes in each process."""
 
 
-class BreakEven(kdtool.Config):
-    """Prices in one currency, by which is told when a model has paid for itself."""
-
-    api_price: float = kdtool.Field(gt=0)
-    """Price of a million generated tokens from an API."""
-    machine_price: float = kdtool.Field(ge=0)
-    """Cost of an hour of this machine while it generates: its rent, or its power and wear."""
-    training_cost: float = kdtool.Field(ge=0)
-    """Cost of making the student. A run's report says how many hours it took."""
-
-    def tokens(self, speed: float) -> float | None:
-        """Return after how many generated tokens a model of one's own has cost less than the API; None where it never has.
-
-        training_cost / (api_price / 1,000,000 - machine_price / 3,600 / speed)
-
-        Args:
-            speed: tokens that this machine generates a second.
-        """
-        saved = self.api_price / 1e6 - self.machine_price / 3600 / speed
-        return self.training_cost / saved if saved > 0 else None
-
-
 class Efficiency(kdtool.Evaluator):
     """Measures parameters, file size, speed of reading and writing, memory and energy, subjects in turns."""
 
-    class Config(kdtool.Config):
+    class Config(EfficiencyConfig):
         """How much is timed, and prices."""
-
-        turns: int = kdtool.Field(default=5, ge=1, le=1000)
-        """How often each subject is timed; the median is reported, least and most as its bounds."""
-        prompt: int = kdtool.Field(default=128, ge=1, le=100_000)
-        """Tokens of the prompt; half of a model's context at most."""
-        generated: int = kdtool.Field(default=32, ge=2, le=100_000)
-        """Tokens generated after the prompt, one at a time, greedily; fewer where a model's context ends before."""
-        seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
-        """A turn stops generating after so long, even if fewer tokens were generated."""
-        break_even: BreakEven | None = None
-        """Prices, to tell after how many tokens a student has cost less than an API; left out, that is not told."""
 
     config: Config
     reads_text = False

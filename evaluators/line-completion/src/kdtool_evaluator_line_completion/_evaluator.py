@@ -1,8 +1,4 @@
-"""The evaluator `line-completion`: what a model writes where a line of a held-out document has begun.
-
-The engine calls it once a subject. `_places` says where lines are to be completed, `_scores` compares completions with the
-documents' own lines; answers, which a killed run asks for once, are `kdtool_measuring`'s.
-"""
+"""The evaluator `line-completion`, its settings and metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ if TYPE_CHECKING:
 
     from kdtool_evaluator_line_completion._places import Place
 
-__all__ = ["LineCompletion", "edit_similarity", "exact_match"]
+__all__ = ["LineCompletion"]
 
 _LONGEST_DOCUMENT = 1_000_000
 """Characters of a document among whose lines places are chosen."""

@@ -1,11 +1,4 @@
-"""Losses for teachers that do not read the student's tokens, and for those that do.
-
-Recipes name the classes: `uld` compares distributions over the next token by their sorted probabilities, `span-likelihood`
-how likely both sides find the same stretches of bytes. The plain functions (`sorted_distance`,
-`span_divergence`) serve any training loop. Only methods of tensors are used here, so importing this costs nothing; which
-positions belong together is in a private module, chunks of logits are `kdtool_logits`'s. Means, weights and the factor T are
-the trainer's.
-"""
+"""The losses `uld` and `span-likelihood`."""
 
 from __future__ import annotations
 
@@ -20,7 +13,7 @@ from kdtool_loss_across_tokenizers._sorted import sorted_distance
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SpanLikelihood", "UniversalLogitDistillation", "sorted_distance", "span_divergence"]
+__all__ = ["SpanLikelihood", "UniversalLogitDistillation"]
 
 
 class _AcrossTokenizers(kdtool.Loss):

@@ -1,10 +1,4 @@
-"""Divergences between teacher's and student's next-token distributions.
-
-Recipes name the classes: `forward-kl`, `reverse-kl`, `jsd`, `skew-kl`, `skew-reverse-kl`, `contrastive`, `adaptive-kl`,
-`tvd`. The plain functions (`forward_kl`, `sampled_forward_kl`, `top_k_forward_kl`, `reverse_kl`, …) serve any training loop;
-with `_gradient` behind its name most give gradients too, without autograd. Only methods of tensors are used, so importing
-this costs nothing. Masking, means, and the factor T² (Hinton et al., arXiv 1503.02531), T for `tvd`, are the trainer's.
-"""
+"""The divergences as classes that recipes name."""
 
 from __future__ import annotations
 
@@ -45,24 +39,6 @@ __all__ = [
     "SkewKL",
     "SkewReverseKL",
     "TotalVariation",
-    "adaptive_kl",
-    "contrastive",
-    "forward_kl",
-    "forward_kl_gradient",
-    "jensen_shannon",
-    "jensen_shannon_gradient",
-    "reverse_kl",
-    "reverse_kl_gradient",
-    "sampled_forward_kl",
-    "sampled_forward_kl_gradient",
-    "skew_kl",
-    "skew_kl_gradient",
-    "skew_reverse_kl",
-    "skew_reverse_kl_gradient",
-    "top_k_forward_kl",
-    "top_k_forward_kl_gradient",
-    "total_variation",
-    "total_variation_gradient",
 ]
 
 Result = TypeVar("Result")

@@ -1,8 +1,4 @@
-"""What every character of code is.
-
-`Syntax` is the annotator that recipes call `syntax`; it gives the column `syntax`, whose numbers `kdtool.SYNTAX_CLASSES`
-names. The plain function `syntax_classes` serves without kdtool. Pygments is imported when a text is read.
-"""
+"""The annotator `syntax`, and its classification as a plain function."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import pydantic
 from kdtool_annotator_syntax._classes import is_known, syntax_classes
 from kdtool_annotator_syntax._fences import stretches
 
-__all__ = ["Syntax", "syntax_classes"]
+__all__ = ["Syntax"]
 
 
 class Syntax(kdtool.Annotator):

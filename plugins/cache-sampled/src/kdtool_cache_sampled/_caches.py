@@ -1,8 +1,4 @@
-"""Signals of a few bytes a token: tokens sampled from the teacher's distribution, or its likeliest ones.
-
-Recipes call the caches `sampled` and `top-k`. `_draws` has the sampling as plain functions for any training loop, `_kept`
-what is recorded, `_recalled` the way back, `_codec` the bytes in between; the files are `kdtool_shards`'.
-"""
+"""The caches `sampled` and `top-k`, and their settings."""
 
 from __future__ import annotations
 

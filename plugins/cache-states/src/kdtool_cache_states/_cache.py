@@ -1,8 +1,4 @@
-"""Exact signals from stored states of the teacher.
-
-`States` is the cache that recipes call `states`; what it keeps is in `_kept`, the files are `kdtool_shards`'. The trainer
-multiplies the teacher's logits out of the recalled states, chunk by chunk: nothing is rounded and nothing is sampled.
-"""
+"""The cache `states`."""
 
 from __future__ import annotations
 

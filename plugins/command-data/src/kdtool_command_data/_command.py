@@ -1,8 +1,4 @@
-"""`kdtool data`: looks at what runs have stored. `kdtool data signals inspect RECIPE` shows recorded signals.
-
-The click commands are here. `_find` finds the recording that is meant, `_recording` says what lies on disk, `_sample` what
-the cache recalls of a row, and `_lines` writes both for people. Nothing is made or changed.
-"""
+"""The click commands of `kdtool data`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`kdtool new KIND NAME`: a package with a working plugin of one's own, made from the templates beside this file.
-
-`new` is the click command that the entry point names. It checks what was asked, answers the template's questions and
-lets copier write the files. Nothing is asked, fetched or run, and files that are there are never changed. What differs
-between kinds is in `_kinds` and `template/kinds`.
-"""
+"""The click command `kdtool new`: checks the arguments and lets copier write the files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Teachers' answers to prompts, as text to learn from.
-
-`Answers` is the corpus that recipes call `answers`. `_prompts` reads the prompts, `_routing` shares them out where several
-teachers answer. Every answer is kept from the moment that it is there, so that a killed run asks nothing twice.
-"""
+"""The corpus `answers`: asks teachers, and makes examples of their answers."""
 
 from __future__ import annotations
 

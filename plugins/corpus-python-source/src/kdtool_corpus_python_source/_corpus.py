@@ -1,8 +1,4 @@
-"""Python files: the interpreter's own standard library, or a folder.
-
-`PythonSource` is the corpus that recipes call `python-source`. Files are found and filtered in `_files`; here each becomes
-an example, or several (`_pairs`), in an order and with a split that follow from hashes of its path. Nothing is downloaded.
-"""
+"""The corpus `python-source`: files become examples, in an order and with a split that follow from their paths."""
 
 from __future__ import annotations
 

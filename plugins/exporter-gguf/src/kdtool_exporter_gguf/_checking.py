@@ -23,7 +23,7 @@ from kdtool_exporter_gguf._scoring import pieces
 from kdtool_exporter_gguf._server import LlamaCpp
 
 if TYPE_CHECKING:
-    from kdtool_exporter_gguf import GGUF
+    from kdtool_exporter_gguf._config import GGUFConfig
 
 __all__ = ["name_of_splitting", "require_readable", "require_same"]
 
@@ -84,7 +84,7 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
         )
 
 
-def require_same(student: TransformersModel, file: Path, config: GGUF.Config) -> None:
+def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> None:
     """Compare tokens and log-likelihoods of a few texts with the student's.
 
     Raises:

@@ -1,16 +1,13 @@
-"""Exporter plugin `gguf`: the trained student as one file for llama.cpp, and any GGUF file as something to measure.
-
-`GGUF` writes and opens. What it opens is a `_runtime`, which asks llama.cpp in a process of its own (`_server`, `_process`)
-and has it score text (`_scoring`); `_checking` compares a written file with the student.
-"""
+"""The exporter `gguf`: writes and opens GGUF files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import kdtool
+
+from kdtool_exporter_gguf._config import GGUFConfig
 
 __all__ = ["GGUF"]
 
@@ -20,15 +17,8 @@ _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 class GGUF(kdtool.Exporter):
     """Writes Llama students for `llama-server`, Ollama and LM Studio; opens GGUF files of any model that llama.cpp runs."""
 
-    class Config(kdtool.Config):
+    class Config(GGUFConfig):
         """Settings of the exporter `gguf`."""
-
-        numbers: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
-        """What weights are stored in. `q8_0`: 8 bits, with a scale for every 32."""
-        context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
-        """When a file is opened: tokens of a prompt and its answer at most, and no more than the model's own context."""
-        threads: int | None = kdtool.Field(default=None, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-        """When a file is opened: threads of the processor. None leaves them to llama.cpp."""
 
     config: Config
 

@@ -1,9 +1,4 @@
-"""Rows of equal length, filled without gaps.
-
-`Packed` is the packer that recipes call `packed`. Examples become documents of tokens (`_documents`), which follow each
-other and are cut into rows here, one at a time: nothing but the current row and document is in memory. `Pairs`, which
-recipes call `pairs`, is in `_pairs`: a chosen and a rejected answer to a prompt in each row.
-"""
+"""The packer `packed`: documents follow each other and are cut into rows."""
 
 from __future__ import annotations
 
@@ -16,10 +11,9 @@ import kdtool
 import pydantic
 
 from kdtool_packer_packed._documents import Document, FillInTheMiddle, document_of
-from kdtool_packer_packed._pairs import Pairs
 from kdtool_packer_packed._row import padded_row
 
-__all__ = ["Packed", "Pairs"]
+__all__ = ["Packed"]
 
 _ROW_BYTES = 9
 """A token's id and document in 32 bits each, and whether it is learned."""

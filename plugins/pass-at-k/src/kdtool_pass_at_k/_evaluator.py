@@ -1,44 +1,22 @@
-"""What benchmarks share whose answers are programs: samples of a subject, their verdicts, pass@k. A library, no plugin.
-
-An evaluator extends `PassAtK` and gives its problems. Answers come from the opened subject (`_samples`), programs are run in
-kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts: a killed run repeats no finished sample.
-`code_of` and `verdicts_of` are for others, too, who ask for programs and run them.
-"""
+"""The base of evaluators that run programs: samples, their verdicts, pass@k."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
-from kdtool_measuring import Kind, check_fields, records_of, unpacked
-from pydantic import model_validator
 
-from kdtool_pass_at_k._code import code_of
+from kdtool_pass_at_k._config import PassAtKConfig
 from kdtool_pass_at_k._estimator import pass_at_k
-from kdtool_pass_at_k._evalplus import EVALPLUS
-from kdtool_pass_at_k._problem import Form, Limits, Problem, digest_of
-from kdtool_pass_at_k._verdicts import Judged, verdicts_of
+from kdtool_pass_at_k._problem import Limits, Problem, digest_of
+from kdtool_pass_at_k._verdicts import Judged
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k._samples import Sample
 
-__all__ = [
-    "EVALPLUS",
-    "Form",
-    "Judged",
-    "Kind",
-    "Limits",
-    "PassAtK",
-    "Problem",
-    "check_fields",
-    "code_of",
-    "pass_at_k",
-    "records_of",
-    "unpacked",
-    "verdicts_of",
-]
+__all__ = ["PassAtK"]
 
 
 class PassAtK(kdtool.Evaluator):
@@ -49,42 +27,8 @@ class PassAtK(kdtool.Evaluator):
     harness: ClassVar[Mapping[str, str]] = {}
     """For each form of prompt: which published harness asks and stops alike."""
 
-    class Config(kdtool.Config):
+    class Config(PassAtKConfig):
         """How programs are asked for and judged."""
-
-        form: Literal["base", "chat"] = "base"
-        """`base` has the model continue a program; `chat` asks by its chat template, for models that were tuned to it."""
-        samples: int = kdtool.Field(default=1, ge=1, le=10_000)
-        """Answers to each problem."""
-        k: tuple[int, ...] = (1,)
-        """Which pass@k are estimated; none above `samples`."""
-        temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
-        """0 takes the likeliest token each time; several samples need more."""
-        maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
-        """An answer ends after so many tokens."""
-        problems: int | None = kdtool.Field(default=None, ge=1)
-        """At most so many problems for each measurement, chosen by the hashes of their ids; null takes all, as published
-        scores do."""
-        seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
-        """A program that runs longer has failed; null takes what the benchmark's own harness allows."""
-        seed: int = kdtool.Field(default=0, ge=0)
-        """Decides what is drawn at a temperature above 0."""
-        workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-        """Programs that run at once."""
-
-        @model_validator(mode="after")
-        def _can_be_estimated(self) -> PassAtK.Config:
-            if not self.k or not all(1 <= k <= self.samples for k in self.k):
-                raise ValueError(
-                    f"k holds numbers from 1 to samples ({self.samples}): fewer samples say nothing of pass@k"
-                )
-            if len(set(self.k)) < len(self.k):
-                raise ValueError(f"k names a number twice: {', '.join(map(str, self.k))}")
-            if self.samples > 1 and not self.temperature:
-                raise ValueError(
-                    "several samples at temperature 0 are all the same; set temperature, 0.2 or 0.8 for example"
-                )
-            return self
 
     limits: Limits = Limits(3.0, 512 * 2**20)
     """What a program may take where the config does not say; may depend on the config."""
@@ -154,16 +98,20 @@ class PassAtK(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: there are no problems.
         """
+        from kdtool_measuring import file_of
+
         from kdtool_pass_at_k._samples import sampled
         from kdtool_pass_at_k._verdicts import judged
 
         parts = self._asked(run)
         problems = [problem for part in parts.values() for problem in part]
         settings = {name: self._settings(name, part) for name, part in parts.items()}
+        limits = Limits(self.seconds, self.limits.memory)
         for subject in subjects:
-            samples = sampled(run, subject, problems, self)
+            samples = sampled(run, subject, problems, self.config, self.benchmark)
             if samples is not None:
-                verdicts = judged(run, subject, problems, samples, self)
+                file = file_of(run, self.benchmark, subject, "verdicts")
+                verdicts = judged(run, file, problems, samples, limits, self.config.workers)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 

@@ -1,7 +1,4 @@
-"""The tracker `console`: shows a run in the terminal.
-
-`_live` draws bars with rich, `_plain` writes lines for logs, `_words` says things; this module chooses and keeps count.
-"""
+"""The tracker `console`: chooses how to show a run, and keeps count."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from kdtool_transformers import (
     rehearse,
 )
 
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_bytes, outline_held
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
 from kdtool_trainer_standard._terms import learns_from_own_text, without_dropout
@@ -76,7 +76,7 @@ class _Sizes:
 
 
 def estimate_phase(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, ahead: kdtool.Prospect
+    config: StandardTrainerConfig, run: kdtool.RunInfo, ahead: kdtool.Prospect
 ) -> Iterator[kdtool.Estimate]:
     """Yield the parts of a phase; see `kdtool.Component.kdtool_estimate`."""
     phase = ahead.phase
@@ -136,7 +136,7 @@ def _others(threads: int, _now: int) -> float:
 
 
 def _sizes(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     ahead: kdtool.Prospect,
     phase: kdtool.PhaseAhead,
@@ -191,7 +191,7 @@ def _sizes(
 
 
 def _written(
-    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
+    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
 ) -> int:
     """Bytes of keys and values of a whole micro-batch that the student writes."""
     if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
@@ -201,7 +201,7 @@ def _written(
 
 
 def _memory(
-    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
+    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
     gradients, optimiser = _FLOAT * sizes.learnt // sizes.shares, 2 * _FLOAT * sizes.learnt // sizes.shares
     kept = gradients if config.accumulation > 1 else 0
@@ -266,7 +266,7 @@ def _part(
     )
 
 
-def _savings(config: StandardTrainer.Config, part: str) -> tuple[kdtool.Saving, ...]:
+def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, ...]:
     if part != "activations":
         return ()
     found = []

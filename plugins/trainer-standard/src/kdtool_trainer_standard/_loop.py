@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
-from kdtool_trainer_standard import StandardTrainer, _history
+from kdtool_trainer_standard import _history
 from kdtool_trainer_standard._asked import Asked
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
@@ -48,7 +49,7 @@ class TrainingLoop(ResumableTrainer):
 
     def __init__(
         self,
-        config: StandardTrainer.Config,
+        config: StandardTrainerConfig,
         run: kdtool.RunInfo,
         phase: kdtool.Phase,
         module: DistillationModule,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._denominators import CorpusCounts
+from kdtool_trainer_standard._fsdp_sync import no_fsdp_sync
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
 from kdtool_trainer_standard._imitated import at_positions, imitated, imitated_labels, picked
 from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
@@ -27,7 +28,6 @@ from kdtool_trainer_standard._norms import (
     squared_norms_through,
 )
 from kdtool_trainer_standard._own_text import OWN
-from kdtool_trainer_standard._sharding import amid_forward
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
 
 __all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
@@ -37,7 +37,7 @@ NOTHING_INSIDE = kdtool.Want()
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes and precision of the work: see `kdtool_trainer_standard.StandardTrainer.Config`."""
+    """Shapes and precision of the work: see `kdtool_trainer_standard.StandardTrainerConfig`."""
 
     dtype: torch.dtype
     head_rows: int
@@ -202,7 +202,7 @@ class DistillationModule(nn.Module):
             self.ledger.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
         elif self.measures_norms:
             imitated_here = imitated_labels(batch.labels, batch.columns) != -100
-            with amid_forward(self):
+            with no_fsdp_sync(self):
                 row = imitated_here.nonzero()[:, 0]
                 self.ledger.squared_norms[self._token] += squared_norms_through(shared, hidden, row, work, divisor)
         return loss
@@ -244,7 +244,7 @@ class DistillationModule(nn.Module):
         weighed = value * self.factors[index]
         self.ledger.values[index] += value.detach()
         if self.measures_norms:
-            with amid_forward(self):
+            with no_fsdp_sync(self):
                 self.ledger.squared_norms[index] += squared_norms_of_sequence_loss(weighed, shared)
         return weighed
 

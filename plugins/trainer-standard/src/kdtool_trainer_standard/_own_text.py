@@ -17,7 +17,7 @@ import kdtool
 import torch
 from kdtool_rows import NO_LABEL, collate
 
-from kdtool_trainer_standard import OnPolicy
+from kdtool_trainer_standard._config import OnPolicy
 
 __all__ = ["OWN", "OwnText"]
 

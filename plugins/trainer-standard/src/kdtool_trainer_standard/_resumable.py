@@ -24,7 +24,8 @@ from kdtool_transformers import write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints, _progress
+from kdtool_trainer_standard import _checkpoints, _progress
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._module import DistillationModule
@@ -44,7 +45,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        config: StandardTrainer.Config,
+        config: StandardTrainerConfig,
         run: kdtool.RunInfo,
         phase: kdtool.Phase,
         module: DistillationModule,

@@ -20,10 +20,11 @@ from kdtool_transformers import alone, pick_device
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
+from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._asked import Asked
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._compiling import compiled_or_eager
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._imitated import imitated_labels
@@ -56,7 +57,7 @@ _CLOSE_TO_TEACHER = 0.1
 
 
 def train_phase(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
+    config: StandardTrainerConfig, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
 ) -> kdtool.Trained:
     """Train `student` in place and return what was done; see `kdtool.Trainer.kdtool_train`."""
     if not len(phase.rows):
@@ -87,7 +88,7 @@ def train_phase(
 
 
 def _prepared(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
@@ -121,7 +122,7 @@ def _prepared(
 
 
 def _own_text(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
@@ -163,7 +164,7 @@ def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
 
 
 def _arguments(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase
+    config: StandardTrainerConfig, run: kdtool.RunInfo, phase: kdtool.Phase
 ) -> transformers.TrainingArguments:
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
@@ -202,7 +203,7 @@ def _arguments(
 
 
 def _sizes(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     args: transformers.TrainingArguments,
     student: kdtool.LanguageModel,

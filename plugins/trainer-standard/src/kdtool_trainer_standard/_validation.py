@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import Validation, _checkpoints, _progress
+from kdtool_trainer_standard import _checkpoints, _progress
+from kdtool_trainer_standard._config import Validation
 
 __all__ = ["Best", "Validator", "problem_of_best"]
 

@@ -1,7 +1,4 @@
-"""The transform `compile`: a student's decoder layers run compiled while a phase trains.
-
-`_layers` compiles them; `_machine` says whether this machine can. Weights, their names and what is saved stay as they are.
-"""
+"""The transform `compile`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from kdtool_transform_lora._card import adapter_card
 
 if TYPE_CHECKING:
-    from kdtool_transform_lora import Lora
+    from kdtool_transform_lora._config import LoraConfig
 
 __all__ = ["Adapters", "linear_layers"]
 
@@ -36,7 +36,7 @@ class Adapters:
     """The adapters of one student during one phase."""
 
     def __init__(
-        self, student: kdtool.LanguageModel, config: Lora.Config, seed: int, *, double_quantisation: bool | None = None
+        self, student: kdtool.LanguageModel, config: LoraConfig, seed: int, *, double_quantisation: bool | None = None
     ) -> None:
         """Freeze the student and put adapters into it; with `double_quantisation` given, also store its weights in 4 bits.
 

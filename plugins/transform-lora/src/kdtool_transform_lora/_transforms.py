@@ -1,17 +1,14 @@
-"""The transforms `lora` and `qlora`: a phase trains low-rank adapters beside frozen weights, and merges them at its end.
-
-`_adapters` puts adapters into the model and merges them, with peft's layers; `_nf4` stores frozen weights in 4 bits, with
-bitsandbytes. The model object stays the student's own, so trainers see backbone and head as they were.
-"""
+"""The transforms `lora` and `qlora`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool import Field
+
+from kdtool_transform_lora._config import LoraConfig
 
 if TYPE_CHECKING:
     from kdtool_transform_lora._adapters import Adapters
@@ -22,21 +19,8 @@ __all__ = ["Lora", "Qlora"]
 class Lora(kdtool.Transform):
     """Trains W + scale · B · A, W frozen, A and B of low rank (arXiv 2106.09685), and adds the product to W at the end."""
 
-    class Config(kdtool.Config):
+    class Config(LoraConfig):
         """Size and place of the adapters."""
-
-        r: int = Field(8, ge=1)
-        """Rank of the adapters."""
-        alpha: int = Field(16, ge=1)
-        """The adapters' product is scaled by alpha / r."""
-        dropout: float = Field(0.0, ge=0, lt=1)
-        """Share of an adapter's inputs that is zeroed while it trains."""
-        targets: list[str] | Literal["all-linear"] = "all-linear"
-        """Names of linear layers, such as [q_proj, v_proj], or `all-linear`: all but the head."""
-        rank_stabilised: bool = False
-        """Scale by alpha / sqrt(r) instead, for large ranks (arXiv 2312.03732)."""
-        keep_adapter: bool = False
-        """Also write the adapter alone, in peft's format, to `adapter` in the phase's folder."""
 
     saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True, freezes=True)
     config: Config

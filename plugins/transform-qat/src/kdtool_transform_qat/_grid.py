@@ -21,7 +21,7 @@ from torchao.quantization.qat.linear import FakeQuantizedLinear
 from torchao.quantization.quant_primitives import ZeroPointDomain
 
 if TYPE_CHECKING:
-    from kdtool_transform_qat import Qat
+    from kdtool_transform_qat._config import QatConfig
 
 __all__ = ["Grid"]
 
@@ -29,7 +29,7 @@ __all__ = ["Grid"]
 class Grid:
     """The layers of one student that are on a grid during one phase."""
 
-    def __init__(self, student: kdtool.LanguageModel, config: Qat.Config, say: Callable[[str], None]) -> None:
+    def __init__(self, student: kdtool.LanguageModel, config: QatConfig, say: Callable[[str], None]) -> None:
         """Put the student's linear layers on the grid; `say` is told which stay off it.
 
         Raises:

@@ -1,14 +1,12 @@
-"""The transform `qat`: a phase learns with weights rounded to a grid of few bits, and leaves weights that lie on it.
-
-`_grid` puts torchao's fake-quantised layers into the model and takes them out again. What is saved is a plain model.
-"""
+"""The transform `qat`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool import Field
+
+from kdtool_transform_qat._config import QatConfig
 
 if TYPE_CHECKING:
     from kdtool_transform_qat._grid import Grid
@@ -19,13 +17,8 @@ __all__ = ["Qat"]
 class Qat(kdtool.Transform):
     """Trains with the weights of linear layers rounded to few bits (torchao), so that rounding costs less afterwards."""
 
-    class Config(kdtool.Config):
+    class Config(QatConfig):
         """The grid that weights are rounded to."""
-
-        bits: int = Field(4, ge=2, le=8)
-        """Bits of a weight: it takes one of 2^bits values between the least and the greatest of its group."""
-        group_size: int = Field(32, ge=2)
-        """Weights of a row that share a scale and an offset. Layers whose rows are no multiple of it stay as they are."""
 
     config: Config
 

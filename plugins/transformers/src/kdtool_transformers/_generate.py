@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers._model import TransformersModel, context_of
+from kdtool_transformers._causal import CausalModel, context_of
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["continue_ids", "evaluated", "generate", "prompt_ids", "together"]
@@ -36,7 +36,7 @@ class _Text(NamedTuple):
     stop: tuple[str, ...] = ()
 
 
-def generate(language_model: TransformersModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
+def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
     """Answer requests in one batch, in order. No gradient.
 
     An answer ends before its first stop string, at an end-of-text or end-of-turn token ("stop"), or after `max_tokens`
@@ -64,7 +64,7 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
 
 
 def continue_ids(
-    language_model: TransformersModel,
+    language_model: CausalModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     temperature: float,
@@ -91,7 +91,7 @@ def together(sizes: Sequence[int]) -> Iterator[list[int]]:
         order = order[count:]
 
 
-def _continued(language_model: TransformersModel, texts: Sequence[_Text]) -> list[list[int]]:
+def _continued(language_model: CausalModel, texts: Sequence[_Text]) -> list[list[int]]:
     """Return the new tokens of each text, up to the first that ends it, or to its limit."""
     model, tokenizer = language_model.model, language_model.tokenizer
     device, longest = language_model.head.weight.device, max(len(text.prompt) for text in texts)

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
-from kdtool_transformers._model import TransformersModel, causal_of, decoder_layers
+from kdtool_transformers._causal import causal_of
+from kdtool_transformers._model import TransformersModel, decoder_layers
 from kdtool_transformers._open import without_weights
 from kdtool_transformers._rehearsed_attention import few_blocks, gpu_kernels
 from kdtool_transformers._tokenizer import TransformersTokenizer

@@ -1,10 +1,4 @@
-"""Weights of tokens: which positions a student learns more from.
-
-Recipes name the classes: `teacher-entropy`, `student-entropy`, `confidence`, `position`, `syntax`. The plain functions
-(`entropy`, `entropy_weight`, `probability`, `top_k_probability`, `confidence_weight`, `position_weight`, `class_weight`)
-serve any training loop. Only methods of tensors are used, so importing this costs nothing. Every weight is its position's
-own and relative: the trainer divides by the mean weight. A quantile of a sequence is a number in the recipe here.
-"""
+"""The weightings of tokens as classes that recipes name."""
 
 from __future__ import annotations
 
@@ -21,20 +15,7 @@ from kdtool_weighting_tokens._syntax import class_weight
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "Confidence",
-    "Position",
-    "StudentEntropy",
-    "Syntax",
-    "TeacherEntropy",
-    "class_weight",
-    "confidence_weight",
-    "entropy",
-    "entropy_weight",
-    "position_weight",
-    "probability",
-    "top_k_probability",
-]
+__all__ = ["Confidence", "Position", "StudentEntropy", "Syntax", "TeacherEntropy"]
 
 
 class _Entropy(kdtool.Weighting):

@@ -1,7 +1,4 @@
-"""Student plugin `gpt`: a decoder that starts from random weights, of as many parameters as a recipe says.
-
-`Gpt` is the student; `_solve` finds its shape; all else is `kdtool_transformers.LlamaStudent`.
-"""
+"""The student `gpt` and its settings."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ import torch
 from kdtool_transformers import TransformersModel, alone, decoder_layers, no_progress_bar
 from torch import Tensor
 
-from kdtool_student_pruned._anatomy import Shape, axes_of
+from kdtool_student_pruned._anatomy import axes_of
 from kdtool_student_pruned._configuration import smaller_config
+from kdtool_student_pruned._shape import Shape
 
 __all__ = ["Kept", "cut"]
 

@@ -1,0 +1,12 @@
+"""The evaluator `line-completion`: what a model writes where a line of a held-out document has begun.
+
+The engine calls it once a subject. `_places` says where lines are to be completed, `_scores` compares completions with the
+documents' own lines; answers, which a killed run asks for once, are `kdtool_measuring`'s.
+"""
+
+from __future__ import annotations
+
+from kdtool_evaluator_line_completion._evaluator import LineCompletion
+from kdtool_evaluator_line_completion._scores import edit_similarity, exact_match
+
+__all__ = ["LineCompletion", "edit_similarity", "exact_match"]

@@ -1,0 +1,12 @@
+"""`kdtool new KIND NAME`: a package with a working plugin of one's own, made from the templates beside this file.
+
+`new` is the click command that the entry point names. It checks what was asked, answers the template's questions and
+lets copier write the files. Nothing is asked, fetched or run, and files that are there are never changed. What differs
+between kinds is in `_kinds` and `template/kinds`.
+"""
+
+from __future__ import annotations
+
+from kdtool_command_new._command import new
+
+__all__ = ["new"]

@@ -1,0 +1,20 @@
+"""The reporter `html`: one self-contained page about a run.
+
+The engine calls `HtmlReporter` once at the end of a run. The page is made by `_page`, which asks one module a section:
+
+- `_verdict`: what the comparisons show, in words and as a forest plot
+- `_summary`: headline tiles and the tables of measurements
+- `_tradeoffs`: quality against size and speed
+- `_curves`: training curves and each term's share of the gradient
+- `_record`: data, costs, notes, components, how to use the student
+- `_subjects`, `_numbers`, `_scales`: names of arms, formatted numbers, axes
+
+They compute plain records; only `page.html.j2` writes markup, and it escapes everything. Nothing is fetched, now or when
+the page is read.
+"""
+
+from __future__ import annotations
+
+from kdtool_reporter_html._reporter import HtmlReporter
+
+__all__ = ["HtmlReporter"]

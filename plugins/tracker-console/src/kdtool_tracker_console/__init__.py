@@ -1,0 +1,10 @@
+"""The tracker `console`: shows a run in the terminal.
+
+`_live` draws bars with rich, `_plain` writes lines for logs, `_words` says things; `_tracker` chooses and keeps count.
+"""
+
+from __future__ import annotations
+
+from kdtool_tracker_console._tracker import ConsoleTracker
+
+__all__ = ["ConsoleTracker"]

@@ -1,0 +1,12 @@
+"""Teacher plugin `openai`: a model behind a server that speaks the OpenAI protocol.
+
+`OpenAI` is the teacher, `_runtime` shows it to evaluators. `_server` sends requests, `_texts` turns prompts into answers,
+`_tokens` asks for the likeliest tokens and compares tokenizers, `_address` says which servers may be asked. All of them load
+in hooks.
+"""
+
+from __future__ import annotations
+
+from kdtool_teacher_openai._teacher import OpenAI
+
+__all__ = ["OpenAI"]
