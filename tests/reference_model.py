@@ -156,5 +156,5 @@ def make_rows() -> ListSource:
         labelled = [number >= 0 and rng.random() < share for number in document]
         labelled[1] = index != 0
         ids = [rng.randrange(VOCABULARY) for _ in range(LENGTH)]
-        rows.append(kdtool.Row(f"row{index}", ids, labelled, document, {"own": [index % 2] * LENGTH}))
+        rows.append(kdtool.Row(f"row{index}", ids, labelled, document, {"student_generated": [index % 2] * LENGTH}))
     return ListSource(rows)

@@ -108,8 +108,8 @@ class Loss(Component):
     or that they begin with. If not, a teacher with other tokens is told about the same texts in its own, and `StepView` says
     how they lie beside the student's; a sequence loss alone can do with that. May depend on the config."""
     own_text: bool = False
-    """Whether it must know which tokens the student wrote itself: by the column `own`, 1 for these and 0 for the corpus's,
-    which a trainer gives that learns on both. Others are refused. May depend on the config."""
+    """Whether it must know which tokens the student generated: by the column `student_generated`, 1 for these and 0 for the
+    corpus's, which a trainer gives that learns on both. Others are refused. May depend on the config."""
 
     corpus_only: bool = False
     """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer

@@ -159,12 +159,12 @@ class Contrastive(_Skewed):
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
-        if "own" not in chunk.columns:
+        if "student_generated" not in chunk.columns:
             raise kdtool.UsageError(
-                "contrastive must know which tokens the student wrote, by the column `own`, and the trainer gives none: "
-                "set `trainer: {on_policy: {}}`, or take skew-kl"
+                "contrastive must know which tokens the student wrote, by the column `student_generated`, and the trainer "
+                "gives none: set `trainer: {on_policy: {}}`, or take skew-kl"
             )
-        own = chunk.columns["own"]
+        own = chunk.columns["student_generated"]
         return contrastive(chunk.student_logits, _logits(chunk), own, chunk.temperature, self.config.alpha)
 
 

@@ -39,7 +39,7 @@ class _Tokens(kdtool.Cache):
         super().__init__(config)
         self._recalled: dict[Path, RecalledTokens] = {}
 
-    def kept(self, want: kdtool.Want) -> Recording:
+    def recording(self, want: kdtool.Want) -> Recording:
         """Return what is kept of each position, of signals that hold what is wanted."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class _Tokens(kdtool.Cache):
         from kdtool_shards import record_rows
 
         return record_rows(
-            run, rows, source, folder, self.kept(source.want), self.config.rows_per_shard, self.config.batch
+            run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
         )
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
@@ -81,7 +81,7 @@ class _Tokens(kdtool.Cache):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
         from kdtool_shards import recording_estimates
 
-        from kdtool_cache_sampled._kept import CHUNK_BYTES
+        from kdtool_cache_sampled._targets import CHUNK_BYTES
 
         rows = self.config.rows_per_shard, self.config.batch
         yield from recording_estimates(
@@ -119,12 +119,12 @@ class Sampled(_Tokens):
         """Independent sets of draws a row, each of so many bytes. A phase takes another one in each epoch, and with another
         seed of the run begins with another. With 1, all epochs and seeds learn from the same draws."""
 
-    def kept(self, want: kdtool.Want) -> Recording:
-        from kdtool_cache_sampled._kept import KeptDraws
+    def recording(self, want: kdtool.Want) -> Recording:
+        from kdtool_cache_sampled._targets import SampledTargets
 
         config, systematic = self.config, self.config.design == "systematic"
         noise = {"seed": config.seed, "alternatives": config.alternatives}
-        return KeptDraws(want.temperature, config.draws, systematic=systematic, **noise)
+        return SampledTargets(want.temperature, config.draws, systematic=systematic, **noise)
 
     def bytes_a_token(self) -> float:
         return (
@@ -154,10 +154,12 @@ class TopK(_Tokens):
         told = "top-k" in offers and "logits" not in offers
         return replace(want, kinds=frozenset({"top-k" if told else "logits"}), layers=())
 
-    def kept(self, want: kdtool.Want) -> Recording:
-        from kdtool_cache_sampled._kept import KeptLikeliest, KeptTold
+    def recording(self, want: kdtool.Want) -> Recording:
+        from kdtool_cache_sampled._targets import TeacherTopKTargets, TopKTargets
 
-        return KeptTold(self.config.k) if "top-k" in want.kinds else KeptLikeliest(want.temperature, self.config.k)
+        return (
+            TeacherTopKTargets(self.config.k) if "top-k" in want.kinds else TopKTargets(want.temperature, self.config.k)
+        )
 
     def bytes_a_token(self) -> float:
         return 2.9 * self.config.k

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_cache_states._kept import RecalledStates
+    from kdtool_cache_states._targets import RecalledStates
 
 __all__ = ["States"]
 
@@ -53,9 +53,9 @@ class States(kdtool.Cache):
         """
         from kdtool_shards import record_rows
 
-        from kdtool_cache_states._kept import KeptStates
+        from kdtool_cache_states._targets import StateTargets
 
-        kept = KeptStates(source.want)
+        kept = StateTargets(source.want)
         return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
 
     def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
@@ -67,7 +67,7 @@ class States(kdtool.Cache):
             kdtool.StorageError: a row is not there, or a file is damaged.
         """
         if folder not in self._recorded:
-            from kdtool_cache_states._kept import RecalledStates
+            from kdtool_cache_states._targets import RecalledStates
 
             self._recorded[folder] = RecalledStates(folder)
         return self._recorded[folder].signal(batch, want)

@@ -12,7 +12,7 @@ __all__ = ["GGUFConfig"]
 class GGUFConfig(kdtool.Config):
     """Settings of the exporter `gguf`."""
 
-    numbers: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
+    dtype: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
     """What weights are stored in. `q8_0`: 8 bits, with a scale for every 32."""
     context: int = kdtool.Field(default=4096, ge=16, le=10_000_000)
     """When a file is opened: tokens of a prompt and its answer at most, and no more than the model's own context."""

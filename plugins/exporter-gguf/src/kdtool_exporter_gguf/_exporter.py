@@ -34,7 +34,7 @@ class GGUF(kdtool.Exporter):
             yield kdtool.Estimate("exported student", note=question)
         student = ahead.models.get(ahead.student)
         if student is not None:
-            size = int(student.parameters * _BYTES[self.config.numbers])
+            size = int(student.parameters * _BYTES[self.config.dtype])
             yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
@@ -68,7 +68,7 @@ class GGUF(kdtool.Exporter):
         file = write_gguf(
             student,
             run.folder / "model.gguf",
-            numbers=self.config.numbers,
+            dtype=self.config.dtype,
             pre=name_of_splitting(student.tokenizer),
             licence=" AND ".join(binding),
         )
@@ -76,8 +76,8 @@ class GGUF(kdtool.Exporter):
         require_same(student, file, self.config)
         write_notices(run.folder, run)
         how_to_use = "llama-server -m {path}\n"
-        quantisation = "q8_0" if self.config.numbers == "q8_0" else ""
-        stored = f"Weights in {self.config.numbers}."
+        quantisation = "q8_0" if self.config.dtype == "q8_0" else ""
+        stored = f"Weights in {self.config.dtype}."
         use = f"```console\n{how_to_use.format(path=file.name)}```"
         card = model_card(run, student.facts, stored=stored, library="llama.cpp", use=use)
         return kdtool.Artifact(file, "gguf", file.stat().st_size, quantisation, how_to_use, card)

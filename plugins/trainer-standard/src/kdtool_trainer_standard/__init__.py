@@ -13,18 +13,20 @@
 - `_compiling` whether it is compiled
 - `_projection` final states to logits, and what a `Head` says about it
 - `_terms` the phase's losses bound to callables, teachers and weights
-- `_imitated` which positions losses of single tokens see: rejected text is there to be avoided
+- `_loss_mask` which positions token losses see: rejected text is there to be avoided
 - `_mixture` several teachers as one, where a term learns from a mixture
 - `_sharding` weights, gradients and moments divided among ranks
 - `_frozen` weights that do not learn, in the dtype that they are computed in
 - `_norms` the size of each term's gradient
 - `_selftest` what is checked before the first step
-- `_nonfinite` who is to blame for a value that is not finite
+- `_nonfinite` what a value that is not finite is attributed to
+- `_teacher_signals` the signals of all teachers for a micro-batch
 - `_checkpoints` folders that are whole or absent
 - `_history` the file of logged steps
-- `_order` which row comes when
-- `_own_text` micro-batches that the student writes itself
+- `_order` the shuffled order of rows
+- `_on_policy` micro-batches that the student generates
 - `_validation` evaluators asked while the student learns, and when it stops
+- `_fsdp_sync` backward passes within forward, under FSDP
 - `_estimate` what a phase takes, before it is made
 - `_machine` precision, memory allocator, chunk sizes
 """

@@ -81,9 +81,9 @@ class StandardTrainerConfig(kdtool.Config):
     """Steps between reports. The first and the last step are always reported."""
     gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
     """Steps between measurements of each term's gradient; such a step is reported."""
-    head_rows: int | None = Field(default=None, ge=1)
+    head_chunk_size: int | None = Field(default=None, ge=1)
     """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
-    loss_rows: int | None = Field(default=None, ge=1)
+    loss_chunk_size: int | None = Field(default=None, ge=1)
     """Positions of one call of a loss; by default so many that they stay in the processor's cache."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling.

@@ -15,7 +15,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import alone, write_safetensors
+from kdtool_transformers import isolated_rng, write_safetensors
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -168,7 +168,7 @@ class Validator:
         run = self._run_in(folder)
         role: kdtool.Role = "student" if run.arm == "student" else "control"
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
-        with alone(run.seed), self._autocast():
+        with isolated_rng(run.seed), self._autocast():
             for name in self._asked():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
                     yield _called(_short(name), measurement.name), measurement

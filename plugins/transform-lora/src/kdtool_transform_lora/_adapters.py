@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_transformers import alone, give_back_memory, logits_kept, write_safetensors
+from kdtool_transformers import give_back_memory, isolated_rng, logits_kept, write_safetensors
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Adapters:
             fan_in_fan_out=isinstance(linear[targets[0]], Conv1D),
             bias="none",
         )
-        with alone(seed):
+        with isolated_rng(seed):
             self._insert()
 
     def save(self, folder: Path, run: kdtool.RunInfo) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_transformers import alone, logits_kept
+from kdtool_transformers import isolated_rng, logits_kept
 from torch import nn
 from torchao.quantization import quantize_
 from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
@@ -68,7 +68,7 @@ class Grid:
 
     def _replace(self, config: Any, names: set[str]) -> None:
         training = {name: self._model.get_submodule(name).training for name in names}
-        with alone():  # torchao draws weights for new layers before it gives them the old ones
+        with isolated_rng():  # torchao draws weights for new layers before it gives them the old ones
             quantize_(self._model, config, filter_fn=lambda _, name: name in names)
         for name, mode in training.items():
             self._model.get_submodule(name).train(mode)

@@ -2,12 +2,11 @@
 
 `open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
 `TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training, `logits_kept` a rewritten one with what it was; `rehearse` counts what training keeps of an outline;
-`CausalTeacher` is a whole teacher for plugins that only say where the weights come from,
-`PublishedTeacher` one for families whose models are known by name; `LlamaStudent` a whole student from
-random weights for plugins that only say its shape, `CausalStudent` one for those that build it otherwise; `alone` keeps
-runs in one process apart. Names load when first used, so that importing this package imports neither torch nor
-transformers. It has no entry points.
+before training, `logits_kept` a rewritten one with what it was; `estimate_activation_memory` counts what training keeps of
+an outline; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from, `PublishedTeacher` one
+for families whose models are known by name; `LlamaStudent` a whole student from random weights for plugins that only say its
+shape, `CausalStudent` one for those that build it otherwise; `isolated_rng` keeps runs in one process apart. Names load when
+first used, so that importing this package imports neither torch nor transformers. It has no entry points.
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """The public names of this package, for type checkers and for `__init__.py`, which loads each name when it is first used."""
 
-from kdtool_transformers._alone import alone as alone
+from kdtool_transformers._activation_memory import AbsentTokenizer as AbsentTokenizer
+from kdtool_transformers._activation_memory import ActivationMemory as ActivationMemory
+from kdtool_transformers._activation_memory import estimate_activation_memory as estimate_activation_memory
+from kdtool_transformers._activation_memory import outline_of as outline_of
+from kdtool_transformers._activation_memory import store_as as store_as
+from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._card import model_card as model_card
 from kdtool_transformers._card import write_notices as write_notices
@@ -20,7 +25,7 @@ from kdtool_transformers._files import complete_folder as complete_folder
 from kdtool_transformers._files import is_complete as is_complete
 from kdtool_transformers._files import weights_identity as weights_identity
 from kdtool_transformers._files import write_safetensors as write_safetensors
-from kdtool_transformers._generate import evaluated as evaluated
+from kdtool_transformers._generate import eval_mode as eval_mode
 from kdtool_transformers._gguf import convert_gguf as convert_gguf
 from kdtool_transformers._gguf import convert_gguf_into as convert_gguf_into
 from kdtool_transformers._gguf_writing import require_gguf as require_gguf
@@ -30,6 +35,7 @@ from kdtool_transformers._infilling import CODE_LLAMA as CODE_LLAMA
 from kdtool_transformers._infilling import GAP as GAP
 from kdtool_transformers._infilling import STARCODER as STARCODER
 from kdtool_transformers._infilling import Infilling as Infilling
+from kdtool_transformers._isolated_rng import isolated_rng as isolated_rng
 from kdtool_transformers._kernels import KERNEL_MULTIPLE as KERNEL_MULTIPLE
 from kdtool_transformers._kernels import QUANT_MULTIPLE as QUANT_MULTIPLE
 from kdtool_transformers._kernels import kernel_notes as kernel_notes
@@ -64,12 +70,6 @@ from kdtool_transformers._published import published_model as published_model
 from kdtool_transformers._published_teacher import PublishedTeacher as PublishedTeacher
 from kdtool_transformers._published_teacher import PublishedTeacherConfig as PublishedTeacherConfig
 from kdtool_transformers._quantised import Quantisation as Quantisation
-from kdtool_transformers._rehearsal import AbsentTokenizer as AbsentTokenizer
-from kdtool_transformers._rehearsal import Rehearsed as Rehearsed
-from kdtool_transformers._rehearsal import outline_of as outline_of
-from kdtool_transformers._rehearsal import rehearse as rehearse
-from kdtool_transformers._rehearsal import store_as as store_as
-from kdtool_transformers._rehearsal import stored_bytes as stored_bytes
 from kdtool_transformers._runtime import TransformersRuntime as TransformersRuntime
 from kdtool_transformers._shape_search import TOLERANCE as TOLERANCE
 from kdtool_transformers._shape_search import best_shape as best_shape

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from kdtool_transformers._causal import CausalModel, context_of
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["continue_ids", "evaluated", "generate", "prompt_ids", "together"]
+__all__ = ["continue_ids", "eval_mode", "generate", "prompt_ids", "together"]
 
 _TEXTS_AT_ONCE = 16
 _TOKENS_AT_ONCE = 16384
@@ -109,7 +109,7 @@ def _continued(language_model: CausalModel, texts: Sequence[_Text]) -> list[list
         GenerationConfig(),
     )  # no penalties of the model's own
     try:
-        with evaluated(model):
+        with eval_mode(model):
             output = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -129,8 +129,8 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def evaluated(module: nn.Module) -> Iterator[None]:
-    """Have nothing dropped out and no gradient kept while the block runs; afterwards each module is in the mode it was in.
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run without dropout and gradients; afterwards each module is in the mode it was in.
 
     Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
     """

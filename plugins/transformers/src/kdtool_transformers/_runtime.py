@@ -18,7 +18,7 @@ from kdtool_logits import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
 from kdtool_transformers._causal import CausalModel
-from kdtool_transformers._generate import evaluated, generate, prompt_ids, together
+from kdtool_transformers._generate import eval_mode, generate, prompt_ids, together
 from kdtool_transformers._memory import widen
 from kdtool_transformers._windows import Window, windows
 
@@ -134,7 +134,7 @@ class TransformersRuntime(kdtool.Runtime):
     def _log_likelihoods(self, rows: list[tuple[list[int], Window]], head: kdtool.Head) -> list[float]:
         """Return what each window adds to the log-likelihood of its text."""
         model = self._opened()
-        with evaluated(model.model), self._autocast():
+        with eval_mode(model.model), self._autocast():
             batch = _padded(rows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(

@@ -99,7 +99,7 @@ class LlamaStudent(CausalStudent):
         return self._facts(run, vocabulary)
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transformers._rehearsal import outline_of
+        from kdtool_transformers._activation_memory import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
@@ -116,14 +116,14 @@ class LlamaStudent(CausalStudent):
         import torch
         from transformers import LlamaForCausalLM
 
-        from kdtool_transformers._alone import alone
+        from kdtool_transformers._isolated_rng import isolated_rng
         from kdtool_transformers._model import TransformersModel
 
         tokenizer = self._tokenizer(run)
         shape = self.shape(tokenizer.vocabulary)
         config = llama_config(shape, tokenizer, context=self.context, tied=self.tied)
         self._say(run, shape, tokenizer.vocabulary)
-        with alone(seed), torch.device("meta" if seed is None else "cpu"):
+        with isolated_rng(seed), torch.device("meta" if seed is None else "cpu"):
             model = LlamaForCausalLM(config)
         return TransformersModel(model.eval(), tokenizer)
 

@@ -1,6 +1,6 @@
-"""Attention kernels of GPUs in a rehearsal: what they keep for backward, computed on tensors that have no memory.
+"""Attention kernels of GPUs on tensors without memory: they save for backward what the real ones do.
 
-`attend` asks `rehearsed` first. Flash attention keeps queries, keys, values, its result and the logarithms of the softmax's
+`attend` asks `meta_gpu` first. Flash attention keeps queries, keys, values, its result and the logarithms of the softmax's
 sums; without it, `scaled_dot_product_attention` with a mask also keeps the mask and a copy of keys and values for each head.
 On CPUs a few blocks of queries run and stand for all of them: `attended_in_few_blocks`.
 """
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RehearsedGPU", "attended_in_few_blocks", "few_blocks", "gpu_kernels", "rehearsed"]
+__all__ = ["MetaGPU", "attended_in_few_blocks", "few_blocks", "gpu_kernels", "meta_gpu"]
 
 
 @dataclass(frozen=True)
-class RehearsedGPU:
-    """A GPU whose kernels are rehearsed: autocast's dtype there, and whether it has flash attention."""
+class MetaGPU:
+    """A GPU whose kernels are imitated: autocast's dtype there, and whether it has flash attention."""
 
     dtype: torch.dtype
     flash: bool
@@ -39,10 +39,10 @@ class RehearsedGPU:
         return _Kept.apply(query, key, value, bias, dropout)  # type: ignore[no-any-return,no-untyped-call]
 
 
-_gpu: ContextVar[RehearsedGPU | None] = ContextVar("kdtool_rehearsed_gpu", default=None)
+_gpu: ContextVar[MetaGPU | None] = ContextVar("kdtool_meta_gpu", default=None)
 
 
-def rehearsed() -> RehearsedGPU | None:
+def meta_gpu() -> MetaGPU | None:
     """Return the GPU whose kernels stand in for those of this machine; None outside of rehearsals for a GPU."""
     return _gpu.get()
 
@@ -50,7 +50,7 @@ def rehearsed() -> RehearsedGPU | None:
 @contextmanager
 def gpu_kernels(dtype: torch.dtype, *, flash: bool) -> Iterator[None]:
     """Have `attend` choose and keep within the block what it would on a GPU, in autocast's `dtype`."""
-    token = _gpu.set(RehearsedGPU(dtype, flash))
+    token = _gpu.set(MetaGPU(dtype, flash))
     try:
         yield
     finally:
@@ -72,7 +72,7 @@ class _Kept(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError("a rehearsal goes forward only")
+        raise NotImplementedError("tensors without memory go forward only")
 
 
 _count: ContextVar[Callable[[], int] | None] = ContextVar("kdtool_bytes_alive", default=None)
@@ -126,4 +126,4 @@ class _Filled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError("a rehearsal goes forward only")
+        raise NotImplementedError("tensors without memory go forward only")

@@ -1,7 +1,7 @@
 """What a process has only once, used by one thread at a time and left as it was found.
 
 Random generators, torch's default dtype and the functions of torch that transformers replaces while it builds a model
-belong to the whole process. Whatever builds, loads or trains a model therefore holds `alone`: runs in several threads
+belong to the whole process. Whatever builds, loads or trains a model therefore holds it: runs in several threads
 take turns there. Recording signals and scoring draw nothing, set nothing, and run beside.
 """
 
@@ -16,15 +16,15 @@ import numpy as np
 import torch
 import transformers
 
-__all__ = ["alone"]
+__all__ = ["isolated_rng"]
 
 _TURN = threading.RLock()
 _LOOK_SECONDS = 0.5
 
 
 @contextmanager
-def alone(seed: int | None = None, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Have the process's random generators and settings to oneself; afterwards the generators are as they were.
+def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Run with exclusive, seeded, restored global RNG state.
 
     Blocks nest within a thread. Code in the block must not wait for another thread that wants a turn.
 

@@ -1,4 +1,4 @@
-"""Teachers asked about a micro-batch: about its own rows, or about the same ones in a teacher's own tokenizer."""
+"""Signals of all teachers for a micro-batch: for its rows, or for the same rows in a teacher's own tokenizer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 import kdtool
 from kdtool_rows import collate
 
-__all__ = ["Asked"]
+__all__ = ["TeacherSignals"]
 
 
-class Asked:
-    """Asks every teacher of a phase."""
+class TeacherSignals:
+    """Queries every teacher for one micro-batch."""
 
     def __init__(self, phase: kdtool.Phase) -> None:
         self._signals = phase.signals
@@ -21,15 +21,15 @@ class Asked:
 
     def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
         """Return the batches of teachers that have rows of their own, and the signals of all."""
-        told = {name: self._batch(name, batch) for name in self._rows}
-        return told, {name: source.signal(told.get(name, batch)) for name, source in self._signals.items()}
+        batches = {name: self._batch(name, batch) for name in self._rows}
+        return batches, {name: source.signal(batches.get(name, batch)) for name, source in self._signals.items()}
 
     def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
-        rows, numbers = self._rows[teacher], self._numbered(teacher)
+        rows, numbers = self._rows[teacher], self._row_numbers(teacher)
         found = collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
         return replace(found, turns=batch.turns)
 
-    def _numbered(self, teacher: str) -> Mapping[str, int]:
+    def _row_numbers(self, teacher: str) -> Mapping[str, int]:
         if teacher not in self._numbers:
             rows = self._rows[teacher]
             self._numbers[teacher] = {rows[number].key: number for number in range(len(rows))}

@@ -1,4 +1,4 @@
-"""Micro-batches of text that the student writes itself, in place of some of the corpus's (GKD).
+"""On-policy micro-batches: text that the student generates, in place of some of the corpus's (GKD).
 
 Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. The choice is derived from
 (seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
@@ -19,10 +19,10 @@ from kdtool_rows import NO_LABEL, collate
 
 from kdtool_trainer_standard._config import OnPolicy
 
-__all__ = ["OWN", "OwnText"]
+__all__ = ["STUDENT_GENERATED", "OnPolicySampler"]
 
-OWN = "own"
-"""The column that says which tokens the student wrote: 1 for these, 0 for the corpus's."""
+STUDENT_GENERATED = "student_generated"
+"""The column of tokens that the student generated: 1 for these, 0 for the corpus's."""
 
 
 class _Document(NamedTuple):
@@ -33,40 +33,40 @@ class _Document(NamedTuple):
     prompt: int | None
 
 
-class OwnText:
-    """Makes a share of a phase's micro-batches the student's own: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
+class OnPolicySampler:
+    """Replaces some micro-batches of a phase by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
 
-    `counts` are of this process since the phase began: micro-batches, those that were the student's own, the documents that
-    it continued in them, and the tokens that it wrote.
+    `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
+    student continued in them, and the tokens that it generated.
     """
 
     def __init__(
         self, config: OnPolicy, run: kdtool.RunInfo, student: kdtool.LanguageModel, dtype: torch.dtype
     ) -> None:
         self._config, self._run, self._student, self._dtype = config, run, student, dtype
-        self.counts: dict[str, int] = {"batches": 0, "own": 0, "documents": 0, "tokens": 0}
+        self.counts: dict[str, int] = {"batches": 0, "sampled": 0, "documents": 0, "tokens": 0}
 
     def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
-        """Return micro-batch `number` of a step as it is to be learned: with the column `own`, in the same shape.
+        """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
 
-        Where it is the student's own, only what the student wrote has labels; other columns are 0 there. Documents without
+        Where it is sampled, only what the student generated has labels; other columns are 0 there. Documents without
         labels stay as they are, and what is too short for its row is padded.
         """
         place = f"{self._run.seed} {step} {number}"
         self.counts["batches"] += 1
         if random.Random(place).random() >= self._config.fraction:
-            return self.of_corpus(batch)
+            return self.mark_as_corpus(batch)
         chance = random.Random(f"{place} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
         rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
         new = self._written([document for row in rows for document in row], chance)
-        self.counts["own"] += 1
+        self.counts["sampled"] += 1
         keys = (f"{key}, continued at step {step}" for key in batch.row_keys)
         return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
 
-    def of_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
-        """Return a batch of the corpus with the column `own`."""
-        return replace(batch, columns={**batch.columns, OWN: torch.zeros_like(batch.labels)})
+    def mark_as_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
+        """Return a batch of the corpus with the column `student_generated`, all zeros."""
+        return replace(batch, columns={**batch.columns, STUDENT_GENERATED: torch.zeros_like(batch.labels)})
 
     def try_out(self, batch: kdtool.Batch) -> None:
         """Have the student write a token, so that one that cannot is refused before the first step."""
@@ -106,7 +106,7 @@ class OwnText:
             ids + [self._student.tokenizer.end_of_text] * missing,
             written,
             numbers + [-1] * missing,
-            {**columns, OWN: list(map(int, written))},
+            {**columns, STUDENT_GENERATED: list(map(int, written))},
         )
 
 

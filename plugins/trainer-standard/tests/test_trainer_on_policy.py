@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from kdtool_rows import collate
 from kdtool_testing import make_run
 from kdtool_trainer_standard import OnPolicy, StandardTrainer
+from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._own_text import OwnText
 from safetensors.torch import load_file
 from torch import Tensor
 from trainer_models import (
@@ -82,8 +82,10 @@ def row(key: str, documents: Sequence[tuple[Sequence[int], int]], length: int = 
 
 
 def written(student: Noted, *rows: kdtool.Row, tokens: int = 4, prompt: float = 0.5) -> kdtool.Batch:
-    own_text = OwnText(OnPolicy(fraction=1, tokens=tokens, prompt=prompt), make_run(Path()), student, torch.float32)
-    return own_text(collate(rows), step=3, number=0)
+    sampler = OnPolicySampler(
+        OnPolicy(fraction=1, tokens=tokens, prompt=prompt), make_run(Path()), student, torch.float32
+    )
+    return sampler(collate(rows), step=3, number=0)
 
 
 def test_what_the_student_writes_takes_the_place_of_what_was_learned() -> None:
@@ -96,7 +98,7 @@ def test_what_the_student_writes_takes_the_place_of_what_was_learned() -> None:
     assert batch.positions.tolist()[0][:11] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1]
     learned = [2, 3, 6, 7]  # the positions before what was written
     assert batch.labels.tolist() == [[7 if place in learned else -100 for place in range(16)]]
-    assert batch.columns["own"].tolist() == [[int(place in learned) for place in range(16)]]
+    assert batch.columns["student_generated"].tolist() == [[int(place in learned) for place in range(16)]]
     assert not batch.columns["kind"].any(), "what the packer said of tokens is not known of these"
     assert len(batch.row_keys) == 1
 
@@ -132,8 +134,8 @@ def test_each_text_has_no_more_room_than_it_had_and_ends_where_the_student_ends_
 def test_what_is_drawn_follows_from_seed_step_micro_batch_and_rank() -> None:
     def drawn(seed: int = 0, step: int = 1, number: int = 0, rank: int = 0) -> list[Any]:
         run = make_run(Path(), seed=seed, rank=rank)
-        own_text = OwnText(OnPolicy(fraction=1.0, temperature=2.0), run, noted(), torch.float32)
-        return own_text(batch, step, number).input_ids.tolist()
+        sampler = OnPolicySampler(OnPolicy(fraction=1.0, temperature=2.0), run, noted(), torch.float32)
+        return sampler(batch, step, number).input_ids.tolist()
 
     batch = collate([make_rows(4)[place] for place in range(4)])
     noted()  # seeds the generator, as each call of `drawn` does
@@ -142,12 +144,16 @@ def test_what_is_drawn_follows_from_seed_step_micro_batch_and_rank() -> None:
     assert drawn() == first
     assert all(other != first for other in (drawn(seed=1), drawn(step=2), drawn(number=1), drawn(rank=1)))
     assert torch.get_rng_state().equal(state)
-    own_text = OwnText(OnPolicy(fraction=0.25), make_run(Path()), noted(writes=3), torch.float32)
-    flags = [bool(own_text(batch, step, number).columns["own"].any()) for step in range(200) for number in range(2)]
-    assert own_text.counts["batches"] == 400
-    assert own_text.counts["own"] == sum(flags)
+    sampler = OnPolicySampler(OnPolicy(fraction=0.25), make_run(Path()), noted(writes=3), torch.float32)
+    flags = [
+        bool(sampler(batch, step, number).columns["student_generated"].any())
+        for step in range(200)
+        for number in range(2)
+    ]
+    assert sampler.counts["batches"] == 400
+    assert sampler.counts["sampled"] == sum(flags)
     assert 70 < sum(flags) < 130, "a quarter of 400, five standard deviations wide"
-    alike = [bool(own_text(batch, step, 0).columns["own"].any()) for step in range(200)]
+    alike = [bool(sampler(batch, step, 0).columns["student_generated"].any()) for step in range(200)]
     assert alike == flags[::2], "a step does not depend on those before it"
 
 
@@ -162,14 +168,18 @@ def oracle(student: TinyModel, batches: Sequence[kdtool.Batch], step: int = 1, s
     torch.manual_seed(0)
     projector = torch.nn.Linear(16, 16).double()
     count = sum(int((batch.labels != -100).sum()) for batch in batches)
-    of_corpus = max(1, sum(int(((batch.labels != -100) & (batch.columns["own"] == 0)).sum()) for batch in batches))
+    of_corpus = max(
+        1, sum(int(((batch.labels != -100) & (batch.columns["student_generated"] == 0)).sum()) for batch in batches)
+    )
     weight = MIXTURE[1].weight_at((step - 1) / max(1, steps - 1))
     for batch in batches:
         asked = batch.labels != -100
         ours, theirs = student.model.states(batch), teacher.model.states(batch)
         z, t = logits(student, ours[-1])[asked], logits(teacher, theirs[-1])[asked]
         kl = F.kl_div((z / 2).log_softmax(-1), (t / 2).log_softmax(-1), log_target=True, reduction="sum")
-        ce = F.cross_entropy(z, batch.labels[asked], reduction="none")[batch.columns["own"][asked] == 0].sum()
+        ce = F.cross_entropy(z, batch.labels[asked], reduction="none")[
+            batch.columns["student_generated"][asked] == 0
+        ].sum()
         hidden = (projector(ours[1][asked]) - theirs[1][asked]).square().mean(-1).sum()
         ((0.7 * 4 * kl + 0.5 * hidden) / count + weight * ce / of_corpus).backward()
     return {name: p.grad for name, p in student.model.named_parameters() if p.grad is not None}
@@ -183,11 +193,11 @@ def test_gradients_and_divisor_are_those_of_the_micro_batches_as_they_are_learne
     before = copy.deepcopy(student)
     with first_gradients(student.model) as found:
         trained = train(
-            tmp_path, student, steps=1, batch=1, accumulation=4, gradient_clip=0.0, head_rows=11, loss_rows=5,
+            tmp_path, student, steps=1, batch=1, accumulation=4, gradient_clip=0.0, head_chunk_size=11, loss_chunk_size=5,
             on_policy={"fraction": fraction, "tokens": 6},
         )  # fmt: skip
     batches = student.batches[-4:]
-    own = [bool(batch.columns["own"].any()) for batch in batches]
+    own = [bool(batch.columns["student_generated"].any()) for batch in batches]
     assert own == ([True] * 4 if fraction == 1 else own)
     assert any(own)
     assert all(own) == (fraction == 1), "another seed is needed for a step of both kinds"
@@ -216,7 +226,7 @@ def values(steps: list[list[dict[str, Any]]]) -> list[dict[str, float]]:
             p = (t / 2).softmax(-1)
             kl.append((p * (p.log() - (z / 2).log_softmax(-1))).sum(-1))
             ce.append(F.cross_entropy(z, batch.labels[asked], reduction="none"))
-            own.append(batch.columns["own"][asked] != 0)
+            own.append(batch.columns["student_generated"][asked] != 0)
         corpus = torch.cat(ce)[~torch.cat(own)]
         found.append({"kl": 4 * float(torch.cat(kl).mean()), **({"ce": float(corpus.mean())} if len(corpus) else {})})
     return found
@@ -226,13 +236,13 @@ def values(steps: list[list[dict[str, Any]]]) -> list[dict[str, float]]:
 @pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_term_is_the_mean_over_the_tokens_that_it_sees(tmp_path: Path, world: int, accumulation: int) -> None:
     settings: dict[str, Any] = {"steps": 6 if accumulation == 1 else 3, "batch": 1, "accumulation": accumulation}
-    settings |= {"on_policy": {"fraction": 0.5, "tokens": 6}, "head_rows": 11, "loss_rows": 5}
+    settings |= {"on_policy": {"fraction": 0.5, "tokens": 6}, "head_chunk_size": 11, "loss_chunk_size": 5}
     if world == 1:
         train_recorded(tmp_path, settings, {})
     else:
         assert start_ranks(train_recorded, world, tmp_path, settings, {}) == [0] * world
     ranks = [torch.load(tmp_path / f"batches-{rank}.pt", weights_only=False) for rank in range(world)]
-    chosen = [[bool(batch["columns"]["own"].any()) for batch in batches] for batches in ranks]
+    chosen = [[bool(batch["columns"]["student_generated"].any()) for batch in batches] for batches in ranks]
     assert all(each == chosen[0] for each in chosen), "all ranks sample in the same micro-batches"
     assert 0 < sum(chosen[0]) < len(chosen[0])
     cut = [slice(i, i + accumulation) for i in range(0, len(chosen[0]), accumulation)]

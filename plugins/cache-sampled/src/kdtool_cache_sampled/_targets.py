@@ -15,7 +15,7 @@ from kdtool_cache_sampled._draws import counted, drawn, independent_points, syst
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CHUNK_BYTES", "STEP", "TOKENS", "KeptDraws", "KeptLikeliest", "KeptTokens", "KeptTold"]
+__all__ = ["CHUNK_BYTES", "STEP", "TOKENS", "SampledTargets", "TeacherTopKTargets", "TokenTargets", "TopKTargets"]
 
 TOKENS = "tokens-{}"
 """The name of a tensor, by the number of the alternative."""
@@ -25,7 +25,7 @@ CHUNK_BYTES = 1 << 25
 """Memory for cumulative probabilities, in float64, while tokens are drawn."""
 
 
-class KeptTokens(ABC):
+class TokenTargets(ABC):
     """A few tokens of each position, with a whole number each; see `kdtool_shards.Recording`."""
 
     total: int | None = None
@@ -37,7 +37,7 @@ class KeptTokens(ABC):
         self._temperature = temperature
 
     @abstractmethod
-    def picked(
+    def select(
         self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
         """Yield each alternative's tokens [C, K], padded with -1, and numbers from 1, padded with 0, of each chunk of a row.
@@ -45,11 +45,11 @@ class KeptTokens(ABC):
         A chunk are the probabilities [C, V] of some of the row's positions, in order.
         """
 
-    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Keep what says how the numbers are to be read."""
         return {}, {"temperature": self._temperature, "total": self.total, "alternatives": self.alternatives}
 
-    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
         """Keep each row's tokens.
 
         Raises:
@@ -66,7 +66,7 @@ class KeptTokens(ABC):
         for key, labels, states in zip(
             batch.row_keys, batch.labels, torch.split(signal.lazy.hidden, counts), strict=True
         ):
-            parts = list(self.picked(key, len(states), self._probabilities(states, head)))
+            parts = list(self.select(key, len(states), self._probabilities(states, head)))
             own = labels[labels != NO_LABEL]
             chosen = ([part[number] for part in parts] for number in range(self.alternatives))
             yield {TOKENS.format(number): _bytes(each, own, self.total) for number, each in enumerate(chosen)}
@@ -82,7 +82,7 @@ class KeptTokens(ABC):
             )  # float64 is missing
 
 
-class KeptDraws(KeptTokens):
+class SampledTargets(TokenTargets):
     """Tokens drawn from the teacher, with how often; a row's draws depend on its key, the seed and the alternative alone."""
 
     def __init__(
@@ -95,7 +95,7 @@ class KeptDraws(KeptTokens):
         self._draws = draws
         self._systematic = systematic
 
-    def picked(
+    def select(
         self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
         """Draw, and count."""
@@ -113,14 +113,14 @@ class KeptDraws(KeptTokens):
         return independent_points(torch.rand(positions, self._draws, generator=generator, dtype=torch.float64))
 
 
-class KeptLikeliest(KeptTokens):
+class TopKTargets(TokenTargets):
     """The k likeliest tokens; the number of one of probability p is 1 − round(log p / STEP)."""
 
     def __init__(self, temperature: float, k: int) -> None:
         super().__init__(temperature)
         self._k = k
 
-    def picked(
+    def select(
         self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
         """Take the likeliest."""
@@ -129,17 +129,17 @@ class KeptLikeliest(KeptTokens):
             yield [(ids, _steps(likeliest))]
 
 
-class KeptTold:
+class TeacherTopKTargets:
     """The k likeliest of the tokens that a teacher names itself, such as a server, which gives no logits."""
 
     def __init__(self, k: int) -> None:
         self._k = k
 
-    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Keep what says how the numbers are to be read."""
         return {}, {"temperature": _told(signal).temperature, "total": None, "alternatives": 1}
 
-    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
         """Keep each row's tokens.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a rehearsal without memory says a forward pass keeps, against what one with memory does keep."""
+"""What an estimate without memory says a forward pass keeps, against what one with memory does keep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool_transformers import TransformersModel, _rehearsal, outline_of, rehearse
+from kdtool_transformers import TransformersModel, _activation_memory, estimate_activation_memory, outline_of
 from kdtool_transformers import _attention as attention
 from kdtool_transformers.testing import packed_batch, tiny_model
 
@@ -36,13 +36,15 @@ def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2", "gpt2", "gemma2"])
-def test_a_rehearsal_keeps_what_a_forward_pass_does(family: str, dtype: torch.dtype, frozen: bool) -> None:
+def test_a_activation_memory_keeps_what_a_forward_pass_does(family: str, dtype: torch.dtype, frozen: bool) -> None:
     student = tiny_model(family, layers=5, **SHAPE)
     outline = outline_of(student.model.config)
     for model in (student.model, outline.model) if frozen else ():
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("norm" in name or "ln_" in name)
-    assert rehearse(outline, ROWS, LENGTH, dtype).kept == pytest.approx(kept(student, dtype), rel=0.05)
+    assert estimate_activation_memory(outline, ROWS, LENGTH, dtype).kept == pytest.approx(
+        kept(student, dtype), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -53,7 +55,7 @@ def test_two_passes_keep_what_two_forward_passes_do(dtype: torch.dtype, frozen: 
     for model in (student.model, outline.model) if frozen else ():
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("norm" in name)
-    one, two = (rehearse(outline, ROWS, LENGTH, dtype, passes).kept for passes in (1, 2))
+    one, two = (estimate_activation_memory(outline, ROWS, LENGTH, dtype, passes).kept for passes in (1, 2))
     assert two == pytest.approx(kept(student, dtype, passes=2), rel=0.05)
     assert one < two <= 2 * one
 
@@ -61,15 +63,15 @@ def test_two_passes_keep_what_two_forward_passes_do(dtype: torch.dtype, frozen: 
 def test_of_checkpointed_layers_only_what_goes_in_is_kept() -> None:
     student = tiny_model(layers=5, **SHAPE)
     outline = outline_of(student.model.config)
-    whole = rehearse(outline, ROWS, LENGTH, torch.float32)
-    assert whole.again == 0
+    whole = estimate_activation_memory(outline, ROWS, LENGTH, torch.float32)
+    assert whole.recompute_bytes == 0
     for model in (student.model, outline.model):
         model.train()
         model.activation_checkpointing_enable({"use_reentrant": False})
-    found = rehearse(outline, ROWS, LENGTH, torch.float32)
+    found = estimate_activation_memory(outline, ROWS, LENGTH, torch.float32)
     assert found.kept == pytest.approx(kept(student, torch.float32), rel=0.1)
     assert found.kept < whole.kept / 5
-    assert found.again == pytest.approx(whole.kept / 5, rel=0.1)
+    assert found.recompute_bytes == pytest.approx(whole.kept / 5, rel=0.1)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -91,9 +93,9 @@ def test_few_blocks_of_attention_stand_for_all(
         return attended(*given)
 
     monkeypatch.setattr(attention, "_attended", counted)
-    quick = [rehearse(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
+    quick = [estimate_activation_memory(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
     assert max(blocks) <= 3
-    monkeypatch.setattr(_rehearsal, "few_blocks", lambda _: nullcontext())
-    full = [rehearse(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
+    monkeypatch.setattr(_activation_memory, "few_blocks", lambda _: nullcontext())
+    full = [estimate_activation_memory(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
     for few, every in zip(quick, full, strict=True):
         assert few[:2] == pytest.approx(every[:2], rel=0.02)

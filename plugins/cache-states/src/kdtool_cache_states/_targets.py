@@ -12,18 +12,18 @@ from kdtool_shards import RecordedRows
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-__all__ = ["KeptStates", "RecalledStates"]
+__all__ = ["RecalledStates", "StateTargets"]
 
 _LAST = "last"
 
 
-class KeptStates:
+class StateTargets:
     """Keeps states at labelled positions; see `kdtool_shards.Recording`."""
 
     def __init__(self, want: kdtool.Want) -> None:
         self._want = want
 
-    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Keep the teacher's head."""
         if signal.lazy is None:
             return {}, {}
@@ -32,7 +32,7 @@ class KeptStates:
         stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         return stored, {"vocabulary": head.vocabulary, "scale": head.scale, "soft_cap": head.soft_cap}
 
-    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
         """Keep each row's states, copied, since a teacher may use its memory again.
 
         Raises:
@@ -88,7 +88,7 @@ class RecalledStates:
 
     def _head(self, device: device) -> kdtool.Head:
         if device not in self._heads:
-            facts, tensors = self._recorded.facts, self._recorded.once()
+            facts, tensors = self._recorded.facts, self._recorded.header()
             bias = tensors.get("bias")
             self._heads[device] = kdtool.Head(
                 weight=tensors["weight"].to(device),

@@ -1,8 +1,8 @@
-"""What a forward pass keeps for backward, found out by rehearsing it on tensors that have shapes and no memory.
+"""Estimates saved-activation memory with FakeTensors.
 
-Trainers call `rehearse` with a student's outline when a recipe is checked. The model's own code runs, under PyTorch's
-`FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of autocast is as it will be,
-and no formula has to follow the code. Of layers that are alike two are run and the second stands for the others.
+Trainers call `estimate_activation_memory` with a student's outline when a recipe is checked. The model's own code runs,
+under PyTorch's `FakeTensorMode`, and what is alive afterwards is counted: so every family, adapter and dtype of autocast is
+as it will be, and no formula has to follow the code. Of layers that are alike two are run; the second stands for the others.
 """
 
 from __future__ import annotations
@@ -22,25 +22,32 @@ from transformers import AutoConfig
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._causal import causal_of
+from kdtool_transformers._meta_attention import few_blocks, gpu_kernels
 from kdtool_transformers._model import TransformersModel, decoder_layers
 from kdtool_transformers._open import without_weights
-from kdtool_transformers._rehearsed_attention import few_blocks, gpu_kernels
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["AbsentTokenizer", "Rehearsed", "outline_of", "rehearse", "store_as", "stored_bytes"]
+__all__ = [
+    "AbsentTokenizer",
+    "ActivationMemory",
+    "estimate_activation_memory",
+    "outline_of",
+    "store_as",
+    "stored_bytes",
+]
 
 _STORED = "kdtool_stored_bytes"
 
 
-class Rehearsed(NamedTuple):
+class ActivationMemory(NamedTuple):
     """Bytes of one micro-batch: `kept` from forward for backward, copies of weights in the compute dtype among them.
 
-    `again` is what one layer takes when it is computed a second time, 0 where layers are not. `draws` is True where the
-    forward pass draws random numbers, as dropout does.
+    `recompute_bytes` is what one layer takes when it is computed a second time, 0 where layers are not. `draws` is True
+    where the forward pass draws random numbers, as dropout does.
     """
 
     kept: int
-    again: int
+    recompute_bytes: int
     draws: bool = False
 
 
@@ -57,7 +64,7 @@ class AbsentTokenizer:
 
 
 def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> TransformersModel:
-    """Return a model in float32 without memory for its weights; without a tokenizer it is only good to be rehearsed.
+    """Return a model in float32 without memory for its weights; without a tokenizer it is only good for estimates.
 
     `config` is a configuration, or the content of a published config.json.
     """
@@ -67,7 +74,7 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
 
 
-def rehearse(
+def estimate_activation_memory(
     student: TransformersModel,
     rows: int,
     length: int,
@@ -76,7 +83,7 @@ def rehearse(
     *,
     gpu: bool = False,
     flash: bool = False,
-) -> Rehearsed:
+) -> ActivationMemory:
     """Run the backbone of an outline on a micro-batch in `dtype`, on tensors without memory.
 
     Args:
@@ -94,20 +101,20 @@ def rehearse(
     student.model.train()
     kernels = gpu_kernels(dtype, flash=flash) if gpu else nullcontext()
     with kernels:
-        kept, again, draws = _rehearsed(causal, rows, length, dtype, passes)
-    return Rehearsed(max(0, kept - passes * _never_copied(student.model, dtype)), again, draws)
+        saved, recomputed, draws = _bytes(causal, rows, length, dtype, passes)
+    return ActivationMemory(max(0, saved - passes * _never_copied(student.model, dtype)), recomputed, draws)
 
 
-def _rehearsed(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int) -> tuple[int, int, bool]:
+def _bytes(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int) -> tuple[int, int, bool]:
     layers = decoder_layers(causal)
     checkpointed = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
-    kept, _, draws = _forward(causal, layers, rows, length, dtype, passes)
-    again = 0
+    saved, _, draws = _forward(causal, layers, rows, length, dtype, passes)
+    recomputed = 0
     if checkpointed:
         causal.activation_checkpointing_disable()
-        _, again, _ = _forward(causal, layers, rows, length, dtype, 1)
+        _, recomputed, _ = _forward(causal, layers, rows, length, dtype, 1)
         causal.activation_checkpointing_enable({"use_reentrant": False})
-    return kept, again, draws
+    return saved, recomputed, draws
 
 
 def _never_copied(model: nn.Module, dtype: torch.dtype) -> int:
