@@ -40,11 +40,11 @@ class TokenLossConformance(LossConformance):
 
     def test_where_it_must_know_what_the_student_wrote_it_matters_and_is_asked_for(self) -> None:
         for chunk in self._chunks():
-            if "own" not in chunk.columns:
+            if "student_generated" not in chunk.columns:
                 return
-            other = replace(chunk, columns={"own": 1 - chunk.columns["own"]})
+            other = replace(chunk, columns={"student_generated": 1 - chunk.columns["student_generated"]})
             assert not self._values(other).equal(self._values(chunk))
-            with pytest.raises(KdtoolError, match="own"):
+            with pytest.raises(KdtoolError, match="student_generated"):
                 self._values(replace(chunk, columns={}))
 
     def test_positions_do_not_see_each_other(self) -> None:
@@ -191,7 +191,7 @@ class TokenLossConformance(LossConformance):
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),
                 step=torch.tensor(3),
-                columns={"own": torch.arange(POSITIONS) % 2} if loss.own_text else {},
+                columns={"student_generated": torch.arange(POSITIONS) % 2} if loss.own_text else {},
                 second_logits=second if loss.passes == 2 else None,
             )
 

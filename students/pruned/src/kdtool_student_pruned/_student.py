@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Pruned"]
 
 
-
 class Pruned(CausalStudent):
     """A teacher of which some layers, channels, attention heads and feed-forward neurons are kept as they are."""
 
