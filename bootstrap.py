@@ -69,7 +69,9 @@ def test(arguments: list[str]) -> int:
 
 def packages() -> list[Path]:
     """Return the folders of all packages, the core first."""
-    return [path.parent for pattern in ("core", "*/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
+    return [
+        path.parent for pattern in ("core", "testing", "*/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+    ]
 
 
 def _state() -> str:

@@ -19,12 +19,12 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_loss_ce import CrossEntropy
 from kdtool_loss_divergences import ForwardKL, JensenShannon, ReverseKL, SkewKL, SkewReverseKL, TotalVariation
+from kdtool_testing import ListSource, make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows
-from kdtool_trainer_standard._machine import large_blocks_reused
+from kdtool_trainer_standard._machine import tuned_malloc
 from kdtool_trainer_standard._projection import Projection, product
 from kdtool_trainer_standard._terms import bind_terms
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     data = _data(options.positions)
-    with tempfile.TemporaryDirectory() as folder, large_blocks_reused(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, tuned_malloc(), torch.no_grad():
         products = _in_turn({"products": _products(data)}, options.times)["products"]
         print(f"{options.positions} positions, {options.rows} rows a call; products alone: {products:.0f} ms")
         print(

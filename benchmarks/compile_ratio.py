@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_transform_compile import Compile
 from kdtool_transformers import TransformersModel, pick_device
 from kdtool_transformers.testing import tiny_model

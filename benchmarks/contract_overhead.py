@@ -27,12 +27,12 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ByteTokenizer, ListSource, make_run
 from kdtool_loss_ce import CrossEntropy, cross_entropy
 from kdtool_loss_divergences import ForwardKL, forward_kl
 from kdtool_rows import collate
+from kdtool_testing import ByteTokenizer, ListSource, make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
-from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, large_blocks_reused
+from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes, tuned_malloc
 from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._terms import bind_terms
 from kdtool_transformers import TransformersModel, pick_device
@@ -64,7 +64,7 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
-    with tempfile.TemporaryDirectory() as folder, large_blocks_reused():
+    with tempfile.TemporaryDirectory() as folder, tuned_malloc():
         real = _in_turn(*_programs(REAL, Path(folder)), arguments.steps)
         bare = _in_turn(*_programs(NOTHING, Path(folder)), 50)
     added = bare["contract"]["best"] - bare["inlined"]["best"]
@@ -190,7 +190,7 @@ def _contract(
         kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.6, 0.4)),
     )
     want = kdtool.Want(kinds=frozenset({"logits"}))
-    signal = run.hook.kdtool_signal.of("teacher")
+    signal = run.component("teacher", kdtool.Teacher).kdtool_signal
     phase = kdtool.Phase("p", 1000, terms, source, {}, folder)
     bound = bind_terms(run, phase, {"teacher": signal(batch, want)})
     loss = ChunkLoss(bound, [])
@@ -209,7 +209,7 @@ def _contract(
             loss = module(batch, {"teacher": signal(batch, want)}, count)["loss"]
         loss.backward()
         norm = finish()
-        values = module.ledger.values.tolist()
+        values = module.stats.values.tolist()
         reports = {term.label: kdtool.TermReport(v, w) for term, v, w in zip(terms, values, weights, strict=True)}
         total = sum(report.value * report.weight for report in reports.values())
         run.hook.kdtool_step_end(run, kdtool.StepReport(step, 1000, 0, 0.0, total, 1e-4, norm, reports))
@@ -222,8 +222,8 @@ def _inlined(shape: Shape, batch: kdtool.Batch, lazy: kdtool.LazyLogits, dtype: 
     student = _student(shape)
     finish = _optimiser(student)
     labels = batch.labels[batch.labels != -100]
-    head_rows, loss_rows = chunk_sizes(REAL.vocabulary, torch.device("cpu"))
-    buffers = [torch.empty(head_rows, shape.vocabulary, dtype=dtype) for _ in range(2)]
+    head_chunk_size, loss_chunk_size = chunk_sizes(REAL.vocabulary, torch.device("cpu"))
+    buffers = [torch.empty(head_chunk_size, shape.vocabulary, dtype=dtype) for _ in range(2)]
 
     class Head(torch.autograd.Function):
         @staticmethod
@@ -231,12 +231,12 @@ def _inlined(shape: Shape, batch: kdtool.Batch, lazy: kdtool.LazyLogits, dtype: 
             h, w, total = hidden.to(dtype), weight.to(dtype), torch.zeros(())
             dh, dw = torch.zeros_like(hidden, dtype=torch.float32), torch.zeros_like(weight)
             with torch.autocast("cpu", enabled=False):
-                for start in range(0, len(h), head_rows):
-                    stop = min(start + head_rows, len(h))
+                for start in range(0, len(h), head_chunk_size):
+                    stop = min(start + head_chunk_size, len(h))
                     z = torch.mm(h[start:stop], w.t(), out=buffers[0][: stop - start])
                     t = torch.mm(lazy.hidden[start:stop], lazy.head.weight.t(), out=buffers[1][: stop - start])
-                    for first in range(0, stop - start, loss_rows):
-                        part = slice(first, min(first + loss_rows, stop - start))
+                    for first in range(0, stop - start, loss_chunk_size):
+                        part = slice(first, min(first + loss_chunk_size, stop - start))
                         with torch.enable_grad():
                             leaf = z[part].detach().requires_grad_()
                             kl = forward_kl(leaf, t[part]).sum()

@@ -116,7 +116,7 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
     if compiled:
         loss.compile()
     device, tokens, vocabulary = inputs.labels.device, len(inputs.labels), len(inputs.head)
-    head_rows, loss_rows = chunk_sizes(vocabulary, device)
+    head_chunk_size, loss_chunk_size = chunk_sizes(vocabulary, device)
     lazy = kdtool.LazyLogits(inputs.teacher_states, kdtool.Head(inputs.teacher_head, vocabulary))
     number = torch.zeros((), device=device)
     rows = TokenRows(
@@ -127,7 +127,7 @@ def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
     def value() -> Tensor:
         teachers = Teachers(loss, {"teacher": kdtool.Signal("teacher", lazy=lazy)})
         head = kdtool.Head(inputs.head, vocabulary)
-        work = HeadWork(loss, rows, teachers, head, inputs.head.dtype, head_rows, loss_rows, buffers)
+        work = HeadWork(loss, rows, teachers, head, inputs.head.dtype, head_chunk_size, loss_chunk_size, buffers)
         return chunked_loss([inputs.states], work, torch.tensor(float(tokens), device=device))
 
     return value

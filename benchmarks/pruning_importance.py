@@ -24,7 +24,6 @@ import kdtool
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kdtool.testing import make_run
 from kdtool_corpus_python_source import PythonSource
 from kdtool_measuring import held_out
 from kdtool_student_pruned._anatomy import Anatomy, Shape
@@ -32,6 +31,7 @@ from kdtool_student_pruned._choice import choose, most_important
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import Importance, measure
 from kdtool_teacher_smollm2 import SmolLM2
+from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, compute_dtype, pick_device
 
 HEAL_ROWS, HEAL_LENGTH, HEAL_RATE = 2, 128, 1e-3

@@ -25,8 +25,8 @@ import torch
 import xllamacpp.xllamacpp
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
-from kdtool.testing import make_run
 from kdtool_corpus_python_source import PythonSource
+from kdtool_testing import make_run
 from kdtool_transformers import TransformersRuntime, open_model
 
 STUDENT = {"use": "pruned", "layers": 10, "hidden": 512, "heads": 4, "kv_heads": 2}

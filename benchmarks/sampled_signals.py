@@ -19,11 +19,11 @@ from time import process_time
 
 import kdtool
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_cache_sampled import Sampled
 from kdtool_corpus_python_source import PythonSource
 from kdtool_rows import NO_LABEL, collate
 from kdtool_teacher_smollm2 import SmolLM2
+from kdtool_testing import ListSource, make_run
 
 BATCH = 4
 WANT = kdtool.Want(frozenset({"sampled"}))

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import kdtool
 import torch
-from kdtool.testing import make_run
 from kdtool_exporter_safetensors import Safetensors
 from kdtool_student_pretrained import Pretrained
+from kdtool_testing import make_run
 from kdtool_transform_lora import Lora, Qlora
 from kdtool_transformers import byte_tokenizer, compute_dtype
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
-from kdtool.testing import ListSource, make_run
+from kdtool_testing import ListSource, make_run
 from lockstep import Stopwatch
 
 if TYPE_CHECKING:

@@ -20,13 +20,9 @@ import kdtool
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
-STYLES = {
-    "every": "Every component that has it is asked; answers come by component name.",
-    "one": "Components are asked in the recipe's order until one answers.",
-    "tell": "Every component that has it is called; an exception reaches the caller.",
-    "notify": "Every component that has it is notified; one that raises is disabled for the rest of the run.",
-}
-"""How a hook is called, by its style in `Hooks`."""
+NEEDED = "Every component of this kind needs it."
+FIRST = "A call of all components returns the first answer, in the recipe's order."
+TOLERANT = "A component that raises is disabled for the rest of the run."
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -78,7 +74,7 @@ def interface() -> str:
     shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data)\} (\w+)", page)}
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    homes = ("kdtool._api", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run", "kdtool._sweep")
+    homes = ("kdtool._api", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run")
     running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]
@@ -162,7 +158,9 @@ def _named(name: str) -> list[str]:
         return _class(value)
     if inspect.isroutine(value):
         return [_directive("function", f"{name}{_signature(value)}", _text(value.__doc__))]
-    body = f"{_attribute_docs(kdtool._HOME_OF[name]).get(('', name), '')}\n\n`{value}`"
+    body = _attribute_docs(kdtool._HOME_OF[name]).get(("", name), "")
+    if " object at 0x" not in str(value):
+        body += f"\n\n`{value}`"
     return [_directive("data", name, _text(body.replace("typing.", "")))]
 
 
@@ -210,9 +208,11 @@ def _methods(cls: type) -> Iterator[str]:
 
 
 def _style(name: str, cls: type) -> str:
-    if not (issubclass(cls, kdtool.Component) and name in vars(kdtool.Hooks)):
-        return ""
-    return f"*{STYLES[vars(kdtool.Hooks)[name].style]}*"
+    from kdtool._contract.hooks import calling_of
+
+    calling = calling_of(vars(cls)[name])
+    said = {NEEDED: calling.needed, FIRST: calling.first, TOLERANT: calling.tolerant}
+    return " ".join(f"*{text}*" for text, holds in said.items() if holds)
 
 
 def _value(default: Any) -> str:

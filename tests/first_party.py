@@ -15,7 +15,7 @@ TARGET = ROOT / "core" / "src" / "kdtool" / "first_party.json"
 
 
 def package_files() -> list[Path]:
-    """Return the pyproject.toml of every package but the core."""
+    """Return the pyproject.toml of every package of plugins or of a library that they use."""
     return sorted(ROOT.glob("*/*/pyproject.toml"))
 
 

@@ -36,11 +36,10 @@ def _siblings(found: Distribution) -> list[str]:
 
 
 def _not_importable(found: Distribution) -> list[str]:
-    for_pytest = {point.value for point in found.entry_points if point.group == "pytest11"}
     packages = {path.parts[0] for path in found.files or () if path.name == "__init__.py" and len(path.parts) == 2}
     wrong: list[str] = []
     for package in sorted(packages):
-        for module in sorted({package, *_modules(package)} - for_pytest):
+        for module in sorted({package, *_modules(package)}):
             try:
                 importlib.import_module(module)
             except (Exception, SystemExit) as error:  # whatever an import raises
@@ -57,10 +56,10 @@ def _of_extras(found: Distribution) -> set[str]:
 
 
 def _modules(package: str) -> list[str]:
-    """All modules of a package but those that run at import (`__main__`) or serve tests (`testing`)."""
+    """All modules of a package but those that run at import (`__main__`)."""
     paths = importlib.import_module(package).__path__
     names = (module.name for module in pkgutil.walk_packages(paths, f"{package}."))
-    return [name for name in names if not {"__main__", "testing"} & set(name.split("."))]
+    return [name for name in names if "__main__" not in name.split(".")]
 
 
 def _not_listed(found: Distribution) -> list[str]:

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def folders() -> list[Path]:
     """Return the folders of all packages, the core first."""
-    return [path.parent for pattern in ("core", "*/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
+    return [
+        path.parent for pattern in ("core", "testing", "*/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+    ]
 
 
 def folder_of(name: str) -> Path:

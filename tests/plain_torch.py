@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 from kdtool import Field
-from kdtool.testing import ByteTokenizer
+from kdtool_testing import ByteTokenizer
 
 SIZE, WIDTH = ByteTokenizer.vocabulary, 32
 

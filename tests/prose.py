@@ -20,14 +20,14 @@ SOURCES = ("*/src/**/*.py", "*/*/src/**/*.py")
 BUDGET: dict[str, dict[str, int]] = {
     "documents": {},
     "sources": {
-        "opens with a free relative": 331,
-        "'is no' for 'is not'": 116,
-        "a component that speaks": 295,
-        "stacked relatives": 17,
-        "chain of semicolons": 9,
+        "opens with a free relative": 327,
+        "'is no' for 'is not'": 111,
+        "a component that speaks": 279,
+        "stacked relatives": 16,
+        "chain of semicolons": 8,
         "roundabout term": 20,
         "roundabout verb": 28,
-        "participle as a function name": 343,
+        "participle as a function name": 325,
     },
 }
 PATTERNS = {

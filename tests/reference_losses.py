@@ -43,7 +43,7 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 def ce(all_: Compared) -> Tensor:
     """What the student wrote itself is no label to learn from."""
-    others = (all_.batch.columns["own"] == 0)[all_.batch.labels != -100]
+    others = (all_.batch.columns["student_generated"] == 0)[all_.batch.labels != -100]
     return -softmax(all_.student, 1.0)[torch.arange(len(all_.labels)), all_.labels].log() * others
 
 
@@ -152,7 +152,7 @@ def span_likelihood(all_: Compared) -> Tensor:
 
 
 def contrastive(all_: Compared) -> Tensor:
-    own = all_.batch.columns["own"][all_.batch.labels != -100] != 0
+    own = all_.batch.columns["student_generated"][all_.batch.labels != -100] != 0
     return torch.where(own, skew_reverse_kl(all_), skew_kl(all_))
 
 

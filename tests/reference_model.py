@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 import torch.nn.functional as F
-from kdtool.testing import ByteTokenizer, ListSource
+from kdtool_testing import ByteTokenizer, ListSource
 from torch import Tensor, nn
 
 VOCABULARY, PADDED, LENGTH, HEADS = 31, 33, 12, 2
@@ -156,5 +156,5 @@ def make_rows() -> ListSource:
         labelled = [number >= 0 and rng.random() < share for number in document]
         labelled[1] = index != 0
         ids = [rng.randrange(VOCABULARY) for _ in range(LENGTH)]
-        rows.append(kdtool.Row(f"row{index}", ids, labelled, document, {"own": [index % 2] * LENGTH}))
+        rows.append(kdtool.Row(f"row{index}", ids, labelled, document, {"student_generated": [index % 2] * LENGTH}))
     return ListSource(rows)

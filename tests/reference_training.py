@@ -16,7 +16,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import StandardTrainer
 from reference_losses import ELSEWHERE, TEMPERATURE
 from reference_model import Describing, Frozen, make_model, make_rows
@@ -110,7 +110,7 @@ def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> l
     settings: dict[str, Any] = {"batch": 8 // cut.accumulation // cut.world, "accumulation": cut.accumulation}
     settings |= {"learning_rate": 1e-30, "weight_decay": 0.0, "gradient_clip": 0.0, "log_every": 1000}
     settings |= {"dtype": "float32", "compile": "off", "checkpoint_every": 1000}
-    settings |= {"head_rows": 1 if cut.chunk == 1 else 11, "loss_rows": cut.chunk} if cut.chunk else {}
+    settings |= {"head_chunk_size": 1 if cut.chunk == 1 else 11, "loss_chunk_size": cut.chunk} if cut.chunk else {}
     trainer = StandardTrainer(StandardTrainer.Config(**settings))
     found: list[dict[str, Tensor]] = []
 

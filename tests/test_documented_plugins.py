@@ -86,6 +86,18 @@ def test_a_run_of_which_no_part_is_ours() -> None:
     assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13
 
 
+def test_the_profiler_of_the_page_on_wrappers_shows_what_it_wraps(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (_documented.DOCS / "wrap-a-hook.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n# file: profiler.py\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    assert len([line for line in block[1].splitlines() if line]) <= 20
+    Path("profiler.py").write_text(block[1], encoding="utf-8")
+    kdtool.run({**recipe(), "trackers": {"profiler": {"use": "./profiler.py:Profiler"}}})
+    said = "".join(capsys.readouterr())
+    for component in ("student", "trainer", "teacher", "train.losses.focal"):
+        assert re.search(rf"^{component}: \d+\.\d\d s$", said, re.MULTILINE), said
+
+
 def test_the_teacher_s_tokens_are_recorded_by_a_cache_from_a_file() -> None:
     cache = EXAMPLES["cache"]
     signals = {"use": f"./{cache.file}:{cache.class_name}", "k": 8}

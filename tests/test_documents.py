@@ -12,7 +12,7 @@ in place of `recipes/quickstart.yaml` one with that teacher and little to do, wh
 - `json` and `toml` are parsed; `text` is no code.
 
 `<!-- not run: REASON -->` directly above a block leaves it out. Recipes in READMEs of components are left to
-`kdtool.testing.RegistrationConformance`.
+`kdtool_testing.RegistrationConformance`.
 """
 
 from __future__ import annotations

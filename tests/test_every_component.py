@@ -7,14 +7,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import kdtool.testing
+import kdtool_testing
 import pytest
 from kdtool._plugins.registry import GROUPS, installed
-from kdtool.testing._registration import OfferedConformance
+from kdtool_testing.offered import OfferedConformance
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES: dict[str, type[OfferedConformance]] = {
-    name: getattr(kdtool.testing, name) for name in kdtool.testing.__all__ if name.endswith("Conformance")
+    name: getattr(kdtool_testing, name) for name in kdtool_testing.__all__ if name.endswith("Conformance")
 }
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._contract.kinds import KINDS
-from kdtool._plugins.hooks import Call, Spec
+from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hooks import ComponentHooks
 
 OWN = '''
 from pathlib import Path
@@ -96,19 +97,19 @@ class Asked(kdtool.Evaluator):
 
     def kdtool_evaluate(self, run, subjects):
         assert [*run.hook.kdtool_problems(run)] == ["evaluators.asked"]
-        answers = run.hook.kdtool_answer.of("teacher")([kdtool.Request("1", "def f(", max_tokens=2)])
+        answers = run.component("teacher", kdtool.Teacher).kdtool_answer([kdtool.Request("1", "def f(", max_tokens=2)])
         for answer in answers:
             yield kdtool.Measurement("tokens", "teacher", "tokens", answer.tokens_out, 1, higher_is_better=True)
 '''
 
-DECLARED = [name for name, value in vars(kdtool.Hooks).items() if isinstance(value, Spec)]
+DECLARED = sorted(SPECS)
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The hooks that are called from now on, also those that a trainer binds once for its loop."""
     names: set[str] = set()
-    ask, bound = Call._ask, Call.bound
+    caller, bound = ComponentHooks._caller, ComponentHooks.bound
 
     def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def recording(*args: Any, **kwargs: Any) -> Any:
@@ -117,15 +118,15 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return recording
 
-    def bind(self: Call[..., Any, Any]) -> dict[str, Callable[..., Any]]:
-        return {component: recorded(self._spec.name, function) for component, function in bound(self).items()}
+    def bind(self: ComponentHooks, hook: str) -> dict[str, Callable[..., Any]]:
+        return {component: recorded(hook, function) for component, function in bound(self, hook).items()}
 
-    def asked(self: Call[..., Any, Any], *args: Any) -> Any:
-        names.add(self._spec.name)
-        return ask(self, *args)
+    def recording_caller(self: ComponentHooks, name: str, hook: str) -> Callable[..., Any]:
+        found = caller(self, name, hook)
+        return recorded(hook, found) if name in self.implementing(hook) else found
 
-    monkeypatch.setattr(Call, "bound", bind)
-    monkeypatch.setattr(Call, "_ask", asked)
+    monkeypatch.setattr(ComponentHooks, "bound", bind)
+    monkeypatch.setattr(ComponentHooks, "_caller", recording_caller)
     return names
 
 
@@ -151,6 +152,6 @@ def test_a_run_with_every_kind_of_component_calls_every_hook(recipe: dict[str, A
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_a_hook_says_when_it_is_called_and_since_when_it_is_there(name: str) -> None:
-    text = " ".join((vars(kdtool.Hooks)[name].declared.__doc__ or "").split())
+    text = " ".join((SPECS[name].declared.__doc__ or "").split())
     assert re.search(r"Since \d+\.\d+\.$", text), "its docstring ends with the version that brought it"
     assert len(text.split(". ")[0]) > 10

@@ -10,9 +10,9 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._run.stages.row_files import StoredRows
-from kdtool.testing import make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_sandbox import Sandbox
+from kdtool_testing import make_run
 
 
 def sandbox_is_there() -> bool:

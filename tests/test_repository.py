@@ -26,10 +26,11 @@ LIBRARIES = {
     "kdtool-shards", "kdtool-transformers",
 }  # fmt: skip
 BUNDLES = {"kdtool-all", "kdtool-quickstart"}
+FOR_TESTS = "kdtool-testing"
 
 
 def _projects() -> dict[str, tuple[Path, dict[str, Any]]]:
-    paths = sorted(ROOT.glob("*/*/pyproject.toml"))
+    paths = sorted([ROOT / "testing" / "pyproject.toml", *ROOT.glob("*/*/pyproject.toml")])
     projects = {path.parent: tomllib.loads(path.read_text(encoding="utf-8"))["project"] for path in paths}
     return {project["name"]: (folder, project) for folder, project in projects.items()}
 
@@ -61,7 +62,7 @@ def test_there_are_packages() -> None:
 
 
 def test_everything_is_in_the_package_that_installs_everything() -> None:
-    assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS}
+    assert _requirements(PROJECTS["kdtool-all"][1]) == {"kdtool", *PLUGINS} - {FOR_TESTS}
 
 
 def test_tox_tests_every_package_alone_and_at_its_lowest() -> None:
@@ -80,7 +81,8 @@ def test_docs_table_says_what_packages_say_of_themselves() -> None:
 
 
 def _components(project: dict[str, Any]) -> str:
-    names = [name for points in project.get("entry-points", {}).values() for name in points]
+    groups = project.get("entry-points", {}).items()
+    names = [name for group, points in groups if group != "pytest11" for name in points]
     return ", ".join(f"`{name}`" for name in names) or "library"
 
 
@@ -122,7 +124,7 @@ def test_what_tests_import_is_declared_for_them(name: str) -> None:
     folder, project = PLUGINS[name]
     groups = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     own = {path.stem for place in ("src", "tests") for path in folder.glob(f"{place}/**/*")}
-    brought = {"kdtool", "jsonschema", "pytest", *own}
+    brought = {"kdtool", "pytest", *own}
     declared = _declared(project) | _declared({"dependencies": groups["test"]})
     through = {one for library in declared & set(_BY_MODULE) for one in _declared(_BY_MODULE[library])}
     assert _foreign(folder.glob("tests/**/*.py")) - brought <= declared | through, "imported and not declared"
@@ -152,7 +154,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def test_core_imports_nothing_heavy_and_no_plugin() -> None:
-    imported = {module for path in CORE.rglob("*.py") if "testing" not in path.parts for module in _imports(path)}
+    imported = {module for path in CORE.rglob("*.py") for module in _imports(path)}
     assert not imported & {"numpy", "pyarrow", "transformers", "safetensors", "datasets"}
     assert not {module for module in imported if module.startswith("kdtool_")}
 
@@ -170,8 +172,6 @@ def test_benchmarks_import_what_packages_or_their_requirements_bring() -> None:
 
 def test_core_names_torch_only_for_type_checkers() -> None:
     for path in CORE.rglob("*.py"):
-        if "testing" in path.parts:
-            continue
         lines = path.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines):
             if re.match(r"\s*(from|import) torch", line):

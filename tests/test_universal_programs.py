@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kdtool.testing import make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_evaluator_mbpp import Mbpp
 from kdtool_pass_at_k import PassAtK
+from kdtool_testing import make_run
 from universal_programs import collect_passed, need_sandbox
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

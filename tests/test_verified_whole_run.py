@@ -12,9 +12,9 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import make_run
 from kdtool_corpus_mbpp import Mbpp
 from kdtool_corpus_verified import Verified
+from kdtool_testing import make_run
 
 DATA = Path(os.environ.get("KDTOOL_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")

@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import make_run, write_toy_model
+from kdtool_testing import make_run, write_toy_model
 
 pytestmark = pytest.mark.slow
 

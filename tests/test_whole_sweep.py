@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import kdtool
 import pytest
+from kdtool_command_sweep import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def test_sweep_pays_the_teacher_once_and_puts_everything_into_one_table(recipe: 
     }
     del recipe["exporters"]
     grid = {"trainer.learning_rate": ["1e-2", "1e-5"]}
-    found = kdtool.sweep(recipe, grid, {"seeds": [0, 1], "train.steps": 8})
+    found = sweep(recipe, grid, {"seeds": [0, 1], "train.steps": 8})
     first, second = (point.results for point in found.points)
     assert first is not None
     assert second is not None

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import kdtool
 import torch
 from kdtool_cache_sampled._codec import encode
-from kdtool_cache_sampled._kept import STEP, KeptDraws, KeptLikeliest, KeptTokens
+from kdtool_cache_sampled._targets import STEP, SampledTargets, TokenTargets, TopKTargets
 from kdtool_loss_divergences import forward_kl, sampled_forward_kl, top_k_forward_kl
 from kdtool_rows import NO_LABEL, collate
 from kdtool_student_pruned import Pruned
@@ -50,11 +50,11 @@ class Design(NamedTuple):
     kind: str
     size: int
 
-    def kept(self) -> KeptTokens:
+    def recording(self) -> TokenTargets:
         """Return the cache's own code for it."""
         if self.kind == "top-k":
-            return KeptLikeliest(1.0, self.size)
-        return KeptDraws(1.0, self.size, systematic=self.kind == "systematic")
+            return TopKTargets(1.0, self.size)
+        return SampledTargets(1.0, self.size, systematic=self.kind == "systematic")
 
 
 DESIGNS = [
@@ -128,7 +128,7 @@ def angles(teacher: TransformersModel, student: TransformersModel, rows: list[kd
         whole += gradient(z, lambda leaf, p=p: forward_kl(leaf, p))  # type: ignore[misc]
         for design in DESIGNS:
             kept = design.kept()
-            (((ids, numbers),),) = kept.picked(row.key, len(z), iter([(slice(0, len(z)), p.softmax(-1))]))
+            (((ids, numbers),),) = kept.select(row.key, len(z), iter([(slice(0, len(z)), p.softmax(-1))]))
             bytes_of[design] += len(encode(ids.numpy(), numbers.numpy(), labels.numpy(), kept.total))
             unique_of[design] += int((ids >= 0).sum())
             stored[design] += gradient(z, loss_of(design, ids, numbers))

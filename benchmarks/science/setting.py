@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import kdtool
 import torch
-from kdtool.testing import make_run
 from kdtool_corpus_python_source import PythonSource
 from kdtool_teacher_smollm2 import SmolLM2
+from kdtool_testing import make_run
 from kdtool_transformers import TransformersModel
 from torch import Tensor
 

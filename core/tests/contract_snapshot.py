@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import kdtool
-import kdtool.testing
-from kdtool._plugins.compatibility import CONTRACT
-from kdtool._plugins.hooks import Spec
+import kdtool_testing
+from kdtool._contract.hooks import calling_of
+from kdtool._plugins.distributions import CONTRACT
 
 FILE = Path(__file__).resolve().parents[1] / f"contract-{CONTRACT}.json"
 REQUIRED = "required "
 """Begins the text of what users of the contract must give: fields and arguments without default, abstract methods."""
+
+
+_OF_LIBRARIES = {"Field": "pydantic's", "hookimpl": "pluggy's"}
 
 
 def current() -> dict[str, str]:
@@ -33,8 +36,8 @@ def current() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(kdtool._HOME_OF):
         found.update(_described(name, getattr(kdtool, name)))
-    for name in kdtool.testing.__all__:
-        found.update(_described(f"testing.{name}", getattr(kdtool.testing, name)))
+    for name in kdtool_testing.__all__:
+        found.update(_described(f"testing.{name}", getattr(kdtool_testing, name)))
     return dict(sorted(found.items()))
 
 
@@ -63,8 +66,8 @@ def _owner(key: str) -> str:
 
 
 def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if name == "Field":
-        yield name, "pydantic's"
+    if name in _OF_LIBRARIES:
+        yield name, _OF_LIBRARIES[name]
     elif inspect.isclass(value) and get_origin(value) is None:
         yield name, f"class({', '.join(base.__name__ for base in value.__bases__)})"
         yield from _members(name, value)
@@ -89,10 +92,9 @@ def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
         hidden = attribute.startswith("_") and not (protocol and attribute in {"__len__", "__getitem__"})
         if hidden or attribute.startswith("test_") or attribute in fields:
             continue
-        if isinstance(member, Spec):
-            yield f"{name}.{attribute}", member.style
-        elif attribute.startswith("kdtool_"):
-            yield f"{name}.{attribute}", f"hook({', '.join(_arguments(member)[1:])}) -> {_returned(member)}"
+        if attribute.startswith("kdtool_"):
+            called = "".join(f" {key}" for key, holds in dataclasses.asdict(calling_of(member)).items() if holds)
+            yield f"{name}.{attribute}", f"hook({', '.join(_arguments(member)[1:])}) -> {_returned(member)}{called}"
         elif isinstance(member, property):
             yield f"{name}.{attribute}", _need(member.fget, protocol) + f"property {_returned(member.fget)}"
         elif inspect.isfunction(member):

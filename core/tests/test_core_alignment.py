@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdtool import meeting_points
 from kdtool._run.stages.teacher_rows import Spelled, Translation
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
-from kdtool.testing import ListSource
+from kdtool_testing import ListSource
 from toy import Bytes
 
 _RISING = st.lists(st.integers(0, 12), max_size=10).map(sorted)

@@ -147,13 +147,13 @@ def test_a_changed_byte_is_asked_again_and_a_damaged_file_is_a_sentence(counted:
 
 
 ONE, BROADCAST, BOUND = (
-    "run.hook.kdtool_answer.of(self.config.ask)(requests)",
+    "run.component(self.config.ask, kdtool.Teacher).kdtool_answer(requests)",
     "run.hook.kdtool_answer(requests)[self.config.ask]",
-    "run.hook.kdtool_answer.bound()[self.config.ask](requests)",
+    "run.bound('kdtool_answer')[self.config.ask](requests)",
 )
 
 
-@pytest.mark.parametrize("calling", [ONE, ONE.replace(".of(", ".maybe("), BROADCAST, BOUND])
+@pytest.mark.parametrize("calling", [ONE, ONE.replace("(requests)", "(requests=requests)"), BROADCAST, BOUND])
 def test_kept_answers_serve_every_way_of_calling_the_hook(
     counted: dict[str, Any], tmp_path: Path, calling: str
 ) -> None:

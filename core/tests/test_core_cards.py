@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from kdtool._evaluate.models import Model
 from kdtool._results.model_cards import write_card
-from kdtool.testing import make_results
+from kdtool_testing import make_results
 
 
 def _measured(card: str) -> str:

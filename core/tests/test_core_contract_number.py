@@ -10,7 +10,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool._plugins.compatibility import CONTRACT, CONTRACTS, contracts_of, refusal
+from kdtool._plugins.distributions import CONTRACT, CONTRACTS, contracts_of, refusal
 from kdtool._plugins.registry import load
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import contract_snapshot
 import pytest
 from contract_snapshot import current, differences, released
-from kdtool._plugins.compatibility import CONTRACT
+from kdtool._plugins.distributions import CONTRACT
 
 
 def test_the_contract_is_as_it_was_released() -> None:
     breaking, additions = differences(released(), current())
     assert not breaking, (
         f"plugins written for contract {CONTRACT} would break. Undo it, or raise CONTRACT in "
-        "kdtool/_plugins/compatibility.py, add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must "
+        "kdtool/_plugins/distributions.py, add its extra to core/pyproject.toml and say in CHANGELOG.md what plugins must "
         f"change:\n{_lines(breaking)}"
     )
     assert not additions, (
@@ -63,7 +63,7 @@ def test_everything_that_plugins_name_is_in_it() -> None:
     found = current()
     for key in (
         "Teacher.kdtool_signal",
-        "Hooks.kdtool_signal",
+        "Hooks.component(name)",
         "RunInfo.seed",
         "Tokenizer.encode(text)",
         "RowSource.__len__",
@@ -72,10 +72,10 @@ def test_everything_that_plugins_name_is_in_it() -> None:
         "testing.ComponentConformance.prepared",
     ):
         assert key in found
-    assert found["Hooks.kdtool_open"] == "one"
+    assert found["Teacher.kdtool_open"].endswith(" first")
     assert found["Want.temperature"] == "2: float = 1.0"
     assert found["RunInfo.folder"] == "required 2: Path"
-    assert found["Loss.needs"] == "tuple[frozenset[kdtool.Offer], ...] = ()"
+    assert found["Loss.needs"] == "tuple[frozenset[Offer], ...] = ()"
 
 
 def test_writing_it_anew_hides_no_break(

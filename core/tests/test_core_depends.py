@@ -44,7 +44,7 @@ class Spells(kdtool.Evaluator):
     """Measures a teacher's tokenizer."""
 
     def kdtool_evaluate(self, run, subjects):
-        value = float(len(run.hook.kdtool_tokenizer.of("teachers.big")(run).fingerprint))
+        value = float(len(run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run).fingerprint))
         for subject in subjects:
             yield kdtool.Measurement("spells", subject.name, "points", value, 1, True)
 
@@ -61,7 +61,8 @@ class Cut(toy.Student):
         self.takes = {config.source: "weights"} if config.declared else {}
 
     def kdtool_build_student(self, run):
-        with run.hook.kdtool_open.of(self.config.source)(run, kdtool.Subject(self.config.source, "teacher")) as runtime:
+        teacher = run.component(self.config.source, kdtool.Teacher)
+        with teacher.kdtool_open(run, kdtool.Subject(self.config.source, "teacher")) as runtime:
             return toy.Unigram(runtime.model.model)
 
 
@@ -69,7 +70,7 @@ class Spelled(toy.Student):
     """A student that starts from nothing but a teacher's tokenizer."""
 
     def kdtool_build_student(self, run):
-        run.hook.kdtool_tokenizer.of("teachers.big")(run)
+        run.component("teachers.big", kdtool.Teacher).kdtool_tokenizer(run)
         return super().kdtool_build_student(run)
 
 
@@ -101,7 +102,7 @@ class Bench(kdtool.Evaluator):
         if self.config.reads:
             list(run.texts.examples("test"))
         if self.config.judge:
-            list(run.hook.kdtool_answer.of(self.config.judge)([kdtool.Request("a", "b", 1)]))
+            list(run.component(self.config.judge, kdtool.Teacher).kdtool_answer([kdtool.Request("a", "b", 1)]))
         for subject in subjects:
             yield kdtool.Measurement("bench", subject.name, "points", 1.0, 1, True)
 '''
@@ -227,16 +228,3 @@ def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> No
 def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:
     with pytest.raises(LookupError, match="there is no text of split 'test'"):
         kdtool.run(two, {"evaluators.bench.reads": True})
-
-
-def test_one_model_under_two_names_is_measured_once_and_shown_under_both(two: dict[str, Any]) -> None:
-    two["teachers"]["same"] = two["teachers"]["big"]
-    results = kdtool.run(two)
-    names = {stage.name for stage in results.stages if stage.name.startswith("scores/nats-teachers")}
-    assert names == {"scores/nats-teachers.big", "scores/nats-teachers.small"}
-    found = {one.subject: one.value for one in results.measurements if one.name == "nats"}
-    assert found["teachers.same"] == found["teachers.big"]
-    assert {one.subject for one in results.measurements if one.name == "all"} == {*found}
-    assert [one.measurements for one in (kdtool.run(two),)] == [results.measurements]
-    two["teachers"]["same"] = {"use": "./own.py:Wordy", "words": 5}
-    assert "scores/nats-teachers.same" in {stage.name for stage in kdtool.run(two).stages}

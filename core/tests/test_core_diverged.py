@@ -74,11 +74,3 @@ def test_it_stands_beside_other_runs(diverged: dict[str, Any], capsys: pytest.Ca
     assert call(["compare", "toy", "again", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out, parse_constant=_no_constant)
     assert [row["high"] for row in plain["rows"] if row["arm"] == "student"] == ["Infinity"] * 2
-
-
-def test_it_is_a_point_of_a_sweep(diverged: dict[str, Any]) -> None:
-    found = kdtool.sweep(diverged, {"trainer.factor": [1.0, 3.0]})
-    assert [point.status for point in found.points] == ["done", "done"]
-    assert " to ∞)" in (found.folder / "sweep.md").read_text(encoding="utf-8")
-    plain = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
-    assert plain["tables"][0]["rows"][0]["cells"]["student"]["high"] == "Infinity"

@@ -7,15 +7,16 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._plugins.validation import SPECS, ComponentManager
+from kdtool._contract.kinds import KINDS
+from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hooks import ComponentHooks
 
-REFUSING = {name: spec for name, spec in SPECS.items() if spec.style != "notify"}
-NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.style == "notify"}
+REFUSING = {name: spec for name, spec in SPECS.items() if not spec.calling.tolerant}
+NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.calling.tolerant}
 WAYS = {
-    "broadcast": lambda hook, values: hook(**values),
-    "of": lambda hook, values: hook.of("refusing")(**values),
-    "maybe": lambda hook, values: hook.maybe("refusing")(**values),
-    "bound": lambda hook, values: hook.bound()["refusing"](**values),
+    "broadcast": lambda hooks, name, values: getattr(hooks, name)(**values),
+    "addressed": lambda hooks, name, values: getattr(hooks.component("refusing", kdtool.Component), name)(**values),
+    "bound": lambda hooks, name, values: hooks.bound(name)["refusing"](**values),
 }
 
 
@@ -23,12 +24,11 @@ def _refuse(self: Any) -> None:
     raise kdtool.UsageError("refused: this cannot be")
 
 
-def _hook(name: str, complaints: list[str], *, required: bool = False) -> Any:
-    kind = next(base for base in kdtool.Component.__subclasses__() if hasattr(base, name))
-    manager = ComponentManager()
-    manager.register(type("Refusing", (kind,), {name: _refuse})(None), "refusing")
+def _hooks(name: str, complaints: list[str], *, required: bool = False) -> ComponentHooks:
+    kind = next(base for base in KINDS.values() if hasattr(base, name))
+    refusing = type("Refusing", (kind,), {name: _refuse})(None)
     named = frozenset({"refusing"} if required else ())
-    return getattr(kdtool.Hooks(manager, {}, named, None, complaints.append), name)
+    return ComponentHooks({"refusing": refusing}, required=named, complain=complaints.append)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -36,7 +36,7 @@ def _hook(name: str, complaints: list[str], *, required: bool = False) -> Any:
 def test_a_refusal_reaches_whoever_calls_the_hook(name: str, way: str) -> None:
     complaints: list[str] = []
     with pytest.raises(kdtool.UsageError, match="refused"):
-        WAYS[way](_hook(name, complaints), dict.fromkeys(REFUSING[name].arguments))
+        WAYS[way](_hooks(name, complaints), name, dict.fromkeys(REFUSING[name].arguments))
     assert not complaints
 
 
@@ -45,13 +45,14 @@ def test_a_refusal_reaches_whoever_calls_the_hook(name: str, way: str) -> None:
 def test_a_failing_notification_is_one_line_and_stops_nothing_unless_it_is_required(name: str, way: str) -> None:
     complaints: list[str] = []
     values = dict.fromkeys(NOTIFYING[name].arguments)
-    hook = _hook(name, complaints)
+    hooks = _hooks(name, complaints)
     for _ in range(3):
-        WAYS[way](hook, values)
+        WAYS[way](hooks, name, values)
     (line,) = complaints
-    assert line == f"refusing failed in {name}: UsageError: refused: this cannot be; disabled for the rest of this run"
+    failure = f"tracker 'refusing' (refusing) failed in {name}: UsageError: refused: this cannot be"
+    assert line == f"{failure}; disabled for the rest of this run"
     with pytest.raises(kdtool.UsageError, match="refused"):
-        WAYS[way](_hook(name, complaints, required=True), values)
+        WAYS[way](_hooks(name, complaints, required=True), name, values)
 
 
 def test_only_trackers_are_notified() -> None:

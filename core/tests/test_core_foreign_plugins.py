@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,18 +38,10 @@ def _bad(site: Path, source: str) -> None:
     forget_installed()
 
 
-def _process(site: Path, *arguments: str, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", f"{code}\nfrom kdtool._cli import main; main()", *arguments]
-    more = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8", env=more, timeout=60)
-
-
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
         ("import sys; sys.exit(0)", "it calls sys.exit(0)"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("raise BaseException('odd')", "BaseException: odd"),
         ("raise ValueError('first\\nsecond')", "ValueError: first;"),
         ("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "cannot be imported: E;"),
@@ -74,72 +63,12 @@ def test_what_goes_wrong_when_imported_names_the_distribution(
     assert call(["plugins", "show", "x-good"]) == 0
 
 
-def test_an_import_that_hangs_is_told_of_and_given_up(site: Path) -> None:
-    _bad(site, "import time\ntime.sleep(60)")
-    done = _process(site, "plugins", "show", "x-bad", KDTOOL_IMPORT_SECONDS="0.6")
-    assert done.returncode == 1
-    what = "loss 'x-bad' (entry point 'x_bad:X' of x-bad 1.0)"
-    told, error = done.stderr.splitlines()
-    assert told == f"still waiting for the import of {what}"
-    assert error.startswith(f"error: {what} cannot be imported: it did not end within 0.6 s")
-
-
-def test_a_local_file_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", "0.3")
-    (tmp_path / "slow.py").write_text("import threading\nthreading.Event().wait(3)", encoding="utf-8")
-    said: list[str] = []
-    with pytest.raises(kdtool.PluginError, match=r"'./slow.py:X' cannot be imported: it did not end within 0.3 s"):
-        load("loss", "./slow.py:X", tmp_path, said.append)
-    assert said[-1] == "still waiting for the import of './slow.py:X'"
-
-
-def test_no_limit_means_the_calling_thread(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _bad(site, f"import threading\nWHERE = threading.current_thread().name\n{GOOD}")
-    for limit, main in (("", False), ("0", True)):
-        monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", limit)
-        cls = load("loss", "x-bad", site, print).cls
-        where = sys.modules.pop(cls.__module__).WHERE
-        assert (where == threading.current_thread().name) is main
-
-
-@pytest.mark.parametrize("limit", ["soon", "-1", "nan", "1e300"])
-def test_a_limit_that_is_no_number_is_refused(limit: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDTOOL_IMPORT_SECONDS", limit)
-    with pytest.raises(kdtool.UsageError, match=f"KDTOOL_IMPORT_SECONDS is '{limit}'"):
-        load("loss", "x-good", site, print)
-
-
 def test_what_a_plugin_prints_when_imported_spoils_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _bad(site, f"print('hello from x-bad')\n{GOOD}")
     assert call(["schema"]) == 0
     printed = capsys.readouterr()
     assert "loss.x-bad" in json.loads(printed.out)["$defs"]
     assert "hello from x-bad" in printed.err
-
-
-def test_a_thread_that_an_import_leaves_running_is_not_waited_for(site: Path) -> None:
-    thread = "threading.Thread(target=time.sleep, args=(60,), name='idle', daemon=False)"
-    _bad(site, f"import threading, time\n{thread}.start()\n{GOOD}")
-    patience = "from kdtool._cli import leaving; leaving._PATIENCE = 0.2"
-    done = _process(site, "plugins", "show", "x-bad", code=patience)
-    assert done.returncode == 0
-    assert "A loss." in done.stdout
-    assert "not waiting for threads that are still running: 'idle'" in done.stderr
-
-
-def test_errors_that_stop_nothing_are_a_line_each(site: Path) -> None:
-    thread = (
-        "import threading\nstray = threading.Thread(target=lambda: 1 / 0, name='stray')\nstray.start()\nstray.join()"
-    )
-    _bad(site, f"{thread}\n{GOOD}\nclass Odd:\n    def __del__(self): 1 / 0\nOdd()\n")
-    done = _process(site, "plugins", "show", "x-bad")
-    assert done.returncode == 0
-    assert "note: x-bad 1.0 failed in the thread 'stray', which stops nothing: ZeroDivisionError" in done.stderr
-    assert "note: x-bad 1.0 failed in Odd.__del__, which stops nothing: ZeroDivisionError" in done.stderr
-    assert "Traceback" not in done.stderr
-    shown = _process(site, "plugins", "show", "x-bad", "--debug")
-    assert shown.returncode == 0
-    assert "Traceback" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -149,8 +78,8 @@ def test_errors_that_stop_nothing_are_a_line_each(site: Path) -> None:
         ("[kdtool.losses]\nx-bad = \n", None, "an entry point names a class as `module:Class`"),
         ("[kdtool.losses]\nx-bad = a b:c d\n", None, "an entry point names a class as `module:Class`"),
         ("[kdtool.losses]\nx-bad = x_bad:X.Y.Z\n", None, "cannot be imported: AttributeError"),
-        (ENTRY, "Metadata-Version: 2.1\nName: x-bad\n", "gives no version"),
-        (ENTRY, "", "gives no name and no version"),
+        (ENTRY, "Metadata-Version: 2.1\nName: x-bad\n", ""),
+        (ENTRY, "", ""),
         (ENTRY, "Metadata-Version: 2.1\nName: x-bad\nVersion: 1.0\nRequires-Dist: ~~~\n", ""),
     ],
 )
@@ -168,37 +97,37 @@ def test_broken_metadata_is_named(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("entry_points.txt", b"[kdtool.losses]\nno equals sign\n"),
-        ("entry_points.txt", b"\xff\xfe"),
-        ("METADATA", b"\xff\xfe\x00"),
-    ],
-)
-def test_a_distribution_that_cannot_be_read_keeps_nobody_from_the_others(
-    file: str, content: bytes, site: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", [b"[kdtool.losses]\nno equals sign\n", b"\xff\xfe"])
+def test_a_distribution_that_cannot_be_read_is_skipped_with_a_note(
+    content: bytes, site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert call(["plugins", "show", "x-good"]) == 0  # pydantic reads all entry points, too, when it is first used
     install(site, "x-bad", ENTRY, {"x_bad.py": GOOD})
-    (site / "x_bad-1.0.dist-info" / file).write_bytes(content)
+    (site / "x_bad-1.0.dist-info" / "entry_points.txt").write_bytes(content)
     forget_installed()
     assert call(["--help"]) == call(["plugins", "show", "x-good"]) == call(["schema"]) == 0
-    capsys.readouterr()
+    assert capsys.readouterr().err.count("note: skipped x_bad-1.0.dist-info, its entry points cannot be read") == 1
     assert call(["plugins", "list"]) == 0
-    printed = capsys.readouterr()
-    assert "x-good" in printed.out
-    assert "x_bad" in printed.out + printed.err or "x-bad" in printed.err
-    assert call(["plugins", "show", "x-bad"]) in {1, 2}
+    assert "x-good" in capsys.readouterr().out
+    assert call(["plugins", "show", "x-bad"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_group_that_is_none_is_told_with_the_one_that_was_meant(
+def test_a_distribution_whose_metadata_cannot_be_read_has_no_name(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    install(site, "x-bad", ENTRY, {"x_bad.py": GOOD})
+    (site / "x_bad-1.0.dist-info" / "METADATA").write_bytes(b"\xff\xfe\x00")
+    forget_installed()
+    assert call(["plugins", "list"]) == call(["plugins", "show", "x-bad"]) == call(["plugins", "show", "x-good"]) == 0
+    assert "x-bad" in capsys.readouterr().out
+
+
+def test_an_unknown_group_is_named_with_the_one_that_was_meant(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(site, "x-bad", "[kdtool.loss]\nx-bad = x_bad:X\n", {"x_bad.py": GOOD})
     forget_installed()
     assert call(["plugins", "list"]) == 0
-    assert "x-bad registers 'x-bad' in a group 'kdtool.loss', which is none; did you mean 'kdtool.losses'" in (
+    assert "x-bad registers 'x-bad' in a group 'kdtool.loss', which is unknown; did you mean 'kdtool.losses'" in (
         capsys.readouterr().err
     )
     with pytest.raises(kdtool.UsageError, match=r"no loss is called 'x-bad'.*registers 'x-bad' in a group"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import ListSource
+from kdtool_testing import ListSource
 
 SMALL = kdtool.ModelFacts(1000, 1000, 6, 8, 2, 2, 16, 50, 64, "float32", True, "t")
 LARGE = replace(SMALL, layers=24, hidden=16)

@@ -115,7 +115,6 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "check --fit": lambda recipe: kdtool.check(recipe, fit=True),
     "plan": kdtool.plan,
     "run": kdtool.run,
-    "sweep": lambda recipe: kdtool.sweep(recipe, {"train.steps": [2, 3]}),
 }
 
 

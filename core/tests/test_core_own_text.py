@@ -9,7 +9,7 @@ import kdtool
 import pytest
 from kdtool._contract.reporting import Comparison
 from kdtool._results.verdict import verdict
-from kdtool.testing._examples import uses
+from kdtool_testing.readme_examples import uses
 
 TOY = Path(__file__).with_name("toy.py")
 

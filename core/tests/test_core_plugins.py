@@ -10,9 +10,14 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._cli import call
+from kdtool._contract.kinds import KINDS
+from kdtool._plugins import registry
+from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.owner import owner_of
 from kdtool._plugins.registry import GROUPS, installed
-from kdtool._plugins.validation import SPECS, ComponentManager, mistakes
+from kdtool._plugins.validation import mistakes
 
 
 class Good(kdtool.Loss):
@@ -59,11 +64,7 @@ def test_good_component_and_fewer_arguments_are_accepted() -> None:
 
 
 def _hooks(**components: Any) -> kdtool.Hooks:
-    manager = ComponentManager()
-    for name, component in components.items():
-        manager.register(component, name)
-    owners = {name: kdtool.Owner(name, "loss", name, "dist", "1") for name in components}
-    return kdtool.Hooks(manager, owners)
+    return ComponentHooks(components)
 
 
 class Generates(kdtool.Corpus):
@@ -75,32 +76,47 @@ class Generates(kdtool.Corpus):
 
 
 def test_answers_are_named_in_order_and_none_is_left_out() -> None:
-    silent = _loss(kdtool_token_loss=lambda self, chunk: None)
+    silent = _loss(kdtool_layers=lambda self: None)
     hooks = _hooks(b=Good(None), a=Good(None), c=silent(None))
-    assert hooks.kdtool_token_loss("x") == {"b": "x", "a": "x"}  # type: ignore[arg-type]
-    assert list(hooks.kdtool_token_loss.bound()) == ["b", "a", "c"]
-    assert hooks.kdtool_token_loss.of("a")(chunk="y") == "y"  # type: ignore[arg-type]
-    with pytest.raises(LookupError, match="does not implement"):
-        hooks.kdtool_token_loss.of("d")
+    assert hooks.kdtool_token_loss("x") == {"b": "x", "a": "x"}
+    assert hooks.implementing("kdtool_token_loss") == tuple(hooks.bound("kdtool_token_loss")) == ("b", "a")
+    assert hooks.kdtool_layers("s", "t") == {}
+
+
+def test_one_component_is_called_with_any_arguments_and_typed_as_its_kind() -> None:
+    chunk: Any = "y"
+    hooks = _hooks(a=Good(None), b=_loss(divergence=True)(None))
+    loss = hooks.component("a", kdtool.Loss)
+    assert loss.kdtool_token_loss(chunk) == loss.kdtool_token_loss(chunk=chunk) == "y"
+    assert hooks.component("b", kdtool.Loss).divergence
+    assert loss.kdtool_layers(chunk, chunk) is None, "what it does not implement answers as the inherited default"
+    with pytest.raises(LookupError, match=r"loss 'b' \(b\) does not implement kdtool_token_loss"):
+        hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk)
+    with pytest.raises(LookupError, match=r"'d' is not a loss of this run"):
+        hooks.component("d", kdtool.Loss)
+    with pytest.raises(LookupError, match=r"loss 'a' \(a\) is not a teacher of this run"):
+        hooks.component("a", kdtool.Teacher)
     with pytest.raises(TypeError, match="takes exactly"):
-        hooks.kdtool_token_loss()  # type: ignore[call-arg]
+        hooks.kdtool_token_loss()
+    with pytest.raises(AttributeError, match="kdtool_tokens is not a hook"):
+        hooks.kdtool_tokens("x")
 
 
 def test_fewer_arguments_work_through_every_way_of_calling() -> None:
     few = _loss(kdtool_layers=lambda self, teacher: [(0, teacher)])
     hooks = _hooks(few=few(None))
-    assert hooks.kdtool_layers("s", 1) == {"few": [(0, 1)]}  # type: ignore[arg-type]
-    assert hooks.kdtool_layers.bound()["few"]("s", teacher=1) == [(0, 1)]  # type: ignore[arg-type]
+    assert hooks.kdtool_layers("s", 1) == {"few": [(0, 1)]}
+    assert hooks.bound("kdtool_layers")["few"]("s", teacher=1) == [(0, 1)]
 
 
 def test_who_raises_is_named_also_in_generators() -> None:
     hooks = _hooks(late=Generates(None))
     with pytest.raises(ValueError, match="late") as caught:
-        list(hooks.kdtool_examples.of("late")(None))  # type: ignore[arg-type]
+        list(hooks.component("late", kdtool.Corpus).kdtool_examples(None))  # type: ignore[arg-type]
     owner = owner_of(caught.value)
     assert owner is not None
     assert owner.name == "late"
-    assert "raised by loss 'late'" in caught.value.__notes__[0]
+    assert "raised by corpus 'late'" in caught.value.__notes__[0]
 
 
 WRONG: tuple[Any, ...] = ("text", 3.5, object(), [object()], {1: object()})
@@ -111,20 +127,19 @@ UNCHECKED = {"kdtool_token_loss", "kdtool_token_weight", "kdtool_modules"}
 @pytest.mark.parametrize("name", sorted(SPECS.keys() - UNCHECKED))
 def test_every_hook_refuses_what_it_does_not_allow(name: str) -> None:
     answers: list[Any] = [None]
-    kind = next(base for base in kdtool.Component.__subclasses__() if hasattr(base, name))
+    kind = next(base for base in KINDS.values() if hasattr(base, name))
     component = type("Wrong", (kind,), {name: lambda self: answers[-1]})
-    manager = ComponentManager()
-    manager.register(component(None), "wrong")
-    hook = getattr(kdtool.Hooks(manager, {}), name)
+    hook = getattr(ComponentHooks({"wrong": component(None)}).component("wrong", kind), name)
     values = dict.fromkeys(SPECS[name].arguments)
-    assert hook.maybe("wrong")(**values) is None
-    for wrong in WRONG:
+    for wrong in (None, *WRONG):
         answers.append(wrong)
-        if SPECS[name].style in {"tell", "notify"}:  # nobody looks at what it returns
-            assert hook.of("wrong")(**values) is None
+        allowed = wrong is None and not SPECS[name].answers.must_answer
+        if allowed or SPECS[name].answers.none_at_all:  # nobody looks at what it returns
+            assert hook(**values) is None
             continue
-        with pytest.raises(kdtool.PluginError, match=rf"{name} gave what it must not: the (answer|item 0)"):
-            _read(hook.of("wrong")(**values))
+        with pytest.raises(kdtool.PluginError, match=rf"{name} gave what it must not: the (answer|item 0)") as caught:
+            _read(hook(**values))
+        assert getattr(owner_of(caught.value), "name", "") == "wrong"
 
 
 def _read(answer: Any) -> None:
@@ -212,8 +227,6 @@ def test_unknown_command_is_suggested_and_exits_with_2(tmp_path: Path) -> None:
 
 
 def test_registry_groups_cover_every_kind() -> None:
-    from kdtool._contract.kinds import KINDS
-
     assert set(GROUPS) == {*KINDS, "command"}
     assert isinstance(installed("loss"), dict)
 
@@ -270,3 +283,11 @@ def test_the_base_class_of_every_kind_is_known_whatever_was_imported_before() ->
     program = "from kdtool._contract.kinds import KINDS; print(*KINDS)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert [*done.stdout.split(), "command"] == list(GROUPS)
+
+
+def test_command_that_is_not_installed_is_refused_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_first_party", lambda: {"command": {"absent": "kdtool-command-absent"}})
+    assert call(["absent"]) == 2
+    assert "get it with: pip install kdtool-command-absent" in capsys.readouterr().err

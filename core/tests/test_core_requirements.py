@@ -122,5 +122,6 @@ def test_requirement_may_name_an_arm_and_false_switches_one_off(recipe: dict[str
 
 
 def test_share_of_the_teacher_is_refused_where_it_means_nothing(recipe: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.TargetMissedError, match="has no share of teacher: a share needs"):
+    with pytest.raises(kdtool.TargetMissedError, match="has no share of teacher: a share needs") as raised:
         kdtool.run({**recipe, "require": {"nats.nats": ">= 90% of teacher"}})
+    assert [one.met for one in raised.value.results.requirements] == [False]

@@ -79,6 +79,25 @@ def test_killed_training_goes_on_and_ends_like_an_uninterrupted_one(recipe: dict
         assert json.loads(other.read_text()) == json.loads((arm.path / "counts.json").read_text())
 
 
+OTHER_TOKENS = """
+import dataclasses, runpy
+
+class Other(runpy.run_path({toy!r})["Trainer"]):
+    def kdtool_train(self, run, phase, student):
+        return dataclasses.replace(super().kdtool_train(run, phase, student), tokens=1)
+"""
+
+
+def test_a_control_that_trained_on_other_tokens_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    toy = recipe["trainer"]["use"].rpartition(":")[0]
+    (tmp_path / "other.py").write_text(OTHER_TOKENS.format(toy=toy), encoding="utf-8")
+    recipe["control"] = {"trainer": {"use": "./other.py:Other"}}
+    with pytest.raises(
+        kdtool.UsageError, match=r"control: it trained on 1 tokens, the student on 64; give the control's"
+    ):
+        kdtool.run(recipe)
+
+
 def test_second_process_on_the_same_run_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "toy"
     folder.mkdir(parents=True)

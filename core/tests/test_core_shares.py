@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 
 
 class Given(kdtool.Corpus):

@@ -63,7 +63,6 @@ def test_runs_whose_folder_is_gone_need_nothing(recipe: dict[str, Any], tmp_path
     assert {Path(item["path"]).parent.name for item in plain["found"]} == {"text", "students", "rows", "signals"}
     assert (plain["freed"], plain["runs"]) == (True, 0)
     assert contents(tmp_path / "store") == set()
-    assert not list((tmp_path / "store").glob("*/*.lock"))
     assert "Nothing to free" in command("clean").stdout
 
 
@@ -110,25 +109,6 @@ def test_a_damaged_graph_or_list_of_runs_keeps_everything(recipe: dict[str, Any]
         assert f"{file} is damaged" in said.stderr
         file.write_bytes(whole)
     assert contents(tmp_path / "store") == before
-
-
-def test_what_is_damaged_is_freed_and_made_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
-    results = kdtool.run(small(recipe))
-    model = results.arms[0].path / "counts.json"
-    trained = model.read_bytes()
-    (rows,) = (tmp_path / "store" / "rows").glob("*/rows.json")
-    for file in (model, rows):
-        file.write_bytes(file.read_bytes() + b" ")
-    with run_lock(results.folder):
-        os.utime(results.folder / GRAPH)
-        said = command("clean", "--damaged", "--yes")
-        assert (said.returncode, "in use by process" in said.stderr) == (7, True)
-    assert {item.path for item in clean(tmp_path / "store", damaged=True).found} == {rows.parent, model.parent.parent}
-    assert "rows.json has" in command("clean", "--damaged", "--yes").stdout
-    assert "Nothing is damaged" in command("clean", "--damaged").stdout
-    again = {stage.name.partition("/")[0]: stage.reused for stage in kdtool.run(small(recipe)).stages}
-    assert {name for name, reused in again.items() if not reused} == {"rows", "phases"}
-    assert model.read_bytes() == trained
 
 
 @settings(max_examples=60)
@@ -189,8 +169,7 @@ def test_a_store_on_its_first_day_is_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_what_only_looks_like_an_artefact_is_left(recipe: dict[str, Any], tmp_path: Path, *, damaged: bool) -> None:
+def test_what_only_looks_like_an_artefact_is_left(recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = kdtool.run(small(recipe)).folder
     store, name = tmp_path / "store", "0123456789abcdef"
     for place in (store / "photos", store / "rows", folder / "notes", folder / "phases", store / "signals" / "deep"):
@@ -204,7 +183,7 @@ def test_what_only_looks_like_an_artefact_is_left(recipe: dict[str, Any], tmp_pa
     (store / "photos" / f"{'1' * 16}.removed").mkdir()
     (store / "photos" / f"{'1' * 16}.lock").touch()
     before = {path: path.stat().st_mtime_ns for path in (*store.rglob("*"), *folder.rglob("*"))}
-    found = clean(store, damaged=damaged, remove=True).found
+    found = clean(store, remove=True).found
     assert found == ()
     assert {path for path in before if not path.exists() and path.suffix != ".lock"} == set()
     assert (store / "photos" / f"{'1' * 16}.lock").exists()
@@ -218,10 +197,9 @@ def test_a_folder_that_is_no_store_is_refused(recipe: dict[str, Any], tmp_path: 
     (photos / "runs").mkdir()
     for place, says in ((folder, "is the folder of a run"), (photos, "is no store"), (tmp_path, "is no store")):
         before = contents(place)
-        for options in ((), ("--damaged",)):
-            said = command("clean", "--store", str(place), "--yes", *options)
-            assert (said.returncode, says in said.stderr, "Traceback" in said.stderr) == (2, True, False), said
-            assert "--store" in said.stderr.partition(says)[2]
+        said = command("clean", "--store", str(place), "--yes")
+        assert (said.returncode, says in said.stderr, "Traceback" in said.stderr) == (2, True, False), said
+        assert "--store" in said.stderr.partition(says)[2]
         assert contents(place) == before
         assert not (place / ".lock").exists() or place == folder
 

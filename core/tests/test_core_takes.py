@@ -50,9 +50,9 @@ class Asking(kdtool.Corpus):
     def kdtool_examples(self, run):
         prompts = ["one", "two"]
         if self.config.about:
-            prompts = [example.id for example in run.hook.kdtool_examples.of(self.config.about)(run)]
+            prompts = [example.id for example in run.component(self.config.about, kdtool.Corpus).kdtool_examples(run)]
         requests = [kdtool.Request(prompt, prompt, 4) for prompt in prompts]
-        for number, answer in enumerate(run.hook.kdtool_answer.of(self.config.ask)(requests)):
+        for number, answer in enumerate(run.component(self.config.ask, kdtool.Teacher).kdtool_answer(requests)):
             split = "test" if number == 0 else "train"
             yield kdtool.Example(answer.id, kdtool.Text(answer.text * 20), split)
 '''

@@ -73,7 +73,9 @@ class Sayings(Corpus):
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         for example in super().kdtool_examples(run):
-            (answer,) = run.hook.kdtool_answer.of("teacher")([kdtool.Request(example.id, example.id, 1)])
+            (answer,) = run.component("teacher", kdtool.Teacher).kdtool_answer(
+                [kdtool.Request(example.id, example.id, 1)]
+            )
             yield replace(example, body=kdtool.Text(answer.text))
 
 

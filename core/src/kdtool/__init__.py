@@ -1,6 +1,6 @@
 """kdtool: distil large code models into small ones, with plugins for every part.
 
-Plugin authors import from here and from `kdtool.testing`; nothing else is promised. Names are loaded when they are first
+Plugin authors import from here and from `kdtool_testing`; nothing else is promised. Names are loaded when they are first
 used, so that `import kdtool` and the command line stay light.
 
 Example, a loss in a file beside the recipe:

@@ -38,6 +38,7 @@ from kdtool._contract.evaluation import LiveSubject as LiveSubject
 from kdtool._contract.evaluation import Measurement as Measurement
 from kdtool._contract.evaluation import Role as Role
 from kdtool._contract.evaluation import Subject as Subject
+from kdtool._contract.hooks import hookimpl as hookimpl
 from kdtool._contract.language_model import Ability as Ability
 from kdtool._contract.language_model import LanguageModel as LanguageModel
 from kdtool._contract.language_model import ModelFacts as ModelFacts
@@ -67,6 +68,9 @@ from kdtool._contract.reporting import Requirement as Requirement
 from kdtool._contract.reporting import Results as Results
 from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
+from kdtool._contract.run_info import Hooks as Hooks
+from kdtool._contract.run_info import Named as Named
+from kdtool._contract.run_info import Owner as Owner
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.signals import DenseTokens as DenseTokens
 from kdtool._contract.signals import Head as Head
@@ -107,10 +111,7 @@ from kdtool._estimate.other_work import busy_cores as busy_cores
 from kdtool._estimate.other_work import is_busy as is_busy
 from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
-from kdtool._plugins.compatibility import CONTRACT as CONTRACT
-from kdtool._plugins.hook_list import Hooks as Hooks
-from kdtool._plugins.hooks import Named as Named
-from kdtool._plugins.owner import Owner as Owner
+from kdtool._plugins.distributions import CONTRACT as CONTRACT
 from kdtool._plugins.owner import blame as blame
 from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import ComparedRow as ComparedRow
@@ -124,12 +125,6 @@ from kdtool._store.committed import discard_uncommitted as discard_uncommitted
 from kdtool._store.committed import seal_line as seal_line
 from kdtool._store.committed import uncommit as uncommit
 from kdtool._store.committed import unseal_line as unseal_line
-from kdtool._sweep import sweep as sweep
-from kdtool._sweep.points import SweepPoint as SweepPoint
-from kdtool._sweep.record import SweepResults as SweepResults
-from kdtool._sweep.table import SweepCell as SweepCell
-from kdtool._sweep.table import SweepRow as SweepRow
-from kdtool._sweep.table import SweepTable as SweepTable
 from kdtool._tokenizers.byte_alignment import meeting_points as meeting_points
 from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
 from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies

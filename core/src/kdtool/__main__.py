@@ -12,7 +12,7 @@ from kdtool._estimate.other_work import prepare_threads
 
 __all__ = ["begin"]
 
-COMPUTING = {"run", "eval", "sweep"}
+COMPUTING = {"run", "eval"}
 """Commands that compute for longer than a moment."""
 
 

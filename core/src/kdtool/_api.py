@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._errors import PluginError, UsageError
+from kdtool._errors import UsageError
 from kdtool._plugins.attribution import translated
 from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
-    from kdtool._contract.component import Component
     from kdtool._contract.reporting import Results
-    from kdtool._plugins.owner import Owner
     from kdtool._run.plan import PlannedStage
 
 __all__ = ["check", "plan", "report", "report_of", "run"]
@@ -43,7 +41,7 @@ def run(
 
     Raises:
         KdtoolError: see `kdtool._errors` for the classes and their exit codes. `TargetMissedError` comes after the end:
-            the run is whole, and its results are in `results.json`.
+            the run is whole, and its results are in `results.json` and on the error.
 
     Example:
         results = kdtool.run("recipes/quickstart.yaml", {"seeds": [0], "train.steps": 20})
@@ -152,6 +150,7 @@ def report(folder: Path | str, use: str | None = None) -> Path:
 
     Raises:
         UsageError: the folder holds no finished run, or no reporter is named.
+        RecipeError: the reporter is not installed, or no longer takes the settings of the run.
     """
     from kdtool._results.files import read_results
 
@@ -160,13 +159,12 @@ def report(folder: Path | str, use: str | None = None) -> Path:
 
 def report_of(results: Results, use: str | None = None) -> Path:
     """Write a report of results into their folder; arguments and errors are those of `report`."""
-    from pydantic import ValidationError
-
-    from kdtool._assembly.built import Lifetime
-    from kdtool._plugins.attribution import using
-    from kdtool._plugins.owner import Owner
-    from kdtool._plugins.registry import find, installed, load
-    from kdtool._plugins.validation import mistakes
+    from kdtool._assembly.assemble import assemble
+    from kdtool._contract.reporting import Reporter
+    from kdtool._contract.run_info import RunInfo
+    from kdtool._plugins.registry import installed
+    from kdtool._recipe.model import ComponentSpec, Recipe
+    from kdtool._run.context import NoTexts
 
     named = [record for record in results.components if record.kind == "reporter"]
     use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
@@ -174,30 +172,8 @@ def report_of(results: Results, use: str | None = None) -> Path:
         raise UsageError(
             "no reporter is installed: install a package that has one; `kdtool plugins list` then shows it"
         )
-    if ":" in use:
-        print_line(f"running code of the reporter {use}, which this run names")
-    loaded = load("reporter", use if ":" in use else find("reporter", use).name, Path.cwd(), print_line)
-    owner = Owner("reporter", "reporter", use, loaded.distribution, loaded.version)
-    same = [record.config for record in named if record.use == use]
-    with using(owner, "its class"):
-        if wrong := list(mistakes(loaded.cls, "reporter")):
-            raise PluginError(f"{owner} {'; '.join(wrong)}")
-        try:
-            config = loaded.cls.Config(**(same[0] if same else {}))
-        except ValidationError as error:
-            raise UsageError(f"the reporter {use!r} no longer takes the settings of this run: {error}") from error
-    with Lifetime(print_line) as lifetime:
-        return _write(lifetime.build(owner, loaded.cls, config), owner, results)
-
-
-def _write(reporter: Component, owner: Owner, results: Results) -> Path:
-    from kdtool._contract.run_info import RunInfo
-    from kdtool._plugins.hook_list import Hooks
-    from kdtool._plugins.validation import ComponentManager
-    from kdtool._run.context import NoTexts
-
-    manager = ComponentManager()
-    manager.register(reporter, owner.name)
-    hooks = Hooks(manager, {owner.name: owner})
-    run = RunInfo(results.name, "report", results.folder, hooks, NoTexts())
-    return hooks.kdtool_report.of(owner.name)(run, results)
+    config = next((record.config for record in named if record.use == use), {})
+    spec = ComponentSpec("reporter", "reporter", "reporter", use, config, ("reporter",))
+    with assemble(Recipe(results.name, (0,), (spec,), (), None, {}, {}), print_line) as assembly:
+        run = RunInfo(results.name, "report", results.folder, assembly.hooks(), NoTexts())
+        return run.component(spec.path, Reporter).kdtool_report(run, results)

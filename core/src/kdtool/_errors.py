@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "AuthenticationError",
@@ -107,9 +108,15 @@ class ServiceError(KdtoolError):
 
 
 class TargetMissedError(KdtoolError):
-    """A required score was not reached."""
+    """A required score was not reached; the run is finished."""
 
     exit_code = 6
+    results: Any
+    """The finished run's `Results`."""
+
+    def __init__(self, message: str, results: Any = None) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class LockedError(KdtoolError):

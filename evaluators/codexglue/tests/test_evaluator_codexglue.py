@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool.testing import EvaluatorConformance, make_run, write_toy_model
 from kdtool_evaluator_codexglue import CodeXGlue
 from kdtool_evaluator_codexglue._accuracy import codes_of
 from kdtool_evaluator_codexglue._lines import line_task
 from kdtool_evaluator_codexglue._programs import missing, program_task
 from kdtool_evaluator_codexglue._summaries import summary_task
+from kdtool_testing import EvaluatorConformance, make_run, write_toy_model
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 PYTHON_LINES = [

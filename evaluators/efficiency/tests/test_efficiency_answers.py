@@ -8,11 +8,11 @@ from pathlib import Path
 import kdtool
 import pytest
 import torch
-from kdtool.testing import make_run
 from kdtool_evaluator_efficiency import BreakEven, Efficiency, _answers, _energy, _workers
 from kdtool_evaluator_efficiency._answers import Answering
 from kdtool_evaluator_efficiency._energy import Meter
 from kdtool_evaluator_efficiency._turns import Amount, UnmeasurableError
+from kdtool_testing import make_run
 
 AMOUNT = Amount(prompt=100, generated=32, seconds=2.0)
 

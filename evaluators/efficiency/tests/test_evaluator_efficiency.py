@@ -15,11 +15,12 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing import EvaluatorConformance, make_run
-from kdtool_evaluator_efficiency import Efficiency, _energy, _representatives
+from kdtool_evaluator_efficiency import Efficiency, _energy
 from kdtool_evaluator_efficiency._energy import Meter
+from kdtool_evaluator_efficiency._evaluator import _representatives
 from kdtool_evaluator_efficiency._measurements import Ready, beside_other_work
 from kdtool_evaluator_efficiency._workers import Worker, own_seconds
+from kdtool_testing import EvaluatorConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_humaneval import HumanEval
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Sandbox, Task
+from kdtool_testing import EvaluatorConformance, make_run
 
 PLUS = Path(__file__).resolve().parents[4] / "shared" / "data" / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
 

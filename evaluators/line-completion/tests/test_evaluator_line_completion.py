@@ -11,10 +11,10 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_line_completion import LineCompletion, edit_similarity, exact_match
 from kdtool_evaluator_line_completion._places import places_of
 from kdtool_measuring import Document
+from kdtool_testing import EvaluatorConformance, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 CODE = "import os\n\ndef size(path):\n    return os.stat(path).st_size\n\n\nclass Box:\n    pass\nlast = 1"
@@ -171,7 +171,7 @@ def test_a_split_without_places_is_an_error_that_names_the_key(tmp_path: Path) -
 def test_a_real_model_completes_lines_longer_than_its_context_too(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     library = pytest.importorskip("kdtool_transformers")
-    from kdtool.testing import write_toy_model
+    from kdtool_testing import write_toy_model
 
     model = library.open_model(str(write_toy_model(tmp_path / "model")))
     text = "".join(f"    value_{i} = compute({i})\n" for i in range(100))

@@ -18,11 +18,11 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_multilingual import Multilingual
 from kdtool_evaluator_multilingual._sources import closed, go_program
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
+from kdtool_testing import EvaluatorConformance, make_run
 
 _spec = importlib.util.spec_from_file_location("own_problems", Path(__file__).with_name("own_problems.py"))
 assert _spec is not None

@@ -10,8 +10,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import EvaluatorConformance, make_run
 from kdtool_evaluator_perplexity import Perplexity
+from kdtool_testing import EvaluatorConformance, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 EXAMPLES = [kdtool.Example(f"d{i}", kdtool.Text("ä" * (i + 1)), split="test") for i in range(6)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kdtool.testing import SequenceLossConformance
 from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
+from kdtool_testing import SequenceLossConformance
 
 
 class TestUniversalLogitDistillation(SequenceLossConformance):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from kdtool.testing import SequenceLossConformance
 from kdtool_loss_attention import AttentionMaps, Relations
+from kdtool_testing import SequenceLossConformance
 
 STUDENT, TEACHER = SequenceLossConformance.student, SequenceLossConformance.teacher
 

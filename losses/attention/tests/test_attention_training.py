@@ -11,8 +11,8 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_loss_attention import AttentionMaps, Relations
+from kdtool_testing import ListSource, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_transformers import TransformersModel
 from kdtool_transformers.testing import tiny_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import TokenLossConformance
 from kdtool_loss_ce import CrossEntropy, cross_entropy
+from kdtool_testing import TokenLossConformance
 
 
 class TestCrossEntropy(TokenLossConformance):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import TokenLossConformance
 from kdtool_loss_consistency import Consistency, consistency
+from kdtool_testing import TokenLossConformance
 from torch import Tensor
 
 logits = st.lists(st.floats(-8, 8), min_size=5, max_size=5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from kdtool.testing import TokenLossConformance
 from kdtool_loss_divergences import (
     AdaptiveKL,
     Contrastive,
@@ -16,6 +15,7 @@ from kdtool_loss_divergences import (
     SkewReverseKL,
     TotalVariation,
 )
+from kdtool_testing import TokenLossConformance
 
 
 class TestForwardKL(TokenLossConformance):

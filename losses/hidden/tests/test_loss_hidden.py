@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import SequenceLossConformance
 from kdtool_loss_hidden import HiddenStates, state_distance
+from kdtool_testing import SequenceLossConformance
 
 SMALL = kdtool.ModelFacts(1000, 1000, 10, 8, 2, 2, 16, 50, 64, "float32", True, "t")
 LARGE = replace(SMALL, layers=30)

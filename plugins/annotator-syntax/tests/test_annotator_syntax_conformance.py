@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kdtool.testing import AnnotatorConformance
 from kdtool_annotator_syntax import Syntax
+from kdtool_testing import AnnotatorConformance
 
 
 class TestSyntax(AnnotatorConformance):

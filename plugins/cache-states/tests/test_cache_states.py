@@ -9,9 +9,9 @@ from typing import ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool.testing import CacheConformance, ListSource, make_run
 from kdtool_cache_states import States
 from kdtool_rows import collate
+from kdtool_testing import CacheConformance, ListSource, make_run
 
 BOTH = kdtool.Want(frozenset({"logits", "hidden"}), layers=(1, 3))
 WEIGHT = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
-from kdtool.testing import ByteTokenizer, CommandConformance
 from kdtool_command_data import data
 from kdtool_command_data._lines import WIDTH, _cut, _escaped, _filled, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
 from kdtool_shards._files import save
+from kdtool_testing import ByteTokenizer, CommandConformance
 from kdtool_transformers.testing import save_tiny
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer

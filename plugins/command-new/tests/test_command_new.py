@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import cli
 from kdtool._plugins.registry import GROUPS
-from kdtool.testing import CommandConformance
-from kdtool_command_new import TEMPLATE, _check, new
+from kdtool_command_new import new
+from kdtool_command_new._command import TEMPLATE, _check
 from kdtool_command_new._kinds import KINDS
+from kdtool_testing import CommandConformance
 
 
 class TestNew(CommandConformance):

@@ -18,9 +18,9 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_answers import Answers
 from kdtool_corpus_answers._routing import routed
+from kdtool_testing import CorpusConformance, make_run
 
 PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
 MANY = [{"prompt": f"# {number}\n", "id": number} for number in range(400)]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 import pytest
-from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_hub import Hub
+from kdtool_testing import CorpusConformance, make_run
 
 TALK = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 

@@ -14,8 +14,8 @@ import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_jsonl import JsonLines
+from kdtool_testing import CorpusConformance, make_run
 
 LINES = [
     {"text": "print(1)\n", "split": "test", "licence": "MIT", "language": "Python"},

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_mbpp import Mbpp
+from kdtool_testing import CorpusConformance, make_run
 
 NUMBERS = [974, 601, 600, 511, 510, 11, 10, 1]
 FULL = [

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import kdtool
 import pydantic
 import pytest
-from kdtool.testing import CorpusConformance, make_run
 from kdtool_corpus_python_source import PythonSource
+from kdtool_testing import CorpusConformance, make_run
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> None:

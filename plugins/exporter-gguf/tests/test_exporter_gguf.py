@@ -10,11 +10,11 @@ from typing import Any
 import kdtool
 import pytest
 from gguf import GGUFReader, TokenType
-from kdtool.testing import ExporterConformance, make_run
 from kdtool_exporter_gguf import GGUF
 from kdtool_exporter_gguf._runtime import GGUFRuntime
 from kdtool_exporter_gguf._scoring import Piece
 from kdtool_exporter_gguf._server import RefusedError
+from kdtool_testing import ExporterConformance, make_run
 from kdtool_transformers import (
     TransformersModel,
     TransformersRuntime,
@@ -165,18 +165,18 @@ def test_nobody_is_answered_without_the_key(runtime: GGUFRuntime, monkeypatch: p
         list(runtime.answer([kdtool.Request("a", "x", 2)]))
 
 
-@pytest.mark.parametrize("numbers", ["f32", "f16", "bf16", "q8_0"])
-def test_every_precision_is_the_same_model(numbers: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+def test_every_precision_is_the_same_model(dtype: Any, tmp_path: Path) -> None:
     save_student(tmp_path / "trained", digits=True)
-    artifact = GGUF(GGUF.Config(numbers=numbers, threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
-    assert artifact.quantisation == ("q8_0" if numbers == "q8_0" else "")
+    artifact = GGUF(GGUF.Config(dtype=dtype, threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
+    assert artifact.quantisation == ("q8_0" if dtype == "q8_0" else "")
     assert artifact.path.name == "model.gguf"
 
 
 @pytest.mark.parametrize("hidden", [32, 96])
 def test_heads_need_not_fill_the_hidden_size(hidden: int, tmp_path: Path) -> None:
     save_student(tmp_path / "trained", hidden=hidden)
-    GGUF(GGUF.Config(numbers="f32", threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
+    GGUF(GGUF.Config(dtype="f32", threads=1)).kdtool_export(make_run(tmp_path), tmp_path / "trained")
 
 
 def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path
         require_same(student, file, GGUF.Config(threads=1))
     other = write_gguf(save_student(tmp_path / "other", seed=1), tmp_path / "b.gguf")
     with pytest.raises(kdtool.PluginError, match="a log-likelihood deviates by"):
-        require_same(student, other, GGUF.Config(numbers="f32", threads=1))
+        require_same(student, other, GGUF.Config(dtype="f32", threads=1))
 
 
 def test_models_of_other_classes_are_refused(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def save_marked(folder: Path) -> TransformersModel:
 
 def test_added_tokens_are_the_student_s_own_within_text(tmp_path: Path) -> None:
     student = save_marked(tmp_path / "student")
-    exporter = GGUF(GGUF.Config(numbers="f32", threads=1))
+    exporter = GGUF(GGUF.Config(dtype="f32", threads=1))
     exporter.kdtool_exportable(make_run(tmp_path), tmp_path / "student")
     file = exporter.kdtool_export(make_run(tmp_path), tmp_path / "student").path
     told = GGUFReader(file)

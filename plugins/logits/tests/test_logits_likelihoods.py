@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import batch_of
 from kdtool_logits import Side, _chunks, both_sides, in_chunks, log_likelihood
+from kdtool_testing import batch_of
 
 numbers = st.lists(st.floats(-8, 8), min_size=1, max_size=7)
 

@@ -13,7 +13,6 @@ import kdtool
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, make_run
 from kdtool_measuring import (
     Answer,
     Kind,
@@ -28,6 +27,7 @@ from kdtool_measuring import (
     unanswered,
     unpacked,
 )
+from kdtool_testing import ByteTokenizer, make_run
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
 FACTS = kdtool.ModelFacts(1000, 1000, 2, 32, 4, 2, 64, 257, 256, "float32", tied=True, tokenizer_fingerprint="bytes")

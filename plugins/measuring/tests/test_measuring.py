@@ -11,8 +11,8 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import make_run
 from kdtool_measuring import Document, Item, held_out, measured, text_of
+from kdtool_testing import make_run
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
 

@@ -12,13 +12,13 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import EvaluatorConformance, ScreenConformance, make_run
 from kdtool_overlap import Contamination, Decontamination, Memorisation
 from kdtool_overlap._benchmarks import Benchmark, telling
 from kdtool_overlap._copies import longest_copies
 from kdtool_overlap._ngrams import NGramIndex, Occurrence
 from kdtool_overlap._passages import beginning, passages_of
 from kdtool_overlap._words import is_name, spans_of, words_of
+from kdtool_testing import EvaluatorConformance, ScreenConformance, make_run
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=4)
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)

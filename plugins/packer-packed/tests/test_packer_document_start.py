@@ -11,8 +11,8 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, make_run
 from kdtool_packer_packed import Packed, Pairs
+from kdtool_testing import ByteTokenizer, make_run
 
 END, START = ByteTokenizer.end_of_text, 257
 

@@ -12,8 +12,8 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, PackerConformance, make_run
 from kdtool_packer_packed import Packed
+from kdtool_testing import ByteTokenizer, PackerConformance, make_run
 
 END = ByteTokenizer.end_of_text
 

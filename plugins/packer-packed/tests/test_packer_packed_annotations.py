@@ -10,9 +10,9 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, make_run
-from kdtool.testing._surroundings import SpacedTokenizer
 from kdtool_packer_packed import Packed
+from kdtool_testing import ByteTokenizer, make_run
+from kdtool_testing.toy.tokenizers import SpacedTokenizer
 
 END = ByteTokenizer.end_of_text
 SPACE = set(b" \t\n\r\v\f")

@@ -15,12 +15,12 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import ByteTokenizer, make_run
 from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
 from kdtool_pass_at_k._problem import digest_of
 from kdtool_pass_at_k._samples import Sample, sampled
 from kdtool_pass_at_k._verdicts import program_of
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
+from kdtool_testing import ByteTokenizer, make_run
 
 SUBJECT = kdtool.Subject("student", "student", Path("nowhere"), 0)
 
@@ -148,13 +148,14 @@ def run_with(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | Non
 def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
     evaluator = adding(samples=4, temperature=0.5)
     dying, going_on = Answering(most=5), Answering()
+    problems = evaluator.problems(run_with(tmp_path, dying))
     with pytest.raises(KeyboardInterrupt):
-        sampled(run_with(tmp_path, dying), SUBJECT, evaluator.problems(run_with(tmp_path, dying)), evaluator)
+        sampled(run_with(tmp_path, dying), SUBJECT, problems, evaluator.config, evaluator.benchmark)
     (file,) = tmp_path.glob("*.samples.jsonl")
     with file.open("ab") as half:
         half.write(b'{"id": "half writ')
     run = run_with(tmp_path, going_on)
-    found = sampled(run, SUBJECT, evaluator.problems(run), evaluator)
+    found = sampled(run, SUBJECT, evaluator.problems(run), evaluator.config, evaluator.benchmark)
     assert found is not None
     assert [sample.id for sample in found] == [f"{name}#{i}" for name in ("add", "plus", "total") for i in range(4)]
     asked = [request.id for request in (*dying.asked, *going_on.asked)]
@@ -218,7 +219,7 @@ def test_the_settings_tell_problems_from_others_with_their_ids(tmp_path: Path, m
         counted.append(len(problems))
         return digest_of(problems, form)
 
-    monkeypatch.setattr("kdtool_pass_at_k.digest_of", counting)
+    monkeypatch.setattr("kdtool_pass_at_k._evaluator.digest_of", counting)
     plain = settings([add(), add("plus")])
     assert plain == settings([add(), add("plus")])
     assert plain[0] == plain[1]

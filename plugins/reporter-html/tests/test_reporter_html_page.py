@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kdtool._results.files import read_results, write_results
-from kdtool.testing import ReporterConformance, make_run
 from kdtool_reporter_html import HtmlReporter
 from kdtool_reporter_html._page import page
 from kdtool_reporter_html._verdict import forest
+from kdtool_testing import ReporterConformance, make_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "polyline", "polygon"}
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"

@@ -15,20 +15,20 @@ import kdtool
 import kdtool_transformers
 import pytest
 import torch
-from kdtool.testing import ListSource, make_run
 from kdtool_rows import collate
 from kdtool_shards import RecordedRows, record_rows, recording_estimates
 from kdtool_shards._files import verified
+from kdtool_testing import ListSource, make_run
 from torch import Tensor
 
 
 class Kept:
     """Keeps the states as they are, and one number more of each row than it has labels."""
 
-    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         return {"scale": torch.tensor([3.0])}, {"unit": "states"}
 
-    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
         assert signal.lazy is not None
         for states in torch.split(signal.lazy.hidden, (batch.labels != -100).sum(1).tolist()):
             yield {"states": states, "more": torch.arange(len(states) + 1)}
@@ -70,7 +70,7 @@ def record(
 def recall(folder: Path, *chosen: int) -> dict[str, Tensor]:
     recorded = RecordedRows(folder)
     found = recorded.find(collate([rows()[i] for i in chosen]))
-    return {name: torch.cat(recorded.pieces(found, name)) for name in ("states", "more")} | recorded.once()
+    return {name: torch.cat(recorded.pieces(found, name)) for name in ("states", "more")} | recorded.header()
 
 
 def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
     assert found["more"].tolist() == [number for count in labels for number in range(count + 1)]
     recorded = RecordedRows(tmp_path / "s")
     assert recorded.facts["unit"] == "states"
-    assert recorded.once()["scale"].tolist() == [3.0]
+    assert recorded.header()["scale"].tolist() == [3.0]
 
 
 def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_file_is_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("kdtool_shards._recall.verified", noting)
     monkeypatch.setattr("kdtool_shards._recall.OPEN_SHARDS", 1)
     recorded = RecordedRows(tmp_path / "s")
-    recorded.once()
+    recorded.header()
     for order in ((0, 9), (9, 0, 5)):
         recorded.pieces(recorded.find(collate([rows()[i] for i in order])), "states")
     assert sorted(hashed) == ["shard-00000", "shard-00001", "shard-00002", "teacher"]

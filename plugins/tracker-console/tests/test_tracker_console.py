@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kdtool
 import pytest
-from kdtool.testing import TrackerConformance, make_run
+from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_console import ConsoleTracker
 from kdtool_tracker_console._live import LiveDisplay
 from kdtool_tracker_console._plain import PlainDisplay

@@ -11,7 +11,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import TrackerConformance, make_run
+from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_jsonl import JsonLinesTracker
 
 REPORT = kdtool.StepReport(3, 10, 6144, 4.2, float("nan"), 1e-3, 0.5, {"ce": kdtool.TermReport(2.5, 1.0, None)})
@@ -76,7 +76,7 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from kdtool.testing import make_run\n"
+        "from kdtool_testing import make_run\n"
         "from kdtool_tracker_jsonl import JsonLinesTracker\n"
         "tracker, run = JsonLinesTracker(JsonLinesTracker.Config()), make_run(Path(sys.argv[1]))\n"
         "tracker.kdtool_run_start(run)\n"

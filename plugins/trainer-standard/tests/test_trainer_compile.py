@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _chunk, _compiling
 from trainer_models import KL, TinyTeacher, first_gradients, kl_term, make_model, make_phase, make_trainer, train
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def gradients(folder: Path, mode: str) -> dict[str, torch.Tensor]:
     student = make_model(1)
     with first_gradients(student.model) as found:
-        train(folder, student, steps=1, compile=mode, head_rows=17, loss_rows=8, gradient_clip=0.0)
+        train(folder, student, steps=1, compile=mode, head_chunk_size=17, loss_chunk_size=8, gradient_clip=0.0)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import kdtool
 import pytest
-from kdtool.testing import TrainerConformance, make_run
+from kdtool_testing import TrainerConformance, make_run
 from kdtool_trainer_standard import StandardTrainer
 from trainer_models import CE, make_model, make_phase, make_trainer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import kdtool
 import pytest
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _estimate, _machine
 from kdtool_trainer_standard._estimate import _gathered, _inside, _speed_note
 from kdtool_transformers import outline_of

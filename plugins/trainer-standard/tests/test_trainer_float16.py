@@ -13,7 +13,7 @@ import pytest
 import torch
 from kdtool_trainer_standard._loop import TrainingLoop
 from kdtool_trainer_standard._machine import chosen_dtype
-from kdtool_trainer_standard._nonfinite import blame_student
+from kdtool_trainer_standard._nonfinite import raise_if_student_diverged
 from trainer_models import TinyModel, first_gradients, make_model, train
 
 pytestmark = pytest.mark.slow
@@ -146,6 +146,6 @@ def test_a_student_that_runs_away_in_float16_gets_the_remedy(tmp_path: Path) -> 
 def test_the_remedy_is_that_of_the_precision_computed_in() -> None:
     infinite = torch.tensor([float("inf")])
     with pytest.raises(kdtool.UsageError, match=r"not finite\. Take dtype: float32, .*float16 ends at 65,504"):
-        blame_student(infinite, 3, torch.float16)
+        raise_if_student_diverged(infinite, 3, torch.float16)
     with pytest.raises(kdtool.UsageError, match=r"not finite\. A lower learning_rate"):
-        blame_student(infinite, 3, torch.float32)
+        raise_if_student_diverged(infinite, 3, torch.float32)

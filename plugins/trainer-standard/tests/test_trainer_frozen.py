@@ -10,10 +10,10 @@ import kdtool
 import pytest
 import torch
 import torch.distributed as dist
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _train
 from kdtool_trainer_standard._frozen import frozen_bytes, frozen_weights_held, outline_held
-from kdtool_transformers import TransformersModel, rehearse
+from kdtool_transformers import TransformersModel, estimate_activation_memory
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -200,7 +200,7 @@ def test_an_outline_is_rehearsed_without_copies_of_frozen_weights() -> None:
     def count_kept(hold: bool) -> int:
         one = freeze_in_part()
         with outline_held(one.model, BF16) if hold else nullcontext():
-            return rehearse(one, 2, 48, BF16).kept
+            return estimate_activation_memory(one, 2, 48, BF16).kept
 
     layers = 4 * sum(p.numel() for p in freeze_in_part().model.model.layers[0].parameters() if not p.requires_grad)
     assert count_kept(False) - count_kept(True) == pytest.approx(2 * layers, rel=0.01)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool.testing import make_run
 from kdtool_rows import collate
+from kdtool_testing import make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss
 from kdtool_trainer_standard._module import DistillationModule, Sizes
@@ -82,7 +82,16 @@ def test_gradients_equal_those_of_full_logits(tmp_path: Path, head: str) -> None
     student = make_model(1, **HEADS[head])
     expected = oracle(student, 4)
     with first_gradients(student.model) as found:
-        train(tmp_path, student, steps=1, batch=2, accumulation=2, head_rows=11, loss_rows=5, gradient_clip=0.0)
+        train(
+            tmp_path,
+            student,
+            steps=1,
+            batch=2,
+            accumulation=2,
+            head_chunk_size=11,
+            loss_chunk_size=5,
+            gradient_clip=0.0,
+        )
     assert worst_difference(found, expected) < 1e-5
 
 
@@ -104,7 +113,7 @@ def test_shorter_shared_vocabulary_is_that_of_truncated_logits(tmp_path: Path, h
     terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1])
     phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99), vocabulary=shared)}, steps=1)
     with first_gradients(student.model) as found:
-        make_trainer(batch=4, head_rows=11, loss_rows=5, gradient_clip=0.0).kdtool_train(
+        make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, gradient_clip=0.0).kdtool_train(
             make_run(tmp_path / "run", mixture()), phase, student
         )
     assert worst_difference(found, expected) < 1e-5
@@ -122,7 +131,7 @@ class WholeKL(KL):
             p = (view.teacher.lazy.head.logits(view.teacher.lazy.hidden) / 2).log_softmax(-1)
         return kdtool.PerToken((p.exp() * (p - q)).sum(-1))
 
-    kdtool_token_loss = kdtool.Loss.kdtool_token_loss  # type: ignore[assignment]
+    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
 
 
 @pytest.mark.slow
@@ -180,7 +189,7 @@ def test_a_gradient_by_hand_trains_as_that_of_autograd(
         terms = (replace(MIXTURE[0], shared=shared), MIXTURE[1], *([CONSISTENCY] if twice else []))
         source = TinyTeacher(make_model(99), top_k=top_k, vocabulary=shared or VOCABULARY)
         phase = make_phase(tmp_path / type(loss).__name__, terms, {"teacher": source}, steps=3)
-        trainer = make_trainer(batch=4, head_rows=11, loss_rows=5, learning_rate=1e-2)
+        trainer = make_trainer(batch=4, head_chunk_size=11, loss_chunk_size=5, learning_rate=1e-2)
         trained = trainer.kdtool_train(make_run(tmp_path / "run", components), phase, student)
         assert trained is not None
         reports = [json.loads(line)["terms"] for line in trained.history.read_text("utf-8").splitlines()]
@@ -216,7 +225,7 @@ def module_of(student: TinyModel, folder: Path, dtype: torch.dtype) -> tuple[Dis
     run = make_run(folder, mixture(project=False))
     phase = kdtool.Phase("p", 1, MIXTURE[:2], make_rows(12), {}, folder)
     terms = bind_terms(run, phase, signals)
-    sizes = Sizes(dtype, head_rows=11, loss_rows=5, rows_per_step=4)
+    sizes = Sizes(dtype, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
     module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
     module.begin_step(1, 0.0, [0.7 * 4, 0.3], measure_norms=False)
     return module, batch, signals
@@ -277,11 +286,11 @@ def test_a_frozen_head_gets_no_gradient_and_others_the_same(tmp_path: Path) -> N
 
 @settings(max_examples=30)
 @given(
-    count=st.integers(0, 40), head_rows=st.integers(1, 50), loss_rows=st.integers(1, 50), seed=st.integers(0, 5),
+    count=st.integers(0, 40), head_chunk_size=st.integers(1, 50), loss_chunk_size=st.integers(1, 50), seed=st.integers(0, 5),
     padded=st.booleans(),
 )  # fmt: skip
 def test_any_chunking_of_any_number_of_positions_gives_the_same(
-    count: int, head_rows: int, loss_rows: int, seed: int, padded: bool
+    count: int, head_chunk_size: int, loss_chunk_size: int, seed: int, padded: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     vocabulary, width = 13, 6
@@ -293,7 +302,7 @@ def test_any_chunking_of_any_number_of_positions_gives_the_same(
     loss = ChunkLoss(terms, [])
     rows = TokenRows(labels, labels, {}, torch.tensor([1.5]), torch.zeros(()), torch.zeros(()))
     head = kdtool.Head(weight, vocabulary)
-    work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_rows, loss_rows)
+    work = HeadWork(loss, rows, Teachers(loss, {}), head, torch.float32, head_chunk_size, loss_chunk_size)
     value = chunked_loss([hidden], work, torch.tensor(7.0))
     found = torch.autograd.grad(value, [hidden, weight])
     plain = 1.5 * F.cross_entropy(hidden @ weight[:vocabulary].T, labels, reduction="sum") / 7

@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import make_run
 from kdtool_rows import collate
+from kdtool_testing import make_run
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._module import DistillationModule, Sizes
@@ -97,7 +97,14 @@ def gradients(
     student = make_model(1)
     phase = make_phase(folder, terms, sources, steps=1)
     run = make_run(folder / "run", {**mixture(), "losses.soft": loss})
-    options = {"batch": 4, "head_rows": 11, "loss_rows": 5, "gradient_clip": 0.0, "log_every": 1, **settings}
+    options = {
+        "batch": 4,
+        "head_chunk_size": 11,
+        "loss_chunk_size": 5,
+        "gradient_clip": 0.0,
+        "log_every": 1,
+        **settings,
+    }
     with first_gradients(student.model) as found:
         trained = make_trainer(**options).kdtool_train(run, phase, student)
     assert trained is not None
@@ -267,7 +274,7 @@ def module_of(folder: Path) -> tuple[DistillationModule, kdtool.Batch, dict[str,
     told = {name: source.signal(batch) for name, source in sources().items()}
     run = make_run(folder, {**mixture(), "losses.soft": _Soft(_Soft.Config(at=2.0))})
     terms = bind_terms(run, kdtool.Phase("p", 1, (term(2.0),), make_rows(12), {}, folder), told)
-    sizes = Sizes(torch.float32, head_rows=11, loss_rows=5, rows_per_step=4)
+    sizes = Sizes(torch.float32, head_chunk_size=11, loss_chunk_size=5, rows_per_step=4)
     module = DistillationModule(run, student, terms, ChunkLoss(terms, []), {}, sizes)
     module.begin_step(1, 0.0, [0.7 * 4], measure_norms=False)
     return module, batch, told

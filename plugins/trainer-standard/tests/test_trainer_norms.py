@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool.testing import make_run
 from kdtool_rows import collate
+from kdtool_testing import make_run
 from kdtool_trainer_standard._order import RowsInOrder
 from torch import Tensor
 from trainer_models import (
@@ -33,7 +33,7 @@ def report_norms(folder: Path, terms: Any, student: TinyModel, **settings: Any) 
     """Return the norms that are reported of the first step."""
     phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99), layers=(0,))}, steps=1)
     run = make_run(folder / "run", mixture(), say=lambda _: None)
-    trained = make_trainer(gradient_clip=0.0, loss_rows=7, **settings).kdtool_train(run, phase, student)
+    trained = make_trainer(gradient_clip=0.0, loss_chunk_size=7, **settings).kdtool_train(run, phase, student)
     assert trained is not None
     (line,) = trained.history.read_text("utf-8").splitlines()
     return {label: term["gradient_norm"] for label, term in json.loads(line)["terms"].items()}

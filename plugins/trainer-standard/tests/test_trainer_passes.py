@@ -11,8 +11,8 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool.testing import make_run
 from kdtool_rows import collate
+from kdtool_testing import make_run
 from kdtool_trainer_standard import _compiling
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_transformers import outline_of
@@ -110,7 +110,7 @@ def test_gradients_equal_those_of_full_logits_of_both_passes(
     with first_gradients(student.model) as found:
         train(
             tmp_path, student, steps=1, batch=batch, accumulation=accumulation, twice=True,
-            head_rows=11, loss_rows=5, gradient_clip=0.0,
+            head_chunk_size=11, loss_chunk_size=5, gradient_clip=0.0,
         )  # fmt: skip
     training = student.began[2:]  # the first two are the self-test's
     assert len(training) == 2 * accumulation
@@ -285,7 +285,7 @@ def test_compiled_losses_of_two_passes_equal_eager_ones(tmp_path: Path, monkeypa
     for mode in ("off", "on"):
         student = make_model(1, dropout=0.3)
         with first_gradients(student.model) as found:
-            train(tmp_path / mode, student, steps=1, twice=True, compile=mode, head_rows=17, loss_rows=8)
+            train(tmp_path / mode, student, steps=1, twice=True, compile=mode, head_chunk_size=17, loss_chunk_size=8)
         gradients.append(found)
     assert compiled == [False, True]
     for name, gradient in gradients[0].items():

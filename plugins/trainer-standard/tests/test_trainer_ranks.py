@@ -102,7 +102,7 @@ def test_a_phase_does_not_go_on_with_another_number_of_processes(tmp_path: Path)
     train_small(tmp_path, make_model(1))
     progress = tmp_path / "checkpoints" / "checkpoint-12" / "progress.json"
     progress.write_text(progress.read_text().replace('"world": 1', '"world": 2'))
-    _checkpoints.seal(progress.parent.rename(tmp_path / "checkpoint-12"), tmp_path / "checkpoints")
+    _checkpoints.commit(progress.parent.rename(tmp_path / "checkpoint-12"), tmp_path / "checkpoints")
     with pytest.raises(kdtool.UsageError, match=r"2 processes.* 1"):
         train_small(tmp_path, make_model(1))
 

@@ -15,8 +15,8 @@ import kdtool
 import pytest
 import torch
 import torch.nn.functional as F
-from kdtool.testing import ListSource, make_run
 from kdtool_rows import collate
+from kdtool_testing import ListSource, make_run
 from kdtool_trainer_standard._order import RowsInOrder
 from torch import Tensor
 from trainer_models import (
@@ -105,8 +105,10 @@ def first_step(folder: Path, student: TinyModel, **settings: Any) -> tuple[dict[
 SLOW = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))  # compilers' own warnings
 STEPS = [
     pytest.param({"batch": 4}, id="one batch"),
-    pytest.param({"batch": 1, "accumulation": 4, "head_rows": 5, "loss_rows": 3}, id="accumulated, in chunks"),
-    pytest.param({"batch": 4, "loss_rows": 8, "compile": "on"}, id="compiled", marks=SLOW),
+    pytest.param(
+        {"batch": 1, "accumulation": 4, "head_chunk_size": 5, "loss_chunk_size": 3}, id="accumulated, in chunks"
+    ),
+    pytest.param({"batch": 4, "loss_chunk_size": 8, "compile": "on"}, id="compiled", marks=SLOW),
 ]
 
 

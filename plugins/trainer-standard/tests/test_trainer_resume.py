@@ -134,7 +134,7 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
         kdtool.discard_uncommitted(root, said.append)
-        assert _checkpoints.newest_whole(root, said.append) == root / "checkpoint-6"
+        assert _checkpoints.latest_valid(root, said.append) == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0]
 
@@ -188,7 +188,7 @@ def test_a_state_file_that_would_run_code_is_refused(killed: Path, tmp_path: Pat
     hostile = tmp_path / "checkpoints" / "checkpoint-9"
     write({"state": Hostile(mark)}, hostile / name)
     whole = hostile.rename(tmp_path / "checkpoint-9")
-    _checkpoints.seal(whole, tmp_path / "checkpoints")  # whoever wrote the file knows how to seal it
+    _checkpoints.commit(whole, tmp_path / "checkpoints")  # whoever wrote the file knows how to seal it
     with pytest.raises(kdtool.StorageError, match=r"checkpoint-9 holds a file that is no plain state"):
         train_small(tmp_path, make_model(1, dropout=0.2))
     assert not mark.exists()
@@ -198,24 +198,24 @@ def make_checkpoint(root: Path, step: int) -> Path:
     folder = _checkpoints.start_writing(root) / f"checkpoint-{step}"
     folder.mkdir()
     (folder / "weights").write_text(f"weights at {step}", encoding="utf-8")
-    return _checkpoints.seal(folder, root)
+    return _checkpoints.commit(folder, root)
 
 
 def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
     said: list[str] = []
-    assert _checkpoints.newest_whole(tmp_path, said.append) is None
+    assert _checkpoints.latest_valid(tmp_path, said.append) is None
     first, second, third, fourth = (make_checkpoint(tmp_path, step) for step in (3, 12, 101, 1000))
     (fourth / "weights").unlink()
     (third / "weights").write_text("weights at 100", encoding="utf-8")
     unfinished = _checkpoints.start_writing(tmp_path) / "checkpoint-5000"
     unfinished.mkdir()
     kdtool.discard_uncommitted(tmp_path, said.append)
-    assert _checkpoints.newest_whole(tmp_path, said.append) == second
+    assert _checkpoints.latest_valid(tmp_path, said.append) == second
     assert len(said) == 2
     assert "weights is missing" in said[0]
     assert "weights is not what was written" in said[1]
     shutil.rmtree(second)
-    assert _checkpoints.newest_whole(tmp_path, said.append) == first
+    assert _checkpoints.latest_valid(tmp_path, said.append) == first
 
 
 def test_a_folder_of_the_same_step_is_replaced_and_old_ones_go(tmp_path: Path) -> None:

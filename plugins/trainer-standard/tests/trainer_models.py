@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import ByteTokenizer, ListSource, continued_plainly, make_run
+from kdtool_testing import ByteTokenizer, ListSource, continued_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._sharding import whole

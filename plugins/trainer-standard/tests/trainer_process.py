@@ -17,7 +17,7 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from safetensors.torch import save_file, save_model
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainer_models import (
@@ -138,7 +138,7 @@ def train_weighed(
         run = make_run(folder / "run", components, **settings)
         phase = make_phase(folder, terms, {"teacher": TinyTeacher(make_model(99, scale=sharpness))}, steps)
         batch = {"batch": 4 // accumulation // world, "accumulation": accumulation}
-        make_trainer(log_every=1, gradient_clip=0.0, loss_rows=7, **batch).kdtool_train(run, phase, student)
+        make_trainer(log_every=1, gradient_clip=0.0, loss_chunk_size=7, **batch).kdtool_train(run, phase, student)
     if rank == 0:
         save_file(found, str(folder / "gradients.safetensors"))
 

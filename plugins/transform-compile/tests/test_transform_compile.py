@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_compile import Compile, _layers, _machine
 from kdtool_transformers import TransformersModel, self_check
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_freeze import Freeze
 
 

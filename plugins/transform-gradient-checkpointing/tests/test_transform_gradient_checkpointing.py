@@ -7,7 +7,7 @@ from pathlib import Path
 import kdtool
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_gradient_checkpointing import GradientCheckpointing
 from kdtool_transformers import TransformersModel
 from kdtool_transformers.testing import packed_batch, tiny_model

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import kdtool_transform_liger
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_liger import Liger, _kernels
 from kdtool_transformers import TransformersModel, self_check
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
@@ -113,7 +112,9 @@ def test_other_families_are_explained(tmp_path: Path) -> None:
 def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said(device: str, *installed: str) -> list[str]:
         monkeypatch.setattr("kdtool_transformers.pick_device", lambda: torch.device(device))
-        monkeypatch.setattr(kdtool_transform_liger, "find_spec", lambda name: name if name in installed else None)
+        monkeypatch.setattr(
+            "kdtool_transform_liger._transform.find_spec", lambda name: name if name in installed else None
+        )
         return list(Liger(Liger.Config()).kdtool_missing(make_run(tmp_path)))
 
     library, device = said("cpu")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-import kdtool_transform_lora
 import pytest
 import torch
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_lora import Lora, Qlora, _nf4
 from kdtool_transform_lora._nf4 import dequantised
 from kdtool_transformers import TransformersModel, open_model, self_check
@@ -343,7 +342,7 @@ def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
 
 def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert make(Qlora).kdtool_missing(make_run(tmp_path)) == []
-    monkeypatch.setattr(kdtool_transform_lora, "find_spec", lambda name: None)
+    monkeypatch.setattr("kdtool_transform_lora._transforms.find_spec", lambda name: None)
     (text,) = make(Qlora).kdtool_missing(make_run(tmp_path)) or ()
     assert 'pip install "kdtool-transform-lora[qlora]"' in text
     assert make(Lora).kdtool_missing(make_run(tmp_path)) is None

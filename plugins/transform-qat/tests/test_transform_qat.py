@@ -10,7 +10,7 @@ import kdtool
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
-from kdtool.testing import TransformConformance, make_run
+from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_qat import Qat
 from kdtool_transformers import TransformersModel, self_check
 from kdtool_transformers.testing import tiny_model

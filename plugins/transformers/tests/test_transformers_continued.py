@@ -5,7 +5,7 @@ from __future__ import annotations
 import kdtool
 import pytest
 import torch
-from kdtool.testing import continued_plainly
+from kdtool_testing import continued_plainly
 from kdtool_transformers import TransformersModel
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 

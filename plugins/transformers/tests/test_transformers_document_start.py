@@ -10,7 +10,7 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing._models import check_tokenizer
+from kdtool_testing.model_checks import check_tokenizer
 from kdtool_transformers import TransformersModel, TransformersRuntime, TransformersTokenizer, _model, open_tokenizer
 from kdtool_transformers._generate import prompt_ids
 from kdtool_transformers.testing import (

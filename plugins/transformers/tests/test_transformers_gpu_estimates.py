@@ -14,11 +14,11 @@ from kdtool_transformers import (
     _device,
     _files,
     compute_dtype,
+    estimate_activation_memory,
     has_flash,
     outline_of,
     pick_device,
     product_speed,
-    rehearse,
 )
 from kdtool_transformers.testing import tiny_model
 
@@ -30,7 +30,7 @@ def bytes_of_a_layer(*, flash: bool) -> int:
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 4 * HIDDEN, "num_attention_heads": HEADS}
     shape: dict[str, Any] = {**sizes, "num_key_value_heads": HEADS, "residual_dropout": 0.0}
     few, many = (
-        rehearse(
+        estimate_activation_memory(
             outline_of(tiny_model("starcoder2", layers=layers, **shape).model.config),
             *(BATCH, SEQUENCE, torch.bfloat16),
             gpu=True,
@@ -62,15 +62,15 @@ def test_without_flash_a_mask_is_kept_too() -> None:
 
 def test_the_attention_of_a_cpu_keeps_its_softmax_and_that_of_a_gpu_does_not() -> None:
     outline = outline_of(tiny_model(layers=3, hidden_size=128).model.config)
-    cpu = rehearse(outline, 2, 512, torch.bfloat16)
-    gpu = rehearse(outline, 2, 512, torch.bfloat16, gpu=True, flash=True)
+    cpu = estimate_activation_memory(outline, 2, 512, torch.bfloat16)
+    gpu = estimate_activation_memory(outline, 2, 512, torch.bfloat16, gpu=True, flash=True)
     assert gpu.kept < 0.7 * cpu.kept
 
 
 def test_dropout_is_seen_where_it_is() -> None:
     config = tiny_model("starcoder2", residual_dropout=0.1).model.config
-    assert rehearse(outline_of(config), 1, 32, torch.float32).draws
-    assert not rehearse(outline_of(tiny_model().model.config), 1, 32, torch.float32).draws
+    assert estimate_activation_memory(outline_of(config), 1, 32, torch.float32).draws
+    assert not estimate_activation_memory(outline_of(tiny_model().model.config), 1, 32, torch.float32).draws
 
 
 def test_an_assumed_gpu_decides_device_precision_and_speed() -> None:

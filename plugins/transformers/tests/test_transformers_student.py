@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool_transformers import LlamaShape, ParameterCount, alone, readable_count
+from kdtool_transformers import LlamaShape, ParameterCount, isolated_rng, readable_count
 from kdtool_transformers._llama import llama_config
 from kdtool_transformers.testing import byte_tokenizer
 
@@ -30,7 +30,7 @@ def shapes(draw: st.DrawFn) -> LlamaShape:
 @settings(max_examples=25)
 def test_a_shape_counts_what_transformers_builds(shape: LlamaShape, tied: bool) -> None:
     tokenizer = byte_tokenizer()
-    with alone(), torch.device("meta"):
+    with isolated_rng(), torch.device("meta"):
         model = transformers.LlamaForCausalLM(llama_config(shape, tokenizer, context=64, tied=tied))
     embeddings = {id(p): p.numel() for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
     assert shape.parameters(257, tied) == sum(parameter.numel() for parameter in model.parameters())

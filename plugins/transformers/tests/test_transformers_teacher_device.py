@@ -10,7 +10,7 @@ import kdtool
 import pydantic
 import pytest
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _device, _teacher, pick_device
 from kdtool_transformers._device import named_device
 from kdtool_transformers._moved import moved

@@ -9,7 +9,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from kdtool.testing import make_run
+from kdtool_testing import make_run
 from kdtool_transformers import (
     CausalTeacher,
     CausalTeacherConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kdtool.testing import WeightingConformance
+from kdtool_testing import WeightingConformance
 from kdtool_weighting_balance import GradNorm, OnMetric, Uncertainty
 
 

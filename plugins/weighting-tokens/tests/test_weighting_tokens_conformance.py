@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import kdtool
 import pytest
 import torch
-from kdtool.testing import WeightingConformance
+from kdtool_testing import WeightingConformance
 from kdtool_weighting_tokens import Confidence, Position, StudentEntropy, Syntax, TeacherEntropy
 from torch import Tensor
 

@@ -14,10 +14,10 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool.testing import StudentConformance, make_run
 from kdtool_student_gpt import Gpt
 from kdtool_student_gpt._solve import _shapes, solve
-from kdtool_transformers import TOLERANCE, LlamaShape, alone, byte_tokenizer
+from kdtool_testing import StudentConformance, make_run
+from kdtool_transformers import TOLERANCE, LlamaShape, byte_tokenizer, isolated_rng
 
 TARGETS = st.floats(6, 9.48).map(lambda power: int(10**power))  # 1M to 3B, small ones as often as large ones
 VOCABULARIES = st.integers(1000, 152_064)
@@ -80,7 +80,7 @@ def test_a_count_is_met_or_refused_with_the_nearest(wanted: int, vocabulary: int
 )
 def test_usual_counts_get_usual_shapes(wanted: int, vocabulary: int, shape: LlamaShape) -> None:
     assert solve(wanted, vocabulary, True) == shape
-    with alone(), torch.device("meta"):
+    with isolated_rng(), torch.device("meta"):
         model = transformers.LlamaForCausalLM(
             transformers.LlamaConfig(
                 vocab_size=vocabulary,
@@ -145,7 +145,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
 
 
 def test_what_cannot_be_had_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"teachers.big is no teacher of this recipe.* or give tokenizer"):
+    with pytest.raises(kdtool.UsageError, match=r"teachers.big is not a teacher of this recipe.* or give tokenizer"):
         Gpt(Gpt.Config(parameters=300_000, source="teachers.big")).kdtool_tokenizer(_run(tmp_path))
     with pytest.raises(kdtool.UsageError, match="there is no folder"):
         Gpt(Gpt.Config(parameters=300_000, tokenizer="./absent")).kdtool_tokenizer(_run(tmp_path))

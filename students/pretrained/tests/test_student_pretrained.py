@@ -12,8 +12,8 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing import StudentConformance, make_run, write_toy_model
 from kdtool_student_pretrained import Pretrained
+from kdtool_testing import StudentConformance, make_run, write_toy_model
 from kdtool_transformers import _files, _gguf, known_terms, open_model, self_check
 from kdtool_transformers.testing import save_tiny
 

@@ -12,11 +12,12 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool.testing import make_run
 from kdtool_student_pruned import Pruned
-from kdtool_student_pruned._anatomy import Anatomy, Shape
+from kdtool_student_pruned._anatomy import Anatomy
 from kdtool_student_pruned._configuration import smaller_config
+from kdtool_student_pruned._shape import Shape
 from kdtool_student_pruned._solve import shapes, solve
+from kdtool_testing import make_run
 from kdtool_transformers import (
     TOLERANCE,
     Published,

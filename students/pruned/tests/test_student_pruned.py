@@ -13,11 +13,11 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool.testing import StudentConformance, make_run
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._choice import most_important, uniform
 from kdtool_student_pruned._cut import Kept, cut
 from kdtool_student_pruned._importance import _rows, measure
+from kdtool_testing import StudentConformance, make_run
 from kdtool_transformers import TransformersModel, TransformersRuntime, decoder_layers, self_check
 from kdtool_transformers.testing import begin_texts_with, byte_tokenizer, tiny_model
 
@@ -198,7 +198,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
         ),
         ({"heads": 1}, "heads: 1 does not go .* give heads: 2, or kv_heads"),
         ({"heads": 3, "kv_heads": 1}, "are 3 to a KV head, but in teacher only 2 share one; give at most heads: 2"),
-        ({"layers": 2, "source": "teachers.big"}, "teachers.big is no teacher of this recipe"),
+        ({"layers": 2, "source": "teachers.big"}, "teachers.big is not a teacher of this recipe"),
         ({"parameters": 10**9}, "parameters: 1,000,000,000 are more than the .* of teacher"),
         ({"parameters": 5000}, r"cut to no usual proportions within 2% of 5,000: .* The nearest is parameters: \d+ \("),
     ],

@@ -11,8 +11,8 @@ import kdtool
 import pytest
 import torch
 import transformers
-from kdtool.testing import StudentConformance, make_run
 from kdtool_student_smallcoder import SHAPES, VOCABULARY, SmallCoder
+from kdtool_testing import StudentConformance, make_run
 from kdtool_transformers import TransformersTokenizer, byte_tokenizer
 
 

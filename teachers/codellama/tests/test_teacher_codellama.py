@@ -14,8 +14,8 @@ from tempfile import mkdtemp
 import huggingface_hub
 import kdtool
 import pytest
-from kdtool.testing import TeacherConformance, make_run
 from kdtool_teacher_codellama import CodeLlama
+from kdtool_testing import TeacherConformance, make_run
 from kdtool_transformers import GAP, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_reduced
 

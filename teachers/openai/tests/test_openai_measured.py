@@ -7,8 +7,8 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool.testing import make_run
 from kdtool_teacher_openai import OpenAI
+from kdtool_testing import make_run
 from openai_servers import Call, Reply, chat, serving
 
 SUBJECT = kdtool.Subject("teacher", "teacher")

@@ -11,10 +11,10 @@ import kdtool
 import pydantic
 import pytest
 import torch
-from kdtool.testing import ListSource, TeacherConformance, make_run
 from kdtool_teacher_openai import OpenAI
 from kdtool_teacher_openai._address import local_addresses
 from kdtool_teacher_openai.testing import llama_cpp_server
+from kdtool_testing import ListSource, TeacherConformance, make_run
 from kdtool_transformers import TransformersModel, open_model, write_gguf
 from kdtool_transformers.testing import save_tiny
 from openai_servers import Call, Reply, chat, serving

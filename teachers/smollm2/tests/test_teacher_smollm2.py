@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import huggingface_hub
 import kdtool
 import pytest
-from kdtool.testing import TeacherConformance, make_run, write_toy_model
 from kdtool_teacher_smollm2 import SmolLM2, _fetch
+from kdtool_testing import TeacherConformance, make_run, write_toy_model
 from kdtool_transformers import _files, open_facts, open_tokenizer
 from kdtool_transformers.testing import save_tiny
 

@@ -15,8 +15,8 @@ import huggingface_hub
 import kdtool
 import pytest
 import torch
-from kdtool.testing import TeacherConformance, make_run
 from kdtool_teacher_starcoder2 import StarCoder2
+from kdtool_testing import TeacherConformance, make_run
 from kdtool_transformers import GAP, TransformersModel, open_tokenizer
 from kdtool_transformers.testing import save_reduced, save_starcoder2_tokenizer, save_tiny
 

@@ -2,7 +2,7 @@
 
 All problems come at once as a `RecipeError`. An assembly owns one instance of every component, which answers questions about
 itself, and closes them at its end. Each phase of each arm trains with fresh ones of its own (losses, transforms, weightings,
-trainer) and a `Hooks` object of its own, so that two phases, two arms and two runs in one process never see each other.
+trainer) and hooks of its own, so that two phases, two arms and two runs in one process never see each other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import told, using
-from kdtool._plugins.hook_list import Hooks
+from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.loaded import Loaded
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
-from kdtool._plugins.validation import ComponentManager, mistakes
+from kdtool._plugins.validation import mistakes
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
 from kdtool._recipe.yaml import KeyPath
 
@@ -49,7 +49,7 @@ class Assembly:
         self._shared_built = {spec.path: built[spec.key] for spec in recipe.lasting}
         self.shared: Mapping[str, Component] = {name: item.component for name, item in self._shared_built.items()}
         self._muted: set[str] = set()
-        self._own_hooks: dict[tuple[KeyPath, ...], Hooks] = {}
+        self._own_hooks: dict[tuple[KeyPath, ...], ComponentHooks] = {}
 
     def __enter__(self) -> Assembly:
         return self
@@ -70,7 +70,7 @@ class Assembly:
         """Return the shared components of a kind by name, in recipe order."""
         return {name: self.shared[name] for name, item in self._shared_built.items() if item.spec.kind == kind}
 
-    def hooks(self, phase: PhaseSpec | None = None) -> Hooks:
+    def hooks(self, phase: PhaseSpec | None = None) -> ComponentHooks:
         """Return hooks on the assembly's own components: the shared ones and, for questions about a phase, those of it."""
         scope = tuple(spec.key for spec in phase.components) if phase else ()
         if scope not in self._own_hooks:
@@ -78,7 +78,9 @@ class Assembly:
         return self._own_hooks[scope]
 
     @contextmanager
-    def scope(self, phase: PhaseSpec | None, instead: Mapping[str, Component] | None = None) -> Iterator[Hooks]:
+    def scope(
+        self, phase: PhaseSpec | None, instead: Mapping[str, Component] | None = None
+    ) -> Iterator[ComponentHooks]:
         """Give hooks on the shared components, or those `instead` of them, and on new ones of the phase."""
         with Lifetime(self.complain, self._lifetime.trace) as lifetime:
             own = phase.components if phase else ()
@@ -96,14 +98,15 @@ class Assembly:
             built = {key: item.renewed(lifetime) for key, item in self.built.items()}
             return Assembly(self.recipe, self.arms, built, lifetime)
 
-    def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> Hooks:
-        manager, others = ComponentManager(), instead or {}
-        for name, item in built.items():
-            with using(item.owner, "its registration"):
-                manager.register(others.get(name, item.component), name)
-        owners = {name: item.owner for name, item in built.items()}
-        required = frozenset(name for name, item in built.items() if item.spec.required)
-        return Hooks(manager, owners, required, self._lifetime.trace, self.complain, self._muted)
+    def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> ComponentHooks:
+        return ComponentHooks(
+            {name: item.component for name, item in built.items()} | {**(instead or {})},
+            {name: item.owner for name, item in built.items()},
+            required=frozenset(name for name, item in built.items() if item.spec.required),
+            trace=self._lifetime.trace,
+            complain=self.complain,
+            muted=self._muted,
+        )
 
 
 def assemble(

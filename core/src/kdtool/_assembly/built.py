@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtool._contract.component import Component
+from kdtool._contract.run_info import Owner
 from kdtool._errors import cause_of
 from kdtool._plugins.attribution import using
-from kdtool._plugins.hook_list import Hooks
+from kdtool._plugins.hook_specs import implements
+from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.loaded import Loaded
-from kdtool._plugins.owner import Owner
-from kdtool._plugins.validation import ComponentManager, implements
 from kdtool._recipe.model import ComponentSpec
 
 __all__ = ["Built", "Lifetime", "owner_of_spec"]
@@ -45,10 +45,8 @@ class Lifetime(ExitStack):
         return component
 
     def _close(self, owner: Owner, component: Component) -> None:
-        manager = ComponentManager()
         try:
-            manager.register(component, owner.name)
-            Hooks(manager, {owner.name: owner}, _trace=self.trace).kdtool_close()
+            ComponentHooks({owner.name: component}, {owner.name: owner}, trace=self.trace).kdtool_close()
         except Exception as error:
             self.complain(f"{owner} could not be closed: {cause_of(error)}")
 

@@ -11,7 +11,10 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from kdtool._contract.component import Component
+from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import KdtoolError, PluginError, cause_of
 from kdtool._plugins.registry import installed, load
 from kdtool._plugins.validation import mistakes
@@ -26,21 +29,7 @@ __all__ = ["class_and_settings", "recipe_schema"]
 
 _WEIGHT: Mapping[str, Any] = {
     "description": "Weight of the term: a number, or a schedule over the phase.",
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {
-            "type": "object",
-            "properties": {
-                "start": {"type": "number", "minimum": 0},
-                "end": {"type": "number", "minimum": 0},
-                "begin": {"type": "number", "minimum": 0, "maximum": 1},
-                "until": {"type": "number", "minimum": 0, "maximum": 1},
-                "shape": {"enum": ["linear", "cosine", "step"]},
-            },
-            "required": ["start", "end"],
-            "additionalProperties": False,
-        },
-    ],
+    "anyOf": [{"type": "number", "minimum": 0}, TypeAdapter(Schedule).json_schema()],
 }
 _SHARE: Mapping[str, Any] = {
     "description": "Share of the text to learn from, in bytes, where several corpora are mixed; all of them sum to 1.",

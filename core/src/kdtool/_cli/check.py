@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kdtool._cli.options import recipe_argument, set_option
+from kdtool._cli.options import json_option, recipe_argument, set_option
 
 __all__ = ["check"]
 
@@ -26,7 +26,7 @@ __all__ = ["check"]
 @click.option(
     "--out", type=click.Path(file_okay=False), default="runs", help="The folder for runs: earlier ones tell time."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def check(
     recipe: str,
     settings: dict[str, str],

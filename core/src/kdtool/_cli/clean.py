@@ -6,26 +6,26 @@ import json
 
 import click
 
+from kdtool._cli.options import json_option, store_option
+
 __all__ = ["clean"]
 
 
 @click.command()
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
-@click.option("--damaged", is_flag=True, help="Find what is not as it was written instead; reads every file.")
+@store_option
 @click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
+@json_option
+def clean(store: str | None, yes: bool, as_json: bool) -> None:
     """Show what no run needs in the folder that runs share, and free it with --yes.
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
+    from kdtool._estimate.machine import size
     from kdtool._store.clean import clean as clean_store
-    from kdtool._store.shared_store import readable, store_folder
+    from kdtool._store.shared_store import store_folder
 
     folder = store_folder(store)
-    done = clean_store(folder, damaged=damaged, remove=yes)
+    done = clean_store(folder, remove=yes)
     if as_json:
         found = [
             {"path": str(item.path), "bytes": item.bytes, "why": item.why, "left": done.left.get(item.path)}
@@ -35,14 +35,14 @@ def clean(store: str | None, damaged: bool, yes: bool, as_json: bool) -> None:
         click.echo(json.dumps({**about, "found": found}, indent=1))
         return
     for item in done.found:
-        click.echo(f"{readable(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
+        click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
     freed = sum(item.bytes for item in done.found if item.path not in done.left)
     runs = f"{done.runs} run{'' if done.runs == 1 else 's'}"
-    of = f"of {readable(done.total)} in {folder} ({runs})"
+    of = f"of {size(done.total)} in {folder} ({runs})"
     if not done.found:
-        click.echo(f"Nothing is damaged {of}." if damaged else f"Nothing to free: all {of} is needed.")
+        click.echo(f"Nothing to free: all {of} is needed.")
     elif yes:
-        click.echo(f"Freed {readable(freed)} {of}.")
+        click.echo(f"Freed {size(freed)} {of}.")
     else:
-        command = "kdtool clean" + (f" --store {folder}" if store else "") + (" --damaged" if damaged else "")
-        click.echo(f"{readable(freed)} {of}. To free them: {command} --yes")
+        command = "kdtool clean" + (f" --store {folder}" if store else "")
+        click.echo(f"{size(freed)} {of}. To free them: {command} --yes")

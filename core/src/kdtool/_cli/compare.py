@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kdtool._cli.options import json_option, out_option
+
 if TYPE_CHECKING:
     from kdtool._contract.reporting import Comparison
     from kdtool._results.compare_runs import ComparedRow
@@ -17,12 +19,12 @@ __all__ = ["compare", "differences", "values"]
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@out_option
 @click.option(
     "--arm", "arms", multiple=True, help="An arm to compare [default: the students]; may be given repeatedly."
 )
 @click.option("--html", type=click.Path(file_okay=False), help="Also write a report into this folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | None, as_json: bool) -> None:
     """Put finished runs (names or folders) side by side: every subject's values, and what differs between the runs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kdtool._cli.options import set_option
+from kdtool._cli.options import offline_option, out_option, set_option, store_option
 
 __all__ = ["evaluate"]
 
@@ -16,11 +16,9 @@ __all__ = ["evaluate"]
 @click.option("--recipe", type=click.Path(dir_okay=False), help="A recipe to take text, teacher and evaluators from.")
 @set_option
 @click.option("--name", help="The run's name [default: eval and the names of the models].")
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
-@click.option("--offline", is_flag=True, help="Use no network.")
+@out_option
+@store_option
+@offline_option
 def evaluate(
     models: tuple[str, ...],
     evaluators: str | None,

@@ -1,26 +1,10 @@
-"""Options that several commands share: the recipe and `--set`."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
-__all__ = ["pairs", "recipe_argument", "set_option"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def recipe_argument(command: F) -> F:
-    """Add the RECIPE argument."""
-    return click.argument("recipe", type=click.Path(dir_okay=False))(command)
-
-
-def set_option(command: F) -> F:
-    """Add `--set KEY=VALUE`, gathered into a mapping of key paths to text."""
-    text = "Change a key of the recipe, such as train.steps=100; may be given more than once."
-    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=pairs, help=text)(command)
+__all__ = ["json_option", "offline_option", "out_option", "pairs", "recipe_argument", "set_option", "store_option"]
 
 
 def pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -34,3 +18,15 @@ def pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dic
             raise click.BadParameter(f"{key.strip()!r} is given twice")
         settings[key.strip()] = text
     return settings
+
+
+_FOLDER = click.Path(file_okay=False)
+_SET = "Change a key of the recipe, such as train.steps=100; may be given more than once."
+_STORE = "Folder for what runs share [default: the user's cache]."
+
+recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False))
+set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", callback=pairs, help=_SET)
+out_option = click.option("--out", type=_FOLDER, default="runs", show_default=True, help="Folder for runs.")
+store_option = click.option("--store", type=_FOLDER, help=_STORE)
+offline_option = click.option("--offline", is_flag=True, help="Use no network.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print for machines.")

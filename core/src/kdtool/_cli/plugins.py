@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdtool._cli.options import json_option
+
 if TYPE_CHECKING:
     from kdtool._plugins.registry import Entry
 
@@ -27,7 +29,7 @@ def plugins(context: click.Context) -> None:
 
 
 @plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
     from kdtool._plugins.distributions import misplaced
@@ -54,15 +56,11 @@ def list_plugins(as_json: bool = False) -> None:
 
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
-    from kdtool._plugins.compatibility import contracts_of, refusal
-    from kdtool._plugins.distributions import origin_of
+    from kdtool._plugins.distributions import contracts_of, origin_of, refusal
 
     dist = entry.point.dist
-    about = origin_of(dist) if dist else None
-    trouble = about.trouble if about else ""
-    usable = dist if dist and not trouble else None
-    contracts = ",".join(map(str, sorted(contracts_of(usable)))) if usable else ""
-    summary = trouble or (refusal(usable) if usable else "") or (about.summary if about else "")
+    contracts = ",".join(map(str, sorted(contracts_of(dist)))) if dist else ""
+    summary = (refusal(dist) if dist else "") or origin_of(dist).summary
     return {
         "kind": entry.kind,
         "name": entry.name,

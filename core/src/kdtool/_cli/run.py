@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kdtool._cli.options import recipe_argument, set_option
+from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
 
 __all__ = ["run"]
 
@@ -14,11 +14,9 @@ __all__ = ["run"]
 @click.command()
 @recipe_argument
 @set_option
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
-@click.option("--offline", is_flag=True, help="Use no network.")
+@out_option
+@store_option
+@offline_option
 @click.option(
     "--verify",
     is_flag=True,

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import click
 
+from kdtool._cli.options import json_option, out_option, store_option
+
 __all__ = ["runs"]
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
-@click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@out_option
+@store_option
+@json_option
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
+    from kdtool._estimate.machine import size
     from kdtool._store.known_runs import list_runs
-    from kdtool._store.shared_store import readable, store_folder
+    from kdtool._store.shared_store import store_folder
 
     found = list_runs(store_folder(store), Path(out))
     if as_json:
@@ -30,6 +31,6 @@ def runs(out: str, store: str | None, as_json: bool) -> None:
         click.echo(f"There are no runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}.")
     for run in found:
         when = f"{run.when.astimezone():%Y-%m-%d %H:%M}"
-        click.echo(f"{run.name:<20} {run.state:<10} {when}  {readable(run.bytes):>9}  {run.folder}")
+        click.echo(f"{run.name:<20} {run.state:<10} {when}  {size(run.bytes):>9}  {run.folder}")
         if run.verdict:
             click.echo(f"    {run.verdict}")

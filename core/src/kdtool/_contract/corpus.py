@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example, Rejection, Row
+from kdtool._contract.hooks import hook
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.tokenizer import Tokenizer
 
@@ -15,13 +16,15 @@ class Corpus(Component):
 
     kind = "corpus"
 
-    def kdtool_examples(self, run: RunInfo) -> Iterator[Example] | None:
+    @hook(needed=True)
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
         example never depends on other examples. Several iterators may be read in turns. Name components that it calls
         through `run.hook` in `takes`. Files committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
         """
+        raise NotImplementedError
 
 
 class Screen(Component):
@@ -29,12 +32,14 @@ class Screen(Component):
 
     kind = "screen"
 
-    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None] | None:
+    @hook(needed=True)
+    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None]:
         """Judge a batch of examples: one entry each, None to keep it.
 
         Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next screen. A
         judgement may depend on the examples before (near-duplicates), never on where batches begin. Since 0.1.
         """
+        raise NotImplementedError
 
 
 class Annotator(Component):
@@ -42,13 +47,15 @@ class Annotator(Component):
 
     kind = "annotator"
 
-    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]] | None:
+    @hook(needed=True)
+    def kdtool_annotate(self, example: Example) -> Mapping[str, Sequence[int]]:
         """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
 
         The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
         when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone. Since
         0.1.
         """
+        raise NotImplementedError
 
 
 class Packer(Component):
@@ -60,13 +67,15 @@ class Packer(Component):
     carries_annotations: bool = False
     """True if it transfers `Example.annotations` to its tokens, as columns of the rows; otherwise annotators are refused."""
 
-    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row] | None:
+    @hook(needed=True)
+    def kdtool_rows(self, run: RunInfo, examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[Row]:
         """Yield rows of equal length.
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
         endless: yield rows as soon as they are full. Row keys are unique and depend on the content, not on the machine.
         Also called without examples before a run makes anything, to refuse an unsuitable tokenizer. Since 0.1.
         """
+        raise NotImplementedError
 
 
 SYNTAX_CLASSES: tuple[str, ...] = (

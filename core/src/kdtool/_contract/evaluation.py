@@ -9,6 +9,7 @@ from typing import Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Example
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.run_info import RunInfo
 
@@ -98,13 +99,15 @@ class Evaluator(Component):
         yet. Since 0.1.
         """
 
-    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement] | None:
+    @hook(needed=True)
+    def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
 
         One measurement of a name for each subject, with the same items in the same settings, so that subjects can be
         compared. Leave out measurements that are impossible, with a message by `run.say`. Items are files below
         `run.folder`. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_problems(self, run: RunInfo) -> Sequence[Example] | None:
         """Return all of the benchmark's problems, even if fewer are measured: prompts with reference solutions.
@@ -127,12 +130,15 @@ class Exporter(Component):
         the model's configuration and tokenizer. Since 0.1.
         """
 
-    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact | None:
+    @hook(needed=True)
+    def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact:
         """Write the student in folder `trained` (written by `LanguageModel.save`) below `run.folder`. On rank 0.
 
         The artefact is a file or folder of its own there; the engine moves it, so it must not contain its path. The same
         student gives the same files. Do not change `trained`. Since 0.1.
         """
+        raise NotImplementedError
 
+    @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open an artefact of this exporter (role "artifact"), wherever it is now; None for others. Since 0.1."""

@@ -1,18 +1,12 @@
-"""The kinds of plugin by name."""
+"""The base class of each kind of component."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 
-from kdtool._contract import corpus, evaluation, loss, reporting, student, teacher, trainer
 from kdtool._contract.component import Component
+from kdtool._contract.kind_table import TABLE
 
-_HOMES = (corpus, teacher, student, loss, trainer, evaluation, reporting)
-_CLASSES: tuple[type[Component], ...] = tuple(
-    cls
-    for home in _HOMES
-    for cls in vars(home).values()
-    if isinstance(cls, type) and cls.__module__ == home.__name__ and Component in cls.__bases__
-)
-KINDS: Mapping[str, type[Component]] = {cls.kind: cls for cls in _CLASSES}
+KINDS: Mapping[str, type[Component]] = {kind.name: pkgutil.resolve_name(kind.base) for kind in TABLE}
 """The base class of each kind, by the kind's name."""

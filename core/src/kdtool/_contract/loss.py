@@ -108,20 +108,21 @@ class Loss(Component):
     Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment, which
     only a sequence loss can use. May depend on the config."""
     own_text: bool = False
-    """True if it needs the column `own` of a trainer with on-policy text: 1 for tokens that the student wrote, 0 for the
-    corpus's. Other trainers are refused. May depend on the config."""
+    """True if it needs the column `student_generated` of a trainer with on-policy text: 1 for tokens that the student
+    generated, 0 for the corpus's. Other trainers are refused. May depend on the config."""
 
     corpus_only: bool = False
     """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
     also learns on on-policy text refuses it. May depend on the config."""
 
-    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
         Called for every chunk of every step, on every rank, perhaps compiled. Gradients are taken with respect to the
         chunk's logits alone, of both passes if there are two: no parameters, no state, nothing changed in place. The engine
         weights, masks, sums and divides. A wrong shape or a value that is not finite stops the run. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_token_gradient(self, chunk: TokenChunk) -> tuple[Tensor, Tensor] | None:
         """Return the values of `kdtool_token_loss`, and each value's gradient by its own row of logits, [C, V]: for speed.
@@ -132,11 +133,12 @@ class Loss(Component):
         two passes. Compared with autograd before training. Since 0.1.
         """
 
-    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence | None:
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence:
         """Return one value per labelled position or per row, with gradient through `view.student` and `view.second`.
 
         Called once a micro-batch, on every rank. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_layers(self, student: ModelFacts, teacher: ModelFacts) -> Sequence[tuple[int, int]] | None:
         """Return pairs (student layer, teacher layer) to compare in the signals that `needs` names; layers count from 0.
@@ -166,13 +168,14 @@ class Weighting(Component):
     """True if `kdtool_balance` uses the terms' gradient norms, which cost time at every step; otherwise it receives none.
     May depend on the config."""
 
-    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor | None:
+    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
         """Return a weight for each position, shape [C], finite, not negative, without gradient, in any unit.
 
         Called for every chunk, perhaps compiled: a weight depends on its own position alone, and nothing is stored or
         changed in place. Several weightings are multiplied, and the trainer divides by the mean of the products, so they do
         not change the weight of a loss. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float] | None:
         """Return the factor (from 0) of each term's weight for the coming step, from the last step's figures.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
@@ -135,33 +136,42 @@ class Tracker(Component):
     """True if it shows each line of `kdtool_said` to the user at once. If no tracker does, kdtool prints the lines to
     standard error."""
 
+    @hook(tolerant=True)
     def kdtool_run_start(self, run: RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:
         """A stage (`run.stage`, `run.arm`, `run.seed`) begins; `total` is its number of units, None if unknown.
 
         Since 0.1.
         """
 
+    @hook(tolerant=True)
     def kdtool_progress(self, run: RunInfo, done: int) -> None:
         """`done` units of the stage are done. Called at most some ten times a second. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
         """A training step was logged. On rank 0. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
         """A measurement was made. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
         """A checkpoint is complete on disk. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_said(self, run: RunInfo, text: str) -> None:
         """A component, or kdtool, emits a line for the user; see `shows_messages`. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
         """A stage ended; `reused` is true if its artefact existed already, without a start. Since 0.1."""
 
+    @hook(tolerant=True)
     def kdtool_run_end(
         self, run: RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
     ) -> None:
@@ -173,9 +183,11 @@ class Reporter(Component):
 
     kind = "reporter"
 
-    def kdtool_report(self, run: RunInfo, results: Results) -> Path | None:
+    @hook(needed=True)
+    def kdtool_report(self, run: RunInfo, results: Results) -> Path:
         """Write the report, one self-contained file below `run.folder`, and return its path.
 
         Once at the end, on rank 0, also for a run that failed: any part of `results` may be empty. Escape all text in it.
         The same results give the same file, in the same place. Since 0.1.
         """
+        raise NotImplementedError

@@ -1,22 +1,79 @@
-"""The surroundings of a component: its run and stage, and the folder for its files."""
+"""The surroundings of a component: its run and stage, other components, and the folder for its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kdtool._contract.data import TextSource
 from kdtool._contract.licences import Licensed
 
-if TYPE_CHECKING:
-    from kdtool._plugins.hook_list import Hooks
+K = TypeVar("K")
+N = TypeVar("N")
+
+
+class Named(NamedTuple, Generic[N]):
+    """An answer and the name of the component that gave it."""
+
+    name: str
+    value: N
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The plugin behind a component: for messages."""
+
+    name: str
+    kind: str
+    use: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        origin = f"{self.use}, {self.distribution} {self.version}".rstrip(", ") if self.distribution else self.use
+        return f"{self.kind} '{self.name}' ({origin})"
+
+
+class Hooks(Protocol):
+    """The components of a run. `hooks.kdtool_x(…)` calls all that implement the hook, in the order of the recipe.
+
+    A hook that answers returns the answers by component name, None left out; `kdtool_open` returns the first answer with
+    the name of the component. A tracker that raises is disabled for the rest of the run; any other exception reaches the
+    caller. Every call goes through pluggy, with all wrappers around it.
+    """
+
+    def __getattr__(self, hook: str) -> Callable[..., Any]:
+        """Return the call of a hook of all components."""
+
+    def component(self, name: str, kind: type[K]) -> K:
+        """Return one component; `kind` is its base class.
+
+        Its hooks are called through pluggy. An optional hook that it does not implement returns None.
+
+        Raises:
+            LookupError: there is no component of that name and kind; or, for a hook of it, it must answer and is missing.
+        """
+
+    def implementing(self, hook: str) -> tuple[str, ...]:
+        """Return the names of the components that implement a hook, in the order of the recipe."""
+
+    def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
+        """Return the hook of each component that implements it, for hot or compiled loops: take it once.
+
+        They are plain bound methods, without checks and tracing, as long as no component wraps the hook.
+        """
+
+    def owner(self, name: str) -> Owner | None:
+        """Return the plugin behind a component, for messages; None where there is no such component."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
     """A component's access to the run. Write only into `folder`.
+
+    `hook` calls a hook of all components, `component` reaches one of them.
 
     `arm` is "student", "control" (equal tokens) or "control-time" (equal wall time), or the name of a teacher that is
     trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
@@ -39,3 +96,15 @@ class RunInfo:
     phase: str = ""
     licences: tuple[Licensed, ...] = ()
     label: str = ""
+
+    def component(self, name: str, kind: type[K]) -> K:
+        """Return one component, to call its hooks: see `Hooks.component`. Since 0.1."""
+        return self.hook.component(name, kind)
+
+    def implementing(self, hook: str) -> tuple[str, ...]:
+        """Return the names of the components that implement a hook, in the order of the recipe. Since 0.1."""
+        return self.hook.implementing(hook)
+
+    def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
+        """Return each component's hook as a plain function for hot loops: see `Hooks.bound`. Since 0.1."""
+        return self.hook.bound(hook)

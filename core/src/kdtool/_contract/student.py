@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdtool._contract.component import Component
 from kdtool._contract.estimates import Saving
 from kdtool._contract.evaluation import Subject
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.tokenizer import Tokenizer
@@ -17,8 +18,9 @@ class Student(Component):
     uses_seed: bool = True
     """True if `kdtool_build_student` depends on `run.seed`; otherwise all seeds share one build."""
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
         """Return the tokenizer, without loading weights. Since 0.1."""
+        raise NotImplementedError
 
     def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
         """Return the student with weights that have shapes, but no values or memory.
@@ -27,12 +29,15 @@ class Student(Component):
         such weights are on the device "meta". Since 0.1.
         """
 
-    def kdtool_build_student(self, run: RunInfo) -> LanguageModel | None:
+    @hook(needed=True)
+    def kdtool_build_student(self, run: RunInfo) -> LanguageModel:
         """Build the untrained student, with the facts of `kdtool_describe`.
 
         Called once a seed (or once, see `uses_seed`), on rank 0, and saved: it opens again with the same logits. Since 0.1.
         """
+        raise NotImplementedError
 
+    @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open a saved student (its folder in `subject.path`) for training or measurement; None for other subjects.
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch, RowSource
 from kdtool._contract.evaluation import Subject
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import Offer, Signal, Want
@@ -39,13 +40,14 @@ class Teacher(Component):
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
         Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_signal(self, batch: Batch, want: Want) -> Signal | None:
+    def kdtool_signal(self, batch: Batch, want: Want) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are recorded or, without a cache, during training; every rank calls its
@@ -53,14 +55,17 @@ class Teacher(Component):
         to rounding, and is the same each time; documents of a row do not see each other. Tensors are ordinary ones, not of
         inference mode: losses keep them for backward. Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer] | None:
+    def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer prompts in any order; answers carry the request's id. On rank 0.
 
         An answer ends before the first of the request's stops. At temperature 0 the same prompt gets the same answer,
         whatever the other requests. Since 0.1.
         """
+        raise NotImplementedError
 
+    @hook(first=True)
     def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
         """Open the teacher itself (role "teacher") for measurement or as the source of a student; None for others.
 
@@ -68,13 +73,14 @@ class Teacher(Component):
         Since 0.1.
         """
 
-    def kdtool_trainable(self, run: RunInfo) -> Runtime | None:
+    def kdtool_trainable(self, run: RunInfo) -> Runtime:
         """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
         when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement it together with
         `kdtool_adapted`, or neither. Since 0.1.
         """
+        raise NotImplementedError
 
     def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
         """Switch to the weights in `folder`, as written by `LanguageModel.save`; None restores the original weights.
@@ -94,14 +100,17 @@ class Cache(Component):
     every_rank_records: bool = False
     """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise on rank 0 alone."""
 
-    def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want | None:
+    @hook(needed=True)
+    def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want:
         """Return the signals to record so that `want`, the union of the losses' needs, can be served.
 
-        `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is
-        refused. Since 0.1.
+        `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is refused.
+        Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int | None:
+    @hook(needed=True)
+    def kdtool_record(self, run: RunInfo, rows: RowSource, source: SignalSource, folder: Path) -> int:
         """Record the teacher's signals of all rows below `folder`, and return the number of rows.
 
         Called once when the signals artefact is made, on rank 0. A teacher computes on the batch's device, so put batches
@@ -109,9 +118,12 @@ class Cache(Component):
         Report progress by `run.hook.kdtool_progress`. With `every_rank_records` each rank of `run.world` writes a part, and
         rank 0 returns when all parts are complete; no rank writes after that. Since 0.1.
         """
+        raise NotImplementedError
 
-    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal | None:
+    @hook(needed=True)
+    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
         Called for every micro-batch, on every rank, read-only. A missing row is an error. Since 0.1.
         """
+        raise NotImplementedError

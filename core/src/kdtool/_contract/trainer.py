@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import RowSource
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.loss_terms import Term, TermReport
 from kdtool._contract.run_info import RunInfo
@@ -88,7 +89,8 @@ class Trainer(Component):
     """Evaluators of the recipe that it runs during training, by their short names, such as `perplexity`; may depend on the
     config. They must exist, and the result of a phase depends on them."""
 
-    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained | None:
+    @hook(needed=True)
+    def kdtool_train(self, run: RunInfo, phase: Phase, student: LanguageModel) -> Trained:
         """Train the student in place for `phase.steps` steps, resuming from `phase.checkpoints`; on every rank.
 
         After a kill, that folder contains the committed files (`kdtool.commit`), unchanged, and nothing else.
@@ -99,3 +101,4 @@ class Trainer(Component):
         breaks its contract raises a `PluginError` that names it. Parameters with `requires_grad` off do not change. Since
         0.1.
         """
+        raise NotImplementedError

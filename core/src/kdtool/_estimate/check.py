@@ -1,7 +1,6 @@
 """What `kdtool check` finds out: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
 Called by `kdtool._api.check`. Where the run would not fit, it is checked again with each of the changes that are proposed.
-A sweep looks at its points in the same way before the first one runs.
 """
 
 from __future__ import annotations
@@ -29,18 +28,16 @@ from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.prospect import Asked, Known, ask, describe, prospect_of
-from kdtool._run.preflight.vocabularies import compared_here
+from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
-from kdtool._store.artefacts import Artefacts
 
-__all__ = ["check_recipe", "refuse_impossible"]
+__all__ = ["check_recipe"]
 
 
 @dataclass(frozen=True)
@@ -113,19 +110,6 @@ def check_recipe(
     return plain
 
 
-def refuse_impossible(recipe: Recipe, out: Path) -> None:
-    """Refuse what is known to be wrong with a run before weights load; takes a fraction of a second in a warm process.
-
-    Args:
-        recipe: what would run.
-        out: the folder for runs.
-
-    Raises:
-        KdtoolError: as `check_recipe`.
-    """
-    _look(recipe, out, lambda _: None, Known())
-
-
 def _figures(
     assembly: Assembly, models: Mapping[str, ModelFacts], forecast: Forecast, memory: int, on_gpu: int
 ) -> Attempt:
@@ -152,7 +136,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
             models=models,
             trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
             licences=licences,
-            vocabularies=compared_here(context, info),
+            vocabularies=compared(context, info, needed=False),
             asked=asked,
             forecast=forecast,
         )
@@ -162,9 +146,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
 def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        context = Context(
-            assembly, folder, Artefacts(folder), Artefacts(folder), True, assembly.hooks(), world=rank_and_world()[1]
-        )
+        context = Context.of(assembly, folder, folder)
         yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
 
 

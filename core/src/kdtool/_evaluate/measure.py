@@ -12,7 +12,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.reporting import Results
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import Problem, RecipeError, UsageError
+from kdtool._errors import UsageError
 from kdtool._evaluate.models import Model
 from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import component_record, environment
@@ -21,6 +21,7 @@ from kdtool._run.context import Context
 from kdtool._run.execute import keep, reported, session
 from kdtool._run.graph import Graph
 from kdtool._run.preflight.measurable import refuse_unmeasurable
+from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.text import StoredTexts
@@ -54,7 +55,8 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     start = time.monotonic()
     named = context.assembly.named("evaluator")
     only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-    _refuse_missing(context, run, only_asked)
+    stand_by = context.assembly.named("exporter")
+    refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
@@ -94,16 +96,3 @@ _REMEDY = (
 def _measured(model: Model) -> Measured:
     subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
     return Measured(model.name, model.arm, None, lambda: subject, content=model.digest())
-
-
-def _refuse_missing(context: Context, run: RunInfo, only_asked: Collection[str]) -> None:
-    """Refuse what corpora, teachers and evaluators that measure lack here; exporters only stand by."""
-    built = context.assembly.built_for()
-    problems = [
-        Problem(name, f"cannot work here: {text}")
-        for name, lacks in context.hooks.kdtool_missing(run).items()
-        if built[name].spec.kind != "exporter" and name not in only_asked
-        for text in lacks
-    ]
-    if problems:
-        raise RecipeError(problems)

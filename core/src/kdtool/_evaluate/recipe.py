@@ -12,13 +12,12 @@ from typing import Any
 
 import pydantic
 
-from kdtool._errors import KdtoolError, Problem, RecipeError, UsageError
+from kdtool._errors import KdtoolError, RecipeError, UsageError
 from kdtool._plugins.registry import installed, load
-from kdtool._recipe.layers import COLLECTIONS, compose, read_layers, settings_layer
+from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
-from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.terminal import print_line
 
 __all__ = ["measuring_recipe"]
@@ -47,7 +46,6 @@ def measuring_recipe(
         RecipeError: with all that is wrong.
         UsageError: nothing says what measures.
     """
-    _refuse_others(settings)
     place = Place(str(recipe or ""), 0, 0, Path.cwd())
     below = _taken(compose(read_layers(recipe)), evaluators, corpus) if recipe else Node({}, place)
     own: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
@@ -66,17 +64,6 @@ def measuring_recipe(
     if parser.problems:
         raise RecipeError(list(dict.fromkeys(parser.problems)))
     return Recipe(name, (0,), shared, (), None, parser.data, parser.empty.places)
-
-
-def _refuse_others(settings: Mapping[str, Any]) -> None:
-    known = [*_KEYS, *(COLLECTIONS[key] for key in _KEYS if key in COLLECTIONS)]
-    problems = [
-        Problem(key, "is nothing that measuring takes", remedy=did_you_mean(key.partition(".")[0], known, what="keys"))
-        for key in settings
-        if key.partition(".")[0] not in known
-    ]
-    if problems:
-        raise RecipeError(problems)
 
 
 def _taken(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdtool._contract.run_info import Owner
 from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, StorageError, UsageError, cause_of
 from kdtool._plugins.distributions import origin_of, points
-from kdtool._plugins.owner import Owner, blame, owner_of
+from kdtool._plugins.owner import blame, owner_of
 
 __all__ = ["culprit", "out_of_memory", "told", "translated", "using"]
 

@@ -1,93 +1,139 @@
-"""Installed distributions as they are, broken ones too: one that cannot be read keeps nobody from the others.
+"""Installed distributions: the entry points and metadata of plugins, and the contract for which they were written.
 
-The registry takes entry points and their owners from here. Nothing is imported but `importlib.metadata`.
+A distribution whose entry points cannot be read is skipped with a note. A plugin's distribution depends on
+`kdtool[contract-1]`, an extra without packages, and not on a release of the core. Nothing is imported but
+`importlib.metadata`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distributions, entry_points, packages_distributions
+from importlib.metadata import (
+    Distribution,
+    EntryPoint,
+    distribution,
+    distributions,
+    entry_points,
+    packages_distributions,
+)
 from pathlib import Path
 from typing import Any
 
 from kdtool._text.did_you_mean import did_you_mean
+from kdtool._text.terminal import print_line
 
-__all__ = ["PREFIX", "Origin", "misplaced", "module_origin", "origin_of", "points"]
+__all__ = [
+    "CONTRACT",
+    "CONTRACTS",
+    "Origin",
+    "contracts_of",
+    "misplaced",
+    "module_origin",
+    "origin_of",
+    "points",
+    "refusal",
+]
 
-PREFIX = "kdtool."
-"""What the names of our entry-point groups begin with."""
-_AGAIN = "try: pip install --force-reinstall"
+CONTRACT = 1
+"""The contract's number. It grows when plugins written for an older one would no longer work.
+
+`core/contract-N.json` holds what plugins may rely on under each number; a test compares.
+"""
+
+CONTRACTS = frozenset({CONTRACT})
+"""The numbers whose plugins this core still works with. Its distribution offers an extra `contract-N` for each."""
+_PREFIX = "kdtool."
+"""The beginning of the names of our entry-point groups."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A distribution for messages. `trouble` says what is wrong with its metadata and what to do; "" for nothing."""
+    """A distribution for messages; empty where it is unknown or its metadata cannot be read."""
 
     name: str = ""
     version: str = ""
     summary: str = ""
     requires: tuple[str, ...] = ()
-    trouble: str = ""
 
 
 @cache
 def points() -> tuple[EntryPoint, ...]:
-    """Return all entry points in groups of ours, known or not, but for those of distributions that cannot be read."""
+    """Return all entry points in groups of ours, known or not."""
     try:
         return _ours(entry_points())
-    except Exception:  # one broken distribution breaks that call: ask each for itself
-        return tuple(point for found in distributions() for point in _points_of(found)[0])
+    except Exception:  # one broken distribution breaks that call
+        return tuple(point for found in distributions() for point in _readable(found))
 
 
 def misplaced(groups: Collection[str]) -> tuple[str, ...]:
-    """Return a sentence for whatever cannot be used since a group's name or a distribution's metadata is wrong."""
-    sentences = [trouble for found in distributions() for trouble in [_points_of(found)[1]] if trouble]
-    for point in points():
-        if point.group not in groups:
-            owner = origin_of(point.dist).name if point.dist else "a distribution"
-            hint = did_you_mean(point.group, groups, what="groups", shown=20)
-            sentences.append(f"{owner} registers {point.name!r} in a group {point.group!r}, which is none; {hint}")
-    return tuple(sentences)
+    """Return a sentence for each entry point in an unknown group of ours."""
+    return tuple(
+        f"{origin_of(point.dist).name} registers {point.name!r} in a group {point.group!r}, which is unknown; "
+        f"{did_you_mean(point.group, groups, what='groups', shown=20)}"
+        for point in points()
+        if point.group not in groups
+    )
 
 
 @cache
-def origin_of(found: Distribution) -> Origin:
-    """Return a distribution's name, version and so on, as far as they can be read."""
-    place = Path(str(getattr(found, "_path", ""))).name
+def origin_of(found: Distribution | None) -> Origin:
+    """Return a distribution's name, version and so on."""
     try:
-        about = found.metadata
-        name, version, summary = (str(about[key]) if key in about else "" for key in ("Name", "Version", "Summary"))
-        requires = tuple(found.requires or ())
-    except Exception as error:
-        name = place.partition("-")[0] or "?"
-        cause = f"{type(error).__name__}: {error}"
-        return Origin(name, trouble=f"its metadata in {place} cannot be read ({cause}); {_AGAIN} {name}")
-    missing = [key for key, text in (("name", name), ("version", version)) if not text.strip()]
-    name = name or place.partition("-")[0]
-    trouble = f"its metadata in {place} gives no {' and no '.join(missing)}; {_AGAIN} {name}" if missing else ""
-    return Origin(name, version, summary, requires, trouble)
+        about: Any = found and found.metadata
+        name, version, summary = (str(about.get(key) or "") for key in ("Name", "Version", "Summary"))
+        return Origin(name, version, summary, tuple((found and found.requires) or ()))
+    except Exception:  # no distribution, or metadata that cannot be read
+        return Origin()
 
 
 def module_origin(module: str) -> Distribution | None:
     """Return the distribution that brings a module."""
-    top = module.partition(".")[0]
     try:
-        names = packages_distributions().get(top, [])
-    except Exception:
-        names = []
-    return next((found for found in distributions() if origin_of(found).name in names), None) if names else None
+        names = packages_distributions().get(module.partition(".")[0], [])
+        return distribution(names[0]) if names else None
+    except Exception:  # one broken distribution breaks that call
+        return None
 
 
-def _points_of(found: Distribution) -> tuple[tuple[EntryPoint, ...], str]:
+def contracts_of(found: Distribution) -> frozenset[int]:
+    """Return the numbers that a distribution requires of kdtool; an empty set if it states none."""
+    numbers: set[int] = set()
+    for requirement in origin_of(found).requires:
+        match = re.match(r"kdtool\s*\[([^\]]*)\]", requirement, re.IGNORECASE)
+        extras = match[1].split(",") if match else ()
+        matches = (re.fullmatch(r"contract[-_.]+(\d+)", extra.strip(), re.IGNORECASE) for extra in extras)
+        numbers.update(int(number[1]) for number in matches if number)
+    return frozenset(numbers)
+
+
+def refusal(found: Distribution) -> str:
+    """Say why a distribution's plugins cannot be used with this core, and what to do; "" if they can."""
+    missing = sorted(contracts_of(found) - CONTRACTS)
+    if not missing:
+        return ""
+    name, newer = origin_of(found).name, missing[-1] > CONTRACT
+    remedy = f"get a newer {'kdtool' if newer else name}: pip install --upgrade {'kdtool' if newer else name}"
+    wanted, given = (" and ".join(map(str, numbers)) for numbers in (missing, sorted(CONTRACTS)))
+    version = origin_of(found).version
+    return f"{name} {version} was written for contract {wanted}, but this kdtool gives contract {given}; {remedy}"
+
+
+def _readable(found: Distribution) -> tuple[EntryPoint, ...]:
     try:
-        return _ours(found.entry_points), ""
+        return _ours(found.entry_points)
     except Exception as error:
-        name, cause = origin_of(found).name, f"{type(error).__name__}: {error}"
-        return (), f"the entry points of {name} cannot be read ({cause}); {_AGAIN} {name}"
+        place = Path(str(getattr(found, "_path", ""))).name
+        remedy = f"try: pip install --force-reinstall {place.partition('-')[0]}"
+        print_line(
+            f"note: skipped {place}, its entry points cannot be read ({type(error).__name__}: {error}); {remedy}"
+        )
+        return ()
 
 
 def _ours(found: Any) -> tuple[EntryPoint, ...]:
-    groups = sorted(group for group in found.groups if group.startswith(PREFIX))
-    return tuple(point for group in groups for point in found.select(group=group))
+    return tuple(
+        point for group in sorted(found.groups) if group.startswith(_PREFIX) for point in found.select(group=group)
+    )

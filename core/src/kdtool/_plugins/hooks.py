@@ -1,217 +1,200 @@
-"""How hooks are declared and called.
+"""Calling hooks: every call goes through pluggy, to one component at a time, with all wrappers around it.
 
-A hook is declared once, as a method of its kind's base class. `Hooks` lists it with a style: `every`, `one`, `tell` or
-`notify`. The style also decides what a failure does, however the hook is called: it reaches the caller, except from a hook
-in the style `notify`.
-
-`HooksBase` binds that list to the components registered in one pluggy manager. Answers are paired with component names
-by a loop over pluggy's `get_hookimpls`, which costs about a microsecond a component, keeps the order of registration, and
-tells who answered.
-
-Whoever raises, or answers what the hook does not allow (`_answers`), is named: the exception gets a note and, for the
-command line, an `Owner`.
+`ComponentHooks` registers the components of one scope (one phase of one arm, with those that the run shares) in a pluggy
+manager of its own. An addressed call leaves all other implementations out (`subset_hook_caller`); a call of all
+components is a series of addressed ones, so that answers go by name and one failing tracker does not stop the others.
+Components are registered last to first: pluggy calls what registered last first, so the recipe's order is the calling order.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
 import pluggy
 
-from kdtool._errors import cause_of
-from kdtool._plugins.owner import Owner, blame
-from kdtool._plugins.return_types import Answers
+from kdtool._contract.component import Component
+from kdtool._contract.run_info import Named, Owner
+from kdtool._plugins.attribution import using
+from kdtool._plugins.engine_wrappers import engine_wrappers, guarded_wrapper
+from kdtool._plugins.hook_specs import PREFIX, SPECS, Spec, implements, is_wrapper
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
-N = TypeVar("N")
+__all__ = ["ComponentHooks"]
 
-
-class Named(NamedTuple, Generic[N]):
-    """An answer and the name of the component that gave it."""
-
-    name: str
-    value: N
+K = TypeVar("K")
 
 
-class Spec(Generic[P, R, T]):
-    """A hook's declaration with its calling style; found on a bound `Hooks` it is a `Call`."""
+class ComponentHooks:
+    """The hooks of the components of one scope; what components see of it is `kdtool.Hooks`.
 
-    def __init__(self, declared: Callable[..., Any], style: str) -> None:
-        self.declared = declared
-        self.style = style
-        self.name = declared.__name__
-        self.arguments = tuple(inspect.signature(declared).parameters)[1:]
-        self.answers = Answers(declared)
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        if name != self.name:
-            raise TypeError(f"hook {self.name} is listed under another name: {name}")
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Spec[P, R, T]: ...
-    @overload
-    def __get__(self, instance: HooksBase, owner: type) -> Call[P, R, T]: ...
-    def __get__(self, instance: HooksBase | None, owner: type) -> Spec[P, R, T] | Call[P, R, T]:
-        return self if instance is None else Call(self, instance)
-
-
-def every(declared: Callable[Concatenate[Any, P], R | None]) -> Spec[P, R, dict[str, R]]:
-    """Declare a hook that all components are asked; answers come by name, in recipe order, None left out."""
-    return Spec(declared, "every")
-
-
-def one(declared: Callable[Concatenate[Any, P], R | None]) -> Spec[P, R, Named[R] | None]:
-    """Declare a hook whose first answer that is not None counts."""
-    return Spec(declared, "one")
-
-
-def tell(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
-    """Declare a hook that all components are called by and that returns nothing; an exception reaches the caller."""
-    return Spec(declared, "tell")
-
-
-def notify(declared: Callable[Concatenate[Any, P], None]) -> Spec[P, None, None]:
-    """Declare a hook that notifies all components; one that raises is disabled for the rest of the run.
-
-    No exception reaches the caller, unless the component is `required`.
-    """
-    return Spec(declared, "notify")
-
-
-@dataclass(eq=False)
-class HooksBase:
-    """The hooks of the components registered in one manager.
-
-    Attributes:
-        _owners: the plugin behind each component.
-        _required: components whose failure in a `notify` hook stops the run.
-        _trace: called with a line for each call of a hook.
-        _complain: called with a line for each failure that does not stop the run.
-        _muted: components that failed in a `notify` hook; shared by all hooks of a run.
+    Args:
+        components: by name, in the order of the recipe.
+        owners: the plugin behind each component.
+        required: components whose failure in a tolerant hook stops the run.
+        trace: called with a line for each call of a hook.
+        complain: called with a line for each failure that does not stop the run.
+        muted: components that failed in a tolerant hook; shared by all scopes of a run.
     """
 
-    _manager: pluggy.PluginManager
-    _owners: Mapping[str, Owner]
-    _required: frozenset[str] = frozenset()
-    _trace: Callable[[str], None] | None = None
-    _complain: Callable[[str], None] = print
-    _muted: set[str] = field(default_factory=set)
+    def __init__(
+        self,
+        components: Mapping[str, Component],
+        owners: Mapping[str, Owner] | None = None,
+        *,
+        required: frozenset[str] = frozenset(),
+        trace: Callable[[str], None] | None = None,
+        complain: Callable[[str], None] = print,
+        muted: set[str] | None = None,
+    ) -> None:
+        self._components = dict(components)
+        unnamed = {name: Owner(name, one.kind, name, "", "") for name, one in components.items()}
+        self._owners = {**unnamed, **(owners or {})}
+        self._muted = set() if muted is None else muted
+        self._addressed: dict[str, _Addressed] = {}
+        self._replaced: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._manager = _Manager()
+        for name, component in reversed(self._components.items()):
+            with using(self._owners[name], "its registration"):
+                self._manager.register(component, name)
+                self._guard_wrappers(component, self._owners[name])
+        specs = [spec for name, spec in SPECS.items() if self.implementing(name)]
+        for plugin in engine_wrappers(specs, self._owners, required, trace, complain, self._muted):
+            self._manager.register(plugin)
+
+    def __getattr__(self, hook: str) -> Callable[..., Any]:
+        """Return the call of a hook of all components: see `kdtool.Hooks`."""
+        if hook not in SPECS:
+            raise AttributeError(f"{hook} is not a hook")
+        return partial(self._call_all, SPECS[hook])
+
+    def component(self, name: str, kind: type[K]) -> K:
+        """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
+        if isinstance(self._components.get(name), kind):
+            return cast("K", self._of(name))
+        raise LookupError(f"{self.owner(name) or repr(name)} is not a {kind.__name__.lower()} of this run")
+
+    def implementing(self, hook: str) -> tuple[str, ...]:
+        """Return the names of the components that implement a hook, in the order in which they are called."""
+        found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        return tuple(one.plugin_name for one in found if not one.wrapper)
+
+    def bound(self, hook: str) -> dict[str, Callable[..., Any]]:
+        """Return each component's hook for hot loops: its plain method, where no component wraps the hook."""
+        spec, found = SPECS[hook], getattr(self._manager.hook, hook).get_hookimpls()
+        wrapped = any(one.wrapper and one.plugin_name in self._components for one in found)
+        own = {one.plugin_name: one for one in found if not one.wrapper}
+        through_pluggy = own if wrapped or spec.calling.tolerant else {name for name, _ in self._replaced}
+        return {
+            name: getattr(self._of(name), hook) if name in through_pluggy else _plain(spec, own[name])
+            for name in self.implementing(hook)
+        }
 
     def owner(self, name: str) -> Owner | None:
-        """Return who stands behind the component of that name."""
+        """Return the plugin behind the component of that name."""
         return self._owners.get(name)
 
+    def replacing(self, hook: str, by: Mapping[str, Callable[..., Any]]) -> ComponentHooks:
+        """Return the same hooks, except that `by[name](call, …)` stands for `call(…)`, the hook of that component."""
+        found = copy(self)
+        found._addressed = {}
+        found._replaced = self._replaced | {(name, hook): other for name, other in by.items()}
+        return found
 
-class Call(Generic[P, R, T]):
-    """A hook, ready to be called on the components of one scope."""
+    def _of(self, name: str) -> Any:
+        if name not in self._addressed:
+            self._addressed[name] = _Addressed(self._components[name], partial(self._caller, name))
+        return self._addressed[name]
 
-    def __init__(self, spec: Spec[P, R, T], hooks: HooksBase) -> None:
-        self._spec = spec
-        self._hooks = hooks
+    def _caller(self, name: str, hook: str) -> Callable[..., Any]:
+        """Return the call of one component's hook."""
+        spec, component = SPECS[hook], self._components[name]
+        if not implements(type(component), hook):
+            if spec.answers.must_answer:
+                raise LookupError(f"{self.owner(name)} does not implement {hook}")
+            return lambda *_, **__: None
+        found = getattr(self._manager.hook, hook).get_hookimpls()
+        others = [one.plugin for one in found if not one.wrapper and one.plugin is not component]
+        caller, values = self._manager.subset_hook_caller(hook, others), spec.values
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the hook in its style; see `every`, `one`, `tell` and `notify`."""
-        values = self._values(args, kwargs)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if spec.calling.tolerant and name in self._muted:
+                return None
+            return caller(component=name, **values(args, kwargs))
+
+        return partial(self._replaced[name, hook], call) if (name, hook) in self._replaced else call
+
+    def _call_all(self, spec: Spec, /, *args: Any, **kwargs: Any) -> Any:
         answers: dict[str, Any] = {}
-        for name, implementation in self._implementations():
-            answer = self._ask(name, implementation, values)
-            if answer is None:
-                continue
-            if self._spec.style == "one":
-                return cast("T", Named(name, answer))
-            answers[name] = answer
-        return cast("T", answers if self._spec.style == "every" else None)
+        for name in self.implementing(spec.name):
+            answer = getattr(self._of(name), spec.name)(*args, **kwargs)
+            if answer is not None:
+                if spec.calling.first:
+                    return Named(name, answer)
+                answers[name] = answer
+        return None if spec.calling.first or spec.answers.none_at_all else answers
 
-    def of(self, name: str) -> Callable[P, R]:
-        """Return the hook of one named component, which must answer: for a hook that may return None, see `maybe`.
+    def _guard_wrappers(self, component: Component, owner: Owner) -> None:
+        """Have errors of the component's own wrappers name it."""
+        for caller in self._manager.get_hookcallers(component) or ():
+            for one in caller.get_hookimpls():
+                if one.plugin is component and one.wrapper:
+                    one.function = guarded_wrapper(one.function, owner, caller.name, self._muted)  # type: ignore[misc]
 
-        Raises:
-            LookupError: there is no such component, or it does not implement the hook.
-        """
-        return cast("Callable[P, R]", self._named(name, needed=True))
 
-    def maybe(self, name: str) -> Callable[P, R | None]:
-        """Return the hook of one named component, which may answer None."""
-        return cast("Callable[P, R | None]", self._named(name, needed=False))
+class _Addressed:
+    """One component, as others reach it: its hooks go through pluggy, its attributes are its own."""
 
-    def bound(self) -> dict[str, Callable[P, R]]:
-        """Return each component's plain callable, for loops that are hot or compiled: no blame, no tracing.
+    def __init__(self, component: Component, caller: Callable[[str], Callable[..., Any]]) -> None:
+        self._component = component
+        self._caller = caller
 
-        Notifications stay tolerant: theirs are not plain.
-        """
-        bind = self._asker if self._spec.style == "notify" else self._plain
-        return {name: bind(name, implementation) for name, implementation in self._implementations()}
+    def __getattr__(self, name: str) -> Any:
+        if name not in SPECS:
+            return getattr(self._component, name)
+        vars(self)[name] = self._caller(name)  # found without this method from now on
+        return vars(self)[name]
 
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the components that implement the hook, in recipe order."""
-        return tuple(name for name, _ in self._implementations())
 
-    def _named(self, name: str, *, needed: bool) -> Callable[..., Any]:
-        for candidate, implementation in self._implementations():
-            if candidate == name:
-                return self._asker(name, implementation, needed)
-        raise LookupError(f"{self._hooks.owner(name) or name} does not implement {self._spec.name}")
+class _Manager(pluggy.PluginManager):
+    """A pluggy manager that takes `kdtool_…` methods of components as hooks without any mark.
 
-    def _implementations(self) -> list[tuple[str, pluggy.HookImpl]]:
-        caller = getattr(self._hooks._manager.hook, self._spec.name)
-        return [(found.plugin_name, found) for found in caller.get_hookimpls()]
+    Every call is of one component, so that a wrapper gets its one answer (`firstresult`). Wrappers may also take the
+    argument `component`, its name.
+    """
 
-    def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        values = {**dict(zip(self._spec.arguments, args, strict=False)), **kwargs}
-        if len(args) > len(self._spec.arguments) or set(values) != set(self._spec.arguments):
-            raise TypeError(f"{self._spec.name} takes exactly ({', '.join(self._spec.arguments)})")
-        return values
+    def __init__(self) -> None:
+        super().__init__("kdtool")
+        self.add_hookspecs(_DECLARATIONS)
+        for name in SPECS:
+            spec = getattr(self.hook, name).spec
+            spec.argnames = (*spec.argnames, "component")
 
-    def _asker(self, name: str, implementation: pluggy.HookImpl, needed: bool = False) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self._ask(name, implementation, self._values(args, kwargs), needed)
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        """Take every declared hook."""
+        return {"firstresult": True} if name in SPECS else None
 
-    def _ask(self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
-        """Call one component's hook, in whichever way it was reached."""
-        if self._spec.style != "notify" or name in self._hooks._required:
-            return self._answer(name, implementation, values, needed)
-        if name in self._hooks._muted:
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Take a component's own hooks, which no inherited default is, and wrappers."""
+        if not name.startswith(PREFIX):
             return None
-        try:
-            return self._answer(name, implementation, values)
-        except Exception as error:
-            self._hooks._muted.add(name)
-            who = self._hooks.owner(name) or name
-            failure = f"{who} failed in {self._spec.name}: {cause_of(error)}"
-            self._hooks._complain(f"{failure}; disabled for the rest of this run")
-            return None
-
-    def _answer(
-        self, name: str, implementation: pluggy.HookImpl, values: Mapping[str, Any], needed: bool = False
-    ) -> Any:
-        owner = self._hooks.owner(name)
-        if self._hooks._trace is not None:
-            self._hooks._trace(f"{self._spec.name} -> {name}")
-        with blame(owner, self._spec.name):
-            answer = implementation.function(*(values[argument] for argument in implementation.argnames))
-            answer = self._spec.answers.checked(answer, needed=needed)
-        if inspect.isgenerator(answer):
-            return _blamed_generator(answer, owner, self._spec.name)
-        return answer
-
-    def _plain(self, name: str, implementation: pluggy.HookImpl) -> Callable[P, R]:
-        function, wanted = implementation.function, implementation.argnames
-        if tuple(wanted) == self._spec.arguments:
-            return cast("Callable[P, R]", function)
-
-        @wraps(function)
-        def fewer(*args: Any, **kwargs: Any) -> Any:
-            values = self._values(args, kwargs)
-            return function(*(values[argument] for argument in wanted))
-
-        return cast("Callable[P, R]", fewer)
+        function = getattr(plugin if isinstance(plugin, type) else type(plugin), name)
+        own = is_wrapper(function) or implements(type(plugin), name)
+        return dict(getattr(function, "kdtool_impl", {})) if own else None
 
 
-def _blamed_generator(generator: Iterator[Any], owner: Owner | None, hook: str) -> Iterator[Any]:
-    with blame(owner, hook):
-        yield from generator
+_DECLARATIONS = type("Declarations", (), {name: spec.declared for name, spec in SPECS.items()})
+
+
+def _plain(spec: Spec, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+    function, wanted = implementation.function, implementation.argnames
+    if tuple(wanted) == spec.arguments:
+        return function
+
+    @wraps(function)
+    def fewer(*args: Any, **kwargs: Any) -> Any:
+        values = spec.values(args, kwargs)
+        return function(*(values[argument] for argument in wanted))
+
+    return fewer

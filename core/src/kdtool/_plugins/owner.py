@@ -7,26 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError
 
-__all__ = ["Owner", "blame", "owner_of"]
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who stands behind a component: for messages."""
-
-    name: str
-    kind: str
-    use: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        origin = f"{self.use}, {self.distribution} {self.version}".rstrip(", ") if self.distribution else self.use
-        return f"{self.kind} '{self.name}' ({origin})"
+__all__ = ["blame", "owner_of"]
 
 
 @contextmanager

@@ -16,16 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.distributions import Origin, misplaced, origin_of, points
-from kdtool._plugins.importing import import_point
+from kdtool._plugins.distributions import misplaced, origin_of, points
+from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
 
-_KINDS = "corpus screen annotator packer teacher cache student transform loss weighting trainer evaluator exporter"
-_IRREGULAR = {"corpus": "corpora", "loss": "losses"}
-_NAMES = (*_KINDS.split(), "tracker", "reporter", "command")
-GROUPS: Mapping[str, str] = {kind: f"kdtool.{_IRREGULAR.get(kind, kind + 's')}" for kind in _NAMES}
+GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "command": "kdtool.commands"}
 """Entry-point group of each kind; a command is no component but a lazily imported click command."""
 
 
@@ -45,7 +43,7 @@ class Entry:
 def _all_entries() -> tuple[Entry, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
     found = [(kinds[point.group], point) for point in points() if point.group in kinds]
-    origins = [origin_of(point.dist) if point.dist else Origin() for _, point in found]
+    origins = [origin_of(point.dist) for _, point in found]
     return tuple(
         Entry(kind, point.name, point.value, origin.name, origin.version, point)
         for (kind, point), origin in zip(found, origins, strict=True)
@@ -73,8 +71,7 @@ def find(kind: str, name: str) -> Entry:
         raise PluginError(
             f"{kind} {name!r} is offered twice: by {offers}; pip uninstall one of them, or write use: {entries[0].value}"
         )
-    package = _first_party().get(kind, {}).get(name)
-    if package:
+    if package := package_of(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
     known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
     hints = [known or f"no {kind} is installed", *(text for text in misplaced(GROUPS.values()) if repr(name) in text)]
@@ -88,19 +85,22 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         kind: the kind it must be of (not checked here).
         use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
         folder: where a relative path starts.
-        announce: is told before code from a local file runs, and when an import takes long.
+        announce: is told before code from a local file runs.
 
     Raises:
         UsageError: there is nothing of that name.
         PluginError: it cannot be imported.
     """
     if ".py:" in use:
-        from kdtool._plugins.local_file import load_local
-
-        return load_local(kind, use, folder, announce)
+        return import_file(kind, use, folder, announce)
     point = EntryPoint(use, use, GROUPS[kind]) if ":" in use else find(kind, use).point
-    cls, origin = import_point(kind, use, point, announce)
+    cls, origin = import_point(kind, use, point)
     return Loaded(cls, use, origin.name, origin.version)
+
+
+def package_of(kind: str, name: str) -> str | None:
+    """Return the project's own package that brings the component, installed or not; None where there is none."""
+    return _first_party().get(kind, {}).get(name)
 
 
 @cache

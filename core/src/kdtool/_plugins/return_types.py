@@ -1,9 +1,9 @@
 """Answers: what a component returned, compared with what its hook declares to return.
 
-`hooks` asks here at every call of a hook, so that no caller meets a wrong value: the component that gave it is blamed
+The guard asks here at every call of a hook, so that no caller meets a wrong value: the component that gave it is blamed
 where it gave it. Compared are the classes of values, of records' fields, of what mappings and sequences hold, and of the
 items of iterators as they come. Not compared are tensors, and the elements of sequences inside a record, which may be as
-long as a row. Hot loops take `Call.bound()` and are not checked at all.
+long as a row. Hot loops take `Hooks.bound` and are not checked at all.
 """
 
 from __future__ import annotations
@@ -35,22 +35,26 @@ class Answers:
     def __init__(self, declared: Callable[..., Any]) -> None:
         self._declared = declared
 
-    def checked(self, answer: Any, *, needed: bool) -> Any:
-        """Return the answer; iterators are checked item by item while they are read.
+    @cached_property
+    def none_at_all(self) -> bool:
+        """Whether nobody looks at what the hook returns."""
+        return self._declared_hint is NoneType
 
-        Args:
-            answer: what the component returned.
-            needed: whether None is no answer: one component was asked for something that nobody else gives.
+    @cached_property
+    def must_answer(self) -> bool:
+        """Whether None is refused: it is not in the declared return type."""
+        return not self.none_at_all and NoneType not in get_args(self._declared_hint)
+
+    def checked(self, answer: Any) -> Any:
+        """Return the answer; iterators are checked item by item while they are read.
 
         Raises:
             PluginError: the hook does not allow it.
         """
-        if self._hint is NoneType:  # hooks that are told something: nobody looks at what they return
+        if self.none_at_all or (answer is None and not self.must_answer):
             return None
         if answer is None:
-            if needed:
-                raise self._refused("answer", f" is None, not {_name(self._hint)}")
-            return None
+            raise self._refused("answer", f" is None, not {_name(self._hint)}")
         if get_origin(self._hint) is Iterator:
             if not isinstance(answer, Iterable) or isinstance(answer, str | bytes | Mapping):
                 raise self._refused("answer", _is_not(answer, self._hint))
@@ -70,8 +74,12 @@ class Answers:
         return PluginError(f"{self._declared.__name__} gave what it must not: the {what}{problem}")
 
     @cached_property
+    def _declared_hint(self) -> Any:
+        return get_type_hints(self._declared, localns=_OF_TORCH)["return"]
+
+    @cached_property
     def _hint(self) -> Any:
-        hint = get_type_hints(self._declared, localns=_OF_TORCH)["return"]
+        hint = self._declared_hint
         kept = [option for option in get_args(hint) if option is not NoneType] if _is_union(hint) else [hint]
         return reduce(or_, kept)
 

@@ -1,30 +1,21 @@
-"""Registering components: what the type checkers cannot see of an author's mistakes is refused here.
+"""Mistakes of an author that type checkers cannot see: refused when a component is assembled.
 
 `mistakes` looks at a class by `inspect.getattr_static`, only at attributes with our prefix, so that no property runs.
-`ComponentManager` is a pluggy manager that takes `kdtool_…` methods as hooks without any marker.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
-
-import pluggy
 
 from kdtool._contract.component import Component, Config
+from kdtool._contract.hooks import calling_of
+from kdtool._contract.kind_table import reserved_keys
 from kdtool._contract.kinds import KINDS
-from kdtool._plugins.hook_list import Hooks
-from kdtool._plugins.hooks import Spec
+from kdtool._plugins.hook_specs import PREFIX, SPECS, implements, is_wrapper
 from kdtool._text.did_you_mean import did_you_mean
 
-PREFIX = "kdtool_"
-_OWN_KEYS = "use weight teacher share steps losses transforms weightings required trainer"
-RESERVED_KEYS = frozenset(_OWN_KEYS.split())
-"""The core's own keys of a component's entry: a `Config` must not have fields of these names."""
-_NEEDED = "annotate build_student evaluate examples export recall record report rows screen train wanted"
-"""Hooks without which a component is of no use to its kind."""
-SPECS: dict[str, Spec[Any, Any, Any]] = {name: spec for name, spec in vars(Hooks).items() if isinstance(spec, Spec)}
+__all__ = ["implements", "mistakes"]
 
 
 def mistakes(cls: object, kind: str) -> Iterator[str]:
@@ -40,17 +31,11 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
         yield "overrides equality, by which components are told apart; remove __eq__ and __hash__"
     yield from _config_mistakes(cls)
-    needed = {PREFIX + name for name in _NEEDED.split()} & vars(base).keys()
-    yield from (f"has no {name}, which every {kind} needs" for name in sorted(needed) if not implements(cls, name))
+    needed = sorted(name for name, declared in vars(base).items() if calling_of(declared).needed)
+    yield from (f"has no {name}, which every {kind} needs" for name in needed if not implements(cls, name))
     for name in dir(cls):
         if name.startswith(PREFIX):
             yield from _hook_mistakes(cls, base, name)
-
-
-def implements(cls: type, name: str) -> bool:
-    """Return whether the class has its own version of a hook, not the inherited default."""
-    found = inspect.getattr_static(cls, name, None)
-    return not any(found is vars(base).get(name) for base in (Component, *KINDS.values()))
 
 
 def _config_mistakes(cls: type[Component]) -> Iterator[str]:
@@ -58,48 +43,38 @@ def _config_mistakes(cls: type[Component]) -> Iterator[str]:
     if not (inspect.isclass(config) and issubclass(config, Config)):
         yield "has a Config that does not extend kdtool.Config"
         return
-    for field in sorted(RESERVED_KEYS & set(config.model_fields)):
+    for field in sorted(reserved_keys() & set(config.model_fields)):
         yield f"has a Config field named {field!r}, which is a key of kdtool itself; rename it"
 
 
 def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]:
-    if not hasattr(base, name):
-        what = "a hook of another kind" if name in SPECS else "which is no hook"
-        hooks = [hook for hook in SPECS if hasattr(base, hook)]
-        yield f"has {name}, {what}; {did_you_mean(name, hooks, what='hooks of this kind')}"
-        return
-    if not implements(cls, name):
-        return
     found = inspect.getattr_static(cls, name)
+    wraps = is_wrapper(found)
+    if not (hasattr(base, name) or (wraps and name in SPECS)):
+        what = "a hook of another kind" if name in SPECS else "which is no hook"
+        hint = did_you_mean(name, [hook for hook in SPECS if hasattr(base, hook)], what="hooks of this kind")
+        wrap = "; to wrap it, mark it with @kdtool.hookimpl(wrapper=True)" if name in SPECS else ""
+        yield f"has {name}, {what}; {hint}{wrap}"
+    elif wraps or implements(cls, name):
+        yield from _method_mistakes(
+            name, found, (*SPECS[name].arguments, "component") if wraps else SPECS[name].arguments
+        )
+        if wraps and not inspect.isgeneratorfunction(found):
+            yield f"has {name} as a wrapper that does not yield; write `answer = yield` where the hook is to be called"
+        if wraps and name == "kdtool_close":
+            yield "wraps kdtool_close, which is called on each component alone"
+
+
+def _method_mistakes(name: str, found: object, declared: tuple[str, ...]) -> Iterator[str]:
     if not inspect.isfunction(found):
         yield f"has {name} as {type(found).__name__}; a hook is a plain method"
         return
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         yield f"has {name} as async def; a hook is a plain method (run your event loop inside it)"
         return
-    declared = tuple(inspect.signature(getattr(base, name)).parameters)[1:]
     for parameter in tuple(inspect.signature(found).parameters.values())[1:]:
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
             yield f"has {name} with argument {parameter}; it takes plain arguments from ({', '.join(declared)})"
         elif parameter.name not in declared:
             hint = did_you_mean(parameter.name, declared, what="its arguments")
             yield f"has {name} with an argument {parameter.name!r} that the hook does not have; {hint}"
-
-
-class ComponentManager(pluggy.PluginManager):
-    """A pluggy manager for one scope: one phase of one arm with the components that the run shares."""
-
-    def __init__(self) -> None:
-        super().__init__("kdtool")
-        self.add_hookspecs(_DECLARATIONS)
-
-    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
-        """Take every declared hook."""
-        return {} if module_or_class is _DECLARATIONS and name.startswith(PREFIX) else None
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        """Take a component's own hooks; inherited defaults are none."""
-        return {} if name.startswith(PREFIX) and implements(type(plugin), name) else None
-
-
-_DECLARATIONS = type("Declarations", (), {name: spec.declared for name, spec in SPECS.items()})

@@ -14,20 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kdtool._contract.kind_table import TABLE, reserved_keys
 from kdtool._errors import Problem, RecipeError
-from kdtool._plugins.validation import RESERVED_KEYS
 from kdtool._recipe.yaml import KeyPath, Node, Place, as_node, read_document, read_scalar, read_text
 
-_SEVERAL = ("screen", "annotator", "teacher", "transform", "weighting", "evaluator", "exporter", "tracker")
-COLLECTIONS: Mapping[str, str] = {"corpora": "corpus", "losses": "loss", **{f"{kind}s": kind for kind in _SEVERAL}}
+COLLECTIONS: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if not kind.single}
 """Recipe keys that hold a map of named components, with their kind; the kind's name is the singular form."""
 
-SINGLE: Mapping[str, str] = {
-    "rows": "packer", "signals": "cache", "student": "student", "trainer": "trainer", "reporter": "reporter",
-}  # fmt: skip
+SINGLE: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if kind.single}
 """Recipe keys that hold one component."""
 
-SOURCE_KEYS = ("corpora", "screens", "annotators", "rows", "teachers", "signals")
+SOURCE_KEYS = tuple(kind.key for kind in TABLE if kind.scope == "source")
 """Where data and signals come from: keys of the recipe that a phase may have of its own."""
 PHASE_KEYS = ("trains", "losses", "steps", "trainer", "transforms", "weightings", *SOURCE_KEYS)
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
@@ -207,6 +204,6 @@ def _merge(below: Node, above: Node, name: str) -> Node:
     kept = below.value
     use = above.value.get("use")
     if use is not None and use.value != (kept["use"].value if "use" in kept else name):
-        kept = {key: node for key, node in kept.items() if key in RESERVED_KEYS and key != "use"}
+        kept = {key: node for key, node in kept.items() if key in reserved_keys() and key != "use"}
     merged = {key: _merge(kept[key], node, key) if key in kept else node for key, node in above.value.items()}
     return Node({**kept, **merged}, above.place)

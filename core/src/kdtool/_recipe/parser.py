@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from kdtool._contract.kind_table import TABLE
 from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import Problem
 from kdtool._recipe import layers
@@ -20,7 +21,7 @@ from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.names import NAME, NO_NAME
 
-_SHARED = (*layers.SOURCE_KEYS, "student", "evaluators", "exporters", "trackers", "reporter")
+_SHARED = (*layers.SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
 TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control", "require")
 _KIND_OF = {**layers.COLLECTIONS, **layers.SINGLE}
 _SCHEDULE = TypeAdapter(Schedule)

@@ -2,7 +2,7 @@
 
 A measurement's items are {"item", "sum", "weight"}; its value is transform(Σ sum / Σ weight), and an arm's is the mean over
 its seeds. Two arms are compared on the items and seeds that both have, so that what is hard for both does not count. Ratios
-(of perplexities, of the teacher) have their intervals on the logarithm. `intervals` says what the intervals cover.
+(of perplexities, of the teacher) have their intervals on the logarithm. `jackknife` says what the intervals cover.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 from kdtool._contract.evaluation import Measurement, Subject
 from kdtool._contract.reporting import Comparison
 from kdtool._errors import PluginError
-from kdtool._statistics.arm_interval import all_pass_or_fail, arm_interval, exponential, level_of, share_unseen
+from kdtool._statistics.arm_interval import arm_interval, exponential, level_of, wide_enough
 from kdtool._statistics.jackknife import Pair, Statistic, Table, estimate, margins
 from kdtool._statistics.randomisation_test import chance
 from kdtool._store.atomic_files import json_lines
@@ -32,8 +32,6 @@ _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
 _ERROR = 0.05
 """Significance level."""
-_ROUNDED = 1e-9
-"""What is left of a width of zero where shares are no binary fractions."""
 _ROLES = ("artifact", "student", "control", "teacher")
 
 
@@ -176,7 +174,8 @@ def _bounds(about: Measurement, tables: Sequence[Table], difference: float) -> t
         return None
     most = inf
     if about.unit == "fraction":
-        reach, most = _wide_enough(reach, tables, 1 + abs(difference)), 1.0
+        room = 1 + abs(difference)
+        reach, most = wide_enough(reach, tables, (room, room)), 1.0
     low, high = max(-most, difference - reach[0]), min(most, difference + reach[1])
     return (min(low, 0.0), max(high, 0.0)) if chance(_in_favour(tables)) >= _ERROR else (low, high)
 
@@ -196,19 +195,6 @@ def _share(tables: Sequence[Table]) -> tuple[float, float | None, float | None] 
     except (ValueError, OverflowError):  # all rests on one item: without it there is no ratio
         bounds = None, None
     return value / other, *bounds
-
-
-def _wide_enough(reach: tuple[float, float], tables: Sequence[Table], most: float) -> tuple[float, float]:
-    """Return how far a fraction's interval reaches, which the jackknife makes too short where items are hardly unlike.
-
-    Where all are alike, a share of others (`share_unseen`) may still be otherwise, each by up to `most`: the way to the far
-    end of what the fraction can be. So three tasks of three against none show no difference, as in the exact sign test.
-    Tasks that pass or fail have that width in any case: one that goes another way makes nothing more certain.
-    """
-    if max(reach) >= _ROUNDED and not all_pass_or_fail(tables):
-        return reach
-    others = most * share_unseen(tables)
-    return max(reach[0], others), max(reach[1], others)
 
 
 def _in_favour(tables: Sequence[Table]) -> list[float]:

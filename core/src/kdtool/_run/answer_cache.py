@@ -12,18 +12,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from pluggy import HookImpl
+from typing import cast
 
 from kdtool._contract.language_model import Request, TextAnswer
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError
-from kdtool._plugins.hook_list import Hooks
-from kdtool._plugins.hooks import Call
+from kdtool._plugins.hooks import ComponentHooks
 
 __all__ = ["remembering"]
 
@@ -52,7 +48,8 @@ def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterat
         with _storage_errors(file):
             database.execute(_TABLE)
         kept = {name: _Kept(database, file, teacher) for name, teacher in teachers.items()}
-        yield replace(run, hook=_Hooks(run.hook, kept))
+        hooks = cast("ComponentHooks", run.hook)
+        yield replace(run, hook=hooks.replacing("kdtool_answer", {name: one.ask for name, one in kept.items()}))
         for name, one in kept.items():
             if one.found:
                 run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
@@ -90,7 +87,7 @@ class _Kept:
                 else:
                     there.append(found)
 
-        for answer in ask(new()) or ():  # None: the teacher answers nothing
+        for answer in ask(new()):
             if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later
                 self._keep(asked[answer.id], answer)
             yield answer
@@ -115,36 +112,6 @@ class _Kept:
                 "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
                 (self._teacher, _key(request), text, _digest(text)),
             )
-
-
-class _Hooks(Hooks):
-    """Hooks on the same components, whose teachers answer from what is kept."""
-
-    def __init__(self, hooks: Hooks, kept: Mapping[str, _Kept]) -> None:
-        vars(self).update(vars(hooks))
-        self.kept = kept
-
-    @property
-    def kdtool_answer(self) -> Any:  # type: ignore[override]
-        """The hook of the teachers, which are asked only for answers that are not kept."""
-        return _Answers(Hooks.kdtool_answer, self)
-
-
-class _Answers(Call[Any, Any, Any]):
-    """The hook behind the kept answers: every way of calling it ends in `_ask` or `_plain`."""
-
-    _hooks: _Hooks
-
-    def _ask(self, name: str, implementation: HookImpl, values: Mapping[str, Any], needed: bool = False) -> Any:
-        def ask(requests: Iterable[Request]) -> Any:
-            return super(_Answers, self)._ask(name, implementation, {"requests": requests}, needed)
-
-        kept = self._hooks.kept.get(name)
-        return kept.ask(ask, values["requests"]) if kept else ask(values["requests"])
-
-    def _plain(self, name: str, implementation: HookImpl) -> Callable[..., Any]:
-        plain, kept = super()._plain(name, implementation), self._hooks.kept.get(name)
-        return partial(kept.ask, plain) if kept else plain
 
 
 def _key(request: Request) -> str:

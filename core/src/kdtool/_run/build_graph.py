@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdtool._assembly.checks.teacher_training import adapting_phases
+from kdtool._contract.component import Component
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._run.context import Context
@@ -66,7 +67,7 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     run = context.info(Stage("run"), context.folder)
     graph = Graph()
     _identify(context, run)
-    context.vocabularies.update(compared(context, run))
+    context.vocabularies.update({name: found for name, found in compared(context, run).items() if found})
     try_packers(context, run)
     adapting, trained = add_adapted(context, graph)
     texts = add_texts(context, graph, context.assembly.recipe.shared)
@@ -98,9 +99,9 @@ def _identify(context: Context, run: RunInfo) -> None:
     context.identities.update(context.hooks.kdtool_identity(run))
     arms = [*context.assembly.arms.values(), adapting_phases(context.assembly.recipe)]
     for phase in (phase for phases in arms for phase in phases):
-        identity = context.assembly.hooks(phase).kdtool_identity
-        own = [spec.path for spec in phase.components if spec.path in identity.names()]
-        context.identities.update({name: identity.maybe(name)(run) or {} for name in own})
+        hooks = context.assembly.hooks(phase)
+        own = [spec.path for spec in phase.components if spec.path in hooks.implementing("kdtool_identity")]
+        context.identities.update({name: hooks.component(name, Component).kdtool_identity(run) or {} for name in own})
 
 
 def _facts(context: Context, run: RunInfo, student: Node) -> dict[str, ModelFacts]:

@@ -14,12 +14,12 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import Example, Split, TextSource
 from kdtool._contract.licences import Licensed
 from kdtool._contract.reporting import StageRecord
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.teacher import Teacher
 from kdtool._errors import KdtoolError
-from kdtool._plugins.hook_list import Hooks
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
-from kdtool._run.distributed import joined, may_join, wait_for
+from kdtool._run.distributed import joined, may_join, rank_and_world, wait_for
 from kdtool._run.fingerprint import component_part
 from kdtool._run.graph import Node, Stage
 from kdtool._run.stages.text import StoredTexts
@@ -72,6 +72,23 @@ class Context:
     _voices: dict[str, Node | None] = field(default_factory=dict)
     _tokenizers: dict[str, list[Any]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        assembly: Assembly,
+        folder: Path,
+        store: Path,
+        *,
+        offline: bool = True,
+        licences: tuple[Licensed, ...] = (),
+        verify: bool = False,
+    ) -> Context:
+        """Return the context of a run in `folder`, as this process sees it."""
+        rank, world = rank_and_world()
+        stored, own = Artefacts(store), Artefacts(folder)
+        hooks = assembly.hooks()
+        return cls(assembly, folder, stored, own, offline, hooks, rank, world, licences=licences, verify=verify)
+
     def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
         """Return what components of a stage may know."""
         return RunInfo(
@@ -105,12 +122,12 @@ class Context:
 
     def tokenizers(self, teachers: Collection[str]) -> dict[str, list[Any]]:
         """Return what stands in fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
-        having = [name for name in teachers if name in self.hooks.kdtool_tokenizer.names()]
+        having = [name for name in teachers if name in self.hooks.implementing("kdtool_tokenizer")]
         for name in having:
             if name not in self._tokenizers:
                 found = None
                 with suppress(KdtoolError):  # one that cannot tell its tokenizer gives it to nobody else either
-                    found = self.hooks.kdtool_tokenizer.maybe(name)(self._silent_info())
+                    found = self.hooks.component(name, Teacher).kdtool_tokenizer(self._silent_info())
                 about = [found.fingerprint, list(found.document_start), found.chat_fingerprint] if found else []
                 self._tokenizers[name] = about
         return {name: self._tokenizers[name] for name in having if self._tokenizers[name]}
@@ -169,7 +186,7 @@ class Context:
         """Have each teacher that the node asks speak with the model that the node says."""
         for name, source in node.teachers.items():
             if self._voices.get(name) is not source:
-                self.hooks.kdtool_adapted.of(name)(run, None if source is None else source.path / MODEL)
+                self.hooks.component(name, Teacher).kdtool_adapted(run, None if source is None else source.path / MODEL)
                 self._voices[name] = source
 
     def _silent_info(self) -> RunInfo:

@@ -14,12 +14,11 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import Batch
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.signals import Signal, Want
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
-from kdtool._plugins.hook_list import Hooks
 from kdtool._run.graph import Node
 
 __all__ = ["hooks_of"]
@@ -51,8 +50,8 @@ class _Undeclared(Teacher):
         super().__init__(teacher.config)
         self._name, self._teacher, self._stage, self._inherited = name, teacher, stage, inherited
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
-        found: Tokenizer | None = self._teacher.kdtool_tokenizer(run)
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
+        found: Tokenizer = self._teacher.kdtool_tokenizer(run)
         return found
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:

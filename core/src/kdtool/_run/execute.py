@@ -1,7 +1,7 @@
 """The run: from an assembled recipe to results.
 
-`stages` builds the graph; its nodes are made in order, each reused where nothing that it depends on has changed; then the
-arms are compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
+The nodes of the graph are made in order, each reused where nothing that it depends on has changed; then the arms are
+compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdtool._assembly.checks.requirements import held_against
 from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import Licensed, told
-from kdtool._contract.reporting import ArmResult, Comparison, Requirement, Results
+from kdtool._contract.reporting import ArmResult, Comparison, Reporter, Requirement, Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError, cause_of
 from kdtool._plugins.attribution import culprit, translated
@@ -29,7 +29,6 @@ from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.plan import last_nodes
 from kdtool._run.preflight.equal_tokens import refuse_uneven_ahead
@@ -45,7 +44,7 @@ from kdtool._run.stages.rows import corpora_of, rows_of
 from kdtool._run.stages.scores import read_scores, said_of
 from kdtool._run.stages.terms import mixtures_noted
 from kdtool._run.stages.text import StoredTexts
-from kdtool._store.artefacts import Artefacts, storage_errors
+from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
 from kdtool._store.locks import holder_of, run_lock
@@ -99,22 +98,9 @@ def session(
 
     Of several processes the first does so; the others only work along.
     """
-    rank, world = rank_and_world()
-    hooks = assembly.hooks()
-    context = Context(
-        assembly,
-        folder,
-        Artefacts(store),
-        Artefacts(folder),
-        offline,
-        hooks,
-        rank,
-        world,
-        licences=licences,
-        verify=verify,
-    )
+    context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
     run = context.info(Stage("run"), folder)
-    if rank:
+    if context.rank:
         return work(context, run)
     with run_lock(folder):
         register_run(store, folder)
@@ -183,7 +169,7 @@ def reported(context: Context, run: RunInfo, results: Results) -> Results:
     with storage_errors(context.folder):
         write_results(results)
     for name in context.assembly.named("reporter"):
-        results = replace(results, report=context.hooks.kdtool_report.of(name)(run, results))
+        results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
         with storage_errors(context.folder):

@@ -1,6 +1,6 @@
 """The graph of a run: every artefact that it consists of, before any of them is made.
 
-`stages` builds it from an assembly, the runner makes its nodes in order, `plan` says beforehand which of them are there.
+`build_graph` builds it from an assembly, `execute` makes its nodes in order, `plan` says beforehand which of them are there.
 A node's fingerprint is known as soon as those of its inputs are, and so is the folder that it will be in.
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kdtool._contract.evaluation import LiveSubject, Subject
 from kdtool._contract.language_model import Runtime
-from kdtool._contract.run_info import RunInfo
-from kdtool._plugins.hooks import Named
+from kdtool._contract.run_info import Named, RunInfo
+from kdtool._contract.teacher import Teacher
 
 __all__ = ["UNADAPTED", "open_subject"]
 
@@ -22,9 +22,10 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     """
     if isinstance(subject, LiveSubject) and subject.model is not None:
         return Named("", subject.model.opened())
-    hook, owner = run.hook.kdtool_open, run.hook.owner
+    owner = run.hook.owner
     name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
     if subject.role == "teacher" and owner(name):
-        runtime = hook.maybe(name)(run, subject) if name in hook.names() else None
+        runtime = run.component(name, Teacher).kdtool_open(run, subject)
         return None if runtime is None else Named(name, runtime)
-    return hook(run, subject)
+    opened: Named[Runtime] | None = run.hook.kdtool_open(run, subject)
+    return opened

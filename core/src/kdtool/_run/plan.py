@@ -17,19 +17,17 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import RowSource
 from kdtool._contract.reporting import ComponentRecord
 from kdtool._contract.signals import Want
-from kdtool._contract.teacher import SignalSource
+from kdtool._contract.teacher import SignalSource, Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
 from kdtool._results.files import component_record
 from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
-from kdtool._run.distributed import rank_and_world
 from kdtool._run.graph import Node, Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
-from kdtool._store.artefacts import Artefacts
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 
@@ -69,7 +67,7 @@ class PlannedSignals:
         with self._context.assembly.reopened() as assembly:
             context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
             run = context.info(Stage("signals"), context.folder)
-            tokenizer = context.hooks.kdtool_tokenizer.of(self.teacher.name)(run)
+            tokenizer = context.hooks.component(self.teacher.name, Teacher).kdtool_tokenizer(run)
             source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
             yield rows_of(self._rows), tokenizer, source
 
@@ -107,17 +105,7 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
     """
-    hooks = assembly.hooks()
-    context = Context(
-        assembly,
-        folder,
-        Artefacts(store),
-        Artefacts(folder),
-        True,
-        hooks,
-        licences=licences_of(assembly, hooks),
-        world=rank_and_world()[1],
-    )
+    context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
     stages = add_stages(context, make=lambda *_: None)
     before, signals = last_nodes(folder), dict(_signals(context, stages))
     return tuple(

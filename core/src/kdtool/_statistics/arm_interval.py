@@ -9,7 +9,7 @@ from typing import Literal
 
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
-__all__ = ["all_pass_or_fail", "arm_interval", "exponential", "interval_of", "level_of", "share_unseen"]
+__all__ = ["arm_interval", "exponential", "interval_of", "level_of", "wide_enough"]
 
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
 _ROUNDED = 1e-9
@@ -42,13 +42,24 @@ def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float]
     if unit != "fraction":
         low, high = middle - reach[0], middle + reach[1]
         return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
-    if len(table) == 1 and all_pass_or_fail([table]):
+    if len(table) == 1 and _all_pass_or_fail([table]):
         return _wilson(middle, len(table[0]))
-    below, above = reach
-    if max(reach) < _ROUNDED or all_pass_or_fail([table]):
-        others = share_unseen([table])
-        below, above = max(below, others * middle), max(above, others * (1 - middle))
+    below, above = wide_enough(reach, [table], (middle, 1 - middle))
     return max(0.0, middle - below), min(1.0, middle + above)
+
+
+def wide_enough(reach: tuple[float, float], tables: Sequence[Table], room: tuple[float, float]) -> tuple[float, float]:
+    """Return how far a fraction's interval reaches, which the jackknife makes too short where items are hardly unlike.
+
+    Where all are alike, a share of others may still be otherwise, each by up to `room`: the way to either end of what the
+    fraction can be. The share is 1 − 0.025^(1/n) of n items (Clopper and Pearson, Biometrika 26, 1934), so three tasks of
+    three against none show no difference, as in the exact sign test. Tasks that pass or fail have that width in any case:
+    one that goes another way makes nothing more certain.
+    """
+    if max(reach) >= _ROUNDED and not _all_pass_or_fail(tables):
+        return reach
+    others = float(1 - 0.025 ** (1 / weighing(tables)))
+    return max(reach[0], others * room[0]), max(reach[1], others * room[1])
 
 
 def level_of(transform: str) -> Statistic:
@@ -72,17 +83,8 @@ def exponential(exponent: float) -> float:
         return inf
 
 
-def all_pass_or_fail(tables: Sequence[Table]) -> bool:
-    """Return whether each item of each arm and seed is a task that passes or fails."""
+def _all_pass_or_fail(tables: Sequence[Table]) -> bool:
     return all(pair in _PASS_OR_FAIL for table in tables for row in table for pair in row)
-
-
-def share_unseen(tables: Sequence[Table]) -> float:
-    """Return how large a share of items may be otherwise where all that were seen are alike.
-
-    1 − 0.025^(1/n) of n items (Clopper and Pearson, Biometrika 26, 1934).
-    """
-    return float(1 - 0.025 ** (1 / weighing(tables)))
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:

@@ -41,7 +41,7 @@ from kdtool._store.committed import (
     sync,
 )
 
-__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "problems_of", "storage_errors", "verify"]
+__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "storage_errors", "verify"]
 
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
@@ -131,7 +131,8 @@ class Artefacts:
     ) -> Artefact:
         partial = path.with_name(path.name + ".partial")
         partial.mkdir(exist_ok=True)
-        if (partial / MANIFEST).exists() and not any(problems_of(partial)):  # killed just before the rename
+        with contextlib.suppress(StorageError):  # none, unless a process was killed just before the rename
+            verify(partial)
             _complete(partial, path)
             return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
         discard_uncommitted(partial, say)
@@ -164,30 +165,15 @@ def is_begun(partial: Path) -> bool:
     return not names or any(name.startswith((KEPT, MANIFEST, RECORD)) for name in names)
 
 
-def problems_of(path: Path, *, hashing: bool = True) -> Iterator[str]:
-    """Compare the files of a complete artefact with its manifest and yield what is wrong with each."""
-    try:
-        files = _manifest(path)["files"]
-    except FileNotFoundError:
-        yield f"{path / MANIFEST} is missing"
-    except (StorageError, OSError, ValueError, KeyError):
-        yield f"{path / MANIFEST} is not what was written"
-    else:
-        for name, entry in files.items():
-            problem = problem_of(path / name, entry, hashing=hashing)
-            if problem:
-                yield f"{path / name} {problem}"
-
-
 def verify(path: Path, *, hashing: bool = True) -> None:
     """Compare the files of a complete artefact with its manifest: by size, and by content where `hashing`.
 
     Raises:
         StorageError: one is missing or is not what was written; it is named, with what to do.
     """
-    problem = next(problems_of(path, hashing=hashing), None)
-    if problem is not None:
-        raise _damaged(path, problem)
+    for name, entry in _manifest(path)["files"].items():
+        if problem := problem_of(path / name, entry, hashing=hashing):
+            raise _damaged(path, f"{path / name} {problem}")
 
 
 def checked(path: Path, name: str) -> Path:
@@ -198,14 +184,9 @@ def checked(path: Path, name: str) -> Path:
     Raises:
         StorageError: it is missing or is not what was written.
     """
-    if (path / MANIFEST).exists():
-        try:
-            entry = _manifest(path)["files"].get(name)
-        except (StorageError, ValueError, KeyError):
-            raise _damaged(path, f"{path / MANIFEST} is not what was written") from None
-        problem = problem_of(path / name, entry, hashing=process_number() == "0") if entry else None
-        if problem:
-            raise _damaged(path, f"{path / name} {problem}")
+    entry = _manifest(path)["files"].get(name) if (path / MANIFEST).exists() else None
+    if entry and (problem := problem_of(path / name, entry, hashing=process_number() == "0")):
+        raise _damaged(path, f"{path / name} {problem}")
     return path / name
 
 
@@ -294,11 +275,17 @@ def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
+    try:
+        manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
+    except FileNotFoundError:
+        raise _damaged(path, f"{path / MANIFEST} is missing") from None
+    except (StorageError, OSError, ValueError):
+        raise _damaged(path, f"{path / MANIFEST} is not what was written") from None
     return manifest
 
 
 def _damaged(path: Path, problem: str) -> StorageError:
     remedy = f"Delete the folder {path} and run again to make it anew"
-    others = "kdtool clean --damaged shows what else is (give it the run's --store, if it has one)"
-    return StorageError(f"a stored file is damaged: {problem}. {remedy}; {others}")
+    return StorageError(
+        f"a stored file is damaged: {problem}. {remedy}; kdtool run --verify finds what else is damaged"
+    )

@@ -1,16 +1,14 @@
-"""What can be freed: artefacts of the store that no run needs, what killed processes left, and what is damaged.
+"""Free what no run needs: artefacts of the store, and what killed processes left.
 
 A run needs what its `graph.json` names, and the store knows its runs. Only what kdtool has made goes: artefacts with a
 manifest or the signs of having been begun, in the places where stages leave them, in a folder that runs have marked as their
-store. Nothing goes that a process works on (it holds a lock), and nothing at all while the needs of a run cannot be told: it
+store. Nothing goes that a process works on (it holds a lock), and nothing at all while the needs of a run are unknown: it
 has just begun, or its graph is damaged. Used by `kdtool clean`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtool._errors import LockedError
-from kdtool._store.artefacts import MANIFEST, is_begun, problems_of, storage_errors
+from kdtool._store.artefacts import MANIFEST, is_begun, storage_errors
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._store.locks import HOLDER, worker_of
@@ -51,16 +49,11 @@ class Cleaned:
     runs: int = 0
 
 
-def clean(store: Path, *, damaged: bool = False, remove: bool = False) -> Cleaned:
-    """Find what can be freed in the store and in its runs' folders, and free it.
-
-    Args:
-        store: the folder that runs share.
-        damaged: find artefacts that are not as they were written, instead of what no run needs. Reads every file.
-        remove: free what is found.
+def clean(store: Path, *, remove: bool = False) -> Cleaned:
+    """Find what can be freed in the store and in its runs' folders; with `remove`, free it.
 
     Raises:
-        LockedError: a run has just begun, or works with a damaged artefact.
+        LockedError: a run has just begun.
         StorageError: the store cannot be written, or what a run needs cannot be read.
         UsageError: the folder is no store.
     """
@@ -69,14 +62,13 @@ def clean(store: Path, *, damaged: bool = False, remove: bool = False) -> Cleane
     store = store.resolve()
     with storage_errors(store):
         refuse_other_folders(store)
-        found = _damaged(store, _runs(store)) if damaged else []
         with store_lock(store):
             runs = _runs(store)
             total = bytes_below(store)
-            found = found if damaged else _unneeded(store, runs)
+            found = _unneeded(store, runs)
             left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
             if remove:
-                _tidy(store, runs)
+                _forget_gone_runs(store)
     return Cleaned(tuple(found), left, total, len(runs))
 
 
@@ -111,36 +103,15 @@ def _needs(store: Path, folder: Path) -> frozenset[Path]:
 
 
 def _unneeded(store: Path, runs: list[_Run]) -> list[Found]:
-    needed = _needed(runs)
-    whole = [path for path in _folders(store, SHARED_KINDS) if _is_whole(path) and path not in needed]
-    left = [path for path in _folders_of_all(store, runs) if _is_left(path) and not _continues(path, needed)]
+    needed = {path for run in runs for path in run.needs}
+    shared = list(_folders(store, SHARED_KINDS))
+    own = [path for run in runs for path in _folders(run.folder, OWN_KINDS)]
+    whole = [path for path in shared if path == _bare(path) not in needed and (path / MANIFEST).is_file()]
+    left = [path for path in (*shared, *own) if _is_left(path) and not _continues(path, needed)]
     return [
         *(Found(path, bytes_below(path), "no run needs it") for path in whole),
         *(Found(path, bytes_below(path), "left by a process that was stopped") for path in left),
     ]
-
-
-def _damaged(store: Path, runs: list[_Run]) -> list[Found]:
-    found, needed = [], _needed(runs)
-    for path in (path for path in _folders_of_all(store, runs) if _is_whole(path) or path in needed):
-        problem = next(problems_of(path), None)
-        user = next((run for run in runs if run.worker and path in run.needs), None)
-        if problem and user:
-            raise LockedError(f"{problem}, and {user.folder} is in use by {user.worker}: stop it first, or wait for it")
-        if problem:
-            found.append(Found(path, bytes_below(path), problem.removeprefix(f"{path}{os.sep}")))
-    return found
-
-
-def _needed(runs: list[_Run]) -> set[Path]:
-    return {path for run in runs for path in run.needs}
-
-
-def _folders_of_all(store: Path, runs: list[_Run]) -> Iterator[Path]:
-    """Yield the folders that look like artefacts, of the store and of its runs."""
-    yield from _folders(store, SHARED_KINDS)
-    for run in runs:
-        yield from _folders(run.folder, OWN_KINDS)
 
 
 def _folders(root: Path, kinds: Sequence[str]) -> Iterator[Path]:
@@ -152,10 +123,6 @@ def _folders(root: Path, kinds: Sequence[str]) -> Iterator[Path]:
 
 def _is_ours(bare: Path) -> bool:
     return _NAME.fullmatch(bare.name) is not None
-
-
-def _is_whole(path: Path) -> bool:
-    return path == _bare(path) and (path / MANIFEST).is_file()
 
 
 def _is_left(path: Path) -> bool:
@@ -189,14 +156,7 @@ def _remove(path: Path) -> str | None:
     return None
 
 
-def _tidy(store: Path, runs: list[_Run]) -> None:
-    """Remove lock files of what is gone, while nobody can ask for them, and what runs left that are gone."""
+def _forget_gone_runs(store: Path) -> None:
     for file, folder in known_runs(store).items():
         if not folder.is_dir():
             file.unlink(missing_ok=True)
-    locks = (lock for kind in SHARED_KINDS for lock in (store / kind).glob(f"*{_LOCK}"))
-    for lock in locks if not any(run.worker for run in runs) else ():
-        bare = _bare(lock)
-        if _is_ours(bare) and not bare.exists() and not bare.with_name(bare.name + _PARTIAL).exists():
-            with contextlib.suppress(OSError):
-                lock.unlink()

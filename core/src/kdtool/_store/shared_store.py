@@ -2,7 +2,7 @@
 
 Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use, and
 marks the store as one, so that nothing is freed in a folder that is none. The runner calls `register_run` while it holds
-the run's lock; `store_runs` lists the runs, `store_clean` frees what none needs.
+the run's lock; `known_runs` lists the runs, `clean` frees what none needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ __all__ = [
     "REGISTERED",
     "bytes_below",
     "known_runs",
-    "readable",
     "refuse_other_folders",
     "register_run",
     "store_folder",
@@ -104,11 +103,3 @@ def bytes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):  # removed meanwhile
                 total += Path(root, name).lstat().st_size
     return total
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes for people."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size / 1e3:,.1f} kB"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import kdtool
 import torch
 from kdtool_logits import exact_logits
-from kdtool_transformers import evaluated, windows
+from kdtool_transformers import eval_mode, windows
 
 __all__ = ["WINDOW", "likeliest"]
 
@@ -26,7 +26,7 @@ def likeliest(model: kdtool.LanguageModel, head: kdtool.Head, ids: Sequence[int]
     context = model.tokenizer.scoring_context
     tokens = [*context, *ids]
     found: list[int] = []
-    with evaluated(model.model):
+    with eval_mode(model.model):
         for start, done, stop in windows(len(tokens) - 1, size, len(context) - 1):
             found += _in_window(model, head, tokens[start : stop + 1], done - start)
     return found

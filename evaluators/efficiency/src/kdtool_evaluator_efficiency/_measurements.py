@@ -15,7 +15,7 @@ from kdtool_evaluator_efficiency._turns import Timed, Turn
 from kdtool_evaluator_efficiency._workers import Worker
 
 if TYPE_CHECKING:
-    from kdtool_evaluator_efficiency import BreakEven, Efficiency
+    from kdtool_evaluator_efficiency._config import BreakEven, EfficiencyConfig
 
 __all__ = ["Ready", "file_size", "measurements"]
 
@@ -52,7 +52,7 @@ def file_size(subject: str, path: Path) -> kdtool.Measurement:
 
 
 def measurements(
-    run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, turns: Sequence[Turn], config: Efficiency.Config
+    run: kdtool.RunInfo, subject: kdtool.Subject, ready: Ready, turns: Sequence[Turn], config: EfficiencyConfig
 ) -> Iterator[kdtool.Measurement]:
     """Yield what a subject's turns show."""
     name = subject.name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdtool_logits import at_least_float32
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,5 +34,4 @@ def sorted_distance(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
 
 def _sorted(logits: Tensor, temperature: float) -> Tensor:
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    return (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True).values
+    return (at_least_float32(logits) / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True).values

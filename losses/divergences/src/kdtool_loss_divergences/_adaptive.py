@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import FLOOR, log_probabilities
+from kdtool_logits import log_probabilities
+
+from kdtool_loss_divergences._softened import FLOOR
 
 if TYPE_CHECKING:
     from torch import Tensor

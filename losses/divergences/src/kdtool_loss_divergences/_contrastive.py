@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdtool_logits import log_probabilities
+
 from kdtool_loss_divergences._skew import to_mixture
-from kdtool_loss_divergences._softened import log_probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdtool_loss_divergences._softened import LOWEST, distribution, log_probabilities, softened
+from kdtool_logits import LOWEST, log_probabilities
+
+from kdtool_loss_divergences._softened import distribution, softened
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""Distributions at a temperature, in float32 or better, finite everywhere, and what a gradient by them is by the logits.
+"""Distributions at a temperature without autograd, in memory of their own, and what a gradient by them is by the logits.
 
 Used by every divergence here.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdtool_logits import LOWEST
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FLOOR", "LOWEST", "SMALLEST", "by_logits", "distribution", "log_probabilities", "softened"]
+__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "softened"]
 
-LOWEST = -1e30
-"""Stands for log 0: far below any log-probability, and 0 · LOWEST is 0 where 0 · (−∞) is not a number."""
 FLOOR = -100.0
 """The least logarithm of a teacher's probability in a reverse KL, which divides by it: e^-100 is below float32's numbers.
 
@@ -21,12 +21,6 @@ A token that the teacher excludes costs 100 nats times the student's probability
 Without a floor it costs without bound, and the first such token ends the training."""
 SMALLEST = 1e-37
 """What a probability counts as at least where its logarithm is taken or it divides; float32 has smaller ones, next to 0."""
-
-
-def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(logits / T) over the last dimension; float64 stays, all else becomes float32."""
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    return (logits / temperature).log_softmax(-1).clamp(min=LOWEST)
 
 
 def softened(logits: Tensor, temperature: float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_logits import both_sides
+from kdtool_logits import at_least_float32, both_sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 
     Returns:
         [B], in nats, at least 0.
     """
-    scaled = beta * (margin if margin.dtype.itemsize >= 4 else margin.float())
+    scaled = beta * at_least_float32(margin)
     unlikely = _softplus(-scaled)  # −log σ(x); −log σ(−x) is x more
     return unlikely + label_smoothing * scaled
 

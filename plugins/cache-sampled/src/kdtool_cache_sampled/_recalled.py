@@ -12,7 +12,7 @@ from kdtool_rows import NO_LABEL
 from kdtool_shards import RecordedRows
 
 from kdtool_cache_sampled._codec import decode
-from kdtool_cache_sampled._kept import STEP, TOKENS
+from kdtool_cache_sampled._targets import STEP, TOKENS
 
 __all__ = ["RecalledTokens"]
 

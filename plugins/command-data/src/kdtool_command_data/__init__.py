@@ -1,94 +1,11 @@
 """`kdtool data`: looks at what runs have stored. `kdtool data signals inspect RECIPE` shows recorded signals.
 
-The click commands are here. `_find` finds the recording that is meant, `_recording` says what lies on disk, `_sample` what
-the cache recalls of a row, and `_lines` writes both for people. Nothing is made or changed.
+The click commands are in `_command`. `_find` finds the recording that is meant, `_recording` says what lies on disk,
+`_sample` what the cache recalls of a row, and `_lines` writes both for people. Nothing is made or changed.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-
-import click
-import kdtool
+from kdtool_command_data._command import data
 
 __all__ = ["data"]
-
-
-@click.group()
-def data() -> None:
-    """Look at what runs have stored."""
-
-
-@data.group()
-def signals() -> None:
-    """Look at what teachers said about rows, as a cache recorded it."""
-
-
-def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for key, sign, _text in pairs:
-        if not sign or not key.strip():
-            raise click.BadParameter(f"{key!r} is no KEY=VALUE")
-    return {key.strip(): text for key, _, text in pairs}
-
-
-@signals.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_pairs,
-    help="Change a key of the recipe, as in kdtool run.",
-)
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder for what runs share, as in kdtool run."
-)
-@click.option("--signals", "name", help="Which signals, where a recipe records several, such as signals/teacher.")
-@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="The row that is shown.")
-@click.option(
-    "--positions", type=click.IntRange(min=1), default=8, show_default=True, help="How many of its positions are shown."
-)
-@click.option("--verify", is_flag=True, help="Compare the hash of every file; else only the sizes.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def inspect(
-    recipe: Path,
-    settings: Mapping[str, str],
-    store: Path | None,
-    name: str | None,
-    row: int,
-    positions: int,
-    verify: bool,
-    as_json: bool,
-) -> None:
-    """Show the recorded signals of RECIPE, or of the run in a folder: what is there, whether it is whole, and a row.
-
-    \b
-    Example:  kdtool data signals inspect recipe.yaml --row 3 --verify
-    """  # noqa: D301 - click reads backspaces
-    from kdtool_command_data._find import find_signals
-    from kdtool_command_data._lines import recording_lines, sample_lines
-    from kdtool_command_data._recording import read_recording
-    from kdtool_command_data._sample import take_sample
-
-    stage, found = find_signals(recipe, settings, store, name)
-    with found.opened() as (rows, tokenizer, source):
-        recording = read_recording(stage, found, rows, verify=verify)
-        recording.require_row(row)
-        if not as_json:
-            click.echo("\n".join(recording_lines(recording)))
-        good = not recording.damaged and recording.recorded != 0
-        sample = take_sample(rows[row], row, positions, tokenizer, source) if good else None
-    if as_json:
-        plain = {**asdict(recording), "sample": None if sample is None else asdict(sample)}
-        click.echo(json.dumps(plain, indent=1))
-    elif good:
-        click.echo("\n".join(["", *sample_lines(sample)]))
-    if recording.damaged:
-        files = "; ".join(f"{damage.file} {damage.problem}" for damage in recording.damaged)
-        remedy = f"delete the folder {recording.folder} and run again to record the signals anew"
-        raise kdtool.StorageError(f"recorded signals are damaged: {files}; {remedy}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_corpus_hub import Hub
+    from kdtool_corpus_hub._config import HubConfig
 
 __all__ = ["body_of", "content_hash", "id_of", "split_of", "text_of", "words_of"]
 
@@ -19,7 +19,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 """Names of roles in ShareGPT's form."""
 
 
-def body_of(record: Record, config: Hub.Config) -> Body | None:
+def body_of(record: Record, config: HubConfig) -> Body | None:
     """Return what is learned from a record; None where there is nothing in it."""
     if config.messages_column is not None:
         turns = _turns(_value(record, config.messages_column), config.messages_column)

@@ -10,7 +10,7 @@ import kdtool
 from kdtool_measuring import ask_teacher, kept_answers, seed_of
 
 if TYPE_CHECKING:
-    from kdtool_corpus_verified import Verified
+    from kdtool_corpus_verified._config import VerifiedConfig
 
 __all__ = ["asked"]
 
@@ -20,7 +20,7 @@ _INSTRUCTION = "Write Python code that does what this says. Answer with one bloc
 
 
 def asked(
-    run: kdtool.RunInfo, config: Verified.Config, prompts: Mapping[str, str], file: Path, *, again: bool
+    run: kdtool.RunInfo, config: VerifiedConfig, prompts: Mapping[str, str], file: Path, *, again: bool
 ) -> Mapping[str, kdtool.TextAnswer]:
     """Return the answer to each prompt, by the prompts' ids.
 
@@ -46,7 +46,7 @@ def asked(
         return {name: kept[name] for name in prompts}
 
 
-def _request(name: str, prompt: str, config: Verified.Config, seed: int) -> kdtool.Request:
+def _request(name: str, prompt: str, config: VerifiedConfig, seed: int) -> kdtool.Request:
     chats = config.form == "chat"
     return kdtool.Request(
         id=name,

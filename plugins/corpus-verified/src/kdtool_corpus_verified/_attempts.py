@@ -12,7 +12,7 @@ import kdtool
 from kdtool_pass_at_k import Judged, code_of, verdicts_of
 
 if TYPE_CHECKING:
-    from kdtool_corpus_verified import Verified
+    from kdtool_corpus_verified._config import VerifiedConfig
     from kdtool_corpus_verified._problems import Problem
 
 __all__ = ["REFUSED", "Attempt", "attempted", "name_of", "own_solutions", "pairs", "passing"]
@@ -57,7 +57,7 @@ def name_of(problem: str, number: int) -> str:
 
 
 def own_solutions(
-    run: kdtool.RunInfo, problems: Mapping[str, Problem], config: Verified.Config, file: Path
+    run: kdtool.RunInfo, problems: Mapping[str, Problem], config: VerifiedConfig, file: Path
 ) -> Mapping[str, Attempt]:
     """Run each problem's own solution and return what came of it, by the problem's id. Arguments as of `attempted`.
 
@@ -81,7 +81,7 @@ def attempted(
     run: kdtool.RunInfo,
     problems: Mapping[str, Problem],
     answers: Mapping[str, kdtool.TextAnswer],
-    config: Verified.Config,
+    config: VerifiedConfig,
     file: Path,
 ) -> Mapping[str, Sequence[Attempt]]:
     """Run the programs of all answers and return the attempts at each problem, in order.
@@ -136,7 +136,7 @@ def _distinct(attempts: Iterable[Attempt]) -> list[Attempt]:
     return list(first.values())
 
 
-def _completion(answer: kdtool.TextAnswer, config: Verified.Config, names: Sequence[str]) -> str:
+def _completion(answer: kdtool.TextAnswer, config: VerifiedConfig, names: Sequence[str]) -> str:
     """Return the code of an answer with one line end: what is run is what is learned."""
     return code_of(answer.text, continues=config.form == "base", names=names).rstrip() + "\n"
 

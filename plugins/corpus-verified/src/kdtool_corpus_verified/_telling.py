@@ -12,7 +12,7 @@ from kdtool_measuring import mending
 from kdtool_corpus_verified._attempts import REFUSED, Attempt
 
 if TYPE_CHECKING:
-    from kdtool_corpus_verified import Verified
+    from kdtool_corpus_verified._config import VerifiedConfig
 
 __all__ = ["told", "told_of_solutions"]
 
@@ -20,7 +20,7 @@ _REASONS = 4
 """So many are told, the commonest first."""
 
 
-def told(config: Verified.Config, attempts: Mapping[str, Sequence[Attempt]], examples: int) -> str:
+def told(config: VerifiedConfig, attempts: Mapping[str, Sequence[Attempt]], examples: int) -> str:
     """Return how many answers passed, and why others did not.
 
     Args:
@@ -56,7 +56,7 @@ def _remedy(attempts: Sequence[Attempt]) -> str:
     return "raise samples or max_tokens, ask a stronger teacher, or, of one that is tuned to chat, set `form: chat`"
 
 
-def told_of_solutions(config: Verified.Config, solutions: Mapping[str, Attempt]) -> str:
+def told_of_solutions(config: VerifiedConfig, solutions: Mapping[str, Attempt]) -> str:
     """Return how many problems are left out because their own solutions do not pass; "" where there is none.
 
     Raises:

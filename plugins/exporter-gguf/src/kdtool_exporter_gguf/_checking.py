@@ -23,7 +23,7 @@ from kdtool_exporter_gguf._scoring import pieces
 from kdtool_exporter_gguf._server import LlamaCpp
 
 if TYPE_CHECKING:
-    from kdtool_exporter_gguf import GGUF
+    from kdtool_exporter_gguf._config import GGUFConfig
 
 __all__ = ["name_of_splitting", "require_readable", "require_same"]
 
@@ -74,7 +74,7 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
         weight.data.zero_()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pre = name_of_splitting(tokenizer)
-        file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), numbers="f16", pre=pre)
+        file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16", pre=pre)
         with LlamaCpp(file, context=256, threads=1) as server:
             text = _split_otherwise(tokenizer, server)
     if text is not None:
@@ -84,7 +84,7 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
         )
 
 
-def require_same(student: TransformersModel, file: Path, config: GGUF.Config) -> None:
+def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> None:
     """Compare tokens and log-likelihoods of a few texts with the student's.
 
     Raises:
@@ -97,10 +97,10 @@ def require_same(student: TransformersModel, file: Path, config: GGUF.Config) ->
             raise kdtool.PluginError(f"gguf: llama.cpp splits {text!r} otherwise than the student's tokenizer")
         for score, found in zip(expected, runtime.score(_SAMPLES), strict=True):
             deviation = abs(found.log_likelihood / score.log_likelihood - 1)
-            if not deviation <= _TOLERANCE[config.numbers]:
+            if not deviation <= _TOLERANCE[config.dtype]:
                 raise kdtool.PluginError(
                     f"gguf: the file differs from the student: a log-likelihood deviates by {deviation:.1%} "
-                    f"(allowed {_TOLERANCE[config.numbers]:.0%}) in {config.numbers}; export with numbers: f32"
+                    f"(allowed {_TOLERANCE[config.dtype]:.0%}) in {config.dtype}; export with dtype: f32"
                 )
 
 

@@ -11,6 +11,17 @@ from __future__ import annotations
 from kdtool_logits._chunks import in_chunks
 from kdtool_logits._exact import exact_head, exact_logits
 from kdtool_logits._likelihood import log_likelihood
+from kdtool_logits._precision import LOWEST, at_least_float32, log_probabilities
 from kdtool_logits._sides import Side, both_sides
 
-__all__ = ["Side", "both_sides", "exact_head", "exact_logits", "in_chunks", "log_likelihood"]
+__all__ = [
+    "LOWEST",
+    "Side",
+    "at_least_float32",
+    "both_sides",
+    "exact_head",
+    "exact_logits",
+    "in_chunks",
+    "log_likelihood",
+    "log_probabilities",
+]

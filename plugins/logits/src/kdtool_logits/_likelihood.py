@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdtool_logits._precision import at_least_float32
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,5 +22,5 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [C], in nats.
     """
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    logits = at_least_float32(logits)
     return logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)

@@ -7,17 +7,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
-from heapq import nsmallest
-from math import exp, isfinite
-from typing import Literal
-
-import kdtool
-
 from kdtool_measuring._answers import (
     Answer,
     Counting,
@@ -31,6 +20,7 @@ from kdtool_measuring._answers import (
     seed_of,
     unanswered,
 )
+from kdtool_measuring._items import Document, Item, digest, held_out, measured, text_of, without_text
 from kdtool_measuring._journal import Journal, journal
 from kdtool_measuring._published import Kind, check_fields, chosen, records_of, unpacked
 from kdtool_measuring._teacher import ask_teacher, kept_answers, mending
@@ -65,140 +55,3 @@ __all__ = [
     "unpacked",
     "without_text",
 ]
-
-
-@dataclass(frozen=True)
-class Document:
-    """A held-out document: its id within the run and its text."""
-
-    id: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """What one document or task adds to a measurement: its sum and its weight (for instance nats and tokens).
-
-    `shown` is what there is to read of it, texts by what they are (`answer`, `verdict`), for reports.
-    """
-
-    item: str
-    sum: float
-    weight: float
-    shown: Mapping[str, str] = field(default_factory=dict)
-
-
-def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters: int) -> list[Document]:
-    """Choose at most `most` documents of a split, each cut after `characters`.
-
-    The choice follows the hashes of the documents' ids: it is the same on every machine, spread over the whole split, and
-    hardly changes when a few documents come or go. Blank documents are left out. A prompt with its completion and a
-    conversation are taken as one text.
-    """
-    candidates = _documents(run, split, characters)
-    return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
-
-
-def without_text(evaluator: str, split: kdtool.Split, lacking: str = "no documents") -> kdtool.UsageError:
-    """Return the error of an evaluator that finds nothing in a split to measure on: a run without a score is no success."""
-    return kdtool.UsageError(
-        f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
-        f"split (settings of a corpus such as `{split}_share` or `split` say what belongs to it), or `kdtool eval` a corpus "
-        "(--corpus), or leave the evaluator out"
-    )
-
-
-def digest(documents: Sequence[Document]) -> str:
-    """Return what tells these documents from others, for a measurement's settings: 12 digits of a hash of ids and texts.
-
-    Subjects of two runs are compared only where all settings are the same, so a name that two texts have is no trap.
-    """
-    found = sha256()
-    for document in documents:
-        found.update(json.dumps([document.id, document.text]).encode())
-    return found.hexdigest()[:12]
-
-
-def measured(
-    items: Sequence[Item],
-    run: kdtool.RunInfo,
-    subject: kdtool.Subject,
-    *,
-    name: str,
-    unit: str,
-    higher_is_better: bool,
-    settings: Mapping[str, str],
-    transform: Literal["identity", "exp"] = "identity",
-) -> kdtool.Measurement:
-    """Return the measurement transform(Σ sum / Σ weight) and write its items into the run's folder.
-
-    `low` and `high` are those of `kdtool.interval_of`; None for fewer than two items that weigh anything, and where a bound
-    is too large for a number.
-
-    Raises:
-        PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
-    """
-    _check(items, name, subject)
-    mean = sum(item.sum for item in items) / sum(item.weight for item in items)
-    value = _transformed(mean, transform, name, subject)
-    bounds = kdtool.interval_of(((item.sum, item.weight) for item in items), unit=unit, transform=transform)
-    low, high = bounds if bounds and all(map(isfinite, bounds)) else (None, None)
-    path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
-    path.write_text("".join(_line(item) for item in items), encoding="utf-8")
-    return kdtool.Measurement(
-        name=name,
-        subject=subject.name,
-        unit=unit,
-        value=value,
-        n=len(items),
-        higher_is_better=higher_is_better,
-        low=low,
-        high=high,
-        settings=dict(settings),
-        items=path,
-        transform=transform,
-    )
-
-
-def _documents(run: kdtool.RunInfo, split: kdtool.Split, characters: int) -> Iterator[Document]:
-    seen: set[str] = set()
-    for example in run.texts.examples(split):
-        text = text_of(example.body)[:characters]
-        if text.strip():
-            name = f"{example.id}#{len(seen)}" if example.id in seen else example.id
-            seen.add(name)
-            yield Document(name, text)
-
-
-def text_of(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
-    """Return a body as one text: a prompt goes on in its completion, and turns of a conversation are lines."""
-    if isinstance(body, kdtool.Text):
-        return body.text
-    if isinstance(body, kdtool.Completion):
-        return body.prompt + body.completion
-    return "\n".join(content for _, content in body.turns)
-
-
-def _line(item: Item) -> str:
-    shown = {"shown": dict(item.shown)} if item.shown else {}
-    return json.dumps({"item": item.item, "sum": item.sum, "weight": item.weight, **shown}) + "\n"
-
-
-def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
-    for item in items:
-        if not (isfinite(item.sum) and isfinite(item.weight)):
-            raise kdtool.PluginError(
-                f"{name} of {subject.name} is not a finite number on {item.item!r}: the model computes NaN or infinity; "
-                "see whether its training diverged"
-            )
-    if not sum(item.weight for item in items) > 0:
-        raise kdtool.PluginError(f"{name} of {subject.name} has nothing to be measured on: no items, or all weigh 0")
-
-
-def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:
-    if transform == "identity":
-        return value
-    try:
-        return exp(value)
-    except OverflowError:
-        raise kdtool.PluginError(f"{name} of {subject.name} is too large for a number: exp({value:.4g})") from None

@@ -54,7 +54,7 @@ def ask_teacher(
     hopeful = bool(kept) or replaced
     first: list[str] = []
     reasons: dict[str, str] = {}
-    for answer in run.hook.kdtool_answer.of(teacher)(_noted(requests, first)):
+    for answer in run.component(teacher, kdtool.Teacher).kdtool_answer(_noted(requests, first)):
         kept.add(answer)
         progress()
         if answer.reason:

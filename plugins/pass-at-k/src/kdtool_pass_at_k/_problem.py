@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 class Problem:
     """One problem.
 
-    `forms` are the ways to ask, by `PassAtK.Config.form`. What is run of an answer is made by `continued` of code that goes
+    `forms` are the ways to ask, by `PassAtKConfig.form`. What is run of an answer is made by `continued` of code that goes
     on behind the prompt, and by `whole` of code that stands for itself. `solution` is the benchmark's own, for `continued`;
     "" where it has none. `language` is that of the programs, as the sandbox calls it.
     """

@@ -10,7 +10,7 @@ import kdtool
 from kdtool_measuring import Answer, answered, fitted, seed_of
 
 if TYPE_CHECKING:
-    from kdtool_pass_at_k import PassAtK
+    from kdtool_pass_at_k._config import PassAtKConfig
     from kdtool_pass_at_k._problem import Problem
 
 __all__ = ["Sample", "sampled"]
@@ -27,10 +27,10 @@ def sampled(
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
     problems: Sequence[Problem],
-    evaluator: PassAtK,
+    config: PassAtKConfig,
+    benchmark: str,
 ) -> list[Sample] | None:
     """Return all samples of a subject, in the order of problems; None, and a line for the user, where it does not answer."""
-    config = evaluator.config
     wanted = {f"{problem.id}#{number}": problem for problem in problems for number in range(config.samples)}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
@@ -39,11 +39,11 @@ def sampled(
     def unfit(runtime: kdtool.Runtime) -> str:
         return _unfit(runtime, config)
 
-    answers = answered(run, subject, list(wanted), request, evaluator=evaluator.benchmark, unfit=unfit)
+    answers = answered(run, subject, list(wanted), request, evaluator=benchmark, unfit=unfit)
     return None if answers is None else [Sample(**asdict(one), problem=wanted[one.id].id) for one in answers]
 
 
-def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
+def _unfit(runtime: kdtool.Runtime, config: PassAtKConfig) -> str:
     """Say why a subject cannot be asked in this form; "" where it can."""
     model = runtime.model
     if config.form == "chat" and model is not None and not model.tokenizer.chat_fingerprint:
@@ -51,7 +51,7 @@ def _unfit(runtime: kdtool.Runtime, config: PassAtK.Config) -> str:
     return ""
 
 
-def _request(name: str, problem: Problem, config: PassAtK.Config, runtime: kdtool.Runtime) -> kdtool.Request:
+def _request(name: str, problem: Problem, config: PassAtKConfig, runtime: kdtool.Runtime) -> kdtool.Request:
     """Make a request.
 
     Of a bare prompt that is too long for the model its end is asked, as lm-evaluation-harness does. A conversation is asked

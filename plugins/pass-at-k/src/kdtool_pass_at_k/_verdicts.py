@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import file_of, journal
+from kdtool_measuring import journal
 
 from kdtool_pass_at_k._code import code_of
 from kdtool_pass_at_k._samples import Sample
@@ -18,8 +18,7 @@ from kdtool_pass_at_k._samples import Sample
 if TYPE_CHECKING:
     from kdtool_sandbox import Module, Program, Task
 
-    from kdtool_pass_at_k import PassAtK
-    from kdtool_pass_at_k._problem import Problem
+    from kdtool_pass_at_k._problem import Limits, Problem
 
 __all__ = ["Judged", "judged", "program_of", "verdicts_of"]
 
@@ -43,21 +42,22 @@ class Judged:
 
 def judged(
     run: kdtool.RunInfo,
-    subject: kdtool.Subject,
+    file: Path,
     problems: Sequence[Problem],
     samples: Sequence[Sample],
-    evaluator: PassAtK,
+    limits: Limits,
+    workers: int,
 ) -> Mapping[str, Judged]:
-    """Return the verdict of every sample, by its id. Raises as `verdicts_of`."""
+    """Return the verdict of every sample, by its id; `file`, `workers` and errors as in `verdicts_of`."""
     from kdtool_sandbox import Task
 
     by_id = {problem.id: problem for problem in problems}
     tasks: dict[str, list[Task]] = {}
     for sample in samples:
         problem = by_id[sample.problem]
-        task = Task(sample.id, program_of(problem, sample), evaluator.seconds, evaluator.limits.memory)
+        task = Task(sample.id, program_of(problem, sample), limits.seconds, limits.memory)
         tasks.setdefault(problem.language, []).append(task)
-    return verdicts_of(run, file_of(run, evaluator.benchmark, subject, "verdicts"), tasks, evaluator.config.workers)
+    return verdicts_of(run, file, tasks, workers)
 
 
 def verdicts_of(

@@ -55,7 +55,7 @@ class RecordedRows:
             for index, (key, labels) in enumerate(zip(shard["rows"], shard["labels"], strict=True))
         }
 
-    def once(self) -> dict[str, Tensor]:
+    def header(self) -> dict[str, Tensor]:
         """Return the tensors that are kept once, read from disk."""
         return self._load(ONCE)
 

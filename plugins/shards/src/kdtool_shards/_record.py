@@ -29,10 +29,10 @@ _BETWEEN_REPORTS = 0.2
 class Recording(Protocol):
     """What a cache keeps of a teacher's signals."""
 
-    def once(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Return what is kept one time for all rows, of the first signal: tensors, and facts that JSON can hold."""
 
-    def of_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterable[Mapping[str, Tensor]]:
+    def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterable[Mapping[str, Tensor]]:
         """Return what is kept of each row of a batch: the same names for all, each tensor of any length in dimension 0.
 
         The tensors are written later, so they are in main memory, and not memory that the teacher uses again.
@@ -101,7 +101,7 @@ class _Recorder:
         parts: dict[str, list[Tensor]] = {}
         labels: list[int] = []
         for part, labelled, signal in self._signals(rows, batch):
-            for kept in self._recording.of_rows(part, signal):
+            for kept in self._recording.encode_rows(part, signal):
                 for name, tensor in kept.items():
                     parts.setdefault(name, []).append(tensor)
             labels += labelled
@@ -166,7 +166,7 @@ class _Recorder:
     def _first(self, signal: kdtool.Signal) -> str:
         """Return the fingerprint of the teacher that was recorded first, which on rank 0 is this one."""
         if self._run.rank == 0:
-            tensors, facts = self._recording.once(signal)
+            tensors, facts = self._recording.header(signal)
             save(self._folder, ONCE, tensors, {"fingerprint": signal.fingerprint, **facts})
         while (once := load_manifest(self._folder, ONCE)) is None:
             sleep(_GLIMPSE)

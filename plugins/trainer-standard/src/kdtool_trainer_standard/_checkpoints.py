@@ -18,13 +18,13 @@ import kdtool
 __all__ = [
     "WRITING",
     "all_of",
+    "commit",
     "full_disk_explained",
     "hash_of",
-    "newest_whole",
+    "latest_valid",
     "pickles_refused",
     "problem_of",
     "rotate",
-    "seal",
     "start_writing",
     "step_of",
 ]
@@ -41,7 +41,7 @@ def start_writing(root: Path) -> Path:
     return folder
 
 
-def seal(written: Path, root: Path) -> Path:
+def commit(written: Path, root: Path) -> Path:
     """Make a written folder a checkpoint of `root`, at once and for good; return its path."""
     target = root / written.name
     if target.exists():  # a broken one of the same step
@@ -51,16 +51,16 @@ def seal(written: Path, root: Path) -> Path:
     return target
 
 
-def newest_whole(
-    root: Path, say: Callable[[str], None], problem_beside: Callable[[Path], str | None] = lambda _: None
+def latest_valid(
+    root: Path, say: Callable[[str], None], extra_check: Callable[[Path], str | None] = lambda _: None
 ) -> Path | None:
     """Return the newest checkpoint below `root` whose files elsewhere are whole, too; remove newer ones.
 
-    The engine discarded those that are not as they were committed. `problem_beside` returns what is wrong with files that a
+    The engine discarded those that are not as they were committed. `extra_check` returns what is wrong with files that a
     checkpoint needs beside its own.
     """
     for folder in reversed(all_of(root)):
-        problem = problem_beside(folder)
+        problem = extra_check(folder)
         if problem is None:
             return folder
         say(f"checkpoint {folder} is left out ({problem}); the one before it is used if there is one")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtool_trainer_standard._mixture import mixed_logits
-from kdtool_trainer_standard._own_text import OWN
+from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text
 
 __all__ = ["ChunkLoss", "ChunkRows", "Logits"]
@@ -81,7 +81,7 @@ class ChunkLoss:
     def nothing_to_compile(self, logits: Logits, rows: ChunkRows) -> bool:
         """Return whether all that is done to such a chunk is done by hand: all gradients, and no tokens are weighed."""
         return not self._weightings and all(
-            self._by_hand(index, logits, rows) is not None for index in range(len(self.terms))
+            self._analytic_gradient(index, logits, rows) is not None for index in range(len(self.terms))
         )
 
     def compile(self) -> None:
@@ -117,9 +117,9 @@ class ChunkLoss:
         return (sums * rows.factors).sum(), torch.stack([sums, self._weight_sums(rows, weights)])
 
     def _of_term(self, index: int, logits: Logits, rows: ChunkRows, weights: Tensor | None) -> tuple[Logits, Tensor]:
-        factor, by_hand = rows.factors[index], self._by_hand(index, logits, rows)
-        if by_hand is not None:
-            values, gradient = by_hand
+        factor, analytic = rows.factors[index], self._analytic_gradient(index, logits, rows)
+        if analytic is not None:
+            values, gradient = analytic
             weights = self._weights_of(index, rows, weights)
             gradient.mul_(factor if weights is None else (factor * weights)[:, None])
             unseen = logits[0].shape[-1] - gradient.shape[-1]
@@ -131,7 +131,7 @@ class ChunkLoss:
             gradients = torch.autograd.grad(values.sum() * factor, leaves)
         return gradients, values.detach()
 
-    def _by_hand(self, index: int, logits: Logits, rows: ChunkRows) -> tuple[Tensor, Tensor] | None:
+    def _analytic_gradient(self, index: int, logits: Logits, rows: ChunkRows) -> tuple[Tensor, Tensor] | None:
         gradient = self.terms[index].gradient
         if gradient is None:
             return None
@@ -145,9 +145,9 @@ class ChunkLoss:
 
     def _weights_of(self, index: int, rows: ChunkRows, weights: Tensor | None) -> Tensor | None:
         """Return the tokens' weights for a term: 0 on the student's own text where it learns nothing from that."""
-        if OWN not in rows.columns or learns_from_own_text(self.terms[index].term):
+        if STUDENT_GENERATED not in rows.columns or learns_from_own_text(self.terms[index].term):
             return weights
-        others = (rows.columns[OWN] == 0).float()
+        others = (rows.columns[STUDENT_GENERATED] == 0).float()
         return others if weights is None else weights * others
 
     def _weight_sums(self, rows: ChunkRows, weights: Tensor | None) -> Tensor:

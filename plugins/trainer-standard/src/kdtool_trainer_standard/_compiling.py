@@ -62,10 +62,10 @@ def _pays(loss: ChunkLoss, logits: Logits, rows: ChunkRows, positions_to_come: i
 
 
 def _of_rank_0(decision: bool, run: kdtool.RunInfo, device: torch.device) -> bool:
-    told = torch.tensor(float(decision), device=device)
+    decided = torch.tensor(float(decision), device=device)
     if run.world > 1:
-        dist.broadcast(told, 0)
-    return bool(told)
+        dist.broadcast(decided, 0)
+    return bool(decided)
 
 
 def _seconds_of_call(loss: ChunkLoss, logits: Logits, rows: ChunkRows) -> float:

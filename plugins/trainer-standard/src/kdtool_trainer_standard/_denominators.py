@@ -15,8 +15,8 @@ import torch.distributed as dist
 from kdtool_rows import NO_LABEL
 from torch import Tensor
 
-from kdtool_trainer_standard._imitated import imitated_labels
-from kdtool_trainer_standard._own_text import OWN
+from kdtool_trainer_standard._loss_mask import loss_labels
+from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 
 __all__ = ["CorpusCounts", "WeightMeans", "count_corpus"]
 
@@ -33,12 +33,12 @@ class CorpusCounts:
 
 
 def count_corpus(batches: Iterable[Mapping[str, Any]], device: torch.device, world: int) -> CorpusCounts:
-    """Count a step's micro-batches, which have the column `own`."""
+    """Count a step's micro-batches, which have the column `student_generated`."""
     counts = torch.zeros(2)
     for batch in batches:
-        own = batch["columns"][OWN] != 0
-        imitated = imitated_labels(batch["labels"], batch["columns"]) != NO_LABEL
-        counts += torch.stack([(imitated & ~own).sum(), (~own.any(1)).sum()]).cpu()
+        own = batch["columns"][STUDENT_GENERATED] != 0
+        in_mask = loss_labels(batch["labels"], batch["columns"]) != NO_LABEL
+        counts += torch.stack([(in_mask & ~own).sum(), (~own.any(1)).sum()]).cpu()
     counts = counts.to(device)
     if world > 1:
         dist.all_reduce(counts)

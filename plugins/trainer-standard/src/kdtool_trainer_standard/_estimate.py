@@ -1,8 +1,8 @@
 """What a phase takes, before it is made: memory of its moments, checkpoints on disk, tokens, time.
 
 Called by `StandardTrainer.kdtool_estimate`. What is alive follows `_module`, `_head` and the optimiser: arithmetic, but for
-the activations, which `kdtool_transformers.rehearse` counts on the student's outline. Two moments matter: when the head
-has done its work, with all activations alive, and the end of backward, with all gradients.
+the activations, which `kdtool_transformers.estimate_activation_memory` counts on the student's outline. Two moments matter:
+when the head has done its work, with all activations alive, and the end of backward, with all gradients.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from weakref import WeakKeyDictionary
 import kdtool
 import torch
 from kdtool_transformers import (
-    Rehearsed,
+    ActivationMemory,
     TransformersModel,
+    estimate_activation_memory,
     forward_bytes,
     has_flash,
     itemsize,
     layers_among,
     pick_device,
     product_speed,
-    rehearse,
 )
 
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_bytes, outline_held
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
 from kdtool_trainer_standard._terms import learns_from_own_text, without_dropout
@@ -44,7 +44,7 @@ _LOOK_SECONDS = 60
 """Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
 _LOSS_TENSORS = 4
-"""Float32 tensors of one call of the losses alive at once, each of loss_rows times the vocabulary."""
+"""Float32 tensors of one call of the losses alive at once, each of loss_chunk_size times the vocabulary."""
 _MIXING_TENSORS = 1
 """As many more where teachers are mixed: the mixture's own logits."""
 
@@ -63,7 +63,7 @@ class _Sizes:
     """Among how many processes weights, gradients and moments are divided."""
     gathered: int
     """Weights that are whole on each all the same while a step runs: all but those of the layers, and copies of these."""
-    activations: Rehearsed
+    activations: ActivationMemory
     logits: int
     head: int
     signals: int
@@ -76,7 +76,7 @@ class _Sizes:
 
 
 def estimate_phase(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, ahead: kdtool.Prospect
+    config: StandardTrainerConfig, run: kdtool.RunInfo, ahead: kdtool.Prospect
 ) -> Iterator[kdtool.Estimate]:
     """Yield the parts of a phase; see `kdtool.Component.kdtool_estimate`."""
     phase = ahead.phase
@@ -136,7 +136,7 @@ def _others(threads: int, _now: int) -> float:
 
 
 def _sizes(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     ahead: kdtool.Prospect,
     phase: kdtool.PhaseAhead,
@@ -147,13 +147,13 @@ def _sizes(
     head = outline.head.weight
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
-    token_terms = [term for term in phase.terms if term.name in run.hook.kdtool_token_loss.names()]
+    token_terms = [term for term in phase.terms if term.name in run.implementing("kdtool_token_loss")]
     dense = {name for term in token_terms for name in term.teachers}
-    head_rows, loss_rows = chunk_sizes(vocabulary, pick_device())
+    head_chunk_size, loss_chunk_size = chunk_sizes(vocabulary, pick_device())
     passes = max((term.passes for term in phase.terms), default=1)
     of_head = max((term.passes for term in token_terms), default=1)
-    chunk = min(config.head_rows or head_rows, rows)
-    call = min(config.loss_rows or loss_rows, rows)
+    chunk = min(config.head_chunk_size or head_chunk_size, rows)
+    call = min(config.loss_chunk_size or loss_chunk_size, rows)
     at_head = 0
     if token_terms:
         tensors = _LOSS_TENSORS * of_head + _MIXING_TENSORS * any(term.mixture for term in token_terms)
@@ -175,7 +175,7 @@ def _sizes(
         best=_FLOAT * learns,
         shares=shares,
         gathered=_gathered(outline, modules, dtype) if shares > 1 else 0,
-        activations=_rehearsed(outline, config.batch, phase.row_length, dtype, passes),
+        activations=_activation_memory(outline, config.batch, phase.row_length, dtype, passes),
         logits=chunk * vocabulary * dtype.itemsize * (of_head + len(dense)) if token_terms else 0,
         head=at_head,
         signals=sum(rows * ahead.models[name].hidden * itemsize(ahead.models[name].dtype) for name in teachers),
@@ -191,7 +191,7 @@ def _sizes(
 
 
 def _written(
-    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
+    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
 ) -> int:
     """Bytes of keys and values of a whole micro-batch that the student writes."""
     if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
@@ -201,7 +201,7 @@ def _written(
 
 
 def _memory(
-    config: StandardTrainer.Config, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
+    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
     gradients, optimiser = _FLOAT * sizes.learnt // sizes.shares, 2 * _FLOAT * sizes.learnt // sizes.shares
     kept = gradients if config.accumulation > 1 else 0
@@ -222,10 +222,10 @@ def _memory(
     }
     if sizes.written:  # before the first backward of a step; logits are those of one token a text
         moments["own text"] = {"keys and values": sizes.written, "chunk buffers": sizes.logits}
-    if alive.again:
+    if alive.recompute_bytes:
         moments["a layer again"] = {
             "gradients": kept,
-            "activations": alive.kept + alive.again + sizes.states,
+            "activations": alive.kept + alive.recompute_bytes + sizes.states,
             "chunk buffers": sizes.logits + sizes.embedding,
             "signals": sizes.signals,
         }
@@ -266,7 +266,7 @@ def _part(
     )
 
 
-def _savings(config: StandardTrainer.Config, part: str) -> tuple[kdtool.Saving, ...]:
+def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, ...]:
     if part != "activations":
         return ()
     found = []
@@ -299,10 +299,10 @@ def _inside(ahead: kdtool.Prospect, term: kdtool.Term, student: kdtool.ModelFact
 
 def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, facts: kdtool.ModelFacts) -> int:
     teacher = ahead.models.get(term.teacher or "")
-    if teacher is None or term.name not in run.hook.kdtool_modules.names():
+    if teacher is None:
         return 0
     with torch.device("meta"):
-        module = run.hook.kdtool_modules.maybe(term.name)(facts, teacher)
+        module = run.component(term.name, kdtool.Loss).kdtool_modules(facts, teacher)
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
@@ -315,7 +315,7 @@ def _operations(
     """
     embedding = 0 if facts.tied else facts.vocabulary * facts.hidden
     ways = 3 if facts.trainable > facts.parameters / 2 else 2  # frozen weights have no gradient of their own
-    own: float = (ways + bool(sizes.activations.again)) * 2 * (facts.parameters - embedding)
+    own: float = (ways + bool(sizes.activations.recompute_bytes)) * 2 * (facts.parameters - embedding)
     own += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
@@ -323,14 +323,14 @@ def _operations(
 
 
 class _Outlined(NamedTuple):
-    """Figures of an outline as it was before it was rehearsed, which gives frozen weights other dtypes."""
+    """Figures of an outline as it was before the estimate, which gives frozen weights other dtypes."""
 
     learns: int
     held: int
     kept: int
     facts: kdtool.ModelFacts
     shapes: tuple[object, ...]
-    """All that a rehearsal follows from, but for the micro-batch."""
+    """All that the estimate follows from, but for the micro-batch."""
 
 
 _outlines: WeakKeyDictionary[torch.nn.Module, dict[torch.dtype, _Outlined]] = WeakKeyDictionary()
@@ -349,15 +349,17 @@ def _outlined(outline: TransformersModel, dtype: torch.dtype) -> _Outlined:
     return known[dtype]
 
 
-_known: dict[tuple[object, ...], Rehearsed] = {}
+_known: dict[tuple[object, ...], ActivationMemory] = {}
 
 
-def _rehearsed(outline: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int) -> Rehearsed:
-    """Rehearse, or remember: `--fit` asks for one student again and again."""
+def _activation_memory(
+    outline: TransformersModel, rows: int, length: int, dtype: torch.dtype, passes: int
+) -> ActivationMemory:
+    """Estimate, or remember: `--fit` asks for one student again and again."""
     gpu = pick_device().type == "cuda"
     flash = gpu and has_flash()
     key = (*_outlined(outline, dtype).shapes, rows, length, passes, gpu, flash)
     if key not in _known:
         with outline_held(outline.model, dtype):
-            _known[key] = rehearse(outline, rows, length, dtype, passes, gpu=gpu, flash=flash)
+            _known[key] = estimate_activation_memory(outline, rows, length, dtype, passes, gpu=gpu, flash=flash)
     return _known[key]

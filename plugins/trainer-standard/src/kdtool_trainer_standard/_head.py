@@ -27,7 +27,7 @@ __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """What is known of the N imitated positions of a micro-batch; factors, progress and step as in `ChunkRows`."""
+    """What is known of the N positions in the loss mask of a micro-batch; factors, progress and step as in `ChunkRows`."""
 
     labels: Tensor
     positions: Tensor
@@ -68,8 +68,8 @@ class Teachers:
             elif bound.form == "dense":
                 entries.append(tuple(logits[name][within] for name in bound.term.teachers))
             else:
-                told = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
-                ids, weights = [own.ids[rows] for own in told], [own.weights[rows] for own in told]
+                per_token = [sparse for name in bound.term.teachers if (sparse := self._signals[name].sparse)]
+                ids, weights = [own.ids[rows] for own in per_token], [own.weights[rows] for own in per_token]
                 entries.append(joined_draws(ids, weights, bound.shares))
         return tuple(entries)
 
@@ -83,9 +83,9 @@ class HeadWork:
     teachers: Teachers
     head: kdtool.Head
     dtype: torch.dtype
-    head_rows: int
+    head_chunk_size: int
     """C: positions projected at once."""
-    loss_rows: int
+    loss_chunk_size: int
     """r: positions of one call of the losses."""
     buffers: dict[Any, Tensor] = field(default_factory=dict)
     """Kept between steps: logits are written into the same memory."""
@@ -111,7 +111,7 @@ def chunked_loss(hidden: Sequence[Tensor], work: HeadWork, divisor: Tensor) -> T
     Args:
         hidden: final states [N, H] of each pass; N may be 0, and then all gradients exist and are zero.
         work: the rest; receives the terms' totals.
-        divisor: 0-d tensor, the number of imitated positions over all ranks and micro-batches of the step.
+        divisor: 0-d tensor, the number of positions in the loss mask over all ranks and micro-batches of the step.
     """
     loss: Tensor = _ChunkedHead.apply(work.head.weight, work.head.bias, divisor, work, *hidden)  # type: ignore[no-untyped-call]
     return loss
@@ -122,7 +122,7 @@ def weight_sums(hidden: Sequence[Tensor], work: HeadWork) -> Tensor:
     states = [one.detach().to(work.dtype) for one in hidden]
     projection, sums = Projection(work.head, work.dtype), torch.zeros_like(work.rows.factors)
     with torch.no_grad(), torch.autocast(projection.weight.device.type, enabled=False):
-        for rows in _evenly(0, states[0].shape[0], work.loss_rows):
+        for rows in _evenly(0, states[0].shape[0], work.loss_chunk_size):
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, rows.stop - rows.start), rows)
             logits = tuple(projection.logits(one[rows]) for one in states)
             sums += work.loss.weight_sums(logits, work.chunk_rows(rows, teachers))
@@ -185,13 +185,13 @@ def _run(hidden: tuple[Tensor, ...], work: HeadWork, gradients: _Gradients) -> N
     projection = Projection(work.head, work.dtype)
     states = [one.detach().to(work.dtype) for one in hidden]
     totals = torch.zeros(2, len(work.loss.terms), device=projection.weight.device)
-    for rows in _evenly(0, states[0].shape[0], work.head_rows):
+    for rows in _evenly(0, states[0].shape[0], work.head_chunk_size):
         z = [
             projection.logits(one[rows], _buffer(work.buffers, ("student", turn), rows.stop - rows.start, projection))
             for turn, one in enumerate(states)
         ]
         teachers = work.teachers.project(rows, work.buffers)
-        for part in _evenly(rows.start, rows.stop, work.loss_rows):
+        for part in _evenly(rows.start, rows.stop, work.loss_chunk_size):
             within = slice(part.start - rows.start, part.stop - rows.start)
             logits = tuple(one[within] for one in z)
             found, own = work.loss(logits, work.chunk_rows(part, work.teachers.of_terms(teachers, within, part)))

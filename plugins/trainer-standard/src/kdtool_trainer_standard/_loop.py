@@ -24,17 +24,18 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers.trainer_callback import PrinterCallback
 
-from kdtool_trainer_standard import StandardTrainer, _history
-from kdtool_trainer_standard._asked import Asked
+from kdtool_trainer_standard import _history
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._denominators import WeightMeans, count_corpus
 from kdtool_trainer_standard._history import HISTORY
-from kdtool_trainer_standard._imitated import imitated_labels
+from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._module import DistillationModule
+from kdtool_trainer_standard._on_policy import STUDENT_GENERATED, OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._own_text import OWN, OwnText
 from kdtool_trainer_standard._resumable import ResumableTrainer, changing, restore
 from kdtool_trainer_standard._schedule import learning_rate_factor
 from kdtool_trainer_standard._sharding import share_of_rank
+from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["TrainingLoop"]
@@ -48,12 +49,12 @@ class TrainingLoop(ResumableTrainer):
 
     def __init__(
         self,
-        config: StandardTrainer.Config,
+        config: StandardTrainerConfig,
         run: kdtool.RunInfo,
         phase: kdtool.Phase,
         module: DistillationModule,
         args: transformers.TrainingArguments,
-        own_text: OwnText | None = None,
+        sampler: OnPolicySampler | None = None,
         validator: Validator | None = None,
     ) -> None:
         places = phase.steps * config.accumulation * config.batch * run.world
@@ -63,7 +64,7 @@ class TrainingLoop(ResumableTrainer):
             phase,
             module,
             args,
-            own_text,
+            sampler,
             validator,
             train_dataset=RowsInOrder(phase.rows, places, run.seed),
             data_collator=_inputs,
@@ -72,9 +73,9 @@ class TrainingLoop(ResumableTrainer):
         self.remove_callback(PrinterCallback)
         if args.fp16 and args.device.type == "cpu":  # accelerate leaves out both without a word
             self.accelerator.native_amp, self.accelerator.scaler = True, torch.amp.GradScaler("cpu")
-        self.teachers = Asked(phase)
-        self._balances = bool(run.hook.kdtool_balance.names())
-        self._weighs = bool(run.hook.kdtool_token_weight.names()) and bool(module.chunk_loss.terms)
+        self.teachers = TeacherSignals(phase)
+        self._balances = bool(run.implementing("kdtool_balance"))
+        self._weighs = bool(run.implementing("kdtool_token_weight")) and bool(module.chunk_loss.terms)
         self._clock = self._last_checkpoint = perf_counter()
         self._weights: list[float] = []
         self._metrics: Mapping[str, float] = {}
@@ -83,9 +84,9 @@ class TrainingLoop(ResumableTrainer):
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> Any:
         """Fetch a step's micro-batches. Some are what the student writes, and that before their labels are counted."""
-        batches = epoch_iterator if self.own_text is None else self._with_own_text(self.own_text, epoch_iterator)
+        batches = epoch_iterator if self.sampler is None else self._with_samples(self.sampler, epoch_iterator)
         fetched, tokens = super().get_batch_samples(batches, num_batches, device)
-        if fetched and OWN in fetched[0]["columns"]:
+        if fetched and STUDENT_GENERATED in fetched[0]["columns"]:
             self.module.corpus = count_corpus(fetched, self.args.device, self.run.world)
         if self._weighs and self.progress.token_weights is None and fetched:
             self._weigh(fetched, tokens)
@@ -101,8 +102,8 @@ class TrainingLoop(ResumableTrainer):
         """Ask the teachers, then the module. Teachers are outside the student's autocast."""
         batch = kdtool.Batch(**inputs)
         with torch.no_grad():
-            told, signals = self.teachers(batch)
-        asked = {"batch": batch, "signals": signals, "teacher_batches": told}
+            teacher_batches, signals = self.teachers(batch)
+        asked = {"batch": batch, "signals": signals, "teacher_batches": teacher_batches}
         return super().compute_loss(model, asked, return_outputs, num_items_in_batch=num_items_in_batch)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -133,7 +134,7 @@ class TrainingLoop(ResumableTrainer):
         """Count, and decide what happens after this step."""
         now = perf_counter()
         self.progress.seconds += now - self._clock
-        self.progress.tokens += int(self.module.ledger.tokens)
+        self.progress.tokens += int(self.module.stats.tokens)
         if self._weighs and step > 1:  # those of the first are there already
             self._add_weights()
         self._clock = now
@@ -209,7 +210,7 @@ class TrainingLoop(ResumableTrainer):
 
     def _add_weights(self) -> None:
         """Add the step's token weights, of all ranks, to the running means."""
-        weights, seen = self.module.ledger.weights.clone(), self.module.ledger.seen
+        weights, seen = self.module.stats.weights.clone(), self.module.stats.seen
         if self.run.world > 1:
             dist.all_reduce(weights)
         names = [bound.term.name for bound in self.module.terms]
@@ -217,15 +218,15 @@ class TrainingLoop(ResumableTrainer):
         means.add(dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, seen.tolist(), strict=True)))
         self.progress.token_weights = means.state
 
-    def _with_own_text(self, own_text: OwnText, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _with_samples(self, sampler: OnPolicySampler, fetched: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for number, inputs in enumerate(fetched):
-            yield _as_inputs(own_text(kdtool.Batch(**inputs), self.state.global_step + 1, number))
+            yield _as_inputs(sampler(kdtool.Batch(**inputs), self.state.global_step + 1, number))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset)  # the data set is in order already
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        counted = [{"labels": imitated_labels(one["labels"], one["columns"])} for one in batch_samples]
+        counted = [{"labels": loss_labels(one["labels"], one["columns"])} for one in batch_samples]
         return super()._get_num_items_in_batch(counted, device)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
@@ -283,11 +284,11 @@ class TrainingLoop(ResumableTrainer):
 
     def _term_reports(self) -> dict[str, kdtool.TermReport]:
         """Gather this step's terms over ranks; also what balancing and the final notes need."""
-        ledger, measured = self.module.ledger, self.module.measures_norms
-        gathered = torch.stack([ledger.values, ledger.squared_norms])
+        step_stats, measured = self.module.stats, self.module.measures_norms
+        gathered = torch.stack([step_stats.values, step_stats.squared_norms])
         if self.run.world > 1:
             dist.all_reduce(gathered)
-        figures = zip(self.module.terms, self._weights, *gathered.tolist(), ledger.seen.tolist(), strict=True)
+        figures = zip(self.module.terms, self._weights, *gathered.tolist(), step_stats.seen.tolist(), strict=True)
         reports, stats = dict[str, kdtool.TermReport](), dict[str, kdtool.TermReport]()
         norms, last = dict(self.progress.squared_norms or {}), dict(self.progress.last_values or {})
         for bound, weight, value, square, seen in figures:

@@ -17,37 +17,37 @@ from torch import Tensor, nn
 
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._denominators import CorpusCounts
+from kdtool_trainer_standard._fsdp_sync import no_fsdp_sync
 from kdtool_trainer_standard._head import HeadWork, Teachers, TokenRows, chunked_loss, weight_sums
-from kdtool_trainer_standard._imitated import at_positions, imitated, imitated_labels, picked
-from kdtool_trainer_standard._nonfinite import blame_student, blame_token_losses, refuse
+from kdtool_trainer_standard._loss_mask import loss_labels, loss_mask, select, select_signal
+from kdtool_trainer_standard._nonfinite import raise_for_token_losses, raise_if_student_diverged, raise_nonfinite_loss
 from kdtool_trainer_standard._norms import (
     shared_states,
     squared_norms_at_last,
     squared_norms_of_sequence_loss,
     squared_norms_through,
 )
-from kdtool_trainer_standard._own_text import OWN
-from kdtool_trainer_standard._sharding import amid_forward
+from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
 from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
 
-__all__ = ["DistillationModule", "Ledger", "Sizes", "token_rows"]
+__all__ = ["DistillationModule", "Sizes", "StepStats", "token_rows"]
 
 NOTHING_INSIDE = kdtool.Want()
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes and precision of the work: see `kdtool_trainer_standard.StandardTrainer.Config`."""
+    """Shapes and precision of the work: see `kdtool_trainer_standard.StandardTrainerConfig`."""
 
     dtype: torch.dtype
-    head_rows: int
-    loss_rows: int
+    head_chunk_size: int
+    loss_chunk_size: int
     rows_per_step: int
     """Rows of one step over all micro-batches and ranks: what sequence losses are divided by."""
 
 
 @dataclass(eq=False)
-class Ledger:
+class StepStats:
     """One step's figures on this rank: each term's share of the mean value, and of its squared gradient norm.
 
     `weights` is its sum of token weights. `seen` is how many tokens (or rows) it sees on all ranks, not on this one.
@@ -102,7 +102,7 @@ class DistillationModule(nn.Module):
         self.mean_weights = torch.ones(len(self._token), device=device)
         """Each token loss's mean token weight."""
         self.measures_norms = False
-        self.ledger = self._empty_ledger()
+        self.stats = self._empty_stats()
 
     def begin_step(self, step: int, progress: float, factors: Sequence[float], measure_norms: bool) -> None:
         """Prepare for the step with this number, from 1. `factors` are weight · scale · balance of each term."""
@@ -110,7 +110,7 @@ class DistillationModule(nn.Module):
         self.progress.fill_(progress)
         self.factors.copy_(torch.tensor(factors, dtype=torch.float32))
         self.measures_norms = measure_norms
-        self.ledger = self._empty_ledger()
+        self.stats = self._empty_stats()
 
     def forward(
         self,
@@ -126,20 +126,20 @@ class DistillationModule(nn.Module):
             batch: B rows; N of their positions have a label.
             signals: of each teacher, for this batch.
             teacher_batches: the same rows in the tokenizers of teachers that do not read the student's.
-            num_items_in_batch: imitated positions of the whole step, over all ranks and micro-batches.
+            num_items_in_batch: positions in the loss mask of the whole step, over all ranks and micro-batches.
             weigh_alone: whether to compute token weights and no losses.
         """
         tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-        self.ledger.seen = self.tokens_seen(tokens)
+        self.stats.seen = self.tokens_seen(tokens)
         if weigh_alone:
             outputs = self.run_student(batch)
             weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
-            self.ledger.weights[self._token] += weights
+            self.stats.weights[self._token] += weights
             return {"weights": weights}
         with shared_states(self._embedding if self.measures_norms else None) as shared:
             outputs = self.run_student(batch)
-        self.ledger.tokens = tokens.clamp(min=1)
+        self.stats.tokens = tokens.clamp(min=1)
         shared = shared or [one.last for one in outputs]
         loss = self._token_losses(batch, signals, outputs, shared)
         for index in self._sequence:
@@ -148,7 +148,7 @@ class DistillationModule(nn.Module):
         return {"loss": loss}
 
     def tokens_seen(self, tokens: Tensor) -> Tensor:
-        """Return how many of a step's imitated `tokens` each term sees, [terms]: some learn from the corpus alone."""
+        """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn from the corpus alone."""
         if self.corpus is None:
             return tokens.repeat(len(self.terms))
         return torch.stack([self.corpus.tokens if alone else tokens for alone in self._corpus_alone])
@@ -161,24 +161,24 @@ class DistillationModule(nn.Module):
         self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], factors: Tensor | None = None
     ) -> HeadWork:
         """Return what the chunked head needs for a batch, with these factors of the token losses or the step's."""
-        where = imitated(batch)
+        where = loss_mask(batch)
         if where is not None:
-            signals = {name: at_positions(signal, where) for name, signal in signals.items()}
+            signals = {name: select_signal(signal, where) for name, signal in signals.items()}
         return HeadWork(
             loss=self.chunk_loss,
             rows=token_rows(batch, self.factors[self._token] if factors is None else factors, self.progress, self.step),
             teachers=Teachers(self.chunk_loss, signals),
             head=self.language_model.head,
             dtype=self.sizes.dtype,
-            head_rows=self.sizes.head_rows,
-            loss_rows=self.sizes.loss_rows,
+            head_chunk_size=self.sizes.head_chunk_size,
+            loss_chunk_size=self.sizes.loss_chunk_size,
             buffers=self._buffers_of_logits,
         )
 
     def head_states(self, batch: kdtool.Batch, outputs: Sequence[kdtool.ModelOutputs]) -> list[Tensor]:
         """Return the final states that the chunked head takes, of each pass that token losses see."""
-        where = imitated(batch)
-        return [picked(one.last, where) for one in outputs[: self.chunk_loss.passes]]
+        where = loss_mask(batch)
+        return [select(one.last, where) for one in outputs[: self.chunk_loss.passes]]
 
     def _token_losses(
         self,
@@ -189,22 +189,22 @@ class DistillationModule(nn.Module):
     ) -> Tensor:
         if not self._token:  # states must stay in the graph, so that every rank has all gradients
             return outputs[0].last.float().sum() * 0
-        divisors = self.ledger.seen[self._token].clamp(min=1) * self.mean_weights
+        divisors = self.stats.seen[self._token].clamp(min=1) * self.mean_weights
         # The head divides all terms by one number, so that a term's own is part of its factor.
-        factors, divisor = self.factors[self._token] * self.ledger.tokens / divisors, self.ledger.tokens
+        factors, divisor = self.factors[self._token] * self.stats.tokens / divisors, self.stats.tokens
         work, hidden = self.head_work(batch, signals, factors), self.head_states(batch, outputs)
         loss = chunked_loss(hidden, work, divisor)
         if not bool(work.finite):
-            blame_token_losses(self.run, [one.detach() for one in hidden], work, int(self.step))
-        self.ledger.values[self._token] += work.totals[0] / divisors
-        self.ledger.weights[self._token] += work.totals[1]
+            raise_for_token_losses(self.run, [one.detach() for one in hidden], work, int(self.step))
+        self.stats.values[self._token] += work.totals[0] / divisors
+        self.stats.weights[self._token] += work.totals[1]
         if self.measures_norms and self._embedding is None:
-            self.ledger.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
+            self.stats.squared_norms[self._token] += squared_norms_at_last(hidden, work, divisor)
         elif self.measures_norms:
-            imitated_here = imitated_labels(batch.labels, batch.columns) != -100
-            with amid_forward(self):
-                row = imitated_here.nonzero()[:, 0]
-                self.ledger.squared_norms[self._token] += squared_norms_through(shared, hidden, row, work, divisor)
+            in_mask = loss_labels(batch.labels, batch.columns) != -100
+            with no_fsdp_sync(self):
+                row = in_mask.nonzero()[:, 0]
+                self.stats.squared_norms[self._token] += squared_norms_through(shared, hidden, row, work, divisor)
         return loss
 
     def view(
@@ -228,28 +228,28 @@ class DistillationModule(nn.Module):
         bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
         values: Tensor = result.values.float()
-        if OWN in view.batch.columns and not learns_from_own_text(bound.term):
+        if STUDENT_GENERATED in view.batch.columns and not learns_from_own_text(bound.term):
             values = values.masked_fill(_own(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
-            values = picked(values, imitated(view.batch))
+            values = select(values, loss_mask(view.batch))
         elif self.corpus is not None and self._corpus_alone[index]:
-            self.ledger.seen[index] = self.corpus.rows
+            self.stats.seen[index] = self.corpus.rows
         else:
-            self.ledger.seen[index] = self.sizes.rows_per_step
-        value = values.sum() / self.ledger.seen[index].clamp(min=1)
+            self.stats.seen[index] = self.sizes.rows_per_step
+        value = values.sum() / self.stats.seen[index].clamp(min=1)
         if not bool(value.isfinite()):
             for one in passes:
-                blame_student(one.last.detach(), int(self.step), self.sizes.dtype)
-            refuse(self.run, bound.term, int(self.step), "returned", float(value))
+                raise_if_student_diverged(one.last.detach(), int(self.step), self.sizes.dtype)
+            raise_nonfinite_loss(self.run, bound.term, int(self.step), "returned", float(value))
         weighed = value * self.factors[index]
-        self.ledger.values[index] += value.detach()
+        self.stats.values[index] += value.detach()
         if self.measures_norms:
-            with amid_forward(self):
-                self.ledger.squared_norms[index] += squared_norms_of_sequence_loss(weighed, shared)
+            with no_fsdp_sync(self):
+                self.stats.squared_norms[index] += squared_norms_of_sequence_loss(weighed, shared)
         return weighed
 
-    def _empty_ledger(self) -> Ledger:
-        return Ledger(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))
+    def _empty_stats(self) -> StepStats:
+        return StepStats(*(torch.zeros(len(self.terms), device=self.progress.device) for _ in range(4)))
 
 
 def _key(name: str) -> str:
@@ -259,13 +259,13 @@ def _key(name: str) -> str:
 
 def _own(batch: kdtool.Batch, result: kdtool.PerToken | kdtool.PerSequence) -> Tensor:
     """Return which values of a sequence loss are of text that the student wrote."""
-    own = batch.columns[OWN] != 0
+    own = batch.columns[STUDENT_GENERATED] != 0
     return own[batch.labels != -100] if isinstance(result, kdtool.PerToken) else own.any(1)
 
 
 def token_rows(batch: kdtool.Batch, factors: Tensor, progress: Tensor, step: Tensor) -> TokenRows:
-    """Return what the losses see of a batch's imitated positions, row-major."""
-    labelled = imitated_labels(batch.labels, batch.columns) != -100
+    """Return what the losses see of a batch's positions in the loss mask, row-major."""
+    labelled = loss_labels(batch.labels, batch.columns) != -100
     return TokenRows(
         labels=batch.labels[labelled],
         positions=batch.positions[labelled],

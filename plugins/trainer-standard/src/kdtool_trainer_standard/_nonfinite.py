@@ -1,4 +1,4 @@
-"""Who is to blame for a value that is not finite: the student that ran away, float16, or one loss.
+"""Attributes non-finite values to the student, the dtype, or one loss.
 
 Called by the distillation module when a micro-batch's result is not finite, before any weight has changed, and by the
 self-test.
@@ -16,12 +16,12 @@ from torch import Tensor
 from kdtool_trainer_standard._head import HeadWork
 from kdtool_trainer_standard._projection import Projection
 
-__all__ = ["blame_start", "blame_student", "blame_token_losses", "refuse"]
+__all__ = ["check_initial_finite", "raise_for_token_losses", "raise_if_student_diverged", "raise_nonfinite_loss"]
 
 _NARROW = "dtype: float32, or bfloat16 where there is one, since float16 ends at 65,504"
 
 
-def blame_student(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "final states") -> None:
+def raise_if_student_diverged(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "final states") -> None:
     """Raise if the student's own outputs, computed in `dtype`, are not finite: under autocast their own may be wider.
 
     Raises:
@@ -35,7 +35,7 @@ def blame_student(outputs: Tensor, step: int, dtype: torch.dtype, what: str = "f
         )
 
 
-def blame_start(outputs: Tensor, dtype: torch.dtype, what: str = "final states") -> None:
+def check_initial_finite(outputs: Tensor, dtype: torch.dtype, what: str = "final states") -> None:
     """Raise if outputs of the student, computed in `dtype`, are not finite before the first step.
 
     Raises:
@@ -46,7 +46,7 @@ def blame_start(outputs: Tensor, dtype: torch.dtype, what: str = "final states")
         raise kdtool.UsageError(f"the student's {what} are not finite before the first step: {remedy}")
 
 
-def blame_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: HeadWork, step: int) -> NoReturn:
+def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: HeadWork, step: int) -> NoReturn:
     """Look through all positions, term by term, and raise with the name of the first culprit.
 
     Raises:
@@ -54,29 +54,31 @@ def blame_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: Head
         PluginError: a loss gave a value or a gradient that is not finite.
     """
     for one in hidden:
-        blame_student(one, step, work.dtype)
+        raise_if_student_diverged(one, step, work.dtype)
     projection = Projection(work.head, work.dtype)
     with torch.no_grad(), torch.autocast(hidden[0].device.type, enabled=False):
-        for start in range(0, hidden[0].shape[0], work.loss_rows):
-            rows = slice(start, start + work.loss_rows)
+        for start in range(0, hidden[0].shape[0], work.loss_chunk_size):
+            rows = slice(start, start + work.loss_chunk_size)
             logits = tuple(projection.logits(one[rows]) for one in hidden)
             for one in logits:
-                blame_student(one, step, work.dtype, "logits")
+                raise_if_student_diverged(one, step, work.dtype, "logits")
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(logits[0])), rows)
             for index, bound in enumerate(work.loss.terms):
                 gradients, values = work.loss.of_term(index, logits, work.chunk_rows(rows, teachers))
                 if not bool(values.isfinite().all()):
-                    refuse(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
+                    raise_nonfinite_loss(run, bound.term, step, "returned", float(values[~values.isfinite()][0]))
                 for gradient in gradients:
                     if not bool(gradient.isfinite().all()):
-                        refuse(run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0]))
+                        raise_nonfinite_loss(
+                            run, bound.term, step, "has a gradient of", float(gradient[~gradient.isfinite()][0])
+                        )
     raise kdtool.UsageError(
         f"the loss is not finite at step {step}, though each term alone is: the sum overflows {work.dtype}. "
         "Lower weights, or dtype: float32, are the remedy; the last checkpoint is kept"
     )
 
 
-def refuse(run: kdtool.RunInfo, term: kdtool.Term, step: int, did: str, value: float) -> NoReturn:
+def raise_nonfinite_loss(run: kdtool.RunInfo, term: kdtool.Term, step: int, did: str, value: float) -> NoReturn:
     """Raise a `PluginError` that names the term."""
     raise kdtool.PluginError(
         f"{run.hook.owner(term.name) or f'loss {term.name!r}'} {did} {value} at step {step}, from states that are finite. "

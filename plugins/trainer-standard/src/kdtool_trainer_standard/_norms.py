@@ -55,11 +55,11 @@ def squared_norms_at_last(hidden: Sequence[Tensor], work: HeadWork, divisor: Ten
     count, device = hidden[0].shape[0], hidden[0].device
     if count == 0:
         return torch.zeros(len(work.loss.terms), device=device)
-    picked = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
+    sampled = torch.linspace(0, count - 1, min(count, SAMPLED_POSITIONS), device=device).round().long()
     squares = [
-        torch.stack([one.float().square().sum() for one in passes]).sum() for passes in _by_last(hidden, work, picked)
+        torch.stack([one.float().square().sum() for one in passes]).sum() for passes in _by_last(hidden, work, sampled)
     ]
-    return torch.stack(squares) * (count / len(picked)) / divisor**2
+    return torch.stack(squares) * (count / len(sampled)) / divisor**2
 
 
 def squared_norms_through(
@@ -75,11 +75,11 @@ def squared_norms_through(
         return torch.zeros(len(work.loss.terms), device=row.device)
     few = min(len(numbers), -(-SAMPLED_POSITIONS * len(numbers) // int(counts.sum())))
     chosen = numbers[torch.linspace(0, len(numbers) - 1, few, device=row.device).round().long()]
-    picked = torch.isin(row, chosen).nonzero()[:, 0]
+    sampled = torch.isin(row, chosen).nonzero()[:, 0]
     squares = []
-    for passes in _by_last(hidden, work, picked):
+    for passes in _by_last(hidden, work, sampled):
         given = [
-            torch.zeros_like(one).index_copy(0, picked, own.to(one.dtype))
+            torch.zeros_like(one).index_copy(0, sampled, own.to(one.dtype))
             for one, own in zip(hidden, passes, strict=False)
         ]
         found = torch.autograd.grad(hidden[: len(given)], states, given, retain_graph=True, allow_unused=True)
@@ -95,12 +95,12 @@ def squared_norms_of_sequence_loss(weighed: Tensor, states: Iterable[Tensor]) ->
     return _total(torch.autograd.grad(weighed, inputs, retain_graph=True, allow_unused=True), weighed.device)
 
 
-def _by_last(hidden: Sequence[Tensor], work: HeadWork, picked: Tensor) -> list[list[Tensor]]:
+def _by_last(hidden: Sequence[Tensor], work: HeadWork, sampled: Tensor) -> list[list[Tensor]]:
     """Return each term's undivided gradients by the final states of each pass, [C, H], at these of the positions."""
     found: list[list[list[Tensor]]] = [[] for _ in work.loss.terms]
-    with torch.no_grad(), torch.autocast(picked.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(sampled.device.type, enabled=False):
         projection = Projection(work.head, work.dtype)
-        for rows in torch.split(picked, work.loss_rows):
+        for rows in torch.split(sampled, work.loss_chunk_size):
             logits = tuple(projection.logits(one[rows]) for one in hidden)
             teachers = work.teachers.of_terms(work.teachers.project(rows), slice(0, len(rows)), rows)
             chunk = work.chunk_rows(rows, teachers)

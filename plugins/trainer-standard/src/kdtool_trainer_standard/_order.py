@@ -1,7 +1,7 @@
-"""Which row comes when: a seeded shuffle of all rows, again for each epoch, without regard to batch size or ranks.
+"""Deterministic shuffled order, independent of batch size and world size.
 
-The phase is one long list of places; place p shows row shuffle(epoch p // rows)[p % rows]. So a resumed phase goes on
-where it was, whatever was read ahead.
+The phase is one long list of places; place p shows row shuffle(epoch p // rows)[p % rows]. So a resumed phase continues at
+its place, whatever was prefetched.
 """
 
 from __future__ import annotations

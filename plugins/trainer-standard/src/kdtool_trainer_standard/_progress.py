@@ -30,8 +30,8 @@ class Progress:
     """The state of `WeightMeans`; None where no tokens are weighed, and before the first step."""
     states: Mapping[str, Mapping[str, Any]] | None = None
     """What components remember from step to step, by their names; taken at each checkpoint."""
-    own_text: Mapping[str, int] | None = None
-    """How much of what was learned the student wrote itself: the counts of `OwnText` on rank 0; None where it writes not."""
+    on_policy: Mapping[str, int] | None = None
+    """The counts of `OnPolicySampler` on rank 0; None where the phase is not on-policy."""
     best: Mapping[str, Any] | None = None
     """The fields of `Best`, on rank 0, where a validation was watched."""
     largest_weight: float | None = None

@@ -24,11 +24,12 @@ from kdtool_transformers import write_safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints, _progress
+from kdtool_trainer_standard import _checkpoints, _progress
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._history import HISTORY
 from kdtool_trainer_standard._machine import dtype_name
 from kdtool_trainer_standard._module import DistillationModule
-from kdtool_trainer_standard._own_text import OwnText
+from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
 from kdtool_trainer_standard._validation import Validator, problem_of_best
@@ -44,12 +45,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        config: StandardTrainer.Config,
+        config: StandardTrainerConfig,
         run: kdtool.RunInfo,
         phase: kdtool.Phase,
         module: DistillationModule,
         args: transformers.TrainingArguments,
-        own_text: OwnText | None,
+        sampler: OnPolicySampler | None,
         validator: Validator | None,
         **parent: Any,
     ) -> None:
@@ -58,12 +59,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         module.is_distributed_loading_by_transformers = sharded
         super().__init__(model=module, args=args, **parent)
         self.config, self.run, self.phase, self.module = config, run, phase, module
-        self.own_text, self.validator = own_text, validator
+        self.sampler, self.validator = sampler, validator
         self.progress = Progress(
             world=run.world,
             dtype=dtype_name(module.sizes.dtype),
             compiled=module.chunk_loss.compiled,
-            own_text=None if own_text is None else own_text.counts,
+            on_policy=None if sampler is None else sampler.counts,
         )
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -82,7 +83,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.progress.states = self._states()
             _progress.write(written, self.progress)
             shutil.copyfile(root / HISTORY, written / HISTORY)
-            sealed = _checkpoints.seal(written, root)
+            sealed = _checkpoints.commit(written, root)
             _checkpoints.rotate(root, self.config.keep_checkpoints)
             if self.validator is not None:
                 self.validator.forget(_checkpoints.all_of(root))
@@ -120,15 +121,14 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.progress = replace(_progress.read(folder), compiled=self.progress.compiled)
         if self.validator is not None and self.progress.best is not None:
             self.validator.go_on(self.progress.best)
-        if self.own_text is not None:
-            self.own_text.counts.update(self.progress.own_text or {})
-            self.progress.own_text = self.own_text.counts
+        if self.sampler is not None:
+            self.sampler.counts.update(self.progress.on_policy or {})
+            self.progress.on_policy = self.sampler.counts
         for name, state in (self.progress.states or {}).items():
-            if name in self.run.hook.kdtool_restore.names():
-                self.run.hook.kdtool_restore.maybe(name)(state)
+            self.run.component(name, kdtool.Component).kdtool_restore(state)
 
     def _states(self) -> dict[str, Mapping[str, Any]]:
-        found = self.run.hook.kdtool_state()
+        found: dict[str, Mapping[str, Any]] = self.run.hook.kdtool_state()
         for name, state in found.items():
             try:
                 json.dumps(state, allow_nan=False)
@@ -172,7 +172,7 @@ def begun(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> tuple
     Raises:
         UsageError: the phase was begun by another number of processes, or in another precision.
     """
-    newest = _checkpoints.newest_whole(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
+    newest = _checkpoints.latest_valid(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
     if run.world > 1:
         shared: list[Path | None] = [newest]
         dist.broadcast_object_list(shared, 0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from kdtool_trainer_standard import StandardTrainer
+from kdtool_trainer_standard._config import StandardTrainerConfig
 
 __all__ = ["learning_rate_factor"]
 
 
-def learning_rate_factor(config: StandardTrainer.Config, step: int, steps: int) -> float:
+def learning_rate_factor(config: StandardTrainerConfig, step: int, steps: int) -> float:
     """Return the learning rate's fraction of its peak at a step, counted from 0."""
     warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
     if step < warmup:

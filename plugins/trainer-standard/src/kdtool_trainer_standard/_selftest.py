@@ -21,9 +21,9 @@ from torch import Tensor
 
 from kdtool_trainer_standard._chunk import ChunkRows, Logits
 from kdtool_trainer_standard._head import HeadWork, chunked_loss
-from kdtool_trainer_standard._imitated import at_positions, imitated_labels
+from kdtool_trainer_standard._loss_mask import loss_labels, select_signal
 from kdtool_trainer_standard._module import DistillationModule
-from kdtool_trainer_standard._nonfinite import blame_start
+from kdtool_trainer_standard._nonfinite import check_initial_finite
 from kdtool_trainer_standard._projection import Projection
 from kdtool_trainer_standard._terms import BoundTerm, without_dropout
 
@@ -33,7 +33,7 @@ _ZERO = 1e-3
 """What a divergence and its gradient may be at equality."""
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
-_BY_HAND = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+_ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Relative difference that a gradient by hand may make: autograd's is rounded to the logits' precision."""
 
 
@@ -42,11 +42,11 @@ def self_test(
     module: DistillationModule,
     batch: kdtool.Batch,
     signals: Mapping[str, kdtool.Signal],
-    told: Mapping[str, kdtool.Batch] | None = None,
+    teacher_batches: Mapping[str, kdtool.Batch] | None = None,
 ) -> tuple[Logits, ChunkRows]:
     """Check student, teachers and losses against each other, on a batch with labels.
 
-    `told` holds the batches of teachers that were told about rows of their own.
+    `teacher_batches` are of teachers that have rows of their own.
 
     Returns:
         Logits and the rest of a real chunk, of the size that the token losses will be called with.
@@ -63,19 +63,19 @@ def self_test(
             self_check(module.language_model)
     _check_teachers(run, module, batch, signals)
     module.begin_step(1, 0.0, [1.0] * len(module.terms), measure_norms=False)
-    batch, signals, told = _fullest_row(batch, signals, told or {})
+    batch, signals, teacher_batches = _fullest_row(batch, signals, teacher_batches or {})
     with autocast():
         outputs = _passes(module, batch)
         for one in outputs:
-            blame_start(one.last.detach(), module.sizes.dtype)
+            check_initial_finite(one.last.detach(), module.sizes.dtype)
         for bound in module.terms:
             if not bound.per_token:
-                _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, told))
+                _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, teacher_batches))
     work = module.head_work(batch, signals)
     hidden = [one.detach() for one in module.head_states(batch, outputs)]
-    logits, rows = _chunk(work, hidden, work.loss_rows)
+    logits, rows = _chunk(work, hidden, work.loss_chunk_size)
     for projected in logits:
-        blame_start(projected, module.sizes.dtype, "logits")
+        check_initial_finite(projected, module.sizes.dtype, "logits")
     if work.loss.terms:
         _check_weightings(run, work, logits, rows)
         for index, bound in enumerate(work.loss.terms):
@@ -128,10 +128,10 @@ def _check_teacher(
     signal: kdtool.Signal,
     positions: int,
 ) -> None:
-    if teacher in run.hook.kdtool_tokenizer.names():
-        tokenizer = run.hook.kdtool_tokenizer.of(teacher)(run)
-        found = None if tokenizer is None else kdtool.compare_vocabularies(student.tokenizer, tokenizer)
-        if found is not None and not found.comparable:
+    if teacher in run.implementing("kdtool_tokenizer"):
+        tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+        found = kdtool.compare_vocabularies(student.tokenizer, tokenizer)
+        if not found.comparable:
             raise kdtool.UsageError(
                 f"{bound.term.label} compares token by token, but {found.sentence('the student', teacher)}; take a "
                 "student with the teacher's tokenizer, or a loss that works across vocabularies"
@@ -163,12 +163,12 @@ def _check_teacher(
 
 
 def _fullest_row(
-    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], told: Mapping[str, kdtool.Batch]
+    batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], teacher_batches: Mapping[str, kdtool.Batch]
 ) -> tuple[kdtool.Batch, dict[str, kdtool.Signal], dict[str, kdtool.Batch]]:
-    """Return the row with most to imitate alone, with what was told about it."""
-    row = int((imitated_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
-    cut = {name: _signal_of_row(signal, told.get(name, batch), row) for name, signal in signals.items()}
-    return _row(batch, row), cut, {name: _row(other, row) for name, other in told.items()}
+    """Return the row with most to imitate alone, with the signals for it."""
+    row = int((loss_labels(batch.labels, batch.columns) != NO_LABEL).sum(1).argmax())
+    cut = {name: _signal_of_row(signal, teacher_batches.get(name, batch), row) for name, signal in signals.items()}
+    return _row(batch, row), cut, {name: _row(other, row) for name, other in teacher_batches.items()}
 
 
 def _row(batch: kdtool.Batch, row: int) -> kdtool.Batch:
@@ -191,7 +191,7 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
     positions, only = slice(start, start + int(counts[row])), slice(row, row + 1)
 
     return dataclasses.replace(
-        at_positions(signal, positions),
+        select_signal(signal, positions),
         attentions={layer: maps[only] for layer, maps in signal.attentions.items()},
         projections={
             layer: kdtool.Projections(*(tensor[only] for tensor in own)) for layer, own in signal.projections.items()
@@ -200,8 +200,8 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
 
 
 def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Logits, rows: ChunkRows) -> None:
-    for name in run.hook.kdtool_token_weight.names():
-        weights = run.hook.kdtool_token_weight.of(name)(work.loss.weighed_chunk(logits, rows))
+    for name in run.implementing("kdtool_token_weight"):
+        weights = run.component(name, kdtool.Weighting).kdtool_token_weight(work.loss.weighed_chunk(logits, rows))
         _expect_values(run, name, "kdtool_token_weight", weights, (len(rows.labels),))
 
 
@@ -215,7 +215,7 @@ def _check_token_loss(
             "values are (look for square roots and powers at 0)"
         )
     if bound.gradient is not None:
-        _check_gradient_by_hand(run, index, bound, work, logits, rows)
+        _check_analytic_gradient(run, index, bound, work, logits, rows)
     among_passes = bound.form == "none" and bound.term.passes == 2
     if bound.term.divergence and (bound.form == "dense" or among_passes):
         teacher = work.loss.chunk(index, logits, rows).teacher
@@ -227,7 +227,7 @@ def _check_token_loss(
 def _value_and_gradients(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    hook = run.hook.kdtool_token_loss.maybe(bound.term.name)  # None is explained below, with the shape that is expected
+    hook = run.component(bound.term.name, kdtool.Loss).kdtool_token_loss
     leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.passes])
     with torch.enable_grad():
         answer = hook(work.loss.chunk(index, leaves, rows))
@@ -246,7 +246,7 @@ def _value_and_gradients(
     return values.detach(), tuple(gradients)
 
 
-def _check_gradient_by_hand(
+def _check_analytic_gradient(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> None:
     """Compare with autograd, at logits of other positions: where student and teacher are near, there is only rounding."""
@@ -254,7 +254,7 @@ def _check_gradient_by_hand(
     values, (expected,) = _value_and_gradients(run, index, bound, work, logits, rows)
     chunk, before = work.loss.chunk(index, logits, rows), logits[0].clone()
     with torch.no_grad():
-        answer = run.hook.kdtool_token_gradient.maybe(bound.term.name)(chunk)
+        answer = run.component(bound.term.name, kdtool.Loss).kdtool_token_gradient(chunk)
     if answer is None:
         return
     name, hook = bound.term.name, "kdtool_token_gradient"
@@ -265,7 +265,7 @@ def _check_gradient_by_hand(
     apart_by = (gradient - expected[:, : gradient.shape[1]].float()).norm(dim=-1)
     away = apart_by / (sizes.clamp(min=float(sizes.mean())) + 1e-3)
     apart = (found - values).abs() / values.abs().clamp(min=1.0)
-    allowed = _BY_HAND[logits[0].dtype]
+    allowed = _ANALYTIC[logits[0].dtype]
     if not max(float(away.max()), float(apart.max())) <= allowed:
         raise kdtool.PluginError(
             f"{_who(run, name)}: {hook} does not give what autograd finds for kdtool_token_loss: on a first chunk gradients "
@@ -282,7 +282,7 @@ def _check_gradient_by_hand(
 def _check_sequence_loss(
     run: kdtool.RunInfo, module: DistillationModule, bound: BoundTerm, view: kdtool.StepView
 ) -> None:
-    hook = run.hook.kdtool_sequence_loss.of(bound.term.name)
+    hook = run.component(bound.term.name, kdtool.Loss).kdtool_sequence_loss
     _expect_result(run, bound, hook(view), view)
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
     if not bound.term.divergence or has_module or view.teacher is None:
@@ -331,7 +331,7 @@ def _check_chunking(work: HeadWork, hidden: Sequence[Tensor]) -> None:
     projection = Projection(head)
     gradients, (sums, _) = work.loss(logits, rows)
     states = [one[:count].float().requires_grad_() for one in hidden]
-    small = dataclasses.replace(work, head=head, dtype=torch.float32, head_rows=20, loss_rows=7, buffers={})
+    small = dataclasses.replace(work, head=head, dtype=torch.float32, head_chunk_size=20, loss_chunk_size=7, buffers={})
     small.rows = dataclasses.replace(work.rows, labels=rows.labels, positions=rows.positions, columns=rows.columns)
     found = torch.autograd.grad(chunked_loss(states, small, torch.ones((), device=sums.device)), states)
     expected = [

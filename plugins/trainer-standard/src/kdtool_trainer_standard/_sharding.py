@@ -7,8 +7,7 @@ Called by `_train` and `_resumable`. We call `fully_shard` ourselves: accelerate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 if TYPE_CHECKING:
     from kdtool_trainer_standard._module import DistillationModule
 
-__all__ = ["Sharding", "amid_forward", "divided_like", "divided_moments", "share_of_rank", "whole", "whole_moments"]
+__all__ = ["Sharding", "divided_like", "divided_moments", "share_of_rank", "whole", "whole_moments"]
 
 
 class Sharding:
@@ -129,23 +128,6 @@ def divided_moments(state: Mapping[str, Any], optimiser: torch.optim.Optimizer) 
         for number, own in state["state"].items()
     }
     return {**state, "state": moments}
-
-
-@contextmanager
-def amid_forward(module: nn.Module) -> Iterator[None]:
-    """Let gradients be taken through layers before forward is over: nothing is freed or sent that it still needs."""
-    if not isinstance(module, FSDPModule):
-        yield
-        return
-    module.set_is_last_backward(False)
-    module.set_requires_gradient_sync(False)
-    module.set_reshard_after_backward(False)
-    try:
-        yield
-    finally:
-        module.set_is_last_backward(True)
-        module.set_requires_gradient_sync(True)
-        module.set_reshard_after_backward(True)
 
 
 def _layers(module: DistillationModule) -> nn.ModuleList:

@@ -61,8 +61,8 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
         UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed, or from tokens that were
             taken at another temperature than it reads them at.
     """
-    token, sequence = run.hook.kdtool_token_loss.bound(), run.hook.kdtool_sequence_loss.bound()
-    gradients = run.hook.kdtool_token_gradient.bound()
+    token, sequence = run.bound("kdtool_token_loss"), run.bound("kdtool_sequence_loss")
+    gradients = run.bound("kdtool_token_gradient")
     bound = []
     for term in phase.terms:
         if (term.name in token) == (term.name in sequence):

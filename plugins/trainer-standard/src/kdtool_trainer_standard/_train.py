@@ -16,32 +16,33 @@ import kdtool
 import torch
 import transformers
 from kdtool_rows import NO_LABEL, collate
-from kdtool_transformers import alone, pick_device
+from kdtool_transformers import isolated_rng, pick_device
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from kdtool_trainer_standard import StandardTrainer, _checkpoints, _history
-from kdtool_trainer_standard._asked import Asked
+from kdtool_trainer_standard import _checkpoints, _history
 from kdtool_trainer_standard._chunk import ChunkLoss
 from kdtool_trainer_standard._compiling import compiled_or_eager
+from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_weights_held
 from kdtool_trainer_standard._history import HISTORY
-from kdtool_trainer_standard._imitated import imitated_labels
 from kdtool_trainer_standard._loop import TrainingLoop
+from kdtool_trainer_standard._loss_mask import loss_labels
 from kdtool_trainer_standard._machine import (
-    accelerate_as_it_was,
     chosen_dtype,
     chunk_sizes,
-    large_blocks_reused,
     other_work_noted,
+    preserved_accelerate_state,
+    tuned_malloc,
     warn_of_other_work,
 )
 from kdtool_trainer_standard._module import DistillationModule, Sizes
+from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
-from kdtool_trainer_standard._own_text import OwnText
 from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._resumable import begun
 from kdtool_trainer_standard._selftest import self_test
+from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
 from kdtool_trainer_standard._validation import Validator
 
@@ -56,13 +57,13 @@ _CLOSE_TO_TEACHER = 0.1
 
 
 def train_phase(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
+    config: StandardTrainerConfig, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel
 ) -> kdtool.Trained:
     """Train `student` in place and return what was done; see `kdtool.Trainer.kdtool_train`."""
     if not len(phase.rows):
         raise kdtool.UsageError(f"phase {phase.name!r} has no rows to learn from; check corpus, screens and row length")
     phase.checkpoints.mkdir(parents=True, exist_ok=True)
-    with alone(run.seed, run.say), accelerate_as_it_was(), large_blocks_reused(), _quiet_transformers():
+    with isolated_rng(run.seed, run.say), preserved_accelerate_state(), tuned_malloc(), _quiet_transformers():
         args = _arguments(config, run, phase)
         warn_of_other_work(run, args.device)
         work = kdtool.OtherWork()
@@ -87,7 +88,7 @@ def train_phase(
 
 
 def _prepared(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
@@ -96,37 +97,37 @@ def _prepared(
 ) -> TrainingLoop:
     device: torch.device = args.device
     batch = collate(_first_labelled(phase, config.batch, run.seed), device)
-    own_text = _own_text(config, run, phase, student, device)
-    if own_text is not None:
-        own_text.try_out(batch)
-        batch = own_text.of_corpus(batch)
+    sampler = _sampler(config, run, phase, student, device)
+    if sampler is not None:
+        sampler.try_out(batch)
+        batch = sampler.mark_as_corpus(batch)
     with torch.no_grad():
-        told, signals = Asked(phase)(batch)
+        teacher_batches, signals = TeacherSignals(phase)(batch)
     signals = {name: plain_tensors(signal) for name, signal in signals.items()}
     terms = bind_terms(run, phase, signals)
-    weightings = run.hook.kdtool_token_weight.bound()
+    weightings = run.bound("kdtool_token_weight")
     loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
     module = DistillationModule(
         run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student), phase.wanted
     )
     module.to(device)
-    logits, rows = self_test(run, module, batch, signals, told)
+    logits, rows = self_test(run, module, batch, signals, teacher_batches)
     if loss.terms:
-        labels = imitated_labels(batch.labels, batch.columns)
+        labels = loss_labels(batch.labels, batch.columns)
         to_come = phase.steps * config.accumulation * int((labels != NO_LABEL).sum())
         compiled_or_eager(loss, config.compile, logits, rows, to_come, run, None if before is None else before.compiled)
     dtype = module.sizes.dtype
     validator = Validator(config.validation, run, phase, student, dtype) if config.validation else None
-    return TrainingLoop(config, run, phase, module, args, own_text, validator)
+    return TrainingLoop(config, run, phase, module, args, sampler, validator)
 
 
-def _own_text(
-    config: StandardTrainer.Config,
+def _sampler(
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     phase: kdtool.Phase,
     student: kdtool.LanguageModel,
     device: torch.device,
-) -> OwnText | None:
+) -> OnPolicySampler | None:
     """Return what has the student write, where that is asked for and a loss learns from it: a control's may not."""
     if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
         return None
@@ -135,7 +136,7 @@ def _own_text(
             f"on_policy: {next(iter(phase.teacher_rows))} does not read the student's tokens, so it cannot be asked about "
             "text that the student writes; take a student with its tokenizer, or leave on_policy out"
         )
-    return OwnText(config.on_policy, run, student, chosen_dtype(config.dtype, device))
+    return OnPolicySampler(config.on_policy, run, student, chosen_dtype(config.dtype, device))
 
 
 def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
@@ -163,7 +164,7 @@ def _ready(student: kdtool.LanguageModel, device: torch.device) -> None:
 
 
 def _arguments(
-    config: StandardTrainer.Config, run: kdtool.RunInfo, phase: kdtool.Phase
+    config: StandardTrainerConfig, run: kdtool.RunInfo, phase: kdtool.Phase
 ) -> transformers.TrainingArguments:
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
@@ -202,16 +203,16 @@ def _arguments(
 
 
 def _sizes(
-    config: StandardTrainer.Config,
+    config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     args: transformers.TrainingArguments,
     student: kdtool.LanguageModel,
 ) -> Sizes:
-    head_rows, loss_rows = chunk_sizes(student.head.vocabulary, args.device)
+    head_chunk_size, loss_chunk_size = chunk_sizes(student.head.vocabulary, args.device)
     return Sizes(
         dtype=chosen_dtype(config.dtype, args.device),
-        head_rows=config.head_rows or head_rows,
-        loss_rows=config.loss_rows or loss_rows,
+        head_chunk_size=config.head_chunk_size or head_chunk_size,
+        loss_chunk_size=config.loss_chunk_size or loss_chunk_size,
         rows_per_step=config.batch * config.accumulation * run.world,
     )
 
@@ -219,15 +220,15 @@ def _sizes(
 def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> dict[str, nn.Module]:
     facts = {}
     for term in phase.terms:
-        if term.name in run.hook.kdtool_modules.names() and term.teacher is not None:
-            facts[term.name] = run.hook.kdtool_describe.of(term.teacher)(run)
+        if term.name in run.implementing("kdtool_modules") and term.teacher is not None:
+            facts[term.name] = run.component(term.teacher, kdtool.Teacher).kdtool_describe(run)
             if facts[term.name] is None:
                 raise kdtool.PluginError(
                     f"{term.teacher} does not describe itself, which {term.name} needs for its modules"
                 )
-    with alone(run.seed):
+    with isolated_rng(run.seed):
         modules = {
-            name: run.hook.kdtool_modules.maybe(name)(student.facts, teacher)
+            name: run.component(name, kdtool.Loss).kdtool_modules(student.facts, teacher)
             for name, teacher in facts.items()
             if teacher
         }
@@ -249,7 +250,7 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
 
 def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     progress, module = loop.progress, loop.module
-    notes = list(_own_text_noted(progress.own_text))
+    notes = list(_on_policy_notes(progress.on_policy))
     if loop.config.sharding == "full" and loop.sharding is None:
         notes.append(
             "sharding: full did nothing: there was one process, and so nobody to share with (docs/recipe.md says how to "
@@ -290,11 +291,11 @@ def _best_noted(loop: TrainingLoop) -> Iterator[str]:
         )
 
 
-def _own_text_noted(counts: Mapping[str, int] | None) -> Iterator[str]:
+def _on_policy_notes(counts: Mapping[str, int] | None) -> Iterator[str]:
     if counts is not None:
         length = counts["tokens"] / max(1, counts["documents"])
         yield (
-            f"on_policy: {counts['own']} of {counts['batches']} micro-batches were text of the student's own, "
+            f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were text of the student's own, "
             f"{length:.1f} tokens a document on average"
         )
 

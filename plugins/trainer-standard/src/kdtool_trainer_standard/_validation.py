@@ -15,12 +15,13 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import alone, write_safetensors
+from kdtool_transformers import isolated_rng, write_safetensors
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtool_trainer_standard import Validation, _checkpoints, _progress
+from kdtool_trainer_standard import _checkpoints, _progress
+from kdtool_trainer_standard._config import Validation
 
 __all__ = ["Best", "Validator", "problem_of_best"]
 
@@ -86,10 +87,9 @@ class Validator:
             UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
         """
         run = self._run_in(self._folder)
-        look = run.hook.kdtool_measurable
-        for name in (name for name in self._asked() if name in look.names()):
+        for name in self._asked():
             try:
-                look.maybe(name)(run)
+                run.component(name, kdtool.Evaluator).kdtool_measurable(run)
             except kdtool.UsageError as error:
                 raise kdtool.UsageError(
                     f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
@@ -168,9 +168,9 @@ class Validator:
         run = self._run_in(folder)
         role: kdtool.Role = "student" if run.arm == "student" else "control"
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
-        with alone(run.seed), self._autocast():
+        with isolated_rng(run.seed), self._autocast():
             for name in self._asked():
-                for measurement in run.hook.kdtool_evaluate.of(name)(run, (subject,)):
+                for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
                     yield _called(_short(name), measurement.name), measurement
 
     def _run_in(self, folder: Path) -> kdtool.RunInfo:
@@ -178,7 +178,7 @@ class Validator:
 
     def _asked(self) -> list[str]:
         """Return the evaluators that are asked, by their names in the run."""
-        return [name for name in self._run.hook.kdtool_evaluate.names() if _short(name) in self._config.evaluators]
+        return [name for name in self._run.implementing("kdtool_evaluate") if _short(name) in self._config.evaluators]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self._student.head.weight.device.type

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_transformers import alone, give_back_memory, logits_kept, write_safetensors
+from kdtool_transformers import give_back_memory, isolated_rng, logits_kept, write_safetensors
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from kdtool_transform_lora._card import adapter_card
 
 if TYPE_CHECKING:
-    from kdtool_transform_lora import Lora
+    from kdtool_transform_lora._config import LoraConfig
 
 __all__ = ["Adapters", "linear_layers"]
 
@@ -36,7 +36,7 @@ class Adapters:
     """The adapters of one student during one phase."""
 
     def __init__(
-        self, student: kdtool.LanguageModel, config: Lora.Config, seed: int, *, double_quantisation: bool | None = None
+        self, student: kdtool.LanguageModel, config: LoraConfig, seed: int, *, double_quantisation: bool | None = None
     ) -> None:
         """Freeze the student and put adapters into it; with `double_quantisation` given, also store its weights in 4 bits.
 
@@ -63,7 +63,7 @@ class Adapters:
             fan_in_fan_out=isinstance(linear[targets[0]], Conv1D),
             bias="none",
         )
-        with alone(seed):
+        with isolated_rng(seed):
             self._insert()
 
     def save(self, folder: Path, run: kdtool.RunInfo) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_transformers import alone, logits_kept
+from kdtool_transformers import isolated_rng, logits_kept
 from torch import nn
 from torchao.quantization import quantize_
 from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
@@ -21,7 +21,7 @@ from torchao.quantization.qat.linear import FakeQuantizedLinear
 from torchao.quantization.quant_primitives import ZeroPointDomain
 
 if TYPE_CHECKING:
-    from kdtool_transform_qat import Qat
+    from kdtool_transform_qat._config import QatConfig
 
 __all__ = ["Grid"]
 
@@ -29,7 +29,7 @@ __all__ = ["Grid"]
 class Grid:
     """The layers of one student that are on a grid during one phase."""
 
-    def __init__(self, student: kdtool.LanguageModel, config: Qat.Config, say: Callable[[str], None]) -> None:
+    def __init__(self, student: kdtool.LanguageModel, config: QatConfig, say: Callable[[str], None]) -> None:
         """Put the student's linear layers on the grid; `say` is told which stay off it.
 
         Raises:
@@ -68,7 +68,7 @@ class Grid:
 
     def _replace(self, config: Any, names: set[str]) -> None:
         training = {name: self._model.get_submodule(name).training for name in names}
-        with alone():  # torchao draws weights for new layers before it gives them the old ones
+        with isolated_rng():  # torchao draws weights for new layers before it gives them the old ones
             quantize_(self._model, config, filter_fn=lambda _, name: name in names)
         for name, mode in training.items():
             self._model.get_submodule(name).train(mode)

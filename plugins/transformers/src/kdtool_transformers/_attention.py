@@ -26,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kdtool_transformers._rehearsed_attention import attended_in_few_blocks, rehearsed
+from kdtool_transformers._meta_attention import attended_in_few_blocks, meta_gpu
 
 __all__ = ["IMPLEMENTATION", "Documents", "attend", "choose_kernel", "document_masks_skipped"]
 
@@ -183,7 +183,7 @@ def attend(
         mixed = F.dropout(weights, dropout) @ _repeat(value, query.shape[1])
         return mixed.transpose(1, 2), None
     query, key, value = (_in_autocast_dtype(states) for states in (query, key, value))
-    gpu = rehearsed()
+    gpu = meta_gpu()
     kernel = choose_kernel(
         "cuda" if gpu else query.device.type,
         gpu.dtype if gpu else query.dtype,

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from kdtool_transformers._model import TransformersModel, context_of
+from kdtool_transformers._causal import CausalModel, context_of
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["continue_ids", "evaluated", "generate", "prompt_ids", "together"]
+__all__ = ["continue_ids", "eval_mode", "generate", "prompt_ids", "together"]
 
 _TEXTS_AT_ONCE = 16
 _TOKENS_AT_ONCE = 16384
@@ -36,7 +36,7 @@ class _Text(NamedTuple):
     stop: tuple[str, ...] = ()
 
 
-def generate(language_model: TransformersModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
+def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) -> list[kdtool.TextAnswer]:
     """Answer requests in one batch, in order. No gradient.
 
     An answer ends before its first stop string, at an end-of-text or end-of-turn token ("stop"), or after `max_tokens`
@@ -64,7 +64,7 @@ def generate(language_model: TransformersModel, requests: Sequence[kdtool.Reques
 
 
 def continue_ids(
-    language_model: TransformersModel,
+    language_model: CausalModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     temperature: float,
@@ -91,7 +91,7 @@ def together(sizes: Sequence[int]) -> Iterator[list[int]]:
         order = order[count:]
 
 
-def _continued(language_model: TransformersModel, texts: Sequence[_Text]) -> list[list[int]]:
+def _continued(language_model: CausalModel, texts: Sequence[_Text]) -> list[list[int]]:
     """Return the new tokens of each text, up to the first that ends it, or to its limit."""
     model, tokenizer = language_model.model, language_model.tokenizer
     device, longest = language_model.head.weight.device, max(len(text.prompt) for text in texts)
@@ -109,7 +109,7 @@ def _continued(language_model: TransformersModel, texts: Sequence[_Text]) -> lis
         GenerationConfig(),
     )  # no penalties of the model's own
     try:
-        with evaluated(model):
+        with eval_mode(model):
             output = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -129,8 +129,8 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def evaluated(module: nn.Module) -> Iterator[None]:
-    """Have nothing dropped out and no gradient kept while the block runs; afterwards each module is in the mode it was in.
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run without dropout and gradients; afterwards each module is in the mode it was in.
 
     Not inference_mode: what a model keeps of a pass, such as its rotary frequencies, must serve in training too.
     """

@@ -53,11 +53,11 @@ def save_gguf_tokenizer(file: Path, folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    from kdtool_transformers._alone import alone
+    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
     try:
-        with alone(), no_progress_bar():
+        with isolated_rng(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
         raise kdtool.UsageError(f"the tokenizer of {file} cannot be read: {str(error).splitlines()[0]}") from error
@@ -70,11 +70,11 @@ def convert_gguf_into(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from kdtool_transformers._alone import alone
+    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import no_progress_bar
 
     try:
-        with alone(), no_progress_bar():
+        with isolated_rng(), no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
             loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,

@@ -38,7 +38,7 @@ def write_gguf(
     source: TransformersModel,
     file: Path,
     *,
-    numbers: Literal["f32", "f16", "bf16", "q8_0"] = "f32",
+    dtype: Literal["f32", "f16", "bf16", "q8_0"] = "f32",
     pre: str = "gpt-2",
     licence: str = "apache-2.0",
 ) -> Path:
@@ -47,7 +47,7 @@ def write_gguf(
     Args:
         source: the model. A tokenizer that merges nothing gets one merge that is never used: the format wants one.
         file: where to.
-        numbers: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
+        dtype: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
             are no multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words.
         licence: what the file says of itself; "" for nothing.
@@ -84,7 +84,7 @@ def write_gguf(
             if part in theirs:  # GGUF interleaves the halves that rotate together
                 tensor = weight.view(count, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
         values = tensor.float().cpu().contiguous().numpy()
-        kind = _kind(values, numbers)
+        kind = _kind(values, dtype)
         writer.add_tensor(theirs, quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -93,10 +93,10 @@ def write_gguf(
     return file
 
 
-def _kind(values: np.ndarray[Any, Any], numbers: str) -> gguf.GGMLQuantizationType:
+def _kind(values: np.ndarray[Any, Any], dtype: str) -> gguf.GGMLQuantizationType:
     if values.ndim < 2:
         return gguf.GGMLQuantizationType.F32
-    kind = gguf.GGMLQuantizationType[numbers.upper()]
+    kind = gguf.GGMLQuantizationType[dtype.upper()]
     return gguf.GGMLQuantizationType.F16 if values.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] else kind
 
 

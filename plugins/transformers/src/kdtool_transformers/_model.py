@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
+from kdtool_transformers._causal import CausalModel, causal_of, context_of
 from kdtool_transformers._files import give_usual_mode
 from kdtool_transformers._memory import widen
 from kdtool_transformers._tokenizer import TransformersTokenizer
@@ -28,8 +29,6 @@ __all__ = [
     "ORIGIN_FILE",
     "TransformersFacts",
     "TransformersModel",
-    "causal_of",
-    "context_of",
     "decoder_layers",
     "facts_of",
     "layers_among",
@@ -59,7 +58,7 @@ class TransformersFacts(kdtool.ModelFacts):
         return vars(self)["config"]
 
 
-class TransformersModel(kdtool.LanguageModel):
+class TransformersModel(CausalModel):
     """A causal LM of transformers with its tokenizer.
 
     `model` is a `PreTrainedModel` with a language-model head; its attention is switched to kdtool's where that can be.
@@ -68,8 +67,6 @@ class TransformersModel(kdtool.LanguageModel):
     reads it as `base`, which is not written again: what was trained is no longer that model.
     """
 
-    model: Any
-    tokenizer: TransformersTokenizer
     built_from = ""
     base = ""
 
@@ -208,11 +205,6 @@ def facts_of(
     )
 
 
-def context_of(model: Any) -> int:
-    """Return the greatest number of tokens that a model reads, without counting its weights; 0 where it is not known."""
-    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))
-
-
 def use_document_attention(model: Any) -> None:
     """Switch `model` to attention over packed documents if its family lets its attention be replaced.
 
@@ -252,11 +244,6 @@ def layers_among(model: nn.Module, count: int) -> nn.ModuleList | None:
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return child
     return None
-
-
-def causal_of(model: Any) -> Any:
-    """Return the causal LM itself where an adapter wraps it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _values(parameter: nn.Parameter) -> int:

@@ -70,7 +70,7 @@ def open_model(
     from transformers import AutoModelForCausalLM
 
     from kdtool_transformers._adapter import add_adapter, require_adapter
-    from kdtool_transformers._alone import alone
+    from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import TransformersModel, no_progress_bar
     from kdtool_transformers._placed import placed, placement
 
@@ -81,7 +81,7 @@ def open_model(
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
-    with _explained(source, offline), alone(), no_progress_bar():
+    with _explained(source, offline), isolated_rng(), no_progress_bar():
         model, loaded = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
@@ -155,9 +155,9 @@ def without_weights(config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from kdtool_transformers._alone import alone
+    from kdtool_transformers._isolated_rng import isolated_rng
 
-    with alone(), torch.device("meta"):
+    with isolated_rng(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 

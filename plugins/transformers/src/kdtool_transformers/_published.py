@@ -1,7 +1,6 @@
 """Models that are known before anything is fetched: `published.json` holds their configurations, as published.
 
-`kdtool check` describes them by it without a network. Plugins for families of teachers subclass `PublishedTeacher` and say
-which model of the family it is (`published`); others ask `absent_config`. Weights are fetched when a run needs them.
+`kdtool check` describes them by it without a network. Weights are fetched when a run needs them.
 """
 
 from __future__ import annotations
@@ -16,18 +15,9 @@ from typing import Any
 
 import kdtool
 
-from kdtool_transformers._infilling import GAP, Infilling
-from kdtool_transformers._sources import Source, find_source, is_cached
-from kdtool_transformers._teacher import CausalTeacher, CausalTeacherConfig
+from kdtool_transformers._sources import is_cached
 
-__all__ = [
-    "Published",
-    "PublishedTeacher",
-    "PublishedTeacherConfig",
-    "absent_config",
-    "absent_facts",
-    "published_model",
-]
+__all__ = ["Published", "absent_config", "absent_facts", "published_model"]
 
 
 @dataclass(frozen=True)
@@ -77,55 +67,3 @@ def _content() -> dict[str, Any]:
     text = files("kdtool_transformers").joinpath("published.json").read_text(encoding="utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
-
-
-class PublishedTeacherConfig(CausalTeacherConfig):
-    """Settings that every teacher of a known family has."""
-
-    weights: str = kdtool.Field(default="auto", min_length=1)
-    """`auto`: the published weights, from the local cache or the hub. Or a folder, another hub name, or a .gguf file."""
-
-
-class PublishedTeacher(CausalTeacher):
-    """A teacher of a known family. Described from its published configuration until its weights are there."""
-
-    config: PublishedTeacherConfig
-    infilling: Infilling
-    """How it is asked for what is missing where a prompt holds `GAP`."""
-
-    def published(self) -> Published:
-        """Say which model the settings ask for."""
-        raise NotImplementedError
-
-    def locate(self, run: kdtool.RunInfo | None) -> Source:
-        if self.config.weights == "auto":
-            return Source(self.published().hub_name)
-        return find_source(self.config.weights, say=print if run is None else run.say)
-
-    def written(self, prompt: str) -> str:
-        """Write a prompt that holds `GAP` as this family wants it.
-
-        Raises:
-            UsageError: there are several gaps, or this model was not trained to fill any.
-        """
-        if GAP not in prompt:
-            return prompt
-        if prompt.count(GAP) > 1:
-            raise kdtool.UsageError(f"a prompt may hold one {GAP}, this one has {prompt.count(GAP)}: {prompt[:60]!r}")
-        marks = (self.infilling.prefix, self.infilling.suffix, self.infilling.middle)
-        tokenizer = self._opened_tokenizer(None)
-        missing = [mark for mark in marks if not tokenizer.has_token(mark)]
-        if missing:
-            raise kdtool.UsageError(
-                f"{self._located(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
-                f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without a gap"
-            )
-        return self.infilling.written(*prompt.split(GAP))
-
-    def fetched(self) -> tuple[str, str | None]:
-        return (self.published().hub_name if self.config.weights == "auto" else self.config.weights), None
-
-    def absent(self) -> Mapping[str, Any] | None:
-        if self.config.weights != "auto":
-            return absent_config(self.config.weights)
-        return None if is_cached(self.published().hub_name) else self.published().config

@@ -17,9 +17,9 @@ import torch
 from kdtool_logits import exact_head, exact_logits, log_likelihood
 from torch import Tensor
 
-from kdtool_transformers._generate import evaluated, generate, prompt_ids, together
+from kdtool_transformers._causal import CausalModel
+from kdtool_transformers._generate import eval_mode, generate, prompt_ids, together
 from kdtool_transformers._memory import widen
-from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._windows import Window, windows
 
 __all__ = ["TransformersRuntime"]
@@ -34,7 +34,7 @@ _HEAD_ROWS = 512
 
 
 class TransformersRuntime(kdtool.Runtime):
-    """Scores and answers by a `TransformersModel`. `context` is the greatest number of tokens it reads; 0: not known.
+    """Scores and answers by a `CausalModel`. `context` is the greatest number of tokens it reads; 0: not known.
 
     `compute` is the dtype of autocast, None to compute in the weights' own. `window` tokens of context at most (2048 or
     the model's context): longer texts are cut into windows that advance by half, and each token is scored once, in the
@@ -42,11 +42,11 @@ class TransformersRuntime(kdtool.Runtime):
     holds of it.
     """
 
-    model: TransformersModel | None
+    model: CausalModel | None
 
     def __init__(
         self,
-        model: TransformersModel,
+        model: CausalModel,
         compute: torch.dtype | None = None,
         window: int = _LONGEST_WINDOW,
         unload: Callable[[], None] | None = None,
@@ -107,7 +107,7 @@ class TransformersRuntime(kdtool.Runtime):
             self._unload()
         gc.collect()
 
-    def _opened(self) -> TransformersModel:
+    def _opened(self) -> CausalModel:
         if self.model is None:
             raise kdtool.UsageError("this runtime is closed")
         stored = self.model.head.weight.dtype
@@ -134,7 +134,7 @@ class TransformersRuntime(kdtool.Runtime):
     def _log_likelihoods(self, rows: list[tuple[list[int], Window]], head: kdtool.Head) -> list[float]:
         """Return what each window adds to the log-likelihood of its text."""
         model = self._opened()
-        with evaluated(model.model), self._autocast():
+        with eval_mode(model.model), self._autocast():
             batch = _padded(rows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(

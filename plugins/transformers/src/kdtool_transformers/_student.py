@@ -99,7 +99,7 @@ class LlamaStudent(CausalStudent):
         return self._facts(run, vocabulary)
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transformers._rehearsal import outline_of
+        from kdtool_transformers._activation_memory import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
@@ -116,14 +116,14 @@ class LlamaStudent(CausalStudent):
         import torch
         from transformers import LlamaForCausalLM
 
-        from kdtool_transformers._alone import alone
+        from kdtool_transformers._isolated_rng import isolated_rng
         from kdtool_transformers._model import TransformersModel
 
         tokenizer = self._tokenizer(run)
         shape = self.shape(tokenizer.vocabulary)
         config = llama_config(shape, tokenizer, context=self.context, tied=self.tied)
         self._say(run, shape, tokenizer.vocabulary)
-        with alone(seed), torch.device("meta" if seed is None else "cpu"):
+        with isolated_rng(seed), torch.device("meta" if seed is None else "cpu"):
             model = LlamaForCausalLM(config)
         return TransformersModel(model.eval(), tokenizer)
 
@@ -143,10 +143,9 @@ class LlamaStudent(CausalStudent):
         if self.config.tokenizer is not None:
             published = absent_config(self.config.tokenizer)
             return None if published is None else int(published["vocab_size"])
-        try:
-            facts = run.hook.kdtool_describe.of(self.config.source)(run)
-        except LookupError:
+        if run.hook.owner(self.config.source) is None:
             return None
+        facts = run.component(self.config.source, kdtool.Teacher).kdtool_describe(run)
         return facts.vocabulary if facts is not None and not facts.tokenizer_fingerprint else None
 
     def _published_tokenizer(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
@@ -155,7 +154,7 @@ class LlamaStudent(CausalStudent):
 
         if self.config.tokenizer is not None:
             return (absent_config(self.config.tokenizer) or {}).get("published_tokenizer")
-        facts = run.hook.kdtool_describe.of(self.config.source)(run)
+        facts = run.component(self.config.source, kdtool.Teacher).kdtool_describe(run)
         return getattr(getattr(facts, "configuration", None), "published_tokenizer", None)
 
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
@@ -173,13 +172,12 @@ class LlamaStudent(CausalStudent):
                 self._own_tokenizer = open_tokenizer(self.config.tokenizer, offline=run.offline)
             return self._own_tokenizer
         source = self.config.source
-        try:
-            found = run.hook.kdtool_tokenizer.of(source)(run)
-        except LookupError as error:
+        if source not in run.implementing("kdtool_tokenizer"):
             raise kdtool.UsageError(
-                f"source: {source} is no teacher of this recipe that has a tokenizer ({error}); name one that has, or give "
+                f"source: {source} is not a teacher of this recipe that has a tokenizer; name one that has, or give "
                 "tokenizer: a folder or hub name"
-            ) from error
+            )
+        found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
         if not isinstance(found, TransformersTokenizer):
             raise kdtool.UsageError(
                 f"source: the tokenizer of {source} is none of transformers; give tokenizer: a folder or hub name"

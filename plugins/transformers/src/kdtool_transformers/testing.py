@@ -15,8 +15,8 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from kdtool_transformers._alone import alone
 from kdtool_transformers._bytes import byte_tokenizer
+from kdtool_transformers._isolated_rng import isolated_rng
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -57,7 +57,7 @@ def tiny_config(family: str = "llama", layers: int = 4, vocabulary: int = 257, *
 
 def tiny_model(family: str = "llama", layers: int = 4, seed: int = 0, **settings: Any) -> TransformersModel:
     """Return a small model with weights of standard deviation 0.25, so that its logits differ from each other."""
-    with alone(seed):
+    with isolated_rng(seed):
         model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, layers, **settings))
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
@@ -121,7 +121,7 @@ def save_reduced(folder: Path, published: Mapping[str, Any], seed: int = 0, **se
         small["sliding_window"] = 128
     if "head_dim" in published:
         small["head_dim"] = 16
-    with alone(seed):
+    with isolated_rng(seed):
         model = transformers.AutoModelForCausalLM.from_config(
             transformers.AutoConfig.for_model(**{**published, **small, **settings})
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from kdtool_logits import at_least_float32
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,8 +27,7 @@ def probability(logits: Tensor, labels: Tensor, of: Of = "likeliest", temperatur
     Returns:
         [C], from 0 to 1.
     """
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    logits = logits / temperature
+    logits = at_least_float32(logits) / temperature
     known = labels < logits.shape[-1]
     chosen = logits.amax(-1) if of == "likeliest" else logits.gather(-1, labels.where(known, 0)[:, None])[:, 0]
     found = (chosen - logits.logsumexp(-1)).exp().clamp(max=1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdtool_logits import log_probabilities
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["entropy", "entropy_weight"]
-
-_LOWEST = -1e30
-"""Stands for log 0: 0 · _LOWEST is 0 where 0 · (−∞) is not a number."""
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -25,8 +24,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Returns:
         [C], in nats.
     """
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-    logs = (logits / temperature).log_softmax(-1).clamp(min=_LOWEST)
+    logs = log_probabilities(logits, temperature)
     return -(logs.exp() * logs).sum(-1).clamp(max=0)
 
 

@@ -1,6 +1,6 @@
 """What a source is made of: the axes of every weight, and so how many parameters any smaller shape of it has.
 
-Counting (`_shape`, `_solve`) and cutting (`_cut`) read the same table. Built from a model on the meta device: no weights.
+Counting (`_solve`) and cutting (`_cut`) read the same table. Built from a model on the meta device: no weights.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
 from kdtool_transformers import TransformersFacts, without_weights
 
 from kdtool_student_pruned._configuration import smaller_config
+from kdtool_student_pruned._shape import Shape
 
-__all__ = ["CLASSES", "Anatomy", "Shape", "axes_of"]
+__all__ = ["CLASSES", "Anatomy", "axes_of"]
 
 CLASSES = {"llama": "Llama", "qwen2": "Qwen2", "starcoder2": "Starcoder2"}
 """Model types whose widths can be cut: their weights have the names below and no others, and a plain norm before each."""
@@ -35,22 +35,6 @@ _AXES = {
     "c_fc": ("feed_forward", "hidden"),
     "c_proj": ("hidden", "feed_forward"),
 }
-
-
-class Shape(NamedTuple):
-    """Sizes of a model. The size of a head is its source's."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    feed_forward: int
-
-    def __str__(self) -> str:
-        heads = _counted(self.heads, "head")
-        if self.heads != self.kv_heads:
-            heads += f" on {_counted(self.kv_heads, 'KV head')}"
-        return f"{_counted(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,3 @@ def axes_of(name: str) -> tuple[str, ...]:
     """Return what the dimensions of a weight stand for, by its name within the model."""
     _, module, kind = f".{name}".rsplit(".", 2)
     return _AXES[module] if kind == "weight" else _AXES[module][:1]
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

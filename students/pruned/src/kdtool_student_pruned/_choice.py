@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdtool_student_pruned._anatomy import Anatomy, Shape
+from kdtool_student_pruned._anatomy import Anatomy
 from kdtool_student_pruned._cut import Kept
 from kdtool_student_pruned._importance import Importance
+from kdtool_student_pruned._shape import Shape
 
 __all__ = ["choose", "grouped_heads", "most_important", "uniform"]
 

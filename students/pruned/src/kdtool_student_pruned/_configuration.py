@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from kdtool_student_pruned._anatomy import Shape
+    from kdtool_student_pruned._shape import Shape
 
 __all__ = ["smaller_config"]
 

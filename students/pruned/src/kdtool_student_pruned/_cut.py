@@ -12,11 +12,12 @@ from typing import Any
 
 import kdtool
 import torch
-from kdtool_transformers import TransformersModel, alone, decoder_layers, no_progress_bar
+from kdtool_transformers import TransformersModel, decoder_layers, isolated_rng, no_progress_bar
 from torch import Tensor
 
-from kdtool_student_pruned._anatomy import Shape, axes_of
+from kdtool_student_pruned._anatomy import axes_of
 from kdtool_student_pruned._configuration import smaller_config
+from kdtool_student_pruned._shape import Shape
 
 __all__ = ["Kept", "cut"]
 
@@ -81,7 +82,7 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
         part = _part(name, weight, kept, place, head_size) if kept.cuts_width else weight
         weights[named] = part.to(torch.float32, copy=True)
     # Not by its constructor: that draws as many random weights first.
-    with alone(), no_progress_bar():
+    with isolated_rng(), no_progress_bar():
         student, loaded = type(causal).from_pretrained(
             None,
             config=smaller_config(config, kept.layers, shape),

@@ -14,7 +14,8 @@ from math import ceil, floor, log
 import kdtool
 from kdtool_transformers import KERNEL_MULTIPLE, QUANT_MULTIPLE, TOLERANCE, best_shape, readable_count
 
-from kdtool_student_pruned._anatomy import Anatomy, Shape
+from kdtool_student_pruned._anatomy import Anatomy
+from kdtool_student_pruned._shape import Shape
 
 __all__ = ["shapes", "solve"]
 

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import kdtool
 from kdtool_transformers import kernel_notes, readable_count
 
-from kdtool_student_pruned._anatomy import CLASSES, Anatomy, Shape
+from kdtool_student_pruned._anatomy import CLASSES, Anatomy
+from kdtool_student_pruned._shape import Shape
 from kdtool_student_pruned._solve import solve
 
 if TYPE_CHECKING:
-    from kdtool_student_pruned import Pruned
+    from kdtool_student_pruned._config import PrunedConfig
 
 __all__ = ["sentence", "shape_notes", "wanted_shape"]
 
 
-def wanted_shape(config: Pruned.Config, source: Anatomy) -> Shape:
+def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
     """Return the shape that the settings ask of a source; what they leave out stays as it is.
 
     Raises:
@@ -73,7 +74,7 @@ def shape_notes(shape: Shape, source: Anatomy) -> Iterator[str]:
         )
 
 
-def _heads(config: Pruned.Config, whole: Shape) -> tuple[int, int]:
+def _heads(config: PrunedConfig, whole: Shape) -> tuple[int, int]:
     """Return heads and KV heads; where one is given alone, heads leave together with their KV head."""
     group = whole.heads // whole.kv_heads
     if config.heads is None:
@@ -84,7 +85,7 @@ def _heads(config: Pruned.Config, whole: Shape) -> tuple[int, int]:
     return config.heads, max(1, config.heads // group)
 
 
-def _too_large(config: Pruned.Config, whole: Shape) -> Iterator[str]:
+def _too_large(config: PrunedConfig, whole: Shape) -> Iterator[str]:
     name = config.source
     if config.keep and config.keep[-1] >= whole.layers:
         yield f"keep: {list(config.keep)} asks for more than {name} has: {whole.layers} layers, 0 to {whole.layers - 1}"
@@ -99,7 +100,7 @@ def _too_large(config: Pruned.Config, whole: Shape) -> Iterator[str]:
             yield f"{key}: {given} asks for more than {name} has: {there}; cutting only takes away, so give at most {there}"
 
 
-def _wrong_heads(config: Pruned.Config, shape: Shape, whole: Shape) -> Iterator[str]:
+def _wrong_heads(config: PrunedConfig, shape: Shape, whole: Shape) -> Iterator[str]:
     name, group = config.source, whole.heads // whole.kv_heads
     if config.heads is not None and config.kv_heads is None and config.heads % group:
         below = config.heads // group * group

@@ -26,7 +26,7 @@ from kdtool_teacher_openai._address import local_addresses
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from kdtool_teacher_openai import OpenAI
+    from kdtool_teacher_openai._config import OpenAIConfig
 
 __all__ = ["RefusedError", "Server", "readable"]
 
@@ -54,7 +54,7 @@ def readable(text: str) -> str:
 class Server:
     """A connection to one server. Nothing is sent before it is asked something."""
 
-    def __init__(self, config: OpenAI.Config, *, offline: bool) -> None:
+    def __init__(self, config: OpenAIConfig, *, offline: bool) -> None:
         local_addresses(config.url, offline=offline)
         self._config = config
         self._key = _key(config.key_variable)

@@ -10,7 +10,7 @@ import kdtool
 from kdtool_teacher_openai._server import RefusedError, Server, readable
 
 if TYPE_CHECKING:
-    from kdtool_teacher_openai import OpenAI
+    from kdtool_teacher_openai._config import OpenAIConfig
 
 __all__ = ["answers", "choice_of", "listed_model", "require_model"]
 
@@ -24,7 +24,7 @@ _FILTERED = {"content_filter", "refusal"}
 """The model, or what watches over it, declines: no fault of the request's form."""
 
 
-def answers(server: Server, config: OpenAI.Config, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+def answers(server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
     """Yield an answer to each request, as they come.
 
     A request that the server refuses, and an answer that is none, count as "refused", with the reason: the others go on.
@@ -58,7 +58,7 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
     raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; write `model:` accordingly")
 
 
-def require_model(server: Server, config: OpenAI.Config) -> None:
+def require_model(server: Server, config: OpenAIConfig) -> None:
     """Ask for what is served, which costs nothing.
 
     Raises:
@@ -81,7 +81,7 @@ def choice_of(answer: Any) -> Mapping[str, Any]:
     return choices[0]
 
 
-def _body(config: OpenAI.Config, request: kdtool.Request) -> dict[str, Any]:
+def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
     if request.turns and (config.api != "chat" or request.prompt):
         raise kdtool.UsageError(
             "a conversation can be answered through `api: chat` alone, and how the answer begins is the server's to choose"

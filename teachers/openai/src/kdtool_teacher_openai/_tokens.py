@@ -16,7 +16,7 @@ from kdtool_teacher_openai._server import RefusedError, Server
 from kdtool_teacher_openai._texts import choice_of
 
 if TYPE_CHECKING:
-    from kdtool_teacher_openai import OpenAI
+    from kdtool_teacher_openai._config import OpenAIConfig
 
 __all__ = ["TopTokens"]
 
@@ -48,7 +48,7 @@ class TopTokens:
         UsageError: the server tells no log-probabilities with token ids, or its tokenizer is another one.
     """
 
-    def __init__(self, server: Server, config: OpenAI.Config, tokenizer: kdtool.Tokenizer) -> None:
+    def __init__(self, server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) -> None:
         self._server = server
         self._config = config
         self._tokenizer = tokenizer
@@ -170,7 +170,7 @@ def _pieces(batch: kdtool.Batch) -> Iterator[_Piece]:
             yield piece
 
 
-def _compare(server: Server, config: OpenAI.Config, tokenizer: kdtool.Tokenizer) -> None:
+def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) -> None:
     """Compare the server's tokenizer with the one named, on a few texts."""
     root = config.url.removesuffix("/v1")
     for sample in _SAMPLES:

@@ -107,8 +107,8 @@ def refuse_missed(results: Results) -> None:
     if not missed:
         return
     text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
-    kind = UsageError if any(one.value is None for one in missed) else TargetMissedError
-    raise kind(f"required: {text}. Everything is kept; {where(results)}")
+    message = f"required: {text}. Everything is kept; {where(results)}"
+    raise UsageError(message) if any(one.value is None for one in missed) else TargetMissedError(message, results)
 
 
 def _wanted(required: Any) -> dict[str, str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdtool._assembly.checks.on_policy import own_text_problems
 from kdtool._contract.loss import Loss
 from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import Problem
+from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.validation import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml import KeyPath
@@ -160,10 +160,9 @@ def _untakeable(
     cache, asked = built[source.key].instance(), built[teacher.key].instance()
     wanted: object = None
     if isinstance(cache, Cache):
-        given: dict[str, Any] = {"want": Want(met), "offers": getattr(asked, "offers", frozenset())}
+        recorder = ComponentHooks({source.path: cache}).component(source.path, Cache)
         with suppress(Exception):  # the run reports it when it asks
-            hook = cache.kdtool_wanted
-            wanted = hook(**{name: value for name, value in given.items() if name in signature(hook).parameters})
+            wanted = recorder.kdtool_wanted(Want(met), getattr(asked, "offers", frozenset()))
     if not isinstance(wanted, Want) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
         return None
     kinds = "+".join(sorted(wanted.kinds))

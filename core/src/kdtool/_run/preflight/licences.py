@@ -12,8 +12,8 @@ from typing import Any
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.loss_weights import weighs
 from kdtool._contract.licences import Licensed, Objection, Transfer, judged
+from kdtool._contract.run_info import Hooks
 from kdtool._errors import Problem, RecipeError
-from kdtool._plugins.hook_list import Hooks
 from kdtool._recipe.model import problem_at
 from kdtool._run.stages.terms import plain_terms
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from kdtool._contract.evaluation import Evaluator, Exporter
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import RecipeError, UsageError
 from kdtool._recipe.model import problem_at
@@ -23,8 +24,9 @@ def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] =
         RecipeError: with all that leaves nothing to measure on, each at its evaluator.
     """
     run: RunInfo = context.info(Stage("run"), context.folder, StoredTexts(texts.path))
-    hook = context.hooks.kdtool_measurable
-    _refuse(context, set(hook.names()) - set(but), lambda name: hook.maybe(name)(run))
+    hooks = context.hooks
+    names = set(hooks.implementing("kdtool_measurable")) - set(but)
+    _refuse(context, names, lambda name: hooks.component(name, Evaluator).kdtool_measurable(run))
 
 
 def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
@@ -38,11 +40,11 @@ def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, N
     Raises:
         RecipeError: with all that could not be written of it, each at its exporter.
     """
-    run, hook = context.info(Stage("run"), context.folder), context.hooks.kdtool_exportable
-    names = [name for name in hook.names() if not exports[name.rpartition(".")[2]].exists]
+    run, hooks = context.info(Stage("run"), context.folder), context.hooks
+    names = [name for name in hooks.implementing("kdtool_exportable") if not exports[name.rpartition(".")[2]].exists]
     if names and not context.rank:
         verify(student.path)
-    _refuse(context, names, lambda name: hook.maybe(name)(run, student.path / MODEL))
+    _refuse(context, names, lambda name: hooks.component(name, Exporter).kdtool_exportable(run, student.path / MODEL))
 
 
 def _refuse(context: Context, names: Iterable[str], ask: Callable[[str], None]) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_training import adapting_phases
+from kdtool._contract.component import Component
 from kdtool._contract.corpus import Packer
 from kdtool._contract.estimates import Estimate, PhaseAhead, Prospect, SignalsAhead
 from kdtool._contract.language_model import LanguageModel, ModelFacts
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
-from kdtool._plugins.hook_list import Hooks
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.stages.terms import teachers_asked, terms_of, want_of
@@ -79,7 +80,7 @@ def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> 
     assembly = context.assembly
     found = [
         Asked(name, estimate)
-        for name in context.hooks.kdtool_estimate.names()
+        for name in context.hooks.implementing("kdtool_estimate")
         for estimate in _answers(context.hooks, name, run, ahead, unknown)
     ]
     for phase in ahead.phases:
@@ -89,7 +90,7 @@ def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> 
         told = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
         found += [
             Asked(name, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
-            for name in hooks.kdtool_estimate.names()
+            for name in hooks.implementing("kdtool_estimate")
             if name in names
             for estimate in _answers(hooks, name, told, replace(ahead, phase=phase), unknown)
         ]
@@ -98,7 +99,7 @@ def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> 
 
 def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: Prospect, unknown: list[str]) -> Iterable[Estimate]:
     try:
-        return list(hooks.kdtool_estimate.maybe(name)(run, ahead) or ())
+        return list(hooks.component(name, Component).kdtool_estimate(run, ahead) or ())
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except Exception as error:  # a check that fails for its estimate alone would be no help
@@ -153,11 +154,11 @@ def _outlined(
     (student,) = assembly.named("student")
     name = student
     try:
-        outline = hooks.kdtool_outline.maybe(student)(run) if student in hooks.kdtool_outline.names() else None
+        outline = hooks.component(student, Student).kdtool_outline(run)
         for spec in phase.transforms:
             name = spec.path
-            if outline is not None and name in hooks.kdtool_outlined.names():
-                outline = hooks.kdtool_outlined.maybe(name)(outline, run) or outline
+            if outline is not None:
+                outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
     except Exception as error:
         if isinstance(error, KdtoolError) and not isinstance(error, ServiceError):  # its tokenizer may not be here yet
             raise
@@ -201,7 +202,5 @@ def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFac
 def _tokens(context: Context, run: RunInfo, phase: PhaseSpec) -> int:
     """Return how many tokens the phase's packer makes, as far as it says."""
     (packer,) = of_kind(phase.sources, "packer")
-    if packer.path not in context.hooks.kdtool_estimate.names():
-        return 0
     parts = _answers(context.hooks, packer.path, run, Prospect(), [])
     return sum(part.tokens for part in parts)

@@ -1,12 +1,12 @@
 """The vocabularies of a run: the student's beside that of every teacher that a loss compares it with.
 
-Called before anything is loaded, by `stages` and by `check`. Losses that do not say that they work across vocabularies are
-refused where they differ.
+Called before anything is loaded. Losses that do not say that they work across vocabularies are refused where they differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.on_policy import own_text_key
@@ -17,33 +17,30 @@ from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
+from kdtool._run.tokenizer_of import tokenizer_of
 from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 
-__all__ = ["compared", "compared_here", "noted"]
+__all__ = ["compared", "noted"]
 
 _REMEDY = "take a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
 
-def compared(context: Context, run: RunInfo) -> dict[str, Vocabularies]:
+def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str, Vocabularies | None]:
     """Return how the student's tokenizer compares with those of the teachers that losses learn from, by teacher.
+
+    Unless they are `needed`, None stands for tokenizers that are not on this machine.
 
     Raises:
         RecipeError: a loss compares tokens of different vocabularies.
-        ServiceError: a tokenizer is not on this machine and cannot be fetched.
+        ServiceError: a tokenizer that is needed is not on this machine and cannot be fetched.
     """
-    found = {teacher: _compared(context, run, teacher) for teacher in _asked(context.assembly)}
-    _refuse(context.assembly, found)
-    return found
-
-
-def compared_here(context: Context, run: RunInfo) -> dict[str, Vocabularies | None]:
-    """Return the same as `compared`, None where a tokenizer is not on this machine: nothing is fetched."""
+    (student,) = context.assembly.named("student")
     found: dict[str, Vocabularies | None] = {}
-    for teacher in _asked(context.assembly):
-        try:
-            found[teacher] = _compared(context, run, teacher)
-        except ServiceError:
-            found[teacher] = None
+    for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
+        found[teacher] = None
+        with nullcontext() if needed else suppress(ServiceError):
+            own, other = (tokenizer_of(context.hooks, name, run) for name in (student, teacher))
+            found[teacher] = compare_vocabularies(own, other)
     _refuse(context.assembly, found)
     return found
 
@@ -58,12 +55,6 @@ def _sentence(teacher: str, vocabularies: Vocabularies | None) -> str:
     if vocabularies is None:
         return f"that of {teacher} is compared when a run begins, since its tokenizer is not on this machine yet"
     return vocabularies.sentence("the student", teacher)
-
-
-def _compared(context: Context, run: RunInfo, teacher: str) -> Vocabularies:
-    (student,) = context.assembly.named("student")
-    own, other = (context.hooks.kdtool_tokenizer.of(name)(run) for name in (student, teacher))
-    return compare_vocabularies(own, other)
 
 
 def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> None:
@@ -94,10 +85,6 @@ def _of_own_text(
         )
         remedy = f"take a student without tokens that {teacher} does not have, or leave `{as_written(key)}` out"
         yield problem_at(assembly.recipe, spec.key, message, remedy)
-
-
-def _asked(assembly: Assembly) -> list[str]:
-    return list(dict.fromkeys(name for _, _, _, teachers in _learning(assembly) for name in teachers))
 
 
 def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Loss, list[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from kdtool._contract.corpus import Annotator
 from kdtool._contract.data import Example, parts_of
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
@@ -23,7 +24,7 @@ def annotated(run: RunInfo, examples: Iterable[Example], columns: dict[str, froz
         size = sum(map(len, parts_of(example.body)))
         said: dict[str, Sequence[int]] = {}
         for name, wanted in columns.items():
-            found = run.hook.kdtool_annotate.of(name)(example)
+            found = run.component(name, Annotator).kdtool_annotate(example)
             with blame(run.hook.owner(name), "kdtool_annotate"):
                 _check(found, wanted, size, example.id)
             said.update(found)

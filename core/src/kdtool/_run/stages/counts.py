@@ -7,28 +7,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from kdtool._contract.data import Completion, Example, Preference, Split, Text
+from kdtool._contract.data import Example, Preference, Split, parts_of
 
-__all__ = ["Counts", "parts_of", "size_of"]
+__all__ = ["Counts", "size_of", "texts_of"]
 
 _SHOWN = 20
 _ABOUT = {"licences": "licence", "languages": "language", "sources": "source"}
 
 
-def parts_of(example: Example) -> tuple[str, ...]:
-    """Return an example's texts."""
-    body = example.body
-    if isinstance(body, Text):
-        return (body.text,)
-    if isinstance(body, Completion):
-        rejected = (body.rejected,) if isinstance(body, Preference) else ()
-        return (body.prompt, body.completion, *rejected)
-    return tuple(content for _, content in body.turns)
+def texts_of(example: Example) -> tuple[str, ...]:
+    """Return all texts of an example: the parts of its body, and what a preference rejects."""
+    rejected = (example.body.rejected,) if isinstance(example.body, Preference) else ()
+    return (*parts_of(example.body), *rejected)
 
 
 def size_of(example: Example) -> int:
     """Return the bytes of an example's texts."""
-    return sum(len(text.encode()) for text in parts_of(example))
+    return sum(len(text.encode()) for text in texts_of(example))
 
 
 class Counts:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.evaluation import Artifact
+from kdtool._contract.evaluation import Artifact, Exporter
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
 from kdtool._results.model_cards import card_of
@@ -38,7 +38,7 @@ def read_artifact(node: Node) -> Artifact:
 
 def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
-        artifact = run.hook.kdtool_export.of(name)(run, arm.model)
+        artifact = run.component(name, Exporter).kdtool_export(run, arm.model)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
             raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")
         if artifact.card and card_of(artifact).exists():

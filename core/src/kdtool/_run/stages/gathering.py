@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from kdtool._contract.corpus import Corpus, Screen
 from kdtool._contract.data import Example, Messages
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.hook_list import Hooks
-from kdtool._run.stages.counts import Counts, parts_of, size_of
+from kdtool._run.stages.counts import Counts, size_of, texts_of
 
 __all__ = ["gather"]
 
@@ -99,7 +99,7 @@ class _Stream:
 
 def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
     seen: set[str] = set()
-    for example in run.hook.kdtool_examples.of(corpus)(run):
+    for example in run.component(corpus, Corpus).kdtool_examples(run):
         if example.id in seen:
             raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
         if not _is_text(example):
@@ -112,7 +112,7 @@ def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], 
     iterator = iter(examples)
     while batch := list(islice(iterator, _SCREEN_BATCH)):
         for screen in screens:
-            verdicts = hooks.kdtool_screen.of(screen)([example for _, example in batch])
+            verdicts = hooks.component(screen, Screen).kdtool_screen([example for _, example in batch])
             if len(verdicts) != len(batch):
                 raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
             judged = list(zip(batch, verdicts, strict=True))
@@ -126,7 +126,7 @@ def _is_text(example: Example) -> bool:
     roles = tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
     fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
     try:
-        "".join((*fields, *parts_of(example), *roles)).encode()
+        "".join((*fields, *texts_of(example), *roles)).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -1,6 +1,6 @@
 """How one phase is trained when its node is made, and what it leaves: a model, a report and the history of its steps.
 
-`training` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, in which the next continues.
+`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, in which the next continues.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -16,13 +17,11 @@ from kdtool._contract.data import RowSource
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.loss import Weighting
 from kdtool._contract.loss_terms import Term
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, Owner, RunInfo
+from kdtool._contract.student import Student, Transform
 from kdtool._contract.teacher import SignalSource
-from kdtool._contract.trainer import Phase, StepReport, Trained
+from kdtool._contract.trainer import Phase, StepReport, Trained, Trainer
 from kdtool._errors import PluginError
-from kdtool._plugins.hook_list import Hooks
-from kdtool._plugins.hooks import Call
-from kdtool._plugins.owner import Owner
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.stages.rows import Materials, rows_of
@@ -106,7 +105,7 @@ class PhaseTraining:
 
     def _spelled(self, run: RunInfo, rows: RowSource) -> RowSource:
         (student,) = self.context.assembly.named("student")
-        return Spelled(rows, run.hook.kdtool_tokenizer.of(student)(run))
+        return Spelled(rows, run.component(student, Student).kdtool_tokenizer(run))
 
     def _signals(self, hooks: Hooks) -> dict[str, SignalSource]:
         found: dict[str, SignalSource] = {}
@@ -130,11 +129,11 @@ class PhaseTraining:
         with self.open_learner(run) as runtime:
             if runtime.model is None:
                 raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
-            student = self._transformed(runtime.model, hooks.kdtool_transform, run)
-            trained = hooks.kdtool_train.of(phase.trainer.path)(run, plan, student)
+            student = self._transformed(runtime.model, "kdtool_transform", run)
+            trained = hooks.component(phase.trainer.path, Trainer).kdtool_train(run, plan, student)
             if target is not None:
                 _check_history(trained.history, hooks.owner(phase.trainer.path))
-            finished = self._transformed(student, hooks.kdtool_finish, run, backwards=True)
+            finished = self._transformed(student, "kdtool_finish", run, backwards=True)
             if target is not None:
                 finished.save(target)
             return trained
@@ -142,15 +141,15 @@ class PhaseTraining:
     def _transformed(
         self,
         student: LanguageModel,
-        hook: Call[[LanguageModel, RunInfo], LanguageModel, dict[str, LanguageModel]],
+        hook: Literal["kdtool_transform", "kdtool_finish"],
         run: RunInfo,
         *,
         backwards: bool = False,
     ) -> LanguageModel:
         """Pass the student through the phase's transforms, each getting the result of the one before."""
-        names = [spec.path for spec in self.phase.transforms if spec.path in hook.names()]
+        names = [spec.path for spec in self.phase.transforms]
         for name in reversed(names) if backwards else names:
-            student = hook.maybe(name)(student, run) or student
+            student = getattr(run.component(name, Transform), hook)(student, run) or student
         return student
 
 

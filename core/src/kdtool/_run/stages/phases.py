@@ -1,6 +1,6 @@
 """Training: the phases of one arm with one seed, each an artefact that a killed process continues in.
 
-`add_arm` adds those that train a student; `adapting` adds those that train a teacher, by the same `phase_node`. How one is
+`add_arm` adds those that train a student; `teachers` adds those that train a teacher, by the same `phase_node`. How one is
 trained when its node is made is in `phase_training`.
 """
 
@@ -23,6 +23,7 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.open_subject import open_subject
 from kdtool._run.stages.phase_training import PhaseTraining, read_history, read_trained
 from kdtool._run.stages.rows import Materials
 from kdtool._run.stages.terms import teachers_asked, terms_of
@@ -201,7 +202,7 @@ def _plain(term: Term, *, several: bool) -> list[Any]:
 
 
 def _open_student(context: Context, model: Path, run: RunInfo) -> Runtime:
-    opened = run.hook.kdtool_open(run, Subject("student", "student", model, run.seed))
+    opened = open_subject(run, Subject("student", "student", model, run.seed))
     if opened is None or opened.value.model is None:
         (built,) = context.assembly.named("student")
         raise PluginError(f"neither {run.hook.owner(built)} nor another component opens the student in {model}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._contract.corpus import Packer
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
@@ -28,6 +29,7 @@ from kdtool._run.stages.signals import from_teacher
 from kdtool._run.stages.teacher_rows import Translation
 from kdtool._run.stages.terms import plain_terms, teachers_asked, terms_of, want_of
 from kdtool._run.stages.text import write_texts
+from kdtool._run.tokenizer_of import tokenizer_of
 
 __all__ = ["Materials", "add_data", "add_rows", "add_texts", "corpora_of", "rows_of", "try_packers"]
 
@@ -97,11 +99,9 @@ def _speaker(context: Context, teacher: str) -> dict[str, Any]:
 def try_packers(context: Context, run: RunInfo) -> None:
     """Give every packer the student's tokenizer and nothing to pack, so that one that does not suit is refused at once."""
     (student,) = context.assembly.named("student")
-    tokenizer = context.hooks.kdtool_tokenizer.maybe(student)(run)
-    if tokenizer is None:
-        return
+    tokenizer = tokenizer_of(context.hooks, student, run)
     for packer in context.assembly.named("packer"):
-        if any(True for _ in context.hooks.kdtool_rows.maybe(packer)(run, (), tokenizer) or ()):
+        if any(True for _ in context.hooks.component(packer, Packer).kdtool_rows(run, (), tokenizer)):
             raise PluginError(f"{context.hooks.owner(packer)} gave rows without any text")
 
 
@@ -146,7 +146,7 @@ def _add_translation(context: Context, graph: Graph, own: Materials, teacher: st
     (student,) = context.assembly.named("student")
     stage = Stage("rows", "-".join(part for part in (own.rows.stage.label, teacher) if part), unit="rows")
     info = context.info(stage, context.folder)
-    mine, theirs = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (student, teacher))
+    mine, theirs = (tokenizer_of(context.hooks, name, info) for name in (student, teacher))
 
     def build(run: RunInfo, folder: Path) -> None:
         translation = Translation(rows_of(own.rows), mine, theirs)
@@ -168,7 +168,7 @@ def add_rows(
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
     columns = {spec.path: context.assembly.shared[spec.path].columns for spec in of_kind(phase.sources, "annotator")}
     info = context.info(Stage("rows"), context.folder)
-    tokenizer, usual = (context.hooks.kdtool_tokenizer.of(name)(info) for name in (learner, student))
+    tokenizer, usual = (tokenizer_of(context.hooks, name, info) for name in (learner, student))
     label = _label(context, phase, ("packer", "corpus", "screen", "annotator")) or texts.stage.label
     alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
     stage = Stage("rows", label if alike else phase.name, unit="rows")
@@ -176,7 +176,7 @@ def add_rows(
     def build(run: RunInfo, folder: Path) -> None:
         examples = run.texts.examples("train")
         examples = annotated(run, examples, columns) if columns else examples
-        rows = run.hook.kdtool_rows.of(packer.path)(run, examples, tokenizer)
+        rows = run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
@@ -205,10 +205,9 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
 
     def record(run: RunInfo, folder: Path) -> int:
         offers: frozenset[Offer] = getattr(context.assembly.shared[teacher], "offers", frozenset())
-        wanted = run.hook.kdtool_wanted.of(cache)(want, offers)
+        wanted = run.component(cache, Cache).kdtool_wanted(want, offers)
         source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
-        recorded: int = run.hook.kdtool_record.of(cache)(run, rows_of(rows), source, folder)
-        return recorded
+        return run.component(cache, Cache).kdtool_record(run, rows_of(rows), source, folder)
 
     def build(run: RunInfo, folder: Path) -> None:
         made = record(run if together else replace(run, world=1), folder)

@@ -198,7 +198,7 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
             said.append(text)
             run.say(text)
 
-        for measurement in run.hook.kdtool_evaluate.of(name)(replace(run, say=say), subjects):
+        for measurement in run.component(name, Evaluator).kdtool_evaluate(replace(run, say=say), subjects):
             if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
                 raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
             given.add((measurement.name, measurement.subject))

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from kdtool._contract.data import Batch
+from kdtool._contract.run_info import Hooks
 from kdtool._contract.signals import Signal, Want
+from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import UsageError
-from kdtool._plugins.hook_list import Hooks
 from kdtool._tokenizers.vocabulary import Vocabularies
 
 __all__ = ["BoundSignals", "cut_signal", "from_cache", "from_teacher"]
@@ -35,15 +36,17 @@ def from_teacher(hooks: Hooks, teacher: str, want: Want, vocabularies: Vocabular
 
     Where the student knows more tokens than the teacher, rows that hold one of these are refused.
     """
-    ask = partial(_asked, hooks.kdtool_signal.of(teacher), want)
+    signal = hooks.component(teacher, Teacher).kdtool_signal
+    ask = BoundSignals(want, lambda batch: signal(batch, want))
     if vocabularies is not None and vocabularies.relation == "prefix" and vocabularies.sizes[0] > vocabularies.shared:
-        return BoundSignals(want, partial(_readable, ask, teacher, vocabularies.shared))
-    return BoundSignals(want, ask)
+        return BoundSignals(want, partial(_readable, ask.ask, teacher, vocabularies.shared))
+    return ask
 
 
 def from_cache(hooks: Hooks, cache: str, want: Want, folder: Path) -> BoundSignals:
     """Return signals that the cache recorded in `folder`."""
-    return BoundSignals(want, partial(_recalled, hooks.kdtool_recall.of(cache), want, folder))
+    recall = hooks.component(cache, Cache).kdtool_recall
+    return BoundSignals(want, lambda batch: recall(batch, want, folder))
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
@@ -73,11 +76,3 @@ def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: B
                 f"{known:,}. Leave out what brings such tokens, such as filling in the middle, or take another teacher"
             )
     return ask(batch)
-
-
-def _asked(hook: Callable[[Batch, Want], Signal], want: Want, batch: Batch) -> Signal:
-    return hook(batch, want)
-
-
-def _recalled(hook: Callable[[Batch, Want, Path], Signal], want: Want, folder: Path, batch: Batch) -> Signal:
-    return hook(batch, want, folder)

@@ -49,7 +49,7 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
     taken = [
         teacher for teacher in taken_by([name], context.assembly.shared) if teacher in context.assembly.named("teacher")
     ]
-    tokenizer = context.hooks.kdtool_tokenizer.of(name)(context.info(stage, context.folder))
+    tokenizer = context.hooks.component(name, Student).kdtool_tokenizer(context.info(stage, context.folder))
     parts = {
         "student": context.part(name),
         "seed": seed,
@@ -60,7 +60,7 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
     }
 
     def build(run: RunInfo, folder: Path) -> None:
-        student = run.hook.kdtool_build_student.of(name)(run)
+        student = run.component(name, Student).kdtool_build_student(run)
         with blame(run.hook.owner(name), "the student that it built"):
             require(student.facts, ModelFacts, "facts of the student")
             student.save(folder / MODEL)

@@ -1,6 +1,6 @@
 """Teachers that learn before they teach: the phases that train them, each an artefact in the store that runs share.
 
-`stages` adds them before everything that asks the teacher. They are trained once for all seeds and arms, with seed 0.
+`build_graph` adds them before everything that asks the teacher. They are trained once for all seeds and arms, with seed 0.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.teacher_training import adapting_phases, trained_teacher
 from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import RunInfo
+from kdtool._contract.teacher import Teacher
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
@@ -59,4 +60,4 @@ def add_adapted(context: Context, graph: Graph) -> tuple[dict[str, Materials], t
 
 
 def _open(teacher: str, run: RunInfo) -> Runtime:
-    return run.hook.kdtool_trainable.of(teacher)(run)
+    return run.component(teacher, Teacher).kdtool_trainable(run)

@@ -52,17 +52,17 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
     Raises:
         PluginError: a loss asks for layers of a model that does not describe itself.
     """
-    layers = context.assembly.hooks(phase).kdtool_layers
+    hooks = context.assembly.hooks(phase)
     (student,) = context.assembly.named("student")
     terms = []
     for term in plain_terms(context.assembly, phase):
         pairs = None
-        if term.teacher is not None and term.name in layers.names():
+        if term.teacher is not None and term.name in hooks.implementing("kdtool_layers"):
             for name in (student, term.teacher):
                 if name not in facts:
                     owner = context.hooks.owner(name)
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
-            pairs = layers.maybe(term.name)(facts[student], facts[term.teacher])
+            pairs = hooks.component(term.name, Loss).kdtool_layers(facts[student], facts[term.teacher])
         paired = tuple((int(own), int(other)) for own, other in pairs or ())
         terms.append(replace(term, layers=paired, shared=_shared(context, term)))
     return tuple(terms)

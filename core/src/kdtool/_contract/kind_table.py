@@ -1,0 +1,55 @@
+"""The kinds of component: what is known of each before its class is imported. A new kind needs a class and a line here."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+__all__ = ["TABLE", "Kind", "reserved_keys"]
+
+
+class Kind(NamedTuple):
+    """A kind: its base class as `module:Class`, and its key in recipes.
+
+    `scope` is where components stand in a recipe: those of a "source" beside the phases or in one, those of a "run" beside
+    them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
+    own keys of an entry, beside the settings.
+    """
+
+    name: str
+    base: str
+    key: str
+    scope: Literal["source", "run", "phase"]
+    single: bool = False
+    keys: tuple[str, ...] = ()
+    plural: str = ""
+
+    @property
+    def group(self) -> str:
+        """The group of its entry points."""
+        return f"kdtool.{self.plural or self.name + 's'}"
+
+
+TABLE: tuple[Kind, ...] = (
+    Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",), plural="corpora"),
+    Kind("screen", "kdtool._contract.corpus:Screen", "screens", "source"),
+    Kind("annotator", "kdtool._contract.corpus:Annotator", "annotators", "source"),
+    Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
+    Kind("teacher", "kdtool._contract.teacher:Teacher", "teachers", "source"),
+    Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
+    Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
+    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
+    Kind("loss", "kdtool._contract.loss:Loss", "losses", "phase", keys=("weight", "teacher"), plural="losses"),
+    Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
+    Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
+    Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
+    Kind("exporter", "kdtool._contract.evaluation:Exporter", "exporters", "run"),
+    Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",)),
+    Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True),
+)
+"""All kinds, in the order in which they are listed and in which a recipe's components are registered."""
+
+
+def reserved_keys() -> frozenset[str]:
+    """Return the core's own keys of components' entries: a `Config` must not have fields of these names."""
+    of_phases = [kind.key for kind in TABLE if kind.scope == "phase"]
+    return frozenset({"use", "steps", *of_phases}).union(*(kind.keys for kind in TABLE))

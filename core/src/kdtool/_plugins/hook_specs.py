@@ -1,0 +1,83 @@
+"""All hooks, as the base classes of the kinds declare them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kdtool._contract.component import Component
+from kdtool._contract.hooks import Calling, calling_of
+from kdtool._contract.kinds import KINDS
+from kdtool._plugins.return_types import Answers
+
+__all__ = ["BASES", "PREFIX", "SPECS", "Spec", "implements", "is_wrapper"]
+
+PREFIX = "kdtool_"
+BASES: tuple[type[Component], ...] = (Component, *KINDS.values())
+"""The classes that declare hooks."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A hook's declaration."""
+
+    declared: Callable[..., Any]
+
+    @cached_property
+    def name(self) -> str:
+        """The hook's name."""
+        return self.declared.__name__
+
+    @cached_property
+    def calling(self) -> Calling:
+        """How it is called."""
+        return calling_of(self.declared)
+
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """The names of its arguments."""
+        return tuple(inspect.signature(self.declared).parameters)[1:]
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What it may return."""
+        return Answers(self.declared)
+
+    def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by name.
+
+        Raises:
+            TypeError: they are not the hook's.
+        """
+        values = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+        if len(args) > len(self.arguments) or values.keys() != set(self.arguments):
+            raise TypeError(f"{self.name} takes exactly ({', '.join(self.arguments)})")
+        return values
+
+
+def _declared() -> dict[str, Spec]:
+    found: dict[str, Spec] = {}
+    for base in BASES:
+        for name, declared in vars(base).items():
+            if name.startswith(PREFIX):
+                found.setdefault(name, Spec(declared))
+    return found
+
+
+SPECS: Mapping[str, Spec] = _declared()
+"""Every hook by name."""
+
+
+def implements(cls: type, name: str) -> bool:
+    """Return whether the class has its own version of a hook: no inherited default, and no wrapper."""
+    found = inspect.getattr_static(cls, name, None)
+    return not is_wrapper(found) and not any(found is vars(base).get(name) for base in BASES)
+
+
+def is_wrapper(function: object) -> bool:
+    """Return whether a method is marked as a wrapper of hooks."""
+    options = getattr(function, "kdtool_impl", None)
+    return isinstance(options, dict) and bool(options.get("wrapper") or options.get("hookwrapper"))

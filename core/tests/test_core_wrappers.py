@@ -1,0 +1,187 @@
+"""Wrappers: a component may wrap any hook of the others, in whichever way they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.owner import owner_of
+from kdtool._plugins.validation import mistakes
+
+
+class Doubles(kdtool.Loss):
+    """A loss."""
+
+    def kdtool_token_loss(self, chunk: Any) -> Any:
+        return 2 * chunk
+
+
+class Notes(kdtool.Tracker):
+    """Notes each call of a loss, and adds one to what it returns."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.noted: list[Any] = []
+
+    @kdtool.hookimpl(wrapper=True)
+    def kdtool_token_loss(self, chunk: Any, component: str) -> Generator[None, Any, Any]:
+        answer = yield
+        self.noted.append((component, chunk, answer))
+        return answer + 1
+
+
+class Tens(kdtool.Tracker):
+    """Multiplies what losses return by ten."""
+
+    @kdtool.hookimpl(wrapper=True)
+    def kdtool_token_loss(self) -> Generator[None, Any, Any]:
+        return 10 * (yield)
+
+
+def test_a_wrapper_is_around_every_way_of_calling() -> None:
+    notes = Notes(None)
+    hooks = ComponentHooks({"a": Doubles(None), "notes": notes, "b": Doubles(None)})
+    assert hooks.kdtool_token_loss(1) == {"a": 3, "b": 3}
+    assert hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk=2) == 5  # type: ignore[arg-type]
+    assert hooks.bound("kdtool_token_loss")["a"](3) == 7
+    assert notes.noted == [("a", 1, 2), ("b", 1, 2), ("b", 2, 4), ("a", 3, 6)]
+    assert hooks.implementing("kdtool_token_loss") == ("a", "b")
+
+
+def test_without_a_wrapper_a_bound_hook_is_the_plain_method() -> None:
+    loss = Doubles(None)
+    assert ComponentHooks({"a": loss}).bound("kdtool_token_loss") == {"a": loss.kdtool_token_loss}
+
+
+def test_the_first_wrapper_of_the_recipe_is_the_outermost_one_unless_it_asks_for_another_place() -> None:
+    late = type("Late", (Tens,), {"kdtool_token_loss": kdtool.hookimpl(wrapper=True, trylast=True)(_tens)})
+    for tens, expected in ((Tens, 30), (late, 21)):
+        hooks = ComponentHooks({"tens": tens(None), "notes": Notes(None), "a": Doubles(None)})
+        assert hooks.kdtool_token_loss(1) == {"a": expected}
+
+
+def _tens(self: Any) -> Generator[None, Any, Any]:
+    return 10 * (yield)
+
+
+class Counts(kdtool.Tracker):
+    """Passes examples on in upper case."""
+
+    @kdtool.hookimpl(wrapper=True)
+    def kdtool_examples(self) -> Generator[None, Any, Any]:
+        examples = yield
+        return (kdtool.Example(one.id.upper(), one.body) for one in examples)
+
+
+class Fails(kdtool.Corpus):
+    """A corpus that fails late."""
+
+    def kdtool_examples(self, run: Any) -> Iterator[Any]:
+        yield kdtool.Example("x", kdtool.Text("x"))
+        raise ValueError("late")
+
+
+def test_a_wrapped_iterator_still_names_who_fails_in_it() -> None:
+    run: Any = None
+    examples = ComponentHooks({"c": Fails(None), "t": Counts(None)}).component("c", kdtool.Corpus).kdtool_examples(run)
+    assert next(examples).id == "X"
+    with pytest.raises(ValueError, match="late") as raised:
+        next(examples)
+    assert str(owner_of(raised.value)) == "corpus 'c' (c)"
+
+
+class Breaks(kdtool.Screen):
+    """Fails beside others."""
+
+    @kdtool.hookimpl(wrapper=True)
+    def kdtool_token_loss(self) -> Generator[None, Any, Any]:
+        yield
+        raise ValueError("no profile")
+
+    @kdtool.hookimpl(wrapper=True)
+    def kdtool_progress(self) -> Generator[None, Any, Any]:
+        yield
+        raise ValueError("no profile")
+
+
+class Hears(kdtool.Tracker):
+    """A tracker."""
+
+    heard = 0
+
+    def kdtool_progress(self, run: Any, done: int) -> None:
+        self.heard += 1
+
+
+def test_an_error_in_a_wrapper_names_the_component_that_wraps() -> None:
+    hooks = ComponentHooks({"a": Doubles(None), "breaks": Breaks(None)})
+    with pytest.raises(ValueError, match="no profile") as raised:
+        hooks.kdtool_token_loss(1)
+    assert raised.value.__notes__ == ["raised by screen 'breaks' (breaks) in its wrapper of kdtool_token_loss"]
+
+
+def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_hears() -> None:
+    said: list[str] = []
+    hears, breaks = Hears(None), Breaks(None)
+    hooks = ComponentHooks({"hears": hears, "breaks": breaks}, complain=said.append)
+    for done in range(3):
+        hooks.kdtool_progress(None, done)
+    assert hears.heard == 3
+    (line,) = said
+    assert line.startswith("screen 'breaks' (breaks) failed in kdtool_progress: ValueError: no profile; disabled")
+
+
+class Asks(kdtool.Evaluator):
+    """Asks while it is asked."""
+
+    def kdtool_measurable(self, run: Any) -> None:
+        run.component("a", kdtool.Component).kdtool_missing(run)
+
+
+class Lacks(kdtool.Screen):
+    """Lacks nothing."""
+
+    def kdtool_missing(self, run: Any) -> list[str]:
+        return []
+
+
+def test_the_trace_shows_which_hook_calls_which() -> None:
+    lines: list[str] = []
+    hooks: Any = ComponentHooks({"a": Lacks(None), "asks": Asks(None)}, trace=lines.append)
+    hooks.kdtool_measurable(hooks)
+    hooks.kdtool_missing(None)
+    assert lines == ["kdtool_measurable -> asks", "  kdtool_missing -> a", "kdtool_missing -> a"]
+
+
+def _tracker(**members: Any) -> type:
+    return type("Wraps", (kdtool.Tracker,), members)
+
+
+def _wrapper(function: Any) -> Any:
+    return kdtool.hookimpl(wrapper=True)(function)
+
+
+def _yields(self: Any, chunks: Any) -> Generator[None, Any, Any]:
+    return (yield)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (_tracker(kdtool_token_loss=lambda self: None), "mark it with @kdtool.hookimpl(wrapper=True)"),
+        (_tracker(kdtool_token_loss=_wrapper(_yields)), "did you mean 'chunk'"),
+        (_tracker(kdtool_token_loss=_wrapper(lambda self, chunk: None)), "does not yield"),
+        (_tracker(kdtool_token_los=_wrapper(_yields)), "which is no hook"),
+        (_tracker(kdtool_close=_wrapper(_tens)), "called on each component alone"),
+    ],
+)
+def test_a_mistake_in_a_wrapper_is_named(cls: Any, message: str) -> None:
+    (found,) = mistakes(cls, "tracker")
+    assert message in found
+
+
+def test_wrappers_of_all_kinds_are_accepted() -> None:
+    assert not list(mistakes(Notes, "tracker"))

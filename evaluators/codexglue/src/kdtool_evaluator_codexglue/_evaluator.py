@@ -1,0 +1,128 @@
+"""The evaluator `codexglue` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+from pydantic import model_validator
+
+if TYPE_CHECKING:
+    from kdtool_evaluator_codexglue._accuracy import Codes
+    from kdtool_evaluator_codexglue._asking import Task
+
+__all__ = ["CodeXGlue"]
+
+_LONGEST = 1024
+"""Tokens of a question with its answer, about: CodeXGLUE cuts them there."""
+
+
+class CodeXGlue(kdtool.Evaluator):
+    """Line and token completion, summarisation and text-to-code of CodeXGLUE, each on a file of its authors."""
+
+    class Config(kdtool.Config):
+        """Files, relative to the working directory, packed by gzip or not: one for each task that is measured."""
+
+        line_completion: Path | None = kdtool.Field(default=None)
+        """test.json of line completion (py150 or javaCorpus): `codexglue.python.line.exact-match`, `.edit-similarity`, or
+        `codexglue.java.…`."""
+        token_completion: Path | None = kdtool.Field(default=None)
+        """test.txt of token completion, as its preprocess.py writes it: `codexglue.python.token-accuracy`, or `java`."""
+        summarisation: Path | None = kdtool.Field(default=None)
+        """test.jsonl of code-to-text, of one programming language: `codexglue.<language>.bleu-4`."""
+        generation: Path | None = kdtool.Field(default=None)
+        """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
+        examples: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
+        """At most so many examples of each file, chosen by the hashes of their numbers; null takes all, as published scores
+        do."""
+
+        @model_validator(mode="after")
+        def _something_is_measured(self) -> CodeXGlue.Config:
+            if not self.files:
+                names = ", ".join(name for name in type(self).model_fields if name != "examples")
+                raise ValueError(f"nothing would be measured: give the file of at least one task ({names})")
+            return self
+
+        @property
+        def files(self) -> Mapping[str, Path]:
+            """The files that are given, by their settings."""
+            names = (name for name in type(self).model_fields if name != "examples")
+            return {name: file for name in names if (file := getattr(self, name)) is not None}
+
+    config: Config
+    reads_text = False
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of each file.
+
+        Raises:
+            kdtool.UsageError: one cannot be read.
+        """
+        from kdtool_measuring import unpacked
+
+        return {name: unpacked(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say what CodeBLEU lacks, where programs are to be compared."""
+        from kdtool_evaluator_codexglue._programs import missing
+
+        return () if self.config.generation is None else tuple(missing())
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
+
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            size = bytes_to_answer(ahead, min(_LONGEST, student.context or _LONGEST)) + bytes_of_exact_heads(ahead)
+            yield kdtool.Estimate("measured student", ("scores: codexglue",), compute_bytes=size)
+
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Read the files.
+
+        Raises:
+            kdtool.UsageError: one is in another form, or holds nothing.
+        """
+        list(self._tasks(run))
+        self._codes()
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        """Yield the measures of each file's task; items are its examples, for token accuracy its programs.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+        """
+        from kdtool_evaluator_codexglue._asking import measurements
+
+        tasks, codes = list(self._tasks(run)), self._codes()
+        for subject in subjects:
+            for task in tasks:
+                yield from measurements(run, subject, task)
+            if codes is not None:
+                from kdtool_evaluator_codexglue._accuracy import accuracy
+
+                yield from accuracy(run, subject, codes, self._settings(run, "token_completion"))
+
+    def _tasks(self, run: kdtool.RunInfo) -> Iterator[Task]:
+        from kdtool_evaluator_codexglue._lines import line_task
+        from kdtool_evaluator_codexglue._programs import program_task
+        from kdtool_evaluator_codexglue._summaries import summary_task
+
+        makers = {"line_completion": line_task, "summarisation": summary_task, "generation": program_task}
+        for name, make in makers.items():
+            if name in self.config.files:
+                yield make(self.config.files[name], self.config.examples, self._settings(run, name))
+
+    def _codes(self) -> Codes | None:
+        from kdtool_evaluator_codexglue._accuracy import codes_of
+
+        file = self.config.token_completion
+        return None if file is None else codes_of(file, self.config.examples)
+
+    def _settings(self, run: kdtool.RunInfo, name: str) -> dict[str, str]:
+        most = self.config.examples
+        return {
+            "file": f"SHA-256 {self.kdtool_identity(run)[name][:12]}",
+            "examples": "all" if most is None else f"at most {most}, chosen by the hashes of their numbers",
+        }

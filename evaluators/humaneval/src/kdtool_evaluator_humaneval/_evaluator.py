@@ -1,0 +1,70 @@
+"""The evaluator `humaneval` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import kdtool
+from kdtool_pass_at_k import EVALPLUS, PassAtK
+
+if TYPE_CHECKING:
+    from kdtool_pass_at_k import Problem
+
+__all__ = ["HumanEval"]
+
+
+class HumanEval(PassAtK):
+    """164 Python functions to be written from their signature and documentation, each with hidden tests."""
+
+    benchmark: ClassVar[str] = "humaneval"
+    harness: ClassVar[Mapping[str, str]] = {
+        "base": "lm-evaluation-harness, task humaneval",
+        "chat": "lm-evaluation-harness, task humaneval_instruct",
+    }
+
+    class Config(PassAtK.Config):
+        """Settings of `humaneval`."""
+
+        maximum_tokens: int = kdtool.Field(default=1024, ge=1, le=100_000)
+        """An answer ends after so many tokens; lm-evaluation-harness allows 1,024."""
+        plus: Path | None = kdtool.Field(default=None)
+        """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the working directory: its tests, some 80 times
+        as many, take the place of the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.plus is not None:
+            self.benchmark = "humaneval+"  # type: ignore[misc] # of this instance
+            self.limits = EVALPLUS
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of the problems.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+        """
+        from kdtool_pass_at_k import unpacked
+
+        from kdtool_evaluator_humaneval._problems import file_of
+
+        return {"problems": unpacked(file_of(self.config.plus), "humaneval.plus")[1]}
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Give the licence of the problems."""
+        if self.config.plus is not None:
+            return kdtool.Terms("Apache-2.0", url="https://github.com/evalplus/humanevalplus_release")
+        return kdtool.Terms("MIT", url="https://github.com/openai/human-eval")
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return the problems by their numbers.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read, or is in another form.
+        """
+        from kdtool_evaluator_humaneval._problems import problems_of
+
+        return problems_of(self.config.plus)

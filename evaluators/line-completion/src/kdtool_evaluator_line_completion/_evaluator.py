@@ -1,0 +1,131 @@
+"""The evaluator `line-completion`, its settings and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+
+from kdtool_evaluator_line_completion._scores import edit_similarity, exact_match
+
+if TYPE_CHECKING:
+    from kdtool_measuring import Answer, Document
+
+    from kdtool_evaluator_line_completion._places import Place
+
+__all__ = ["LineCompletion"]
+
+_LONGEST_DOCUMENT = 1_000_000
+"""Characters of a document among whose lines places are chosen."""
+
+
+class LineCompletion(kdtool.Evaluator):
+    """Measures how often, and how nearly, a subject completes lines of held-out documents as they are."""
+
+    class Config(kdtool.Config):
+        """Which lines, and how they are asked for."""
+
+        split: Literal["validation", "test"] = "test"
+        """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
+        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        """Documents at most, chosen by the hashes of their ids."""
+        places: int = kdtool.Field(default=4, ge=1, le=10_000)
+        """Lines of a document at most, chosen by the hashes of its id and their numbers."""
+        context: int = kdtool.Field(default=2000, ge=1, le=1_000_000)
+        """Characters before a place at most; fewer where a model's context is shorter."""
+        maximum_tokens: int = kdtool.Field(default=64, ge=1, le=10_000)
+        """A completion that has not come to the line's end by then ends after so many tokens."""
+
+    config: Config
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_measuring import bytes_to_answer
+
+        student = ahead.models.get(ahead.student)
+        if student is not None:
+            tokens = self.config.context // 2 + self.config.maximum_tokens
+            size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
+            yield kdtool.Estimate("measured student", ("scores: line-completion",), compute_bytes=size)
+
+    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+        """Refuse a split without lines.
+
+        Raises:
+            kdtool.UsageError: no document has a line to complete.
+        """
+        self._places(run)
+
+    def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
+        """Yield `line-completion.exact-match` and `.edit-similarity` of each subject; items are documents.
+
+        Raises:
+            kdtool.UsageError: no document has a line to complete.
+        """
+        from kdtool_measuring import answered, digest, fitted
+
+        config = self.config
+        documents, places = self._places(run)
+        settings = {**self._settings(places), "documents": digest(documents)}
+
+        def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
+            prompt = fitted(places[name].before, runtime, config.maximum_tokens)
+            return kdtool.Request(name, prompt, config.maximum_tokens, stop=("\n",))
+
+        for subject in subjects:
+            answers = answered(run, subject, list(places), request, evaluator="line-completion")
+            if answers is not None:
+                yield from _measurements(run, subject, places, answers, settings)
+
+    def _places(self, run: kdtool.RunInfo) -> tuple[list[Document], dict[str, Place]]:
+        """Return held-out documents, and where in them lines are completed, by the places' ids."""
+        from kdtool_measuring import held_out, without_text
+
+        from kdtool_evaluator_line_completion._places import places_of
+
+        config = self.config
+        documents = held_out(run, config.split, most=config.documents, characters=_LONGEST_DOCUMENT)
+        places = {
+            place.id: place for document in documents for place in places_of(document, config.places, config.context)
+        }
+        if not places:
+            raise without_text("line-completion", config.split, "no document of several lines")
+        return documents, places
+
+    def _settings(self, places: Mapping[str, Place]) -> dict[str, str]:
+        return {
+            "split": self.config.split,
+            "places": f"{len(places)}, at most {self.config.places} a document, each behind the first token of a line, "
+            "chosen by hashes",
+            "context": f"at most {self.config.context} characters, as many as the model's context holds",
+            "decoding": f"greedy, to the end of the line, at most {self.config.maximum_tokens} tokens",
+        }
+
+
+def _measurements(
+    run: kdtool.RunInfo,
+    subject: kdtool.Subject,
+    places: Mapping[str, Place],
+    answers: Sequence[Answer],
+    settings: Mapping[str, str],
+) -> Iterator[kdtool.Measurement]:
+    """Yield both measures. Lines of one document are alike, so the items compared are whole documents."""
+    from kdtool_measuring import Item, measured, unanswered
+
+    for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):
+        of_documents: dict[str, list[float]] = {}
+        for answer in answers:
+            place = places[answer.id]
+            of_documents.setdefault(place.document, []).append(
+                0.0 if answer.missing else score(answer.text, place.rest)
+            )
+        yield measured(
+            [Item(document, sum(found), len(found)) for document, found in of_documents.items()],
+            run,
+            subject,
+            name=f"line-completion.{name}",
+            unit="fraction",
+            higher_is_better=True,
+            settings=settings,
+        )
+    yield from unanswered("line-completion", subject, answers)

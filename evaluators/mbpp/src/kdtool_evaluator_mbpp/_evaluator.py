@@ -1,0 +1,92 @@
+"""The evaluator `mbpp` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import kdtool
+from kdtool_pass_at_k import EVALPLUS, PassAtK, unpacked
+
+if TYPE_CHECKING:
+    from kdtool_datasets.mbpp import MbppProblems
+    from kdtool_pass_at_k import Problem
+
+__all__ = ["Mbpp"]
+
+
+class Mbpp(PassAtK):
+    """Python functions to be written from a sentence and a test; scored by three tests each."""
+
+    benchmark: ClassVar[str] = "mbpp"
+    harness: ClassVar[Mapping[str, str]] = {
+        "base": "bigcode-evaluation-harness, task mbpp (there 15 samples at temperature 0.1)",
+        "chat": "lm-evaluation-harness, task mbpp_instruct (there behind three examples, at most 256 tokens)",
+    }
+
+    class Config(PassAtK.Config):
+        """Settings of `mbpp`."""
+
+        file: Path | None = kdtool.Field(default=None)
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
+        variant: Literal["full", "sanitized"] = "full"
+        """On the hub: all 974 problems, or the 427 that were checked by hand. A file is what it is."""
+        revision: str | None = None
+        """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
+        split: Literal["train", "validation", "test"] = "test"
+        """`test` are the problems 11 to 510, by which published scores are had."""
+        plus: Path | None = kdtool.Field(default=None)
+        """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
+        whatever `split` says; the measurement is called `mbpp+`. null takes MBPP."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.plus is not None:
+            self.benchmark = "mbpp+"  # type: ignore[misc] # of this instance
+            self.limits = EVALPLUS
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of the file, or the data set's commit.
+
+        Raises:
+            kdtool.UsageError: the file cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        if self.config.plus is None:
+            return self._published.identity(offline=run.offline)
+        return {"plus": unpacked(self.config.plus, "mbpp.plus")[1]}
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Give the licence of the problems."""
+        if self.config.plus is not None:
+            return kdtool.Terms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
+        return kdtool.Terms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return the split's problems by their numbers.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        from kdtool_datasets.mbpp import split_of
+
+        from kdtool_evaluator_mbpp._problems import plus_problems, problem_of
+
+        if self.config.plus is not None:
+            return plus_problems(self.config.plus)
+        published = self._published.read(offline=run.offline)
+        taken = [one for one in published if split_of(one.number) == self.config.split]
+        if not taken:
+            raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
+        return [problem_of(one) for one in taken]
+
+    @cached_property
+    def _published(self) -> MbppProblems:
+        from kdtool_datasets.mbpp import MbppProblems
+
+        return MbppProblems(self.config.file, self.config.variant, self.config.revision)

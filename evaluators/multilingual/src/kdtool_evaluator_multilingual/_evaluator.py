@@ -1,0 +1,96 @@
+"""The evaluator `multilingual` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import kdtool
+from kdtool_pass_at_k import Limits, PassAtK, unpacked
+
+if TYPE_CHECKING:
+    from kdtool_pass_at_k import Problem
+
+    from kdtool_evaluator_multilingual._published import Published
+
+__all__ = ["Multilingual"]
+
+
+class Multilingual(PassAtK):
+    """Functions to be written in several languages from their signature and documentation; each language is scored apart."""
+
+    benchmark: ClassVar[str] = "multilingual"
+    limits = Limits(15.0, 2**30)
+    """A gibibyte is for a Java machine with its compiler; how long a program may run depends on the data set."""
+
+    class Config(PassAtK.Config):
+        """Settings of `multilingual`."""
+
+        files: tuple[Path, ...] = kdtool.Field(min_length=1)
+        """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), packed by gzip or not,
+        relative to the working directory. Which data set and which language is seen in the records."""
+
+    config: Config
+
+    @property
+    def seconds(self) -> float:
+        """The time limit of a program: what the data set's own harness allows where the config does not say."""
+        return self._published.data_set.seconds if self.config.seconds is None else self.config.seconds
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the SHA-256 of each file.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read.
+        """
+        found = [unpacked(file, "multilingual.files")[1] for file in self.config.files]
+        return {"problems": ", ".join(sorted(found))}
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Give the licence of the problems.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+        """
+        return self._published.data_set.terms
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which toolchains are not on this machine or do not run in the sandbox, and why none runs there, if so.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+        """
+        from kdtool_sandbox import missing
+
+        return missing(list(dict.fromkeys(problem.language for problem in self._published.problems)))
+
+    def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
+        """Return the problems of all files, without those that this evaluator cannot judge.
+
+        Raises:
+            kdtool.UsageError: a file cannot be read, or is in another form.
+        """
+        return self._published.problems
+
+    def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
+        """Return the problems of each language, by `multilingual.<language>`."""
+        languages = dict.fromkeys(problem.language for problem in problems)
+        return {
+            f"{self.benchmark}.{name}": [problem for problem in problems if problem.language == name]
+            for name in languages
+        }
+
+    def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Return the data set's name, which harness asks alike, and which problems of the language are left out."""
+        data_set, name = self._published.data_set, problems[0].language
+        found = {"data": data_set.name, "like": data_set.harness[self.config.form]}
+        left_out = self._published.left_out.get(name)
+        return found | ({"left out": ", ".join(left_out)} if left_out else {})
+
+    @cached_property
+    def _published(self) -> Published:
+        from kdtool_evaluator_multilingual._published import published
+
+        return published(self.config.files)

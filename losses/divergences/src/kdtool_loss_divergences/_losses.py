@@ -1,0 +1,220 @@
+"""The divergences as classes that recipes name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import kdtool
+
+from kdtool_loss_divergences._adaptive import adaptive_kl
+from kdtool_loss_divergences._contrastive import contrastive
+from kdtool_loss_divergences._forward import (
+    forward_kl,
+    forward_kl_gradient,
+    sampled_forward_kl,
+    sampled_forward_kl_gradient,
+    top_k_forward_kl,
+    top_k_forward_kl_gradient,
+)
+from kdtool_loss_divergences._jensen_shannon import jensen_shannon, jensen_shannon_gradient
+from kdtool_loss_divergences._reverse import reverse_kl, reverse_kl_gradient
+from kdtool_loss_divergences._skew import (
+    skew_kl,
+    skew_kl_gradient,
+    skew_reverse_kl,
+    skew_reverse_kl_gradient,
+)
+from kdtool_loss_divergences._total_variation import total_variation, total_variation_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "AdaptiveKL",
+    "Contrastive",
+    "ForwardKL",
+    "JensenShannon",
+    "ReverseKL",
+    "SkewKL",
+    "SkewReverseKL",
+    "TotalVariation",
+]
+
+Result = TypeVar("Result")
+
+
+class _Divergence(kdtool.Loss):
+    """What the divergences share: their temperature, and what the engine must know of them."""
+
+    softened: Literal[0, 1, 2] = 2
+    divergence = True
+    needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}),)
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of every divergence."""
+
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """Softens both distributions: logits are divided by it. Above 1, unlikely tokens count more."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.temperature = config.temperature
+
+
+class ForwardKL(_Divergence):
+    """KL(teacher ‖ student): the student learns to cover all that the teacher finds likely.
+
+    With logits it is exact; with sampled tokens its gradient is unbiased; with top-k tokens it is a lower bound that
+    does not see how the remaining probability is spread (below k = 100 expect a student worse than one without teacher).
+    """
+
+    needs = (frozenset({"logits"}), frozenset({"sampled"}), frozenset({"top-k"}))
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]; the form follows the signal that is there."""
+        return _by_form(chunk, forward_kl, sampled_forward_kl, top_k_forward_kl)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return _by_form(chunk, forward_kl_gradient, sampled_forward_kl_gradient, top_k_forward_kl_gradient)
+
+
+class ReverseKL(_Divergence):
+    """KL(student ‖ teacher): the student learns to say only what the teacher finds likely (mode seeking)."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+
+class JensenShannon(_Divergence):
+    """Generalised Jensen-Shannon divergence: between covering the teacher (small beta) and seeking its modes (large)."""
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `jsd`."""
+
+        beta: float = kdtool.Field(default=0.5, gt=0, lt=1)
+        """The teacher's share of the mixture. Near 0 it behaves as forward KL, near 1 as reverse KL, scaled down."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return jensen_shannon(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return jensen_shannon_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.beta)
+
+
+class _Skewed(_Divergence):
+    """What the skewed divergences share: how much is mixed in."""
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `skew-kl`, `skew-reverse-kl` and `contrastive`."""
+
+        alpha: float = kdtool.Field(default=0.1, gt=0, lt=1)
+        """How much of the distribution that is compared is mixed into the other. The value stays below −log alpha."""
+
+
+class SkewKL(_Skewed):
+    """KL(teacher ‖ mixture with some of the teacher): forward KL that one impossible token cannot swamp (DistiLLM)."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return skew_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return skew_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+
+class SkewReverseKL(_Skewed):
+    """KL(student ‖ mixture with some of the student): reverse KL that stays bounded where the teacher excludes a token."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return skew_reverse_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the divergence of each position and its gradient."""
+        return skew_reverse_kl_gradient(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.alpha)
+
+
+class Contrastive(_Skewed):
+    """Skewed KL where the corpus wrote the token, skewed reverse KL where the student did (DistiLLM-2).
+
+    For trainers that learn also on text that the student writes (`standard` with `on_policy`).
+    """
+
+    own_text = True
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        if "student_generated" not in chunk.columns:
+            raise kdtool.UsageError(
+                "contrastive must know which tokens the student wrote, by the column `student_generated`, and the trainer "
+                "gives none: set `trainer: {on_policy: {}}`, or take skew-kl"
+            )
+        own = chunk.columns["student_generated"]
+        return contrastive(chunk.student_logits, _logits(chunk), own, chunk.temperature, self.config.alpha)
+
+
+class AdaptiveKL(_Divergence):
+    """Forward KL for what is wrong among the teacher's likeliest tokens, reverse KL for what is wrong in the tail (AKL)."""
+
+    config: Config
+
+    class Config(_Divergence.Config):
+        """Settings of `adaptive-kl`."""
+
+        head: float = kdtool.Field(default=0.5, ge=0, lt=1)
+        """The likeliest tokens up to this probability together are the teacher's head; 0 takes one token."""
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the divergence of each position, [C]."""
+        return adaptive_kl(chunk.student_logits, _logits(chunk), chunk.temperature, self.config.head)
+
+
+class TotalVariation(_Divergence):
+    """½·Σ|teacher − student|: the probability that would have to be moved, between 0 and 1."""
+
+    softened = 1
+
+    def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the distance of each position, [C]."""
+        return total_variation(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+    def kdtool_token_gradient(self, chunk: kdtool.TokenChunk) -> tuple[Tensor, Tensor]:
+        """Return the distance of each position and its gradient."""
+        return total_variation_gradient(chunk.student_logits, _logits(chunk), chunk.temperature)
+
+
+def _by_form(
+    chunk: kdtool.TokenChunk,
+    dense: Callable[[Tensor, Tensor, float], Result],
+    sampled: Callable[[Tensor, Tensor, Tensor, float], Result],
+    top_k: Callable[[Tensor, Tensor, Tensor, float], Result],
+) -> Result:
+    """Call the one that the teacher's signal is for."""
+    teacher = chunk.teacher
+    if not isinstance(teacher, kdtool.SparseTokens):
+        return dense(chunk.student_logits, _logits(chunk), chunk.temperature)
+    sparse = sampled if teacher.form == "sampled" else top_k
+    return sparse(chunk.student_logits, teacher.ids, teacher.weights, chunk.temperature)
+
+
+def _logits(chunk: kdtool.TokenChunk) -> Tensor:
+    if isinstance(chunk.teacher, kdtool.DenseTokens):
+        return chunk.teacher.logits
+    raise kdtool.PluginError(
+        f"a divergence needs the teacher's logits, the trainer gave {type(chunk.teacher).__name__}"
+    )

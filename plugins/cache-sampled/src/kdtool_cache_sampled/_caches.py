@@ -1,0 +1,175 @@
+"""The caches `sampled` and `top-k`, and their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_shards import Recording
+
+    from kdtool_cache_sampled._recalled import RecalledTokens
+
+__all__ = ["Sampled", "TopK"]
+
+FEW = 100
+"""Likeliest tokens below which students came out worse than without a teacher: arXiv 2503.16870."""
+
+
+class _Tokens(kdtool.Cache):
+    """What both caches share: recording and recalling of a few tokens a position."""
+
+    form: ClassVar[Literal["sampled", "top-k"]]
+    every_rank_records = True
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of both caches."""
+
+        rows_per_shard: int = kdtool.Field(default=256, ge=1, le=65536)
+        """Rows in a file. A killed recording loses at most so many."""
+        batch: int = kdtool.Field(default=8, ge=1, le=4096)
+        """Rows that the teacher sees at once while recording."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._recalled: dict[Path, RecalledTokens] = {}
+
+    def recording(self, want: kdtool.Want) -> Recording:
+        """Return what is kept of each position, of signals that hold what is wanted."""
+        raise NotImplementedError
+
+    def bytes_a_token(self) -> float:
+        """Return about how much is kept of a position, of a teacher as sure as small code models are."""
+        raise NotImplementedError
+
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+        """Ask the teacher for logits, to choose tokens from."""
+        return replace(want, kinds=frozenset({"logits"}), layers=())
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        """Record all rows that are not there yet.
+
+        Raises:
+            kdtool.StorageError: the disk is full or cannot be written.
+            kdtool.PluginError: the teacher does not give what was wanted, or is another one than before.
+        """
+        from kdtool_shards import record_rows
+
+        return record_rows(
+            run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
+        )
+
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+        """Return the recorded tokens, on the batch's device.
+
+        Raises:
+            kdtool.StorageError: a row is not there, or a file is damaged.
+        """
+        if folder not in self._recalled:
+            from kdtool_cache_sampled._recalled import RecalledTokens
+
+            self._recalled[folder] = RecalledTokens(folder, self.form)
+        return self._recalled[folder].signal(batch)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_shards import recording_estimates
+
+        from kdtool_cache_sampled._targets import CHUNK_BYTES
+
+        rows = self.config.rows_per_shard, self.config.batch
+        yield from recording_estimates(
+            ahead, lambda *_: self.bytes_a_token(), lambda _: 0, *rows, working=2 * CHUNK_BYTES
+        )
+
+    def kdtool_close(self) -> None:
+        """Let go of the files."""
+        self._recalled.clear()
+
+
+class Sampled(_Tokens):
+    """Tokens drawn from the teacher's distribution: about 13 bytes a token, and gradients that are right on average.
+
+    Only losses that are linear in the teacher's probabilities can learn from draws; of the divergences that is forward KL.
+    The temperature is the loss's, fixed when the signals are taken.
+    """
+
+    form = "sampled"
+    offers: frozenset[kdtool.Offer] = frozenset({"sampled"})
+    config: Config
+
+    class Config(_Tokens.Config):
+        """Settings of `sampled`."""
+
+        draws: int = kdtool.Field(default=20, ge=1, le=1024)
+        """Draws a position. More of them take more bytes and make the gradient more exact."""
+        design: Literal["systematic", "independent"] = "systematic"
+        """`systematic`: one random number a position, and counts that are probabilities rounded up or down. `independent`:
+        each draw for itself, as RS-KD was published; about twice the draws for the same accuracy."""
+
+        seed: int = kdtool.Field(default=0, ge=0, lt=2**63)
+        """Of the draws. Recordings of another seed draw anew."""
+        alternatives: int = kdtool.Field(default=1, ge=1, le=64)
+        """Independent sets of draws a row, each of so many bytes. A phase takes another one in each epoch, and with another
+        seed of the run begins with another. With 1, all epochs and seeds learn from the same draws."""
+
+    def recording(self, want: kdtool.Want) -> Recording:
+        from kdtool_cache_sampled._targets import SampledTargets
+
+        config, systematic = self.config, self.config.design == "systematic"
+        noise = {"seed": config.seed, "alternatives": config.alternatives}
+        return SampledTargets(want.temperature, config.draws, systematic=systematic, **noise)
+
+    def bytes_a_token(self) -> float:
+        return (
+            self.config.alternatives * 1.6 * float(self.config.draws**0.7)
+        )  # measured: 13 at 20 draws, 39 at 100 (docs/benchmarks.md)
+
+
+class TopK(_Tokens):
+    """The teacher's likeliest tokens with their probabilities; all others are one bucket. Biased: `sampled` is better.
+
+    A loss does not see how the teacher spreads the rest. With fewer than 100 tokens expect a student worse than one without
+    teacher (arXiv 2503.16870).
+    """
+
+    form = "top-k"
+    offers: frozenset[kdtool.Offer] = frozenset({"top-k"})
+    config: Config
+
+    class Config(_Tokens.Config):
+        """Settings of `top-k`."""
+
+        k: int = kdtool.Field(default=100, ge=1, le=4096)
+        """Tokens kept a position; fewer where the teacher names fewer."""
+
+    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+        """Ask the teacher for logits, or for the likeliest tokens where it gives these alone, as a server does."""
+        told = "top-k" in offers and "logits" not in offers
+        return replace(want, kinds=frozenset({"top-k" if told else "logits"}), layers=())
+
+    def recording(self, want: kdtool.Want) -> Recording:
+        from kdtool_cache_sampled._targets import TeacherTopKTargets, TopKTargets
+
+        return (
+            TeacherTopKTargets(self.config.k) if "top-k" in want.kinds else TopKTargets(want.temperature, self.config.k)
+        )
+
+    def bytes_a_token(self) -> float:
+        return 2.9 * self.config.k
+
+    def kdtool_record(
+        self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
+    ) -> int:
+        if self.config.k < FEW:
+            run.say(
+                f"signals: top-k with k = {self.config.k} leaves out how the teacher spreads the rest; below about {FEW} "
+                "tokens that taught worse than no teacher. `use: sampled` takes fewer bytes and has no bias"
+            )
+        return super().kdtool_record(run, rows, source, folder)

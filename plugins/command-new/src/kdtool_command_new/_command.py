@@ -1,0 +1,119 @@
+"""The click command `kdtool new`: checks the arguments and lets copier write the files."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import kdtool
+
+from kdtool_command_new._kinds import CORE, KINDS
+
+__all__ = ["new"]
+
+TEMPLATE = Path(__file__).parent / "template"
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_LONGEST_NAME = 40
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+@click.option(
+    "--licence",
+    type=click.Choice(["MIT", "Apache-2.0", "none"]),
+    default="MIT",
+    show_default=True,
+    help="Under which licence the package is; its LICENSE file comes along.",
+)
+def new(kind: str, name: str, licence: str) -> None:
+    """Create a plugin package in the folder kdtool-KIND-NAME, working as it is.
+
+    \b
+    KIND is corpus, screen, annotator, packer, teacher, cache, student,
+    transform, loss, weighting, trainer, evaluator, exporter, tracker,
+    reporter or command.
+    NAME is what recipes will call the plugin.
+
+    \b
+    Example:  kdtool new loss mine
+    """  # noqa: D301 - click reads backspaces
+    _check(kind, name)
+    answers = _answers(kind, name, licence)
+    folder = Path(answers["distribution"])
+    if folder.exists() or folder.is_symlink():
+        raise kdtool.UsageError(
+            f"{folder} is there already, and nothing in it is changed; choose another name or move it"
+        )
+    _write(folder, answers)
+    click.echo(_next_steps(folder, kind, name, answers))
+
+
+def _check(kind: str, name: str) -> None:
+    """Refuse an unknown kind, a name that cannot be one, and a name that an installed plugin has."""
+    if kind not in KINDS:
+        close = get_close_matches(kind.lower(), KINDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(KINDS)}"
+        raise kdtool.UsageError(f"there is no kind of plugin called {kind!r}; {hint}")
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise kdtool.UsageError(
+            f"{name!r} cannot be a plugin's name: it takes lower-case letters, digits and single hyphens, begins with a "
+            f"letter and has {_LONGEST_NAME} characters at most, such as focal-kl"
+        )
+    for point in entry_points(group=KINDS[kind].group, name=name):
+        owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        raise kdtool.UsageError(f"the {kind} {name!r} is there already, from {owner}; choose another name")
+    if kind == "command" and name in _core_commands():
+        raise kdtool.UsageError(f"the command {name!r} is kdtool's own; choose another name")
+
+
+def _core_commands() -> list[str]:
+    context = click.get_current_context().find_root()
+    return context.command.list_commands(context) if isinstance(context.command, click.Group) else []
+
+
+def _answers(kind: str, name: str, licence: str) -> dict[str, Any]:
+    """Return what the template asks for."""
+    words = name.split("-")
+    return {
+        "kind": kind,
+        "name": name,
+        "distribution": f"kdtool-{kind}-{name}",
+        "import_name": f"kdtool_{kind}_{'_'.join(words)}",
+        # with the kind, no name can be a keyword or stand for something else in the module
+        "class_name": "".join(word.capitalize() for word in [*words, kind]),
+        "function_name": "_".join([*words, kind]),
+        "group": KINDS[kind].group,
+        "summary": KINDS[kind].summary,
+        "dependencies": sorted([CORE, *KINDS[kind].dependencies]),
+        "licence": licence,
+    }
+
+
+def _write(folder: Path, answers: dict[str, Any]) -> None:
+    from copier import Settings, run_copy
+
+    # own Settings: a user's copier settings must neither answer questions nor trust anything here
+    try:
+        run_copy(str(TEMPLATE), folder, data=answers, settings=Settings(), defaults=True, quiet=True)
+    except OSError as error:
+        raise kdtool.StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _next_steps(folder: Path, kind: str, name: str, answers: dict[str, Any]) -> str:
+    module = folder / "src" / answers["import_name"] / "__init__.py"
+    found = "kdtool plugins list" if kind == "command" else f"kdtool plugins show {name} --kind {kind}"
+    return f"""Created {folder}, a package with the {kind} {name!r}.
+
+Next:
+  cd {folder}
+  pip install -e ".[test]"
+  pytest                          its tests, and what kdtool asks of every {kind}
+  {found}
+  kdtool run recipe.yaml          a small run with it
+
+Then make it your own: {module}"""

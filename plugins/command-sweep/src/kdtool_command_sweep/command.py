@@ -1,0 +1,90 @@
+"""`kdtool sweep RECIPE --grid 'KEY=[VALUE, VALUE]'`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_command_sweep.record import SweepResults
+
+__all__ = ["sweep"]
+
+_GRID = """Values that a key takes in turn: a YAML list such as 'student.layers=[8, 12]', or a scalar for one value. Give the
+option several times to run all combinations. A value that is a list itself stands in a list: 'seeds=[[0, 1], [2, 3]]'."""
+
+
+def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, sign, text = value.partition("=")
+        if not sign or not key.strip():
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        if key.strip() in pairs:
+            raise click.BadParameter(f"{key.strip()!r} is given twice")
+        pairs[key.strip()] = text
+    return pairs
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("--grid", "values", multiple=True, metavar="KEY=[VALUE, VALUE]", callback=_pairs, help=_GRID)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_pairs,
+    help="Change a key of the recipe at all points, as in kdtool run; may be given more than once.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False), default="runs", show_default=True, help="Folder for runs.")
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder for what runs share [default: the user's cache]."
+)
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--plan", "only_plan", is_flag=True, help="Only print which stages of which points would run.")
+@click.option("--json", "as_json", is_flag=True, help="Print sweep.json; messages go to standard error.")
+@click.pass_context
+def sweep(
+    context: click.Context,
+    recipe: str,
+    values: dict[str, str],
+    settings: dict[str, str],
+    out: str,
+    store: str | None,
+    offline: bool,
+    only_plan: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe at every point of a grid of settings, one after the other, and put the results into one table.
+
+    The same command resumes where it stopped. A point that fails does not stop the others.
+    """
+    from kdtool_command_sweep.grid import read_values
+    from kdtool_command_sweep.run_sweep import plan_sweep, sweep
+
+    grid = {key: read_values(key, text) for key, text in values.items()}
+    if only_plan:
+        for point, stages in plan_sweep(Path(recipe), grid, settings, out=out, store=store).items():
+            click.echo(f"{point}")
+            for stage in stages:
+                click.echo(f"  {stage.action:<8} {stage.name}")
+        return
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if kdtool.busy_cores(int(threads) if threads.isdecimal() else os.cpu_count() or 1):
+        kdtool.wait_passively(os.environ)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        found = sweep(Path(recipe), grid, settings, out=out, store=store, offline=offline)
+    _show(found, as_json=as_json)
+    context.exit(found.exit_code)
+
+
+def _show(found: SweepResults, *, as_json: bool) -> None:
+    from kdtool_command_sweep.record import JSON, MARKDOWN, as_markdown
+
+    if as_json:
+        click.echo((found.folder / JSON).read_text(encoding="utf-8"), nl=False)
+    else:
+        click.echo(f"\n{as_markdown(found)}\ntables: {found.folder / MARKDOWN}")

@@ -1,0 +1,148 @@
+"""Measurements of all points side by side: means over seeds with intervals, and which point is best, as far as is shown.
+
+Points are compared as a run compares its arms: paired over items and seeds, with a 95 % interval over both
+(`kdtool._results.compare_arms`). Nothing is ranked that was measured differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from kdtool import Measurement, Results, Subject
+from kdtool._results.compare_arms import compare, differing, interval, read_items
+
+__all__ = ["SweepCell", "SweepRow", "SweepTable", "tables_of"]
+
+Standing = Literal["best", "not shown to differ", "worse", "best value", ""]
+BySeed = Mapping[int | None, Measurement]
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """The mean over `seeds` seeds; `low` and `high` bound its 95 % interval where there are several."""
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One point: a cell for each column that was measured there.
+
+    `standing` compares its student with the best point's: "not shown to differ" is a tie as far as anyone can tell. "best
+    value" is the best of numbers between which no difference was tested.
+    """
+
+    point: str
+    cells: Mapping[str, SweepCell]
+    standing: Standing = ""
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """One measurement over all points. Rows are ranked by the column `ranked_by`; `note` says what to bear in mind."""
+
+    measurement: str
+    unit: str
+    higher_is_better: bool
+    columns: tuple[str, ...]
+    rows: tuple[SweepRow, ...]
+    ranked_by: str
+    note: str = ""
+
+
+def tables_of(results: Mapping[str, Results]) -> tuple[SweepTable, ...]:
+    """Put the measurements of finished points, by label, into one table for each measurement."""
+    names = dict.fromkeys(found.name for result in results.values() for found in result.measurements)
+    texts = {stage.fingerprint for result in results.values() for stage in result.stages if stage.name == "text"}
+    return tuple(_table(name, results, same_texts=len(texts) <= 1) for name in names)
+
+
+def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> SweepTable:
+    by_column: dict[str, dict[str, dict[int | None, Measurement]]] = {}
+    for label, result in results.items():
+        subjects = {subject.name: subject for subject in result.subjects}
+        for found in result.measurements:
+            if found.name == name:
+                subject = subjects[found.subject]
+                by_column.setdefault(_column(subject), {}).setdefault(label, {})[subject.seed] = found
+    columns = _in_order(by_column, results.values())
+    ranked_by = next((column for column in columns if column == "student" or column.startswith("student-")), "")
+    standings, note = _standings(by_column[ranked_by]) if ranked_by else ({}, "")
+    if standings and not same_texts:
+        note = "; ".join(
+            part for part in (note, "the points' texts differ, so items of one name may differ too") if part
+        )
+    cells = {label: {c: _cell(by_column[c][label]) for c in columns if label in by_column[c]} for label in results}
+    rows = tuple(SweepRow(label, cells[label], standings.get(label, "")) for label in results)
+    first = _first(next(iter(by_column.values())))
+    return SweepTable(name, first.unit, first.higher_is_better, columns, rows, ranked_by, note)
+
+
+def _column(subject: Subject) -> str:
+    """Return the subject's name without its seed: what is the same at all points."""
+    return subject.name if subject.seed is None else re.sub(rf"-seed{subject.seed}(?!\d)", "", subject.name)
+
+
+def _in_order(columns: Collection[str], results: Iterable[Results]) -> tuple[str, ...]:
+    """Order columns as runs name their subjects, exported files last."""
+    subjects = sorted((s for result in results for s in result.subjects), key=lambda s: s.role == "artifact")
+    known = dict.fromkeys(map(_column, subjects))
+    return tuple(name for name in known if name in columns)
+
+
+def _cell(found: BySeed) -> SweepCell:
+    bounds = interval(list(found.values())) if len(found) > 1 else None
+    low, high = bounds or (None, None)
+    return SweepCell(_mean(found), low, high, len(found))
+
+
+def _mean(found: BySeed) -> float:
+    return fmean(measurement.value for measurement in found.values())
+
+
+def _standings(points: Mapping[str, BySeed]) -> tuple[dict[str, Standing], str]:
+    """Return how each point stands to the best, and what to say of it; nothing where they cannot be compared."""
+    if len(points) < 2:
+        return {}, ""
+    differs = _difference(points)
+    if differs:
+        return {}, f"not ranked: {differs}"
+    sign = 1 if _first(points).higher_is_better else -1
+    best = max(points, key=lambda label: sign * _mean(points[label]))
+    if any(measurement.items is None for found in points.values() for measurement in found.values()):
+        return {best: "best value"}, "differences are not tested: it is not measured item by item"
+    standings: dict[str, Standing] = {best: "best"}
+    for label, found in points.items():
+        if label != best:
+            pairs = [(found[seed], points[best][seed]) for seed in found]
+            found_out = compare(label, best, pairs)
+            standings[label] = "worse" if found_out and found_out.verdict == "worse" else "not shown to differ"
+    tied = "worse" not in standings.values()
+    return standings, "no point is shown to differ from the best" if tied else ""
+
+
+def _difference(points: Mapping[str, BySeed]) -> str:
+    """Say in which way the points were measured differently; "" if in none."""
+    others = [next(iter(found.values())) for found in points.values()]
+    keys = sorted({key for other in others for key in differing(others[0], other)})
+    if keys:
+        return f"the points were measured differently ({', '.join(keys)})"
+    if any(found.keys() != _seeds(points) for found in points.values()):
+        return "the points have different seeds"
+    items = [set(read_items(measurement.items)) for found in points.values() for measurement in found.values()]
+    return "" if all(names == items[0] for names in items) else "the points were measured on different items"
+
+
+def _first(points: Mapping[str, BySeed]) -> Measurement:
+    return next(measurement for found in points.values() for measurement in found.values())
+
+
+def _seeds(points: Mapping[str, BySeed]) -> Collection[int | None]:
+    return next(iter(points.values())).keys()

@@ -1,0 +1,248 @@
+"""The corpus `answers`: asks teachers, and makes examples of their answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import kdtool
+import pydantic
+from kdtool_measuring import Journal, ask_teacher, kept_answers, mending, seed_of
+
+from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
+from kdtool_corpus_answers._routing import routed
+
+__all__ = ["Answers"]
+
+FOLDER = "answers"
+"""Where answers are kept, in the folder of the text that they become part of."""
+_SECONDS_BETWEEN_TELLING = 0.2
+_REFUSED = "refused"
+_EMPTY = "empty"
+_Answered = Mapping[str, Journal[kdtool.TextAnswer]]
+"""What each teacher answered, by its name and the prompts' ids."""
+_Name = Annotated[str, kdtool.Field(min_length=1)]
+_Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
+
+
+class Answers(kdtool.Corpus):
+    """Prompts, each completed by a teacher of the recipe, or by one of several."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `answers`."""
+
+        ask: _Name | Annotated[dict[_Name, _Share], kdtool.Field(min_length=1)] = "teacher"
+        """The teacher that answers, by its name in the recipe: `teacher`, or `teachers.NAME`. Or several, with their shares
+        of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id decides whom it goes to."""
+        fallback: _Name | None = None
+        """The teacher that is asked where another one refuses; null leaves such prompts out."""
+        prompts: tuple[Path, ...] = ()
+        """JSON Lines files with a `prompt` in each line, and an `id`, `language` and `licence` where they are known."""
+        corpus: str | None = kdtool.Field(default=None, min_length=1)
+        """Take the prompts from this corpus of the recipe (`corpora.NAME`) instead: what it gives to learn from is asked
+        for anew and not learned from itself, what it gives for validation and test stays as it is."""
+        prefix_lines: int = kdtool.Field(default=16, ge=1, le=10_000)
+        """How many lines of a plain text are the prompt. Prompts with completions give their prompts."""
+        limit: int | None = kdtool.Field(default=None, ge=1)
+        """Ask for so many answers at most, from the first prompt on; null asks for all."""
+        max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
+        """Tokens of an answer at most."""
+        temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
+        """0 takes the likeliest token each time; above it answers are drawn, each with a seed of its own."""
+        stop: tuple[str, ...] = ()
+        """Texts before which an answer ends, such as a blank line before the next function."""
+        keep_truncated: bool = False
+        """Keep answers that `max_tokens` cut off. The student then learns to stop where they do."""
+
+        @pydantic.model_validator(mode="after")
+        def _one_source(self) -> Answers.Config:
+            if bool(self.prompts) == (self.corpus is not None):
+                raise ValueError("give either prompts (files) or corpus (another corpus of the recipe)")
+            if len({path.name for path in self.prompts}) < len(self.prompts):
+                raise ValueError("two files have the same name, by which prompts and the run's record tell them apart")
+            if "" in self.stop:
+                raise ValueError("stop must not hold empty text, before which every answer would end")
+            if set(self.shares) == {self.fallback}:
+                raise ValueError("fallback is the one teacher that is asked anyway; name another, or leave it out")
+            return self
+
+        @property
+        def shares(self) -> Mapping[str, float]:
+            """Teachers by name, with their shares of the prompts."""
+            return {self.ask: 1.0} if isinstance(self.ask, str) else self.ask
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._teachers = sorted(config.shares)  # in the order in which they are asked
+        if config.fallback is not None:
+            self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
+        taken = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
+        self.takes: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(taken), "text")
+        self._asked: set[Path] = set()
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return each file's SHA-256.
+
+        Raises:
+            kdtool.UsageError: a file holds what is no prompt.
+        """
+        for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
+            pass
+        return {path.name: digest(path) for path in self.config.prompts}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which files are not there."""
+        return [f"prompts: there is no file {path.absolute()}" for path in self.config.prompts if not path.exists()]
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
+
+        Raises:
+            kdtool.UsageError: a file of prompts is wrong, a teacher refuses everything, or no answer can be learned from.
+            kdtool.PluginError: a teacher gives what was not asked for.
+        """
+        settings = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        name = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        folder = run.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            journals: dict[str, Journal[kdtool.TextAnswer]] = {}
+            for teacher in self._teachers:
+                file = folder / f"{name}-{teacher}.jsonl"
+                journals[teacher] = stack.enter_context(kept_answers(run, file, again=file not in self._asked))
+                self._asked.add(file)
+            for teacher in self._teachers:  # the fallback last, when the others' refusals are known
+                self._ask(run, teacher, journals)
+            yield from self._answered(run, journals)
+
+    def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
+        """Ask a teacher for what is not in its journal yet."""
+        told_at = 0.0
+
+        def progress() -> None:
+            nonlocal told_at
+            if time.monotonic() - told_at > _SECONDS_BETWEEN_TELLING:
+                told_at = time.monotonic()
+                run.hook.kdtool_progress(run, sum(map(len, journals.values())))
+
+        requests = self._requests(run, teacher, journals)
+        replaced = self.config.fallback not in {None, teacher}
+        ask_teacher(run, teacher, requests, journals[teacher], progress=progress, replaced=replaced)
+
+    def _whom(self, prompt: Prompt, journals: _Answered) -> str:
+        """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
+        first, fallback = routed(prompt.id, self.config.shares), self.config.fallback
+        if fallback is None:
+            return first
+        answer = journals[first].get(prompt.id)
+        # A refusal of an earlier process is not there any more; what was answered instead still is.
+        refused = prompt.id in journals[fallback] if answer is None else answer.finish == "refused"
+        return fallback if refused else first
+
+    def _requests(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> Iterator[kdtool.Request]:
+        for found in self._prompts(run):
+            if not isinstance(found, Prompt) or found.id in journals[teacher]:
+                continue
+            if self._whom(found, journals) == teacher:
+                yield kdtool.Request(
+                    id=found.id,
+                    prompt=found.text,
+                    max_tokens=self.config.max_tokens,
+                    stop=self.config.stop,
+                    temperature=self.config.temperature,
+                    seed=seed_of(run.seed, found.id),
+                )
+
+    def _answered(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
+        licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
+        left_out: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
+        refusal = ""
+        for found in self._prompts(run):
+            if isinstance(found, kdtool.Example):
+                yield found
+                continue
+            teacher = self._whom(found, journals)
+            answer = journals[teacher].get(found.id)
+            if answer is None:
+                raise kdtool.PluginError(f"{run.hook.owner(teacher)} gave no answer to {found.id!r}")
+            if reason := self._useless(answer):
+                left_out[reason] += 1
+                refusal = refusal or answer.reason
+                continue
+            taken[teacher] += 1
+            yield self._example(found, answer, teacher, licences[teacher])
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+        if not taken:
+            found_wanting = f"{' and '.join(self._teachers)} gave no answer that can be learned from"
+            reasons += f", the first with: {refusal}" if refusal else ""
+            raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(left_out, refusal)}")
+        counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))
+        run.say(counts + (f"; left out: {reasons}" if left_out else ""))
+
+    def _licence(self, run: kdtool.RunInfo, teacher: str) -> str:
+        terms = run.component(teacher, kdtool.Component).kdtool_acknowledge()
+        return "" if terms is None else terms.licence
+
+    def _useless(self, answer: kdtool.TextAnswer) -> str:
+        """Say why an answer is left out, "" for one that is taken."""
+        if answer.finish == "refused":
+            return _REFUSED
+        if answer.finish == "length" and not self.config.keep_truncated:
+            return f"cut off at {self.config.max_tokens} tokens"
+        return "" if answer.text.strip() else _EMPTY
+
+    def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, teacher: str, licence: str) -> kdtool.Example:
+        first = routed(prompt.id, self.config.shares)
+        about = {
+            "teacher": teacher,
+            "instead_of": "" if teacher == first else first,
+            "teacher_licence": licence,
+            "finish": answer.finish,
+            "tokens_in": str(answer.tokens_in),
+            "tokens_out": str(answer.tokens_out),
+            "prompt_source": prompt.source,
+        }
+        return kdtool.Example(
+            id=prompt.id,
+            body=kdtool.Completion(prompt.text, answer.text),
+            language=prompt.language,
+            licence=prompt.licence,
+            source=f"answers of {teacher}",
+            meta={key: value for key, value in about.items() if value},
+        )
+
+    def _prompts(self, run: kdtool.RunInfo) -> Iterator[Prompt | kdtool.Example]:
+        """Yield prompts, and examples that are passed on as they are."""
+        if self.config.corpus is None:
+            found: Iterator[Prompt | kdtool.Example] = from_files(self.config.prompts)
+        else:
+            corpus = run.component(self.config.corpus, kdtool.Corpus)
+            found = from_corpus(corpus.kdtool_examples(run), self.config.prefix_lines)
+        asked = 0
+        for one in found:
+            if isinstance(one, Prompt):
+                asked += 1
+                if self.config.limit is not None and asked > self.config.limit:
+                    continue
+            yield one
+
+
+def _remedy(left_out: Counter[str], refusal: str) -> str:
+    """Say what to do where nothing can be learned from, by what most answers were left out for."""
+    if not left_out:
+        return "give prompts"
+    ((commonest, _),) = left_out.most_common(1)
+    if commonest == _REFUSED:
+        return mending(refusal)
+    if commonest == _EMPTY:
+        return "look at how the prompts end, and at `stop`"
+    return "raise max_tokens, or set keep_truncated"

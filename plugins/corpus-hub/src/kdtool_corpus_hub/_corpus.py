@@ -1,0 +1,130 @@
+"""The corpus `hub`: records become examples, each with a split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import kdtool
+
+from kdtool_corpus_hub._config import HubConfig
+
+if TYPE_CHECKING:
+    from kdtool_datasets import DataFiles, HubDataset
+
+__all__ = ["Hub"]
+
+
+class Hub(kdtool.Corpus):
+    """One example for each record of a data set, from the columns that the recipe names. Its code is never run.
+
+    Further copies of an example are left out, whatever their ids, and its content decides its split. Without a column of ids
+    it is called by its content.
+    """
+
+    config: Config
+
+    class Config(HubConfig):
+        """Settings of `hub`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._opened: DataFiles | HubDataset | None = None
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return the data set's commit, or each file's SHA-256.
+
+        Raises:
+            kdtool.UsageError: there is no such data set, or a file cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        return self._source().identity(offline=run.offline)
+
+    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+        """Say where to read a data set's licence, unless the recipe names one; that of files is the user's to know."""
+        if self.config.licence:
+            return kdtool.Terms(self.config.licence)
+        if not self.config.dataset:
+            return None
+        return kdtool.Terms("as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}")
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say which files are not there."""
+        return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the examples, split by split; how many copies were left out is said.
+
+        Raises:
+            kdtool.UsageError: a column is not there or holds something else, an id comes twice, or data cannot be read.
+            kdtool.ServiceError: the hub cannot be reached.
+        """
+        from kdtool_corpus_hub._columns import body_of, content_hash, text_of, words_of
+
+        config = self.config
+        contents, ids, copies = set[bytes](), set[bytes](), 0
+        shuffled: dict[str, Any] = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
+        for split in self._splits():
+            taken = 0
+            for record in self._source().records(config.splits[split], offline=run.offline, **shuffled):
+                if config.maximum_examples is not None and taken >= config.maximum_examples:
+                    break
+                body = body_of(record, config)
+                if body is None:
+                    continue
+                content = content_hash(body)
+                if bytes.fromhex(content) in contents:
+                    copies += 1
+                    continue
+                contents.add(bytes.fromhex(content))
+                taken += 1
+                yield kdtool.Example(
+                    id=self._id_of(record, ids) if config.id_column else content,
+                    body=body,
+                    split=self._split_of(record, split, content),
+                    language=(text_of(record, config.language_column) or config.language).lower(),
+                    licence=words_of(record, config.licence_column) or config.licence,
+                    source=config.dataset or "files",
+                )
+        if copies:
+            run.say(f"hub: {copies:,} records hold the same as one before them and were left out")
+
+    def _source(self) -> DataFiles | HubDataset:
+        if self._opened is None:
+            from kdtool_datasets import DataFiles, HubDataset
+
+            config = self.config
+            files = DataFiles(config.files) if config.files else None
+            self._opened = files or HubDataset(config.dataset, config.config, config.revision)
+        return self._opened
+
+    def _splits(self) -> list[kdtool.Split]:
+        order: tuple[kdtool.Split, ...] = ("train", "validation", "test")
+        return [split for split in order if split in self.config.splits]
+
+    def _id_of(self, record: Mapping[str, Any], known: set[bytes]) -> str:
+        """Return the id that a record's column holds, whose digest must not be `known`, and add that."""
+        from kdtool_corpus_hub._columns import id_of
+
+        identifier = id_of(record, str(self.config.id_column))
+        digest = hashlib.sha256(identifier.encode("utf-8", "replace")).digest()[:16]
+        if digest in known:
+            raise kdtool.UsageError(
+                f"hub.id_column: the id {identifier!r} comes twice in column {self.config.id_column!r}; name another "
+                "one, or none: then examples are called by their content"
+            )
+        known.add(digest)
+        return identifier
+
+    def _split_of(self, record: Mapping[str, Any], split: kdtool.Split, content: str) -> kdtool.Split:
+        from kdtool_corpus_hub._columns import split_of
+
+        if self.config.split_column is not None:
+            return split_of(record, self.config.split_column)
+        if split != "train":
+            return split
+        place = int.from_bytes(hashlib.sha256(f"split {content}".encode()).digest()[:8], "big") / 2**64
+        if place < self.config.test_share:
+            return "test"
+        return "validation" if place < self.config.test_share + self.config.validation_share else "train"

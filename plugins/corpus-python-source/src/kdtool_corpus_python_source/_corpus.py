@@ -1,0 +1,179 @@
+"""The corpus `python-source`: files become examples, in an order and with a split that follow from their paths."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import kdtool
+import pydantic
+
+from kdtool_corpus_python_source._pairs import Form
+
+if TYPE_CHECKING:
+    from kdtool_corpus_python_source._files import SourceFile
+
+__all__ = ["PythonSource"]
+
+_NOTHING: Mapping[str, str] = {}
+
+
+class PythonSource(kdtool.Corpus):
+    """One example for each Python file, or for each of its documented functions and explained snippets (`forms`).
+
+    The id begins with the path below the folder, which alone decides the split: all of a file is in one.
+
+    Generated files, files whose name or text is not UTF-8, and further copies of a file are left out; of the standard
+    library also tests, tables and demonstrations. The order is a shuffle, so that the first files are a fair sample of all.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `python-source`."""
+
+        folder: Path | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
+        """Folder to read, relative to the working directory; null reads the interpreter's standard library."""
+        glob: str = "**/*.py"
+        """Which files below the folder."""
+        forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
+        """What becomes of a file: `file`, all of it as plain text; `implement`, its functions' bodies after signature and
+        documentation; `document`, their documentation after the code; `explain`, comments after the lines below them."""
+        licence: str = ""
+        """SPDX expression for the files of `folder`; the standard library's is known."""
+        minimum_bytes: int = kdtool.Field(default=200, ge=0)
+        """Smaller files are left out."""
+        maximum_bytes: int = kdtool.Field(default=200_000, ge=1)
+        """Larger files are left out: they are mostly tables."""
+        validation_share: float = kdtool.Field(default=0.05, ge=0, le=0.5)
+        """Share of files that settings are chosen on."""
+        test_share: float = kdtool.Field(default=0.1, ge=0, le=0.49)
+        """Share of files that are scored at the end."""
+        train_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to learn from; null takes all."""
+        validation_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to choose settings on; null takes all."""
+        test_files: int | None = kdtool.Field(default=None, ge=1)
+        """At most so many files to score; null takes all."""
+        seed: int = kdtool.Field(default=0, ge=0)
+        """Shuffles the order, and so which files a limit keeps. It never changes the split."""
+
+        @pydantic.field_validator("glob")
+        @classmethod
+        def _stays_inside(cls, pattern: str) -> str:
+            if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+                raise ValueError('must be a pattern of files below the folder, like "**/*.py"')
+            try:
+                next(Path(__file__).parent.glob(pattern), None)
+            except ValueError as error:
+                raise ValueError(f'is no pattern ({error}); "**/*.py" are all files below the folder') from None
+            return pattern
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._found: tuple[SourceFile, ...] | None = None
+        self._unread: list[str] = []
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        """Return a hash over the files' paths and contents."""
+        lines = "".join(f"{file.digest} {file.id}\n" for file in self._files())
+        return {"files": hashlib.sha256(lines.encode("utf-8")).hexdigest()}
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+        """Say that the folder is not there, if so."""
+        folder = self.config.folder
+        return [f"folder: there is no folder {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
+
+    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+        """Give the licence of the standard library; that of a folder is the user's to know."""
+        if self.config.folder is not None:
+            return None
+        return kdtool.Terms("Python-2.0", "https://docs.python.org/3/license.html")
+
+    def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
+        """Yield the examples, shuffled, up to the limits of their splits.
+
+        How many files could not be read is said, and of few files which split has none.
+
+        Raises:
+            kdtool.UsageError: there is no such folder, or no file to be taken.
+            kdtool.StorageError: a file changed after the run began.
+        """
+        config = self.config
+        limits: dict[kdtool.Split, int | None] = {
+            "train": config.train_files,
+            "validation": config.validation_files,
+            "test": config.test_files,
+        }
+        taken: Counter[kdtool.Split] = Counter()
+        for file in sorted(self._files(), key=lambda file: _number(f"order {config.seed} {file.id}")):
+            split = self._split(file.id)
+            limit = limits[split]
+            if limit is None or taken[split] < limit:
+                taken[split] += 1
+                yield from self._examples(file, split)
+        if self._unread:
+            run.say(
+                f"python-source: {len(self._unread):,} files cannot be read, or their name or text is not UTF-8, and were "
+                f"left out, such as {self._unread[0]!r}"
+            )
+        shares: dict[kdtool.Split, float] = {"validation": config.validation_share, "test": config.test_share}
+        for missed, share in shares.items():
+            if share and not taken[missed]:
+                run.say(f"python-source: none of {len(self._files()):,} files is for {missed}; raise {missed}_share")
+
+    def _files(self) -> tuple[SourceFile, ...]:
+        if self._found is None:
+            from kdtool_corpus_python_source._files import NOT_FOR_LEARNING, find_files
+
+            config = self.config
+            folder = config.folder or Path(sysconfig.get_path("stdlib"))
+            skipped = frozenset() if config.folder else NOT_FOR_LEARNING
+            sizes = config.minimum_bytes, config.maximum_bytes
+            self._found = tuple(find_files(folder, config.glob, *sizes, skipped, self._unread))
+        return self._found
+
+    def _split(self, identifier: str) -> kdtool.Split:
+        place = _number(f"split {identifier}") / 2**64
+        if place < self.config.test_share:
+            return "test"
+        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+
+    def _examples(self, file: SourceFile, split: kdtool.Split) -> Iterator[kdtool.Example]:
+        from kdtool_corpus_python_source._pairs import pairs_of
+
+        text, forms = file.text(), self.config.forms
+        if "file" in forms:
+            yield self._example(file.id, kdtool.Text(text), split)
+        pairs = pairs_of(text, [form for form in forms if form != "file"]) if set(forms) != {"file"} else ()
+        for pair in pairs:
+            body = kdtool.Completion(pair.prompt, pair.completion)
+            about = {"form": pair.form, **({"name": pair.name} if pair.name else {})}
+            yield self._example(f"{file.id}#{pair.form}:{pair.line}", body, split, about)
+
+    def _example(
+        self,
+        identifier: str,
+        body: kdtool.Text | kdtool.Completion,
+        split: kdtool.Split,
+        about: Mapping[str, str] = _NOTHING,
+    ) -> kdtool.Example:
+        own = self.config.folder is None
+        return kdtool.Example(
+            id=identifier,
+            body=body,
+            split=split,
+            language="python",
+            licence="Python-2.0" if own else self.config.licence,
+            source="Python standard library" if own else "folder",
+            meta=about,
+        )
+
+
+def _number(text: str) -> int:
+    """Return 64 bits that follow from `text`, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")

@@ -1,0 +1,89 @@
+"""The tracker `console`: chooses how to show a run, and keeps count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_tracker_console._words import Display
+
+__all__ = ["ConsoleTracker"]
+
+
+class ConsoleTracker(kdtool.Tracker):
+    """Shows stages, progress, loss and messages: bars in a terminal, plain lines elsewhere."""
+
+    shows_messages = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._chosen: Display | None = None
+        self._made = self._reused = 0
+        self._seconds = 0.0
+
+    def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
+        self._made = self._reused = 0
+        self._seconds = 0.0
+        self._display.line(f"Run {run.name} in {run.folder}")
+
+    def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
+        self._display.start(_title(run), total, unit)
+
+    def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
+        self._display.advance(_title(run), done)
+
+    def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
+        self._display.step(_title(run), report)
+
+    def kdtool_measured(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
+        from kdtool_tracker_console._words import measured
+
+        self._display.line(measured(measurement))
+
+    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
+        self._display.line(text)
+
+    def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
+        self._reused += reused
+        self._made += not reused
+        self._seconds += seconds
+        self._display.end(_title(run), seconds, reused=reused)
+
+    def kdtool_run_end(
+        self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
+    ) -> None:
+        from kdtool_tracker_console._words import summary
+
+        for line in summary(run, status, made=self._made, reused=self._reused, seconds=self._seconds):
+            self._display.line(line)
+        self.kdtool_close()
+
+    def kdtool_close(self) -> None:
+        """Take the bars off the screen; safe to call twice."""
+        if self._chosen is not None:
+            self._chosen.close()
+            self._chosen = None
+
+    @property
+    def _display(self) -> Display:
+        if self._chosen is None:
+            from rich.console import Console
+
+            console = Console()
+            if console.is_terminal and not console.is_dumb_terminal:
+                from kdtool_tracker_console._live import LiveDisplay
+
+                self._chosen = LiveDisplay(console)
+            else:
+                from kdtool_tracker_console._plain import PlainDisplay
+
+                self._chosen = PlainDisplay()
+        return self._chosen
+
+
+def _title(run: kdtool.RunInfo) -> str:
+    """Name a stage as `kdtool run --plan` does."""
+    return "/".join(filter(None, (run.stage, run.label)))

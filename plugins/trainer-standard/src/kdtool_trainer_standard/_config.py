@@ -1,0 +1,106 @@
+"""Settings of the optimiser, of memory and speed, and of what is written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import kdtool
+from pydantic import Field, field_validator, model_validator
+
+__all__ = ["OnPolicy", "StandardTrainerConfig", "Validation"]
+
+
+class OnPolicy(kdtool.Config):
+    """Learning on text that the student writes as it learns (on-policy distillation, GKD)."""
+
+    fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of the micro-batches that are of the student's own text, chosen by chance; 0 switches it off."""
+    prompt: float = Field(default=0.5, gt=0, lt=1)
+    """Share of a document that is the prompt where all of it is learned; else what comes before its first label is."""
+    tokens: int = Field(default=128, ge=1)
+    """At most so many tokens are written behind a prompt, and never more than stood there."""
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    """The student's logits are divided by it before tokens are drawn; 0 takes the likeliest ones."""
+
+
+class Validation(kdtool.Config):
+    """Measuring the student while it learns, on the split `validation`, by evaluators of the recipe."""
+
+    every: int = Field(default=100, ge=1)
+    """Steps between validations; after the last step there is one, too."""
+    evaluators: tuple[str, ...] = Field(default=("perplexity",), min_length=1)
+    """Evaluators of the recipe. What they take for the split `test` is `validation` here."""
+    watch: str | None = None
+    """A measurement, such as `perplexity.bits-per-byte`: training ends when it gets no better, and the student is the one
+    that was best. null draws curves alone."""
+    patience: int = Field(default=3, ge=1)
+    """Validations without getting better after which training ends; only with `watch`."""
+
+    @model_validator(mode="after")
+    def _watches_what_is_measured(self) -> Validation:
+        if self.watch is not None and self.watch.partition(".")[0] not in self.evaluators:
+            raise ValueError(f"watch names a measurement of {' or '.join(self.evaluators)}, as EVALUATOR.MEASUREMENT")
+        return self
+
+
+class StandardTrainerConfig(kdtool.Config):
+    """Settings of the optimiser, of memory and speed, and of what is written."""
+
+    batch: int = Field(default=4, ge=1)
+    """Rows of one micro-batch, on each process."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches of one step. The gradient equals that of one batch of all their rows."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after the warm-up: cosine or straight line down to 10 % of the peak, or constant."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the steps over which the learning rate rises to its peak."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay; norms and biases are left out."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW's two averaging coefficients."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """The gradient's norm is cut to this; 0 leaves it alone."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
+    on_policy: OnPolicy | None = None
+    """Learn a part of the time on text that the student itself writes; left out, on the corpus's alone."""
+    validation: Validation | None = None
+    """Measure the student while it learns, and end when it gets no better; left out, it is measured at the end alone."""
+    sharding: Literal["off", "full"] = kdtool.Field(default="off", json_schema_extra=kdtool.does_not_affect_results())
+    """With several processes: `full` divides weights, gradients and AdamW's moments among them (FSDP2), layer by layer;
+    `off` keeps all of them on each. With one process there is nothing to divide."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]*s$")] = Field(
+        default="120s", json_schema_extra=kdtool.does_not_affect_results()
+    )
+    """Steps (`500`) or seconds (`120s`) between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+    """How many of the newest checkpoints stay on disk while the phase runs."""
+    log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+    """Steps between reports. The first and the last step are always reported."""
+    gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
+    """Steps between measurements of each term's gradient; such a step is reported."""
+    head_chunk_size: int | None = Field(default=None, ge=1)
+    """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
+    loss_chunk_size: int | None = Field(default=None, ge=1)
+    """Positions of one call of a loss; by default so many that they stay in the processor's cache."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling.
+
+    On a CPU it does not where all losses give their gradients by hand, which is about as fast. Compiled losses round
+    otherwise, and `auto` decides by the clock: for the same bits on every machine choose `on` or `off`. A resumed phase
+    keeps what it did."""
+
+    @field_validator("on_policy")
+    @classmethod
+    def _off_without_a_fraction(cls, value: OnPolicy | None) -> OnPolicy | None:
+        return value if value is not None and value.fraction else None
+
+    @model_validator(mode="after")
+    def _writes_with_whole_weights(self) -> StandardTrainerConfig:
+        if self.on_policy is not None and self.sharding == "full":
+            raise ValueError("on_policy has each process write with whole weights: set sharding: off beside it")
+        if self.validation is not None and self.sharding == "full":
+            raise ValueError("validation measures whole weights: set sharding: off beside it")
+        return self

@@ -1,0 +1,46 @@
+"""The mask of token losses: all labelled positions but those that predict rejected text, which is there to be avoided.
+
+Token losses are computed at these positions, and their number is the divisor. Losses of whole rows see every position.
+Called by the module, the loop and the self-tests; rows without a column `rejected` pass through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import kdtool
+from kdtool_rows import NO_LABEL
+from torch import Tensor
+
+__all__ = ["loss_labels", "loss_mask", "select", "select_signal"]
+
+
+def loss_labels(labels: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
+    """Return the labels [B, L] of a batch, without those of rejected tokens."""
+    rejected = columns.get("rejected")
+    return labels if rejected is None else labels.masked_fill(rejected != 0, NO_LABEL)
+
+
+def loss_mask(batch: kdtool.Batch) -> Tensor | None:
+    """Return which of the N labelled positions token losses see, [N] bool; None where they see all."""
+    if "rejected" not in batch.columns:
+        return None
+    return (loss_labels(batch.labels, batch.columns) != NO_LABEL)[batch.labels != NO_LABEL]
+
+
+def select(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return values [N, …] at the positions of a mask; None leaves them as they are."""
+    return values if mask is None else values[mask]
+
+
+def select_signal(signal: kdtool.Signal, where: slice | Tensor) -> kdtool.Signal:
+    """Return a signal whose tensors over N positions are of these alone."""
+
+    def of(value: Any) -> Any:
+        names = (name for name in ("hidden", "ids", "weights") if hasattr(value, name))
+        return value and replace(value, **{name: getattr(value, name)[where] for name in names})
+
+    hidden = {layer: states[where] for layer, states in signal.hidden.items()}
+    return replace(signal, lazy=of(signal.lazy), sparse=of(signal.sparse), hidden=hidden)

@@ -1,0 +1,140 @@
+"""On-policy micro-batches: text that the student generates, in place of some of the corpus's (GKD).
+
+Called by `_loop` where a step's micro-batches are fetched, before their labels are counted. The choice is derived from
+(seed, step, micro-batch), so all ranks sample in the same micro-batches and none waits for another; the samples are derived
+from the rank, too. No generator state is checkpointed, and global generators are untouched.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
+
+import kdtool
+import torch
+from kdtool_rows import NO_LABEL, collate
+
+from kdtool_trainer_standard._config import OnPolicy
+
+__all__ = ["STUDENT_GENERATED", "OnPolicySampler"]
+
+STUDENT_GENERATED = "student_generated"
+"""The column of tokens that the student generated: 1 for these, 0 for the corpus's."""
+
+
+class _Document(NamedTuple):
+    """A document of a row. The student continues its first `prompt` tokens; None where nothing of it is learned."""
+
+    number: int
+    ids: list[int]
+    prompt: int | None
+
+
+class OnPolicySampler:
+    """Replaces some micro-batches of a phase by samples of the student: Agarwal et al. (GKD), arXiv 2306.13649, algorithm 1.
+
+    `counts` are of this process since the phase began: micro-batches, those that were sampled, the documents that the
+    student continued in them, and the tokens that it generated.
+    """
+
+    def __init__(
+        self, config: OnPolicy, run: kdtool.RunInfo, student: kdtool.LanguageModel, dtype: torch.dtype
+    ) -> None:
+        self._config, self._run, self._student, self._dtype = config, run, student, dtype
+        self.counts: dict[str, int] = {"batches": 0, "sampled": 0, "documents": 0, "tokens": 0}
+
+    def __call__(self, batch: kdtool.Batch, step: int, number: int) -> kdtool.Batch:
+        """Return micro-batch `number` of a step as it is learned: with the column `student_generated`, in the same shape.
+
+        Where it is sampled, only what the student generated has labels; other columns are 0 there. Documents without
+        labels stay as they are, and what is too short for its row is padded.
+        """
+        place = f"{self._run.seed} {step} {number}"
+        self.counts["batches"] += 1
+        if random.Random(place).random() >= self._config.fraction:
+            return self.mark_as_corpus(batch)
+        chance = random.Random(f"{place} {self._run.rank}")
+        start = len(self._student.tokenizer.document_start)
+        rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
+        new = self._written([document for row in rows for document in row], chance)
+        self.counts["sampled"] += 1
+        keys = (f"{key}, continued at step {step}" for key in batch.row_keys)
+        return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
+
+    def mark_as_corpus(self, batch: kdtool.Batch) -> kdtool.Batch:
+        """Return a batch of the corpus with the column `student_generated`, all zeros."""
+        return replace(batch, columns={**batch.columns, STUDENT_GENERATED: torch.zeros_like(batch.labels)})
+
+    def try_out(self, batch: kdtool.Batch) -> None:
+        """Have the student write a token, so that one that cannot is refused before the first step."""
+        self._continued([batch.input_ids[0, :1].tolist()], [1], [0])
+
+    def _written(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
+        """Yield what the student writes behind the prompt of each document that has one."""
+        asked = [(each.ids[: each.prompt], each) for each in documents if each.prompt is not None]
+        limits = [min(self._config.tokens, len(each.ids) - len(prompt)) for prompt, each in asked]
+        new = self._continued([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
+        self.counts["documents"] += len(new)
+        self.counts["tokens"] += sum(map(len, new))
+        return iter(new)
+
+    def _continued(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
+        device = self._student.head.weight.device.type
+        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
+            return self._student.continued(prompts, limits, self._config.temperature, seeds)
+
+    def _row(
+        self, key: str, documents: Sequence[_Document], new: Iterator[list[int]], batch: kdtool.Batch
+    ) -> kdtool.Row:
+        """Put the documents of a row beside each other again, each with what the student wrote, taken from `new`."""
+        ids, written, numbers = list[int](), list[bool](), list[int]()
+        for document in documents:
+            own = [] if document.prompt is None else next(new)
+            whole = document.ids[: document.prompt] + own
+            ids += whole
+            written += [False] * (len(whole) - len(own)) + [True] * len(own)
+            numbers += [document.number] * len(whole)
+        length = batch.input_ids.shape[1]
+        missing = length - len(ids)
+        written += [False] * missing
+        columns: Mapping[str, Sequence[int]] = dict.fromkeys(batch.columns, [0] * length)
+        return kdtool.Row(
+            key,
+            ids + [self._student.tokenizer.end_of_text] * missing,
+            written,
+            numbers + [-1] * missing,
+            {**columns, STUDENT_GENERATED: list(map(int, written))},
+        )
+
+
+def _rows_of(batch: kdtool.Batch) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yield each row's tokens, labels and numbers of documents."""
+    yield from zip(batch.input_ids.tolist(), batch.labels.tolist(), batch.document.tolist(), strict=True)
+
+
+def _documents(ids: list[int], labels: list[int], numbers: list[int], share: float, start: int) -> list[_Document]:
+    found, begin = [], 0
+    for number, tokens in groupby(numbers):
+        end = begin + len(list(tokens))
+        if number >= 0:
+            found.append(_Document(number, ids[begin:end], _prompt(labels[begin:end], share, start)))
+        begin = end
+    return found
+
+
+def _prompt(labels: Sequence[int], share: float, start: int) -> int | None:
+    """Return how many tokens of a document come before the first that is learned; `share` of it where all of it is.
+
+    The `start` tokens that begin it are never learned, nor is the token behind them where a document continues.
+    """
+    first = next((place for place, label in enumerate(labels) if label != NO_LABEL), None)
+    if first is None:
+        return None
+    return first + 1 if first > start else max(1, int(share * len(labels)))
+
+
+def _device(batch: kdtool.Batch) -> torch.device:
+    return batch.input_ids.device

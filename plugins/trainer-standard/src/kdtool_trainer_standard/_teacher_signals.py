@@ -1,0 +1,36 @@
+"""Signals of all teachers for a micro-batch: for its rows, or for the same rows in a teacher's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import kdtool
+from kdtool_rows import collate
+
+__all__ = ["TeacherSignals"]
+
+
+class TeacherSignals:
+    """Queries every teacher for one micro-batch."""
+
+    def __init__(self, phase: kdtool.Phase) -> None:
+        self._signals = phase.signals
+        self._rows = phase.teacher_rows
+        self._numbers: dict[str, dict[str, int]] = {}
+
+    def __call__(self, batch: kdtool.Batch) -> tuple[dict[str, kdtool.Batch], dict[str, kdtool.Signal]]:
+        """Return the batches of teachers that have rows of their own, and the signals of all."""
+        batches = {name: self._batch(name, batch) for name in self._rows}
+        return batches, {name: source.signal(batches.get(name, batch)) for name, source in self._signals.items()}
+
+    def _batch(self, teacher: str, batch: kdtool.Batch) -> kdtool.Batch:
+        rows, numbers = self._rows[teacher], self._row_numbers(teacher)
+        found = collate([rows[numbers[key]] for key in batch.row_keys], batch.input_ids.device)
+        return replace(found, turns=batch.turns)
+
+    def _row_numbers(self, teacher: str) -> Mapping[str, int]:
+        if teacher not in self._numbers:
+            rows = self._rows[teacher]
+            self._numbers[teacher] = {rows[number].key: number for number in range(len(rows))}
+        return self._numbers[teacher]

@@ -1,0 +1,39 @@
+"""The trainer `standard`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import kdtool
+
+from kdtool_trainer_standard._config import StandardTrainerConfig
+
+__all__ = ["StandardTrainer"]
+
+
+class StandardTrainer(kdtool.Trainer):
+    """Trains one phase: any mixture of losses, on the CPU, one GPU or several.
+
+    A killed phase resumes from its last checkpoint; on the CPU, by one process or several, to the same bits.
+    """
+
+    own_text = "on_policy"
+
+    class Config(StandardTrainerConfig):
+        """Settings of the optimiser, of memory and speed, and of what is written."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.validators = config.validation.evaluators if config.validation else ()
+
+    def kdtool_train(self, run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.LanguageModel) -> kdtool.Trained:
+        from kdtool_trainer_standard._train import train_phase
+
+        return train_phase(self.config, run, phase, student)
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_trainer_standard._estimate import estimate_phase
+
+        yield from estimate_phase(self.config, run, ahead)

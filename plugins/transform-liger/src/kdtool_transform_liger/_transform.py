@@ -1,0 +1,53 @@
+"""The transform `liger`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import kdtool
+
+if TYPE_CHECKING:
+    from kdtool_transform_liger._kernels import FusedModules
+
+__all__ = ["Liger"]
+
+
+class Liger(kdtool.Transform):
+    """Computes norms, rotary positions and SwiGLU with liger-kernel's Triton kernels (arXiv 2410.10989)."""
+
+    def __init__(self, config: Liger.Config) -> None:
+        super().__init__(config)
+        self._modules: FusedModules | None = None
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+        from kdtool_transformers import pick_device
+
+        found = []
+        if find_spec("liger_kernel") is None:
+            found.append(
+                'liger-kernel is not installed: pip install "kdtool-transform-liger[liger]", or leave `liger` out'
+            )
+        if pick_device().type != "cuda":
+            found.append(
+                "liger's kernels run on GPUs that Triton compiles for, and torch sees none here: run on a machine with one, "
+                "or leave `liger` out"
+            )
+        elif find_spec("triton") is None:
+            found.append(
+                "Triton, which compiles liger's kernels, is not installed: pip install triton, or leave `liger` out"
+            )
+        return found
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_liger._kernels import FusedModules
+
+        self._modules = FusedModules(student.model)
+        return student
+
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        if self._modules is None:
+            raise kdtool.PluginError("liger: kdtool_finish was called without kdtool_transform")
+        self._modules.restore()
+        self._modules = None
+        return student

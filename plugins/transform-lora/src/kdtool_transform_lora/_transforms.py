@@ -1,0 +1,95 @@
+"""The transforms `lora` and `qlora`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_transform_lora._config import LoraConfig
+
+if TYPE_CHECKING:
+    from kdtool_transform_lora._adapters import Adapters
+
+__all__ = ["Lora", "Qlora"]
+
+
+class Lora(kdtool.Transform):
+    """Trains W + scale · B · A, W frozen, A and B of low rank (arXiv 2106.09685), and adds the product to W at the end."""
+
+    class Config(LoraConfig):
+        """Size and place of the adapters."""
+
+    saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True, freezes=True)
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._adapters: Adapters | None = None
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        self._adapters = Adapters(student, self.config, run.seed)
+        return student
+
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        Adapters(student, self.config, run.seed)
+        return student
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transform_lora._estimate import rewriting_parts
+
+        yield from rewriting_parts(ahead)
+
+    def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        if self._adapters is None:
+            raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
+        if self.config.keep_adapter and run.rank == 0:
+            self._adapters.save(run.folder / "adapter", run)
+            run.say(f"the adapter alone is in {run.folder / 'adapter'}, with a card that says how to open it")
+        self._adapters.merge()
+        self._adapters = None
+        return student
+
+
+_BITS = {True: 4 + (8 + 32 / 256) / 64, False: 4 + 32 / 64}
+"""Of a weight in nf4, with and without scales of scales: one scale for 64 weights, one of float32 for 256 scales."""
+
+
+class Qlora(Lora):
+    """LoRA on frozen weights that are stored in 4 bits (nf4, arXiv 2305.14314), dequantised and merged at the end."""
+
+    class Config(Lora.Config):
+        """Size and place of the adapters, and how the frozen weights are stored."""
+
+        double_quantisation: bool = True
+        """Store the scales of the 4-bit blocks in 8 bits too: 4.13 instead of 4.5 bits a weight."""
+
+    saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True, freezes=True)
+    config: Config
+
+    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+        if find_spec("bitsandbytes") is not None:
+            return []
+        return ['bitsandbytes is not installed: pip install "kdtool-transform-lora[qlora]"; lora does without']
+
+    def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transform_lora._adapters import Adapters
+
+        self._adapters = Adapters(student, self.config, run.seed, double_quantisation=self.config.double_quantisation)
+        return student
+
+    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_transformers import store_as
+
+        from kdtool_transform_lora._adapters import linear_layers
+
+        bits = _BITS[self.config.double_quantisation]
+        for layer in linear_layers(student).values():
+            store_as(layer.weight, int(layer.weight.numel() * bits / 8))
+        return super().kdtool_outlined(student, run)

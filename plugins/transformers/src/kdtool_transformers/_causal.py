@@ -1,0 +1,28 @@
+"""What generation and measurement need to know of a causal language model of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kdtool
+
+from kdtool_transformers._tokenizer import TransformersTokenizer
+
+__all__ = ["CausalModel", "causal_of", "context_of"]
+
+
+class CausalModel(kdtool.LanguageModel):
+    """A `PreTrainedModel` with a language-model head, and its tokenizer. `TransformersModel` is the one that there is."""
+
+    model: Any
+    tokenizer: TransformersTokenizer
+
+
+def causal_of(model: Any) -> Any:
+    """Return the causal LM itself where an adapter wraps it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def context_of(model: Any) -> int:
+    """Return the greatest number of tokens that a model reads, without counting its weights; 0 where it is not known."""
+    return int(getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", 0))

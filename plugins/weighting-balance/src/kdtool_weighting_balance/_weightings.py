@@ -1,0 +1,170 @@
+"""The weightings `uncertainty`, `gradnorm` and `on-metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp, inf, isfinite, log
+from typing import Any
+
+import kdtool
+import pydantic
+
+from kdtool_weighting_balance._gradnorm import gradnorm_step
+from kdtool_weighting_balance._uncertainty import uncertainty_step
+
+__all__ = ["GradNorm", "OnMetric", "Uncertainty"]
+
+
+class Uncertainty(kdtool.Weighting):
+    """Divides each loss by a learned variance, so that large and noisy losses do not drown the others.
+
+    A term's factor is exp(-s), twice that of the paper, so that s = 0 leaves the recipe's weights as they are. At rest every
+    term, before its weight, contributes 1: the weights are then the terms' shares. Takes losses that are not negative.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `uncertainty`."""
+
+        learning_rate: float = kdtool.Field(default=0.05, gt=0, le=1)
+        """Of the log-variances: near rest, 2 / learning_rate steps take away most of what is missing."""
+        limit: float = kdtool.Field(default=100.0, gt=1, le=1e6)
+        """No factor is above this, or below 1 / limit: a loss that comes to 0 has else a weight without bound."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._log_variances: dict[str, float] = {}
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        """Return exp(-s) of each term, after `uncertainty_step` on the last step's values."""
+        values = {name: term.value for name, term in terms.items()}
+        self._log_variances |= uncertainty_step(
+            self._log_variances, values, self.config.learning_rate, self.config.limit
+        )
+        return {name: exp(-s) for name, s in self._log_variances.items()}
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give s of each term."""
+        return dict(self._log_variances)
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._log_variances = dict(state)
+
+
+class GradNorm(kdtool.Weighting):
+    """Lets all losses train at one rate: gradients of those that learn slowly are made larger, of the others smaller.
+
+    The factors' sum stays the number of terms. A term without a gradient norm, or whose norm or value is 0, keeps its
+    factor at that step, and the others are balanced among themselves.
+    """
+
+    gradient_norms = True
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `gradnorm`."""
+
+        alpha: float = kdtool.Field(default=1.5, ge=0, le=10)
+        """How strongly training rates are drawn together; at 0 gradient norms are made equal, whatever the rates."""
+        learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
+        """Share of the way to their targets that the factors go in one step; norms of single steps are noisy."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._first: dict[str, float] = {}
+        self._log_factors: dict[str, float] = {}
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float]:
+        """Return the factor of each term, after `gradnorm_step` on the last step's norms and values."""
+        norms = {name: term.gradient_norm or 0.0 for name, term in terms.items() if _tells(term)}
+        for name in terms:
+            self._log_factors.setdefault(name, 0.0)
+        for name in norms:
+            self._first.setdefault(name, terms[name].value)
+        if norms:
+            ratios = {name: log(terms[name].value) - log(self._first[name]) for name in norms}
+            before = {name: self._log_factors[name] for name in norms}
+            self._log_factors |= gradnorm_step(before, norms, ratios, self.config.alpha, self.config.learning_rate)
+        return {name: exp(logarithm) for name, logarithm in self._log_factors.items()}
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give each term's first value and the logarithm of its factor."""
+        return {"first": dict(self._first), "log_factors": dict(self._log_factors)}
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._first, self._log_factors = dict(state["first"]), dict(state["log_factors"])
+
+
+class OnMetric(kdtool.Weighting):
+    """Multiplies a loss's weight by a factor from the moment on at which a loss's value has come below, or above, a bound.
+
+    What is watched is the running mean of the loss's value, before its weight. What has begun is not taken back, whatever
+    the value does then. Where a loss is missing, as in a control that has others, all weights stay.
+    """
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Settings of `on-metric`."""
+
+        watch: str = kdtool.Field(min_length=1, max_length=64)
+        """The loss whose value decides, by its name in the recipe."""
+        below: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
+        """The bound that its running mean comes below; either this or `above`."""
+        above: float | None = kdtool.Field(default=None, ge=-1e9, le=1e9)
+        """The bound that its running mean comes above."""
+        change: str = kdtool.Field(min_length=1, max_length=64)
+        """The loss whose weight changes then; it may be the same."""
+        factor: float = kdtool.Field(default=0.0, ge=0, le=1e6)
+        """What its weight is multiplied by; 0 switches it off."""
+        over: int = kdtool.Field(default=1, ge=1, le=1_000_000)
+        """In how many steps the factor goes from 1 to that, along a line; at 1 at once."""
+        smoothing: float = kdtool.Field(default=0.9, ge=0, lt=1)
+        """Share of the running mean that stays at each step; at 0 the last step's value alone decides."""
+
+        @pydantic.model_validator(mode="after")
+        def _one_bound(self) -> OnMetric.Config:
+            if (self.below is None) == (self.above is None):
+                raise ValueError("needs one bound: `below` or `above`")
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.terms = frozenset({config.watch, config.change})
+        self._paths: dict[str, str] = {}
+        self._mean: float | None = None
+        self._begun: int | None = None
+
+    def kdtool_balance(self, terms: Mapping[str, kdtool.TermReport], step: int) -> Mapping[str, float] | None:
+        """Return the factor of the loss that changes, once it has begun to change."""
+        config = self.config
+        self._paths |= {short: name for name in terms if (short := name.rpartition(".")[2]) in self.terms}
+        watched = terms.get(self._paths.get(config.watch, ""))  # missing where it saw no token at this step
+        if watched is not None and isfinite(watched.value):
+            value = watched.value
+            self._mean = value if self._mean is None else self._mean + (1 - config.smoothing) * (value - self._mean)
+        if self._begun is None and self._is_past_the_bound():
+            self._begun = step
+        if self._begun is None or config.change not in self._paths:
+            return None
+        share = min(1.0, (step - self._begun + 1) / config.over)
+        return {self._paths[config.change]: 1 + share * (config.factor - 1)}
+
+    def _is_past_the_bound(self) -> bool:
+        below, above = self.config.below, self.config.above
+        if self._mean is None:
+            return False
+        return self._mean < below if below is not None else above is not None and self._mean > above
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        """Give the running mean, the step at which the change began, and the components of both losses."""
+        return {"mean": self._mean, "begun": self._begun, "paths": dict(self._paths)}
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._mean, self._begun, self._paths = state["mean"], state["begun"], dict(state["paths"])
+
+
+def _tells(term: kdtool.TermReport) -> bool:
+    """Whether the logarithms of a term's figures can be taken."""
+    return 0 < (term.gradient_norm or 0.0) < inf and 0 < term.value < inf

@@ -1,0 +1,199 @@
+"""The weightings of tokens as classes that recipes name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import kdtool
+import pydantic
+
+from kdtool_weighting_tokens._confidence import Of, confidence_weight, probability, top_k_probability
+from kdtool_weighting_tokens._entropy import entropy, entropy_weight
+from kdtool_weighting_tokens._position import position_weight
+from kdtool_weighting_tokens._syntax import class_weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Confidence", "Position", "StudentEntropy", "Syntax", "TeacherEntropy"]
+
+
+class _Entropy(kdtool.Weighting):
+    """What the two weightings by entropy share."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """Which entropies count how much."""
+
+        threshold: float = kdtool.Field(default=0.0, ge=0, le=20)
+        """Positions of less entropy, in nats, have no weight."""
+        power: float = kdtool.Field(default=1.0, ge=0, le=10)
+        """The others weigh as this power of their entropy; at 0 all alike."""
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """The entropy is that of the distribution at this temperature."""
+
+    def _weight(self, logits: Tensor) -> Tensor:
+        config = self.config
+        found = entropy(logits.detach(), config.temperature)
+        return entropy_weight(found, config.threshold, config.power)
+
+
+class TeacherEntropy(_Entropy):
+    """Weighs positions by the teacher's entropy: where much may follow, there is much to learn from its distribution.
+
+    Where there is no teacher, as in the control, all positions weigh 1. Sampled and top-k tokens do not tell its entropy.
+    """
+
+    needs = (frozenset({"logits"}),)
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C].
+
+        Raises:
+            UsageError: the teacher's signal is sampled or top-k tokens.
+        """
+        teacher = chunk.teacher
+        if isinstance(teacher, kdtool.SparseTokens):
+            raise kdtool.UsageError(
+                f"teacher-entropy needs the teacher's logits, but its signal holds {teacher.form} tokens, whose entropy is "
+                "far below the teacher's: leave out `signals` or use `states`, which keep logits, or take `student-entropy`"
+            )
+        return _ones(chunk) if teacher is None else self._weight(teacher.logits)
+
+
+class StudentEntropy(_Entropy):
+    """Weighs positions by the student's entropy, as SE-KD does: where the student is unsure, it learns most.
+
+    Needs nothing of a teacher, so it serves any signal, and weighs the control in the same way.
+    """
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C]."""
+        return self._weight(chunk.student_logits)
+
+
+class Confidence(kdtool.Weighting):
+    """Weighs positions by how sure the teacher is: of its likeliest token, or of the token that really follows.
+
+    Where there is no teacher, as in the control, all positions weigh 1.
+    """
+
+    needs = (frozenset({"logits"}), frozenset({"top-k"}))
+    config: Config
+
+    class Config(kdtool.Config):
+        """Whose probability, and how it is used."""
+
+        of: Of = "likeliest"
+        """Whose probability: that of the teacher's `likeliest` token, or of the `label`, the text's own next token."""
+        prefer: Literal["sure", "unsure"] = "sure"
+        """Which positions count more: those of high probability p, by p, or those of low, by 1 - p."""
+        power: float = kdtool.Field(default=1.0, ge=0, le=10)
+        """Of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
+        temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
+        """The probability is that of the teacher's distribution at this temperature."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position, [C].
+
+        Raises:
+            UsageError: the teacher's tokens were sampled, or taken at another temperature.
+        """
+        teacher, config = chunk.teacher, self.config
+        if teacher is None:
+            return _ones(chunk)
+        if isinstance(teacher, kdtool.SparseTokens):
+            self._refuse_unless_it_serves(teacher)
+            found = top_k_probability(teacher.ids, teacher.weights, chunk.labels, config.of)
+        else:
+            found = probability(teacher.logits, chunk.labels, config.of, config.temperature)
+        return confidence_weight(found, config.prefer, config.power)
+
+    def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
+        if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
+            raise kdtool.UsageError(
+                "confidence cannot be told from sampled tokens: a weight made of the draws that the loss is made of would "
+                "bias it. Take signals with logits or top-k tokens, or the weighting `student-entropy`"
+            )
+        if teacher.temperature != self.config.temperature:
+            raise kdtool.UsageError(
+                f"confidence is of temperature {self.config.temperature}, but the teacher's tokens were taken at "
+                f"{teacher.temperature}: give the weighting and the signals one temperature"
+            )
+
+
+class Position(kdtool.Weighting):
+    """Weighs tokens by their place in the document: the beginning counts less, or more, than the rest."""
+
+    config: Config
+
+    class Config(kdtool.Config):
+        """How much the beginning counts, and how long it is."""
+
+        first: float = kdtool.Field(default=0.0, ge=0, le=100)
+        """Weight of a document's first token, relative to the rest, which is 1. Below 1 a ramp, above 1 a decay."""
+        tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
+        """How long that takes: a line arrives here, an exponential has gone half of the way."""
+        shape: Literal["linear", "exponential"] = "linear"
+        """How it goes there: along a line, or halving what is left again and again."""
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return `position_weight` of the chunk, [C]."""
+        return position_weight(chunk.positions, self.config.first, self.config.tokens, self.config.shape)
+
+
+class Syntax(kdtool.Weighting):
+    """Weighs tokens by what they are in their language: keywords more, say, and comments less.
+
+    Classes are those of the column `syntax`, which the annotator of that name gives. A token in which one class begins where
+    another ends has the class of its first character that is no white space.
+    """
+
+    columns = frozenset({"syntax"})
+    config: Config
+
+    class Config(kdtool.Config):
+        """The weight of each class, relative to the others."""
+
+        other: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Text that is no code, or of a language that is not known, and the end of a text."""
+        whitespace: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """White space between tokens of the language."""
+        comment: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Comments and documentation strings."""
+        string: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Text in quotes."""
+        number: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Numbers."""
+        operator: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Operators that are signs, the dot included."""
+        punctuation: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Brackets, commas, colons."""
+        keyword: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Keywords, `and`, `in` and `not` included."""
+        name: float = kdtool.Field(default=1.0, ge=0, le=1000)
+        """Names of whatever kind."""
+
+        @pydantic.model_validator(mode="after")
+        def _something_weighs(self) -> Syntax.Config:
+            if not any(self.of_classes):
+                raise ValueError("all classes have the weight 0: nothing would be learned")
+            return self
+
+        @property
+        def of_classes(self) -> list[float]:
+            """The weights as they are set, in the order of `kdtool.SYNTAX_CLASSES`."""
+            return [getattr(self, name) for name in kdtool.SYNTAX_CLASSES]
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._weights = config.of_classes
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        """Return the weight of each position's class, [C]."""
+        return class_weight(chunk.columns["syntax"], self._weights)
+
+
+def _ones(chunk: kdtool.TokenChunk) -> Tensor:
+    return chunk.positions.new_ones(chunk.positions.shape).float()

@@ -1,0 +1,173 @@
+"""The student `pruned`: finds its shape, chooses what stays, and builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import kdtool
+from kdtool_transformers import CausalStudent
+
+from kdtool_student_pruned._config import PrunedConfig
+
+if TYPE_CHECKING:
+    from kdtool_transformers import TransformersFacts, TransformersModel
+
+    from kdtool_student_pruned._anatomy import Anatomy
+    from kdtool_student_pruned._cut import Kept
+    from kdtool_student_pruned._shape import Shape
+
+__all__ = ["Pruned"]
+
+
+class Pruned(CausalStudent):
+    """A teacher of which some layers, channels, attention heads and feed-forward neurons are kept as they are."""
+
+    uses_seed = False
+
+    class Config(PrunedConfig):
+        """Settings of the student `pruned`."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.takes = {config.source: "weights"}
+        self._said = False
+        self._solved: tuple[Anatomy, Shape] | None = None
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self._source(run, "kdtool_tokenizer").kdtool_tokenizer(run)
+
+    def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
+        identity = self._source(run, "kdtool_identity").kdtool_identity(run) or {}
+        return {f"source {name}": value for name, value in identity.items()}
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        from kdtool_transformers import facts_of, without_weights
+
+        plan = self._plan(run)
+        return replace(
+            facts_of(without_weights(self._smaller(plan)), None),
+            vocabulary=plan.facts.vocabulary,
+            tokenizer_fingerprint=plan.facts.tokenizer_fingerprint,
+            copied_layers=self.config.keep or (),
+        )
+
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+        from kdtool_transformers import TransformersModel, TransformersTokenizer, outline_of, without_weights
+
+        source = self._source(run, "kdtool_describe").kdtool_describe(run)
+        if source is not None and not source.tokenizer_fingerprint:  # it is not on this machine yet
+            return outline_of(self._smaller(self._plan(run)))
+        tokenizer = self.kdtool_tokenizer(run)
+        if not isinstance(tokenizer, TransformersTokenizer):
+            return None
+        return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
+
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+        from kdtool_transformers import forward_bytes, student_parts
+
+        yield from student_parts(ahead)
+        source = ahead.models.get(self.config.source)
+        if source is not None:
+            tokens = self.config.calibration_length * 4
+            size = forward_bytes(source, tokens, source.dtype)
+            yield kdtool.Estimate("calibration", ("students",), compute_bytes=size, uses=(self.config.source,))
+
+    def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        from kdtool_student_pruned._cut import cut
+
+        plan = self._plan(run)
+        opened = self._source(run, "kdtool_open").kdtool_open(run, kdtool.Subject(self.config.source, "teacher"))
+        if opened is None:
+            raise self._cannot_be_cut()
+        with opened as runtime:
+            model = self._transformers_model(runtime)
+            kept = self._choose(run, model, plan)
+            layers = ", ".join(map(str, kept.layers))
+            run.say(f"student: layers {layers} of the {plan.source.shape.layers} of {self.config.source}")
+            return cut(model, kept)
+
+    def _smaller(self, plan: _Plan) -> Any:
+        from kdtool_student_pruned._configuration import smaller_config
+
+        layers = self.config.keep or range(plan.shape.layers)  # as many as there will be, whichever they are
+        return smaller_config(plan.facts.configuration, layers, plan.shape if plan.cuts_width else None)
+
+    def _plan(self, run: kdtool.RunInfo) -> _Plan:
+        """Find the shape from the source's configuration; say it, once."""
+        from kdtool_transformers import TransformersFacts
+
+        from kdtool_student_pruned._anatomy import Anatomy
+        from kdtool_student_pruned._wanted import sentence, shape_notes, wanted_shape
+
+        facts = self._source(run, "kdtool_describe").kdtool_describe(run)
+        if not isinstance(facts, TransformersFacts):
+            raise self._cannot_be_cut()
+        if getattr(facts.configuration, "scale_attn_by_inverse_layer_idx", False):
+            raise kdtool.UsageError(
+                f"source: {self.config.source} scales attention by the layer's number, so it cannot be cut: take another"
+            )
+        source = Anatomy.of(facts)
+        if self._solved is None or self._solved[0] != source:
+            self._solved = source, wanted_shape(self.config, source)
+        shape = self._solved[1]
+        plan = _Plan(facts, source, shape)
+        if plan.cuts_width and not self._said:
+            self._said = True
+            for line in (sentence(shape, source, self.config.source), *shape_notes(shape, source)):
+                run.say(f"student: {line}")
+        return plan
+
+    def _choose(self, run: kdtool.RunInfo, model: TransformersModel, plan: _Plan) -> Kept:
+        from kdtool_student_pruned._choice import choose, most_important, uniform
+        from kdtool_student_pruned._cut import Kept
+        from kdtool_student_pruned._importance import measure
+
+        count, available = plan.shape.layers, plan.source.shape.layers
+        layers = self.config.keep
+        if count == available:
+            layers = tuple(range(available))
+        elif layers is None and self.config.importance == "uniform":
+            layers = uniform(available, count)
+        if layers is not None and not plan.cuts_width:
+            return Kept(layers)
+        rows, length = self.config.calibration_rows, self.config.calibration_length
+        importance = measure(model, run.texts.examples("train"), rows, length, widths=plan.cuts_width)
+        layers = layers or most_important(importance.layers.tolist(), count)
+        return choose(importance, layers, plan.shape, plan.source)
+
+    def _source(self, run: kdtool.RunInfo, hook: str) -> kdtool.Teacher:
+        """Return the source, which implements `hook`."""
+        if self.config.source not in run.implementing(hook):
+            raise kdtool.UsageError(
+                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut"
+            )
+        return run.component(self.config.source, kdtool.Teacher)
+
+    def _transformers_model(self, runtime: kdtool.Runtime) -> TransformersModel:
+        from kdtool_transformers import TransformersModel
+
+        if not isinstance(runtime.model, TransformersModel):
+            raise self._cannot_be_cut()
+        return runtime.model
+
+    def _cannot_be_cut(self) -> kdtool.UsageError:
+        return kdtool.UsageError(
+            f"source: {self.config.source} gives no model of transformers, so it cannot be cut; use causal-lm or smollm2"
+        )
+
+
+class _Plan(NamedTuple):
+    """What is known before weights load: the source described, what it is made of, and the shape of the student."""
+
+    facts: TransformersFacts
+    source: Anatomy
+    shape: Shape
+
+    @property
+    def cuts_width(self) -> bool:
+        """Whether anything is left out besides layers."""
+        return self.shape[1:] != self.source.shape[1:]

@@ -1,0 +1,113 @@
+"""The teacher `openai` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import kdtool
+
+from kdtool_teacher_openai._config import OpenAIConfig
+
+if TYPE_CHECKING:
+    from kdtool_teacher_openai._server import Server
+    from kdtool_teacher_openai._tokens import TopTokens
+
+__all__ = ["OpenAI"]
+
+_PROTOCOL = "1"
+"""Grows when the same request would be sent or read otherwise, so that what older versions were told is asked for anew."""
+
+
+class OpenAI(kdtool.Teacher):
+    """A model behind a local server: its answers, and the likeliest tokens where the server tells them."""
+
+    class Config(OpenAIConfig):
+        """Settings of the teacher `openai`."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.offers: frozenset[kdtool.Offer] = frozenset({"text"} if config.top_k is None else {"text", "top-k"})
+        self.speaks_as = {"model": config.model, "api": config.api, "protocol": _PROTOCOL}
+        self._server: Server | None = None
+        self._tokenizer: kdtool.Tokenizer | None = None
+        self._tokens: TopTokens | None = None
+        self._offline = False
+
+    def kdtool_acknowledge(self) -> kdtool.Terms:
+        """Return the terms of the model behind the server; one whose licence nobody names is not taken for a free one."""
+        from kdtool_transformers import known_terms, licence_of
+
+        licence = self.config.licence or licence_of(self.config.model)
+        if licence is not None:
+            return known_terms(licence)
+        remedy = f"look up the licence of {self.config.model}, and name it by `licence`"
+        return kdtool.Terms("unknown licence", restrictions=(remedy,))
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
+        self._offline = run.offline
+        if self.config.tokenizer is None:
+            raise kdtool.UsageError(
+                "which tokenizer the server's model has is not known: say it by `tokenizer` (a folder, a hub name, a .gguf "
+                "file), or take the student's from elsewhere"
+            )
+        if self._tokenizer is None:
+            from kdtool_transformers import open_tokenizer
+
+            self._tokenizer = open_tokenizer(self.config.tokenizer, offline=run.offline)
+        if self.config.top_k is not None and not run.offline:
+            self._top_tokens()
+        return self._tokenizer
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        from kdtool_teacher_openai._texts import answers
+
+        return answers(self._opened(), self.config, requests)
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        """Give the server to evaluators of text; nothing is asked before they ask."""
+        from kdtool_teacher_openai._runtime import AnsweringRuntime
+
+        self._offline = run.offline
+        if subject.role != "teacher":
+            return None
+        # By `chat` a prompt is what a user says, which is answered, not continued.
+        return AnsweringRuntime(self.kdtool_answer, "converse" if self.config.api == "chat" else "continue")
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+        sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None
+        return kdtool.Signal(fingerprint=f"{self.config.model} behind a server", sparse=sparse)
+
+    def kdtool_close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = self._tokens = None
+
+    def _opened(self) -> Server:
+        """Return the server, once it has said that it serves the model."""
+        if self._server is None:
+            from kdtool_teacher_openai._server import Server
+            from kdtool_teacher_openai._texts import require_model
+
+            server = Server(self.config, offline=self._offline)
+            try:
+                require_model(server, self.config)
+            except BaseException:
+                server.close()
+                raise
+            self._server = server
+        return self._server
+
+    def _top_tokens(self) -> TopTokens:
+        if self._tokens is None:
+            from kdtool_transformers import open_tokenizer
+
+            from kdtool_teacher_openai._tokens import TopTokens
+
+            if self._tokenizer is None:
+                self._tokenizer = open_tokenizer(self.config.tokenizer or "", offline=self._offline)
+            self._tokens = TopTokens(self._opened(), self.config, self._tokenizer)
+        return self._tokens

@@ -1,0 +1,92 @@
+"""Conformance suites for plugins: subclass one in your tests, say what is tested, and pytest runs the rest.
+
+    from kdtool_testing import TokenLossConformance
+    from kdtool_loss_focal import Focal
+
+    class TestFocal(TokenLossConformance):
+        component = Focal
+        entry_point = "focal"
+        settings = {"gamma": 2.0}
+
+There is one for every kind; each says in its docstring what it asks for and which methods to override so that the
+component has what it needs (`prepared` for files, `companions` for other components of the run). `ComponentConformance` is
+what they share, `CommandConformance` is for commands. Each suite has a file of its own; `toy/` holds the stand-ins.
+
+A suite's tests cannot be deleted, replaced or skipped in a subclass, except by one that is marked
+`pytest.mark.xfail(reason=…)`. The rest here serves tests of your own: a run (`make_run`), small models (`toy_model`, and
+`write_toy_model` for one in a folder), opened subjects, results. Needs pytest; torch only where a suite computes.
+"""
+# ruff: noqa: E402 - asserts are rewritten before the suites are imported
+
+import pytest
+
+for _module in (
+    "annotator", "cache", "command", "component", "corpus", "evaluator", "exporter", "loss", "model_checks", "offered",
+    "packer", "registration", "reporter", "screen", "sequence_loss", "student", "teacher", "token_loss", "tracker",
+    "trainer", "transform", "weighting",
+):  # fmt: skip
+    pytest.register_assert_rewrite(f"kdtool_testing.{_module}")
+
+from kdtool_testing.annotator import AnnotatorConformance
+from kdtool_testing.cache import CacheConformance
+from kdtool_testing.command import CommandConformance
+from kdtool_testing.component import ComponentConformance
+from kdtool_testing.corpus import CorpusConformance
+from kdtool_testing.evaluator import EvaluatorConformance
+from kdtool_testing.exporter import ExporterConformance
+from kdtool_testing.loss import LossConformance
+from kdtool_testing.packer import PackerConformance
+from kdtool_testing.registration import RegistrationConformance
+from kdtool_testing.reporter import ReporterConformance
+from kdtool_testing.results import empty_results, make_results
+from kdtool_testing.screen import ScreenConformance
+from kdtool_testing.sequence_loss import SequenceLossConformance
+from kdtool_testing.student import StudentConformance
+from kdtool_testing.teacher import TeacherConformance
+from kdtool_testing.token_loss import TokenLossConformance
+from kdtool_testing.toy.continuing import continued_plainly
+from kdtool_testing.toy.model import toy_model
+from kdtool_testing.toy.model_folder import write_toy_model
+from kdtool_testing.toy.rows import ListSource, batch_of
+from kdtool_testing.toy.run import Listener, make_run
+from kdtool_testing.toy.runtime import Opener, ToyRuntime
+from kdtool_testing.toy.tokenizers import ByteTokenizer
+from kdtool_testing.tracker import TrackerConformance
+from kdtool_testing.trainer import TrainerConformance
+from kdtool_testing.transform import TransformConformance
+from kdtool_testing.weighting import WeightingConformance
+
+__all__ = [
+    "AnnotatorConformance",
+    "ByteTokenizer",
+    "CacheConformance",
+    "CommandConformance",
+    "ComponentConformance",
+    "CorpusConformance",
+    "EvaluatorConformance",
+    "ExporterConformance",
+    "ListSource",
+    "Listener",
+    "LossConformance",
+    "Opener",
+    "PackerConformance",
+    "RegistrationConformance",
+    "ReporterConformance",
+    "ScreenConformance",
+    "SequenceLossConformance",
+    "StudentConformance",
+    "TeacherConformance",
+    "TokenLossConformance",
+    "ToyRuntime",
+    "TrackerConformance",
+    "TrainerConformance",
+    "TransformConformance",
+    "WeightingConformance",
+    "batch_of",
+    "continued_plainly",
+    "empty_results",
+    "make_results",
+    "make_run",
+    "toy_model",
+    "write_toy_model",
+]

@@ -1,0 +1,240 @@
+"""The suite of caches: a small teacher whose signals are recorded, recalled, interrupted and damaged."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import pytest
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import Head, LazyLogits, Offer, Signal, SparseTokens, Want
+from kdtool._errors import KdtoolError, StorageError
+
+from kdtool_testing.component import ComponentConformance
+from kdtool_testing.model_checks import close, logits_of
+from kdtool_testing.toy.rows import ListSource, batch_of
+from kdtool_testing.toy.run import Listener, make_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CacheConformance"]
+
+LENGTH, WIDTH, VOCABULARY, ROWS = 6, 8, 40, 11
+
+
+class CacheConformance(ComponentConformance):
+    """What a cache recalls is what it recorded, row by row, whatever the batch, also after a killed recording.
+
+    Give `settings` under which 11 rows fill several files.
+    """
+
+    kind: ClassVar[str] = "cache"
+
+    wants: ClassVar[Want] = Want()
+    """A need that the cache can meet; the suite's teacher has 4 layers of width 8 and 40 tokens."""
+
+    @pytest.fixture
+    def recorded(self, run: RunInfo) -> Path:
+        """A folder with the signals of all rows of the suite."""
+        folder = run.folder / "signals"
+        assert self._record(run, folder, self._teacher()) == ROWS
+        return folder
+
+    def test_what_it_offers_and_asks_for_is_possible(self) -> None:
+        cache = self.build()
+        assert cache.offers
+        assert cache.offers <= frozenset(get_args(Offer))
+        assert cache.kdtool_wanted(self.wants, frozenset(get_args(Offer))).kinds <= frozenset(get_args(Offer))
+
+    def test_rows_are_recalled_alike_in_any_batch(self, recorded: Path) -> None:
+        rows = small_rows()
+        alone = [self._recall(recorded, [row]) for row in rows]
+        for order in ([3, 1], [10, 0, 5], list(reversed(range(ROWS))), [2, 2]):
+            together = self._recall(recorded, [rows[i] for i in order])
+            _same(together, [alone[i] for i in order])
+
+    def test_what_is_recalled_is_what_the_teacher_told(self, recorded: Path) -> None:
+        batch = batch_of(small_rows())
+        told, found = self._teacher().signal(batch), self._recall(recorded, small_rows())
+        if told.lazy is not None and found.lazy is not None:
+            close(
+                logits_of(found.lazy.hidden, found.lazy.head),
+                logits_of(told.lazy.hidden, told.lazy.head),
+                "logits differ",
+            )
+        for layer in set(told.hidden) & set(found.hidden):
+            close(found.hidden[layer].float(), told.hidden[layer], f"hidden states of layer {layer} differ")
+        if told.sparse is not None and found.sparse is not None and found.sparse.form == told.sparse.form == "top-k":
+            for one, other in zip(_as_sets(found.sparse), _as_sets(told.sparse), strict=True):
+                assert one == pytest.approx(other, rel=2e-2)
+
+    def test_recalling_reads_and_does_not_write(self, recorded: Path) -> None:
+        before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+        self._recall(recorded, small_rows())
+        assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
+
+    def test_recalling_needs_nothing_but_the_folder(self, recorded: Path) -> None:
+        first, second = (self._recall(recorded, small_rows()[:3]) for _ in range(2))
+        _same(first, [second])
+        assert first.fingerprint == Teacher.fingerprint
+
+    def test_a_row_that_is_not_there_is_named(self, recorded: Path) -> None:
+        stranger = Row("stranger", [1] * LENGTH, [True] * LENGTH, [0] * LENGTH)
+        with pytest.raises(KdtoolError, match="stranger"):
+            self._recall(recorded, [stranger])
+
+    def test_a_killed_recording_goes_on_where_it_stopped(self, run: RunInfo, recorded: Path) -> None:
+        folder = run.folder / "interrupted"
+        with pytest.raises(KeyboardInterrupt):
+            self._record(run, folder, self._teacher(rows_before_death=7))
+        survivor = self._teacher()
+        assert self._record(run, folder, survivor) == ROWS
+        assert len(survivor.asked) < ROWS, "nothing of the killed recording was used"
+        for row in small_rows():
+            _same(self._recall(folder, [row]), [self._recall(recorded, [row])])
+
+    def test_ranks_record_together(self, run: RunInfo, recorded: Path) -> None:
+        if not self.build().every_rank_records:
+            return
+        folder = run.folder / "together"
+        folder.mkdir()
+        counted: dict[int, int] = {}
+
+        def record(rank: int) -> None:
+            counted[rank] = self._record(replace(run, rank=rank, world=3), folder, self._teacher())
+
+        ranks = [Thread(target=record, args=(rank,), daemon=True) for rank in range(3)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(60)
+        assert set(counted) == {0, 1, 2}, "a rank failed, or waits for ever"
+        assert counted[0] == ROWS
+        _same(self._recall(folder, small_rows()), [self._recall(recorded, small_rows())])
+
+    def test_recording_again_asks_for_nothing(self, run: RunInfo, recorded: Path) -> None:
+        teacher = self._teacher()
+        assert self._record(run, recorded, teacher) == ROWS
+        assert teacher.asked == []
+
+    def test_a_flipped_byte_is_noticed(self, recorded: Path) -> None:
+        for path in sorted(recorded.rglob("*.safetensors")):
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+        with pytest.raises(StorageError):
+            self._recall(recorded, small_rows())
+
+    def test_progress_is_told(self, tmp_path: Path) -> None:
+        listener = Listener()
+        self._record(make_run(tmp_path, {"listener": listener}), tmp_path / "signals", self._teacher())
+        assert listener.progress == sorted(listener.progress)
+        assert listener.progress[-1] == ROWS
+
+    def _teacher(self, rows_before_death: int = 1000) -> Teacher:
+        return Teacher(self.build().kdtool_wanted(self.wants, frozenset(get_args(Offer))), rows_before_death)
+
+    def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
+        folder.mkdir(exist_ok=True)
+        count: int = self.build().kdtool_record(run, ListSource(small_rows()), teacher, folder)
+        return count
+
+    def _recall(self, folder: Path, rows: Sequence[Row]) -> Signal:
+        cache = self.build()
+        try:
+            signal: Signal = cache.kdtool_recall(batch_of(rows), self.wants, folder)
+        finally:
+            cache.kdtool_close()
+        return signal
+
+
+@dataclass
+class Teacher:
+    """A teacher of few numbers, drawn anew for each row from its key: a `kdtool.SignalSource`."""
+
+    want: Want
+    rows_before_death: int = 1000
+    asked: list[str] = field(default_factory=list)
+    fingerprint: ClassVar[str] = "small teacher"
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return what is wanted of the batch; die as if killed when too many rows were asked for."""
+        import torch
+
+        self.asked += batch.row_keys
+        if len(self.asked) > self.rows_before_death:
+            raise KeyboardInterrupt
+        last = torch.cat([self._states(key, -1)[kept] for key, kept in _kept(batch)])
+        head = Head(
+            torch.randn(VOCABULARY + 3, WIDTH, generator=_generator("head")), VOCABULARY, scale=0.5, soft_cap=30.0
+        )
+        hidden = {
+            layer: torch.cat([self._states(key, layer)[kept] for key, kept in _kept(batch)])
+            for layer in self.want.layers
+        }
+        sparse = None
+        if self.want.kinds & {"sampled", "top-k"}:
+            logits = (last @ head.weight.T)[:, :VOCABULARY] * 0.5
+            weights, ids = (logits / self.want.temperature).softmax(-1).topk(4)
+            form: Any = "top-k" if "top-k" in self.want.kinds else "sampled"
+            weights = weights if form == "top-k" else weights / weights.sum(-1, keepdim=True)
+            sparse = SparseTokens(ids.int(), weights, form, self.want.temperature)
+        lazy = LazyLogits(last, head) if "logits" in self.want.kinds else None
+        return Signal(self.fingerprint, lazy, sparse, hidden if "hidden" in self.want.kinds else {})
+
+    def _states(self, key: str, layer: int) -> Tensor:
+        import torch
+
+        states: Tensor = torch.randn(LENGTH, WIDTH, generator=_generator(f"{key} {layer}"))
+        return states
+
+
+def small_rows() -> list[Row]:
+    """Return the suite's rows: different numbers of labelled tokens, one row without any."""
+    return [
+        Row(
+            f"row{i}",
+            [(i + j) % VOCABULARY for j in range(LENGTH)],
+            [j > i % LENGTH for j in range(LENGTH)],
+            [0] * LENGTH,
+        )
+        for i in range(ROWS)
+    ]
+
+
+def _kept(batch: Batch) -> list[tuple[str, Tensor]]:
+    return [(key, labels != -100) for key, labels in zip(batch.row_keys, batch.labels, strict=True)]
+
+
+def _generator(text: str) -> Any:
+    import torch
+
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "little")
+    return torch.Generator().manual_seed(seed)
+
+
+def _same(found: Signal, expected: Sequence[Signal]) -> None:
+    """Assert that a batch's signal is its rows' signals one after the other, bit for bit."""
+    import torch
+
+    assert (found.lazy is None) == (expected[0].lazy is None)
+    if found.lazy is not None:
+        assert torch.equal(found.lazy.hidden, torch.cat([s.lazy.hidden for s in expected if s.lazy]))
+    assert (found.sparse is None) == (expected[0].sparse is None)
+    if found.sparse is not None:
+        assert _as_sets(found.sparse) == [row for s in expected if s.sparse for row in _as_sets(s.sparse)]
+    assert set(found.hidden) == set(expected[0].hidden)
+    for layer, states in found.hidden.items():
+        assert torch.equal(states, torch.cat([s.hidden[layer] for s in expected]))
+
+
+def _as_sets(sparse: SparseTokens) -> list[dict[int, float]]:
+    pairs = zip(sparse.ids.tolist(), sparse.weights.tolist(), strict=True)
+    return [{i: w for i, w in zip(ids, weights, strict=True) if i >= 0} for ids, weights in pairs]

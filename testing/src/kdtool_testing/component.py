@@ -1,0 +1,212 @@
+"""The suite that every component passes: how it is configured, described, built and closed."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import inf, nextafter
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from kdtool._contract.component import Component
+from kdtool._contract.estimates import Estimate, PhaseAhead, Prospect, SignalsAhead
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.licences import Terms
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import Want
+
+from kdtool_testing.registration import RegistrationConformance
+from kdtool_testing.toy.run import Listener, make_run
+
+__all__ = ["ComponentConformance"]
+
+
+class ComponentConformance(RegistrationConformance):
+    """A component's settings are described, bounded and strict; it says of itself what is so; it can be closed at any time.
+
+    Override `prepared` where the component needs files, and `companions` where it asks others of the run.
+    """
+
+    def prepared(self, folder: Path) -> Mapping[str, Any]:
+        """Return settings, over `settings`, under which the component works; write the files they name into `folder`."""
+        return {}
+
+    def companions(self, folder: Path) -> Mapping[str, Component]:
+        """Return the other components that `run.hook` reaches, by name."""
+        return {}
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> RunInfo:
+        """A run in a folder of its own; `run.hook` reaches a `Listener` and the companions."""
+        folder = tmp_path / "run"
+        folder.mkdir()
+        return self.make_run(folder)
+
+    def make_run(self, folder: Path, **fields: Any) -> RunInfo:
+        """Return a run in `folder` as `run` is, with further fields of `RunInfo`."""
+        return make_run(folder, {"listener": Listener(), **self.companions(folder)}, **fields)
+
+    def build(self, **settings: Any) -> Any:
+        """Build the component from `settings`, with further ones laid over them, validated as a recipe's are."""
+        return self.component(self._validated({**self.settings, **settings}))
+
+    def ready(self, run: RunInfo) -> Any:
+        """Build the component so that it works in `run`."""
+        return self.build(**self.prepared(run.folder))
+
+    def _validated(self, settings: Mapping[str, Any]) -> Any:
+        return self.component.Config.model_validate_json(json.dumps(dict(settings)), strict=True)
+
+    def test_its_class_and_every_setting_are_described(self) -> None:
+        assert inspect.getdoc(self.component) not in {None, inspect.getdoc(self.component.__mro__[1])}
+        schema = self.component.Config.model_json_schema()
+        for model in (schema, *schema.get("$defs", {}).values()):
+            for name, field in model.get("properties", {}).items():
+                assert field.get("description"), f"setting {name!r} has no description below it"
+
+    def test_its_numbers_have_bounds(self) -> None:
+        for name, field in _properties(self.component):
+            for form in _forms(field):
+                if form.get("type") in {"integer", "number"} and "const" not in form and "enum" not in form:
+                    assert _outside(form), f"setting {name!r} takes any number: give it bounds"
+
+    def test_values_just_outside_bounds_are_refused(self) -> None:
+        for name, field in _properties(self.component):
+            for form in _forms(field):
+                for value in _outside(form):
+                    if any(_fits(value, other) for other in _forms(field)):
+                        continue
+                    with pytest.raises(pydantic.ValidationError) as caught:
+                        self._validated({**self.settings, name: value})
+                    assert any(error["loc"][:1] == (name,) for error in caught.value.errors()), (name, value)
+
+    def test_unknown_settings_are_refused(self) -> None:
+        with pytest.raises(pydantic.ValidationError) as caught:
+            self._validated({**self.settings, "no_such_setting": 1})
+        assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
+
+    def test_its_settings_survive_a_round_trip(self) -> None:
+        config = self._validated(self.settings)
+        assert self.component.Config.model_validate_json(config.model_dump_json(), strict=True) == config
+
+    def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
+        said = [_said(component, run) for component in (self.ready(run), self.ready(run))]
+        assert said[0] == said[1]
+        identity, facts, terms, missing = said[0]
+        assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
+        assert facts is None or isinstance(facts, ModelFacts)
+        assert terms is None or (isinstance(terms, Terms) and terms.licence)
+        assert missing is None or all(isinstance(text, str) and text for text in missing)
+
+    def test_what_it_estimates_is_well_formed_and_stable(self, run: RunInfo) -> None:
+        said = [_estimated(component, run) for component in (self.ready(run), self.ready(run))]
+        assert [_without_seconds(part) for part in said[0]] == [_without_seconds(part) for part in said[1]]
+        stages = {*_STAGES, ""}
+        for part in said[0]:
+            assert isinstance(part, Estimate)
+            assert part.part
+            assert min(value for value in vars(part).values() if isinstance(value, int | float)) >= 0
+            assert {stage.partition(": ")[0] for stage in part.stages} <= stages, "stages are those of the prospect"
+            for saving in part.savings:
+                assert saving.cost
+                assert saving.settings.keys() <= self.component.Config.model_fields.keys()
+
+    def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
+        self.prepared(run.folder)
+        before = _around(run.folder)
+        component = self.ready(run)
+        _said(component, run)
+        component.kdtool_close()
+        assert _around(run.folder) == before
+
+    def test_it_can_be_closed_unused_and_twice(self) -> None:
+        component = self.build()
+        component.kdtool_close()
+        component.kdtool_close()
+
+
+def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
+    identity = component.kdtool_identity(run)
+    facts = component.kdtool_describe(run)
+    missing = component.kdtool_missing(run)
+    return identity, facts, component.kdtool_acknowledge(), missing
+
+
+_STAGES = ("students", "signals", "phases/train", "exports", "scores")
+
+
+def _estimated(component: Any, run: RunInfo) -> list[Estimate]:
+    """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
+    facts = component.kdtool_describe(run) or _SHAPE
+    phase = PhaseAhead("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
+    signals = SignalsAhead("signals", "signals", "teacher", Want(frozenset({"logits"}), (1,)), 64, 6400)
+    models = {"student": facts, "teacher": facts}
+    ahead = Prospect(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
+    return list(component.kdtool_estimate(run, ahead) or ())
+
+
+def _without_seconds(part: Estimate) -> Estimate:
+    """Leave out what is measured."""
+    return replace(part, seconds=0.0, note="")
+
+
+_SHAPE = ModelFacts(
+    parameters=1_000_000,
+    trainable=1_000_000,
+    layers=4,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    feed_forward=128,
+    vocabulary=512,
+    context=256,
+    dtype="float32",
+    tied=True,
+    tokenizer_fingerprint="",
+)
+
+
+def _around(folder: Path) -> tuple[object, ...]:
+    """Return what a component must leave as it is: environment, working folder, random numbers, the run's files."""
+    return dict(os.environ), Path.cwd(), random.getstate(), sorted(folder.rglob("*"))
+
+
+def _properties(component: type[Component]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from component.Config.model_json_schema().get("properties", {}).items()
+
+
+def _forms(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the alternatives of a field: several for `int | None`, one for most."""
+    alternatives: list[Mapping[str, Any]] = field.get("anyOf", [field])
+    return alternatives
+
+
+def _outside(form: Mapping[str, Any]) -> list[Any]:
+    """Return the values nearest to the bounds that are not allowed."""
+    if form.get("type") == "array":
+        return [[value] for value in _outside(form.get("items", {}))]
+    whole = form.get("type") == "integer"
+    values: list[Any] = []
+    if "minimum" in form:
+        values.append(form["minimum"] - 1 if whole else nextafter(form["minimum"], -inf))
+    if "maximum" in form:
+        values.append(form["maximum"] + 1 if whole else nextafter(form["maximum"], inf))
+    return values + [form[key] for key in ("exclusiveMinimum", "exclusiveMaximum") if key in form]
+
+
+def _fits(value: Any, form: Mapping[str, Any]) -> bool:
+    """Say whether a number lies within another alternative's bounds."""
+    if not isinstance(value, int | float) or form.get("type") not in {"integer", "number"}:
+        return False
+    return (
+        form.get("minimum", -inf) <= value <= form.get("maximum", inf)
+        and form.get("exclusiveMinimum", -inf) < value < form.get("exclusiveMaximum", inf)
+        and (form["type"] == "number" or float(value).is_integer())
+    )

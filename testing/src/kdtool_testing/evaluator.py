@@ -1,0 +1,259 @@
+"""The suite of evaluators."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, isfinite
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from kdtool._contract.data import Completion, Example, Split, Text, parts_of
+from kdtool._contract.evaluation import Measurement, Subject
+from kdtool._contract.language_model import Request, TextAnswer
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import UsageError
+from kdtool._store.atomic_files import json_lines
+
+from kdtool_testing.component import ComponentConformance
+from kdtool_testing.toy.model_folder import write_toy_model
+from kdtool_testing.toy.run import Listener, make_run
+from kdtool_testing.toy.runtime import Opener, ToyRuntime
+
+__all__ = ["EvaluatorConformance"]
+
+
+@dataclass
+class Measured:
+    """What one call of the evaluator for all subjects gave, and what was opened and said meanwhile."""
+
+    folder: Path
+    found: list[Measurement]
+    runtimes: list[ToyRuntime]
+    said: list[str] = field(default_factory=list)
+
+
+class EvaluatorConformance(ComponentConformance):
+    """Measurements are well formed, the same again, the same for a subject whoever is beside it, and paired by items.
+
+    The subjects are a teacher, two students, a control and an exported folder, all small; see `opener` and `subjects`.
+    """
+
+    kind: ClassVar[str] = "evaluator"
+    repeatable: ClassVar[bool] = True
+    """Whether the same subjects give the same values again. Say False for what is timed."""
+
+    def opener(self, *refused: str) -> Opener:
+        """Return what opens the subjects, all but the `refused`."""
+        return Opener(*refused)
+
+    def examples(self) -> Sequence[Example]:
+        """Return the texts of the run that the evaluator measures on."""
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        texts = [(split, i, f"def f{i}(n):\n    return n * {i}\n" * (i + 1)) for split in splits for i in range(6)]
+        completion = Example("pair", Completion("# add one\n", "x += 1\n"), split="test")
+        return [*(Example(f"{split}-{i}", Text(text), split=split) for split, i, text in texts), completion]
+
+    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        """Yield settings, over those of `prepared`, under each of which there is nothing to measure; write their files.
+
+        For evaluators that have their problems from files: an empty file, one of another split.
+        """
+        yield from ()
+
+    def subjects(self, folder: Path) -> Sequence[Subject]:
+        """Return what is measured; write the files it needs into `folder`."""
+        return (
+            Subject("teacher", "teacher"),
+            *(
+                Subject(f"student-seed{seed}", "student", write_toy_model(folder / f"s{seed}", seed), seed)
+                for seed in (0, 1)
+            ),
+            Subject("control-seed0", "control", write_toy_model(folder / "control", 2), 0),
+            Subject("safetensors-seed0", "artifact", write_toy_model(folder / "artifact", 3), 0),
+        )
+
+    _measured: ClassVar[Measured]
+
+    @pytest.fixture
+    def measured(self, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+        """The measurements of all subjects, made once for all tests of a class."""
+        cls = type(self)
+        if "_measured" not in vars(cls):
+            cls._measured = self._measure(tmp_path_factory.mktemp("measured"))
+        return cls._measured
+
+    def test_there_are_measurements_of_the_subjects(self, measured: Measured) -> None:
+        names = {subject.name for subject in self.subjects(measured.folder)}
+        assert measured.found
+        assert {found.subject for found in measured.found} <= names
+        pairs = [(found.name, found.subject) for found in measured.found]
+        assert len(pairs) == len(set(pairs)), "one measurement of a name for each subject"
+
+    def test_measurements_are_well_formed(self, measured: Measured) -> None:
+        for found in measured.found:
+            assert isinstance(found, Measurement)
+            assert found.name
+            assert isinstance(found.value, float | int)
+            assert isfinite(found.value), found
+            assert found.n >= 1
+            assert (found.low is None) == (found.high is None)
+            if found.low is not None and found.high is not None:
+                assert found.low <= found.value <= found.high, found
+            assert all(isinstance(text, str) for pair in found.settings.items() for text in pair)
+
+    def test_subjects_are_measured_alike(self, measured: Measured) -> None:
+        """A name means one thing: its unit, direction and settings do not change from subject to subject."""
+        meanings: dict[str, set[tuple[object, ...]]] = {}
+        for found in measured.found:
+            meanings.setdefault(found.name, set()).add((found.unit, found.higher_is_better, found.transform))
+        assert all(len(meaning) == 1 for meaning in meanings.values()), meanings
+
+    def test_items_are_the_value_and_paired(self, measured: Measured) -> None:
+        paired: dict[str, set[tuple[str, ...]]] = {}
+        for found in measured.found:
+            if found.items is None:
+                continue
+            assert found.items.resolve().is_relative_to((measured.folder / "run").resolve())
+            rows = [json.loads(line) for line in json_lines(found.items)]
+            assert all(set(row) - {"shown"} == {"item", "sum", "weight"} for row in rows)
+            assert all(isinstance(text, str) for row in rows for text in row.get("shown", {}).values())
+            assert len({row["item"] for row in rows}) == len(rows)
+            mean = sum(row["sum"] for row in rows) / sum(row["weight"] for row in rows)
+            assert found.value == pytest.approx(exp(mean) if found.transform == "exp" else mean, rel=1e-6)
+            paired.setdefault(found.name, set()).add(tuple(sorted(row["item"] for row in rows)))
+        assert all(len(items) == 1 for items in paired.values()), "subjects are compared item by item: the same items"
+
+    def test_it_is_the_same_again_and_alone(self, measured: Measured, tmp_path: Path) -> None:
+        if not self.repeatable:
+            return
+        groups: list[Sequence[Subject] | None] = [None]
+        if not self.component.together:  # type: ignore[attr-defined]
+            subjects = self.subjects(measured.folder)
+            with_teacher = [[subjects[0], subject] for subject in subjects[1:]]
+            groups = [None, *([subject] for subject in subjects), *with_teacher]
+        for number, group in enumerate(groups):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            for found in self._measure(folder, group, files=measured.folder).found:
+                same = [other for other in measured.found if (other.name, other.subject) == (found.name, found.subject)]
+                assert len(same) == 1
+                assert found.value == pytest.approx(same[0].value, rel=1e-6)
+                assert found.settings == same[0].settings
+
+    def test_what_was_opened_is_closed(self, measured: Measured) -> None:
+        assert all(runtime.closed for runtime in measured.runtimes)
+
+    def test_a_subject_that_cannot_be_opened_is_left_out(self, tmp_path: Path) -> None:
+        lost = Subject("lost", "artifact", tmp_path / "gone.gguf", 0)
+        (tmp_path / "gone.gguf").write_bytes(b"GGUF?")
+        measured = self._measure(tmp_path, [lost], refused=("lost",))
+        assert all(found.n >= 1 and isfinite(found.value) for found in measured.found)
+        assert measured.said, "the user hears what was left out"
+
+    def test_nothing_to_measure_is_no_error(self, tmp_path: Path) -> None:
+        assert self._measure(tmp_path, []).found == []
+
+    def test_a_run_without_texts_is_measured_alike_or_an_error(self, measured: Measured, tmp_path: Path) -> None:
+        """Who measures on the run's texts must not pass for one that found nothing: the user hears which key to look at."""
+        found: list[Measurement] = []
+        refusal = ""
+        try:
+            found = self._measure(tmp_path, examples=()).found
+        except UsageError as error:
+            refusal = str(error)
+        with_texts, without = (
+            {(one.name, one.subject): one.value if self.repeatable else 0.0 for one in each}
+            for each in (measured.found, found)
+        )
+        alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
+        assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
+        assert alike or self.entry_point in refusal, "the message names the evaluator's key"
+        assert alike or self._early_refusal(tmp_path, ()) == refusal, (
+            "kdtool_measurable says so, before anything is trained"
+        )
+
+    def test_files_that_leave_nothing_to_measure_are_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        for number, settings in enumerate(self.emptied(tmp_path / "files")):
+            (tmp_path / str(number)).mkdir()
+            with pytest.raises(UsageError, match=re.escape(self.entry_point)) as caught:
+                self._measure(tmp_path / str(number), settings=settings)
+            early = self._early_refusal(tmp_path / str(number), self.examples(), settings)
+            assert early == str(caught.value), "kdtool_measurable says so, before anything is trained"
+
+    def test_prompts_without_an_answer_end_nothing(
+        self, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All requests but the first are refused, as prompts that are too long are: it is the same items all the same."""
+        answer = ToyRuntime.answer
+
+        def refusing(runtime: ToyRuntime, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+            for number, found in enumerate(answer(runtime, requests)):
+                yield TextAnswer(found.id, "", "refused", found.tokens_in, 0) if number else found
+
+        monkeypatch.setattr(ToyRuntime, "answer", refusing)
+        again = {(found.name, found.subject): found for found in self._measure(tmp_path).found}
+        for found in measured.found:
+            assert (found.name, found.subject) in again, "what is refused counts as failed"
+            assert _items(again[found.name, found.subject]) == _items(found)
+
+    def test_its_problems_are_named_whole_and_the_same_again(self, run: RunInfo) -> None:
+        found = [list(self.ready(run).kdtool_problems(run) or ()) for _ in range(2)]
+        assert found[0] == found[1]
+        assert len({problem.id for problem in found[0]}) == len(found[0])
+        assert all(isinstance(problem, Example) and "".join(parts_of(problem.body)).strip() for problem in found[0])
+
+    def test_files_are_written_into_the_run_s_folder_alone(
+        self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        monkeypatch.chdir(elsewhere)
+        self._measure(tmp_path, [Subject("teacher", "teacher")])
+        assert list(elsewhere.iterdir()) == []
+
+    def _measure(
+        self,
+        folder: Path,
+        subjects: Sequence[Subject] | None = None,
+        refused: tuple[str, ...] = (),
+        examples: Sequence[Example] | None = None,
+        files: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Measured:
+        run_folder = folder / "run"
+        run_folder.mkdir()
+        said: list[str] = []
+        opener = self.opener(*refused)
+        companions: Mapping[str, Any] = {"listener": Listener(), "opener": opener, **self.companions(folder)}
+        given = self.examples() if examples is None else examples
+        run: RunInfo = make_run(run_folder, companions, given, say=said.append)
+        evaluator = self.build(**{**self.prepared(run_folder), **settings}) if settings else self.ready(run)
+        measured = list(self._called(evaluator, run, self.subjects(files or folder) if subjects is None else subjects))
+        evaluator.kdtool_close()
+        return Measured(folder, measured, opener.opened, said)
+
+    def _early_refusal(
+        self, folder: Path, examples: Sequence[Example], settings: Mapping[str, Any] | None = None
+    ) -> str:
+        run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, examples)
+        try:
+            self.build(**{**self.prepared(run.folder), **(settings or {})}).kdtool_measurable(run)
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    def _called(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
+        assert isinstance(evaluator.together, bool)
+        yield from evaluator.kdtool_evaluate(run, subjects) or ()
+
+
+def _items(measurement: Measurement) -> set[str]:
+    """Return what a measurement is made of."""
+    if measurement.items is None:
+        return set()
+    return {json.loads(line)["item"] for line in json_lines(measurement.items)}

@@ -1,0 +1,55 @@
+"""What the suites of both forms of losses have in common."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from typing import ClassVar, get_args
+
+import pytest
+from kdtool._contract.signals import Offer
+from kdtool._plugins.validation import implements
+
+from kdtool_testing.component import ComponentConformance
+
+__all__ = ["LossConformance"]
+
+
+class LossConformance(ComponentConformance):
+    """What a loss says of itself is possible."""
+
+    kind: ClassVar[str] = "loss"
+    _form: ClassVar[str] = "kdtool_token_loss"
+    """The hook that a loss of this suite implements."""
+
+    def test_it_implements_one_form_of_loss(self) -> None:
+        forms = [name for name in ("kdtool_token_loss", "kdtool_sequence_loss") if implements(self.component, name)]
+        assert forms == [self._form]
+        by_hand = implements(self.component, "kdtool_token_gradient")
+        assert not by_hand or self._form == "kdtool_token_loss", (
+            "the engine asks losses of tokens alone for gradients by hand"
+        )
+
+    def test_what_it_declares_is_possible(self) -> None:
+        loss = self.build()
+        assert isinstance(loss.needs, tuple)
+        for alternative in loss.needs:
+            assert alternative
+            assert alternative <= frozenset(get_args(Offer))
+        assert loss.temperature > 0
+        assert loss.softened in (0, 1, 2)
+        compares = loss.needs or loss.passes == 2
+        assert compares or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
+
+    def test_a_weight_means_the_same_at_every_temperature(self) -> None:
+        """Of losses that soften distributions, where their temperature can be set."""
+        power = self.build().softened
+        if power and "temperature" in self.component.Config.model_fields:
+            low, high = (self._slopes(temperature) for temperature in (2.0, 4.0))
+            expected = [slope / 2**power for slope in low]
+            assert high == pytest.approx(expected, rel=0.2), (
+                f"its gradient does not shrink with T to the power of {power}"
+            )
+
+    def _slopes(self, temperature: float) -> list[float]:
+        """Return norms of gradients at this temperature, where student and teacher hardly differ."""
+        raise NotImplementedError

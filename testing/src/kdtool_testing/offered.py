@@ -1,0 +1,99 @@
+"""What holds for everything that an entry point offers: found, light, documented, for a contract that this core gives."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdtool._plugins.distributions import CONTRACT, contracts_of, refusal
+from kdtool._plugins.registry import find
+
+from kdtool_testing.suite import Suite
+
+__all__ = ["OfferedConformance"]
+
+HEAVY = (
+    "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "datasets", "accelerate", "peft", "bitsandbytes",
+    "safetensors", "gguf", "onnx", "onnxruntime", "scipy", "sklearn", "matplotlib", "wandb", "tensorboard", "mlflow",
+    "anthropic", "openai", "httpx", "requests", "aiohttp", "huggingface_hub", "trl", "vllm", "llama_cpp", "jinja2", "rich",
+    "tree_sitter", "fastapi", "starlette", "uvicorn",
+)  # fmt: skip
+"""What the module that an entry point names must not import before a hook is called."""
+
+_LIGHT = """
+import importlib, json, sys
+heavy, module, name, settings = json.loads(sys.stdin.read())
+class Refuse:
+    def find_spec(self, found, path=None, target=None):
+        if found.partition(".")[0] in heavy:
+            raise ImportError(f"{found} is imported when the component is merely imported or built")
+sys.meta_path.insert(0, Refuse())
+offered = importlib.import_module(module)
+for part in name.split("."):
+    offered = getattr(offered, part)
+if settings is not None:
+    offered(offered.Config.model_validate_json(settings, strict=True))
+"""
+
+
+class OfferedConformance(Suite):
+    """What holds for everything that a distribution offers by an entry point; `CommandConformance` and others extend it."""
+
+    kind: ClassVar[str]
+    """The kind that the suite is for; "" where it is for all."""
+    entry_point: ClassVar[str]
+    """The name it is registered under."""
+
+    def test_its_name_is_registered_and_leads_to_it(self) -> None:
+        assert find(self._kind(), self.entry_point).point.load() is self._offered()
+
+    def test_its_distribution_states_the_contract_it_was_written_for(self) -> None:
+        owner = distribution(self._distribution())
+        assert contracts_of(owner), f"let {owner.name} depend on kdtool[contract-{CONTRACT}] in its pyproject.toml"
+        assert refusal(owner) == ""
+
+    def test_importing_and_building_it_is_light(self) -> None:
+        module, name, settings = self._built()
+        process = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", _LIGHT],
+            input=json.dumps([HEAVY, module, name, settings]),
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
+        )
+        assert process.returncode == 0, process.stderr
+
+    def test_its_readme_names_it_and_its_settings(self) -> None:
+        text = self._readme()
+        for word in (self.entry_point, *self._words()):
+            assert word in text, f"the README does not mention {word!r}"
+
+    def _offered(self) -> Any:
+        raise NotImplementedError
+
+    def _kind(self) -> str:
+        return self.kind
+
+    def _built(self) -> tuple[str, str, str | None]:
+        """Return module, name and, to have it built as well, settings as JSON."""
+        point = find(self._kind(), self.entry_point).point
+        return point.module, point.attr, None
+
+    def _words(self) -> tuple[str, ...]:
+        return ()
+
+    def _distribution(self) -> str:
+        return find(self._kind(), self.entry_point).distribution
+
+    def _readme(self) -> str:
+        beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8")
+        return str(distribution(self._distribution()).metadata.json["description"])

@@ -1,0 +1,273 @@
+"""A small phase of training for the suite of trainers: rows, a teacher's signals, losses of every form, weightings.
+
+Torch is imported when a method is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdtool._contract.component import Component
+from kdtool._contract.data import Batch
+from kdtool._contract.language_model import ModelFacts
+from kdtool._contract.loss import Loss, PerToken, StepView, TokenChunk, Weighting
+from kdtool._contract.loss_terms import Schedule, Term, TermReport
+from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, Want
+from kdtool._contract.teacher import Teacher
+from kdtool._contract.trainer import Phase, StepReport
+
+from kdtool_testing.model_checks import packed
+from kdtool_testing.toy.model import toy_model
+from kdtool_testing.toy.rows import ListSource
+from kdtool_testing.toy.tokenizers import ByteTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+__all__ = [
+    "Beside",
+    "BrokenLoss",
+    "CutTeacher",
+    "FrozenTeacher",
+    "Twice",
+    "Watcher",
+    "Widths",
+    "companions",
+    "make_phase",
+]
+
+TERMS = (
+    Term("losses.likelihood", "likelihood", 0.5),
+    Term("losses.divergence", "divergence", Schedule(0.5, 1.0), 2.0, 4.0, "teacher", (frozenset({"logits"}),), True),
+    Term("losses.states", "states", 0.3, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),)),
+)
+
+
+def make_phase(folder: Path, steps: int, rows: int = 8, terms: tuple[Term, ...] = TERMS) -> Phase:
+    """Return a phase on small rows; its checkpoints lie below `folder`."""
+    texts = [f"def f{i}(x):\n    return x * {i}\n" for i in range(max(rows, 1))]
+    found = packed(ByteTokenizer(), 32, texts)
+    source = ListSource(found)
+    source.rows = found[:rows]
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return Phase(
+        "distil", steps, terms, source, {"teacher": FrozenTeacher()}, folder / "checkpoints", ("weightings.balance",)
+    )
+
+
+def companions() -> dict[str, Component]:
+    """Return the losses, the weightings and the teacher of the phase, by the names that its terms have."""
+    return {
+        "teacher": Describing(Teacher.Config()),
+        "losses.likelihood": Likelihood(Loss.Config()),
+        "losses.divergence": Divergence(Loss.Config()),
+        "losses.states": States(Loss.Config()),
+        "weightings.first": Early(Weighting.Config()),
+        "weightings.balance": Running(Weighting.Config()),
+    }
+
+
+class FrozenTeacher:
+    """The signals of a toy model, as a `SignalSource`."""
+
+    want = Want(frozenset({"logits", "hidden"}), (0,))
+
+    @cached_property
+    def _model(self) -> Any:
+        model = toy_model(99)
+        model.model.eval().requires_grad_(False)
+        return model
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return what is wanted of a batch."""
+        import torch
+
+        self._model.model.to(batch.input_ids.device)
+        with torch.no_grad():
+            outputs = self._model.backbone(batch, self.want)
+        return Signal("toy", LazyLogits(outputs.last, self._model.head), hidden=outputs.hidden)
+
+
+class CutTeacher(FrozenTeacher):
+    """The same over its first tokens alone."""
+
+    def __init__(self, shared: int) -> None:
+        self.shared = shared
+
+    def signal(self, batch: Batch) -> Signal:
+        """Return what is wanted of a batch."""
+        signal = super().signal(batch)
+        if signal.lazy is None:
+            raise TypeError("logits are wanted")
+        return replace(signal, lazy=replace(signal.lazy, head=replace(signal.lazy.head, vocabulary=self.shared)))
+
+
+class Describing(Teacher):
+    """Knows its shapes."""
+
+    def kdtool_describe(self, run: RunInfo) -> ModelFacts:
+        return toy_model(99).facts
+
+
+class Widths(Loss):
+    """Forward KL that remembers how many tokens it was given of student and teacher."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: set[tuple[int, int]] = set()
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if not isinstance(chunk.teacher, DenseTokens):
+            raise TypeError(f"the teacher's logits are expected, not {chunk.teacher!r}")
+        self.seen.add((chunk.student_logits.shape[1], chunk.teacher.logits.shape[1]))
+        p = chunk.teacher.logits.float().log_softmax(-1)
+        return (p.exp() * (p - chunk.student_logits.float().log_softmax(-1))).sum(-1)
+
+
+class Beside(Loss):
+    """Nothing but the student's states; remembers what the teacher was told about, beside what the student was."""
+
+    same_vocabulary = False
+    needs = (frozenset({"hidden"}),)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.views: list[StepView] = []
+
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken:
+        self.views.append(view)
+        return PerToken(view.student.last.float().square().mean(-1))
+
+
+class Twice(Loss):
+    """Squared difference of two passes' logits; remembers how many tokens each had, and how far apart they were."""
+
+    passes = 2
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: list[tuple[tuple[int, int], float]] = []
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if chunk.second_logits is None:
+            raise TypeError("the logits of a second pass are expected")
+        apart = (chunk.student_logits.float() - chunk.second_logits.float()).square().mean(-1)
+        widths = chunk.student_logits.shape[1], chunk.second_logits.shape[1]
+        self.seen.append((widths, float(apart.detach().mean())))
+        return apart
+
+
+class Likelihood(Loss):
+    """Cross-entropy."""
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if chunk.second_logits is not None:
+            raise TypeError("a second pass is for losses that ask for it")
+        return -chunk.student_logits.float().log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]
+
+
+class Divergence(Loss):
+    """Forward KL at temperature 2."""
+
+    needs = (frozenset({"logits"}),)
+    softened = 2
+    divergence = True
+    temperature = 2.0
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        if not isinstance(chunk.teacher, DenseTokens):
+            raise TypeError(f"the teacher's logits are expected, not {chunk.teacher!r}")
+        p = (chunk.teacher.logits.float() / chunk.temperature).log_softmax(-1)
+        q = (chunk.student_logits.float() / chunk.temperature).log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
+
+
+class States(Loss):
+    """Distance of hidden states through a projector that trains along."""
+
+    needs = (frozenset({"hidden"}),)
+
+    def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module:
+        import torch
+
+        return torch.nn.Linear(student.hidden, teacher.hidden)
+
+    def kdtool_sequence_loss(self, view: StepView) -> PerToken:
+        if view.teacher is None or view.module is None:
+            raise TypeError("the teacher's hidden states and the projector are expected")
+        return PerToken((view.module(view.student.hidden[0]) - view.teacher.hidden[0]).float().square().mean(-1))
+
+
+class Early(Weighting):
+    """Counts the first tokens of a document a little more."""
+
+    def kdtool_token_weight(self, chunk: TokenChunk) -> Tensor:
+        return 1.05 - 0.1 * (chunk.positions > 6).float()
+
+
+class Running(Weighting):
+    """Balances by running means: what a resumed phase must know."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._means: dict[str, float] = {}
+
+    def kdtool_balance(self, terms: Mapping[str, TermReport], step: int) -> Mapping[str, float]:
+        for name, term in terms.items():
+            self._means[name] = 0.7 * self._means.get(name, term.value) + 0.3 * term.value
+        total = sum(self._means.values())
+        return {name: 0.5 + mean / total for name, mean in self._means.items()}
+
+    def kdtool_state(self) -> Mapping[str, Any]:
+        return dict(self._means)
+
+    def kdtool_restore(self, state: Mapping[str, Any]) -> None:
+        self._means = dict(state)
+
+
+class BrokenLoss(Loss):
+    """Gives, instead of cross-entropy, what a function makes of it."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__(self.Config())
+        self._spoil = spoil
+
+    def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
+        values: Tensor = self._spoil(Likelihood(self.config).kdtool_token_loss(chunk))
+        return values
+
+
+class Watcher(Tracker):
+    """Remembers what it is told of training, and interrupts after the checkpoint of a given number, counted from 1."""
+
+    def __init__(self, dies_after: int = 0, then_steps: int = 0) -> None:
+        super().__init__(self.Config())
+        self._dies_after = dies_after
+        self._then_steps = then_steps
+        self.checkpoints: list[int] = []
+        self.reports: list[StepReport] = []
+        self.progress: list[int] = []
+
+    def kdtool_checkpoint(self, run: RunInfo, path: Path, step: int) -> None:
+        self.checkpoints.append(step)
+        self._perhaps_die()
+
+    def kdtool_step_end(self, run: RunInfo, report: StepReport) -> None:
+        self.reports.append(report)
+        self._perhaps_die()
+
+    def kdtool_progress(self, run: RunInfo, done: int) -> None:
+        self.progress.append(done)
+
+    def _perhaps_die(self) -> None:
+        if self._dies_after and len(self.checkpoints) >= self._dies_after:
+            if self._then_steps == 0:
+                raise KeyboardInterrupt
+            self._then_steps -= 1

@@ -1,0 +1,48 @@
+"""Turns a conformance suite's test that was skipped from outside of the suite into a failure.
+
+pytest loads it wherever kdtool-testing is installed; other tests than those of suites are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtool_testing.suite import Suite
+
+_SUITES = Path(__file__).resolve().parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the report of a suite's test that was skipped from outside the suite into a failure."""
+    report = yield
+    if report.skipped and _of_a_suite(item) and (fault := _fault(report, call)):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid}: {fault}"
+        vars(report).pop("wasxfail", None)
+    return report
+
+
+def _of_a_suite(item: pytest.Item) -> bool:
+    cls = getattr(item, "cls", None)
+    return isinstance(cls, type) and issubclass(cls, Suite)
+
+
+def _fault(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
+    """Say why a skip, or an expected failure, does not count; "" if it does."""
+    if hasattr(report, "wasxfail"):
+        reason = str(report.wasxfail).removeprefix("reason: ")
+        return "" if reason else "a conformance suite's test may be expected to fail only for a reason: give one"
+    where, _, said = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, "")
+    by_mark = call.excinfo is None or getattr(call.excinfo.value, "_use_item_location", False)
+    if not by_mark and Path(where).resolve().parent == _SUITES:
+        return ""
+    return (
+        f"a conformance suite's test was skipped ({said}); remove the skip, or replace the test by one marked "
+        "pytest.mark.xfail(reason=…) that says why the component cannot pass"
+    )

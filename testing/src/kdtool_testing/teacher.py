@@ -1,0 +1,295 @@
+"""The suite of teachers. Torch is imported when a test of token signals runs."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain, combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import pytest
+from kdtool._contract.data import Batch, Row
+from kdtool._contract.evaluation import Subject
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import Offer, Signal, SparseTokens, Want
+from kdtool._contract.tokenizer import Tokenizer
+from kdtool._plugins.validation import implements
+
+from kdtool_testing.component import ComponentConformance
+from kdtool_testing.model_checks import (
+    TEXTS,
+    check_answers,
+    check_model,
+    check_runtime,
+    check_tokenizer,
+    close,
+    computed,
+    logits_of,
+    no_model_is_built,
+    packed,
+    same_shapes,
+)
+from kdtool_testing.toy.rows import batch_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TeacherConformance"]
+
+LAYER = 0
+
+
+class TeacherConformance(ComponentConformance):
+    """A teacher tells about every row what it tells about that row alone, of all that it offers and nothing else.
+
+    Give by `prepared` settings of a small model (`write_toy_model` makes one); nothing here needs a trained one.
+    """
+
+    kind: ClassVar[str] = "teacher"
+
+    @pytest.fixture
+    def teacher(self, run: RunInfo) -> Any:
+        """The teacher, ready."""
+        return self.ready(run)
+
+    @pytest.fixture
+    def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer:
+        """The teacher's tokenizer."""
+        found: Tokenizer = teacher.kdtool_tokenizer(run)
+        return found
+
+    def test_what_it_offers_is_possible(self, teacher: Any) -> None:
+        assert isinstance(teacher.offers, frozenset)
+        assert teacher.offers
+        assert teacher.offers <= frozenset(get_args(Offer))
+
+    def test_its_tokenizer_needs_no_weights_and_keeps_text(self, run: RunInfo, tmp_path: Path) -> None:
+        with no_model_is_built():
+            tokenizer = self.ready(run).kdtool_tokenizer(run)
+        check_tokenizer(tokenizer, tmp_path / "tokenizer")
+        assert self.ready(run).kdtool_tokenizer(run).fingerprint == tokenizer.fingerprint
+
+    def test_its_description_is_the_model_and_needs_no_weights(self, run: RunInfo) -> None:
+        described = self.ready(run).kdtool_describe(run)
+        runtime = self.ready(run).kdtool_open(run, Subject("teacher", "teacher"))
+        if runtime is None or runtime.model is None:
+            return
+        with runtime:
+            assert described is not None, "a teacher whose model is here describes it"
+            same_shapes(replace(described, trainable=runtime.model.facts.trainable), runtime.model.facts)
+            check_model(runtime.model)
+
+    def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer) -> None:
+        for kinds in _wanted(teacher):
+            for rows in (packed(tokenizer), _without_labels(packed(tokenizer))):
+                batch, want = batch_of(rows), Want(kinds, (LAYER,))
+                check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
+
+    def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, tokenizer: Tokenizer) -> None:
+        batch = batch_of(packed(tokenizer))
+        other = self.ready(run)
+        other.kdtool_tokenizer(run)
+        for kinds in _wanted(teacher):
+            want = Want(kinds, (LAYER,))
+            first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
+            for again in (second, third):
+                for one, two in zip(_tensors(first), _tensors(again), strict=True):
+                    assert (one == two).all()
+
+    def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, tokenizer: Tokenizer) -> None:
+        rows = packed(tokenizer)
+        for kinds in _wanted(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
+            want = Want(kinds, (LAYER,))
+            for order in ([2, 0], [3, 2, 1, 0]):
+                together = _parts(teacher.kdtool_signal(batch_of([rows[i] for i in order]), want))
+                alone = [_parts(teacher.kdtool_signal(batch_of([rows[i]]), want)) for i in order]
+                for place, found in enumerate(together):
+                    _agree(found, [parts[place] for parts in alone])
+
+    def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, tokenizer: Tokenizer) -> None:
+        if "logits" not in teacher.offers:
+            return
+        row = packed(tokenizer)[0]
+        cut, ids = row.document.index(1), list(row.input_ids)
+        ids[0] = next(other for other in ids if other != ids[0])
+        signals = [teacher.kdtool_signal(batch_of([r]), Want(frozenset({"logits"}))) for r in (row, _with(row, ids))]
+        first, second = (logits_of(signal.lazy.hidden, signal.lazy.head).cpu() for signal in signals)
+        kept = sum(row.labelled[i] for i in range(1, cut))
+        close(second[kept:], first[kept:], "documents see each other")
+
+    def test_signals_can_be_learned_from(self, teacher: Any, tokenizer: Tokenizer) -> None:
+        import torch
+
+        for kinds in _wanted(teacher):
+            for tensor in _tensors(teacher.kdtool_signal(batch_of(packed(tokenizer)), Want(kinds, (LAYER,)))):
+                assert not tensor.requires_grad
+                if tensor.is_floating_point():
+                    weight = torch.ones((), requires_grad=True)
+                    torch.autograd.backward((tensor.float() * weight).sum())  # fails on tensors of inference mode
+
+    def test_prompts_are_answered(self, teacher: Any, run: RunInfo) -> None:
+        if "text" not in teacher.offers:
+            return
+        teacher.kdtool_tokenizer(run)
+        check_answers(teacher.kdtool_answer)
+
+    def test_it_opens_itself_and_nothing_else(self, teacher: Any, run: RunInfo) -> None:
+        for role in ("student", "control", "artifact"):
+            assert teacher.kdtool_open(run, Subject("student", role, run.folder, 0)) is None
+        runtime = teacher.kdtool_open(run, Subject("teacher", "teacher"))
+        if runtime is not None:
+            check_runtime(runtime)
+            runtime.close()
+            runtime.close()
+
+    def test_trained_it_speaks_with_what_it_learnt_until_told_otherwise(self, run: RunInfo, tmp_path: Path) -> None:
+        teacher, folder = self.ready(run), tmp_path / "learnt"
+        able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_adapted")}
+        assert len(able) == 1, "a teacher that can be trained speaks with what it learnt: both hooks, or neither"
+        if able == {False}:
+            return
+        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _spoken(teacher, run)
+        with teacher.kdtool_trainable(run) as runtime:
+            facts = runtime.model.facts
+            same_shapes(replace(described, trainable=facts.trainable, dtype=facts.dtype), facts)
+            learnt = _taught(runtime.model)
+            assert _spoken(teacher, run) == before, "what is trained is a copy"
+            runtime.model.save(folder)
+        teacher.kdtool_adapted(run, folder)
+        after = _spoken(teacher, run)
+        assert after != before
+        assert teacher.kdtool_describe(run) == described
+        assert identity is None or teacher.kdtool_identity(run) != identity
+        other = self.ready(run)
+        other.kdtool_adapted(run, folder)
+        assert _spoken(other, run) == after, "it depends on the folder alone"
+        with other.kdtool_trainable(run) as runtime:
+            again = computed(runtime.model, batch_of(packed(runtime.model.tokenizer)))
+        close(again, learnt, "a next phase begins with what was learnt")
+        teacher.kdtool_adapted(run, None)
+        assert _spoken(teacher, run) == before
+        assert teacher.kdtool_identity(run) == identity
+
+    def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
+        for kinds in _wanted(teacher):
+            teacher.kdtool_signal(batch_of(packed(tokenizer)), Want(kinds, (LAYER,)))
+        teacher.kdtool_close()
+        teacher.kdtool_close()
+
+
+def check_signal(signal: Signal, batch: Batch, want: Want, tokenizer: Tokenizer) -> None:
+    """Assert that a signal holds what was wanted of a batch, and nothing else, in the right shapes."""
+    import torch
+
+    count = int((batch.labels != -100).sum())
+    rows, length = batch.labels.shape
+    assert signal.fingerprint
+    assert (signal.lazy is not None) == ("logits" in want.kinds)
+    if signal.lazy is not None:
+        head = signal.lazy.head
+        assert signal.lazy.hidden.shape == (count, head.weight.shape[1])
+        assert tokenizer.vocabulary <= head.vocabulary <= head.weight.shape[0]
+        assert logits_of(signal.lazy.hidden, head).isfinite().all()
+    assert (signal.sparse is not None) == bool(want.kinds & {"sampled", "top-k"})
+    if signal.sparse is not None:
+        check_sparse(signal.sparse, count, want, tokenizer.vocabulary)
+    assert set(signal.hidden) == (set(want.layers) if "hidden" in want.kinds else set())
+    for states in signal.hidden.values():
+        assert states.ndim == 2
+        assert len(states) == count
+        assert states.isfinite().all()
+    assert set(signal.attentions) == (set(want.layers) if "attentions" in want.kinds else set())
+    for maps in signal.attentions.values():
+        assert maps.shape[0] == rows
+        assert maps.shape[2:] == (length, length)
+        assert (maps >= 0).all()
+        same = (batch.document[:, :, None] == batch.document[:, None, :]) & (batch.document >= 0)[:, :, None]
+        seen = same & torch.ones(length, length, dtype=torch.bool).tril()
+        sums = maps.float().cpu().masked_fill(~seen[:, None], 0).sum(-1)
+        real = (batch.document >= 0)[:, None].expand_as(sums)
+        assert (sums[real] - 1).abs().max() < 0.02, "attention is causal, within documents, and sums to 1"
+    assert set(signal.projections) == (set(want.layers) if "projections" in want.kinds else set())
+    for projections in signal.projections.values():
+        for heads in projections:
+            assert heads.ndim == 3
+            assert heads.shape[:2] == (rows, length), "of all positions, heads side by side"
+            assert heads.isfinite().all()
+
+
+def check_sparse(sparse: SparseTokens, count: int, want: Want, vocabulary: int) -> None:
+    """Assert that kept tokens are padded and weighed as their form says."""
+    import torch
+
+    assert sparse.ids.shape == sparse.weights.shape
+    assert len(sparse.ids) == count
+    assert sparse.ids.dtype == torch.int32
+    assert sparse.weights.dtype == torch.float32
+    assert sparse.form in want.kinds
+    assert sparse.temperature == want.temperature
+    assert ((sparse.ids >= -1) & (sparse.ids < vocabulary)).all()
+    assert (sparse.weights[sparse.ids < 0] == 0).all()
+    sums = sparse.weights.sum(-1)
+    assert (sums <= 1 + 1e-4).all()
+    assert sparse.form == "top-k" or ((sums - 1).abs() < 1e-4).all()
+
+
+def _spoken(teacher: Any, run: RunInfo) -> list[float]:
+    """Return what the teacher thinks of a few texts, as it speaks now."""
+    with teacher.kdtool_open(run, Subject("teacher", "teacher")) as runtime:
+        return [score.log_likelihood for score in runtime.score(TEXTS)]
+
+
+def _taught(model: LanguageModel) -> Tensor:
+    """Change all that learns, and return the logits then."""
+    import torch
+
+    learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
+    assert learning, "no parameter learns"
+    with torch.no_grad():
+        for parameter in learning:
+            parameter.mul_(1.25)
+    return computed(model, batch_of(packed(model.tokenizer)))
+
+
+def _wanted(teacher: Any) -> set[frozenset[Offer]]:
+    """Return what to want: each kind of token signal alone, and every two that go together."""
+    kinds = sorted(teacher.offers - {"text"})
+    pairs = {frozenset(pair) for pair in combinations(kinds, 2)} - {frozenset({"sampled", "top-k"})}
+    return {frozenset({kind}) for kind in kinds} | pairs
+
+
+def _without_labels(rows: list[Row]) -> list[Row]:
+    return [replace(row, labelled=[False] * len(row.labelled)) for row in rows[:2]]
+
+
+def _with(row: Row, ids: list[int]) -> Row:
+    return replace(row, input_ids=ids)
+
+
+def _tensors(signal: Signal) -> list[Tensor]:
+    lazy = [signal.lazy.hidden, signal.lazy.head.weight] if signal.lazy else []
+    sparse = [signal.sparse.ids, signal.sparse.weights] if signal.sparse else []
+    return [*lazy, *sparse, *_inside(signal)]
+
+
+def _parts(signal: Signal) -> list[Tensor]:
+    """Return what belongs to positions or rows, in comparable form."""
+    parts = []
+    if signal.lazy:
+        parts.append(logits_of(signal.lazy.hidden, signal.lazy.head))
+    if signal.sparse:
+        parts.append(signal.sparse.weights.sort(-1, descending=True).values)
+    return [*parts, *_inside(signal)]
+
+
+def _inside(signal: Signal) -> list[Tensor]:
+    projections = chain.from_iterable(signal.projections.values())
+    return [*signal.hidden.values(), *signal.attentions.values(), *projections]
+
+
+def _agree(found: Tensor, alone: list[Tensor]) -> None:
+    import torch
+
+    close(found.float().cpu(), torch.cat(alone).float().cpu(), "a row's signal depends on the rows beside it")

@@ -1,0 +1,218 @@
+"""The suite of losses of tokens. Torch is imported when a test runs."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kdtool._contract.loss import TokenChunk
+from kdtool._contract.signals import DenseTokens, SparseTokens
+from kdtool._errors import KdtoolError
+from kdtool._plugins.validation import implements
+
+from kdtool_testing.chunks import part_of, passes_of, teacher_tokens, with_passes
+from kdtool_testing.loss import LossConformance
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["TokenLossConformance"]
+
+POSITIONS, VOCABULARY = 7, 11
+
+
+class TokenLossConformance(LossConformance):
+    """A token loss gives one right-shaped, finite, pure value a position, whatever else is in the chunk."""
+
+    def test_one_value_a_position_in_float32(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                values = self._values(_in_dtype(chunk, dtype))
+                assert values.shape == (POSITIONS,)
+                assert values.dtype == torch.float32
+                assert values.isfinite().all()
+
+    def test_where_it_must_know_what_the_student_wrote_it_matters_and_is_asked_for(self) -> None:
+        for chunk in self._chunks():
+            if "student_generated" not in chunk.columns:
+                return
+            other = replace(chunk, columns={"student_generated": 1 - chunk.columns["student_generated"]})
+            assert not self._values(other).equal(self._values(chunk))
+            with pytest.raises(KdtoolError, match="student_generated"):
+                self._values(replace(chunk, columns={}))
+
+    def test_positions_do_not_see_each_other(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            whole = self._values(chunk)
+            parts = torch.cat([self._values(part_of(chunk, slice(i, i + 1))) for i in range(POSITIONS)])
+            torch.testing.assert_close(parts, whole)
+
+    def test_nothing_is_changed_in_place_and_nothing_remembered(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            before, labels = [logits.clone() for logits in passes_of(chunk)], chunk.labels.clone()
+            first = self._values(chunk)
+            assert all(map(torch.equal, passes_of(chunk), before))
+            assert torch.equal(chunk.labels, labels)
+            assert torch.equal(self._values(chunk), first)
+
+    def test_its_gradient_is_right(self) -> None:
+        import torch
+
+        for chunk in self._chunks(dtype=torch.float64):
+            small = part_of(chunk, slice(0, 3))
+            passes = tuple(logits.requires_grad_() for logits in passes_of(small))
+            # steps and tolerances for losses that compute in float32 whatever they are given, as the contract asks
+            assert torch.autograd.gradcheck(
+                lambda *z, c=small: self._values(with_passes(c, *z)), passes, eps=1e-2, atol=2e-3, rtol=1e-2
+            )
+
+    def test_it_stays_finite_at_extreme_logits(self) -> None:
+        for chunk in self._chunks(scale=1e4):
+            value, gradients = self._with_gradients(chunk)
+            assert value.isfinite().all()
+            assert all(gradient.isfinite().all() for gradient in gradients)
+
+    def test_a_gradient_by_hand_is_that_of_autograd(self) -> None:
+        import torch
+
+        for chunk, values, gradient in self._by_hand(dtype=torch.float64):
+            expected, (by_autograd,) = self._with_gradients(chunk)
+            # for losses that compute in float32 whatever they are given, too
+            torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6, check_dtype=False)
+            torch.testing.assert_close(gradient, by_autograd, rtol=1e-4, atol=1e-6, check_dtype=False)
+
+    def test_a_gradient_by_hand_is_finite_float32_in_memory_of_its_own(self) -> None:
+        import torch
+
+        for options in ({"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"scale": 1e4}):
+            for chunk, values, gradient in self._by_hand(**options):
+                assert values.shape == (POSITIONS,)
+                assert gradient.shape == chunk.student_logits.shape
+                assert values.dtype == gradient.dtype == torch.float32
+                assert values.isfinite().all()
+                assert gradient.isfinite().all()
+
+    def test_it_can_be_differentiated_and_compiled_as_one_graph(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            loss = self.build()
+
+            def total(logits: tuple[Tensor, ...], step: Tensor, chunk: TokenChunk = chunk, loss: Any = loss) -> Tensor:
+                values: Tensor = loss.kdtool_token_loss(replace_logits(chunk, logits, step))
+                return values.sum()
+
+            transformed = torch.func.grad_and_value(total)
+            torch.compiler.reset()  # graphs of other losses count against a limit
+            compiled = torch.compile(transformed, fullgraph=True, backend="eager")
+            logits = passes_of(chunk)
+            torch.testing.assert_close(compiled(logits, chunk.step), transformed(logits, chunk.step))
+            with torch.compiler.set_stance("fail_on_recompile"):
+                compiled(logits, chunk.step + 1)
+
+    def test_where_it_asks_for_two_passes_both_are_learned_from(self) -> None:
+        for chunk in self._chunks():
+            if chunk.second_logits is not None:
+                _, gradients = self._with_gradients(chunk)
+                assert all(gradient.any() for gradient in gradients)
+
+    def test_a_divergence_is_nothing_between_equals_and_never_negative(self) -> None:
+        loss = self.build()
+        if not loss.divergence:
+            pytest.skip("not declared a divergence")
+        for chunk in self._chunks():
+            if not isinstance(chunk.teacher, SparseTokens):
+                assert (self._values(chunk) >= 0).all()
+                logits = chunk.student_logits
+                equal = with_passes(replace(chunk, teacher=DenseTokens(logits)), *[logits] * loss.passes)
+                value, gradients = self._with_gradients(equal)
+                assert value.abs().max() < 1e-6
+                assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
+
+    def _by_hand(self, **options: Any) -> Iterator[tuple[TokenChunk, Tensor, Tensor]]:
+        """Yield chunks with what the loss gives by hand, which is as right after the gradient's memory was changed."""
+        import torch
+
+        loss = self.build()
+        if loss.passes == 2 or not implements(self.component, "kdtool_token_gradient"):
+            return
+        for chunk in self._chunks(**options):
+            before = chunk.student_logits.clone()
+            answer = loss.kdtool_token_gradient(chunk)
+            if answer is not None:
+                answer[1].zero_()
+                assert torch.equal(chunk.student_logits, before), "the gradient is to be in memory of its own"
+                yield chunk, *loss.kdtool_token_gradient(chunk)
+
+    def _slopes(self, temperature: float) -> list[float]:
+        chunks = self._chunks(scale=0.1, temperature=temperature)
+        told = (chunk for chunk in chunks if not isinstance(chunk.teacher, SparseTokens))
+        found = (self._with_gradients(chunk, temperature=temperature)[1] for chunk in told)
+        return [float(gradient.norm()) for gradients in found for gradient in gradients]
+
+    def _values(self, chunk: TokenChunk, **settings: Any) -> Tensor:
+        values: Tensor = self.build(**settings).kdtool_token_loss(chunk)
+        return values
+
+    def _with_gradients(self, chunk: TokenChunk, **settings: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        import torch
+
+        passes = [logits.clone().requires_grad_() for logits in passes_of(chunk)]
+        values = self._values(with_passes(chunk, *passes), **settings)
+        return values.detach(), torch.autograd.grad(values.sum(), passes)
+
+    def _chunks(self, scale: float = 2.0, dtype: torch.dtype | None = None, **settings: Any) -> Iterator[TokenChunk]:
+        """Yield a chunk for each alternative that the loss accepts."""
+        import torch
+
+        loss = self.build(**settings)
+        generator = torch.Generator().manual_seed(0)
+        student, teacher, second = (
+            scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
+            for _ in range(3)
+        )
+        signals = [teacher_tokens(need, teacher, loss.temperature) for need in loss.needs] if loss.needs else [None]
+        for signal in signals:
+            yield TokenChunk(
+                student_logits=student,
+                labels=torch.randint(VOCABULARY, (POSITIONS,), generator=generator),
+                teacher=signal,
+                positions=torch.arange(POSITIONS),
+                temperature=loss.temperature,
+                progress=torch.tensor(0.5),
+                step=torch.tensor(3),
+                columns={"student_generated": torch.arange(POSITIONS) % 2} if loss.own_text else {},
+                second_logits=second if loss.passes == 2 else None,
+            )
+
+
+def replace_logits(chunk: TokenChunk, logits: tuple[Tensor, ...], step: Tensor) -> TokenChunk:
+    """Return the chunk with other logits and step; written out, as `dataclasses.replace` does not compile."""
+    return TokenChunk(
+        logits[0],
+        chunk.labels,
+        chunk.teacher,
+        chunk.positions,
+        chunk.temperature,
+        chunk.progress,
+        step,
+        chunk.columns,
+        second_logits=logits[1] if len(logits) > 1 else None,
+    )
+
+
+def _in_dtype(chunk: TokenChunk, dtype: torch.dtype) -> TokenChunk:
+    teacher = chunk.teacher
+    if isinstance(teacher, DenseTokens):
+        teacher = DenseTokens(teacher.logits.to(dtype))
+    return with_passes(replace(chunk, teacher=teacher), *(logits.to(dtype) for logits in passes_of(chunk)))

@@ -1,0 +1,75 @@
+"""Continue and score text by backbone and head alone, for small models of tests and as the reference for faster ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kdtool._contract.data import Row
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.signals import Want
+
+from kdtool_testing.toy.rows import batch_of, batch_on
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["continued_plainly", "log_likelihood"]
+
+
+def continued_plainly(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    temperature: float,
+    seeds: Sequence[int],
+) -> list[list[int]]:
+    """Do what `kdtool.LanguageModel.continued` says: each text by itself, anew for each token. On the CPU."""
+    import torch
+
+    found = []
+    with _evaluated(model.model), torch.no_grad():
+        for prompt, limit, seed in zip(prompts, limits, seeds, strict=True):
+            chance, new = torch.Generator().manual_seed(seed), list[int]()
+            while len(new) < limit and model.tokenizer.end_of_text not in new:
+                logits = _next_logits(model, [*prompt, *new])
+                if temperature:
+                    odds = (logits / temperature).softmax(-1)
+                    new.append(int(torch.multinomial(odds, 1, generator=chance)))
+                else:
+                    new.append(int(logits.argmax()))
+            found.append(new)
+    return found
+
+
+def log_likelihood(model: LanguageModel, text: str) -> float:
+    """Return the log-likelihood of a text behind the tokenizer's `scoring_context`, in nats, computed in float64."""
+    import torch
+
+    context, text_ids = list(model.tokenizer.scoring_context), model.tokenizer.encode(text)
+    labelled = [False] * len(context) + [True] * len(text_ids)
+    batch = batch_of([Row("", [*context, *text_ids], labelled, [0] * len(labelled))])
+    with _evaluated(model.model), torch.no_grad():
+        logits = (
+            model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), Want()).last).double().cpu()
+        )
+    return float(logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum())
+
+
+def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
+    """Return float32 logits [V] of the token behind `ids`."""
+    size = len(ids) + 1
+    row = Row("", [*ids, 0], [False] * len(ids) + [True], [0] * size)  # the last token is what is predicted
+    return model.head.logits(model.backbone(batch_of([row]), Want()).last)[0].float()
+
+
+@contextmanager
+def _evaluated(module: Any) -> Iterator[None]:
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode

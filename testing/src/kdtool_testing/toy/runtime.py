@@ -1,0 +1,70 @@
+"""Opened subjects for tests of evaluators. Torch is used where it is installed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from math import log
+
+from kdtool._contract.evaluation import Exporter, Subject
+from kdtool._contract.language_model import LanguageModel, Request, Runtime, Score, TextAnswer
+from kdtool._contract.run_info import RunInfo
+
+from kdtool_testing.toy.continuing import log_likelihood
+from kdtool_testing.toy.model import toy_model
+
+__all__ = ["Opener", "ToyRuntime"]
+
+
+class ToyRuntime(Runtime):
+    """An opened subject: answers with fixed text, has a `toy_model` and scores by it.
+
+    Where torch is not installed, `model` is None and bytes have fixed probabilities. `closed` counts calls of `close`.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = random.Random(f"runtime {seed}")
+        weights = [rng.random() + 0.1 for _ in range(257)]
+        self._costs = [log(sum(weights)) - log(weight) for weight in weights]
+        self._text = "".join(rng.choice("abcdef =()\n") for _ in range(200))
+        self.model: LanguageModel | None = toy_model(seed) if find_spec("torch") else None
+        self.closed = 0
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
+        """Yield the same text for every request, up to its first stop or its number of tokens; too long ones are refused."""
+        for request in requests:
+            if self.model and len(request.prompt.encode("utf-8")) >= self.model.facts.context:
+                yield TextAnswer(request.id, "", "refused", len(request.prompt.encode("utf-8")), 0)
+                continue
+            text = self._text[: request.max_tokens]
+            ends = [found for stop in request.stop if stop and (found := text.find(stop)) >= 0]
+            text = text[: min(ends, default=len(text))]
+            tokens = len(request.prompt.encode("utf-8"))
+            yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
+
+    def score(self, texts: Sequence[str]) -> Iterator[Score]:
+        """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
+        for text in texts:
+            content = text.encode("utf-8")
+            costs = -sum(self._costs[byte] for byte in content)
+            yield Score(log_likelihood(self.model, text) if self.model else costs, len(content), len(content))
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+class Opener(Exporter):
+    """Opens every subject but those named in `refused`, each name with weights of its own, and remembers the runtimes."""
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__(self.Config())
+        self._refused = refused
+        self.opened: list[ToyRuntime] = []
+
+    def kdtool_open(self, run: RunInfo, subject: Subject) -> Runtime | None:
+        if subject.name in self._refused:
+            return None
+        self.opened.append(ToyRuntime(sum(subject.name.encode())))
+        return self.opened[-1]

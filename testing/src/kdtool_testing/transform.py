@@ -1,0 +1,138 @@
+"""The suite of transforms. Torch is imported when a test runs."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kdtool._contract.language_model import LanguageModel
+from kdtool._contract.run_info import RunInfo
+from kdtool._contract.signals import Want
+
+from kdtool_testing.component import ComponentConformance
+from kdtool_testing.model_checks import computed, logits_of, packed
+from kdtool_testing.toy.model import toy_model
+from kdtool_testing.toy.rows import batch_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TransformConformance"]
+
+
+class TransformConformance(ComponentConformance):
+    """A transformed student learns; a finished one can be saved, keeps what it learnt, and can be trained again."""
+
+    kind: ClassVar[str] = "transform"
+    lossless: ClassVar[bool] = True
+    """Whether a student that was transformed and finished, without training between, computes what it did before.
+    Say False for what rounds or prunes."""
+
+    def student(self, folder: Path) -> LanguageModel:
+        """Return a student that the transform takes, the same one each time; `folder` may hold its files."""
+        return toy_model(0)
+
+    def test_a_transformed_student_learns(self, run: RunInfo) -> None:
+        student = self._transformed(run)
+        before = computed(student, self._batch(student))
+        assert before.isfinite().all()
+        assert any(parameter.requires_grad for parameter in student.model.parameters())
+        self._learn(student)
+        assert not computed(student, self._batch(student)).equal(before)
+
+    def test_what_stays_and_what_learns_is_said_by_the_parameters(self, run: RunInfo) -> None:
+        student = self._transformed(run)
+        assert student.facts.trainable == sum(
+            {id(p): p.numel() for p in student.model.parameters() if p.requires_grad}.values()
+        )
+        fixed = {id(p): p.detach().clone() for p in student.model.parameters() if not p.requires_grad}
+        self._learn(student)
+        for parameter in student.model.parameters():
+            if id(parameter) in fixed:
+                assert parameter.equal(fixed[id(parameter)])
+
+    def test_an_outline_learns_as_much_as_the_student(self, run: RunInfo) -> None:
+        outline = self.student(run.folder)
+        outlined = self.ready(run).kdtool_outlined(outline, run) or outline
+        assert outlined.facts.trainable == self._transformed(run).facts.trainable
+
+    def test_a_finished_student_can_be_saved(self, run: RunInfo, tmp_path: Path) -> None:
+        plain, student = self.student(run.folder), self._finished(run)
+        assert set(student.model.state_dict()) == set(plain.model.state_dict())
+        student.save(tmp_path / "finished")
+        assert list((tmp_path / "finished").rglob("*.safetensors"))
+
+    def test_a_finished_student_keeps_what_it_learnt(self, run: RunInfo) -> None:
+        component = self.ready(run)
+        student = self._transformed(run, component)
+        self._learn(student)
+        learnt = computed(student, self._batch(student))
+        finished = component.kdtool_finish(student, run) or student
+        if self.lossless:
+            _close(computed(finished, self._batch(finished)), learnt)
+        assert not computed(finished, self._batch(finished)).equal(
+            computed(self.student(run.folder), self._batch(student))
+        )
+
+    def test_nothing_is_lost_without_training(self, run: RunInfo) -> None:
+        if self.lossless:
+            student = self._finished(run)
+            _close(computed(student, self._batch(student)), computed(self.student(run.folder), self._batch(student)))
+
+    def test_a_finished_student_can_be_trained_again(self, run: RunInfo) -> None:
+        learning = {name for name, p in self.student(run.folder).model.named_parameters() if p.requires_grad}
+        component = self.ready(run)
+        student = self._transformed(run, component)
+        student = component.kdtool_finish(student, run) or student
+        assert {name for name, p in student.model.named_parameters() if p.requires_grad} == learning
+        again = component.kdtool_transform(student, run) or student
+        component.kdtool_finish(again, run)
+
+    def test_it_depends_on_the_seed_alone(self, run: RunInfo) -> None:
+        """A killed phase transforms the student anew and then reads its checkpoint: names and values must be the same."""
+        import torch
+
+        states = []
+        for number in range(2):
+            torch.manual_seed(1000 + number)
+            states.append(self._transformed(run).model.state_dict())
+        assert set(states[0]) == set(states[1])
+        for name, weight in states[0].items():
+            assert weight.equal(states[1][name]), f"{name} differs: it was drawn from torch's global generator"
+
+    def _batch(self, student: LanguageModel) -> Any:
+        return batch_of(packed(student.tokenizer))
+
+    def _transformed(self, run: RunInfo, component: Any = None) -> LanguageModel:
+        student = self.student(run.folder)
+        result = (component or self.ready(run)).kdtool_transform(student, run)
+        assert result is None or isinstance(result, LanguageModel)
+        return result or student
+
+    def _finished(self, run: RunInfo) -> LanguageModel:
+        component = self.ready(run)
+        student = self._transformed(run, component)
+        result = component.kdtool_finish(student, run)
+        assert result is None or isinstance(result, LanguageModel)
+        return result or student
+
+    def _learn(self, student: LanguageModel) -> None:
+        """Take a step of plain gradient descent."""
+        import torch
+
+        batch = self._batch(student)
+        student.model.eval()  # without dropout
+        logits = logits_of(student.backbone(batch, Want()).last, student.head)
+        student.model.zero_grad()
+        torch.nn.functional.cross_entropy(logits, batch.labels[batch.labels != -100]).backward()  # type: ignore[no-untyped-call]
+        learning = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter in learning:
+                if parameter.grad is not None:
+                    parameter.sub_(0.5 * parameter.grad)
+        assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in learning)
+
+
+def _close(found: Tensor, expected: Tensor) -> None:
+    assert float((found - expected).abs().max()) <= 1e-3 * float(expected.std())

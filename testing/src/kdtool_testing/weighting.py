@@ -1,0 +1,170 @@
+"""The suite of weightings. Torch is imported when a test runs."""
+# ruff: noqa: S101 - these are tests
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kdtool._contract.loss import TokenChunk
+from kdtool._contract.loss_terms import TermReport
+from kdtool._contract.signals import Offer
+
+from kdtool_testing.chunks import part_of, teacher_tokens
+from kdtool_testing.component import ComponentConformance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["WeightingConformance"]
+
+POSITIONS, VOCABULARY = 512, 23
+
+
+class WeightingConformance(ComponentConformance):
+    """Token weights are finite, not negative and each its position's own; balances are factors of terms.
+
+    A weighting that keeps figures from step to step gives them by `kdtool_state` and takes them back by `kdtool_restore`.
+    """
+
+    kind: ClassVar[str] = "weighting"
+    teachers: ClassVar[tuple[Offer | None, ...]] = (None, "logits", "top-k")
+    """What the chunk's teacher may be for this weighting: None, "logits", "sampled" or "top-k"."""
+    columns: ClassVar[Mapping[str, int]] = {}
+    """Columns that the weighting reads, each with the number of values it has."""
+
+    def test_it_says_which_columns_it_reads(self) -> None:
+        assert self.build().columns == set(self.columns), "`columns` of the component and of its suite are to agree"
+
+    def test_it_weighs_tokens_or_balances_terms(self) -> None:
+        assert self._implements("kdtool_token_weight") or self._implements("kdtool_balance")
+
+    def test_weights_have_the_right_form(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            for dtype in (torch.float32, torch.bfloat16):
+                logits = chunk.student_logits.to(dtype).requires_grad_()
+                weights = self.build().kdtool_token_weight(replace(chunk, student_logits=logits))
+                assert weights.shape == (POSITIONS,)
+                assert weights.is_floating_point()
+                assert not weights.requires_grad
+                assert weights.isfinite().all()
+                assert (weights >= 0).all()
+
+    def test_they_do_not_all_vanish(self) -> None:
+        for chunk in self._chunks():
+            assert float(self._weights(chunk).float().sum()) > 0, "no position of 512 random ones has any weight"
+
+    def test_a_weight_is_its_position_s_own(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            whole = self._weights(chunk)
+            parts = torch.cat([self._weights(part_of(chunk, slice(i, i + 64))) for i in range(0, POSITIONS, 64)])
+            torch.testing.assert_close(parts, whole)
+
+    def test_weighing_changes_nothing_and_remembers_nothing(self) -> None:
+        for chunk in self._chunks():
+            weighting, logits = self.build(), chunk.student_logits.clone()
+            first = weighting.kdtool_token_weight(chunk)
+            assert chunk.student_logits.equal(logits)
+            assert weighting.kdtool_token_weight(chunk).equal(first)
+
+    def test_weights_can_be_compiled_as_one_graph(self) -> None:
+        import torch
+
+        for chunk in self._chunks():
+            weighting = self.build()
+
+            def weights(logits: Tensor, step: Tensor, chunk: TokenChunk = chunk, weighting: Any = weighting) -> Tensor:
+                seen = TokenChunk(
+                    logits, chunk.labels, chunk.teacher, chunk.positions, 1.0, chunk.progress, step, chunk.columns
+                )
+                found: Tensor = weighting.kdtool_token_weight(seen)
+                return found
+
+            torch.compiler.reset()
+            compiled = torch.compile(weights, fullgraph=True, backend="eager")
+            logits = chunk.student_logits
+            torch.testing.assert_close(compiled(logits, chunk.step), weights(logits, chunk.step))
+            with torch.compiler.set_stance("fail_on_recompile"):
+                compiled(logits, chunk.step + 1)
+
+    def test_balances_are_factors_of_the_terms_there_are(self) -> None:
+        if not self._implements("kdtool_balance"):
+            return
+        for reports in _histories():
+            weighting = self.build()
+            for step, terms in enumerate(reports, 2):
+                factors = weighting.kdtool_balance(terms, step)
+                assert factors is None or set(factors) <= set(terms)
+                assert all(0 <= factor < float("inf") for factor in (factors or {}).values())
+
+    def test_balances_are_the_same_each_time(self) -> None:
+        if self._implements("kdtool_balance"):
+            for reports in _histories():
+                assert self._balances(reports) == self._balances(reports)
+
+    def test_it_goes_on_from_its_state_as_if_nothing_had_happened(self) -> None:
+        if not self._implements("kdtool_balance"):
+            return
+        for reports in _histories():
+            whole = self._balances(reports)
+            for cut in range(1, len(reports)):
+                first, second = self.build(), self.build()
+                for step, terms in enumerate(reports[:cut], 2):
+                    first.kdtool_balance(terms, step)
+                state = first.kdtool_state()
+                if state is not None:
+                    second.kdtool_restore(json.loads(json.dumps(state, allow_nan=False)))
+                rest = [second.kdtool_balance(terms, step) for step, terms in enumerate(reports[cut:], 2 + cut)]
+                assert rest == whole[cut:], "a killed phase would go on with other weights: give and take your state"
+
+    def _implements(self, hook: str) -> bool:
+        from kdtool._plugins.validation import implements
+
+        return implements(self.component, hook)
+
+    def _balances(self, reports: list[dict[str, TermReport]]) -> list[Any]:
+        weighting = self.build()
+        return [weighting.kdtool_balance(terms, step) for step, terms in enumerate(reports, 2)]
+
+    def _weights(self, chunk: TokenChunk) -> Tensor:
+        weights: Tensor = self.build().kdtool_token_weight(chunk)
+        return weights
+
+    def _chunks(self) -> list[TokenChunk]:
+        import torch
+
+        if not self._implements("kdtool_token_weight"):
+            return []
+        generator = torch.Generator().manual_seed(0)
+        student, teacher = (2 * torch.randn(POSITIONS, VOCABULARY, generator=generator) for _ in range(2))
+        columns = {name: torch.arange(POSITIONS) % count for name, count in self.columns.items()}
+        return [
+            TokenChunk(
+                student_logits=student,
+                labels=torch.randint(VOCABULARY, (POSITIONS,), generator=generator),
+                teacher=None if form is None else teacher_tokens(frozenset({form}), teacher, 1.0),
+                positions=torch.arange(POSITIONS),
+                temperature=1.0,
+                progress=torch.tensor(0.5),
+                step=torch.tensor(3),
+                columns=columns,
+            )
+            for form in self.teachers
+        ]
+
+
+def _histories() -> list[list[dict[str, TermReport]]]:
+    """Return terms' figures of some steps: falling, without gradient norms, at zero, and one term alone."""
+    falling = [{"a": TermReport(4.0 / n, 1.0, 0.3 / n), "b": TermReport(1.0, 0.5, 0.01 * n)} for n in range(1, 8)]
+    return [
+        falling,
+        [{name: replace(report, gradient_norm=None) for name, report in terms.items()} for terms in falling],
+        [{"a": TermReport(0.0, 1.0, 0.0), "b": TermReport(0.0, 0.0, 0.0)} for _ in range(3)],
+        [{"a": TermReport(2.0, 1.0, 0.5)} for _ in range(3)],
+    ]
