@@ -94,9 +94,10 @@ def find(path: Path) -> Iterator[tuple[str, str, str]]:
                 for found in re.finditer(pattern, sentence):
                     yield name, f"{place}:{line}", sentence[max(0, found.start() - 40) : found.end() + 40]
     for node in ast.walk(tree) if tree else ():
-        name = node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
-        if NAME.fullmatch(name) and not NOT_A_NOUN.match(name):
-            yield PARTICIPLE, f"{place}:{node.lineno}", name
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if NAME.fullmatch(node.name) and not NOT_A_NOUN.match(node.name):
+            yield PARTICIPLE, f"{place}:{node.lineno}", node.name
 
 
 def main() -> int:

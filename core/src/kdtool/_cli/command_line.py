@@ -20,10 +20,6 @@ __all__ = ["call", "cli", "main"]
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("kdtool._cli.run:run", "Run a recipe, from data to report; a second call goes on where the first stopped."),
-    "sweep": (
-        "kdtool._cli.sweep:sweep",
-        "Run a recipe at every point of a grid of settings, with one table at the end.",
-    ),
     "eval": (
         "kdtool._cli.eval:evaluate",
         "Measure models that are there already, and compare them; nothing is trained.",
