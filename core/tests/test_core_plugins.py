@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.owner import owner_of
 from kdtool._plugins.registry import GROUPS, installed
 from kdtool._plugins.validation import mistakes
+from plugin_site import install
 
 
 class Good(kdtool.Loss):
@@ -218,6 +220,26 @@ def test_help_and_list_import_no_plugin_and_nothing_heavy() -> None:
         "assert not heavy and not plugins, (heavy, plugins)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_each_plugin_of_a_package_is_listed_with_its_own_sentence_and_not_imported(tmp_path: Path) -> None:
+    files = {
+        "two_losses/__init__.py": "raise SystemExit('imported')\nfrom two_losses._far import Far as Near\n",
+        "two_losses/_far.py": "from ._further import Further as Far\n",
+        "two_losses/_further.py": 'class Further:\n    """Compares far-away tokens.\n\n    In detail.\n    """\n',
+        "two_losses/here.py": 'class Here:\n    """Compares tokens that are here."""\n',
+        "two_losses/silent.py": "class Silent:\n    pass\n",
+    }
+    points = "[kdtool.losses]\nfar = two_losses:Near\nhere = two_losses.here:Here\nsilent = two_losses.silent:Silent\n"
+    metadata = "Metadata-Version: 2.1\nName: two-losses\nVersion: 1.0\nSummary: Two losses and more\n"
+    install(tmp_path, "two-losses", points, files, metadata)
+    found = _kdtool("plugins", "list", "--json", path=tmp_path)
+    rows = {row["name"]: row["summary"] for row in json.loads(found.stdout) if row["distribution"] == "two-losses"}
+    assert rows == {
+        "far": "Compares far-away tokens",
+        "here": "Compares tokens that are here",
+        "silent": "Two losses and more",
+    }
 
 
 def test_unknown_command_is_suggested_and_exits_with_2(tmp_path: Path) -> None:

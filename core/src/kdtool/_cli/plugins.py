@@ -1,4 +1,4 @@
-"""`kdtool plugins`: what is installed, from package metadata alone; `plugins show` imports the one that is shown."""
+"""`kdtool plugins`: the installed plugins, without importing any; `plugins show` imports the one that is shown."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ def list_plugins(as_json: bool = False) -> None:
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
     from kdtool._plugins.distributions import contracts_of, origin_of, refusal
+    from kdtool._plugins.sentences import sentence_of
 
     dist = entry.point.dist
     contracts = ",".join(map(str, sorted(contracts_of(dist)))) if dist else ""
-    summary = (refusal(dist) if dist else "") or origin_of(dist).summary
+    summary = (refusal(dist) if dist else "") or sentence_of(entry.value) or origin_of(dist).summary
     return {
         "kind": entry.kind,
         "name": entry.name,
