@@ -28,7 +28,7 @@ smartquotes_action = "D"  # dashes only: quoted text in docstrings is code
 nitpicky = True
 nitpick_ignore_regex = [
     # named in signatures, documented elsewhere
-    ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CP-T]"),
+    ("py:class", r"Tensor|Module|Path|Callable|Iterable|Iterator|Mapping|Sequence|Literal|ConfigDict|ClassVar|[CKP-T]"),
 ]
 suppress_warnings = ["ref.python"]  # the type `bytes` could be a link to either of two fields of that name; it is none
 python_use_unqualified_type_names = True
