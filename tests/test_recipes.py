@@ -180,7 +180,7 @@ def test_a_student_that_is_made_for_its_teacher_follows_it(
 
 LOGITS = r"signals: states is made of logits, but teacher .* offers text"
 TOKENIZER = r"which tokenizer the server's model has is not known"
-CUT = rf"no teacher of this recipe whose model can be cut|{TOKENIZER}"
+CUT = rf"not a teacher of this recipe whose model can be cut|{TOKENIZER}"
 REFUSED = [
     ("code-craft", {"teacher": SERVER}, LOGITS),
     ("starcoder2-mini-gpt", {"teacher": SERVER}, LOGITS),

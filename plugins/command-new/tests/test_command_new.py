@@ -141,5 +141,6 @@ def test_a_disk_that_takes_no_more_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("copier.run_copy", full)
-    with pytest.raises(kdtool.StorageError, match="kdtool-loss-mine cannot be written: No space left"):
-        create("loss", "mine")
+    refused = CliRunner().invoke(cli, ["new", "loss", "mine"])
+    assert refused.exit_code == 8
+    assert "kdtool-loss-mine cannot be written: No space left" in refused.output
