@@ -40,7 +40,7 @@ class Trainings:
             return before[0]
         name = _name(arm, seed)
         results = self.run(name, {**settings, "seeds": [seed]})
-        (student,) = results.arms
+        (student,) = (arm for arm in results.arms if arm.arm == "student")
         done = list(student.phases.values())[-1]
         model = open_model(student.path, dtype=compute_dtype("auto", pick_device()))
         line: dict[str, Any] = {
