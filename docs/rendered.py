@@ -71,7 +71,9 @@ def records() -> str:
 
 def interface() -> str:
     """Render what a program calls: run, check, report and their like, the base of settings, and the errors."""
-    shown = {name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data|function)\} (\w+)", page)}
+    shown = {
+        name for page in (hooks(), records()) for name in re.findall(r"\{py:(?:class|data|function)\} (\w+)", page)
+    }
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
     homes = ("kdtool._api", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run")

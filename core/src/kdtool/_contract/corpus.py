@@ -52,8 +52,8 @@ class Annotator(Component):
         """Return, for each of `columns`, one whole number from 0 per character of the example's text; 0 if unknown.
 
         The text is the concatenation of all parts of the body (`kdtool.parts_of`). Called once per example and tokenizer,
-        when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone. Since
-        0.1.
+        when rows are made, on rank 0, for examples that the screens kept. An answer depends on its example alone.
+        Since 0.1.
         """
         raise NotImplementedError
 

@@ -62,8 +62,8 @@ class Transform(Component):
     def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
         """Apply `kdtool_transform` to the outline of a student: freeze, add, switch on.
 
-        Called for `kdtool check`. None if shapes, trainable parameters and tensors kept for backward do not change. Since
-        0.1.
+        Called for `kdtool check`. None if shapes, trainable parameters and tensors kept for backward do not change.
+        Since 0.1.
         """
 
     def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
