@@ -10,20 +10,20 @@ from pathlib import Path
 __all__ = ["sentence_of"]
 
 _MOST_IMPORTS = 5
-"""How many re-exports are followed from module to module."""
+"""Longest chain of re-exports that is followed from module to module."""
 
 
 def sentence_of(value: str) -> str:
     """Return the first line of the docstring of `module:name`, without its full stop; "" if it cannot be found."""
     module, _, name = value.partition(":")
     for _ in range(_MOST_IMPORTS):
-        found = [node for file in _sources_of(module) for node in _named(file, name)]
+        found = [node for file in _sources_of(module) for node in _find_definitions(file, name)]
         if not found:
             return ""
         if isinstance(found[0], ast.ClassDef | ast.FunctionDef):
             text = ast.get_docstring(found[0]) or ""
             return text.partition("\n")[0].removesuffix(".")
-        module, name = _imported(found[0], module, name)
+        module, name = _resolve_import(found[0], module, name)
     return ""
 
 
@@ -43,7 +43,7 @@ def _sources_of(module: str) -> list[Path]:
     return [file for file in (path, path.with_suffix(".pyi")) if file.is_file()]
 
 
-def _named(file: Path, name: str) -> list[ast.ClassDef | ast.FunctionDef | ast.ImportFrom]:
+def _find_definitions(file: Path, name: str) -> list[ast.ClassDef | ast.FunctionDef | ast.ImportFrom]:
     """Return where a file defines or imports a name."""
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
@@ -57,7 +57,7 @@ def _named(file: Path, name: str) -> list[ast.ClassDef | ast.FunctionDef | ast.I
     ]
 
 
-def _imported(node: ast.ImportFrom, module: str, name: str) -> tuple[str, str]:
+def _resolve_import(node: ast.ImportFrom, module: str, name: str) -> tuple[str, str]:
     """Return module and name of what an import gives."""
     (original,) = [one.name for one in node.names if name == (one.asname or one.name)]
     if not node.level:
