@@ -13,33 +13,13 @@ from kdtool._plugins.registry import GROUPS
 sys.path.insert(0, str(Path(__file__).parent))
 
 from plugin_site import forget_installed, install
-
-TOY = Path(__file__).with_name("toy.py")
-
-
-def _toy(name: str, **options: Any) -> dict[str, Any]:
-    return {"use": f"{TOY}:{name}", **options}
+from toy_recipe import toy_recipe
 
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
     """A whole recipe whose plugins are in a local file."""
-    return {
-        "name": "toy",
-        "seeds": [0, 1],
-        "corpus": _toy("Corpus"),
-        "rows": _toy("Packer"),
-        "teacher": _toy("Teacher"),
-        "signals": _toy("Cache"),
-        "student": _toy("Student"),
-        "trainer": _toy("Trainer"),
-        "train": {"losses": {"count": _toy("Count", weight=0.5), "imitate": _toy("Imitate", weight=0.5)}, "steps": 4},
-        "control": {"match": ["tokens", "time"]},
-        "evaluators": {"nats": _toy("Nats")},
-        "exporters": {"json": _toy("Export")},
-        "trackers": {"events": _toy("Events")},
-        "reporter": _toy("Report"),
-    }
+    return toy_recipe()
 
 
 @pytest.fixture(autouse=True)

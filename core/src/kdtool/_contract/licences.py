@@ -1,7 +1,7 @@
 """Licences: transfers to the student, the terms that allow or forbid them, and the recipe's acknowledgements.
 
-`judged` decides; `_run.licences` gathers its input from a recipe. A licence is defined by the `Terms` of its component,
-never by name.
+`judged` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by the `Terms` of its
+component, never by name.
 """
 
 from __future__ import annotations
