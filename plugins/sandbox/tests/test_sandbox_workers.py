@@ -63,9 +63,9 @@ def _left() -> list[str]:
 
 def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None) -> None:
     with Sandbox() as sandbox:
+        assert next(sandbox.run([Task("a", GOOD)])).passed  # its worker has begun: before, its shell may not have
         held = _descendants() - {os.getpid()}
         assert {Path(f"/proc/{process}/oom_score_adj").read_text() for process in held} == {"1000\n"}
-        assert next(sandbox.run([Task("a", GOOD)])).passed
 
 
 def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) -> None:
