@@ -29,7 +29,7 @@ from kdtool_trainer_standard._projection import Projection, product
 from kdtool_trainer_standard._terms import bind_terms
 
 VOCABULARY, WIDTH, DTYPE, KEPT = 49152, 576, torch.bfloat16, 14
-LOSSES: dict[str, tuple[type[kdtool.Loss], kdtool.Offer | None]] = {
+LOSSES: dict[str, tuple[type[kdtool.Loss], kdtool.SignalKind | None]] = {
     "ce": (CrossEntropy, None),
     "forward-kl": (ForwardKL, "logits"),
     "forward-kl sampled": (ForwardKL, "sampled"),
@@ -98,7 +98,7 @@ def _programs(name: str, data: Data, rows: int, folder: Path) -> dict[str, Calla
     cls, offer = LOSSES[name]
     component = cls(cls.Config())
     need: Any = (frozenset({offer}),) if offer else ()
-    term = kdtool.Term("losses.it", name, 1.0, teacher="teacher" if offer else None, needs=need)
+    term = kdtool.LossTerm("losses.it", name, 1.0, teacher="teacher" if offer else None, needs=need)
     sparse = kdtool.SparseTokens(data.ids, data.weights, "top-k" if offer == "top-k" else "sampled", 1.0)
     if offer == "sampled":
         sparse = replace(sparse, weights=data.weights / data.weights.sum(-1, keepdim=True))

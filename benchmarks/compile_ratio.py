@@ -76,7 +76,7 @@ def _step(student: TransformersModel, batch: kdtool.Batch, dtype: torch.dtype) -
     student.model.train()
     student.model.zero_grad()
     with torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype != torch.float32):
-        loss = student.backbone(batch, kdtool.Want()).last.float().square().mean()
+        loss = student.backbone(batch, kdtool.SignalRequest()).last.float().square().mean()
     loss.backward()  # type: ignore[no-untyped-call]
     if batch.input_ids.is_cuda:
         torch.cuda.synchronize()

@@ -149,7 +149,7 @@ class Nothing(kdtool.LanguageModel):
     def head(self) -> kdtool.Head:
         return kdtool.Head(self.model.weight, self.model.weight.shape[0])
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         return kdtool.ModelOutputs(last=self.model(batch.input_ids)[batch.labels != -100])
 
     def save(self, folder: Path) -> None:
@@ -170,7 +170,7 @@ class Stored(kdtool.Teacher):
 
     lazy: kdtool.LazyLogits
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         return kdtool.Signal("stored", lazy=self.lazy)
 
 
@@ -186,10 +186,12 @@ def _contract(
     }  # fmt: skip
     run = make_run(folder, components)
     terms = (
-        kdtool.Term("losses.kl", "kl", kdtool.Schedule(0.4, 0.6), teacher="teacher", needs=(frozenset({"logits"}),)),
-        kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.6, 0.4)),
+        kdtool.LossTerm(
+            "losses.kl", "kl", kdtool.Schedule(0.4, 0.6), teacher="teacher", needs=(frozenset({"logits"}),)
+        ),
+        kdtool.LossTerm("losses.ce", "ce", kdtool.Schedule(0.6, 0.4)),
     )
-    want = kdtool.Want(kinds=frozenset({"logits"}))
+    want = kdtool.SignalRequest(kinds=frozenset({"logits"}))
     signal = run.component("teacher", kdtool.Teacher).kdtool_signal
     phase = kdtool.Phase("p", 1000, terms, source, {}, folder)
     bound = bind_terms(run, phase, {"teacher": signal(batch, want)})
@@ -258,7 +260,7 @@ def _inlined(shape: Shape, batch: kdtool.Batch, lazy: kdtool.LazyLogits, dtype: 
 
     def one() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            last = student.backbone(batch, kdtool.Want()).last
+            last = student.backbone(batch, kdtool.SignalRequest()).last
             loss: Tensor = Head.apply(last, student.head.weight)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
         finish()

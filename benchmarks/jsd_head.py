@@ -110,7 +110,7 @@ def _plain(inputs: Inputs) -> Callable[[], Tensor]:
 
 
 def _kdtool(inputs: Inputs, *, compiled: bool) -> Callable[[], Tensor]:
-    term = kdtool.Term("losses.jsd", "jsd", 1.0, teacher="teacher", needs=(frozenset({"logits"}),))
+    term = kdtool.LossTerm("losses.jsd", "jsd", 1.0, teacher="teacher", needs=(frozenset({"logits"}),))
     call = JensenShannon(JensenShannon.Config()).kdtool_token_loss
     loss = ChunkLoss([BoundTerm(term, call, per_token=True, form="dense", shares=(1.0,))], [])
     if compiled:

@@ -26,13 +26,13 @@ from kdtool_teacher_smollm2 import SmolLM2
 from kdtool_testing import ListSource, make_run
 
 BATCH = 4
-WANT = kdtool.Want(frozenset({"sampled"}))
+WANT = kdtool.SignalRequest(frozenset({"sampled"}))
 
 
 class Timed:
     """The teacher's signals, with the seconds that they take."""
 
-    def __init__(self, teacher: SmolLM2, want: kdtool.Want) -> None:
+    def __init__(self, teacher: SmolLM2, want: kdtool.SignalRequest) -> None:
         self.want, self.teacher, self.seconds = want, teacher, 0.0
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:

@@ -65,7 +65,7 @@ class Teller(kdtool.Tracker):
 class Source:
     """Signals from a function."""
 
-    def __init__(self, want: kdtool.Want, signal: Callable[[kdtool.Batch], kdtool.Signal]) -> None:
+    def __init__(self, want: kdtool.SignalRequest, signal: Callable[[kdtool.Batch], kdtool.Signal]) -> None:
         self.want, self.signal = want, signal
 
 
@@ -124,7 +124,7 @@ def _record(work: Path, settings: dict[str, Any]) -> None:
 
     teacher, cache = _teacher(settings), Sampled(Sampled.Config(draws=settings["draws"], batch=settings["batch"]))
     run = make_run(work / "recording", {"teacher": teacher})
-    want = cache.kdtool_wanted(kdtool.Want(frozenset({"sampled"})), frozenset({"logits"}))
+    want = cache.kdtool_wanted(kdtool.SignalRequest(frozenset({"sampled"})), frozenset({"logits"}))
     shutil.rmtree(work / "signals", ignore_errors=True)
     (work / "signals").mkdir()
     asked = Source(want, lambda batch: teacher.kdtool_signal(batch, want))
@@ -146,7 +146,7 @@ def main(name: str, work: Path) -> None:
         work / name, {f"losses.{name}": loss, "teller": teller}, say=lambda text: print(text, file=sys.stderr)
     )
     asked = "teacher" if source else None
-    term = kdtool.Term(f"losses.{name}", name, 1.0, teacher=asked, needs=loss.needs, divergence=loss.divergence)
+    term = kdtool.LossTerm(f"losses.{name}", name, 1.0, teacher=asked, needs=loss.needs, divergence=loss.divergence)
     signals: dict[str, Any] = {"teacher": source} if source else {}
     phase = kdtool.Phase("distil", PHASE_STEPS, (term,), rows_of(work), signals, work / name / "checkpoints")
     trainer = StandardTrainer(
@@ -171,11 +171,11 @@ def _loss_and_source(name: str, work: Path, settings: dict[str, Any]) -> tuple[k
     if name in ("ce", "states"):
         return CrossEntropy(CrossEntropy.Config()) if name == "ce" else States(States.Config()), None
     if name == "cached":
-        cache, wanted = Sampled(Sampled.Config(draws=settings["draws"])), kdtool.Want(frozenset({"sampled"}))
+        cache, wanted = Sampled(Sampled.Config(draws=settings["draws"])), kdtool.SignalRequest(frozenset({"sampled"}))
         return ForwardKL(ForwardKL.Config()), Source(
             wanted, lambda batch: cache.kdtool_recall(batch, wanted, work / "signals")
         )
-    teacher, want = _teacher(settings), kdtool.Want(frozenset({"logits"}))
+    teacher, want = _teacher(settings), kdtool.SignalRequest(frozenset({"logits"}))
     losses = {
         "jsd": JensenShannon(JensenShannon.Config()),
         "forward-kl": ForwardKL(ForwardKL.Config()),

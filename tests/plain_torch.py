@@ -28,7 +28,7 @@ class Letters(kdtool.Teacher):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return kdtool.ModelFacts(SIZE, SIZE, 1, 1, 1, 1, 1, SIZE, 0, "float32", False, ByteTokenizer.fingerprint)
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
 
         weight = torch.zeros(SIZE, 1)
@@ -94,7 +94,7 @@ class WindowModel(kdtool.LanguageModel):
         """The head, with its bias."""
         return kdtool.Head(self.model["head"].weight, SIZE, self.model["head"].bias)
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         """Return final states at labelled positions; a token of another document is not seen."""
         import torch
 
@@ -119,7 +119,7 @@ class WindowRuntime(kdtool.Runtime):
     def __init__(self, model: WindowModel) -> None:
         self.model: WindowModel = model
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield the log-likelihood of each text."""
         import torch
         import torch.nn.functional as F
@@ -131,9 +131,9 @@ class WindowRuntime(kdtool.Runtime):
             batch = kdtool.Batch(before, positions, after, torch.zeros_like(before, dtype=torch.int32), ("",))
             with torch.no_grad():
                 head = self.model.head
-                logits = F.linear(self.model.backbone(batch, kdtool.Want()).last, head.weight, head.bias)
+                logits = F.linear(self.model.backbone(batch, kdtool.SignalRequest()).last, head.weight, head.bias)
                 nats = F.cross_entropy(logits, after[0], reduction="sum")
-            yield kdtool.Score(-float(nats), after.shape[1], len(text.encode("utf-8")))
+            yield kdtool.LogLikelihood(-float(nats), after.shape[1], len(text.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Refuse."""

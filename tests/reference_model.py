@@ -87,11 +87,11 @@ class AttentiveModel(kdtool.LanguageModel):
         """The head."""
         return kdtool.Head(self.model.head.weight, VOCABULARY, self.model.head.bias, 0.8, 5.0)
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         """Run one pass and return what is wanted of it."""
         seen, labelled = self.model(batch), batch.labels != -100
 
-        def wanted(kind: kdtool.Offer, found: list[Any]) -> dict[int, Any]:
+        def wanted(kind: kdtool.SignalKind, found: list[Any]) -> dict[int, Any]:
             return {layer: found[layer] for layer in want.layers if kind in want.kinds}
 
         hidden = {layer: states[labelled] for layer, states in wanted("hidden", seen.states).items()}
@@ -123,7 +123,7 @@ class Frozen:
     """A model as a source of what is wanted: `form` is how it tells of tokens."""
 
     model: AttentiveModel
-    want: kdtool.Want
+    want: kdtool.SignalRequest
     form: str
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:

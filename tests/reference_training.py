@@ -44,30 +44,30 @@ class Cut:
         return f"{self.chunk}-{self.accumulation}-{self.world}"
 
 
-def cases() -> dict[str, tuple[kdtool.Loss, kdtool.Term]]:
+def cases() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
     """Return every installed loss, once for each form of signal that it accepts, with its term."""
-    found: dict[str, tuple[kdtool.Loss, kdtool.Term]] = {}
+    found: dict[str, tuple[kdtool.Loss, kdtool.LossTerm]] = {}
     facts = [make_model(*model).facts for model in (STUDENT, TEACHER)]
     for point in sorted(entry_points(group="kdtool.losses")):
         if point.name in ELSEWHERE:
             continue
         cls: Any = point.load()
-        settings = {"temperature": TEMPERATURE} if cls.softened else {}
-        needs: tuple[frozenset[kdtool.Offer], ...] = cls(cls.Config(**settings)).needs
+        settings = {"temperature": TEMPERATURE} if cls.temperature_power else {}
+        needs: tuple[frozenset[kdtool.SignalKind], ...] = cls(cls.Config(**settings)).needs
         for need in needs or (frozenset(),):
             loss = cls(cls.Config(**settings))
             form = next((form for form in ("sampled", "top-k") if form in need), "dense")
             label, pairs = f"{point.name}-{form}", tuple(loss.kdtool_layers(*facts) or ())
-            scale = loss.temperature**loss.softened
+            scale = loss.temperature**loss.temperature_power
             weight = 0.5 + len(found) / 10
-            found[label] = loss, kdtool.Term(
+            found[label] = loss, kdtool.LossTerm(
                 f"losses.{label}", label, kdtool.Schedule(weight, 2 * weight), loss.temperature, scale,
-                form if need else None, (need,) if need else (), loss.divergence, pairs, passes=loss.passes,
+                form if need else None, (need,) if need else (), loss.divergence, pairs, forward_passes=loss.forward_passes,
             )  # fmt: skip
     return found
 
 
-def weight_at(term: kdtool.Term, step: int, steps: int) -> float:
+def weight_at(term: kdtool.LossTerm, step: int, steps: int) -> float:
     """Return a term's weight at a step from 1 on: its schedule is a line to twice its beginning."""
     assert isinstance(term.weight, kdtool.Schedule)
     return term.weight.start * (1 + (step - 1) / (steps - 1))
@@ -103,7 +103,7 @@ def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> l
         components[form] = told = Describing(Describing.Config())
         told.facts = teacher.facts
     layers = tuple(sorted({theirs for term in terms for _, theirs in term.layers}))
-    want = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), layers)
+    want = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), layers)
     signals = {form: Frozen(teacher, want, form) for form in ("dense", "sampled", "top-k")}
     run = make_run(folder / "run", components, say=lambda _: None, rank=rank, world=cut.world)
     phase = kdtool.Phase("all", len(terms) + 1, tuple(terms), make_rows(), signals, folder / "checkpoints")

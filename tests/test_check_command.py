@@ -13,7 +13,7 @@ from kdtool._cli import call
 from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
 from kdtool._recipe.read import load_recipe
-from kdtool._run.preflight.prospect import Asked, Known
+from kdtool._run.preflight.run_forecast import Asked, Known
 from kdtool_transformers import CausalTeacher
 
 

@@ -87,7 +87,7 @@ class Noted(kdtool.Transform):
 class Asked(kdtool.Evaluator):
     """Asks the teacher itself for a text."""
 
-    together = True
+    measures_jointly = True
 
     def kdtool_estimate(self, run, ahead):
         yield kdtool.Estimate("a few words")

@@ -32,9 +32,9 @@ def test_terms_are_asked_about_recorded_and_go_on(licensed: dict[str, Any]) -> N
 
     results = kdtool.run({**licensed, "terms_acknowledged": {"teacher": LLAMA}})
     found = {each.component: each for each in results.licences}
-    assert found["teacher"].takes == ("signals", "weights")
+    assert found["teacher"].transfers == ("signals", "weights")
     assert (found["teacher"].acknowledged, found["teacher"].forbidden) == (LLAMA, ())
-    assert found["corpus"].takes == ("text",)
+    assert found["corpus"].transfers == ("text",)
     recorded = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))["licences"]
     assert {entry["component"]: entry["acknowledged"] for entry in recorded} == {"corpus": "", "teacher": LLAMA}
     assert results.report is not None
@@ -64,4 +64,4 @@ def test_terms_that_forbid_the_teaching_refuse_another_student(licensed: dict[st
     own = {**licensed, "terms_acknowledged": {"teacher": "Llama 2 Community License"}}
     assert kdtool.check(own)["licences"][1]["forbidden"] == []
     alone = {**other, "train": {"losses": {"ce": {}}, "steps": 1}}
-    assert [entry["takes"] for entry in kdtool.check(alone)["licences"]] == [["text"], []]
+    assert [entry["transfers"] for entry in kdtool.check(alone)["licences"]] == [["text"], []]

@@ -54,7 +54,7 @@ def expected() -> Gradients:
         )
         if label == "ce-dense":  # learns from the corpus alone
             weights = weights * (batch.columns["student_generated"] == 0)[batch.labels != -100]
-        scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.softened else 0)
+        scale = loss.temperature ** (SHRINKS.get(label.rpartition("-")[0], 2) if loss.temperature_power else 0)
         means[label] = scale * (weights * values).sum() / weights.sum()
     weighed = [weight_at(term, 1, steps) * means[label] for label, (_, term) in cases().items()]
     alone = [

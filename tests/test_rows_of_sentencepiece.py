@@ -77,7 +77,7 @@ def test_rows_signals_and_scores_begin_alike(tokenizer: TransformersTokenizer, t
     examples = [kdtool.Example(text, kdtool.Text(text)) for text in texts]
     batch = collate(list(PACKED.kdtool_rows(make_run(Path()), examples, tokenizer)))
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path), dtype="float32"))
-    lazy = teacher.kdtool_signal(batch, kdtool.Want(frozenset({"logits"}))).lazy
+    lazy = teacher.kdtool_signal(batch, kdtool.SignalRequest(frozenset({"logits"}))).lazy
     assert lazy is not None
     found = torch.split(
         lazy.head.logits(lazy.hidden).log_softmax(-1), [len(tokenizer.encode(text)) + 1 for text in texts]

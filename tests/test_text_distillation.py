@@ -213,7 +213,7 @@ def test_a_killed_run_asks_for_no_answer_that_it_has(
     assert len(texts(results)) == 8
     assert answered.total() <= 8 + 2, "what was under way when the process died, and nothing else, is asked again"
     assert sum(count > 1 for count in answered.values()) <= 8 - kept
-    assert [(licensed.component, licensed.takes) for licensed in results.licences] == [("teacher", ("text",))]
+    assert [(licensed.component, licensed.transfers) for licensed in results.licences] == [("teacher", ("text",))]
 
 
 def test_answers_of_a_model_whose_licence_is_unknown_are_asked_about(

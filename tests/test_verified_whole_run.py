@@ -36,7 +36,7 @@ class Writer(kdtool.Teacher):
             yield kdtool.TextAnswer(request.id, text, "stop", 9, 9)
 
     def kdtool_acknowledge(self):
-        return kdtool.Terms("Writer-1.0")
+        return kdtool.LicenceTerms("Writer-1.0")
 '''
 
 
@@ -83,7 +83,7 @@ def test_what_passed_is_learned_and_what_is_held_out_is_not_asked(
     assert found["mbpp/601#1"]["completion"] == "def add601(x):\n    return x + 601\n"
     assert found["mbpp/601#1"]["meta"]["teacher_licence"] == "Writer-1.0"
     assert set(texts(results, "test")) == {"mbpp/11", "mbpp/12"}
-    assert {(each.component, each.terms.licence, each.takes) for each in results.licences} >= {
+    assert {(each.component, each.terms.licence, each.transfers) for each in results.licences} >= {
         ("corpora.problems", "CC-BY-4.0", ("text",)),
         ("teachers.writer", "Writer-1.0", ("text",)),
     }

@@ -38,7 +38,7 @@ def logits(model: TransformersModel, batch: kdtool.Batch) -> Tensor:
     """Return a model's logits of a batch in float32, [N, V], without gradient."""
     model.model.eval()
     with torch.no_grad():
-        return model.head.logits(model.backbone(batch, kdtool.Want()).last).float()
+        return model.head.logits(model.backbone(batch, kdtool.SignalRequest()).last).float()
 
 
 def recipe(*, tokens: int, steps: int, train: Mapping[str, Any], **parts: Any) -> dict[str, Any]:

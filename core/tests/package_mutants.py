@@ -56,8 +56,9 @@ AT_IMPORT = (
 ATTRIBUTES = (
     "needs = None", "needs = ({'logits'},)", "needs = (frozenset({'nothing'}),)", "needs = frozenset({'logits'})",
     "offers = []", "needs = (frozenset({'logits'}),)", "needs = property(lambda self: 1 / 0)",
-    "offers = frozenset({3})", "softened = 'yes'", "temperature = 0", "temperature = 'hot'", "temperature = None",
-    "temperature = -1.0", "temperature = float('nan')", "kind = 'other'", "kind = None", "config = 3", "together = 1",
+    "offers = frozenset({3})", "temperature_power = 'yes'", "temperature = 0", "temperature = 'hot'", "temperature = None",
+    "temperature = -1.0", "temperature = float('nan')", "kind = 'other'", "kind = None", "config = 3",
+    "measures_jointly = 1",
     "divergence = None", "__slots__ = ()", "__doc__ = 3", "offers = frozenset({'logits', 'nothing'})",
     "offers = property(lambda self: frozenset({'logits'}))", "uses_seed = 0", "kdtool_token_loss = None",
     "kdtool_token_loss = []", "kdtool_token_loss = 3", "kdtool_describe = staticmethod(print)",
@@ -138,8 +139,8 @@ METHODS = (
     "def {hook}(self{args}):\n    return run.hook.{hook}(run)", "def {hook}(self{args}):\n    run.stage = 3",
     "def kdtool_close(self):\n    raise {error}", "def kdtool_nothing(self):\n    pass",
     "def kdtool_estimate(self, run, ahead):\n    return kdtool.Estimate(3)",
-    "def kdtool_acknowledge(self):\n    return kdtool.Terms(3)",
-    "def kdtool_acknowledge(self):\n    return kdtool.Terms('MIT', restrictions='one')",
+    "def kdtool_acknowledge(self):\n    return kdtool.LicenceTerms(3)",
+    "def kdtool_acknowledge(self):\n    return kdtool.LicenceTerms('MIT', restrictions='one')",
     "def kdtool_identity(self, run):\n    return {3: 3}",
 )  # fmt: skip
 HOOKS = (

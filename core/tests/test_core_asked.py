@@ -11,8 +11,8 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._errors import KdtoolError
-from test_core_takes import ASKING
-from test_core_takes import asking as asking  # noqa: PLC0414
+from test_core_derives_from import ASKING
+from test_core_derives_from import asking as asking  # noqa: PLC0414
 
 COUNTING = '''
 class Counting(Speaker):
@@ -44,7 +44,7 @@ class Served(Counting):
 
     def __init__(self, config):
         super().__init__(config)
-        self.speaks_as = {"word": config.word}
+        self.answer_cache_key = {"word": config.word}
 
 
 class Keeping(kdtool.Screen):

@@ -62,7 +62,7 @@ def test_a_model_that_is_not_yet_measured_has_its_card(recipe: dict[str, Any], t
 def _write_failing(folder: Path) -> Path:
     file = folder / "failing.py"
     file.write_text(
-        "import kdtool\n\n\nclass Fails(kdtool.Evaluator):\n    together = True\n\n"
+        "import kdtool\n\n\nclass Fails(kdtool.Evaluator):\n    measures_jointly = True\n\n"
         "    def kdtool_evaluate(self, run, subjects):\n"
         "        raise kdtool.UsageError('no')\n        yield\n",
         encoding="utf-8",

@@ -73,9 +73,9 @@ def test_everything_that_plugins_name_is_in_it() -> None:
     ):
         assert key in found
     assert found["Teacher.kdtool_open"].endswith(" first")
-    assert found["Want.temperature"] == "2: float = 1.0"
+    assert found["SignalRequest.temperature"] == "2: float = 1.0"
     assert found["RunInfo.folder"] == "required 2: Path"
-    assert found["Loss.needs"] == "tuple[frozenset[Offer], ...] = ()"
+    assert found["Loss.needs"] == "tuple[frozenset[SignalKind], ...] = ()"
 
 
 def test_writing_it_anew_hides_no_break(
@@ -86,14 +86,14 @@ def test_writing_it_anew_hides_no_break(
     assert contract_snapshot.main() == 0
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content == current()
-    content.pop("Want.layers")
+    content.pop("SignalRequest.layers")
     path.write_text(json.dumps(content), encoding="utf-8")
     assert contract_snapshot.main() == 0
-    assert "Want.layers is new" in capsys.readouterr().out
-    content["Want.gone"] = "0: int = 0"
+    assert "SignalRequest.layers is new" in capsys.readouterr().out
+    content["SignalRequest.gone"] = "0: int = 0"
     path.write_text(json.dumps(content), encoding="utf-8")
     assert contract_snapshot.main() == 1
-    assert "Want.gone is gone" in capsys.readouterr().err
+    assert "SignalRequest.gone is gone" in capsys.readouterr().err
     assert json.loads(path.read_text(encoding="utf-8")) == content
 
 

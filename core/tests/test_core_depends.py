@@ -58,7 +58,7 @@ class Cut(toy.Student):
 
     def __init__(self, config):
         super().__init__(config)
-        self.takes = {config.source: "weights"} if config.declared else {}
+        self.derives_from = {config.source: "weights"} if config.declared else {}
 
     def kdtool_build_student(self, run):
         teacher = run.component(self.config.source, kdtool.Teacher)
@@ -77,7 +77,7 @@ class Spelled(toy.Student):
 class All(toy.Nats):
     """Measures all subjects in one call."""
 
-    together = True
+    measures_jointly = True
 
     def kdtool_evaluate(self, run, subjects):
         for subject in subjects:
@@ -187,7 +187,10 @@ def test_other_text_does_not_measure_again_what_reads_none(two: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"student.declared": False}, "students: asks teachers.big, which none of its components declares.*`takes`"),
+        (
+            {"student.declared": False},
+            "students: asks teachers.big, which none of its components declares.*`derives_from`",
+        ),
         (
             {"evaluators.bench.judge": "teachers.small", "evaluators.bench.declared": False},
             "scores/bench-teachers.big: asks teachers.small, which none .*`asks` \\(an evaluator\\)",

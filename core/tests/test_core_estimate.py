@@ -14,13 +14,13 @@ from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
 from kdtool._estimate.totals import add_up, cache_bytes
-from kdtool._run.preflight.prospect import Asked
+from kdtool._run.preflight.run_forecast import Asked
 
 STAGES = ("students", "signals", "phases/train", "scores")
 SMALLCODER = kdtool.ModelFacts(
     303_654_528, 303_654_528, 18, 1152, 16, 4, 3328, 32_000, 4096, "float32", tied=True, tokenizer_fingerprint=""
 )
-AHEAD = kdtool.Prospect({"student": SMALLCODER}, "student", STAGES, teachers=("teacher",))
+AHEAD = kdtool.RunForecast({"student": SMALLCODER}, "student", STAGES, teachers=("teacher",))
 
 
 def forecast(*parts: Asked) -> Any:

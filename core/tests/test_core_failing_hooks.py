@@ -124,7 +124,7 @@ class Licensed(toy.Teacher):
     'Has terms.'
 
     def kdtool_acknowledge(self):
-        return kdtool.Terms("Apache-2.0", "https://example.org/terms")
+        return kdtool.LicenceTerms("Apache-2.0", "https://example.org/terms")
 """
 
 

@@ -30,20 +30,23 @@ def test_layers_that_are_not_there_are_refused_by_the_name_of_their_setting(laye
 
 @dataclass
 class Source:
-    want: kdtool.Want
+    want: kdtool.SignalRequest
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         return kdtool.Signal("t")
 
 
 def test_a_student_is_asked_for_what_teachers_are_asked_for_in_the_layers_of_terms(tmp_path: Path) -> None:
-    inside: frozenset[kdtool.Offer] = frozenset({"attentions", "hidden"})
-    source: Any = {"a": Source(kdtool.Want(inside | {"logits"}, (7,))), "b": Source(kdtool.Want(frozenset({"logits"})))}
+    inside: frozenset[kdtool.SignalKind] = frozenset({"attentions", "hidden"})
+    source: Any = {
+        "a": Source(kdtool.SignalRequest(inside | {"logits"}, (7,))),
+        "b": Source(kdtool.SignalRequest(frozenset({"logits"}))),
+    }
     terms = (
-        kdtool.Term("maps", "maps", 1.0, teacher="a", layers=((3, 7), (1, 7))),
-        kdtool.Term("kl", "kl", 1.0, teacher="b"),
-        kdtool.Term("ce", "ce", 1.0),
+        kdtool.LossTerm("maps", "maps", 1.0, teacher="a", layers=((3, 7), (1, 7))),
+        kdtool.LossTerm("kl", "kl", 1.0, teacher="b"),
+        kdtool.LossTerm("ce", "ce", 1.0),
     )
     phase = kdtool.Phase("p", 1, terms, ListSource([kdtool.Row("a", [1], [True], [0])]), source, tmp_path)
-    assert phase.wanted == kdtool.Want(inside, (1, 3))
-    assert replace(phase, terms=terms[1:]).wanted == kdtool.Want()
+    assert phase.wanted == kdtool.SignalRequest(inside, (1, 3))
+    assert replace(phase, terms=terms[1:]).wanted == kdtool.SignalRequest()

@@ -10,14 +10,14 @@ from typing import Any
 import kdtool
 import pytest
 import yaml
-from kdtool import Terms, Transfer
+from kdtool import LicenceTerms, Transfer
 from kdtool._cli import call
 from kdtool._contract.licences import judged, published_name
 
-FREE = Terms("Apache-2.0", "https://example.org/free")
-RULES = Terms("Rules 1.0", "https://example.org/rules", ("do no harm",))
-OWN = Terms("Own Kind Only", "https://example.org/own", ("only for its own kind",), forbids=("signals", "text"))
-NAMED = Terms("Named 3", restrictions=("name it so",), notices=("Built with Named",), name_prefix="Named")
+FREE = LicenceTerms("Apache-2.0", "https://example.org/free")
+RULES = LicenceTerms("Rules 1.0", "https://example.org/rules", ("do no harm",))
+OWN = LicenceTerms("Own Kind Only", "https://example.org/own", ("only for its own kind",), forbids=("signals", "text"))
+NAMED = LicenceTerms("Named 3", restrictions=("name it so",), notices=("Built with Named",), name_prefix="Named")
 OWN_NEEDED = "Own Kind Only, with permission for"
 
 CASES = [
@@ -41,7 +41,7 @@ CASES = [
 
 @pytest.mark.parametrize(("teacher", "takes", "student", "needed"), CASES)
 def test_teacher_ancestry_and_transfer_decide(
-    teacher: Terms, takes: tuple[Transfer, ...], student: Terms | None, needed: str
+    teacher: LicenceTerms, takes: tuple[Transfer, ...], student: LicenceTerms | None, needed: str
 ) -> None:
     terms = {"teacher": teacher} | ({"student": student} if student else {})
     taken: dict[str, tuple[Transfer, ...]] = {"teacher": takes, "student": ("weights",)}
@@ -61,7 +61,7 @@ def test_teacher_ancestry_and_transfer_decide(
 
 
 def test_what_names_nothing_is_refused_and_says_what_there_is() -> None:
-    terms: dict[str, Terms] = {"teacher": FREE, "student": RULES}
+    terms: dict[str, LicenceTerms] = {"teacher": FREE, "student": RULES}
     taken: dict[str, tuple[Transfer, ...]] = {"student": ("weights",)}
     _, objections = judged(terms, taken, {"student": "Rules 1.0", "oracle": "Rules 1.0"})
     assert [objection.line for objection in objections] == ["oracle"]
@@ -90,13 +90,14 @@ class Bound(toy.Teacher):
     def kdtool_answer(self, requests):
         yield from ()
     def kdtool_acknowledge(self):
-        return kdtool.Terms("Own Kind Only", "https://example.org/own", ("only for its own kind",), ("signals", "text"))
+        rules = ("only for its own kind",)
+        return kdtool.LicenceTerms("Own Kind Only", "https://example.org/own", rules, ("signals", "text"))
     def kdtool_signal(self, batch, want):
         raise AssertionError("weights would be loaded")
 
 class Allowed(toy.Teacher):
     def kdtool_acknowledge(self):
-        return kdtool.Terms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
+        return kdtool.LicenceTerms("Named 3", "", ("name it so",), notices=("Built with Named",), name_prefix="Named")
 
 class Cut(toy.Student):
     class Config(kdtool.Config):
@@ -104,10 +105,10 @@ class Cut(toy.Student):
         "Whom."
     def __init__(self, config):
         super().__init__(config)
-        self.takes = {config.source: "weights"}
+        self.derives_from = {config.source: "weights"}
 
 class Answers(toy.Corpus):
-    takes = {"teacher": "text"}
+    derives_from = {"teacher": "text"}
 """
 
 
@@ -171,14 +172,14 @@ def test_what_is_taken_follows_from_the_recipe(
             kdtool.check(recipe)
         recipe["terms_acknowledged"] = {"teacher": needed}
     (licensed,) = kdtool.check(recipe)["licences"]
-    assert licensed["takes"] == takes
+    assert licensed["transfers"] == takes
 
 
 def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any], local: Path) -> None:
     recipe |= {"teacher": {"use": f"{local}:Allowed"}, "seeds": [0], "terms_acknowledged": {"teacher": "Named 3"}}
     results = kdtool.run(recipe)
     (licensed,) = results.licences
-    assert (licensed.takes, licensed.forbidden, licensed.acknowledged) == (("signals",), (), "Named 3")
+    assert (licensed.transfers, licensed.forbidden, licensed.acknowledged) == (("signals",), (), "Named 3")
     plain = json.loads((results.folder / "results.json").read_text(encoding="utf-8"))
     assert plain["licences"][0]["terms"]["name_prefix"] == "Named"
     assert plain["licences"][0]["acknowledged"] == "Named 3"
@@ -210,7 +211,7 @@ def test_several_teachers_are_named_by_their_paths(recipe: dict[str, Any], local
         kdtool.check(recipe)
     for key in ("teachers.big", "big"):
         assert kdtool.check({**recipe, "terms_acknowledged": {key: "Named 3"}})["licences"][0]["acknowledged"]
-    assert kdtool.check(recipe, {"terms_acknowledged.teachers.big": "Named 3"})["licences"][1]["takes"] == []
+    assert kdtool.check(recipe, {"terms_acknowledged.teachers.big": "Named 3"})["licences"][1]["transfers"] == []
 
 
 def test_command_lists_licences_and_refuses_without_acknowledgement(

@@ -37,7 +37,7 @@ class Terse(toy.Teacher):
 class Bound(toy.Teacher):
     "Has terms that bind."
     def kdtool_acknowledge(self):
-        return kdtool.Terms("Named 3", restrictions=("Say whose it is.",))
+        return kdtool.LicenceTerms("Named 3", restrictions=("Say whose it is.",))
 
 class Longer(toy.Bytes):
     vocabulary = 260
@@ -115,8 +115,8 @@ def test_a_run_asks_all_teachers_and_says_so(mixed: dict[str, Any], capsys: pyte
     assert note in results.notes
     found = kdtool.check(mixed)
     assert found["mixtures"] == [note]
-    takes = {licensed["component"]: licensed["takes"] for licensed in found["licences"]}
-    assert takes == {"teachers.big": ["signals"], "teachers.small": ["signals"]}
+    transfers = {licensed["component"]: licensed["transfers"] for licensed in found["licences"]}
+    assert transfers == {"teachers.big": ["signals"], "teachers.small": ["signals"]}
     from kdtool._cli import cli
 
     Path("r.json").write_text(json.dumps(mixed), encoding="utf-8")
@@ -203,12 +203,12 @@ def test_one_of_them_may_have_further_tokens(mixed: dict[str, Any]) -> None:
 
 
 def test_terms_tell_one_teacher_from_several() -> None:
-    assert kdtool.Term("a", "a", 1.0).teachers == {}
-    assert kdtool.Term("a", "a", 1.0, teacher="t").teachers == {"t": 1.0}
-    mixture = kdtool.Term("a", "a", 1.0, mixture={"t": 0.5, "u": 0.5})
+    assert kdtool.LossTerm("a", "a", 1.0).teachers == {}
+    assert kdtool.LossTerm("a", "a", 1.0, teacher="t").teachers == {"t": 1.0}
+    mixture = kdtool.LossTerm("a", "a", 1.0, mixture={"t": 0.5, "u": 0.5})
     assert mixture.teachers == {"t": 0.5, "u": 0.5}
     assert mixture.teacher is None
-    assert hash(mixture) == hash(kdtool.Term("a", "a", 1.0))
+    assert hash(mixture) == hash(kdtool.LossTerm("a", "a", 1.0))
 
 
 def test_schema_knows_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_recorded_signals_are_opened_with_their_rows_and_tokenizer(recipe: dict[
     found = _signals(recipe)
     assert found.folder == ahead.folder == made["signals/teacher"]
     assert (found.teacher.name, found.cache.name, found.cache.kind) == ("teacher", "signals", "cache")
-    assert found.want == kdtool.Want(frozenset({"logits"}), (0,))  # logits serve every temperature
+    assert found.want == kdtool.SignalRequest(frozenset({"logits"}), (0,))  # logits serve every temperature
     with found.opened() as (rows, tokenizer, source):
         assert source.want == found.want
         assert source.signal(None).counts[str(ord("a"))] == 1.0

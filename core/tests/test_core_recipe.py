@@ -200,16 +200,16 @@ class Terse(kdtool.Teacher):
 class Draws(kdtool.Cache):
     "Draws tokens from logits."
     offers = frozenset({"sampled"})
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
-        return kdtool.Want(frozenset({"logits"}))
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
+        return kdtool.SignalRequest(frozenset({"logits"}))
     def kdtool_record(self, run, rows, source, folder): ...
     def kdtool_recall(self, batch, want, folder): ...
 
 class Likeliest(Draws):
     "Keeps tokens that teachers name themselves, or makes them of logits."
     offers = frozenset({"top-k"})
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
-        return kdtool.Want(want.kinds if want.kinds <= offers else frozenset({"logits"}))
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
+        return kdtool.SignalRequest(want.kinds if want.kinds <= offers else frozenset({"logits"}))
 
 class Likely(kdtool.Loss):
     "Learns from likely tokens."

@@ -36,7 +36,7 @@ def test_run_trains_every_arm_and_seed_and_compares_them(recipe: dict[str, Any],
     control = next(arm for arm in results.arms if arm.arm == "control")
     assert set(control.histories["train"][0].terms) == {"count"}
     assert control.histories["train"][0].terms["count"].weight == 1.0
-    assert [(licensed.component, licensed.terms.licence, licensed.takes) for licensed in results.licences] == [
+    assert [(licensed.component, licensed.terms.licence, licensed.transfers) for licensed in results.licences] == [
         ("teacher", "Apache-2.0", ("signals",))
     ]
     artifact = results.arms[0].artifacts[0]

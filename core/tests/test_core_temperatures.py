@@ -22,7 +22,7 @@ class Drawn(toy.Cache):
 
     offers = frozenset({{"sampled", "hidden"}})
     def kdtool_wanted(self, want, offers):
-        return kdtool.Want(frozenset({{"logits"}}), (), want.temperature)
+        return kdtool.SignalRequest(frozenset({{"logits"}}), (), want.temperature)
     def kdtool_record(self, run, rows, source, folder):
         with open("asked.json", "w") as file:
             json.dump(source.want.temperature, file)
@@ -40,7 +40,7 @@ class Likely(kdtool.Loss):
 
     def __init__(self, config):
         super().__init__(config)
-        self.softened = config.power
+        self.temperature_power = config.power
 
     def kdtool_token_loss(self, chunk): ...
 

@@ -35,7 +35,7 @@ class Drawn(toy.Cache):
 
     offers = frozenset({{"sampled", "hidden"}})
     def kdtool_wanted(self, want, offers):
-        return kdtool.Want(frozenset({{"logits"}}))
+        return kdtool.SignalRequest(frozenset({{"logits"}}))
 
 
 class Sure(kdtool.Weighting):

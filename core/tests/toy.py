@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool import Example, Field, Row, RunInfo, Subject, Want
+from kdtool import Example, Field, Row, RunInfo, SignalRequest, Subject
 
 
 class Corpus(kdtool.Corpus):
@@ -69,7 +69,7 @@ class Bytes(kdtool.Tokenizer):
 class Sayings(Corpus):
     """The same sentences, as the teacher would have them."""
 
-    takes: Mapping[str, kdtool.Transfer] = {"teacher": "text"}
+    derives_from: Mapping[str, kdtool.Transfer] = {"teacher": "text"}
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         for example in super().kdtool_examples(run):
@@ -114,7 +114,7 @@ class Unigram(kdtool.LanguageModel):
     def head(self) -> kdtool.Head:
         raise NotImplementedError
 
-    def backbone(self, batch: kdtool.Batch, want: Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: SignalRequest) -> kdtool.ModelOutputs:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -135,10 +135,10 @@ class Runtime(kdtool.Runtime):
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         raise NotImplementedError
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         assert isinstance(self.model, Unigram)
         for text in texts:
-            yield kdtool.Score(-self.model.nats(text), len(text.encode()), len(text.encode()))
+            yield kdtool.LogLikelihood(-self.model.nats(text), len(text.encode()), len(text.encode()))
 
 
 class Student(kdtool.Student):
@@ -182,10 +182,10 @@ class Teacher(kdtool.Teacher):
     def kdtool_describe(self, run: RunInfo) -> kdtool.ModelFacts:
         return Unigram({}).facts
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms("Apache-2.0", "https://example.org")
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+        return kdtool.LicenceTerms("Apache-2.0", "https://example.org")
 
-    def kdtool_signal(self, batch: Any, want: Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
         return Alphabet("alphabet", counts=_ALPHABET)
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
@@ -201,7 +201,7 @@ class Scholar(Teacher):
         super().__init__(config)
         self._counts: Mapping[str, float] = _ALPHABET
 
-    def kdtool_signal(self, batch: Any, want: Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: Any, want: SignalRequest) -> kdtool.Signal:
         return Alphabet("alphabet", counts=self._counts)
 
     def kdtool_open(self, run: RunInfo, subject: Subject) -> kdtool.Runtime | None:
@@ -224,7 +224,7 @@ class Cache(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_wanted(self, want: Want, offers: Any) -> Want:
+    def kdtool_wanted(self, want: SignalRequest, offers: Any) -> SignalRequest:
         return want
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:
@@ -232,7 +232,7 @@ class Cache(kdtool.Cache):
         (folder / "signal.json").write_text(json.dumps(source.signal(None).counts), encoding="utf-8")
         return len(rows)
 
-    def kdtool_recall(self, batch: Any, want: Want, folder: Path) -> kdtool.Signal:
+    def kdtool_recall(self, batch: Any, want: SignalRequest, folder: Path) -> kdtool.Signal:
         return Alphabet("alphabet", counts=json.loads((folder / "signal.json").read_text(encoding="utf-8")))
 
 
@@ -247,7 +247,7 @@ class Imitate(kdtool.Loss):
     """Learn the teacher's alphabet."""
 
     needs = (frozenset({"logits"}),)
-    softened = 2
+    temperature_power = 2
     temperature = 2.0
 
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> list[tuple[int, int]]:

@@ -68,7 +68,7 @@ def test_a_loss_whose_weight_would_grow_with_its_temperature_is_refused(power: i
         self.config, self.temperature = config, config.temperature
 
     needs = (frozenset({"logits"}),)
-    loss = token_loss(distance, needs=needs, softened=power, Config=Softened, __init__=build)
+    loss = token_loss(distance, needs=needs, temperature_power=power, Config=Softened, __init__=build)
     with nullcontext() if power == 1 else pytest.raises(AssertionError, match=f"of {power}"):
         run_test(TokenLossConformance, "test_a_weight_means_the_same_at_every_temperature", loss)
 
@@ -147,7 +147,7 @@ def apart(chunk: kdtool.TokenChunk) -> Any:
     ],
 )
 def test_a_broken_loss_of_two_passes_is_seen(test: str, function: Any) -> None:
-    attributes = {"passes": 2, "divergence": True}
+    attributes = {"forward_passes": 2, "divergence": True}
     run_test(TokenLossConformance, test, token_loss(apart, **attributes))
     with pytest.raises(Exception):  # noqa: B017, PT011 - torch has errors of its own for each
         run_test(TokenLossConformance, test, token_loss(function, **attributes))
@@ -163,7 +163,7 @@ def test_a_cross_entropy_is_no_divergence() -> None:
         run_test(TokenLossConformance, "test_a_divergence_is_nothing_between_equals_and_never_negative", wrong)
 
 
-def sequence_loss(function: Any, *needs: kdtool.Offer, **attributes: Any) -> type[kdtool.Loss]:
+def sequence_loss(function: Any, *needs: kdtool.SignalKind, **attributes: Any) -> type[kdtool.Loss]:
     methods = {
         "kdtool_sequence_loss": lambda self, view: function(view),
         "kdtool_layers": lambda self, student, teacher: [(0, 0)],
@@ -221,7 +221,7 @@ class Forgetful(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         return replace(want, kinds=frozenset({"logits"}))
 
     def kdtool_record(self, run: kdtool.RunInfo, rows: Any, source: Any, folder: Path) -> int:
@@ -232,7 +232,7 @@ class Forgetful(kdtool.Cache):
         save_file({key: signal.lazy.hidden for key, signal in found.items()}, folder / "all.safetensors")
         return len(rows)
 
-    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
         from safetensors.torch import load_file
 
         states = load_file(folder / "all.safetensors")
@@ -254,7 +254,7 @@ class Forgetful(kdtool.Cache):
 )
 def test_a_broken_cache_is_seen(test: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    wants = kdtool.Want(frozenset({"logits"}))
+    wants = kdtool.SignalRequest(frozenset({"logits"}))
     suite = type("Subject", (CacheConformance,), {"component": Forgetful, "wants": wants, "__module__": __name__})
     recorded = tmp_path / "signals"
     subject = suite()

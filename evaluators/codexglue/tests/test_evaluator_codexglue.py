@@ -94,7 +94,7 @@ class Saying(kdtool.Runtime):
             self.asked.append(request)
             yield kdtool.TextAnswer(request.id, self.text, "stop", 3, 4)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 
@@ -325,7 +325,7 @@ def test_the_likeliest_token_of_a_model_in_half_precision_is_not_a_tie_of_rounde
     document = torch.zeros_like(positions, dtype=torch.int32)
     with torch.no_grad():
         states = wrapped.backbone(
-            kdtool.Batch(tokens[:, :-1], positions, tokens[:, 1:], document, ("",)), kdtool.Want()
+            kdtool.Batch(tokens[:, :-1], positions, tokens[:, 1:], document, ("",)), kdtool.SignalRequest()
         ).last
     logits = states.double() @ wrapped.head.weight[: wrapped.tokenizer.vocabulary].double().T
     assert not logits.argmax(-1).equal(logits.bfloat16().argmax(-1)), "rounding would matter here"

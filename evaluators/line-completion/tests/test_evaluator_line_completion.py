@@ -101,7 +101,7 @@ class Knowing(kdtool.Runtime):
             right = request.prompt.endswith("return")
             yield kdtool.TextAnswer(request.id, " os.stat(path).st_size" if right else "?", "stop", 3, 4)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 

@@ -169,7 +169,7 @@ class Stopping(kdtool.Runtime):
         for request in requests:
             yield kdtool.TextAnswer(request.id, self.answers[request.id.partition("#")[0]], "stop", 3, 4)
 
-    def score(self, texts: Any) -> Iterator[kdtool.Score]:
+    def score(self, texts: Any) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 

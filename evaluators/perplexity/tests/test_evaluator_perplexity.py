@@ -30,9 +30,9 @@ class Uniform(kdtool.Runtime):
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         raise NotImplementedError
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         for text in texts:
-            yield kdtool.Score(-len(text) * log(8), len(text), len(text.encode("utf-8")))
+            yield kdtool.LogLikelihood(-len(text) * log(8), len(text), len(text.encode("utf-8")))
 
     def close(self) -> None:
         self.closed = True

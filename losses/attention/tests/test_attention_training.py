@@ -25,7 +25,7 @@ class Frozen:
     """A model's signals."""
 
     model: TransformersModel
-    want: kdtool.Want
+    want: kdtool.SignalRequest
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         with torch.inference_mode():  # what a trainer must cope with
@@ -65,9 +65,11 @@ def train(folder: Path, student: TransformersModel, steps: int, **settings: Any)
     for name, loss in losses.items():
         pairs = tuple(loss.kdtool_layers(student.facts, teacher.model.facts))
         label = name.removeprefix("losses.")
-        terms.append(kdtool.Term(name, label, 1.0, teacher="teacher", needs=loss.needs, divergence=True, layers=pairs))
+        terms.append(
+            kdtool.LossTerm(name, label, 1.0, teacher="teacher", needs=loss.needs, divergence=True, layers=pairs)
+        )
     layers = tuple(sorted({other for term in terms for _, other in term.layers}))
-    source = Frozen(teacher.model, kdtool.Want(frozenset({"attentions", "projections"}), layers))
+    source = Frozen(teacher.model, kdtool.SignalRequest(frozenset({"attentions", "projections"}), layers))
     phase = kdtool.Phase("distil", steps, tuple(terms), rows(), {"teacher": source}, folder / "checkpoints")
     run = make_run(folder / "run", {**losses, "teacher": teacher}, say=lambda _: None)
     always = {"learning_rate": 1e-2, "schedule": "constant", "warmup": 0, "weight_decay": 0, "log_every": 1}

@@ -103,7 +103,7 @@ def test_a_weight_means_the_same_at_every_temperature() -> None:
     for t in (2.0, 4.0, 8.0, 16.0):
         z = first.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(consistency(z, second, t).sum(), z)
-        sizes.append(t**Consistency.softened * gradient.norm().item())
+        sizes.append(t**Consistency.temperature_power * gradient.norm().item())
     assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
 
 

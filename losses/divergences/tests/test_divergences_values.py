@@ -220,7 +220,7 @@ def test_a_weight_means_the_same_at_every_temperature(name: str) -> None:
     for t in (2.0, 4.0, 8.0, 16.0):
         z = student.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(DIVERGENCES[name](z, teacher, t).sum(), z)
-        sizes.append(t ** SOFTENED[name].softened * gradient.norm().item())
+        sizes.append(t ** SOFTENED[name].temperature_power * gradient.norm().item())
     assert sizes == pytest.approx([sizes[-1]] * 4, rel=0.1)
 
 

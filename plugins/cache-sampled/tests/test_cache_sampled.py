@@ -16,8 +16,8 @@ from kdtool_testing import CacheConformance, ListSource, make_run
 
 VOCABULARY = 50
 HEAD = kdtool.Head(torch.randn(53, 16, generator=torch.Generator().manual_seed(0)), VOCABULARY, scale=0.5)
-SPARSE = kdtool.Want(frozenset({"sampled"}))
-LOGITS: frozenset[kdtool.Offer] = frozenset({"logits"})
+SPARSE = kdtool.SignalRequest(frozenset({"sampled"}))
+LOGITS: frozenset[kdtool.SignalKind] = frozenset({"logits"})
 
 
 class TestSystematic(CacheConformance):
@@ -31,7 +31,7 @@ class TestIndependent(CacheConformance):
     component = Sampled
     entry_point = "sampled"
     settings: ClassVar = {"rows_per_shard": 3, "batch": 8, "draws": 300, "design": "independent"}
-    wants = kdtool.Want(frozenset({"sampled"}), temperature=2.0)
+    wants = kdtool.SignalRequest(frozenset({"sampled"}), temperature=2.0)
 
 
 class TestAlternatives(CacheConformance):
@@ -45,7 +45,7 @@ class TestTopK(CacheConformance):
     component = TopK
     entry_point = "top-k"
     settings: ClassVar = {"rows_per_shard": 4, "batch": 2, "k": 5}
-    wants = kdtool.Want(frozenset({"top-k"}))
+    wants = kdtool.SignalRequest(frozenset({"top-k"}))
 
 
 class Teacher:
@@ -53,7 +53,7 @@ class Teacher:
 
     fingerprint = "t1"
 
-    def __init__(self, want: kdtool.Want) -> None:
+    def __init__(self, want: kdtool.SignalRequest) -> None:
         self.want = want
 
     def states(self, batch: kdtool.Batch) -> torch.Tensor:
@@ -73,7 +73,9 @@ def rows(number: int = 6, length: int = 12) -> list[kdtool.Row]:
     ]
 
 
-def recalled(cache: Sampled | TopK, folder: Path, want: kdtool.Want) -> tuple[kdtool.SparseTokens, torch.Tensor]:
+def recalled(
+    cache: Sampled | TopK, folder: Path, want: kdtool.SignalRequest
+) -> tuple[kdtool.SparseTokens, torch.Tensor]:
     """Record, recall; return the tokens [N, K] and the teacher's own probabilities [N, V] at the temperature wanted."""
     folder.mkdir()
     teacher = Teacher(cache.kdtool_wanted(want, LOGITS))
@@ -91,7 +93,7 @@ def spread(tokens: kdtool.SparseTokens) -> torch.Tensor:
 
 
 def test_draws_are_the_teacher_s_probabilities_rounded_up_or_down(tmp_path: Path) -> None:
-    want = kdtool.Want(frozenset({"sampled"}), temperature=2.0)
+    want = kdtool.SignalRequest(frozenset({"sampled"}), temperature=2.0)
     tokens, probabilities = recalled(Sampled(Sampled.Config(draws=16)), tmp_path / "s", want)
     assert (tokens.form, tokens.temperature, tokens.ids.dtype) == ("sampled", 2.0, torch.int32)
     assert ((tokens.ids >= 0) == (tokens.weights > 0)).all()
@@ -107,7 +109,7 @@ def test_independent_draws_are_right_on_average(tmp_path: Path) -> None:
 
 
 def test_top_k_keeps_the_likeliest_with_their_probabilities(tmp_path: Path) -> None:
-    tokens, probabilities = recalled(TopK(TopK.Config(k=7)), tmp_path / "s", kdtool.Want(frozenset({"top-k"})))
+    tokens, probabilities = recalled(TopK(TopK.Config(k=7)), tmp_path / "s", kdtool.SignalRequest(frozenset({"top-k"})))
     likeliest, ids = probabilities.topk(7)
     assert tokens.form == "top-k"
     assert [set(row) for row in tokens.ids.tolist()] == [set(row) for row in ids.tolist()]
@@ -115,7 +117,9 @@ def test_top_k_keeps_the_likeliest_with_their_probabilities(tmp_path: Path) -> N
 
 
 def test_top_k_of_all_tokens_is_the_whole_distribution(tmp_path: Path) -> None:
-    tokens, probabilities = recalled(TopK(TopK.Config(k=4096)), tmp_path / "s", kdtool.Want(frozenset({"top-k"})))
+    tokens, probabilities = recalled(
+        TopK(TopK.Config(k=4096)), tmp_path / "s", kdtool.SignalRequest(frozenset({"top-k"}))
+    )
     torch.testing.assert_close(spread(tokens), probabilities, rtol=1e-3, atol=1e-6)
     assert (tokens.weights.sum(1) <= 1 + 1e-6).all()
 
@@ -126,7 +130,7 @@ def test_a_few_likeliest_tokens_come_with_a_warning(tmp_path: Path) -> None:
         folder = tmp_path / str(k)
         folder.mkdir()
         cache = TopK(TopK.Config(k=k))
-        teacher = Teacher(cache.kdtool_wanted(kdtool.Want(frozenset({"top-k"})), LOGITS))
+        teacher = Teacher(cache.kdtool_wanted(kdtool.SignalRequest(frozenset({"top-k"})), LOGITS))
         cache.kdtool_record(make_run(folder, say=said.append), ListSource(rows()), teacher, folder)
     assert len(said) == 1
     assert "k = 99" in said[0]
@@ -140,7 +144,7 @@ def test_a_teacher_without_logits_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(kdtool.PluginError, match="asked for logits"):
         Sampled(Sampled.Config()).kdtool_record(
-            make_run(tmp_path), ListSource(rows()), Silent(kdtool.Want(frozenset({"logits"}))), tmp_path
+            make_run(tmp_path), ListSource(rows()), Silent(kdtool.SignalRequest(frozenset({"logits"}))), tmp_path
         )
 
 
@@ -206,7 +210,7 @@ def test_the_likeliest_tokens_that_a_teacher_names_are_recorded(tmp_path: Path) 
             told = kdtool.SparseTokens(pad(ids.int(), (0, 1), value=-1), pad(weights, (0, 1)), "top-k", 1.0)
             return kdtool.Signal(self.fingerprint, sparse=told)
 
-    want = kdtool.Want(frozenset({"top-k"}))
+    want = kdtool.SignalRequest(frozenset({"top-k"}))
     for k in (3, 100):
         cache, folder = TopK(TopK.Config(k=k)), tmp_path / str(k)
         asked = cache.kdtool_wanted(want, frozenset({"top-k", "text"}))

@@ -13,7 +13,7 @@ from kdtool_cache_states import States
 from kdtool_rows import collate
 from kdtool_testing import CacheConformance, ListSource, make_run
 
-BOTH = kdtool.Want(frozenset({"logits", "hidden"}), layers=(1, 3))
+BOTH = kdtool.SignalRequest(frozenset({"logits", "hidden"}), layers=(1, 3))
 WEIGHT = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
 HEAD = kdtool.Head(WEIGHT, 48, WEIGHT[:, 0].clone(), scale=0.25, soft_cap=30.0)
 
@@ -29,20 +29,20 @@ class TestLogitsAlone(CacheConformance):
     component = States
     entry_point = "states"
     settings: ClassVar = {"rows_per_shard": 3, "batch": 8}
-    wants = kdtool.Want(frozenset({"logits"}))
+    wants = kdtool.SignalRequest(frozenset({"logits"}))
 
 
 class TestHiddenAlone(CacheConformance):
     component = States
     entry_point = "states"
     settings: ClassVar = {"rows_per_shard": 1, "batch": 1}
-    wants = kdtool.Want(frozenset({"hidden"}), layers=(2,))
+    wants = kdtool.SignalRequest(frozenset({"hidden"}), layers=(2,))
 
 
 class Teacher:
     """States that follow from the tokens alone, in bfloat16, as views of larger tensors made in inference mode."""
 
-    def __init__(self, want: kdtool.Want = BOTH) -> None:
+    def __init__(self, want: kdtool.SignalRequest = BOTH) -> None:
         self.want = want
         self.fingerprint = "t1"
         self.calls = 0

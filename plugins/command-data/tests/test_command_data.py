@@ -39,7 +39,7 @@ class Likeliest(kdtool.Cache):
     offers = frozenset({"top-k"})
 
     def kdtool_wanted(self, want, offers):
-        return kdtool.Want(frozenset({"logits"}))
+        return kdtool.SignalRequest(frozenset({"logits"}))
 
     def kdtool_record(self, run, rows, source, folder):
         from kdtool_rows import collate
@@ -488,7 +488,7 @@ def test_of_another_cache_what_can_be_known_is_shown(inspect: Inspect, folder: P
 class States:
     """Signals of hidden states alone."""
 
-    want = kdtool.Want(frozenset({"hidden"}), (0,))
+    want = kdtool.SignalRequest(frozenset({"hidden"}), (0,))
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         return kdtool.Signal("t", hidden={0: torch.zeros(3, 4)})

@@ -39,8 +39,8 @@ class Echo(kdtool.Teacher):
         self.says = says
         self.asked: list[kdtool.Request] = []
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms("Echo-1.0")
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+        return kdtool.LicenceTerms("Echo-1.0")
 
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         for number, request in enumerate(list(requests)[::-1]):
@@ -428,7 +428,7 @@ def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) 
 
 
 def test_it_says_what_it_takes_of_whom() -> None:
-    assert Answers(Answers.Config(prompts=(Path("a"),), ask="teachers.big")).takes == {"teachers.big": "text"}
-    assert set(Answers(Answers.Config(corpus="corpora.b")).takes) == {"teacher", "corpora.b"}
+    assert Answers(Answers.Config(prompts=(Path("a"),), ask="teachers.big")).derives_from == {"teachers.big": "text"}
+    assert set(Answers(Answers.Config(corpus="corpora.b")).derives_from) == {"teacher", "corpora.b"}
     several = Answers.Config.model_validate({"corpus": "corpora.b", **SHARED, "fallback": "teachers.c"})
-    assert set(Answers(several).takes) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}
+    assert set(Answers(several).derives_from) == {"teachers.a", "teachers.b", "teachers.c", "corpora.b"}

@@ -189,11 +189,11 @@ def test_offline_a_data_set_of_the_hub_is_refused_before_anything_is_made(tmp_pa
 
 
 def test_where_the_licence_is_said_follows_the_settings() -> None:
-    def terms(**options: Any) -> kdtool.Terms | None:
+    def terms(**options: Any) -> kdtool.LicenceTerms | None:
         return Hub(Hub.Config(text_column="a", **options)).kdtool_acknowledge()
 
     assert terms(files=(Path("x.parquet"),)) is None
-    assert terms(files=(Path("x.parquet"),), licence="MIT") == kdtool.Terms("MIT")
+    assert terms(files=(Path("x.parquet"),), licence="MIT") == kdtool.LicenceTerms("MIT")
     named = terms(dataset="a/b")
     assert named is not None
     assert named.url == "https://huggingface.co/datasets/a/b"

@@ -368,7 +368,7 @@ def test_settings_that_cannot_give_anything_are_refused(wrong: dict[str, Any]) -
 
 def test_it_says_what_it_takes_of_whom() -> None:
     made = Verified(Verified.Config(corpus="corpora.problems", ask="teachers.big"))
-    assert made.takes == {"teachers.big": "text", "corpora.problems": "text"}
+    assert made.derives_from == {"teachers.big": "text", "corpora.problems": "text"}
 
 
 def test_a_missing_sandbox_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

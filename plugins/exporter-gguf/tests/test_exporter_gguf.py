@@ -333,10 +333,10 @@ def test_a_start_of_several_tokens_is_refused(tmp_path: Path) -> None:
         write_gguf(student, tmp_path / "begun.gguf")
 
 
-def ahead_of(outline: kdtool.LanguageModel) -> kdtool.Prospect:
+def ahead_of(outline: kdtool.LanguageModel) -> kdtool.RunForecast:
     """Return a run that trains such a student."""
-    phase = kdtool.PhaseAhead("train", "phases/train", "student", 1, (), 8, outline, outline.facts)
-    return kdtool.Prospect({"student": outline.facts}, "student", ("exports",), (phase,))
+    phase = kdtool.PlannedPhase("train", "phases/train", "student", 1, (), 8, outline, outline.facts)
+    return kdtool.RunForecast({"student": outline.facts}, "student", ("exports",), (phase,))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class TestSafetensors(ExporterConformance):
 
 
 _APACHE = kdtool.Licensed(
-    "teacher", kdtool.Terms("Apache-2.0", "https://example.org", ("name the source",)), ("signals",)
+    "teacher", kdtool.LicenceTerms("Apache-2.0", "https://example.org", ("name the source",)), ("signals",)
 )
 
 
@@ -88,7 +88,7 @@ def test_the_card_carries_on_what_the_terms_ask_for(tmp_path: Path) -> None:
         "student", known_terms("llama3.2"), ("weights",), acknowledged="Llama 3.2 Community License"
     )
     rail = kdtool.Licensed("teacher", known_terms("bigcode-openrail-m"), ("signals",), acknowledged="…")
-    unused = kdtool.Licensed("teachers.other", kdtool.Terms("Own terms", restrictions=("none of ours",)))
+    unused = kdtool.Licensed("teachers.other", kdtool.LicenceTerms("Own terms", restrictions=("none of ours",)))
     save_tiny(tmp_path / "trained")
     run = replace(make_run(tmp_path / "run", licences=(llama, rail, unused)), name="web")
     artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")

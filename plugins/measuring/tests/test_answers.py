@@ -48,7 +48,7 @@ class Echo(kdtool.Runtime):
             self.asked.append(request.id)
             yield kdtool.TextAnswer(request.id, f"to {request.id}", "stop", 1, 2)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -215,7 +215,7 @@ def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tok
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
     values = 2 * 2 * 2 * 8 * 16 * 100
-    assert bytes_to_answer(kdtool.Prospect({"student": FACTS}, "student"), 100) == 4 * (1000 + values)
+    assert bytes_to_answer(kdtool.RunForecast({"student": FACTS}, "student"), 100) == 4 * (1000 + values)
 
 
 @pytest.mark.parametrize(
@@ -227,17 +227,17 @@ def test_keys_and_values_are_in_the_dtype_of_the_weights_that_are_measured(
     dtype: str, trainable: int, weights: int, cache: int
 ) -> None:
     facts = replace(FACTS, dtype=dtype)
-    phase = kdtool.PhaseAhead("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
-    ahead = kdtool.Prospect({"student": facts}, "student", phases=(phase,))
+    phase = kdtool.PlannedPhase("train", "train", "student", 1, (), 8, None, replace(facts, trainable=trainable))
+    ahead = kdtool.RunForecast({"student": facts}, "student", phases=(phase,))
     assert bytes_to_answer(ahead, 100) == weights * 1000 + cache * 2 * 2 * 2 * 8 * 16 * 100
 
 
 def test_heads_in_half_precision_are_copied() -> None:
     half, wide = replace(FACTS, dtype="bfloat16"), replace(FACTS, dtype="bfloat16", hidden=64)
     models = {"student": half, "a": half, "b": wide, "c": replace(wide, dtype="float32", hidden=128)}
-    assert bytes_of_exact_heads(kdtool.Prospect({"student": FACTS}, "student")) == 0
-    assert bytes_of_exact_heads(kdtool.Prospect(models, "student")) == 4 * 257 * 32
-    assert bytes_of_exact_heads(kdtool.Prospect(models, "student"), ("a", "b", "c", "d")) == 4 * 257 * (32 + 64)
+    assert bytes_of_exact_heads(kdtool.RunForecast({"student": FACTS}, "student")) == 0
+    assert bytes_of_exact_heads(kdtool.RunForecast(models, "student")) == 4 * 257 * 32
+    assert bytes_of_exact_heads(kdtool.RunForecast(models, "student"), ("a", "b", "c", "d")) == 4 * 257 * (32 + 64)
 
 
 @given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 40))

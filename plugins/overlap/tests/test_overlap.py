@@ -280,7 +280,7 @@ class Repeating(kdtool.Runtime):
             text = rest if known else "something else entirely"
             yield kdtool.TextAnswer(request.id, text[: request.max_tokens], "length", 1, 1)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 

@@ -117,7 +117,7 @@ class Answering(kdtool.Runtime):
             text = "    return a + b\n" if int(request.id.partition("#")[2]) % 2 == 0 else "    return a - b\n"
             yield kdtool.TextAnswer(request.id, text, "stop", 3, 4)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 

@@ -259,7 +259,7 @@ def make_sample(**changes: Any) -> kdtool.Results:
         "licences": (
             kdtool.Licensed(
                 "teacher",
-                kdtool.Terms(
+                kdtool.LicenceTerms(
                     "Apache-2.0", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct", ("keep the notice",)
                 ),
                 ("signals", "weights"),

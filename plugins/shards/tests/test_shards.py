@@ -40,7 +40,7 @@ class Teacher:
 
     fingerprint: str = "t1"
     calls: int = 0
-    want: kdtool.Want = field(default_factory=lambda: kdtool.Want(frozenset({"logits"})))
+    want: kdtool.SignalRequest = field(default_factory=lambda: kdtool.SignalRequest(frozenset({"logits"})))
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         self.calls += 1
@@ -251,8 +251,8 @@ def test_the_teacher_is_asked_where_students_train(tmp_path: Path, monkeypatch: 
 
 def test_what_recording_takes_is_counted_where_the_teacher_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = kdtool.ModelFacts(1000, 1000, 2, 8, 2, 2, 16, 50, 64, "float32", True, "t")
-    asked = kdtool.SignalsAhead("signals", "cache", "teacher", kdtool.Want(frozenset({"logits"})), 10, 100)
-    ahead = kdtool.Prospect(models={"teacher": facts}, signals=(asked,))
+    asked = kdtool.PlannedSignals("signals", "cache", "teacher", kdtool.SignalRequest(frozenset({"logits"})), 10, 100)
+    ahead = kdtool.RunForecast(models={"teacher": facts}, signals=(asked,))
     found = {}
     for name in ("cpu", "cuda"):
         monkeypatch.setattr(kdtool_transformers, "pick_device", lambda name=name: torch.device(name))

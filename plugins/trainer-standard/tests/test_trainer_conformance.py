@@ -46,7 +46,7 @@ class Hoards(kdtool.Weighting):
 def test_a_state_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
     components = {"losses.ce": CE(CE.Config()), "weightings.hoards": Hoards(Hoards.Config())}
     run = make_run(tmp_path / "run", components, say=lambda _: None)
-    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)], steps=3)
+    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=3)
     with pytest.raises(kdtool.PluginError, match=r"weightings.hoards.*kdtool_state.*set is not JSON"):
         make_trainer(checkpoint_every=1).kdtool_train(run, phase, make_model(1))
 

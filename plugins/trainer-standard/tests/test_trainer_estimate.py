@@ -16,20 +16,20 @@ from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
-SIZES: dict[kdtool.Offer, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
+SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
 """How often a student's and a teacher's tensors are counted."""
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_what_is_compared_inside_is_counted(kind: kdtool.Offer) -> None:
+def test_what_is_compared_inside_is_counted(kind: kdtool.SignalKind) -> None:
     student = tiny_model("llama", layers=2, hidden_size=24, num_attention_heads=2, num_key_value_heads=1)
     teacher = tiny_model("qwen2", layers=3)
     pairs = ((0, 0), (1, 2))
-    term = kdtool.Term("loss", "loss", 1.0, teacher="teacher", needs=(frozenset({kind}),), layers=pairs)
-    ahead = kdtool.Prospect(models={"teacher": teacher.facts})
+    term = kdtool.LossTerm("loss", "loss", 1.0, teacher="teacher", needs=(frozenset({kind}),), layers=pairs)
+    ahead = kdtool.RunForecast(models={"teacher": teacher.facts})
     expected = 0
     for model, times in zip((student, teacher), SIZES[kind], strict=True):
-        outputs = model.backbone(packed_batch(ROWS, LENGTH), kdtool.Want(frozenset({kind}), (0, 1)))
+        outputs = model.backbone(packed_batch(ROWS, LENGTH), kdtool.SignalRequest(frozenset({kind}), (0, 1)))
         for inside in getattr(outputs, kind).values():
             expected += times * sum(part.numel() for part in (inside if kind == "projections" else (inside,)))
     assert _inside(ahead, term, student.facts, LENGTH) * ROWS * LENGTH == expected
@@ -46,11 +46,11 @@ def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
 @pytest.mark.parametrize("watch", [None, "wave.height"])
 def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, watch: str | None) -> None:
     outline = tiny_model("llama")
-    term = kdtool.Term("losses.ce", "ce", 1.0)
-    phase = kdtool.PhaseAhead("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
+    term = kdtool.LossTerm("losses.ce", "ce", 1.0)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
     trainer = make_trainer(keep_checkpoints=2, validation={"evaluators": ("wave",), "watch": watch})
     run = make_run(tmp_path, {"losses.ce": CE(CE.Config())})
-    found = list(trainer.kdtool_estimate(run, kdtool.Prospect(phase=phase)))
+    found = list(trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase)))
     weights = sum(4 * p.numel() for p in outline.model.parameters() if p.requires_grad)
     # Of two checkpoints, one that was found since, and one that is written beside them.
     assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
@@ -92,10 +92,13 @@ def test_an_outline_that_was_rehearsed_is_estimated_alike_again(tmp_path: Path) 
     outline = outline_of(tiny_model("llama").model.config)
     for parameter in outline.model.model.layers.parameters():
         parameter.requires_grad_(False)
-    phase = kdtool.PhaseAhead("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, outline, outline.facts)
     trainer, run = make_trainer(dtype="bfloat16"), make_run(tmp_path)
     found = [
-        {(one.part, one.stages): one.host_bytes for one in trainer.kdtool_estimate(run, kdtool.Prospect(phase=phase))}
+        {
+            (one.part, one.stages): one.host_bytes
+            for one in trainer.kdtool_estimate(run, kdtool.RunForecast(phase=phase))
+        }
         for _ in range(2)
     ]
     assert found[0] == found[1]

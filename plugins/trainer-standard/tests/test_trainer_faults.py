@@ -27,12 +27,12 @@ from trainer_models import (
     train,
 )
 
-CE_TERM = kdtool.Term("losses.mine", "mine", 1.0)
+CE_TERM = kdtool.LossTerm("losses.mine", "mine", 1.0)
 KL_TERM = kl_term("losses.mine")
 
 
 def train_with(
-    folder: Path, loss: kdtool.Component | None, term: kdtool.Term = CE_TERM, source: Any = None, **settings: Any
+    folder: Path, loss: kdtool.Component | None, term: kdtool.LossTerm = CE_TERM, source: Any = None, **settings: Any
 ) -> kdtool.Trained | None:
     components = {"losses.mine": loss} if loss is not None else {}
     run = make_run(folder / "run", components, say=lambda _: None)
@@ -328,7 +328,7 @@ def _mean_at_even_positions(student: Any, rows: ListSource) -> float:
 def test_a_term_that_does_nothing_is_noted(tmp_path: Path) -> None:
     components = {"losses.ce": CE(CE.Config()), "losses.faint": CE(CE.Config())}
     run = make_run(tmp_path / "run", components, say=lambda _: None)
-    terms = [kdtool.Term("losses.ce", "ce", 1.0), kdtool.Term("losses.faint", "faint", 0.001)]
+    terms = [kdtool.LossTerm("losses.ce", "ce", 1.0), kdtool.LossTerm("losses.faint", "faint", 0.001)]
     trained = make_trainer().kdtool_train(run, make_phase(tmp_path, terms), make_model(1))
     assert trained is not None
     assert len(trained.notes) == 1

@@ -121,7 +121,7 @@ def large(factor: float) -> TinyModel:
     student = make_model(1)
     backbone = student.backbone
 
-    def enlarged(batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def enlarged(batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         outputs = backbone(batch, want)
         half = outputs.last.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else outputs.last
         return replace(outputs, last=(half * factor).float())  # float32 again, as after a norm

@@ -22,7 +22,7 @@ from trainer_models import CE, TinyModel, make_model, make_phase, make_trainer
 from transformers.pytorch_utils import Conv1D
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-TERM = kdtool.Term("losses.looks", "looks", 1.0)
+TERM = kdtool.LossTerm("losses.looks", "looks", 1.0)
 
 
 class Looks(CE):
@@ -215,5 +215,5 @@ def test_a_student_with_frozen_embeddings_passes_its_start_up_check_in_half_prec
         parameter.data = parameter.data.bfloat16().float()
         parameter.requires_grad_(False)
     run = make_run(tmp_path / "run", {"losses.ce": CE(CE.Config())}, say=lambda _: None)
-    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)], steps=2)
+    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)], steps=2)
     assert make_trainer(dtype="bfloat16").kdtool_train(run, phase, one).steps == 2

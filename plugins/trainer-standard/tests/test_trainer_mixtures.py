@@ -84,14 +84,14 @@ def _plain(kind: type[_Soft], p: Tensor, q: Tensor) -> Tensor:
     return ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2
 
 
-def term(at: float, shares: Mapping[str, float] = SHARES, **changes: Any) -> kdtool.Term:
-    logits = (frozenset[kdtool.Offer]({"logits"}), frozenset[kdtool.Offer]({"sampled"}))
-    mixed = kdtool.Term("losses.soft", "soft", 0.7, at, at**2, None, logits, divergence=True, mixture=shares)
+def term(at: float, shares: Mapping[str, float] = SHARES, **changes: Any) -> kdtool.LossTerm:
+    logits = (frozenset[kdtool.SignalKind]({"logits"}), frozenset[kdtool.SignalKind]({"sampled"}))
+    mixed = kdtool.LossTerm("losses.soft", "soft", 0.7, at, at**2, None, logits, divergence=True, mixture=shares)
     return replace(mixed, **changes)
 
 
 def gradients(
-    folder: Path, loss: kdtool.Loss, terms: Sequence[kdtool.Term], sources: Mapping[str, Any], **settings: Any
+    folder: Path, loss: kdtool.Loss, terms: Sequence[kdtool.LossTerm], sources: Mapping[str, Any], **settings: Any
 ) -> tuple[dict[str, Tensor], str]:
     """Train one step; return the gradients and the history."""
     student = make_model(1)

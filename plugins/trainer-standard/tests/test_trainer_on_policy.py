@@ -51,7 +51,7 @@ class Noted(TinyModel):
         self.batches: list[kdtool.Batch] = []
         self.asked: list[tuple[list[list[int]], list[int], list[int]]] = []
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         if self.model.training:
             self.batches.append(batch)
         return super().backbone(batch, want)
@@ -285,7 +285,7 @@ class TokenLoss(kdtool.Loss):
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_sequence_loss_without_a_teacher_learns_nothing_from_the_students_own(tmp_path: Path, rows: bool) -> None:
     losses = {"losses.ce": TokenLoss(TokenLoss.Config(rows=rows)), "losses.kl": mixture()["losses.kl"]}
-    terms = [kdtool.Term("losses.ce", "ce", 1.0), replace(MIXTURE[0], weight=1e-9)]
+    terms = [kdtool.LossTerm("losses.ce", "ce", 1.0), replace(MIXTURE[0], weight=1e-9)]
     for fraction, learned in ((1.0, False), (1e-9, True)):
         folder = tmp_path / str(fraction)
         run = make_run(folder / "run", losses, say=lambda _: None)
@@ -312,7 +312,7 @@ def test_the_student_trains_in_its_mode_and_with_the_dropout_that_it_would_have_
 def test_without_a_loss_that_learns_from_a_teacher_nothing_is_written(tmp_path: Path) -> None:
     student = noted()
     run = make_run(tmp_path / "run", {"losses.ce": CE(CE.Config())}, say=lambda _: None)
-    phase = make_phase(tmp_path, [kdtool.Term("losses.ce", "ce", 1.0)])
+    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.ce", "ce", 1.0)])
     trained = make_trainer(on_policy={"fraction": 1.0}).kdtool_train(run, phase, student)
     assert not student.asked
     assert trained is not None

@@ -49,7 +49,7 @@ class Noted(TinyModel):
         super().__init__(blocks, **head)
         self.began: list[Tensor] = []
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         self.began.append(torch.get_rng_state())
         return super().backbone(batch, want)
 
@@ -148,9 +148,11 @@ def test_the_student_runs_once_where_no_loss_asks_for_more(tmp_path: Path) -> No
     assert len(student.began) == 1 + 2 * 3
 
 
-def run_with(folder: Path, student: TinyModel, loss: kdtool.Loss, term: kdtool.Term = CONSISTENCY, **more: Any) -> None:
+def run_with(
+    folder: Path, student: TinyModel, loss: kdtool.Loss, term: kdtool.LossTerm = CONSISTENCY, **more: Any
+) -> None:
     components = {term.name: loss, "losses.ce": CE(CE.Config())}
-    phase = make_phase(folder, (kdtool.Term("losses.ce", "ce", 1.0), term), steps=3)
+    phase = make_phase(folder, (kdtool.LossTerm("losses.ce", "ce", 1.0), term), steps=3)
     run = make_run(folder / "run", components, say=lambda _: None)
     make_trainer(**more).kdtool_train(run, phase, student)
 
@@ -176,7 +178,7 @@ def test_dropout_that_changes_nothing_yet_is_dropout(tmp_path: Path) -> None:
 class OfTwo(kdtool.Loss):
     """What a function makes of the chunk."""
 
-    passes = 2
+    forward_passes = 2
 
     def __init__(self, function: Any) -> None:
         super().__init__(self.Config())
@@ -226,7 +228,7 @@ def test_both_passes_are_cut_to_the_tokens_that_are_shared(tmp_path: Path) -> No
 
 def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: Path) -> None:
     class Apart(kdtool.Loss):
-        passes = 2
+        forward_passes = 2
 
         def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
             assert view.second is not None
@@ -234,7 +236,7 @@ def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: 
 
     student = noted()
     plain = copy.deepcopy(student)
-    phase = make_phase(tmp_path, [kdtool.Term("losses.apart", "apart", 1.0, passes=2)], steps=1)
+    phase = make_phase(tmp_path, [kdtool.LossTerm("losses.apart", "apart", 1.0, forward_passes=2)], steps=1)
     run = make_run(tmp_path / "run", {"losses.apart": Apart(Apart.Config())}, say=lambda _: None)
     with first_gradients(student.model) as found:
         make_trainer(batch=4, gradient_clip=0.0).kdtool_train(run, phase, student)
@@ -242,7 +244,7 @@ def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: 
     last = []
     for state in student.began[2:]:
         torch.set_rng_state(state)
-        last.append(plain.backbone(batch, kdtool.Want()).last)
+        last.append(plain.backbone(batch, kdtool.SignalRequest()).last)
     (last[0] - last[1]).square().sum(-1).mean().backward()  # type: ignore[no-untyped-call]
     for name, parameter in plain.model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -251,18 +253,18 @@ def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: 
 def test_what_a_phase_takes_is_told_with_both_passes(tmp_path: Path) -> None:
     run = make_run(tmp_path, mixture())
 
-    def told(*terms: kdtool.Term) -> dict[str, kdtool.Estimate]:
+    def told(*terms: kdtool.LossTerm) -> dict[str, kdtool.Estimate]:
         outline = outline_of(tiny_model(layers=3).model.config)
         outline.model.config.attention_dropout = 0.1
         for layer in outline.model.model.layers:
             layer.self_attn.attention_dropout = 0.1
-        ahead = kdtool.PhaseAhead("p", "phases/p", "student", 10, terms, 64, outline, outline.facts)
-        return {part.part: part for part in make_trainer(batch=2).kdtool_estimate(run, kdtool.Prospect(phase=ahead))}
+        ahead = kdtool.PlannedPhase("p", "phases/p", "student", 10, terms, 64, outline, outline.facts)
+        return {part.part: part for part in make_trainer(batch=2).kdtool_estimate(run, kdtool.RunForecast(phase=ahead))}
 
     def memory(part: kdtool.Estimate) -> int:
         return part.host_bytes + part.device_bytes
 
-    ce = kdtool.Term("losses.ce", "ce", 1.0)
+    ce = kdtool.LossTerm("losses.ce", "ce", 1.0)
     one, two = told(ce), told(ce, CONSISTENCY)
     assert memory(two["activations"]) == pytest.approx(2 * memory(one["activations"]), rel=0.1)
     assert memory(two["chunk buffers"]) == 2 * memory(one["chunk buffers"])

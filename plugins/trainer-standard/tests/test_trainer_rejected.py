@@ -33,7 +33,7 @@ from trainer_models import (
     mixture,
 )
 
-WHOLE = kdtool.Term("losses.whole", "whole", 0.2)
+WHOLE = kdtool.LossTerm("losses.whole", "whole", 0.2)
 PLACES = 4
 LABELS = ("kl", "ce", "hidden", "whole")
 

@@ -74,7 +74,7 @@ class TinyModel(kdtool.LanguageModel):
         head = self.model.head
         return kdtool.Head(head.weight, VOCABULARY, head.bias, self.scale, self.soft_cap)
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         states = self.model.states(batch)
         labelled = batch.labels != -100
         hidden = {layer: states[layer + 1][labelled] for layer in want.layers if "hidden" in want.kinds}
@@ -103,7 +103,7 @@ class Opened(kdtool.Runtime):
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         raise NotImplementedError
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         raise NotImplementedError
 
 
@@ -136,14 +136,14 @@ class TinyTeacher:
         layers: Sequence[int] = (),
         top_k: int = 0,
         vocabulary: int = VOCABULARY,
-        inside: kdtool.Offer = "hidden",
+        inside: kdtool.SignalKind = "hidden",
         temperature: float = 2.0,
     ) -> None:
         self.model = model
         self.top_k = top_k
         self.vocabulary = vocabulary
         kinds = frozenset({"top-k" if top_k else "logits", *([inside] if layers else [])})
-        self.want = kdtool.Want(kinds=kinds, layers=tuple(layers), temperature=temperature)
+        self.want = kdtool.SignalRequest(kinds=kinds, layers=tuple(layers), temperature=temperature)
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         with torch.inference_mode():
@@ -169,8 +169,8 @@ class CE(kdtool.Loss):
 class KL(kdtool.Loss):
     """Forward KL at a temperature."""
 
-    needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}), frozenset({"top-k"}))
-    softened = 2
+    needs: tuple[frozenset[kdtool.SignalKind], ...] = (frozenset({"logits"}), frozenset({"top-k"}))
+    temperature_power = 2
     divergence = True
     temperature = 2.0
 
@@ -199,17 +199,19 @@ class ByEntropy(kdtool.Weighting):
         return -(logs.exp() * logs).sum(-1)
 
 
-def kl_term(name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.Offer], ...] = KL.needs) -> kdtool.Term:
+def kl_term(
+    name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.SignalKind], ...] = KL.needs
+) -> kdtool.LossTerm:
     """Return the term of a `KL`, as the engine would."""
     label = name.rpartition(".")[2]
-    return kdtool.Term(name, label, weight, KL.temperature, KL.temperature**2, "teacher", needs, divergence=True)
+    return kdtool.LossTerm(name, label, weight, KL.temperature, KL.temperature**2, "teacher", needs, divergence=True)
 
 
 class Consistency(kdtool.Loss):
     """Half the symmetric KL between two passes of the student."""
 
     divergence = True
-    passes = 2
+    forward_passes = 2
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         assert chunk.second_logits is not None
@@ -267,7 +269,9 @@ class Keys(kdtool.Loss):
         return kdtool.PerSequence(away.float().square().mean((1, 2)) + self.config.more)
 
 
-KEYS = kdtool.Term("losses.keys", "keys", 1.0, teacher="teacher", needs=Keys.needs, divergence=True, layers=((1, 1),))
+KEYS = kdtool.LossTerm(
+    "losses.keys", "keys", 1.0, teacher="teacher", needs=Keys.needs, divergence=True, layers=((1, 1),)
+)
 
 
 class Teacher(kdtool.Teacher):
@@ -308,7 +312,7 @@ def _row(index: int, labelled: list[bool]) -> kdtool.Row:
 
 def make_phase(
     folder: Path,
-    terms: Sequence[kdtool.Term],
+    terms: Sequence[kdtool.LossTerm],
     signals: Mapping[str, Any] | None = None,
     steps: int = 3,
     rows: ListSource | None = None,
@@ -324,12 +328,12 @@ def make_trainer(**settings: Any) -> StandardTrainer:
 
 MIXTURE = (
     kl_term("losses.kl", 0.7),
-    kdtool.Term("losses.ce", "ce", kdtool.Schedule(0.3, 0.6)),
-    kdtool.Term("losses.hidden", "hidden", 0.5, teacher="teacher", needs=Hidden.needs, layers=((0, 0),)),
+    kdtool.LossTerm("losses.ce", "ce", kdtool.Schedule(0.3, 0.6)),
+    kdtool.LossTerm("losses.hidden", "hidden", 0.5, teacher="teacher", needs=Hidden.needs, layers=((0, 0),)),
 )
 
 
-CONSISTENCY = kdtool.Term("losses.consistency", "consistency", 0.8, divergence=True, passes=2)
+CONSISTENCY = kdtool.LossTerm("losses.consistency", "consistency", 0.8, divergence=True, forward_passes=2)
 
 
 def mixture(project: bool = True) -> dict[str, kdtool.Component]:

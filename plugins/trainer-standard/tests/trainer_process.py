@@ -88,7 +88,7 @@ class Recorded(TinyModel):
         super().__init__(model.model)
         self.batches: list[kdtool.Batch] = []
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         if self.model.training and torch.is_grad_enabled():
             self.batches.append(batch)
         return super().backbone(batch, want)
@@ -131,7 +131,7 @@ def train_weighed(
 
     Rank 0 writes the first step's gradients.
     """
-    terms = [MIXTURE[0], kdtool.Term("losses.one", "one", 1.0)]
+    terms = [MIXTURE[0], kdtool.LossTerm("losses.one", "one", 1.0)]
     components = {**mixture(), "losses.one": One(One.Config()), "weightings.own": ByEntropy(ByEntropy.Config())}
     student = make_model(1)
     with _as_rank(rank, world, port) as settings, first_gradients(student.model) as found:

@@ -44,7 +44,7 @@ class Student(kdtool.LanguageModel):
     def head(self) -> kdtool.Head:
         raise NotImplementedError
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:

@@ -42,7 +42,7 @@ def gradients(student: TransformersModel) -> tuple[dict[str, torch.Tensor], int]
     student.model.zero_grad()
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.manual_seed(0)  # for dropout
-        outputs = student.backbone(packed_batch(), kdtool.Want(kinds=frozenset({"hidden"}), layers=(1,)))
+        outputs = student.backbone(packed_batch(), kdtool.SignalRequest(kinds=frozenset({"hidden"}), layers=(1,)))
         loss = outputs.last.square().mean() + outputs.hidden[1].square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}

@@ -24,8 +24,8 @@ def test_putting_in_and_merging_have_moments_of_their_own(
     models = {"student": replace(bare, dtype=dtype)}
     transform, run = kind(kind.Config.model_validate({"r": 4})), make_run(tmp_path)
     outline = transform.kdtool_outlined(student, run)
-    phase = kdtool.PhaseAhead("train", "phases/train", "student", 4, (), 32, outline, outline.facts)
-    ahead = kdtool.Prospect(models=models, student="student", phases=(phase,), phase=phase)
+    phase = kdtool.PlannedPhase("train", "phases/train", "student", 4, (), 32, outline, outline.facts)
+    ahead = kdtool.RunForecast(models=models, student="student", phases=(phase,), phase=phase)
     found = list(transform.kdtool_estimate(run, ahead))
     for moment, held in (("adapters put in", "host_bytes"), ("adapters merged", "compute_bytes")):
         parts = {one.part: getattr(one, held) for one in found if one.stages == (f"phases/train: {moment}",)}

@@ -52,7 +52,7 @@ def learn(student: TransformersModel, steps: int = 3) -> dict[str, torch.Tensor]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.5)
     for _ in range(steps):
         optimizer.zero_grad()
-        student.backbone(batch, kdtool.Want()).last.square().mean().backward()  # type: ignore[no-untyped-call]
+        student.backbone(batch, kdtool.SignalRequest()).last.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

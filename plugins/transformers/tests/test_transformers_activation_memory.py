@@ -28,7 +28,7 @@ def kept(student: TransformersModel, dtype: torch.dtype, passes: int = 1) -> int
     student.model.train()
     autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
     with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        last = [student.backbone(packed_batch(ROWS, LENGTH), kdtool.Want()).last for _ in range(passes)]
+        last = [student.backbone(packed_batch(ROWS, LENGTH), kdtool.SignalRequest()).last for _ in range(passes)]
     storages |= {states.untyped_storage().data_ptr(): states.untyped_storage() for states in last}
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
 

@@ -33,7 +33,7 @@ def test_a_float32_student_under_autocast_reaches_flash_attention_on_cuda(
     student = tiny_model(family)
     student.model.train()
     with torch.autocast("cpu", dtype):
-        student.backbone(packed_batch(), kdtool.Want())
+        student.backbone(packed_batch(), kdtool.SignalRequest())
     assert {p.dtype for p in student.model.parameters()} == {torch.float32}
     assert chosen == ["flash"] * student.facts.layers
     assert reached == [(dtype, dtype, dtype)] * student.facts.layers

@@ -122,7 +122,7 @@ def test_logits_of_scores_are_not_rounded_to_half_precision(llama: TransformersM
         positions = torch.arange(tokens.shape[1])[None]
         document = torch.zeros_like(positions, dtype=torch.int32)
         batch = kdtool.Batch(tokens, positions, torch.tensor([ids]), document, ("",))
-        states = llama.backbone(batch, kdtool.Want()).last
+        states = llama.backbone(batch, kdtool.SignalRequest()).last
     logits = states.double() @ llama.head.weight[: tokenizer.vocabulary].double().T
     expected = float(logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)].sum())
     (score,) = TransformersRuntime(llama, torch.bfloat16).score([text])

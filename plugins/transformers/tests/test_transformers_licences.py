@@ -72,7 +72,7 @@ def test_what_the_licences_ask() -> None:
     rail = known_terms("bigcode-openrail-m")
     assert rail.forbids == ()
     assert any("malware" in restriction for restriction in rail.restrictions)
-    assert known_terms("mit") == kdtool.Terms("MIT")
+    assert known_terms("mit") == kdtool.LicenceTerms("MIT")
 
 
 def test_names_of_cards_and_licences_lead_to_each_other() -> None:

@@ -186,7 +186,7 @@ def test_the_head_of_a_model_that_waits_elsewhere_is_at_hand() -> None:
     batch = kdtool.Batch(
         IDS, torch.arange(40).expand(2, -1), IDS.clone(), torch.zeros(2, 40, dtype=torch.int32), ("a", "b")
     )
-    want = kdtool.Want(frozenset({"hidden", "attentions", "projections"}), layers=(1,))
+    want = kdtool.SignalRequest(frozenset({"hidden", "attentions", "projections"}), layers=(1,))
     found, expected = model.backbone(batch, want), plain.backbone(batch, want)
     torch.testing.assert_close(found.last, expected.last)
     torch.testing.assert_close(found.attentions[1], expected.attentions[1])

@@ -98,7 +98,7 @@ def test_packed_documents_equal_documents_alone_with_gradients(family: str) -> N
     wrapped = model(family)
     assert wrapped.model.config._attn_implementation == IMPLEMENTATION
     batch = packed(LENGTHS, 290)
-    logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.Want()).last)
+    logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.SignalRequest()).last)
     expected = alone(wrapped, batch, LENGTHS)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
@@ -114,7 +114,7 @@ def test_bfloat16_is_close(family: str) -> None:
     wrapped, batch = model(family, torch.bfloat16), packed(LENGTHS, 290)
     exact = model(family)
     with torch.no_grad():
-        logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.Want()).last).float()
+        logits = wrapped.head.logits(wrapped.backbone(batch, kdtool.SignalRequest()).last).float()
         expected = alone(exact, batch, LENGTHS)
     assert float((logits - expected).square().mean().sqrt() / expected.std()) < 0.05
 
@@ -126,7 +126,7 @@ def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding
     longest = max(map(sum, lengths))
     with torch.no_grad():
         batch = packed(lengths, longest + padding)
-        last = wrapped.backbone(batch, kdtool.Want()).last
+        last = wrapped.backbone(batch, kdtool.SignalRequest()).last
         expected = alone(wrapped, batch, lengths)
     torch.testing.assert_close(wrapped.head.logits(last), expected, rtol=1e-4, atol=2e-4)
 
@@ -153,7 +153,7 @@ def test_self_check_finds_documents_that_see_each_other(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_hidden_states_and_attention_maps(family: str) -> None:
     wrapped, batch = model(family), packed([[20]], 20)
-    want = kdtool.Want(kinds=frozenset({"hidden", "attentions"}), layers=(0, 1))
+    want = kdtool.SignalRequest(kinds=frozenset({"hidden", "attentions"}), layers=(0, 1))
     got = wrapped.backbone(batch, want)
     plain = t.AutoModelForCausalLM.from_config(wrapped.model.config, attn_implementation="eager").eval()
     plain.load_state_dict(wrapped.model.state_dict())
@@ -181,7 +181,7 @@ t.AttentionMaskInterface.register("spy", sdpa_mask)
 def test_projections_are_what_a_plain_model_of_each_document_gives_to_attention(family: str) -> None:
     wrapped, lengths = model(family), [[7, 13], [12, 5]]
     batch = packed(lengths, 20)
-    got = wrapped.backbone(batch, kdtool.Want(kinds=frozenset({"projections"}), layers=(0, 2)))
+    got = wrapped.backbone(batch, kdtool.SignalRequest(kinds=frozenset({"projections"}), layers=(0, 2)))
     assert (sorted(got.projections), got.attentions, got.hidden) == ([0, 2], {}, {})
     plain = t.AutoModelForCausalLM.from_config(wrapped.model.config, attn_implementation="spy").eval()
     plain.load_state_dict(wrapped.model.state_dict())
@@ -205,7 +205,7 @@ def test_projections_are_the_modules_own_turned_by_their_positions(family: str) 
     for name, module in decoder_layers(wrapped.model)[1].named_modules():
         part = name.rpartition(".")[2]
         module.register_forward_hook(lambda _m, _i, output, part=part: kept.update({part: output}))
-    got = wrapped.backbone(batch, kdtool.Want(kinds=frozenset({"projections"}), layers=(1,)))
+    got = wrapped.backbone(batch, kdtool.SignalRequest(kinds=frozenset({"projections"}), layers=(1,)))
     queries, keys, values = got.projections[1]
     if family == "gpt2":
         torch.testing.assert_close(torch.cat([queries, keys, values], 2), kept["c_attn"])
@@ -222,21 +222,21 @@ def test_projections_are_the_modules_own_turned_by_their_positions(family: str) 
 def test_projections_and_maps_of_a_model_with_its_own_attention_are_refused() -> None:
     wrapped = model("llama")
     wrapped.model.set_attn_implementation("eager")
-    kinds: tuple[kdtool.Offer, ...] = ("projections", "attentions")
+    kinds: tuple[kdtool.SignalKind, ...] = ("projections", "attentions")
     for kind in kinds:
         with pytest.raises(kdtool.PluginError, match="cannot be had"):
-            wrapped.backbone(packed([[8]], 8), kdtool.Want(kinds=frozenset({kind}), layers=(0,)))
+            wrapped.backbone(packed([[8]], 8), kdtool.SignalRequest(kinds=frozenset({kind}), layers=(0,)))
 
 
-INSIDE: dict[kdtool.Offer, Callable[[kdtool.ModelOutputs], list[torch.Tensor]]] = {
+INSIDE: dict[kdtool.SignalKind, Callable[[kdtool.ModelOutputs], list[torch.Tensor]]] = {
     "hidden": lambda outputs: list(outputs.hidden.values()),
     "attentions": lambda outputs: list(outputs.attentions.values()),
     "projections": lambda outputs: [heads for own in outputs.projections.values() for heads in own],
 }
 
 
-def _gradients(wrapped: TransformersModel, *kinds: kdtool.Offer) -> list[torch.Tensor]:
-    got = wrapped.backbone(packed([[30, 20]], 50), kdtool.Want(kinds=frozenset(kinds), layers=(1,)))
+def _gradients(wrapped: TransformersModel, *kinds: kdtool.SignalKind) -> list[torch.Tensor]:
+    got = wrapped.backbone(packed([[30, 20]], 50), kdtool.SignalRequest(kinds=frozenset(kinds), layers=(1,)))
     loss = got.last.sum() + sum(inside.square().sum() for kind in kinds for inside in INSIDE[kind](got))
     parameters = [p for p in wrapped.model.base_model.parameters() if p.requires_grad]
     return list(torch.autograd.grad(torch.as_tensor(loss), parameters))
@@ -251,7 +251,7 @@ def test_activation_checkpointing_gives_the_same_gradients_and_reentrant_is_refu
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     wrapped.model.activation_checkpointing_enable({"use_reentrant": True})
     wrapped.model.enable_input_require_grads()
-    kinds: tuple[kdtool.Offer, ...] = ("attentions", "projections")
+    kinds: tuple[kdtool.SignalKind, ...] = ("attentions", "projections")
     for kind in kinds:
         with pytest.raises(kdtool.PluginError, match="use_reentrant"):
             _gradients(wrapped, kind)
@@ -265,7 +265,7 @@ def test_what_is_collected_goes_with_the_outputs_under_checkpointing_too() -> No
     gc.collect()
     gc.disable()
     try:
-        got = wrapped.backbone(packed([[20]], 20), kdtool.Want(kinds=frozenset(INSIDE), layers=(1,)))
+        got = wrapped.backbone(packed([[20]], 20), kdtool.SignalRequest(kinds=frozenset(INSIDE), layers=(1,)))
         alive = [weakref.ref(inside) for kind in INSIDE.values() for inside in kind(got)]
         del got
         assert len(alive) == 5
@@ -279,7 +279,7 @@ def test_dropout_is_honoured() -> None:
     config.attention_dropout = 0.5
     wrapped = TransformersModel(t.LlamaForCausalLM(config).train(), tokenizer())
     batch = packed([[40]], 40)
-    first, second = (wrapped.backbone(batch, kdtool.Want()).last for _ in range(2))
+    first, second = (wrapped.backbone(batch, kdtool.SignalRequest()).last for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -313,6 +313,6 @@ def test_a_tokenizer_larger_than_the_head_is_refused() -> None:
 
 def test_padding_of_the_vocabulary_never_reaches_the_logits() -> None:
     wrapped = TransformersModel(t.LlamaForCausalLM(FAMILIES["llama"]()).eval(), tokenizer(90))
-    last = wrapped.backbone(packed([[12]], 12), kdtool.Want()).last
+    last = wrapped.backbone(packed([[12]], 12), kdtool.SignalRequest()).last
     assert wrapped.head.logits(last).shape == (12, 90)
     assert self_check(wrapped) < 1e-4

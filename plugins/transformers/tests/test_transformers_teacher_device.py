@@ -16,7 +16,7 @@ from kdtool_transformers._device import named_device
 from kdtool_transformers._moved import moved
 from kdtool_transformers.testing import packed_batch, save_tiny
 
-ALL = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
+ALL = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
 
 
 class Local(CausalTeacher):

@@ -41,7 +41,7 @@ def _batch() -> kdtool.Batch:
 def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
-    want = kdtool.Want(frozenset({"logits", "hidden", "attentions", "projections"}), layers=(0, 3))
+    want = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), layers=(0, 3))
     batch = _batch()
     signal = teacher.kdtool_signal(batch, want)
     assert signal.lazy is not None
@@ -60,7 +60,7 @@ def test_signals_are_the_models_and_can_be_learned_from(tmp_path: Path) -> None:
 def test_only_what_is_wanted_is_given(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
-    signal = teacher.kdtool_signal(_batch(), kdtool.Want(frozenset({"hidden"}), layers=(1,)))
+    signal = teacher.kdtool_signal(_batch(), kdtool.SignalRequest(frozenset({"hidden"}), layers=(1,)))
     assert (signal.lazy, list(signal.hidden), signal.attentions, signal.projections) == (None, [1], {}, {})
 
 
@@ -72,7 +72,7 @@ def test_description_and_tokenizer_need_no_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"teacher": teacher})
     assert teacher.kdtool_tokenizer(run).fingerprint == model.tokenizer.fingerprint
     assert teacher.kdtool_describe(run) == facts
-    assert next(iter(teacher.kdtool_estimate(run, kdtool.Prospect()))).host_bytes >= 2 * facts.parameters
+    assert next(iter(teacher.kdtool_estimate(run, kdtool.RunForecast()))).host_bytes >= 2 * facts.parameters
 
 
 def test_identity_follows_the_weights(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_it_opens_itself_answers_and_names_its_licence(tmp_path: Path) -> None:
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# a card\n", encoding="utf-8")
     teacher = CausalLM(CausalLM.Config(model=str(tmp_path / "model"), dtype="float32"))
     run = make_run(tmp_path, {"teacher": teacher})
-    assert teacher.kdtool_acknowledge() == kdtool.Terms("MIT")
+    assert teacher.kdtool_acknowledge() == kdtool.LicenceTerms("MIT")
     assert teacher.kdtool_open(run, kdtool.Subject("student", "student", tmp_path)) is None
     runtime = teacher.kdtool_open(run, kdtool.Subject("teacher", "teacher"))
     assert runtime is not None
@@ -138,5 +138,5 @@ def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
     assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.05
     text = "x  12\n\té"
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
-    assert teacher.kdtool_acknowledge() == kdtool.Terms("Apache-2.0")
+    assert teacher.kdtool_acknowledge() == kdtool.LicenceTerms("Apache-2.0")
     assert teacher.kdtool_identity(run)["dtype"] == "bfloat16"

@@ -75,7 +75,7 @@ def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_pat
     facts = teacher.kdtool_describe(run)
     assert (facts.parameters, facts.vocabulary) == SIZES[name]
     assert (facts.context, facts.tied) == (16_384, False)
-    held, fetched = teacher.kdtool_estimate(run, kdtool.Prospect())
+    held, fetched = teacher.kdtool_estimate(run, kdtool.RunForecast())
     assert held.host_bytes + held.device_bytes == fetched.download_bytes == 2 * facts.parameters
 
 

@@ -21,7 +21,7 @@ from openai_servers import Call, Reply, chat, serving
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-TOP: frozenset[kdtool.Offer] = frozenset({"top-k"})
+TOP: frozenset[kdtool.SignalKind] = frozenset({"top-k"})
 
 
 class Running(NamedTuple):
@@ -117,16 +117,16 @@ def test_llama_cpp_tells_what_the_model_itself_says(running: Running, tmp_path: 
     run = make_run(tmp_path)
     assert asked.kdtool_tokenizer(run).fingerprint == running.model.tokenizer.fingerprint
     batch = batch_of(running.model)
-    check_tokens(asked.kdtool_signal(batch, kdtool.Want(TOP)).sparse, expected(running.model, batch))
+    check_tokens(asked.kdtool_signal(batch, kdtool.SignalRequest(TOP)).sparse, expected(running.model, batch))
     with pytest.raises(kdtool.UsageError, match="leave the loss's temperature at 1"):
-        asked.kdtool_signal(batch, kdtool.Want(TOP, temperature=2.0))
+        asked.kdtool_signal(batch, kdtool.SignalRequest(TOP, temperature=2.0))
     asked.kdtool_close()
 
 
 def test_forward_kl_learns_from_it(running: Running, tmp_path: Path) -> None:
     divergences = pytest.importorskip("kdtool_loss_divergences")
     asked = teacher(running, tokenizer=str(running.gguf), top_k=20)
-    sparse = asked.kdtool_signal(batch_of(running.model), kdtool.Want(TOP)).sparse
+    sparse = asked.kdtool_signal(batch_of(running.model), kdtool.SignalRequest(TOP)).sparse
     assert sparse is not None
     student = torch.zeros(len(sparse.ids), 320, requires_grad=True)
     loss = divergences.top_k_forward_kl(student, sparse.ids, sparse.weights, 1.0)
@@ -143,7 +143,7 @@ def test_documents_longer_than_the_server_allows_are_explained(running: Running)
     labels[0, 550] = 1
     batch = kdtool.Batch(ids, torch.zeros_like(ids), labels, torch.zeros_like(ids, dtype=torch.int32), ("a",))
     with pytest.raises(kdtool.UsageError, match=r"refuses a document: 400: .*shorter rows"):
-        asked.kdtool_signal(batch, kdtool.Want(TOP))
+        asked.kdtool_signal(batch, kdtool.SignalRequest(TOP))
     asked.kdtool_close()
 
 
@@ -300,7 +300,7 @@ def test_vllm_is_asked_once_a_document(running: Running, tmp_path: Path) -> None
         asked.kdtool_tokenizer(make_run(tmp_path))
         before = len(served.posts)
         batch = batch_of(running.model)
-        check_tokens(asked.kdtool_signal(batch, kdtool.Want(TOP)).sparse, expected(running.model, batch))
+        check_tokens(asked.kdtool_signal(batch, kdtool.SignalRequest(TOP)).sparse, expected(running.model, batch))
         assert len(served.posts) == before + 3, "three documents"
         asked.kdtool_close()
 
@@ -309,7 +309,7 @@ class Asking(NamedTuple):
     """A teacher as a source of signals."""
 
     teacher: OpenAI
-    want: kdtool.Want
+    want: kdtool.SignalRequest
 
     def signal(self, batch: kdtool.Batch) -> kdtool.Signal:
         return self.teacher.kdtool_signal(batch, self.want)
@@ -331,7 +331,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
             "api": "completions",
         }
         asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.kdtool_wanted(kdtool.Want(TOP), asked.offers))
+        source = Asking(asked, cache.kdtool_wanted(kdtool.SignalRequest(TOP), asked.offers))
         told = source.signal(batch).sparse
         before = len(served.posts)
         run = make_run(tmp_path, say=lambda _: None)
@@ -339,7 +339,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
         assert cache.kdtool_record(run, ListSource(rows), source, tmp_path / "signals") == 3
         assert len(served.posts) == before + 3, "each document once"
         asked.kdtool_close()
-    found = cache.kdtool_recall(batch, kdtool.Want(TOP), tmp_path / "signals").sparse
+    found = cache.kdtool_recall(batch, kdtool.SignalRequest(TOP), tmp_path / "signals").sparse
     assert told is not None
     assert (found.form, found.temperature, found.ids.shape) == ("top-k", 1.0, (33, 4))
     best = told.weights.topk(4)

@@ -51,7 +51,7 @@ def test_nothing_is_fetched_to_describe_or_estimate(tmp_path: Path, monkeypatch:
     teacher = SmolLM2(SmolLM2.Config(dtype="float32"))
     run = make_run(tmp_path)
     assert teacher.kdtool_describe(run).parameters == 134_515_008
-    assert sum(part.download_bytes for part in teacher.kdtool_estimate(run, kdtool.Prospect())) == 98_362_432
+    assert sum(part.download_bytes for part in teacher.kdtool_estimate(run, kdtool.RunForecast())) == 98_362_432
     assert teacher.kdtool_acknowledge().licence == "Apache-2.0"
 
 

@@ -60,11 +60,11 @@ def test_shapes_sizes_and_downloads_are_known_before_anything_is_fetched(tmp_pat
     facts = teacher.kdtool_describe(run)
     assert facts.parameters == SIZES[size]
     assert (facts.vocabulary, facts.context, facts.tied) == (VOCABULARY, 16_384, size != "15B")
-    held, fetched = teacher.kdtool_estimate(run, kdtool.Prospect())
+    held, fetched = teacher.kdtool_estimate(run, kdtool.RunForecast())
     assert held.host_bytes + held.device_bytes == 2 * SIZES[size], "bfloat16 unless asked otherwise"
     assert fetched.download_bytes == fetched.disk_bytes == 4 * SIZES[size]
     smaller = StarCoder2(StarCoder2.Config.model_validate({"size": size, "quantise": "nf4"}))
-    few = next(iter(smaller.kdtool_estimate(run, kdtool.Prospect())))
+    few = next(iter(smaller.kdtool_estimate(run, kdtool.RunForecast())))
     assert 0.25 < (few.host_bytes + few.device_bytes) / (2 * SIZES[size]) < 0.33
 
 

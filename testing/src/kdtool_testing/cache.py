@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import pytest
 from kdtool._contract.data import Batch, Row
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Head, LazyLogits, Offer, Signal, SparseTokens, Want
+from kdtool._contract.signals import Head, LazyLogits, Signal, SignalKind, SignalRequest, SparseTokens
 from kdtool._errors import KdtoolError, StorageError
 
 from kdtool_testing.component import ComponentConformance
@@ -37,7 +37,7 @@ class CacheConformance(ComponentConformance):
 
     kind: ClassVar[str] = "cache"
 
-    wants: ClassVar[Want] = Want()
+    wants: ClassVar[SignalRequest] = SignalRequest()
     """A need that the cache can meet; the suite's teacher has 4 layers of width 8 and 40 tokens."""
 
     @pytest.fixture
@@ -50,8 +50,8 @@ class CacheConformance(ComponentConformance):
     def test_what_it_offers_and_asks_for_is_possible(self) -> None:
         cache = self.build()
         assert cache.offers
-        assert cache.offers <= frozenset(get_args(Offer))
-        assert cache.kdtool_wanted(self.wants, frozenset(get_args(Offer))).kinds <= frozenset(get_args(Offer))
+        assert cache.offers <= frozenset(get_args(SignalKind))
+        assert cache.kdtool_wanted(self.wants, frozenset(get_args(SignalKind))).kinds <= frozenset(get_args(SignalKind))
 
     def test_rows_are_recalled_alike_in_any_batch(self, recorded: Path) -> None:
         rows = small_rows()
@@ -139,7 +139,7 @@ class CacheConformance(ComponentConformance):
         assert listener.progress[-1] == ROWS
 
     def _teacher(self, rows_before_death: int = 1000) -> Teacher:
-        return Teacher(self.build().kdtool_wanted(self.wants, frozenset(get_args(Offer))), rows_before_death)
+        return Teacher(self.build().kdtool_wanted(self.wants, frozenset(get_args(SignalKind))), rows_before_death)
 
     def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
         folder.mkdir(exist_ok=True)
@@ -159,7 +159,7 @@ class CacheConformance(ComponentConformance):
 class Teacher:
     """A teacher of few numbers, drawn anew for each row from its key: a `kdtool.SignalSource`."""
 
-    want: Want
+    want: SignalRequest
     rows_before_death: int = 1000
     asked: list[str] = field(default_factory=list)
     fingerprint: ClassVar[str] = "small teacher"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdtool._contract.loss import TokenChunk
-from kdtool._contract.signals import DenseTokens, Offer, SparseTokens
+from kdtool._contract.signals import DenseTokens, SignalKind, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["part_of", "passes_of", "teacher_tokens", "with_passes"]
 
 
-def teacher_tokens(need: frozenset[Offer], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
+def teacher_tokens(need: frozenset[SignalKind], logits: Tensor, temperature: float) -> DenseTokens | SparseTokens:
     """Return a teacher's tokens in the first form of `need` that token losses see, from its logits [C, V]."""
     import torch
 

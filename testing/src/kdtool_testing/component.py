@@ -16,11 +16,11 @@ from typing import Any
 import pydantic
 import pytest
 from kdtool._contract.component import Component
-from kdtool._contract.estimates import Estimate, PhaseAhead, Prospect, SignalsAhead
+from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.licences import Terms
+from kdtool._contract.licences import LicenceTerms
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.registration import RegistrationConformance
 from kdtool_testing.toy.run import Listener, make_run
@@ -102,7 +102,7 @@ class ComponentConformance(RegistrationConformance):
         identity, facts, terms, missing = said[0]
         assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
         assert facts is None or isinstance(facts, ModelFacts)
-        assert terms is None or (isinstance(terms, Terms) and terms.licence)
+        assert terms is None or (isinstance(terms, LicenceTerms) and terms.licence)
         assert missing is None or all(isinstance(text, str) and text for text in missing)
 
     def test_what_it_estimates_is_well_formed_and_stable(self, run: RunInfo) -> None:
@@ -145,10 +145,10 @@ _STAGES = ("students", "signals", "phases/train", "exports", "scores")
 def _estimated(component: Any, run: RunInfo) -> list[Estimate]:
     """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
     facts = component.kdtool_describe(run) or _SHAPE
-    phase = PhaseAhead("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
-    signals = SignalsAhead("signals", "signals", "teacher", Want(frozenset({"logits"}), (1,)), 64, 6400)
+    phase = PlannedPhase("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))
+    signals = PlannedSignals("signals", "signals", "teacher", SignalRequest(frozenset({"logits"}), (1,)), 64, 6400)
     models = {"student": facts, "teacher": facts}
-    ahead = Prospect(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
+    ahead = RunForecast(models, "student", _STAGES, (phase,), (signals,), ("teacher",), phase)
     return list(component.kdtool_estimate(run, ahead) or ())
 
 

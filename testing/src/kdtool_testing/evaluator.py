@@ -132,7 +132,7 @@ class EvaluatorConformance(ComponentConformance):
         if not self.repeatable:
             return
         groups: list[Sequence[Subject] | None] = [None]
-        if not self.component.together:  # type: ignore[attr-defined]
+        if not self.component.measures_jointly:  # type: ignore[attr-defined]
             subjects = self.subjects(measured.folder)
             with_teacher = [[subjects[0], subject] for subject in subjects[1:]]
             groups = [None, *([subject] for subject in subjects), *with_teacher]
@@ -248,7 +248,7 @@ class EvaluatorConformance(ComponentConformance):
         return ""
 
     def _called(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
-        assert isinstance(evaluator.together, bool)
+        assert isinstance(evaluator.measures_jointly, bool)
         yield from evaluator.kdtool_evaluate(run, subjects) or ()
 
 

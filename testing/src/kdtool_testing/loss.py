@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import ClassVar, get_args
 
 import pytest
-from kdtool._contract.signals import Offer
+from kdtool._contract.signals import SignalKind
 from kdtool._plugins.validation import implements
 
 from kdtool_testing.component import ComponentConformance
@@ -34,15 +34,17 @@ class LossConformance(ComponentConformance):
         assert isinstance(loss.needs, tuple)
         for alternative in loss.needs:
             assert alternative
-            assert alternative <= frozenset(get_args(Offer))
+            assert alternative <= frozenset(get_args(SignalKind))
         assert loss.temperature > 0
-        assert loss.softened in (0, 1, 2)
-        compares = loss.needs or loss.passes == 2
-        assert compares or not (loss.divergence or loss.softened), "without a teacher there is nothing to soften"
+        assert loss.temperature_power in (0, 1, 2)
+        compares = loss.needs or loss.forward_passes == 2
+        assert compares or not (loss.divergence or loss.temperature_power), (
+            "without a teacher there is nothing to soften"
+        )
 
     def test_a_weight_means_the_same_at_every_temperature(self) -> None:
         """Of losses that soften distributions, where their temperature can be set."""
-        power = self.build().softened
+        power = self.build().temperature_power
         if power and "temperature" in self.component.Config.model_fields:
             low, high = (self._slopes(temperature) for temperature in (2.0, 4.0))
             expected = [slope / 2**power for slope in low]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kdtool._contract.data import Batch, Row
-from kdtool._contract.language_model import LanguageModel, ModelFacts, Request, Runtime, Score
-from kdtool._contract.signals import Head, Want
+from kdtool._contract.language_model import LanguageModel, LogLikelihood, ModelFacts, Request, Runtime
+from kdtool._contract.signals import Head, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 
@@ -138,7 +138,7 @@ def computed(model: LanguageModel, batch: Batch) -> Tensor:
     model.model.eval()
     with torch.no_grad():
         moved = batch_on(batch, model.head.weight.device)
-        return logits_of(model.backbone(moved, Want()).last, model.head).cpu()
+        return logits_of(model.backbone(moved, SignalRequest()).last, model.head).cpu()
 
 
 def check_model(model: LanguageModel) -> None:
@@ -170,7 +170,7 @@ def check_model(model: LanguageModel) -> None:
         span = slice(cut - 1, None) if changed else slice(0, cut - 2)
         close(before[span], after[span], what)
     outputs = model.backbone(
-        batch_on(batch_of(rows), head.weight.device), Want(frozenset({"hidden"}), (0, facts.layers - 1))
+        batch_on(batch_of(rows), head.weight.device), SignalRequest(frozenset({"hidden"}), (0, facts.layers - 1))
     )
     assert set(outputs.hidden) == {0, facts.layers - 1}
     assert all(states.shape == outputs.last.shape for states in outputs.hidden.values())
@@ -254,7 +254,7 @@ def check_runtime(runtime: Runtime) -> None:
         _check_scored(runtime.model, texts, scores)
 
 
-def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[Score]) -> None:
+def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[LogLikelihood]) -> None:
     """Assert that a text is scored behind the `scoring_context` of its tokenizer; half precision rounds coarsely."""
     for text, score in zip(texts, scores, strict=True):
         assert score.tokens == len(model.tokenizer.encode(text))

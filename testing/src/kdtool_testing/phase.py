@@ -15,10 +15,10 @@ from kdtool._contract.component import Component
 from kdtool._contract.data import Batch
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss import Loss, PerToken, StepView, TokenChunk, Weighting
-from kdtool._contract.loss_terms import Schedule, Term, TermReport
+from kdtool._contract.loss_terms import LossTerm, Schedule, TermReport
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, Want
+from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, SignalRequest
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.trainer import Phase, StepReport
 
@@ -44,13 +44,15 @@ __all__ = [
 ]
 
 TERMS = (
-    Term("losses.likelihood", "likelihood", 0.5),
-    Term("losses.divergence", "divergence", Schedule(0.5, 1.0), 2.0, 4.0, "teacher", (frozenset({"logits"}),), True),
-    Term("losses.states", "states", 0.3, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),)),
+    LossTerm("losses.likelihood", "likelihood", 0.5),
+    LossTerm(
+        "losses.divergence", "divergence", Schedule(0.5, 1.0), 2.0, 4.0, "teacher", (frozenset({"logits"}),), True
+    ),
+    LossTerm("losses.states", "states", 0.3, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),)),
 )
 
 
-def make_phase(folder: Path, steps: int, rows: int = 8, terms: tuple[Term, ...] = TERMS) -> Phase:
+def make_phase(folder: Path, steps: int, rows: int = 8, terms: tuple[LossTerm, ...] = TERMS) -> Phase:
     """Return a phase on small rows; its checkpoints lie below `folder`."""
     texts = [f"def f{i}(x):\n    return x * {i}\n" for i in range(max(rows, 1))]
     found = packed(ByteTokenizer(), 32, texts)
@@ -77,7 +79,7 @@ def companions() -> dict[str, Component]:
 class FrozenTeacher:
     """The signals of a toy model, as a `SignalSource`."""
 
-    want = Want(frozenset({"logits", "hidden"}), (0,))
+    want = SignalRequest(frozenset({"logits", "hidden"}), (0,))
 
     @cached_property
     def _model(self) -> Any:
@@ -149,7 +151,7 @@ class Beside(Loss):
 class Twice(Loss):
     """Squared difference of two passes' logits; remembers how many tokens each had, and how far apart they were."""
 
-    passes = 2
+    forward_passes = 2
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -177,7 +179,7 @@ class Divergence(Loss):
     """Forward KL at temperature 2."""
 
     needs = (frozenset({"logits"}),)
-    softened = 2
+    temperature_power = 2
     divergence = True
     temperature = 2.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.licences import Licensed, Terms
+from kdtool._contract.licences import LicenceTerms, Licensed
 from kdtool._contract.loss_terms import TermReport
 from kdtool._contract.reporting import ArmResult, Comparison, ComponentRecord, Requirement, Results, StageRecord
 from kdtool._contract.trainer import StepReport, Trained
@@ -80,8 +80,10 @@ def _measurements(subject: str, text: Callable[[str], str]) -> tuple[Measurement
     )
 
 
-def _terms(text: Callable[[str], str]) -> Terms:
-    return Terms(text("Apache-2.0"), "https://example.org/licence", (text("name the source"),), notices=(text("(c)"),))
+def _terms(text: Callable[[str], str]) -> LicenceTerms:
+    return LicenceTerms(
+        text("Apache-2.0"), "https://example.org/licence", (text("name the source"),), notices=(text("(c)"),)
+    )
 
 
 def _arm(folder: Path, arm: str, seed: int, text: Callable[[str], str]) -> ArmResult:

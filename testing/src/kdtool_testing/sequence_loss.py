@@ -121,7 +121,7 @@ class SequenceLossConformance(LossConformance):
             state.requires_grad_()
         inside: dict[str, Any] = {"layers": tuple(pairs), "module": self._module}
         view = StepView(batch, mine, signal, torch.tensor(0.5), torch.tensor(3), head=own, **inside)
-        return loss, replace(view, second=second) if loss.passes == 2 else view
+        return loss, replace(view, second=second) if loss.forward_passes == 2 else view
 
 
 def _outputs(facts: ModelFacts, seeds: Mapping[int, int], batch: Batch, kinds: set[str]) -> ModelOutputs:

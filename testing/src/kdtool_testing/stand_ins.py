@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from kdtool._contract.component import Component, Config
 from kdtool._contract.kinds import KINDS
-from kdtool._contract.signals import Offer
+from kdtool._contract.signals import SignalKind
 
 __all__ = ["BASE", "ON_POLICY", "STAND_INS"]
 
 
-_OFFERS = frozenset(get_args(Offer))
+_OFFERS = frozenset(get_args(SignalKind))
 _MOST: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"offers": _OFFERS},
     "cache": {"offers": _OFFERS},
@@ -48,7 +48,7 @@ _CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}
 STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
 """What to write after `use` for a component of each kind that does nothing; it offers and carries everything."""
 
-_CLASSES["OnPolicy"] = type("OnPolicy", (_CLASSES["Trainer"],), {"own_text": "learned", "Config": _OnPolicySettings})
+_CLASSES["OnPolicy"] = type("OnPolicy", (_CLASSES["Trainer"],), {"on_policy": "learned", "Config": _OnPolicySettings})
 ON_POLICY = f"{__name__}:OnPolicy"
 """The same for a trainer that learns on text of the student's own."""
 

@@ -10,7 +10,7 @@ import pytest
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 from kdtool._errors import UsageError
 
 from kdtool_testing.component import ComponentConformance
@@ -81,7 +81,7 @@ class StudentConformance(ComponentConformance):
         batch = batch_of(packed(built.tokenizer))
         built.model.train()
         head = built.head
-        states = built.backbone(batch, Want()).last
+        states = built.backbone(batch, SignalRequest()).last
         logits = (states @ head.weight.T)[:, : head.vocabulary]
         torch.nn.functional.cross_entropy(logits, batch.labels[batch.labels != -100]).backward()  # type: ignore[no-untyped-call]
         learning = [parameter for parameter in built.model.parameters() if parameter.requires_grad]

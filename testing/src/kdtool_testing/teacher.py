@@ -13,7 +13,7 @@ from kdtool._contract.data import Batch, Row
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Offer, Signal, SparseTokens, Want
+from kdtool._contract.signals import Signal, SignalKind, SignalRequest, SparseTokens
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._plugins.validation import implements
 
@@ -63,7 +63,7 @@ class TeacherConformance(ComponentConformance):
     def test_what_it_offers_is_possible(self, teacher: Any) -> None:
         assert isinstance(teacher.offers, frozenset)
         assert teacher.offers
-        assert teacher.offers <= frozenset(get_args(Offer))
+        assert teacher.offers <= frozenset(get_args(SignalKind))
 
     def test_its_tokenizer_needs_no_weights_and_keeps_text(self, run: RunInfo, tmp_path: Path) -> None:
         with no_model_is_built():
@@ -84,7 +84,7 @@ class TeacherConformance(ComponentConformance):
     def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer) -> None:
         for kinds in _wanted(teacher):
             for rows in (packed(tokenizer), _without_labels(packed(tokenizer))):
-                batch, want = batch_of(rows), Want(kinds, (LAYER,))
+                batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
     def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, tokenizer: Tokenizer) -> None:
@@ -92,7 +92,7 @@ class TeacherConformance(ComponentConformance):
         other = self.ready(run)
         other.kdtool_tokenizer(run)
         for kinds in _wanted(teacher):
-            want = Want(kinds, (LAYER,))
+            want = SignalRequest(kinds, (LAYER,))
             first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
             for again in (second, third):
                 for one, two in zip(_tensors(first), _tensors(again), strict=True):
@@ -101,7 +101,7 @@ class TeacherConformance(ComponentConformance):
     def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, tokenizer: Tokenizer) -> None:
         rows = packed(tokenizer)
         for kinds in _wanted(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
-            want = Want(kinds, (LAYER,))
+            want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
                 together = _parts(teacher.kdtool_signal(batch_of([rows[i] for i in order]), want))
                 alone = [_parts(teacher.kdtool_signal(batch_of([rows[i]]), want)) for i in order]
@@ -114,7 +114,9 @@ class TeacherConformance(ComponentConformance):
         row = packed(tokenizer)[0]
         cut, ids = row.document.index(1), list(row.input_ids)
         ids[0] = next(other for other in ids if other != ids[0])
-        signals = [teacher.kdtool_signal(batch_of([r]), Want(frozenset({"logits"}))) for r in (row, _with(row, ids))]
+        signals = [
+            teacher.kdtool_signal(batch_of([r]), SignalRequest(frozenset({"logits"}))) for r in (row, _with(row, ids))
+        ]
         first, second = (logits_of(signal.lazy.hidden, signal.lazy.head).cpu() for signal in signals)
         kept = sum(row.labelled[i] for i in range(1, cut))
         close(second[kept:], first[kept:], "documents see each other")
@@ -123,7 +125,7 @@ class TeacherConformance(ComponentConformance):
         import torch
 
         for kinds in _wanted(teacher):
-            for tensor in _tensors(teacher.kdtool_signal(batch_of(packed(tokenizer)), Want(kinds, (LAYER,)))):
+            for tensor in _tensors(teacher.kdtool_signal(batch_of(packed(tokenizer)), SignalRequest(kinds, (LAYER,)))):
                 assert not tensor.requires_grad
                 if tensor.is_floating_point():
                     weight = torch.ones((), requires_grad=True)
@@ -174,12 +176,12 @@ class TeacherConformance(ComponentConformance):
 
     def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
         for kinds in _wanted(teacher):
-            teacher.kdtool_signal(batch_of(packed(tokenizer)), Want(kinds, (LAYER,)))
+            teacher.kdtool_signal(batch_of(packed(tokenizer)), SignalRequest(kinds, (LAYER,)))
         teacher.kdtool_close()
         teacher.kdtool_close()
 
 
-def check_signal(signal: Signal, batch: Batch, want: Want, tokenizer: Tokenizer) -> None:
+def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: Tokenizer) -> None:
     """Assert that a signal holds what was wanted of a batch, and nothing else, in the right shapes."""
     import torch
 
@@ -218,7 +220,7 @@ def check_signal(signal: Signal, batch: Batch, want: Want, tokenizer: Tokenizer)
             assert heads.isfinite().all()
 
 
-def check_sparse(sparse: SparseTokens, count: int, want: Want, vocabulary: int) -> None:
+def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabulary: int) -> None:
     """Assert that kept tokens are padded and weighed as their form says."""
     import torch
 
@@ -253,7 +255,7 @@ def _taught(model: LanguageModel) -> Tensor:
     return computed(model, batch_of(packed(model.tokenizer)))
 
 
-def _wanted(teacher: Any) -> set[frozenset[Offer]]:
+def _wanted(teacher: Any) -> set[frozenset[SignalKind]]:
     """Return what to want: each kind of token signal alone, and every two that go together."""
     kinds = sorted(teacher.offers - {"text"})
     pairs = {frozenset(pair) for pair in combinations(kinds, 2)} - {frozenset({"sampled", "top-k"})}

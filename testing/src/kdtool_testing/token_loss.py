@@ -134,7 +134,7 @@ class TokenLossConformance(LossConformance):
             if not isinstance(chunk.teacher, SparseTokens):
                 assert (self._values(chunk) >= 0).all()
                 logits = chunk.student_logits
-                equal = with_passes(replace(chunk, teacher=DenseTokens(logits)), *[logits] * loss.passes)
+                equal = with_passes(replace(chunk, teacher=DenseTokens(logits)), *[logits] * loss.forward_passes)
                 value, gradients = self._with_gradients(equal)
                 assert value.abs().max() < 1e-6
                 assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
@@ -144,7 +144,7 @@ class TokenLossConformance(LossConformance):
         import torch
 
         loss = self.build()
-        if loss.passes == 2 or not implements(self.component, "kdtool_token_gradient"):
+        if loss.forward_passes == 2 or not implements(self.component, "kdtool_token_gradient"):
             return
         for chunk in self._chunks(**options):
             before = chunk.student_logits.clone()
@@ -191,8 +191,8 @@ class TokenLossConformance(LossConformance):
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),
                 step=torch.tensor(3),
-                columns={"student_generated": torch.arange(POSITIONS) % 2} if loss.own_text else {},
-                second_logits=second if loss.passes == 2 else None,
+                columns={"student_generated": torch.arange(POSITIONS) % 2} if loss.on_policy else {},
+                second_logits=second if loss.forward_passes == 2 else None,
             )
 
 

@@ -13,7 +13,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.data import Row, RowSource
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.loss import Loss
-from kdtool._contract.loss_terms import Term
+from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.trainer import StepReport, Trained
 from kdtool._errors import KdtoolError, PluginError, UsageError
 from kdtool._store.atomic_files import json_lines
@@ -163,25 +163,25 @@ class TrainerConformance(ComponentConformance):
     def test_a_loss_that_breaks_its_contract_is_named(self, tmp_path: Path, spoil: Any) -> None:
         broken = {**companions(), "losses.broken": BrokenLoss(spoil)}
         with pytest.raises(PluginError, match="broken"):
-            self._train(tmp_path, terms=(Term("losses.broken", "broken", 1.0),), others=broken)
+            self._train(tmp_path, terms=(LossTerm("losses.broken", "broken", 1.0),), others=broken)
 
     def test_logits_are_cut_to_the_tokens_that_both_have(self, tmp_path: Path) -> None:
         loss = Widths(Widths.Config())
-        term = Term("losses.cut", "cut", 1.0, 1.0, 1.0, "teacher", (frozenset({"logits"}),), True, shared=200)
+        term = LossTerm("losses.cut", "cut", 1.0, 1.0, 1.0, "teacher", (frozenset({"logits"}),), True, shared=200)
         self._train(tmp_path, terms=(term,), others=_with("losses.cut", loss), signals={"teacher": CutTeacher(200)})
         assert loss.seen == {(200, 200)}
 
     def test_a_teacher_may_be_told_about_rows_of_its_own(self, tmp_path: Path) -> None:
         loss, cut = Beside(Beside.Config()), 16
-        term = Term("losses.beside", "beside", 1.0, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),))
+        term = LossTerm("losses.beside", "beside", 1.0, 1.0, 1.0, "teacher", (frozenset({"hidden"}),), False, ((0, 0),))
         own = make_phase(tmp_path, STEPS).rows
         rows = [own[number] for number in range(len(own))]
         theirs = [Row(row.key, row.input_ids[:cut], row.labelled[:cut], row.document[:cut]) for row in rows]
         others, signals = _with("losses.beside", loss), {"teacher": FrozenTeacher()}
         rows_of = {"teacher": ListSource(theirs)}
         trainer: Any = self.build()
-        if trainer.own_text and getattr(trainer.config, trainer.own_text) is not None:
-            with pytest.raises(UsageError, match=trainer.own_text):
+        if trainer.on_policy and getattr(trainer.config, trainer.on_policy) is not None:
+            with pytest.raises(UsageError, match=trainer.on_policy):
                 self._train(tmp_path, terms=(term,), others=others, signals=signals, teacher_rows=rows_of)
             return  # such a teacher could not read what the student writes
         self._train(tmp_path, terms=(term,), others=others, signals=signals, teacher_rows=rows_of)
@@ -196,7 +196,10 @@ class TrainerConformance(ComponentConformance):
 
     def test_a_second_pass_is_given_to_the_loss_that_asks_for_it_or_refused(self, tmp_path: Path) -> None:
         loss = Twice(Twice.Config())
-        terms = (Term("losses.likelihood", "likelihood", 1.0), Term("losses.twice", "twice", 1.0, passes=2))
+        terms = (
+            LossTerm("losses.likelihood", "likelihood", 1.0),
+            LossTerm("losses.twice", "twice", 1.0, forward_passes=2),
+        )
         try:
             self._train(tmp_path, terms=terms, others={**companions(), "losses.twice": loss})
         except UsageError:
@@ -242,7 +245,7 @@ class TrainerConformance(ComponentConformance):
         seed: int = 0,
         rows: int | RowSource = 8,
         student: LanguageModel | None = None,
-        terms: tuple[Term, ...] | None = None,
+        terms: tuple[LossTerm, ...] | None = None,
         others: dict[str, Component] | None = None,
         signals: Mapping[str, FrozenTeacher] | None = None,
         teacher_rows: Mapping[str, RowSource] | None = None,

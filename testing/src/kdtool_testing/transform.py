@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import computed, logits_of, packed
@@ -123,7 +123,7 @@ class TransformConformance(ComponentConformance):
 
         batch = self._batch(student)
         student.model.eval()  # without dropout
-        logits = logits_of(student.backbone(batch, Want()).last, student.head)
+        logits = logits_of(student.backbone(batch, SignalRequest()).last, student.head)
         student.model.zero_grad()
         torch.nn.functional.cross_entropy(logits, batch.labels[batch.labels != -100]).backward()  # type: ignore[no-untyped-call]
         learning = [parameter for parameter in student.model.parameters() if parameter.requires_grad]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdtool._contract.loss import TokenChunk
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.signals import Offer
+from kdtool._contract.signals import SignalKind
 
 from kdtool_testing.chunks import part_of, teacher_tokens
 from kdtool_testing.component import ComponentConformance
@@ -30,7 +30,7 @@ class WeightingConformance(ComponentConformance):
     """
 
     kind: ClassVar[str] = "weighting"
-    teachers: ClassVar[tuple[Offer | None, ...]] = (None, "logits", "top-k")
+    teachers: ClassVar[tuple[SignalKind | None, ...]] = (None, "logits", "top-k")
     """What the chunk's teacher may be for this weighting: None, "logits", "sampled" or "top-k"."""
     columns: ClassVar[Mapping[str, int]] = {}
     """Columns that the weighting reads, each with the number of values it has."""

@@ -469,7 +469,7 @@ class Bits(kdtool.Evaluator):
         runtime.close()
 
     def measurement(
-        self, run: kdtool.RunInfo, subject: kdtool.Subject, scores: Mapping[str, kdtool.Score]
+        self, run: kdtool.RunInfo, subject: kdtool.Subject, scores: Mapping[str, kdtool.LogLikelihood]
     ) -> kdtool.Measurement:
         items = run.folder / f"{subject.name}.jsonl"
         rows = [{"item": name, "sum": -s.log_likelihood, "weight": s.bytes} for name, s in scores.items()]
@@ -553,7 +553,9 @@ class Forgiving(Bits):
                 continue
             with opened.value as runtime:
                 answers = [one for one in runtime.answer(requests) if one.finish != "refused"]
-            yield self.measurement(run, subject, {one.id: kdtool.Score(-1.0, 1, one.tokens_out) for one in answers})
+            yield self.measurement(
+                run, subject, {one.id: kdtool.LogLikelihood(-1.0, 1, one.tokens_out) for one in answers}
+            )
 
 
 class Satisfied(Bits):

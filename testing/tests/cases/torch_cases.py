@@ -28,7 +28,7 @@ from torch import Tensor
 class Toy(kdtool.Teacher):
     """A small teacher that offers nearly everything."""
 
-    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "projections", "top-k", "text"})
+    offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections", "top-k", "text"})
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return ByteTokenizer()
@@ -36,7 +36,7 @@ class Toy(kdtool.Teacher):
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         return toy_model(0).facts
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         model = toy_model(7)
         model.model.eval()
         with torch.no_grad():
@@ -47,7 +47,7 @@ class Toy(kdtool.Teacher):
         return batch
 
     def told(
-        self, batch: kdtool.Batch, want: kdtool.Want, outputs: kdtool.ModelOutputs, head: kdtool.Head
+        self, batch: kdtool.Batch, want: kdtool.SignalRequest, outputs: kdtool.ModelOutputs, head: kdtool.Head
     ) -> kdtool.Signal:
         kinds = want.kinds
         weights, ids = (outputs.last @ head.weight[: head.vocabulary].T).softmax(-1).topk(4)
@@ -96,7 +96,7 @@ class Generous(Toy):
     """Gives hidden states that nobody wants."""
 
     def told(
-        self, batch: kdtool.Batch, want: kdtool.Want, outputs: kdtool.ModelOutputs, head: kdtool.Head
+        self, batch: kdtool.Batch, want: kdtool.SignalRequest, outputs: kdtool.ModelOutputs, head: kdtool.Head
     ) -> kdtool.Signal:
         return replace(super().told(batch, want, outputs, head), hidden=outputs.hidden)
 
@@ -119,7 +119,7 @@ class Mixed(Toy):
     """Subtracts the batch's mean."""
 
     def told(
-        self, batch: kdtool.Batch, want: kdtool.Want, outputs: kdtool.ModelOutputs, head: kdtool.Head
+        self, batch: kdtool.Batch, want: kdtool.SignalRequest, outputs: kdtool.ModelOutputs, head: kdtool.Head
     ) -> kdtool.Signal:
         last = outputs.last - outputs.last.mean(0) if len(outputs.last) else outputs.last
         return super().told(batch, want, replace(outputs, last=last), head)
@@ -136,7 +136,7 @@ class Random(Toy):
     """Is never the same."""
 
     def told(
-        self, batch: kdtool.Batch, want: kdtool.Want, outputs: kdtool.ModelOutputs, head: kdtool.Head
+        self, batch: kdtool.Batch, want: kdtool.SignalRequest, outputs: kdtool.ModelOutputs, head: kdtool.Head
     ) -> kdtool.Signal:
         noisy = {layer: states + 1e-4 * torch.randn_like(states) for layer, states in outputs.hidden.items()}
         return super().told(batch, want, replace(outputs, hidden=noisy), head)
@@ -145,7 +145,7 @@ class Random(Toy):
 class Inferring(Toy):
     """Gives tensors that autograd refuses."""
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         with torch.inference_mode():
             return super().kdtool_signal(batch, want)
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from kdtool._contract.estimates import Estimate, Prospect
+from kdtool._contract.estimates import Estimate, RunForecast
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.licences import Terms, Transfer
+from kdtool._contract.licences import LicenceTerms, Transfer
 from kdtool._contract.run_info import RunInfo
 
 
@@ -46,7 +46,7 @@ class Component:
     kind: ClassVar[str] = ""
     config: Any
     """The instance of the nested `Config`; redeclare it as `config: Config` to have it typed."""
-    takes: Mapping[str, Transfer] = {}
+    derives_from: Mapping[str, Transfer] = {}
     """Components whose weights, signals or text end up in the student, by their names in the recipe. A student cut from a
     teacher takes its weights, a corpus of a teacher's answers its text. Decides which licence terms apply to the student.
     The components must exist, and a teacher whose text is taken must offer text. A text's fingerprint includes these
@@ -76,7 +76,7 @@ class Component:
         Since 0.1.
         """
 
-    def kdtool_estimate(self, run: RunInfo, ahead: Prospect) -> Iterator[Estimate] | None:
+    def kdtool_estimate(self, run: RunInfo, ahead: RunForecast) -> Iterator[Estimate] | None:
         """Yield estimates of this component's needs: memory by stage, disk, downloads, tokens, time, money.
 
         Called by `kdtool check`, on rank 0; for a component of a phase once in each phase (`ahead.phase`). Must take
@@ -84,7 +84,7 @@ class Component:
         the part is unknown. Raise a `UsageError` to refuse a recipe that would fail during the run. Since 0.1.
         """
 
-    def kdtool_acknowledge(self) -> Terms | None:
+    def kdtool_acknowledge(self) -> LicenceTerms | None:
         """Return the licence or terms of use of the weights, data or service that the component provides.
 
         Called once before a run, on rank 0; nothing is fetched. Shown to the user, compared with the student's use of the

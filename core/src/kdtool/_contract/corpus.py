@@ -22,7 +22,7 @@ class Corpus(Component):
 
         Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
         example never depends on other examples. Several iterators may be read in turns. Name components that it calls
-        through `run.hook` in `takes`. Files committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
+        through `run.hook` in `derives_from`. Files committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
         """
         raise NotImplementedError
 

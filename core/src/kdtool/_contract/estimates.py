@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdtool._contract.language_model import LanguageModel, ModelFacts
-from kdtool._contract.loss_terms import Term
-from kdtool._contract.signals import Want
+from kdtool._contract.loss_terms import LossTerm
+from kdtool._contract.signals import SignalRequest
 
-__all__ = ["Estimate", "PhaseAhead", "Prospect", "Saving", "SignalsAhead"]
+__all__ = ["Estimate", "PlannedPhase", "PlannedSignals", "RunForecast", "Saving"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Saving:
 class Estimate:
     """One part of a component's needs: memory while it is held, and resources spent once. 0 means none, not unknown.
 
-    Memory is held during `stages`, names of `Prospect.stages`; parts of one stage add up, stages do not. Without stages it
-    is held from the first stage that uses the component to the run's end. A stage may have moments that do not add up
+    Memory is held during `stages`, names of `RunForecast.stages`; parts of one stage add up, stages do not. Without stages
+    it is held from the first stage that uses the component to the run's end. A stage may have moments that do not add up
     either: `<stage>: <moment>`, such as "phases/train: backward". Disk of a part with stages is free again behind them.
     `uses` names other components whose models are opened for this part, `unloads` those to free during its
     stages. Parts with `download_bytes` and the same name are one download. `compute_bytes` is memory where models compute:
@@ -57,7 +57,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class PhaseAhead:
+class PlannedPhase:
     """A planned phase of training. `row_length` is 0 if unknown.
 
     `outline` is the student as the phase trains it, shapes without weights; None if the student has none. `beside` names
@@ -68,7 +68,7 @@ class PhaseAhead:
     stage: str
     arm: str
     steps: int
-    terms: tuple[Term, ...]
+    terms: tuple[LossTerm, ...]
     row_length: int
     outline: LanguageModel | None
     facts: ModelFacts | None
@@ -77,13 +77,13 @@ class PhaseAhead:
 
 
 @dataclass(frozen=True)
-class SignalsAhead:
+class PlannedSignals:
     """Signals that a cache will record of a teacher. `tokens` is 0 if unknown."""
 
     stage: str
     cache: str
     teacher: str
-    want: Want
+    want: SignalRequest
     row_length: int
     tokens: int
 
@@ -92,7 +92,7 @@ _ITEM_BYTES = {"bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Prospect:
+class RunForecast:
     """A planned run. `models` are described by component; `phase` is that of the component being called.
 
     `stages` are the names of the run's stages, in order. `opened` names the subjects that evaluators measure.
@@ -101,10 +101,10 @@ class Prospect:
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     student: str = ""
     stages: tuple[str, ...] = ()
-    phases: tuple[PhaseAhead, ...] = ()
-    signals: tuple[SignalsAhead, ...] = ()
+    phases: tuple[PlannedPhase, ...] = ()
+    signals: tuple[PlannedSignals, ...] = ()
     teachers: tuple[str, ...] = ()
-    phase: PhaseAhead | None = None
+    phase: PlannedPhase | None = None
 
     @property
     def student_bytes(self) -> int:

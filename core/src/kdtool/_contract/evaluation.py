@@ -83,7 +83,7 @@ class Evaluator(Component):
     """Measures subjects."""
 
     kind = "evaluator"
-    together: bool = False
+    measures_jointly: bool = False
     """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject."""
     reads_text: bool = True
     """True if `kdtool_evaluate` reads `run.texts`; otherwise scores do not depend on the text, and `run.texts` is empty."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdtool._contract.data import Batch
-from kdtool._contract.signals import Head, ModelOutputs, Want
+from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import UsageError
 
@@ -62,7 +62,7 @@ class LanguageModel(ABC):
         """The head, on the model's own parameters (tied to the embedding where the model ties them)."""
 
     @abstractmethod
-    def backbone(self, batch: Batch, want: Want) -> ModelOutputs:
+    def backbone(self, batch: Batch, want: SignalRequest) -> ModelOutputs:
         """Run everything but the head on a batch.
 
         Documents of a row do not see each other. Gradients flow unless the caller switched them off. Nothing is kept
@@ -135,7 +135,7 @@ class TextAnswer:
 
 
 @dataclass(frozen=True)
-class Score:
+class LogLikelihood:
     """A text's log-likelihood in nats, summed over `tokens` predicted tokens, which stand for `bytes` of UTF-8."""
 
     log_likelihood: float
@@ -156,7 +156,7 @@ class Runtime(AbstractContextManager["Runtime"], ABC):
     def answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
         """Answer requests, in any order; results carry the request's id. A request that is too long is refused alone."""
 
-    def score(self, texts: Sequence[str]) -> Iterator[Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
         """Score whole texts, in order. The first token is predicted from the tokenizer's `scoring_context`.
 
         Raises:

@@ -1,7 +1,7 @@
 """Licences: transfers to the student, the terms that allow or forbid them, and the recipe's acknowledgements.
 
-`judged` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by the `Terms` of its
-component, never by name.
+`judged` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by the `LicenceTerms` of
+its component, never by name.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Licensed", "Objection", "Terms", "Transfer", "judged", "published_name", "told"]
+__all__ = ["LicenceTerms", "Licensed", "Objection", "Transfer", "judged", "published_name", "told"]
 
 Transfer = Literal["weights", "signals", "text"]
 """Ways in which a student derives from others: copied weights, signals of a model, text."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class LicenceTerms:
     """The licence or terms of use of a component: shown before a run and recorded with it.
 
     `licence` is an SPDX expression or the name that all components use for it. `restrictions` bind everyone who uses or
@@ -41,13 +41,13 @@ _WORDS: Mapping[Transfer, str] = {"weights": "weights", "signals": "what it says
 class Licensed:
     """The terms of a component, and their consequences for this run.
 
-    `takes` are the transfers from the component to the student, in alphabetical order; `forbidden` those that the terms
+    `transfers` are those from the component to the student, in alphabetical order; `forbidden` those that the terms
     forbid. `acknowledged` is the recipe's acknowledgement, "" if there is none.
     """
 
     component: str
-    terms: Terms
-    takes: tuple[Transfer, ...] = ()
+    terms: LicenceTerms
+    transfers: tuple[Transfer, ...] = ()
     forbidden: tuple[Transfer, ...] = ()
     acknowledged: str = ""
 
@@ -56,11 +56,11 @@ class Licensed:
         """The entry that the recipe needs under `terms_acknowledged`, "" if none."""
         if self.forbidden:
             return f"{self.terms.licence}, with permission for {' and '.join(self.forbidden)}"
-        return self.terms.licence if self.takes and self.terms.restrictions else ""
+        return self.terms.licence if self.transfers and self.terms.restrictions else ""
 
     def sentence(self) -> str:
         """Return the transfers to the student and the recipe's acknowledgement, in a line."""
-        taken = " and ".join(_WORDS[transfer] for transfer in self.takes) or "nothing of it"
+        taken = " and ".join(_WORDS[transfer] for transfer in self.transfers) or "nothing of it"
         said = "acknowledged" if self.needed and self.acknowledged else ""
         if self.forbidden and self.acknowledged:
             said = "which the terms forbid: done with permission, as the recipe says"
@@ -83,7 +83,7 @@ class Objection:
 
 
 def judged(
-    terms: Mapping[str, Terms], taken: Mapping[str, Iterable[Transfer]], acknowledged: Mapping[str, str]
+    terms: Mapping[str, LicenceTerms], taken: Mapping[str, Iterable[Transfer]], acknowledged: Mapping[str, str]
 ) -> tuple[tuple[Licensed, ...], tuple[Objection, ...]]:
     """Decide which transfers the terms allow.
 
@@ -98,10 +98,10 @@ def judged(
     weights = {terms[name].licence for name in terms if "weights" in set(taken.get(name, ()))}
     found = []
     for name, own in terms.items():
-        takes: tuple[Transfer, ...] = tuple(sorted(set(taken.get(name, ()))))
-        forbidden = tuple(each for each in takes if each in own.forbids and own.licence not in weights)
+        transfers: tuple[Transfer, ...] = tuple(sorted(set(taken.get(name, ()))))
+        forbidden = tuple(each for each in transfers if each in own.forbids and own.licence not in weights)
         said = acknowledged.get(name, "")
-        found.append(Licensed(name, own, takes, forbidden, said))
+        found.append(Licensed(name, own, transfers, forbidden, said))
     wanted = {each.component: each.needed for each in found if each.needed}
     objections = [*_unknown(found, acknowledged), *_unsaid(found, wanted, sorted(weights))]
     return tuple(found), tuple(objections)
@@ -109,7 +109,7 @@ def judged(
 
 def published_name(name: str, licences: Iterable[Licensed]) -> str:
     """Return the name required of a model that is published under these terms."""
-    for prefix in {each.terms.name_prefix for each in licences if each.takes and each.terms.name_prefix}:
+    for prefix in {each.terms.name_prefix for each in licences if each.transfers and each.terms.name_prefix}:
         name = name if name.startswith(prefix) else f"{prefix}-{name}"
     return name
 
@@ -138,7 +138,7 @@ def _unknown(found: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iter
 
 
 def _with_permission(licensed: Licensed) -> str:
-    return f"{licensed.terms.licence}, with permission for {' and '.join(licensed.takes)}"
+    return f"{licensed.terms.licence}, with permission for {' and '.join(licensed.transfers)}"
 
 
 def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[str]) -> Iterable[Objection]:
@@ -148,7 +148,7 @@ def _unsaid(found: Iterable[Licensed], wanted: Mapping[str, str], weights: list[
         if not each.needed or each.acknowledged == each.needed:
             continue
         terms, where = each.terms, f" ({each.terms.url})" if each.terms.url else ""
-        taken = " and ".join(_WORDS[transfer] for transfer in each.takes)
+        taken = " and ".join(_WORDS[transfer] for transfer in each.transfers)
         if each.forbidden:
             own = f"its weights are under {' and '.join(weights)}" if weights else "it has no weights of others"
             message = (

@@ -13,7 +13,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.data import Batch
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Offer, Signal, SparseTokens
+from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Signal, SignalKind, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,9 +89,9 @@ class Loss(Component):
     """One term of the training objective. Implement `kdtool_token_loss` or `kdtool_sequence_loss`, not both."""
 
     kind = "loss"
-    needs: tuple[frozenset[Offer], ...] = ()
+    needs: tuple[frozenset[SignalKind], ...] = ()
     """Required signals of a teacher: alternatives, best first; () if it needs none. May depend on the config."""
-    softened: Literal[0, 1, 2] = 0
+    temperature_power: Literal[0, 1, 2] = 0
     """Exponent p such that the gradient scales as T^-p with its temperature T; the engine multiplies by T^p. 2 for a loss
     that is quadratic in small differences of softened distributions, such as the KLs, 1 for one that is linear in them,
     such as total variation, 0 for one without softened distributions."""
@@ -100,14 +100,14 @@ class Loss(Component):
     divergence: bool = False
     """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; tested before
     training."""
-    passes: Literal[1, 2] = 1
+    forward_passes: Literal[1, 2] = 1
     """2 for a loss that compares two passes of the student over the same rows, with different dropout. Other losses see the
     first; a student without dropout is refused. May depend on the config."""
     same_vocabulary: bool = True
     """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
     Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment, which
     only a sequence loss can use. May depend on the config."""
-    own_text: bool = False
+    on_policy: bool = False
     """True if it needs the column `student_generated` of a trainer with on-policy text: 1 for tokens that the student
     generated, 0 for the corpus's. Other trainers are refused. May depend on the config."""
 
@@ -158,7 +158,7 @@ class Weighting(Component):
     """Weights tokens, or balances terms."""
 
     kind = "weighting"
-    needs: tuple[frozenset[Offer], ...] = ()
+    needs: tuple[frozenset[SignalKind], ...] = ()
     """Required signals of the teacher: alternatives; () if any will do. It receives the signals of the phase's first token
     loss with a teacher; checked before anything is made. May depend on the config."""
     terms: frozenset[str] = frozenset()

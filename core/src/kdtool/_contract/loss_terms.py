@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from kdtool._contract.signals import Offer
+from kdtool._contract.signals import SignalKind
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -53,16 +53,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One loss of a phase. `name` is the component's key path, `label` its short name in reports and curves.
 
-    The term's value is weight(progress) · scale · mean of the loss; `scale` is the temperature to the power `softened` of
-    the loss, so 1 for a loss without softened distributions. `teacher` is the source of signals, None for a loss that needs
-    none, or that learns from several: `mixture` then holds the share of each, which sum to 1, and the loss receives Σ share
-    · the teacher's probabilities at the term's temperature, as described in `DenseTokens` and `SparseTokens`. Only token
-    losses learn from a mixture. `needs`, `divergence` and `passes` are the loss's. `layers` pairs student and teacher
-    layers for losses that compare layers. If one vocabulary begins with the other, both sides' logits are cut to the first
-    `shared` tokens, the teacher's already in its signal, the student's by the trainer; None: both have the same.
+    The term's value is weight(progress) · scale · mean of the loss; `scale` is the temperature to the power
+    `temperature_power` of the loss, so 1 for a loss without softened distributions. `teacher` is the source of signals, None
+    for a loss that needs none, or that learns from several: `mixture` then holds the share of each, which sum to 1, and the
+    loss receives Σ share · the teacher's probabilities at the term's temperature, as described in `DenseTokens` and
+    `SparseTokens`. Only token losses learn from a mixture. `needs`, `divergence` and `forward_passes` are the loss's.
+    `layers` pairs student and teacher layers for losses that compare layers. If one vocabulary begins with the other, both
+    sides' logits are cut to the first `shared` tokens, the teacher's already in its signal, the student's by the trainer;
+    None: both have the same.
     """
 
     name: str
@@ -71,11 +72,11 @@ class Term:
     temperature: float = 1.0
     scale: float = 1.0
     teacher: str | None = None
-    needs: tuple[frozenset[Offer], ...] = ()
+    needs: tuple[frozenset[SignalKind], ...] = ()
     divergence: bool = False
     layers: tuple[tuple[int, int], ...] = ()
     shared: int | None = None
-    passes: Literal[1, 2] = 1
+    forward_passes: Literal[1, 2] = 1
     mixture: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property

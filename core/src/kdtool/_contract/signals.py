@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Offer = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
+SignalKind = Literal["logits", "sampled", "top-k", "hidden", "attentions", "projections", "text"]
 """A kind of signal: full logits, sampled tokens, top-k tokens, hidden states, attention maps, projections (queries, keys
 and values), text answers. Hidden states, maps and projections belong to layers; a loss that needs them receives the same
 from the student."""
 
 
-FIXED_AT_CAPTURE: frozenset[Offer] = frozenset({"sampled", "top-k"})
+FIXED_AT_CAPTURE: frozenset[SignalKind] = frozenset({"sampled", "top-k"})
 """Signals that hold a distribution at one temperature, chosen when they are taken."""
 
 
 @dataclass(frozen=True)
-class Want:
+class SignalRequest:
     """The signals requested of a teacher, or of a model's backbone, for a batch.
 
     `layers` counts decoder layers from 0, for all kinds that belong to layers: hidden states are each layer's output.
     `temperature` applies to signals that fix it at capture (`sampled`, `top-k`); logits are always raw.
     """
 
-    kinds: frozenset[Offer] = frozenset()
+    kinds: frozenset[SignalKind] = frozenset()
     layers: tuple[int, ...] = ()
     temperature: float = 1.0
 

@@ -12,7 +12,7 @@ from kdtool._contract.evaluation import Subject
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Offer, Signal, Want
+from kdtool._contract.signals import Signal, SignalKind, SignalRequest
 from kdtool._contract.tokenizer import Tokenizer
 
 
@@ -20,7 +20,7 @@ class SignalSource(Protocol):
     """The source of one teacher's signals in a phase: the teacher itself or a cache."""
 
     @property
-    def want(self) -> Want:
+    def want(self) -> SignalRequest:
         """The contents of every signal."""
 
     def signal(self, batch: Batch) -> Signal:
@@ -31,12 +31,12 @@ class Teacher(Component):
     """A model to learn from."""
 
     kind = "teacher"
-    offers: frozenset[Offer] = frozenset()
+    offers: frozenset[SignalKind] = frozenset()
     """Signals that `kdtool_signal` and `kdtool_answer` can return; may depend on the config."""
-    speaks_as: Mapping[str, str] | None = None
+    answer_cache_key: Mapping[str, str] | None = None
     """Everything besides the request that determines its answers, such as the name of a server's model.
 
-    Answers are cached under this key: with the same `speaks_as`, other settings or code repeat no request. None: all
+    Answers are cached under this key: with the same `answer_cache_key`, other settings or code repeat no request. None: all
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
 
@@ -47,7 +47,7 @@ class Teacher(Component):
         """
         raise NotImplementedError
 
-    def kdtool_signal(self, batch: Batch, want: Want) -> Signal:
+    def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.
 
         Called for every micro-batch while signals are recorded or, without a cache, during training; every rank calls its
@@ -95,13 +95,13 @@ class Cache(Component):
     """Records a teacher's signals and recalls them row by row."""
 
     kind = "cache"
-    offers: frozenset[Offer] = frozenset()
+    offers: frozenset[SignalKind] = frozenset()
     """Signals that `kdtool_recall` returns; may depend on the config."""
     every_rank_records: bool = False
     """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise on rank 0 alone."""
 
     @hook(needed=True)
-    def kdtool_wanted(self, want: Want, offers: frozenset[Offer]) -> Want:
+    def kdtool_wanted(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
         """Return the signals to record so that `want`, the union of the losses' needs, can be served.
 
         `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is refused.
@@ -121,7 +121,7 @@ class Cache(Component):
         raise NotImplementedError
 
     @hook(needed=True)
-    def kdtool_recall(self, batch: Batch, want: Want, folder: Path) -> Signal:
+    def kdtool_recall(self, batch: Batch, want: SignalRequest, folder: Path) -> Signal:
         """Return the signal of a batch from `folder`, found by row key, on the batch's device.
 
         Called for every micro-batch, on every rank, read-only. A missing row is an error. Since 0.1.

@@ -10,9 +10,9 @@ from kdtool._contract.component import Component
 from kdtool._contract.data import RowSource
 from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.loss_terms import Term, TermReport
+from kdtool._contract.loss_terms import LossTerm, TermReport
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 from kdtool._contract.teacher import SignalSource
 
 
@@ -26,7 +26,7 @@ class Phase:
 
     name: str
     steps: int
-    terms: tuple[Term, ...]
+    terms: tuple[LossTerm, ...]
     rows: RowSource
     signals: Mapping[str, SignalSource]
     checkpoints: Path
@@ -35,12 +35,12 @@ class Phase:
     gradient_norms: bool = False
 
     @property
-    def wanted(self) -> Want:
+    def wanted(self) -> SignalRequest:
         """Outputs to request of the student's backbone: for paired layers, the kinds requested of their teachers."""
         paired = [term for term in self.terms if term.layers]
         kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)
         layers = sorted({own for term in paired for own, _ in term.layers})
-        return Want(kinds & {"hidden", "attentions", "projections"}, tuple(layers))
+        return SignalRequest(kinds & {"hidden", "attentions", "projections"}, tuple(layers))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Trainer(Component):
     """Trains one phase."""
 
     kind = "trainer"
-    own_text: str = ""
+    on_policy: str = ""
     """The setting that enables on-policy text, which the student writes during training; None in the config disables it. ""
     if there is no such setting. Signals of such text cannot be recorded, so teachers run beside the student and must use
     its tokens. Losses that learn from labels alone receive none of it."""

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdtool._assembly.assemble import Assembly, assemble
-from kdtool._contract.estimates import Prospect
+from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
@@ -32,7 +32,7 @@ from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.missing import refuse_missing
-from kdtool._run.preflight.prospect import Asked, Known, ask, describe, prospect_of
+from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
 from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
@@ -152,10 +152,10 @@ def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Contex
 
 def _foreseen(
     context: Context, info: RunInfo, out: Path, known: Known
-) -> tuple[Mapping[str, ModelFacts], Prospect, list[Asked], Forecast]:
+) -> tuple[Mapping[str, ModelFacts], RunForecast, list[Asked], Forecast]:
     """Return the models, what lies ahead, and what components answered, apart and added up."""
     models = describe(context, info, known)
-    ahead, unknown = prospect_of(context, info, models, known)
+    ahead, unknown = run_forecast_of(context, info, models, known)
     answers = ask(context, info, ahead, unknown)
     asked = timed_by_record(answers, context.assembly, models, out / context.assembly.recipe.name)
     refuse_uneven(context.assembly, asked)

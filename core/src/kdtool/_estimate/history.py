@@ -10,7 +10,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.language_model import ModelFacts
 from kdtool._errors import KdtoolError
 from kdtool._results.files import component_record, read_results
-from kdtool._run.preflight.prospect import Asked
+from kdtool._run.preflight.run_forecast import Asked
 
 __all__ = ["timed_by_record"]
 

@@ -18,7 +18,7 @@ from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
 from kdtool._plugins.registry import installed, load
 from kdtool._recipe.layers import as_written
-from kdtool._run.preflight.prospect import Asked
+from kdtool._run.preflight.run_forecast import Asked
 
 __all__ = ["Attempt", "Remedy", "fitting", "largest", "proposals"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kdtool._contract.estimates import Prospect
+from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
-from kdtool._run.preflight.prospect import Asked
+from kdtool._run.preflight.run_forecast import Asked
 
 __all__ = ["Forecast", "Memory", "Spent", "add_up", "cache_bytes"]
 
@@ -57,7 +57,7 @@ class Forecast:
     unknown: tuple[str, ...]
 
 
-def add_up(ahead: Prospect, asked: Sequence[Asked], unknown: Iterable[str]) -> Forecast:
+def add_up(ahead: RunForecast, asked: Sequence[Asked], unknown: Iterable[str]) -> Forecast:
     """Add up what components answered."""
     asked = _placed(asked)
     alike = [part for part in asked if part.arm != _CONTROL_OF_TIME]
@@ -104,7 +104,7 @@ def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
     return 2 * facts.layers * facts.kv_heads * width * (tokens or facts.context) * itemsize
 
 
-def _memory(ahead: Prospect, asked: Sequence[Asked], what: str) -> Memory:
+def _memory(ahead: RunForecast, asked: Sequence[Asked], what: str) -> Memory:
     stages = list(ahead.stages)
     named = {stage for part in asked for stage in part.estimate.stages}
     first = _first_uses(ahead, asked, stages)
@@ -127,7 +127,7 @@ def _memory(ahead: Prospect, asked: Sequence[Asked], what: str) -> Memory:
     return Memory(sum(ordered.values()), at, ordered, moments)
 
 
-def _held(part: Asked, moment: str, stage: str, position: int, first: Mapping[str, int], ahead: Prospect) -> bool:
+def _held(part: Asked, moment: str, stage: str, position: int, first: Mapping[str, int], ahead: RunForecast) -> bool:
     if part.estimate.stages:
         return moment in part.estimate.stages or stage in part.estimate.stages
     if part.component in ahead.teachers:
@@ -135,7 +135,7 @@ def _held(part: Asked, moment: str, stage: str, position: int, first: Mapping[st
     return True
 
 
-def _first_uses(ahead: Prospect, asked: Sequence[Asked], stages: Sequence[str]) -> dict[str, int]:
+def _first_uses(ahead: RunForecast, asked: Sequence[Asked], stages: Sequence[str]) -> dict[str, int]:
     """Return the first stage that opens each model; scores are of all teachers."""
     found = dict.fromkeys(ahead.teachers, stages.index("scores")) if "scores" in stages else {}
     for part in asked:

@@ -25,12 +25,12 @@ _ONE_SEED = (
 )
 
 
-def verdict(comparisons: Sequence[Comparison], *, own_text: bool = False, ended_early: bool = False) -> str:
+def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended_early: bool = False) -> str:
     """Say against which arms the student is better, worse, or not shown to differ, and what share of the teacher it has.
 
-    `own_text`: the student learned also on text of its own. `ended_early`: it or the control stopped before all its steps.
+    `on_policy`: the student learned also on text of its own. `ended_early`: it or the control stopped before all its steps.
     """
-    like = _EACH_BEST if ended_early else _SAME_ROWS if own_text else _CONTROLS["control"]
+    like = _EACH_BEST if ended_early else _SAME_ROWS if on_policy else _CONTROLS["control"]
     known = {**_CONTROLS, "control": like}
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]

@@ -1,7 +1,8 @@
 """Answers that stay: what a corpus asked a teacher once is not asked again, whatever else of the recipe changes.
 
-They lie in one SQLite file of the store, by the fingerprint of the teacher (or what it `speaks_as`, and what it was trained
-to) and by all of the request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or time.
+They lie in one SQLite file of the store, by the fingerprint of the teacher (or what its `answer_cache_key`, and what it was
+trained to) and by all of the request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or
+time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hooks for a node: teachers that it does not ask give their tokenizers, those that its sources asked also their shapes.
 
-Only a teacher that the node asks has the weights that the node expects. So what a component does not declare (`takes`,
-`asks`, a loss's teacher) cannot leave results that are reused where they no longer hold.
+Only a teacher that the node asks has the weights that the node expects. So what a component does not declare
+(`derives_from`, `asks`, a loss's teacher) cannot leave results that are reused where they no longer hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdtool._contract.data import Batch
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import ModelFacts, Request, Runtime, TextAnswer
 from kdtool._contract.run_info import Hooks, RunInfo
-from kdtool._contract.signals import Signal, Want
+from kdtool._contract.signals import Signal, SignalRequest
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
@@ -60,7 +60,7 @@ class _Undeclared(Teacher):
         found: ModelFacts | None = self._teacher.kdtool_describe(run)
         return found
 
-    def kdtool_signal(self, batch: Batch, want: Want) -> Signal:
+    def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         self._refuse()
 
     def kdtool_answer(self, requests: Iterable[Request]) -> Iterator[TextAnswer]:
@@ -75,5 +75,5 @@ class _Undeclared(Teacher):
     def _refuse(self) -> NoReturn:
         raise PluginError(
             f"{self._stage}: asks {self._name}, which none of its components declares, so a change of that teacher would "
-            "go unnoticed. Name the teacher in the component's `takes` (a student, a corpus) or `asks` (an evaluator)"
+            "go unnoticed. Name the teacher in the component's `derives_from` (a student, a corpus) or `asks` (an evaluator)"
         )

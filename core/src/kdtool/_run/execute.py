@@ -35,7 +35,7 @@ from kdtool._run.preflight.equal_tokens import refuse_uneven_ahead
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.measurable import refuse_unexportable, refuse_unmeasurable
 from kdtool._run.preflight.missing import refuse_missing
-from kdtool._run.preflight.on_policy import own_text_keys, own_text_noted
+from kdtool._run.preflight.on_policy import note_on_policy, on_policy_keys
 from kdtool._run.preflight.vocabularies import noted
 from kdtool._run.roll_call import agree
 from kdtool._run.stages.exports import read_artifact
@@ -222,7 +222,7 @@ def _check_tokens(assembly: Assembly, arms: Sequence[Arm], stage: Stage) -> None
     student, control = (next(a for a in arms if (a.arm, a.seed) == (arm, stage.seed)) for arm in ("student", "control"))
     if stage.label != control.nodes[-1].stage.label:
         return
-    more = control.tokens > student.tokens and own_text_keys(assembly)
+    more = control.tokens > student.tokens and on_policy_keys(assembly)
     early = min(student.share_of_steps, control.share_of_steps) < 1
     if control.tokens != student.tokens and not more and not early:
         seen = f"it trained on {control.tokens:,} tokens, the student on {student.tokens:,}"
@@ -238,7 +238,7 @@ def _results(
         name=context.assembly.recipe.name,
         folder=context.folder,
         verdict=verdict(
-            comparisons, own_text=bool(own_text_keys(context.assembly)), ended_early=_ended_early(stages.arms)
+            comparisons, on_policy=bool(on_policy_keys(context.assembly)), ended_early=_ended_early(stages.arms)
         ),
         measurements=tuple(measurements),
         comparisons=tuple(comparisons),
@@ -299,7 +299,7 @@ def _phases(context: Context, stages: Stages) -> dict[str, Any]:
 
 def _noted(context: Context) -> tuple[str, ...]:
     """Return what the user must know of the recipe's teachers, and of what the control is spared."""
-    return *noted(context.vocabularies), *mixtures_noted(context.assembly), *own_text_noted(context.assembly)
+    return *noted(context.vocabularies), *mixtures_noted(context.assembly), *note_on_policy(context.assembly)
 
 
 def _notes(arms: Sequence[ArmResult]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import RowSource
 from kdtool._contract.reporting import ComponentRecord
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 from kdtool._contract.teacher import SignalSource, Teacher
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
@@ -31,11 +31,11 @@ from kdtool._run.stages.signals import from_cache
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 
-__all__ = ["PlannedSignals", "PlannedStage", "changes", "last_nodes", "plan_run"]
+__all__ = ["PlannedStage", "RecordedSignals", "changes", "last_nodes", "plan_run"]
 
 
 @dataclass(frozen=True)
-class PlannedSignals:
+class RecordedSignals:
     """Signals that a cache records: whose they are, what is kept of them, where they lie, and how they are read.
 
     Attributes:
@@ -47,7 +47,7 @@ class PlannedSignals:
 
     teacher: ComponentRecord
     cache: ComponentRecord
-    want: Want
+    want: SignalRequest
     folder: Path
     _rows: Node = field(repr=False, compare=False)
     _context: Context = field(repr=False, compare=False)
@@ -88,7 +88,7 @@ class PlannedStage:
     action: Literal["reuse", "continue", "run"]
     why: tuple[str, ...] = ()
     path: Path = Path()
-    signals: PlannedSignals | None = field(default=None, compare=False)
+    signals: RecordedSignals | None = field(default=None, compare=False)
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
@@ -123,7 +123,7 @@ def last_nodes(folder: Path) -> Mapping[str, Any]:
     return nodes
 
 
-def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, PlannedSignals]]:
+def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSignals]]:
     """Yield what there is to know of the recorded signals, by the names of their stages."""
     built = context.assembly.built_for()
     for phase in context.assembly.arms["student"]:
@@ -133,9 +133,9 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, PlannedSig
             kinds, layers, temperature = node.parts["want"]
             folder = _partial(node) if _partial(node).is_dir() and not node.exists else node.path
             who = component_record(built[teacher]), component_record(built[cache.path])
-            want = Want(frozenset(kinds), tuple(layers), temperature)
+            want = SignalRequest(frozenset(kinds), tuple(layers), temperature)
             rows = own.teacher_rows.get(teacher, own.rows)
-            yield node.name, PlannedSignals(*who, want, folder, rows, context)
+            yield node.name, RecordedSignals(*who, want, folder, rows, context)
 
 
 def _partial(node: Node) -> Path:

@@ -35,9 +35,9 @@ class Agreement(kdtool.Evaluator):
         compared on the same tokens."""
 
     config: Config
-    together = True
+    measures_jointly = True
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads
 
         student = ahead.models.get(ahead.student)

@@ -87,7 +87,7 @@ def final_states(model: kdtool.LanguageModel, document: Encoded) -> Tensor:
     )
     model.model.eval()
     with torch.inference_mode(), _autocast(weight):
-        return model.backbone(batch, kdtool.Want()).last
+        return model.backbone(batch, kdtool.SignalRequest()).last
 
 
 def _autocast(weight: Tensor) -> AbstractContextManager[Any]:

@@ -70,7 +70,7 @@ class CodeXGlue(kdtool.Evaluator):
 
         return () if self.config.generation is None else tuple(missing())
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
 
         student = ahead.models.get(ahead.student)

@@ -40,5 +40,5 @@ def _in_window(model: kdtool.LanguageModel, head: kdtool.Head, tokens: Sequence[
     positions = torch.arange(labels.shape[1], device=ids.device)[None]
     document = torch.zeros_like(positions, dtype=torch.int32)
     batch = kdtool.Batch(ids[:, :-1], positions, labels, document, ("",))
-    states = model.backbone(batch, kdtool.Want()).last
+    states = model.backbone(batch, kdtool.SignalRequest()).last
     return [int(one) for rows in torch.split(states, _HEAD_ROWS) for one in exact_logits(head, rows).argmax(-1)]

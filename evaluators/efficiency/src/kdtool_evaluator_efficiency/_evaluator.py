@@ -32,9 +32,9 @@ class Efficiency(kdtool.Evaluator):
 
     config: Config
     reads_text = False
-    together = True
+    measures_jointly = True
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_evaluator_efficiency._workers import place
 
         here = place()

@@ -53,11 +53,11 @@ class HumanEval(PassAtK):
 
         return {"problems": unpacked(file_of(self.config.plus), "humaneval.plus")[1]}
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""
         if self.config.plus is not None:
-            return kdtool.Terms("Apache-2.0", url="https://github.com/evalplus/humanevalplus_release")
-        return kdtool.Terms("MIT", url="https://github.com/openai/human-eval")
+            return kdtool.LicenceTerms("Apache-2.0", url="https://github.com/evalplus/humanevalplus_release")
+        return kdtool.LicenceTerms("MIT", url="https://github.com/openai/human-eval")
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems by their numbers.

@@ -39,7 +39,7 @@ class LineCompletion(kdtool.Evaluator):
 
     config: Config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer
 
         student = ahead.models.get(ahead.student)

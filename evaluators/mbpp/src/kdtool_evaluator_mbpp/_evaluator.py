@@ -60,11 +60,11 @@ class Mbpp(PassAtK):
             return self._published.identity(offline=run.offline)
         return {"plus": unpacked(self.config.plus, "mbpp.plus")[1]}
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""
         if self.config.plus is not None:
-            return kdtool.Terms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
-        return kdtool.Terms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+            return kdtool.LicenceTerms("Apache-2.0 AND CC-BY-4.0", url="https://github.com/evalplus/mbppplus_release")
+        return kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the split's problems by their numbers.

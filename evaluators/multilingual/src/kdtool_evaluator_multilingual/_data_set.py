@@ -35,7 +35,7 @@ class DataSet:
     """Makes a problem of a language, as the sandbox calls it, and a record."""
     seconds: float
     harness: Mapping[str, str]
-    terms: kdtool.Terms
+    terms: kdtool.LicenceTerms
     left_out: Mapping[str, str]
     """Problems that cannot be judged, with the reason, by their ids."""
 

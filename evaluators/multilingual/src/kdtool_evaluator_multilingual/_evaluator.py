@@ -48,7 +48,7 @@ class Multilingual(PassAtK):
         found = [unpacked(file, "multilingual.files")[1] for file in self.config.files]
         return {"problems": ", ".join(sorted(found))}
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems.
 
         Raises:

@@ -119,7 +119,7 @@ HUMANEVAL_X = DataSet(
         "base": "CodeGeeX, evaluate_humaneval_x.py (there a count of braces ends an answer, JavaScript that prints fails)",
         "chat": "none: asked as lm-evaluation-harness' humaneval_instruct asks for Python, run as CodeGeeX does",
     },
-    terms=kdtool.Terms("Apache-2.0", url="https://github.com/THUDM/CodeGeeX"),
+    terms=kdtool.LicenceTerms("Apache-2.0", url="https://github.com/THUDM/CodeGeeX"),
     left_out={
         "CPP/162": "needs OpenSSL",
         "Rust/32": "its tests are commented out",

@@ -96,7 +96,7 @@ MULTIPL_E = DataSet(
         "base": "bigcode-evaluation-harness, tasks multiple-* (there at temperature 0.2)",
         "chat": "none: asked as lm-evaluation-harness' humaneval_instruct asks for Python, run as MultiPL-E does",
     },
-    terms=kdtool.Terms(
+    terms=kdtool.LicenceTerms(
         "BSD-3-Clause with Machine Learning Restriction",
         url="https://github.com/nuprl/MultiPL-E/blob/main/LICENSE",
         restrictions=("the problems may not be used as training data for any machine learning model",),

@@ -33,7 +33,7 @@ class Perplexity(kdtool.Evaluator):
 
     config: Config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads
 
         student = ahead.models.get(ahead.student)
@@ -97,7 +97,9 @@ def _unfit(runtime: kdtool.Runtime) -> str:
     return "" if "score" in runtime.abilities else cannot("score")
 
 
-def _scores(run: kdtool.RunInfo, runtime: kdtool.Runtime, documents: Sequence[Document]) -> Iterator[kdtool.Score]:
+def _scores(
+    run: kdtool.RunInfo, runtime: kdtool.Runtime, documents: Sequence[Document]
+) -> Iterator[kdtool.LogLikelihood]:
     for done, score in enumerate(runtime.score([document.text for document in documents]), 1):
         yield score
         if done % 16 == 0 or done == len(documents):
@@ -108,7 +110,7 @@ def _measurements(
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
     documents: Sequence[Document],
-    scores: Sequence[kdtool.Score],
+    scores: Sequence[kdtool.LogLikelihood],
     settings: Mapping[str, str],
     tokenizer: str,
 ) -> Iterator[kdtool.Measurement]:

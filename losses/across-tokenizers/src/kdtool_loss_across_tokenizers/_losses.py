@@ -31,7 +31,7 @@ class UniversalLogitDistillation(_AcrossTokenizers):
     does, such as `ce`.
     """
 
-    softened = 1
+    temperature_power = 1
     config: Config
 
     class Config(kdtool.Config):

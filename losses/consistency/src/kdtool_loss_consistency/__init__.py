@@ -43,9 +43,9 @@ class Consistency(kdtool.Loss):
     Needs no teacher, but a student with dropout, and costs a second forward and backward pass.
     """
 
-    softened = 2
+    temperature_power = 2
     divergence = True
-    passes = 2
+    forward_passes = 2
     config: Config
 
     class Config(kdtool.Config):
@@ -67,7 +67,7 @@ class Consistency(kdtool.Loss):
         if chunk.second_logits is None:
             raise kdtool.PluginError(
                 "consistency compares two passes of the student, and the trainer gave one: it must run the student as often "
-                "as the term's `passes` says, or refuse the phase"
+                "as the term's `forward_passes` says, or refuse the phase"
             )
         return consistency(chunk.student_logits, chunk.second_logits, chunk.temperature)
 

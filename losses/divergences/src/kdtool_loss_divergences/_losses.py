@@ -47,9 +47,9 @@ Result = TypeVar("Result")
 class _Divergence(kdtool.Loss):
     """What the divergences share: their temperature, and what the engine must know of them."""
 
-    softened: Literal[0, 1, 2] = 2
+    temperature_power: Literal[0, 1, 2] = 2
     divergence = True
-    needs: tuple[frozenset[kdtool.Offer], ...] = (frozenset({"logits"}),)
+    needs: tuple[frozenset[kdtool.SignalKind], ...] = (frozenset({"logits"}),)
     config: Config
 
     class Config(kdtool.Config):
@@ -155,7 +155,7 @@ class Contrastive(_Skewed):
     For trainers that learn also on text that the student writes (`standard` with `on_policy`).
     """
 
-    own_text = True
+    on_policy = True
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]."""
@@ -187,7 +187,7 @@ class AdaptiveKL(_Divergence):
 class TotalVariation(_Divergence):
     """½·Σ|teacher − student|: the probability that would have to be moved, between 0 and 1."""
 
-    softened = 1
+    temperature_power = 1
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the distance of each position, [C]."""

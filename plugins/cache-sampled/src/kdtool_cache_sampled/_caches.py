@@ -39,7 +39,7 @@ class _Tokens(kdtool.Cache):
         super().__init__(config)
         self._recalled: dict[Path, RecalledTokens] = {}
 
-    def recording(self, want: kdtool.Want) -> Recording:
+    def recording(self, want: kdtool.SignalRequest) -> Recording:
         """Return what is kept of each position, of signals that hold what is wanted."""
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ class _Tokens(kdtool.Cache):
         """Return about how much is kept of a position, of a teacher as sure as small code models are."""
         raise NotImplementedError
 
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Ask the teacher for logits, to choose tokens from."""
         return replace(want, kinds=frozenset({"logits"}), layers=())
 
@@ -66,7 +66,7 @@ class _Tokens(kdtool.Cache):
             run, rows, source, folder, self.recording(source.want), self.config.rows_per_shard, self.config.batch
         )
 
-    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
         """Return the recorded tokens, on the batch's device.
 
         Raises:
@@ -78,7 +78,7 @@ class _Tokens(kdtool.Cache):
             self._recalled[folder] = RecalledTokens(folder, self.form)
         return self._recalled[folder].signal(batch)
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_shards import recording_estimates
 
         from kdtool_cache_sampled._targets import CHUNK_BYTES
@@ -101,7 +101,7 @@ class Sampled(_Tokens):
     """
 
     form = "sampled"
-    offers: frozenset[kdtool.Offer] = frozenset({"sampled"})
+    offers: frozenset[kdtool.SignalKind] = frozenset({"sampled"})
     config: Config
 
     class Config(_Tokens.Config):
@@ -119,7 +119,7 @@ class Sampled(_Tokens):
         """Independent sets of draws a row, each of so many bytes. A phase takes another one in each epoch, and with another
         seed of the run begins with another. With 1, all epochs and seeds learn from the same draws."""
 
-    def recording(self, want: kdtool.Want) -> Recording:
+    def recording(self, want: kdtool.SignalRequest) -> Recording:
         from kdtool_cache_sampled._targets import SampledTargets
 
         config, systematic = self.config, self.config.design == "systematic"
@@ -140,7 +140,7 @@ class TopK(_Tokens):
     """
 
     form = "top-k"
-    offers: frozenset[kdtool.Offer] = frozenset({"top-k"})
+    offers: frozenset[kdtool.SignalKind] = frozenset({"top-k"})
     config: Config
 
     class Config(_Tokens.Config):
@@ -149,12 +149,12 @@ class TopK(_Tokens):
         k: int = kdtool.Field(default=100, ge=1, le=4096)
         """Tokens kept a position; fewer where the teacher names fewer."""
 
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Ask the teacher for logits, or for the likeliest tokens where it gives these alone, as a server does."""
         told = "top-k" in offers and "logits" not in offers
         return replace(want, kinds=frozenset({"top-k" if told else "logits"}), layers=())
 
-    def recording(self, want: kdtool.Want) -> Recording:
+    def recording(self, want: kdtool.SignalRequest) -> Recording:
         from kdtool_cache_sampled._targets import TeacherTopKTargets, TopKTargets
 
         return (

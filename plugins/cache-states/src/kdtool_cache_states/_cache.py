@@ -22,7 +22,7 @@ class States(kdtool.Cache):
     over all rows and is not needed while training; its head is stored, too.
     """
 
-    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden"})
+    offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden"})
     every_rank_records = True
     config: Config
 
@@ -38,7 +38,7 @@ class States(kdtool.Cache):
         super().__init__(config)
         self._recorded: dict[Path, RecalledStates] = {}
 
-    def kdtool_wanted(self, want: kdtool.Want, offers: frozenset[kdtool.Offer]) -> kdtool.Want:
+    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         """Ask the teacher for logits and hidden states as they are wanted."""
         return replace(want, kinds=want.kinds & self.offers)
 
@@ -58,7 +58,7 @@ class States(kdtool.Cache):
         kept = StateTargets(source.want)
         return record_rows(run, rows, source, folder, kept, self.config.rows_per_shard, self.config.batch)
 
-    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.Want, folder: Path) -> kdtool.Signal:
+    def kdtool_recall(self, batch: kdtool.Batch, want: kdtool.SignalRequest, folder: Path) -> kdtool.Signal:
         """Return the recorded signal, bit for bit, on the batch's device.
 
         A file's hash is checked when the process opens it for the first time.
@@ -72,7 +72,7 @@ class States(kdtool.Cache):
             self._recorded[folder] = RecalledStates(folder)
         return self._recorded[folder].signal(batch, want)
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         import torch
         from kdtool_shards import recording_estimates
 

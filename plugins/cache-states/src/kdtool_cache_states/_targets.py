@@ -20,7 +20,7 @@ _LAST = "last"
 class StateTargets:
     """Keeps states at labelled positions; see `kdtool_shards.Recording`."""
 
-    def __init__(self, want: kdtool.Want) -> None:
+    def __init__(self, want: kdtool.SignalRequest) -> None:
         self._want = want
 
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
@@ -72,7 +72,7 @@ class RecalledStates:
         self._recorded = RecordedRows(folder)
         self._heads: dict[device, kdtool.Head] = {}
 
-    def signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         """Return what is wanted of the batch, on its device, as copies that do not change or vanish with the files."""
         import torch
 

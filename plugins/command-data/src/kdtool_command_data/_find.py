@@ -20,7 +20,7 @@ _BESIDE = (
 
 def find_signals(
     source: Path, settings: Mapping[str, str], store: Path | None, name: str | None
-) -> tuple[str, kdtool.PlannedSignals]:
+) -> tuple[str, kdtool.RecordedSignals]:
     """Return the name and the signals that are meant; they are there, perhaps not whole.
 
     Args:

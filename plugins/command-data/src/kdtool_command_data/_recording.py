@@ -69,7 +69,7 @@ class Recording:
             )
 
 
-def read_recording(name: str, signals: kdtool.PlannedSignals, rows: kdtool.RowSource, *, verify: bool) -> Recording:
+def read_recording(name: str, signals: kdtool.RecordedSignals, rows: kdtool.RowSource, *, verify: bool) -> Recording:
     """Look at the files of recorded signals, with `verify` at every byte.
 
     Raises:

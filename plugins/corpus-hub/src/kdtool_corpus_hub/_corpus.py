@@ -41,13 +41,15 @@ class Hub(kdtool.Corpus):
         """
         return self._source().identity(offline=run.offline)
 
-    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         """Say where to read a data set's licence, unless the recipe names one; that of files is the user's to know."""
         if self.config.licence:
-            return kdtool.Terms(self.config.licence)
+            return kdtool.LicenceTerms(self.config.licence)
         if not self.config.dataset:
             return None
-        return kdtool.Terms("as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}")
+        return kdtool.LicenceTerms(
+            "as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}"
+        )
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say which files are not there."""

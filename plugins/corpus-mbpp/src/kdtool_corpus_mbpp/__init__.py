@@ -48,9 +48,9 @@ class Mbpp(kdtool.Corpus):
         """
         return self._problems.identity(offline=run.offline)
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""
-        return kdtool.Terms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
+        return kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say that the file is not there, if so."""

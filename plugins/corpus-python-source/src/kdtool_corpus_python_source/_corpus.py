@@ -88,11 +88,11 @@ class PythonSource(kdtool.Corpus):
         folder = self.config.folder
         return [f"folder: there is no folder {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
 
-    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         """Give the licence of the standard library; that of a folder is the user's to know."""
         if self.config.folder is not None:
             return None
-        return kdtool.Terms("Python-2.0", "https://docs.python.org/3/license.html")
+        return kdtool.LicenceTerms("Python-2.0", "https://docs.python.org/3/license.html")
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, shuffled, up to the limits of their splits.

@@ -12,7 +12,7 @@ from kdtool_exporter_gguf._checking import name_of_splitting
 __all__ = ["open_questions"]
 
 
-def open_questions(ahead: kdtool.Prospect) -> Iterator[str]:
+def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
     """Yield what only the downloaded tokenizer will answer.
 
     Raises:

@@ -22,7 +22,7 @@ class GGUF(kdtool.Exporter):
 
     config: Config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         """Yield what the export takes.
 
         Raises:
@@ -64,7 +64,7 @@ class GGUF(kdtool.Exporter):
         from kdtool_exporter_gguf._checking import name_of_splitting, require_same
 
         student = open_model(trained, offline=True)
-        binding = dict.fromkeys(licensed.terms.licence for licensed in run.licences if licensed.takes)
+        binding = dict.fromkeys(licensed.terms.licence for licensed in run.licences if licensed.transfers)
         file = write_gguf(
             student,
             run.folder / "model.gguf",

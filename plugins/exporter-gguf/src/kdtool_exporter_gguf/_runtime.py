@@ -53,7 +53,7 @@ class GGUFRuntime(kdtool.Runtime):
                     continue
                 raise kdtool.UsageError(f"llama.cpp refuses request {request.id}: {error}") from None
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order.
 
         The first token is predicted from the one that llama.cpp puts before a text, or from the end of text where it puts
@@ -63,7 +63,7 @@ class GGUFRuntime(kdtool.Runtime):
         for text in texts:
             tokens = [*(self._start or [self._end_of_text]), *pieces(self.server, text)]
             total = log_likelihood(self.server, tokens, window)
-            yield kdtool.Score(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
+            yield kdtool.LogLikelihood(total, tokens=len(tokens) - 1, bytes=len(text.encode("utf-8")))
 
     @cached_property
     def context(self) -> int:

@@ -32,7 +32,7 @@ class Safetensors(kdtool.Exporter):
 
     config: Config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         student = ahead.models.get(ahead.student)
         if student is not None:
             from kdtool_transformers import itemsize

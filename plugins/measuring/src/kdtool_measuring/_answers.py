@@ -208,7 +208,7 @@ def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
     return model.facts.context, lambda text: len(model.tokenizer.encode(text))
 
 
-def bytes_to_answer(ahead: kdtool.Prospect, tokens: int) -> int:
+def bytes_to_answer(ahead: kdtool.RunForecast, tokens: int) -> int:
     """Return the memory of a student that answers: weights as saved, and keys and values of texts decoded together.
 
     `tokens` are those of one prompt and its answer.
@@ -222,7 +222,7 @@ def bytes_to_answer(ahead: kdtool.Prospect, tokens: int) -> int:
     return ahead.student_bytes + (saved if student.dtype == "bfloat16" else 4) * values
 
 
-def bytes_of_exact_heads(ahead: kdtool.Prospect, teachers: Sequence[str] = ()) -> int:
+def bytes_of_exact_heads(ahead: kdtool.RunForecast, teachers: Sequence[str] = ()) -> int:
     """Return the bytes of float32 copies of the student's head and of one teacher's, the largest.
 
     Logits that are measured are projected in float32. A head that is float32 already is not copied.

@@ -27,7 +27,7 @@ class Contamination(kdtool.Evaluator):
     student, controls and exported files, and not of teachers, which learned from other text.
     """
 
-    together = True
+    measures_jointly = True
 
     class Config(kdtool.Config):
         """How long a copy must be."""

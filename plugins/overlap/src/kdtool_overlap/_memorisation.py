@@ -44,7 +44,7 @@ class Memorisation(kdtool.Evaluator):
 
     config: Config
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer
 
         if ahead.student in ahead.models:

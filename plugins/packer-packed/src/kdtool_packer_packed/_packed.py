@@ -54,7 +54,7 @@ class Packed(kdtool.Packer):
         super().__init__(config)
         self.row_length = config.length
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         limit = self.config.maximum_tokens
         if limit is not None:
             yield kdtool.Estimate("rows", tokens=limit, disk_bytes=limit * _ROW_BYTES, note="at most")

@@ -69,7 +69,7 @@ class PassAtK(kdtool.Evaluator):
 
         return missing()
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer
 
         student = ahead.models.get(ahead.student)

@@ -10,8 +10,8 @@ __all__ = ["recording_estimates"]
 
 
 def recording_estimates(
-    ahead: kdtool.Prospect,
-    bytes_a_token: Callable[[kdtool.SignalsAhead, kdtool.ModelFacts], float],
+    ahead: kdtool.RunForecast,
+    bytes_a_token: Callable[[kdtool.PlannedSignals, kdtool.ModelFacts], float],
     bytes_once: Callable[[kdtool.ModelFacts], int],
     rows_per_shard: int,
     batch: int,

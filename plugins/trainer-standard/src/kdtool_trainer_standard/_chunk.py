@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdtool_trainer_standard._mixture import mixed_logits
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
-from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text
+from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy
 
 __all__ = ["ChunkLoss", "ChunkRows", "Logits"]
 
@@ -50,7 +50,7 @@ class ChunkLoss:
 
     def __init__(self, terms: Sequence[BoundTerm], weightings: Sequence[Callable[[kdtool.TokenChunk], Tensor]]) -> None:
         self.terms = tuple(terms)
-        self.passes = max((bound.term.passes for bound in self.terms), default=1)
+        self.forward_passes = max((bound.term.forward_passes for bound in self.terms), default=1)
         self._weightings = tuple(weightings)
         self._compiled: Callable[..., Any] | None = None
 
@@ -126,7 +126,7 @@ class ChunkLoss:
             gradient = F.pad(gradient, (0, unseen)) if unseen else gradient
             return (gradient,), values if weights is None else values * weights
         with torch.enable_grad():
-            leaves = _leaves(logits[: self.terms[index].term.passes])
+            leaves = _leaves(logits[: self.terms[index].term.forward_passes])
             values = self._values(index, leaves, rows, weights)
             gradients = torch.autograd.grad(values.sum() * factor, leaves)
         return gradients, values.detach()
@@ -145,7 +145,7 @@ class ChunkLoss:
 
     def _weights_of(self, index: int, rows: ChunkRows, weights: Tensor | None) -> Tensor | None:
         """Return the tokens' weights for a term: 0 on the student's own text where it learns nothing from that."""
-        if STUDENT_GENERATED not in rows.columns or learns_from_own_text(self.terms[index].term):
+        if STUDENT_GENERATED not in rows.columns or learns_on_policy(self.terms[index].term):
             return weights
         others = (rows.columns[STUDENT_GENERATED] == 0).float()
         return others if weights is None else weights * others
@@ -185,7 +185,7 @@ class ChunkLoss:
             tokens = kdtool.DenseTokens(mixed_logits(teacher, bound.shares, temperature))
         elif bound.form in ("sampled", "top-k"):
             tokens = kdtool.SparseTokens(teacher[0], teacher[1], bound.form, bound.captured_temperature)
-        seen = logits[: bound.term.passes]
+        seen = logits[: bound.term.forward_passes]
         if bound.term.shared is not None:
             seen = tuple(one[:, : bound.term.shared] for one in seen)
         return kdtool.TokenChunk(

@@ -31,7 +31,7 @@ from kdtool_transformers import (
 from kdtool_trainer_standard._config import StandardTrainerConfig
 from kdtool_trainer_standard._frozen import frozen_bytes, outline_held
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
-from kdtool_trainer_standard._terms import learns_from_own_text, without_dropout
+from kdtool_trainer_standard._terms import learns_on_policy, without_dropout
 
 __all__ = ["estimate_phase"]
 
@@ -70,13 +70,13 @@ class _Sizes:
     states: int
     embedding: int
     teacher: int
-    passes: int
+    forward_passes: int
     written: int
     """Of the keys and values of what the student writes; 0 where it writes nothing."""
 
 
 def estimate_phase(
-    config: StandardTrainerConfig, run: kdtool.RunInfo, ahead: kdtool.Prospect
+    config: StandardTrainerConfig, run: kdtool.RunInfo, ahead: kdtool.RunForecast
 ) -> Iterator[kdtool.Estimate]:
     """Yield the parts of a phase; see `kdtool.Component.kdtool_estimate`."""
     phase = ahead.phase
@@ -92,7 +92,7 @@ def estimate_phase(
     dtype = chosen_dtype(config.dtype, device)
     facts = _outlined(outline, dtype).facts
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
-    if sizes.passes > 1 and not sizes.activations.draws:
+    if sizes.forward_passes > 1 and not sizes.activations.draws:
         raise without_dropout(phase.terms)
     yield from _memory(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
@@ -138,8 +138,8 @@ def _others(threads: int, _now: int) -> float:
 def _sizes(
     config: StandardTrainerConfig,
     run: kdtool.RunInfo,
-    ahead: kdtool.Prospect,
-    phase: kdtool.PhaseAhead,
+    ahead: kdtool.RunForecast,
+    phase: kdtool.PlannedPhase,
     outline: TransformersModel,
     dtype: torch.dtype,
 ) -> _Sizes:
@@ -150,8 +150,8 @@ def _sizes(
     token_terms = [term for term in phase.terms if term.name in run.implementing("kdtool_token_loss")]
     dense = {name for term in token_terms for name in term.teachers}
     head_chunk_size, loss_chunk_size = chunk_sizes(vocabulary, pick_device())
-    passes = max((term.passes for term in phase.terms), default=1)
-    of_head = max((term.passes for term in token_terms), default=1)
+    passes = max((term.forward_passes for term in phase.terms), default=1)
+    of_head = max((term.forward_passes for term in token_terms), default=1)
     chunk = min(config.head_chunk_size or head_chunk_size, rows)
     call = min(config.loss_chunk_size or loss_chunk_size, rows)
     at_head = 0
@@ -185,23 +185,23 @@ def _sizes(
             (forward_bytes(ahead.models[n], rows, ahead.models[n].dtype) for n in phase.beside if n in ahead.models),
             default=0,
         ),
-        passes=passes,
+        forward_passes=passes,
         written=_written(config, phase, facts, rows, dtype),
     )
 
 
 def _written(
-    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
+    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
 ) -> int:
     """Bytes of keys and values of a whole micro-batch that the student writes."""
-    if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
+    if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
         return 0
     size = facts.head_size or facts.hidden // facts.heads
     return rows * facts.layers * 2 * facts.kv_heads * size * dtype.itemsize
 
 
 def _memory(
-    config: StandardTrainerConfig, phase: kdtool.PhaseAhead, sizes: _Sizes, *, on_host: bool
+    config: StandardTrainerConfig, phase: kdtool.PlannedPhase, sizes: _Sizes, *, on_host: bool
 ) -> Iterator[kdtool.Estimate]:
     gradients, optimiser = _FLOAT * sizes.learnt // sizes.shares, 2 * _FLOAT * sizes.learnt // sizes.shares
     kept = gradients if config.accumulation > 1 else 0
@@ -279,7 +279,7 @@ def _savings(config: StandardTrainerConfig, part: str) -> tuple[kdtool.Saving, .
     return tuple(found)
 
 
-def _inside(ahead: kdtool.Prospect, term: kdtool.Term, student: kdtool.ModelFacts, length: int) -> int:
+def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.ModelFacts, length: int) -> int:
     """Numbers a position that a sequence loss compares of paired layers.
 
     Hidden states as they are, in float32, and normalised, of both models; attention maps, and queries, keys and values, of
@@ -297,7 +297,7 @@ def _inside(ahead: kdtool.Prospect, term: kdtool.Term, student: kdtool.ModelFact
     return len(term.layers) * count
 
 
-def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, facts: kdtool.ModelFacts) -> int:
+def _modules(run: kdtool.RunInfo, ahead: kdtool.RunForecast, term: kdtool.LossTerm, facts: kdtool.ModelFacts) -> int:
     teacher = ahead.models.get(term.teacher or "")
     if teacher is None:
         return 0
@@ -307,7 +307,7 @@ def _modules(run: kdtool.RunInfo, ahead: kdtool.Prospect, term: kdtool.Term, fac
 
 
 def _operations(
-    ahead: kdtool.Prospect, phase: kdtool.PhaseAhead, facts: kdtool.ModelFacts, sizes: _Sizes, tokens: int
+    ahead: kdtool.RunForecast, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, sizes: _Sizes, tokens: int
 ) -> float:
     """Count multiplications and additions: forward, twice as many backward, layers again where they are computed again.
 
@@ -319,7 +319,7 @@ def _operations(
     own += ways * 4 * facts.layers * facts.hidden * phase.row_length / 2
     teachers = sum(2 * ahead.models[name].parameters for name in phase.beside if name in ahead.models)
     heads = sum(2 * ahead.models[n].vocabulary * ahead.models[n].hidden for n in phase.cached if n in ahead.models)
-    return float(tokens * (sizes.passes * own + teachers + heads))
+    return float(tokens * (sizes.forward_passes * own + teachers + heads))
 
 
 class _Outlined(NamedTuple):

@@ -28,11 +28,11 @@ from kdtool_trainer_standard._norms import (
     squared_norms_through,
 )
 from kdtool_trainer_standard._on_policy import STUDENT_GENERATED
-from kdtool_trainer_standard._terms import BoundTerm, learns_from_own_text, plain_tensors
+from kdtool_trainer_standard._terms import BoundTerm, learns_on_policy, plain_tensors
 
 __all__ = ["DistillationModule", "Sizes", "StepStats", "token_rows"]
 
-NOTHING_INSIDE = kdtool.Want()
+NOTHING_INSIDE = kdtool.SignalRequest()
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DistillationModule(nn.Module):
         loss: ChunkLoss,
         loss_modules: Mapping[str, nn.Module],
         sizes: Sizes,
-        wanted: kdtool.Want = NOTHING_INSIDE,
+        wanted: kdtool.SignalRequest = NOTHING_INSIDE,
     ) -> None:
         super().__init__()
         self.student = student.model
@@ -87,10 +87,10 @@ class DistillationModule(nn.Module):
         self.chunk_loss = loss
         self.sizes = sizes
         self.wanted = wanted
-        self.passes = max((bound.term.passes for bound in terms), default=1)
+        self.forward_passes = max((bound.term.forward_passes for bound in terms), default=1)
         self._token = [index for index, bound in enumerate(terms) if bound.per_token]
         self._sequence = [index for index, bound in enumerate(terms) if not bound.per_token]
-        self._corpus_alone = [not learns_from_own_text(bound.term) for bound in terms]
+        self._corpus_alone = [not learns_on_policy(bound.term) for bound in terms]
         inside = any(bound.term.layers for bound in terms)
         self._embedding = next((m for m in self.student.modules() if inside and isinstance(m, nn.Embedding)), None)
         self._buffers_of_logits: dict[Any, Tensor] = {}
@@ -155,7 +155,7 @@ class DistillationModule(nn.Module):
 
     def run_student(self, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
         """Run the backbone once, or twice where a loss asks for two passes; each draws dropout of its own."""
-        return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.passes))
+        return tuple(self.language_model.backbone(batch, self.wanted) for _ in range(self.forward_passes))
 
     def head_work(
         self, batch: kdtool.Batch, signals: Mapping[str, kdtool.Signal], factors: Tensor | None = None
@@ -178,7 +178,7 @@ class DistillationModule(nn.Module):
     def head_states(self, batch: kdtool.Batch, outputs: Sequence[kdtool.ModelOutputs]) -> list[Tensor]:
         """Return the final states that the chunked head takes, of each pass that token losses see."""
         where = loss_mask(batch)
-        return [select(one.last, where) for one in outputs[: self.chunk_loss.passes]]
+        return [select(one.last, where) for one in outputs[: self.chunk_loss.forward_passes]]
 
     def _token_losses(
         self,
@@ -220,7 +220,7 @@ class DistillationModule(nn.Module):
         signal, beside = signals.get(teacher), teacher_batches.get(teacher)
         head, shared = self.language_model.head, bound.term.shared
         head = head if shared is None else replace(head, vocabulary=min(shared, head.vocabulary))
-        second = outputs[1] if bound.term.passes == 2 else None
+        second = outputs[1] if bound.term.forward_passes == 2 else None
         inside = bound.term.layers, dict(self.loss_modules.items()).get(_key(bound.term.name))
         return kdtool.StepView(batch, outputs[0], signal, self.progress, self.step, beside, head, second, *inside)
 
@@ -228,7 +228,7 @@ class DistillationModule(nn.Module):
         bound, passes = self.terms[index], [one for one in (view.student, view.second) if one is not None]
         result = bound.call(view)
         values: Tensor = result.values.float()
-        if STUDENT_GENERATED in view.batch.columns and not learns_from_own_text(bound.term):
+        if STUDENT_GENERATED in view.batch.columns and not learns_on_policy(bound.term):
             values = values.masked_fill(_own(view.batch, result), 0.0)
         if isinstance(result, kdtool.PerToken):
             values = select(values, loss_mask(view.batch))

@@ -78,7 +78,7 @@ def raise_for_token_losses(run: kdtool.RunInfo, hidden: Sequence[Tensor], work: 
     )
 
 
-def raise_nonfinite_loss(run: kdtool.RunInfo, term: kdtool.Term, step: int, did: str, value: float) -> NoReturn:
+def raise_nonfinite_loss(run: kdtool.RunInfo, term: kdtool.LossTerm, step: int, did: str, value: float) -> NoReturn:
     """Raise a `PluginError` that names the term."""
     raise kdtool.PluginError(
         f"{run.hook.owner(term.name) or f'loss {term.name!r}'} {did} {value} at step {step}, from states that are finite. "

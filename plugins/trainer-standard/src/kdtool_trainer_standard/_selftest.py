@@ -91,7 +91,7 @@ def _passes(module: DistillationModule, batch: kdtool.Batch) -> tuple[kdtool.Mod
     """
     before = _generators(batch.input_ids.device)
     outputs = module.run_student(batch)
-    if module.passes > 1 and all(map(torch.equal, before, _generators(batch.input_ids.device))):
+    if module.forward_passes > 1 and all(map(torch.equal, before, _generators(batch.input_ids.device))):
         raise without_dropout([bound.term for bound in module.terms])
     return outputs
 
@@ -216,7 +216,7 @@ def _check_token_loss(
         )
     if bound.gradient is not None:
         _check_analytic_gradient(run, index, bound, work, logits, rows)
-    among_passes = bound.form == "none" and bound.term.passes == 2
+    among_passes = bound.form == "none" and bound.term.forward_passes == 2
     if bound.term.divergence and (bound.form == "dense" or among_passes):
         teacher = work.loss.chunk(index, logits, rows).teacher
         same = teacher.logits if isinstance(teacher, kdtool.DenseTokens) else logits[0]
@@ -228,7 +228,7 @@ def _value_and_gradients(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     hook = run.component(bound.term.name, kdtool.Loss).kdtool_token_loss
-    leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.passes])
+    leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.forward_passes])
     with torch.enable_grad():
         answer = hook(work.loss.chunk(index, leaves, rows))
         values = _expect_values(run, bound.term.name, "kdtool_token_loss", answer, (len(rows.labels),))
@@ -296,7 +296,7 @@ def _check_sequence_loss(
 
 
 def _as_the_teacher(
-    term: kdtool.Term, student: kdtool.ModelOutputs, teacher: kdtool.Signal
+    term: kdtool.LossTerm, student: kdtool.ModelOutputs, teacher: kdtool.Signal
 ) -> tuple[kdtool.ModelOutputs, list[Tensor]]:
     """Return the student with the teacher's insides where the term compares them, as leaves; none where shapes differ."""
     leaves: list[Tensor] = []

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import kdtool
 from torch import Tensor
 
-__all__ = ["BoundTerm", "Form", "bind_terms", "learns_from_own_text", "plain_tensors", "without_dropout"]
+__all__ = ["BoundTerm", "Form", "bind_terms", "learns_on_policy", "plain_tensors", "without_dropout"]
 
 Form = Literal["none", "dense", "sampled", "top-k"]
 """How a token loss receives its teacher."""
@@ -23,7 +23,7 @@ Form = Literal["none", "dense", "sampled", "top-k"]
 class BoundTerm:
     """One term, ready to be called: `call` takes a `TokenChunk` if `per_token`, else a `StepView`; `gradient` a chunk."""
 
-    term: kdtool.Term
+    term: kdtool.LossTerm
     call: Callable[[Any], Any]
     per_token: bool
     form: Form = "none"
@@ -34,9 +34,9 @@ class BoundTerm:
     """`kdtool_token_gradient`, where the loss has it and sees one pass."""
 
 
-def without_dropout(terms: Iterable[kdtool.Term]) -> kdtool.UsageError:
+def without_dropout(terms: Iterable[kdtool.LossTerm]) -> kdtool.UsageError:
     """Return the error for losses of two passes on a student that draws no random numbers."""
-    names = ", ".join(term.name for term in terms if term.passes > 1)
+    names = ", ".join(term.name for term in terms if term.forward_passes > 1)
     return kdtool.UsageError(
         f"{names}: compares two passes of the student with different dropout, but this student has no dropout, so both are "
         "the same. Take one that has (attention_dropout or the like above 0 in the config.json that it comes from), or "
@@ -44,7 +44,7 @@ def without_dropout(terms: Iterable[kdtool.Term]) -> kdtool.UsageError:
     )
 
 
-def learns_from_own_text(term: kdtool.Term) -> bool:
+def learns_on_policy(term: kdtool.LossTerm) -> bool:
     """Say whether a term has a use of text that the student wrote: a teacher's word of it, or two passes over it.
 
     Others learn that what stands there is right. Of the student's own samples that is no more than chance: the gradient of
@@ -85,7 +85,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
                 f"{term.label} learns from a mixture of {' and '.join(term.mixture)}, but only probabilities of single "
                 "tokens can be mixed, from all logits or from sampled tokens; name one teacher"
             )
-        gradient = gradients.get(term.name) if per_token and term.passes == 1 else None
+        gradient = gradients.get(term.name) if per_token and term.forward_passes == 1 else None
         bound.append(BoundTerm(term, call, per_token, form, captured, tuple(term.teachers.values()), gradient))
     return tuple(bound)
 
@@ -105,7 +105,7 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
     )
 
 
-def _form(run: kdtool.RunInfo, term: kdtool.Term, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
+def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
     found = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
     if len(set(found.values())) > 1:
         told = ", ".join(f"{name} {form} at temperature {captured:g}" for name, (form, captured) in found.items())
@@ -113,7 +113,7 @@ def _form(run: kdtool.RunInfo, term: kdtool.Term, signals: Mapping[str, kdtool.S
     return next(iter(found.values()), ("none", 1.0))
 
 
-def _form_of(run: kdtool.RunInfo, term: kdtool.Term, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:
+def _form_of(run: kdtool.RunInfo, term: kdtool.LossTerm, teacher: str, signal: kdtool.Signal) -> tuple[Form, float]:
     needs = term.needs
     for need in needs or (frozenset({"logits", "sampled", "top-k"}),):
         if "logits" in need and signal.lazy is not None:

@@ -43,7 +43,7 @@ from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._resumable import begun
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
-from kdtool_trainer_standard._terms import bind_terms, learns_from_own_text, plain_tensors
+from kdtool_trainer_standard._terms import bind_terms, learns_on_policy, plain_tensors
 from kdtool_trainer_standard._validation import Validator
 
 __all__ = ["train_phase"]
@@ -129,7 +129,7 @@ def _sampler(
     device: torch.device,
 ) -> OnPolicySampler | None:
     """Return what has the student write, where that is asked for and a loss learns from it: a control's may not."""
-    if config.on_policy is None or not any(map(learns_from_own_text, phase.terms)):
+    if config.on_policy is None or not any(map(learns_on_policy, phase.terms)):
         return None
     if phase.teacher_rows:
         raise kdtool.UsageError(

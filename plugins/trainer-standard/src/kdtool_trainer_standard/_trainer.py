@@ -17,7 +17,7 @@ class StandardTrainer(kdtool.Trainer):
     A killed phase resumes from its last checkpoint; on the CPU, by one process or several, to the same bits.
     """
 
-    own_text = "on_policy"
+    on_policy = "on_policy"
 
     class Config(StandardTrainerConfig):
         """Settings of the optimiser, of memory and speed, and of what is written."""
@@ -33,7 +33,7 @@ class StandardTrainer(kdtool.Trainer):
 
         return train_phase(self.config, run, phase, student)
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_trainer_standard._estimate import estimate_phase
 
         yield from estimate_phase(self.config, run, ahead)

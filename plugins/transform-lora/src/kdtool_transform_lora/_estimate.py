@@ -13,7 +13,7 @@ __all__ = ["rewriting_parts"]
 _FLOAT = 4
 
 
-def rewriting_parts(ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+def rewriting_parts(ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
     """Yield what rewriting the student takes: its weights as they are stored, layer by layer, and the adapters.
 
     Both moments are in main memory before training, where the student was opened; merging is where it was trained. Of the

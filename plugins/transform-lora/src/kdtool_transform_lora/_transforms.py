@@ -41,7 +41,7 @@ class Lora(kdtool.Transform):
         Adapters(student, self.config, run.seed)
         return student
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transform_lora._estimate import rewriting_parts
 
         yield from rewriting_parts(ahead)

@@ -25,7 +25,7 @@ def model_card(
         use: a block of code that uses the artefact from its own folder.
         base: the name on a hub of the model that the artefact goes on top of, for an adapter.
     """
-    binding = [licensed for licensed in run.licences if licensed.takes]
+    binding = [licensed for licensed in run.licences if licensed.transfers]
     lines = [
         "---",
         *_front_matter(binding),
@@ -52,7 +52,7 @@ def model_card(
 
 def write_notices(folder: Path, run: kdtool.RunInfo) -> None:
     """Write NOTICE where the terms that the model is under ask for notices."""
-    notices = _notices([licensed for licensed in run.licences if licensed.takes])
+    notices = _notices([licensed for licensed in run.licences if licensed.transfers])
     if notices:
         (folder / "NOTICE").write_text("\n".join(notices) + "\n", encoding="utf-8")
 
@@ -76,11 +76,11 @@ def _terms(licences: Sequence[kdtool.Licensed]) -> Iterator[str]:
     for licensed in licences:
         terms = licensed.terms
         yield f"- `{licensed.component}`: {terms.licence} {terms.url}".rstrip()
-        yield f"  - the model takes {' and '.join(licensed.takes) or 'nothing'} of it"
+        yield f"  - the model takes {' and '.join(licensed.transfers) or 'nothing'} of it"
         if licensed.forbidden:
             forbidden = " and ".join(licensed.forbidden)
             yield f"  - the terms forbid to take {forbidden}; who made this model says: {licensed.acknowledged}"
         elif licensed.acknowledged:
             yield "  - acknowledged by who made this model"
-        if licensed.takes:
+        if licensed.transfers:
             yield from (f"  - {restriction}" for restriction in terms.restrictions)

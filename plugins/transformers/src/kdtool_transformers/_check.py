@@ -45,7 +45,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     model.eval()
     try:
         with torch.no_grad():
-            outputs = language_model.backbone(_packed(ids, lengths), kdtool.Want())
+            outputs = language_model.backbone(_packed(ids, lengths), kdtool.SignalRequest())
             packed = language_model.head.logits(outputs.last).float()
             parts = torch.split(ids, lengths, dim=1)
             alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
@@ -109,7 +109,7 @@ def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
     language_model.model.eval()
     try:
         with torch.no_grad():
-            last = language_model.backbone(_packed(ids, [ids.shape[1]]), kdtool.Want()).last
+            last = language_model.backbone(_packed(ids, [ids.shape[1]]), kdtool.SignalRequest()).last
             return head.logits(last).float()
     finally:
         language_model.model.train(training)

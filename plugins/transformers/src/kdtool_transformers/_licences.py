@@ -52,7 +52,7 @@ _MANY_USERS = (
 )
 
 
-def known_terms(name: str, url: str = "") -> kdtool.Terms:
+def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
     """Return the terms of a licence by its name on the hub (`llama3.2`); one that is not known is named and no more.
 
     Args:
@@ -63,10 +63,10 @@ def known_terms(name: str, url: str = "") -> kdtool.Terms:
     parts = [known.get(part, known.get(part.lower())) for part in name.split(_AND)]
     found = [terms for terms in parts if terms is not None]
     if not found:
-        return kdtool.Terms(_PLAIN.get(name.lower(), name), url)
+        return kdtool.LicenceTerms(_PLAIN.get(name.lower(), name), url)
     if len(parts) == 1:
         return found[0]
-    return kdtool.Terms(
+    return kdtool.LicenceTerms(
         name,
         restrictions=tuple(text for terms in found for text in terms.restrictions),
         forbids=tuple(sorted({transfer for terms in found for transfer in terms.forbids})),
@@ -101,12 +101,12 @@ def licence_of(text: str) -> str | None:
     return _first(_PUBLISHED, text) or _of_cached(text)
 
 
-def terms_of(text: str) -> kdtool.Terms | None:
+def terms_of(text: str) -> kdtool.LicenceTerms | None:
     """Return the terms of the model that a recipe names, None where it names none; for a hub name at least where to read."""
     licence, path = licence_of(text), Path(text).expanduser()
     hub = "" if path.exists() or path.suffix.lower() == ".gguf" else f"https://huggingface.co/{text}"
     if licence is None:
-        return kdtool.Terms("as named on its model card", hub) if hub else None
+        return kdtool.LicenceTerms("as named on its model card", hub) if hub else None
     return known_terms(licence, hub)
 
 
@@ -148,9 +148,9 @@ def _first(table: tuple[tuple[str, str], ...], text: str) -> str | None:
     return next((licence for pattern, licence in table if re.search(pattern, text)), None)
 
 
-def _terms() -> dict[str, kdtool.Terms]:
+def _terms() -> dict[str, kdtool.LicenceTerms]:
     found = {
-        "llama2": kdtool.Terms(
+        "llama2": kdtool.LicenceTerms(
             "Llama 2 Community License",
             "https://ai.meta.com/llama/license/",
             (
@@ -185,10 +185,10 @@ def _terms() -> dict[str, kdtool.Terms]:
     return found
 
 
-def _llama(name: str, url: str, policy: str) -> kdtool.Terms:
+def _llama(name: str, url: str, policy: str) -> kdtool.LicenceTerms:
     built = "Built with Meta Llama 3" if name == "Meta Llama 3" else "Built with Llama"
     prefix = "Llama 3" if name == "Meta Llama 3" else "Llama"
-    return kdtool.Terms(
+    return kdtool.LicenceTerms(
         f"{name} Community License",
         url,
         (
@@ -207,9 +207,9 @@ def _llama(name: str, url: str, policy: str) -> kdtool.Terms:
     )
 
 
-def _openrail() -> kdtool.Terms:
+def _openrail() -> kdtool.LicenceTerms:
     """The letters are those of attachment A; restrictions without one are given in short."""
-    return kdtool.Terms(
+    return kdtool.LicenceTerms(
         "BigCode OpenRAIL-M v1",
         "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement",
         (

@@ -101,7 +101,7 @@ class TransformersModel(CausalModel):
             soft_cap=getattr(config, "final_logit_softcapping", None),
         )
 
-    def backbone(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.ModelOutputs:
+    def backbone(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.ModelOutputs:
         """Run everything but the head; see `kdtool.LanguageModel.backbone`."""
         causal = causal_of(self.model)
         labelled, padding = batch.labels != -100, batch.document < 0

@@ -54,7 +54,7 @@ def download_parts(source: str, revision: str | None, parameters: int) -> Iterat
     yield kdtool.Estimate(f"weights of {source} from the hub", disk_bytes=size, download_bytes=size, note=note)
 
 
-def student_parts(ahead: kdtool.Prospect, others: Iterable[Mapping[str, Any]] = ()) -> Iterator[kdtool.Estimate]:
+def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]] = ()) -> Iterator[kdtool.Estimate]:
     """Yield what a student on transformers takes beside its training: the process, its build, its files.
 
     Args:
@@ -79,7 +79,7 @@ def student_parts(ahead: kdtool.Prospect, others: Iterable[Mapping[str, Any]] = 
         yield kdtool.Estimate("measured student in float32", ("scores",), compute_bytes=wider, note=note)
 
 
-def _widened_bytes(ahead: kdtool.Prospect, parameters: int) -> int:
+def _widened_bytes(ahead: kdtool.RunForecast, parameters: int) -> int:
     """Return the bytes that the student's weights take more, opened for measurement, than as they are saved.
 
     `TransformersRuntime` holds those of 16 bits in float32 where the device computes in another dtype than theirs.

@@ -57,7 +57,7 @@ class TransformersRuntime(kdtool.Runtime):
         self.context = model.facts.context
         self.window = min(window, self.context or window)
 
-    def score(self, texts: Sequence[str]) -> Iterator[kdtool.Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""
         model = self._opened()
         tokenizer, head = model.tokenizer, exact_head(model.head)
@@ -71,7 +71,7 @@ class TransformersRuntime(kdtool.Runtime):
                     totals[text] += value
             for read, tokens, total in zip(group, ids, totals, strict=True):
                 count = len(tokens) - len(context)
-                yield kdtool.Score(log_likelihood=total, tokens=count, bytes=len(read.encode("utf-8")))
+                yield kdtool.LogLikelihood(log_likelihood=total, tokens=count, bytes=len(read.encode("utf-8")))
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         """Answer requests by greedy decoding (temperature 0) or sampling; those of similar length together.
@@ -138,7 +138,8 @@ class TransformersRuntime(kdtool.Runtime):
             batch = _padded(rows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(
-                kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(rows)), kdtool.Want()
+                kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(rows)),
+                kdtool.SignalRequest(),
             ).last
             targets = batch[1][batch[1] != -100]
             found = [

@@ -29,7 +29,7 @@ class CausalStudent(kdtool.Student):
         tokenizer = self.kdtool_tokenizer(run)
         return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._parts import student_parts
 
         yield from student_parts(ahead, self.others())

@@ -66,7 +66,7 @@ class CausalTeacher(kdtool.Teacher):
     named.
     """
 
-    offers: frozenset[kdtool.Offer] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
+    offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
     config: CausalTeacherConfig
     answer_ends: tuple[str, ...] = ()
     """Tokens that end an answer, besides the end of text and of a turn; those that the tokenizer lacks are left out."""
@@ -123,7 +123,7 @@ class CausalTeacher(kdtool.Teacher):
         facts = facts_of(self._shapes(run), self._opened_tokenizer(run) if self.absent() is None else None)
         return replace(facts, dtype=str(self._dtype()).removeprefix("torch."))
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._device import gpu_bytes
         from kdtool_transformers._parts import download_parts
         from kdtool_transformers._quantised import held_bytes
@@ -147,7 +147,7 @@ class CausalTeacher(kdtool.Teacher):
         if source is not None:
             yield from download_parts(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
 
         from kdtool_transformers._moved import moved

@@ -81,7 +81,7 @@ def gradients(student: TransformersModel, layer: int = 0, rows: int = 2, length:
     """Return the gradients, by parameter, of a step on a `packed_batch`, through final states and those of a layer."""
     student.model.train()
     student.model.zero_grad()
-    want = kdtool.Want(kinds=frozenset({"hidden"}), layers=(layer,))
+    want = kdtool.SignalRequest(kinds=frozenset({"hidden"}), layers=(layer,))
     outputs = student.backbone(packed_batch(rows, length, student.head.weight.device), want)
     (outputs.last.square().mean() + outputs.hidden[layer].square().mean()).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}

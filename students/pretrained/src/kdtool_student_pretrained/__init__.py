@@ -79,7 +79,7 @@ class Pretrained(CausalStudent):
         outline.model.to(getattr(torch, self.kdtool_describe(run).dtype))
         return outline
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers import download_parts
 
         yield from super().kdtool_estimate(run, ahead)
@@ -97,7 +97,7 @@ class Pretrained(CausalStudent):
         student.built_from = str(Path(place).resolve()) if Path(place).is_dir() else str(place)
         return student
 
-    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         from kdtool_transformers import terms_of
 
         return terms_of(self.config.model)

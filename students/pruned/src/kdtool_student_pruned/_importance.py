@@ -63,7 +63,7 @@ def measure(
     with _hooked(model.model, sums, widths):
         for batch in _batches(model, examples, rows, min(length, model.facts.context or length)):
             with torch.no_grad():
-                model.backbone(batch, kdtool.Want())
+                model.backbone(batch, kdtool.SignalRequest())
             tokens += batch.input_ids.numel()
     if not tokens:
         raise kdtool.UsageError(

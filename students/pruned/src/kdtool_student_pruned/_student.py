@@ -33,7 +33,7 @@ class Pruned(CausalStudent):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.takes = {config.source: "weights"}
+        self.derives_from = {config.source: "weights"}
         self._said = False
         self._solved: tuple[Anatomy, Shape] | None = None
 
@@ -66,7 +66,7 @@ class Pruned(CausalStudent):
             return None
         return TransformersModel(without_weights(self._smaller(self._plan(run))), tokenizer, self.config.keep or ())
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers import forward_bytes, student_parts
 
         yield from student_parts(ahead)

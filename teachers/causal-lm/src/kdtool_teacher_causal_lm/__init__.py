@@ -36,5 +36,5 @@ class CausalLM(CausalTeacher):
     def absent(self) -> Mapping[str, Any] | None:
         return absent_config(self.config.model, self.config.revision)
 
-    def kdtool_acknowledge(self) -> kdtool.Terms | None:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         return terms_of(self.config.model)

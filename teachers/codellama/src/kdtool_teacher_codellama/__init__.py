@@ -50,5 +50,5 @@ class CodeLlama(PublishedTeacher):
             return f"[INST] {prompt.strip()} [/INST]"
         return super().written(prompt)
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         return known_terms("llama2")

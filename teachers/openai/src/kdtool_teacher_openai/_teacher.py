@@ -29,14 +29,14 @@ class OpenAI(kdtool.Teacher):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.offers: frozenset[kdtool.Offer] = frozenset({"text"} if config.top_k is None else {"text", "top-k"})
-        self.speaks_as = {"model": config.model, "api": config.api, "protocol": _PROTOCOL}
+        self.offers: frozenset[kdtool.SignalKind] = frozenset({"text"} if config.top_k is None else {"text", "top-k"})
+        self.answer_cache_key = {"model": config.model, "api": config.api, "protocol": _PROTOCOL}
         self._server: Server | None = None
         self._tokenizer: kdtool.Tokenizer | None = None
         self._tokens: TopTokens | None = None
         self._offline = False
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Return the terms of the model behind the server; one whose licence nobody names is not taken for a free one."""
         from kdtool_transformers import known_terms, licence_of
 
@@ -44,7 +44,7 @@ class OpenAI(kdtool.Teacher):
         if licence is not None:
             return known_terms(licence)
         remedy = f"look up the licence of {self.config.model}, and name it by `licence`"
-        return kdtool.Terms("unknown licence", restrictions=(remedy,))
+        return kdtool.LicenceTerms("unknown licence", restrictions=(remedy,))
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         """Return the tokenizer of the server's model; where token ids will be compared, the server's own must agree."""
@@ -77,7 +77,7 @@ class OpenAI(kdtool.Teacher):
         # By `chat` a prompt is what a user says, which is answered, not continued.
         return AnsweringRuntime(self.kdtool_answer, "converse" if self.config.api == "chat" else "continue")
 
-    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.Want) -> kdtool.Signal:
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         sparse = self._top_tokens().of(batch, want.temperature) if "top-k" in want.kinds else None
         return kdtool.Signal(fingerprint=f"{self.config.model} behind a server", sparse=sparse)
 

@@ -37,12 +37,12 @@ class SmolLM2(CausalTeacher):
 
         return CONFIG if self.config.weights == "auto" and cached_weights() is None else None
 
-    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.Prospect) -> Iterator[kdtool.Estimate]:
+    def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_teacher_smollm2._fetch import GGUF_BYTES, SAFETENSORS_BYTES
 
         yield from super().kdtool_estimate(run, ahead)
         if self.absent() is not None:
             yield kdtool.Estimate("SmolLM2's weights", download_bytes=GGUF_BYTES, disk_bytes=SAFETENSORS_BYTES)
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
-        return kdtool.Terms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
+        return kdtool.LicenceTerms("Apache-2.0", url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -42,5 +42,5 @@ class StarCoder2(PublishedTeacher):
         assert known is not None, "every size is listed"  # noqa: S101
         return known
 
-    def kdtool_acknowledge(self) -> kdtool.Terms:
+    def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         return known_terms("bigcode-openrail-m")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtool._contract.data import Row
 from kdtool._contract.language_model import LanguageModel
-from kdtool._contract.signals import Want
+from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.toy.rows import batch_of, batch_on
 
@@ -52,7 +52,9 @@ def log_likelihood(model: LanguageModel, text: str) -> float:
     batch = batch_of([Row("", [*context, *text_ids], labelled, [0] * len(labelled))])
     with _evaluated(model.model), torch.no_grad():
         logits = (
-            model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), Want()).last).double().cpu()
+            model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), SignalRequest()).last)
+            .double()
+            .cpu()
         )
     return float(logits.log_softmax(-1)[torch.arange(len(text_ids)), torch.tensor(text_ids)].sum())
 
@@ -61,7 +63,7 @@ def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
     """Return float32 logits [V] of the token behind `ids`."""
     size = len(ids) + 1
     row = Row("", [*ids, 0], [False] * len(ids) + [True], [0] * size)  # the last token is what is predicted
-    return model.head.logits(model.backbone(batch_of([row]), Want()).last)[0].float()
+    return model.head.logits(model.backbone(batch_of([row]), SignalRequest()).last)[0].float()
 
 
 @contextmanager

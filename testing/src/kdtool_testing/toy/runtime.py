@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from math import log
 
 from kdtool._contract.evaluation import Exporter, Subject
-from kdtool._contract.language_model import LanguageModel, Request, Runtime, Score, TextAnswer
+from kdtool._contract.language_model import LanguageModel, LogLikelihood, Request, Runtime, TextAnswer
 from kdtool._contract.run_info import RunInfo
 
 from kdtool_testing.toy.continuing import log_likelihood
@@ -43,12 +43,12 @@ class ToyRuntime(Runtime):
             tokens = len(request.prompt.encode("utf-8"))
             yield TextAnswer(request.id, text, "stop" if ends else "length", tokens, len(text))
 
-    def score(self, texts: Sequence[str]) -> Iterator[Score]:
+    def score(self, texts: Sequence[str]) -> Iterator[LogLikelihood]:
         """Yield the log-likelihood of each text's bytes by the model, or by fixed probabilities where there is none."""
         for text in texts:
             content = text.encode("utf-8")
             costs = -sum(self._costs[byte] for byte in content)
-            yield Score(log_likelihood(self.model, text) if self.model else costs, len(content), len(content))
+            yield LogLikelihood(log_likelihood(self.model, text) if self.model else costs, len(content), len(content))
 
     def close(self) -> None:
         """Count."""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from kdtool._contract.data import Batch
 from kdtool._contract.language_model import LanguageModel, ModelFacts
-from kdtool._contract.signals import Head, ModelOutputs, Want
+from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
 from torch import Tensor, nn
 
 from kdtool_testing.toy.continuing import continued_plainly
@@ -96,7 +96,7 @@ class ToyModel(LanguageModel):
         """The head, of which the last rows are padding."""
         return Head(self.model.head.weight, VOCABULARY)
 
-    def backbone(self, batch: Batch, want: Want) -> ModelOutputs:
+    def backbone(self, batch: Batch, want: SignalRequest) -> ModelOutputs:
         """Return the last block's output at labelled positions, and the wanted blocks'."""
         states = self.model.states(batch)
         labelled = batch.labels != -100

@@ -1,4 +1,4 @@
-"""What components take of others by name (`Component.takes`): that it is there, is another, and can be given.
+"""What components take of others by name (`Component.derives_from`): that it is there, is another, and can be given.
 
 `_fitting` asks for the problems of a recipe; the run asks whose text stands behind a text artefact.
 """
@@ -26,7 +26,7 @@ def takes_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
     lasting = {spec.path: built[spec.key].instance() for spec in recipe.lasting}
     specs = {spec.path: spec for spec in recipe.lasting}
     for path, spec in specs.items():
-        for name in lasting[path].takes:
+        for name in lasting[path].derives_from:
             if problem := _problem(spec, name, specs, lasting):
                 yield problem_at(recipe, spec.key, *problem)
 
@@ -37,7 +37,7 @@ def taken_by(names: Iterable[str], components: Mapping[str, Component]) -> tuple
     waiting = list(names)
     while waiting:
         component = components.get(waiting.pop(0))
-        taken = [name for name in (component.takes if component else ()) if name not in found]
+        taken = [name for name in (component.derives_from if component else ()) if name not in found]
         found.update(dict.fromkeys(taken))
         waiting += taken
     return tuple(found)
@@ -46,7 +46,7 @@ def taken_by(names: Iterable[str], components: Mapping[str, Component]) -> tuple
 def _problem(
     spec: ComponentSpec, name: str, specs: Mapping[str, ComponentSpec], components: Mapping[str, Component]
 ) -> tuple[str, str] | None:
-    transfer = components[spec.path].takes[name]
+    transfer = components[spec.path].derives_from[name]
     other = specs.get(name)
     if other is None:
         kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}

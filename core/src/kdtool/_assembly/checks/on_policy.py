@@ -21,10 +21,10 @@ from kdtool._recipe.yaml import KeyPath
 if TYPE_CHECKING:
     from kdtool._assembly.built import Built
 
-__all__ = ["own_text_key", "own_text_problems"]
+__all__ = ["on_policy_key", "on_policy_problems"]
 
 
-def own_text_key(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> KeyPath | None:
+def on_policy_key(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> KeyPath | None:
     """Return the key by which a phase's trainer learns also on text that the student writes; None where it does not."""
     key = _setting(phase, built)
     if key is None or phase.trainer is None:
@@ -32,12 +32,12 @@ def own_text_key(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> KeyPath | 
     return key if getattr(built[phase.trainer.key].config, str(key[-1]), None) is not None else None
 
 
-def own_text_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
+def on_policy_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
     """Yield what does not go together with learning on the student's own text, or cannot do without it."""
     for phase in recipe.phases:
         if phase.trains is not None:
             continue
-        key = own_text_key(phase, built)
+        key = on_policy_key(phase, built)
         if key is None:
             yield from _without(recipe, phase, built)
         else:
@@ -46,15 +46,15 @@ def own_text_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterato
 
 def _setting(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> KeyPath | None:
     trainer = built[phase.trainer.key].instance() if phase.trainer else None
-    if phase.trainer is None or not isinstance(trainer, Trainer) or not trainer.own_text:
+    if phase.trainer is None or not isinstance(trainer, Trainer) or not trainer.on_policy:
         return None
-    return (*phase.trainer.key, trainer.own_text)
+    return (*phase.trainer.key, trainer.on_policy)
 
 
 def _without(recipe: Recipe, phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
     setting = _setting(phase, built)
     for spec in phase.losses:
-        if getattr(built[spec.key].instance(), "own_text", False):
+        if getattr(built[spec.key].instance(), "on_policy", False):
             message = "tells the student's own text from the corpus's, but this phase learns on the corpus's alone"
             remedy = f"set `{as_written(setting)}`" if setting else "take a trainer that learns on the student's own"
             yield problem_at(recipe, spec.key, message, remedy)

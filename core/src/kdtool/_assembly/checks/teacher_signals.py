@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kdtool._assembly.checks.on_policy import own_text_problems
+from kdtool._assembly.checks.on_policy import on_policy_problems
 from kdtool._contract.loss import Loss
-from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
+from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import Problem
 from kdtool._plugins.hooks import ComponentHooks
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["need_met", "needs_problems", "shares_in_words", "source_of", "teachers_of"]
 
-_MIXED: tuple[frozenset[Offer], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
+_MIXED: tuple[frozenset[SignalKind], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
 """What can be mixed: of other tokens than their own, top-k ones say nothing."""
 _OF_ONE_MODEL = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
 """Hooks by which a loss compares what only one model has."""
@@ -89,7 +89,7 @@ def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[P
                         yield _two_temperatures(recipe, spec, loss, first)
             if len(teachers) > 1:
                 yield from _unmixable(recipe, phase, spec, loss, teachers, built)
-    yield from own_text_problems(recipe, built)
+    yield from on_policy_problems(recipe, built)
 
 
 def source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
@@ -128,7 +128,7 @@ def _unmixable(
         yield problem_at(recipe, key, message, reason if frozenset({"top-k"}) in forms else "")
 
 
-def need_met(loss: Loss, source: object) -> frozenset[Offer] | None:
+def need_met(loss: Loss, source: object) -> frozenset[SignalKind] | None:
     """Return the first of the loss's needs that its source offers."""
     offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
     return next((need for need in loss.needs if need <= offers), None)
@@ -154,7 +154,11 @@ def _unmet(
 
 
 def _untakeable(
-    recipe: Recipe, source: ComponentSpec, teacher: ComponentSpec, met: frozenset[Offer], built: Mapping[KeyPath, Built]
+    recipe: Recipe,
+    source: ComponentSpec,
+    teacher: ComponentSpec,
+    met: frozenset[SignalKind],
+    built: Mapping[KeyPath, Built],
 ) -> Problem | None:
     """Say where a cache must ask of the teacher what that does not offer."""
     cache, asked = built[source.key].instance(), built[teacher.key].instance()
@@ -162,8 +166,8 @@ def _untakeable(
     if isinstance(cache, Cache):
         recorder = ComponentHooks({source.path: cache}).component(source.path, Cache)
         with suppress(Exception):  # the run reports it when it asks
-            wanted = recorder.kdtool_wanted(Want(met), getattr(asked, "offers", frozenset()))
-    if not isinstance(wanted, Want) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
+            wanted = recorder.kdtool_wanted(SignalRequest(met), getattr(asked, "offers", frozenset()))
+    if not isinstance(wanted, SignalRequest) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
         return None
     kinds = "+".join(sorted(wanted.kinds))
     message = f"{source.use} is made of {kinds}, but teacher {teacher.name!r} ({teacher.use}) offers {_offers(asked)}"

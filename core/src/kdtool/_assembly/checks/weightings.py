@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdtool._assembly.checks.teacher_signals import need_met, source_of, teachers_of
 from kdtool._contract.loss import Loss, Weighting
-from kdtool._contract.signals import Offer
+from kdtool._contract.signals import SignalKind
 from kdtool._errors import Problem
 from kdtool._plugins.validation import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
@@ -40,7 +40,7 @@ def weighing_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterato
                 yield problem_at(recipe, spec.key, f"names the loss {name!r}, which phase {phase.name!r} has not", hint)
 
 
-def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSpec, frozenset[Offer]] | None:
+def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSpec, frozenset[SignalKind]] | None:
     """Return the first token loss that has a teacher, and what it gets of that; None where no loss has one."""
     for spec in phase.losses:
         loss = built[spec.key].instance()
@@ -53,7 +53,7 @@ def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSp
 
 
 def _unserved(
-    recipe: Recipe, spec: ComponentSpec, weighting: Weighting, loss: ComponentSpec, seen: frozenset[Offer]
+    recipe: Recipe, spec: ComponentSpec, weighting: Weighting, loss: ComponentSpec, seen: frozenset[SignalKind]
 ) -> Problem:
     needs = " or ".join("+".join(sorted(need)) for need in weighting.needs)
     message = f"needs {needs} of the teacher, but sees what {loss.name} learns from: {'+'.join(sorted(seen))}"

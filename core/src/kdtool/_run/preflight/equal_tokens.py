@@ -9,8 +9,8 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
 from kdtool._run.context import Context
-from kdtool._run.preflight.on_policy import own_text_keys
-from kdtool._run.preflight.prospect import Asked, Known, ask, prospect_of
+from kdtool._run.preflight.on_policy import on_policy_keys
+from kdtool._run.preflight.run_forecast import Asked, Known, ask, run_forecast_of
 
 __all__ = ["refuse_uneven", "refuse_uneven_ahead"]
 
@@ -30,7 +30,7 @@ def refuse_uneven(assembly: Assembly, asked: Iterable[Asked]) -> None:
             found[part.arm][part.phase] += part.estimate.tokens
     for phase, student in found["student"].items():
         control = found["control"][phase]
-        if student and control and student != control and not own_text_keys(assembly):
+        if student and control and student != control and not on_policy_keys(assembly):
             seen = f"it would train on {control:,} tokens in phase {phase!r}, the student on {student:,}"
             raise UsageError(f"control: {seen}; give the control's trainer the same batch and accumulation")
 
@@ -43,5 +43,5 @@ def refuse_uneven_ahead(context: Context, run: RunInfo) -> None:
         for arm in ("student", "control")
     ]
     if trainers[1] and trainers[0] != trainers[1]:
-        ahead, unknown = prospect_of(context, run, context.hooks.kdtool_describe(run), Known())
+        ahead, unknown = run_forecast_of(context, run, context.hooks.kdtool_describe(run), Known())
         refuse_uneven(assembly, ask(context, run, ahead, unknown))

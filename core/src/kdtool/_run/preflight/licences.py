@@ -54,7 +54,7 @@ def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
     for spec in assembly.recipe.lasting:
         if spec.kind in _OWN:
             yield spec.path, _OWN[spec.kind]
-            yield from assembly.shared[spec.path].takes.items()
+            yield from assembly.shared[spec.path].derives_from.items()
     for phase in assembly.arms["student"]:
         for term in plain_terms(assembly, phase):
             text = all(need == {"text"} for need in term.needs)

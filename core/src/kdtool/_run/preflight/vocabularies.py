@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 
 from kdtool._assembly.assemble import Assembly
-from kdtool._assembly.checks.on_policy import own_text_key
+from kdtool._assembly.checks.on_policy import on_policy_key
 from kdtool._assembly.checks.teacher_signals import teachers_of
 from kdtool._contract.loss import Loss
 from kdtool._contract.run_info import RunInfo
@@ -78,7 +78,7 @@ def _of_own_text(
     assembly: Assembly, phase: PhaseSpec, spec: ComponentSpec, teacher: str, found: Vocabularies
 ) -> Iterator[Problem]:
     """Refuse a teacher that cannot read whatever the student writes."""
-    key = own_text_key(phase, assembly.built)
+    key = on_policy_key(phase, assembly.built)
     if key is not None and (not found.comparable or found.sizes[0] > found.shared):
         message = (
             f"is told by {teacher} about text that the student writes, but {found.sentence('the student', teacher)}"

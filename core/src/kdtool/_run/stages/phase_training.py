@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.data import RowSource
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.loss import Weighting
-from kdtool._contract.loss_terms import Term
+from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.run_info import Hooks, Owner, RunInfo
 from kdtool._contract.student import Student, Transform
 from kdtool._contract.teacher import SignalSource
@@ -57,7 +57,7 @@ class PhaseTraining:
 
     context: Context
     phase: PhaseSpec
-    terms: tuple[Term, ...]
+    terms: tuple[LossTerm, ...]
     materials: Materials
     open_learner: Callable[[RunInfo], Runtime]
     steps: Callable[[Path], int]

@@ -16,7 +16,7 @@ from typing import Any
 from kdtool._assembly.checks.validation import validators_of
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import Runtime
-from kdtool._contract.loss_terms import Term
+from kdtool._contract.loss_terms import LossTerm
 from kdtool._contract.reporting import ArmResult
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
@@ -194,7 +194,7 @@ def phase_node(
     )
 
 
-def _plain(term: Term, *, several: bool) -> list[Any]:
+def _plain(term: LossTerm, *, several: bool) -> list[Any]:
     """Return what a term's result depends on, besides its loss and the phase's teacher; of `several`, which ones."""
     shared = [] if term.shared is None else [term.shared]
     asked = [dict(term.teachers)] if several and term.teachers else []

@@ -15,7 +15,7 @@ from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._contract.corpus import Packer
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
-from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
+from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
@@ -91,9 +91,12 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
 def _speaker(context: Context, teacher: str) -> dict[str, Any]:
     """Return what the answers of a teacher follow from: all that stands for it, but where it says what is enough."""
     part, component = context.part(teacher), context.assembly.shared[teacher]
-    if not isinstance(component, Teacher) or component.speaks_as is None:
+    if not isinstance(component, Teacher) or component.answer_cache_key is None:
         return {"component": part}
-    return {**{key: part[key] for key in ("use", "class", "distribution")}, "speaks_as": dict(component.speaks_as)}
+    return {
+        **{key: part[key] for key in ("use", "class", "distribution")},
+        "answer_cache_key": dict(component.answer_cache_key),
+    }
 
 
 def try_packers(context: Context, run: RunInfo) -> None:
@@ -119,7 +122,7 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
     for phase in phases:
         own = found[phase.name]
         found[phase.name] = replace(own, teacher_rows=_add_translations(context, graph, phase, own))
-    wants: dict[tuple[Node, str, str], list[tuple[PhaseSpec, Want]]] = {}
+    wants: dict[tuple[Node, str, str], list[tuple[PhaseSpec, SignalRequest]]] = {}
     for phase in phases:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, facts)
@@ -196,7 +199,7 @@ def _label(context: Context, phase: PhaseSpec, kinds: Iterable[str]) -> str:
     return phase.name if any(spec.kind in kinds and spec.key not in shared for spec in phase.sources) else ""
 
 
-def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: Want) -> Node:
+def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher: str, want: SignalRequest) -> Node:
     """Add the signals of a teacher on rows, recorded once for all seeds, arms and phases."""
     label = (rows.stage.label, "" if cache == "signals" else cache, teacher)
 
@@ -204,7 +207,7 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
     together = isinstance(component, Cache) and component.every_rank_records
 
     def record(run: RunInfo, folder: Path) -> int:
-        offers: frozenset[Offer] = getattr(context.assembly.shared[teacher], "offers", frozenset())
+        offers: frozenset[SignalKind] = getattr(context.assembly.shared[teacher], "offers", frozenset())
         wanted = run.component(cache, Cache).kdtool_wanted(want, offers)
         source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
         return run.component(cache, Cache).kdtool_record(run, rows_of(rows), source, folder)
@@ -238,9 +241,9 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
     )
 
 
-def _joint(wants: list[Want]) -> Want:
+def _joint(wants: list[SignalRequest]) -> SignalRequest:
     """Return what phases want together, at the temperature of those that want tokens."""
     kinds = frozenset(kind for want in wants for kind in want.kinds)
     layers = tuple(sorted({layer for want in wants for layer in want.layers}))
     temperatures = [want.temperature for want in wants if want.kinds & FIXED_AT_CAPTURE]
-    return Want(kinds, layers, next(iter(temperatures), 1.0))
+    return SignalRequest(kinds, layers, next(iter(temperatures), 1.0))

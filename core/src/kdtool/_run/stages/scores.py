@@ -84,7 +84,7 @@ def add_scores(
     for name, evaluator in context.assembly.named("evaluator").items():
         if name in but:
             continue
-        together = isinstance(evaluator, Evaluator) and evaluator.together
+        together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
         now = [one for one in measured if not one.unadapted]
         alike = [[one] for one in now] if together else _alike(context, measured)
         firsts = [same[0] for same in alike]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdtool._contract.data import Batch
 from kdtool._contract.run_info import Hooks
-from kdtool._contract.signals import Signal, Want
+from kdtool._contract.signals import Signal, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import UsageError
 from kdtool._tokenizers.vocabulary import Vocabularies
@@ -21,7 +21,7 @@ __all__ = ["BoundSignals", "cut_signal", "from_cache", "from_teacher"]
 class BoundSignals:
     """A `SignalSource` on one hook of one component. `shared`: signals are cut to so many tokens, None: they are not."""
 
-    want: Want
+    want: SignalRequest
     ask: Callable[[Batch], Signal]
     shared: int | None = None
 
@@ -31,7 +31,9 @@ class BoundSignals:
         return found if self.shared is None else cut_signal(found, self.shared)
 
 
-def from_teacher(hooks: Hooks, teacher: str, want: Want, vocabularies: Vocabularies | None = None) -> BoundSignals:
+def from_teacher(
+    hooks: Hooks, teacher: str, want: SignalRequest, vocabularies: Vocabularies | None = None
+) -> BoundSignals:
     """Return signals that the teacher gives while they are asked for, over all its tokens.
 
     Where the student knows more tokens than the teacher, rows that hold one of these are refused.
@@ -43,7 +45,7 @@ def from_teacher(hooks: Hooks, teacher: str, want: Want, vocabularies: Vocabular
     return ask
 
 
-def from_cache(hooks: Hooks, cache: str, want: Want, folder: Path) -> BoundSignals:
+def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> BoundSignals:
     """Return signals that the cache recorded in `folder`."""
     recall = hooks.component(cache, Cache).kdtool_recall
     return BoundSignals(want, lambda batch: recall(batch, want, folder))

@@ -29,7 +29,7 @@ _FACTS_FILE = "facts.json"
 def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]:
     """Add the untrained student of every seed; one artefact for all where the student does not use the seed.
 
-    A student may calibrate on the text and may be cut from a teacher, which it then names in `takes`.
+    A student may calibrate on the text and may be cut from a teacher, which it then names in `derives_from`.
     """
     seeds = context.assembly.recipe.seeds
     (student,) = context.assembly.named("student").values()

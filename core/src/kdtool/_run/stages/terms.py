@@ -9,8 +9,8 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_signals import shares_in_words, teachers_of
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss import Loss
-from kdtool._contract.loss_terms import Term
-from kdtool._contract.signals import FIXED_AT_CAPTURE, Offer, Want
+from kdtool._contract.loss_terms import LossTerm
+from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
@@ -18,7 +18,7 @@ from kdtool._run.context import Context
 __all__ = ["mixtures_noted", "plain_terms", "teachers_asked", "terms_of", "want_of"]
 
 
-def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
+def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
     terms = []
     for spec in phase.losses:
@@ -26,14 +26,14 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[Term, ...]:
         if not isinstance(loss, Loss):
             raise TypeError(f"{spec.path} is no loss")
         shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
-        scale = loss.temperature**loss.softened
+        scale = loss.temperature**loss.temperature_power
         asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
-        term = Term(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
-        terms.append(replace(term, passes=loss.passes, mixture=mixture))
+        term = LossTerm(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        terms.append(replace(term, forward_passes=loss.forward_passes, mixture=mixture))
     return tuple(terms)
 
 
-def teachers_asked(terms: Iterable[Term]) -> list[str]:
+def teachers_asked(terms: Iterable[LossTerm]) -> list[str]:
     """Return the teachers that the terms learn from, in alphabetical order."""
     return sorted({teacher for term in terms for teacher in term.teachers})
 
@@ -46,7 +46,7 @@ def mixtures_noted(assembly: Assembly) -> tuple[str, ...]:
     )
 
 
-def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[Term, ...]:
+def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[LossTerm, ...]:
     """Return the phase's terms, with the layers that losses ask for.
 
     Raises:
@@ -68,21 +68,21 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
     return tuple(terms)
 
 
-def _shared(context: Context, term: Term) -> int | None:
+def _shared(context: Context, term: LossTerm) -> int | None:
     """Return over how many tokens student and teacher are compared, None where they have the same; one for a mixture."""
     found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
     return next((each.shared for each in found if each.relation == "prefix"), None)
 
 
-def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher: str) -> Want:
+def want_of(context: Context, phase: PhaseSpec, terms: tuple[LossTerm, ...], teacher: str) -> SignalRequest:
     """Return what the terms want of a teacher: for each loss its first need that the source can meet.
 
     Tokens are taken at the temperature of the losses that read them; `_needs` refuses losses that differ in it.
     """
     caches = of_kind(phase.sources, "cache")
     source = context.assembly.shared[caches[0].path if caches else teacher]
-    offers: frozenset[Offer] = getattr(source, "offers", frozenset())
-    kinds: set[Offer] = set()
+    offers: frozenset[SignalKind] = getattr(source, "offers", frozenset())
+    kinds: set[SignalKind] = set()
     layers: set[int] = set()
     temperature = 1.0
     for term in terms:
@@ -91,4 +91,4 @@ def want_of(context: Context, phase: PhaseSpec, terms: tuple[Term, ...], teacher
             kinds |= met
             layers.update(other for _, other in term.layers)
             temperature = term.temperature if met & FIXED_AT_CAPTURE else temperature
-    return Want(frozenset(kinds), tuple(sorted(layers)), temperature)
+    return SignalRequest(frozenset(kinds), tuple(sorted(layers)), temperature)

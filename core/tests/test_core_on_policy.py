@@ -20,7 +20,7 @@ import kdtool, toy
 
 class Writing(toy.Trainer):
     "Would learn on what the student writes."
-    own_text = "writes"
+    on_policy = "writes"
 
     class Config(toy.Trainer.Config):
         writes: int | None = None
@@ -28,7 +28,7 @@ class Writing(toy.Trainer):
 
 class Telling(toy.Imitate):
     "Tells what the student wrote from the rest."
-    own_text = True
+    on_policy = True
     def kdtool_token_loss(self, chunk): ...
 
 class Preferring(toy.Imitate):
@@ -43,7 +43,7 @@ class Pairs(toy.Packer):
 class Twice(kdtool.Loss):
     "Compares two passes."
     divergence = True
-    passes = 2
+    forward_passes = 2
     def kdtool_token_loss(self, chunk): ...
 
 class Longer(toy.Bytes):
@@ -180,7 +180,7 @@ def test_a_teacher_must_be_able_to_read_whatever_the_student_writes(
 def test_the_verdict_says_what_such_a_control_learned() -> None:
     found = Comparison("nats", "student", "control", 1.0, 2.0, -1.0, -2.0, -0.5, False, "better", 3, 12)
     assert "on equally many tokens" in verdict([found])
-    assert "on the same rows, with as many tokens or more" in verdict([found], own_text=True)
+    assert "on the same rows, with as many tokens or more" in verdict([found], on_policy=True)
 
 
 def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:

@@ -45,7 +45,7 @@ class Asking(kdtool.Corpus):
 
     def __init__(self, config):
         super().__init__(config)
-        self.takes = {config.ask: "text", **({config.about: "text"} if config.about else {})}
+        self.derives_from = {config.ask: "text", **({config.about: "text"} if config.about else {})}
 
     def kdtool_examples(self, run):
         prompts = ["one", "two"]
@@ -114,11 +114,13 @@ def test_what_cannot_be_taken_is_a_recipe_error(asking: dict[str, Any], settings
 
 
 @pytest.mark.parametrize(
-    ("takes", "told"), [("None", "takes is None"), ('{"teacher": "gold"}', "takes.'teacher'. is 'gold'")]
+    ("takes", "told"), [("None", "derives_from is None"), ('{"teacher": "gold"}', "derives_from.'teacher'. is 'gold'")]
 )
 def test_what_is_taken_is_declared_in_the_right_form(asking: dict[str, Any], takes: str, told: str) -> None:
     file = Path(asking["corpus"]["use"].rpartition(":")[0])
-    source = file.read_text(encoding="utf-8").replace('self.takes = {config.ask: "text"', f"self.takes = {takes} #")
+    source = file.read_text(encoding="utf-8").replace(
+        'self.derives_from = {config.ask: "text"', f"self.derives_from = {takes} #"
+    )
     file.write_text(source, encoding="utf-8")
     with pytest.raises(kdtool.RecipeError, match=f"its attribute {told}"):
         kdtool.check(asking)

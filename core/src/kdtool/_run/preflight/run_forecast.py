@@ -9,7 +9,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_training import adapting_phases
 from kdtool._contract.component import Component
 from kdtool._contract.corpus import Packer
-from kdtool._contract.estimates import Estimate, PhaseAhead, Prospect, SignalsAhead
+from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
 from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student, Transform
@@ -18,7 +18,7 @@ from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.stages.terms import teachers_asked, terms_of, want_of
 
-__all__ = ["Asked", "Known", "ask", "describe", "prospect_of"]
+__all__ = ["Asked", "Known", "ask", "describe", "run_forecast_of"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def describe(context: Context, run: RunInfo, known: Known) -> Mapping[str, Model
     return known.models[key]
 
 
-def prospect_of(
+def run_forecast_of(
     context: Context, run: RunInfo, models: Mapping[str, ModelFacts], known: Known
-) -> tuple[Prospect, list[str]]:
+) -> tuple[RunForecast, list[str]]:
     """Return what components are told of the run, and what could not be found out."""
     assembly = context.assembly
     (student,) = assembly.named("student")
@@ -72,10 +72,10 @@ def prospect_of(
         *(stage for kind, stage in kinds.items() if assembly.named(kind)),
     ]
     teachers = tuple(assembly.named("teacher"))
-    return Prospect(models, student, tuple(stages), tuple(phases), tuple(signals), teachers), unknown
+    return RunForecast(models, student, tuple(stages), tuple(phases), tuple(signals), teachers), unknown
 
 
-def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> list[Asked]:
+def ask(context: Context, run: RunInfo, ahead: RunForecast, unknown: list[str]) -> list[Asked]:
     """Ask all components: the shared ones once, those of a phase in each phase."""
     assembly = context.assembly
     found = [
@@ -97,7 +97,7 @@ def ask(context: Context, run: RunInfo, ahead: Prospect, unknown: list[str]) -> 
     return found
 
 
-def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: Prospect, unknown: list[str]) -> Iterable[Estimate]:
+def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: RunForecast, unknown: list[str]) -> Iterable[Estimate]:
     try:
         return list(hooks.component(name, Component).kdtool_estimate(run, ahead) or ())
     except UsageError as error:
@@ -120,7 +120,7 @@ def _phase_ahead(
     phase: PhaseSpec,
     unknown: list[str],
     known: Known,
-) -> PhaseAhead:
+) -> PlannedPhase:
     terms = terms_of(context, phase, models)
     teachers = tuple(teachers_asked(terms))
     cached = bool(of_kind(phase.sources, "cache"))
@@ -128,7 +128,7 @@ def _phase_ahead(
     if key not in known.outlines:
         known.outlines[key] = _outline(context.assembly, phase, replace(run, arm=arm, phase=phase.name), unknown)
     outline = known.outlines[key]
-    return PhaseAhead(
+    return PlannedPhase(
         name=phase.name,
         stage=f"phases/{phase.name}" if arm == "student" else f"phases/{arm}/{phase.name}",
         arm=arm,
@@ -180,9 +180,9 @@ def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
     return component.row_length if isinstance(component, Packer) else 0
 
 
-def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> Iterator[SignalsAhead]:
+def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> Iterator[PlannedSignals]:
     """Yield what caches will record, once for phases that share it; what they want is joined."""
-    found: dict[tuple[str, str], SignalsAhead] = {}
+    found: dict[tuple[str, str], PlannedSignals] = {}
     for phase in context.assembly.arms["student"]:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, models)
@@ -195,12 +195,12 @@ def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFac
                     want = replace(want, kinds=want.kinds | before.kinds, layers=layers)
                 length = _row_length(context.assembly, phase)
                 stage = "signals" if cache.path == "signals" else f"signals/{cache.path}"
-                found[key] = SignalsAhead(stage, cache.path, teacher, want, length, _tokens(context, run, phase))
+                found[key] = PlannedSignals(stage, cache.path, teacher, want, length, _tokens(context, run, phase))
     yield from found.values()
 
 
 def _tokens(context: Context, run: RunInfo, phase: PhaseSpec) -> int:
     """Return how many tokens the phase's packer makes, as far as it says."""
     (packer,) = of_kind(phase.sources, "packer")
-    parts = _answers(context.hooks, packer.path, run, Prospect(), [])
+    parts = _answers(context.hooks, packer.path, run, RunForecast(), [])
     return sum(part.tokens for part in parts)
