@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_corpus_answers import Answers
-from kdtool_corpus_answers._routing import routed
+from kdtool_corpus_answers._routing import route
 from kdtool_testing import CorpusConformance, make_run
 
 PROMPTS = [{"prompt": f"# {number}\n", "id": number, "licence": "MIT"} for number in range(5)]
@@ -195,10 +195,10 @@ def killed_and_resumed(code: str, folder: Path, kills: Iterable[int]) -> None:
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=30, unique=True), st.floats(0.01, 100))
 def test_whom_a_prompt_goes_to_is_its_id_s_business_alone(names: list[str], factor: float) -> None:
     shares = {"b": 2.0, "a": 1.0, "c": 0.5}
-    found = {name: routed(name, shares) for name in names}
+    found = {name: route(name, shares) for name in names}
     turned = dict(reversed({name: share * 4 for name, share in shares.items()}.items()))  # the same, written otherwise
-    assert found == {name: routed(name, turned) for name in reversed(names)}
-    assert {routed(name, {"only": factor}) for name in names} == {"only"}
+    assert found == {name: route(name, turned) for name in reversed(names)}
+    assert {route(name, {"only": factor}) for name in names} == {"only"}
 
 
 def test_prompts_are_shared_out_as_the_recipe_says(tmp_path: Path) -> None:

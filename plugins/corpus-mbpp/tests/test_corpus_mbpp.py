@@ -96,9 +96,9 @@ def test_the_solution_is_learned_and_the_tests_are_kept(tmp_path: Path) -> None:
     [
         ("", "holds no problem"),
         ("{", "neither JSON Lines nor a list"),
-        ("[1]", "problem 1: is no problem of MBPP"),
-        (json.dumps({**FULL[0], "test_list": []}), "is no problem of MBPP"),
-        (json.dumps({**FULL[0], "task_id": "601"}), "is no problem of MBPP"),
+        ("[1]", "problem 1: not a problem of MBPP"),
+        (json.dumps({**FULL[0], "test_list": []}), "not a problem of MBPP"),
+        (json.dumps({**FULL[0], "task_id": "601"}), "not a problem of MBPP"),
         (json.dumps([FULL[0], FULL[0]]), "the problem 974 twice"),
     ],
 )

@@ -205,7 +205,7 @@ def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="there it is a pattern")
 def test_a_pattern_that_is_none_is_a_mistake_in_the_recipe() -> None:
-    with pytest.raises(pydantic.ValidationError, match=r'is no pattern \(.*"\*\*/\*\.py" are all files'):
+    with pytest.raises(pydantic.ValidationError, match=r'not a pattern \(.*"\*\*/\*\.py" matches all files'):
         PythonSource.Config(glob="**.py")
 
 

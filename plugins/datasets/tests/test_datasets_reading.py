@@ -141,7 +141,7 @@ def test_offline_nothing_is_asked(hub: type[_Hub]) -> None:
 def test_a_malformed_name_is_a_mistake_and_a_folder_of_that_name_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(kdtool.UsageError, match="is no data set of the hub"):
+    with pytest.raises(kdtool.UsageError, match="is not a data set on the hub"):
         HubDataset("some//set").identity()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some" / "set").mkdir(parents=True)

@@ -121,7 +121,7 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
 
 def compared(folder: Path, trained: TransformersModel, written: Path, dtype: torch.dtype) -> tuple[str, str]:
     exporter = Safetensors(Safetensors.Config())
-    return exporter._compared(make_run(folder), _logits(trained), written, trained.model.dtype, dtype)
+    return exporter._compare(make_run(folder), _logits(trained), written, trained.model.dtype, dtype)
 
 
 def test_an_export_that_deviates_is_refused(tmp_path: Path) -> None:

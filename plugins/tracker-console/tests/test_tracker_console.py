@@ -108,7 +108,7 @@ def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [
         "Run test failed: 0 stages made in 0.0 s",
-        "What was finished is kept: the same command goes on from there",
+        "Finished work is kept: the same command resumes there",
     ]
 
 

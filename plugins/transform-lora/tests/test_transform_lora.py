@@ -11,7 +11,7 @@ import pytest
 import torch
 from kdtool_testing import TransformConformance, make_run
 from kdtool_transform_lora import Lora, Qlora, _nf4
-from kdtool_transform_lora._nf4 import dequantised
+from kdtool_transform_lora._nf4 import dequantise
 from kdtool_transformers import TransformersModel, open_model, self_check
 from kdtool_transformers.testing import save_tiny, tiny_model
 from peft import PeftModel
@@ -248,7 +248,7 @@ def test_a_student_of_bfloat16_stays_one_and_its_file_as_it_was(kind: type[Lora]
     layer = student.model.get_submodule("model.layers.1.self_attn.q_proj")
     product = 16 / 4 * layer.lora_B.default.weight.detach() @ layer.lora_A.default.weight.detach()
     base = layer.base_layer
-    before = base.weight.data.float() if kind is Lora else dequantised(base)
+    before = base.weight.data.float() if kind is Lora else dequantise(base)
     expected = (before + product).bfloat16()
     transform.kdtool_finish(student, make_run(tmp_path))
     assert {p.dtype for p in student.model.parameters()} == {torch.bfloat16}
@@ -269,7 +269,7 @@ def test_layers_that_share_a_weight_written_before_learn_alike(kind: type[Lora],
     transform.kdtool_transform(student, make_run(tmp_path))
     for name in names:
         layer = student.model.get_submodule(name)
-        held = layer.base_layer.weight.data.float() if kind is Lora else dequantised(layer.base_layer)
+        held = layer.base_layer.weight.data.float() if kind is Lora else dequantise(layer.base_layer)
         assert away(held, written) < 0.2
 
 

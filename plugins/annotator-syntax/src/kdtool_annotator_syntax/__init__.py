@@ -1,4 +1,4 @@
-"""What every character of code is.
+"""Class of every character of code, by a lexer.
 
 `Syntax` is the annotator that recipes call `syntax`; it gives the column `syntax`, whose numbers `kdtool.SYNTAX_CLASSES`
 names. The plain function `syntax_classes` serves without kdtool. Pygments is imported when a text is read.

@@ -32,7 +32,7 @@ class Syntax(kdtool.Annotator):
 
         @pydantic.field_validator("language")
         @classmethod
-        def _known(cls, language: str) -> str:
+        def _check_language(cls, language: str) -> str:
             if language and not is_known(language):
                 raise ValueError(
                     f"pygments knows no language {language!r}; its documentation lists them as short names"
@@ -50,7 +50,7 @@ class Syntax(kdtool.Annotator):
 
 
 def _read(body: kdtool.Text | kdtool.Completion | kdtool.Messages, language: str) -> Iterator[tuple[str, str]]:
-    """Yield what is read at once, in its order, each with its language, "" for what is no code."""
+    """Yield the parts that are lexed separately, in order, each with its language, or "" if it is not code."""
     if isinstance(body, kdtool.Messages):
         for _, content in body.turns:
             yield from stretches(content, language)

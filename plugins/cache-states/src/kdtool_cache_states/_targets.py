@@ -1,4 +1,4 @@
-"""What is kept of a teacher's signal, and the signal made from it again: final states, layers' states, the head."""
+"""Stored parts of a teacher's signal, and the signal rebuilt from them: final states, layers' states, the head."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StateTargets:
 
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         pieces = {}
-        for name, states in self._wanted(signal).items():
+        for name, states in self._states_to_store(signal).items():
             if len(states) != sum(counts):
                 raise kdtool.PluginError(
                     f"the teacher's signal '{name}' has {len(states)} positions for a batch with {sum(counts)} labels"
@@ -52,7 +52,7 @@ class StateTargets:
         for index in range(len(counts)):
             yield {name: states[index] for name, states in pieces.items()}
 
-    def _wanted(self, signal: kdtool.Signal) -> dict[str, Tensor]:
+    def _states_to_store(self, signal: kdtool.Signal) -> dict[str, Tensor]:
         want = self._want
         found = {_LAST: signal.lazy.hidden} if signal.lazy is not None else {}
         found |= {_layer(layer): states for layer, states in signal.hidden.items()}

@@ -24,10 +24,10 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "corpus": Kind("kdtool.corpora", "The topics of Python's reference manual"),
     "screen": Kind("kdtool.screens", "Rejects texts with too many repeated lines"),
-    "annotator": Kind("kdtool.annotators", "How deep the code is indented that a character stands in"),
+    "annotator": Kind("kdtool.annotators", "Depth of indentation of every character"),
     "packer": Kind("kdtool.packers", "One row a document, cut or filled up to one length"),
     "teacher": Kind(
-        "kdtool.teachers", "Which byte follows which in Python's standard library", (LIBRARIES["models"], TORCH)
+        "kdtool.teachers", "Frequencies of pairs of bytes in Python's standard library", (LIBRARIES["models"], TORCH)
     ),
     "cache": Kind(
         "kdtool.caches",
@@ -46,7 +46,9 @@ KINDS: Mapping[str, Kind] = {
         (LIBRARIES["rows"], LIBRARIES["models"], SAFETENSORS, TORCH),
     ),
     "evaluator": Kind(
-        "kdtool.evaluators", "Whether a model sees that two lines were swapped", (LIBRARIES["measuring"],)
+        "kdtool.evaluators",
+        "Share of texts preferred to the same text with two lines swapped",
+        (LIBRARIES["measuring"],),
     ),
     "exporter": Kind(
         "kdtool.exporters",

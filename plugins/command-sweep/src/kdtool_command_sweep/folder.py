@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 __all__ = ["hold", "write"]
 
 _SECONDS = 0.5
-"""How long to wait for the folder."""
+"""Seconds to wait for the folder."""
 
 
 @contextmanager

@@ -77,10 +77,10 @@ def read_values(key: str, text: str) -> list[Any]:
     if isinstance(read, Mapping) or not text.strip():
         raise kdtool.UsageError(f"--grid {key}={text}: {_EXPECTED}")
     # text is quoted, since `read_grid` reads it again
-    return [_quoted(value) for value in (read if isinstance(read, list) else [read])]
+    return [_quote(value) for value in (read if isinstance(read, list) else [read])]
 
 
-def _quoted(value: Any) -> Any:
+def _quote(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value
 
 
@@ -89,7 +89,7 @@ def _problems(key: str, given: Sequence[Any]) -> list[str]:
         return ["name cannot be swept: each point is named after its values"]
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         return [f"{key} has {given!r} where a list of values is expected"]
-    written = [_written(value) for value in given]
+    written = [_write_value(value) for value in given]
     twice = sorted({text for text in written if written.count(text) > 1})
     return [f"{key} has no values"] if not given else [f"{key} has the value {text} more than once" for text in twice]
 
@@ -102,12 +102,12 @@ def _read(value: Any) -> Any:
         return value
 
 
-def _written(value: Any) -> str:
+def _write_value(value: Any) -> str:
     return json.dumps(_read(value), sort_keys=True, default=str)
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return for each key path as many of its last parts as tell it from the others."""
+    """Return the shortest end of each key path that no other key path has."""
     ends = {key: [end.lower() for end in _ends(key)] for key in keys}
     found = {}
     for key in keys:
@@ -132,7 +132,7 @@ def _label(values: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     """Write a value for a label: numbers and simple words as they are, others with a part of their hash."""
-    read, text = _read(value), _written(value)
+    read, text = _read(value), _write_value(value)
     if isinstance(read, bool | int | float) or read is None:
         plain = text.replace(".", "_").replace("+", "")
         return plain if _NUMBER.fullmatch(plain) else _digest(text)

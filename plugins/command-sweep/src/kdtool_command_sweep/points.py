@@ -109,11 +109,11 @@ def without_impossible(points: Sequence[SweepPoint], request: Request) -> tuple[
     refused = {label: error for label, error in looked_at.items() if error is not None}
     if len(refused) == len(points) and len(set(map(str, refused.values()))) == 1:
         raise refused[points[0].label]
-    return tuple(_failed(point, refused[point.label]) if point.label in refused else point for point in points)
+    return tuple(_fail_point(point, refused[point.label]) if point.label in refused else point for point in points)
 
 
 def run_point(point: SweepPoint, request: Request) -> SweepPoint:
-    """Run a point and return how it ended. A missed requirement is no failure: the point's report shows it.
+    """Run a point and return its outcome. A missed requirement is not a failure: the point's report shows it.
 
     Raises:
         KdtoolError: of money or of the disk: the other points would meet it as well.
@@ -123,7 +123,7 @@ def run_point(point: SweepPoint, request: Request) -> SweepPoint:
     except _OF_ALL:
         raise
     except Exception as error:
-        return _failed(point, error)
+        return _fail_point(point, error)
     return replace(point, status="done", reused=all(stage.reused for stage in results.stages), results=results)
 
 
@@ -153,7 +153,7 @@ def _refusal(point: SweepPoint, request: Request) -> kdtool.UsageError | None:
     return None
 
 
-def _failed(point: SweepPoint, error: Exception) -> SweepPoint:
+def _fail_point(point: SweepPoint, error: Exception) -> SweepPoint:
     """Return the point as one that ended with this error."""
     known = isinstance(error, kdtool.KdtoolError)
     text = str(error) if known else f"{type(error).__name__}: {error}"

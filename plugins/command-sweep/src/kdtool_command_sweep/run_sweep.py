@@ -50,7 +50,7 @@ def sweep(
         for point in found.points:
             print(point.label, point.status, point.folder)
     """
-    begun, request = _prepared(recipe, grid, settings, out, store)
+    begun, request = _prepare(recipe, grid, settings, out, store)
     with hold(begun.folder):
         return _run_all(begun, replace(request, offline=offline))
 
@@ -65,12 +65,12 @@ def plan_sweep(
 ) -> dict[str, tuple[kdtool.PlannedStage, ...]]:
     """Return the stages that `sweep` with the same arguments would run or reuse, by the labels of points that can run.
 
-    What an earlier point makes counts as reused.
+    Artefacts of an earlier point count as reused.
 
     Raises:
         KdtoolError: as `kdtool.plan`.
     """
-    begun, request = _prepared(recipe, grid, settings, out, store)
+    begun, request = _prepare(recipe, grid, settings, out, store)
     found: dict[str, tuple[kdtool.PlannedStage, ...]] = {}
     made: set[Path] = set()
     for point in (point for point in begun.points if point.status == "not run"):
@@ -80,7 +80,7 @@ def plan_sweep(
     return found
 
 
-def _prepared(
+def _prepare(
     recipe: Path | str | Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
     settings: Mapping[str, Any] | None,

@@ -46,7 +46,7 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """One measurement over all points. Rows are ranked by the column `ranked_by`; `note` says what to bear in mind."""
+    """One measurement over all points. Rows are ranked by the column `ranked_by`; `note` is a caveat."""
 
     measurement: str
     unit: str

@@ -16,7 +16,7 @@ import pydantic
 from kdtool_measuring import Journal, ask_teacher, kept_answers, mending, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
-from kdtool_corpus_answers._routing import routed
+from kdtool_corpus_answers._routing import route
 
 __all__ = ["Answers"]
 
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_TELLING = 0.2
 _REFUSED = "refused"
 _EMPTY = "empty"
 _Answered = Mapping[str, Journal[kdtool.TextAnswer]]
-"""What each teacher answered, by its name and the prompts' ids."""
+"""Answers of each teacher, by its name and the prompts' ids."""
 _Name = Annotated[str, kdtool.Field(min_length=1)]
 _Share = Annotated[float, kdtool.Field(gt=0, le=1e6)]
 
@@ -50,9 +50,9 @@ class Answers(kdtool.Corpus):
         """Take the prompts from this corpus of the recipe (`corpora.NAME`) instead: what it gives to learn from is asked
         for anew and not learned from itself, what it gives for validation and test stays as it is."""
         prefix_lines: int = kdtool.Field(default=16, ge=1, le=10_000)
-        """How many lines of a plain text are the prompt. Prompts with completions give their prompts."""
+        """Number of first lines of a plain text that form the prompt. Of prompts with completions, the prompt is used."""
         limit: int | None = kdtool.Field(default=None, ge=1)
-        """Ask for so many answers at most, from the first prompt on; null asks for all."""
+        """Maximum number of prompts, from the first on; null uses all."""
         max_tokens: int = kdtool.Field(default=512, ge=1, le=1_048_576)
         """Tokens of an answer at most."""
         temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
@@ -92,7 +92,7 @@ class Answers(kdtool.Corpus):
         """Return each file's SHA-256.
 
         Raises:
-            kdtool.UsageError: a file holds what is no prompt.
+            kdtool.UsageError: a file holds something that is not a prompt.
         """
         for _ in from_files(self.config.prompts):  # a mistake in the last line is found before anything is asked
             pass
@@ -121,7 +121,7 @@ class Answers(kdtool.Corpus):
                 self._asked.add(file)
             for teacher in self._teachers:  # the fallback last, when the others' refusals are known
                 self._ask(run, teacher, journals)
-            yield from self._answered(run, journals)
+            yield from self._read_examples(run, journals)
 
     def _ask(self, run: kdtool.RunInfo, teacher: str, journals: _Answered) -> None:
         """Ask a teacher for what is not in its journal yet."""
@@ -139,7 +139,7 @@ class Answers(kdtool.Corpus):
 
     def _whom(self, prompt: Prompt, journals: _Answered) -> str:
         """Return who answers: whom the prompt's id leads to, or the fallback once that one has refused."""
-        first, fallback = routed(prompt.id, self.config.shares), self.config.fallback
+        first, fallback = route(prompt.id, self.config.shares), self.config.fallback
         if fallback is None:
             return first
         answer = journals[first].get(prompt.id)
@@ -161,7 +161,7 @@ class Answers(kdtool.Corpus):
                     seed=seed_of(run.seed, found.id),
                 )
 
-    def _answered(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
+    def _read_examples(self, run: kdtool.RunInfo, journals: _Answered) -> Iterator[kdtool.Example]:
         licences = {teacher: self._licence(run, teacher) for teacher in self._teachers}
         left_out: Counter[str] = Counter()
         taken: Counter[str] = Counter()
@@ -201,7 +201,7 @@ class Answers(kdtool.Corpus):
         return "" if answer.text.strip() else _EMPTY
 
     def _example(self, prompt: Prompt, answer: kdtool.TextAnswer, teacher: str, licence: str) -> kdtool.Example:
-        first = routed(prompt.id, self.config.shares)
+        first = route(prompt.id, self.config.shares)
         about = {
             "teacher": teacher,
             "instead_of": "" if teacher == first else first,

@@ -50,7 +50,7 @@ def from_files(paths: Iterable[Path]) -> Iterator[Prompt]:
     """Yield the prompts of JSON Lines files; a line without an id is called "file name:line".
 
     Raises:
-        UsageError: a file cannot be read, a line is no such object, or an id comes twice.
+        UsageError: a file cannot be read, a line is not such an object, or an id occurs twice.
     """
     seen: set[str] = set()
     for path in paths:

@@ -1,14 +1,14 @@
-"""Which teacher a prompt goes to, where several share them."""
+"""Routing of prompts that several teachers share."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
-__all__ = ["routed"]
+__all__ = ["route"]
 
 
-def routed(name: str, shares: Mapping[str, float]) -> str:
+def route(name: str, shares: Mapping[str, float]) -> str:
     """Return the teacher that the prompt of this id goes to.
 
     The id alone decides, never the order of prompts or which others there are: of many prompts each teacher gets about its

@@ -98,9 +98,9 @@ def _value(record: Record, column: str) -> Any:
 
 
 def _wrong(column: str, value: Any, expected: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"hub: column {column!r} holds {_shown(value)}, not {expected}")
+    return kdtool.UsageError(f"hub: column {column!r} holds {_describe(value)}, not {expected}")
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

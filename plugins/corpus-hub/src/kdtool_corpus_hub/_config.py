@@ -19,9 +19,9 @@ class HubConfig(kdtool.Config):
     files: tuple[Path, ...] = ()
     """Local data files of one format instead: .parquet, .jsonl, .json, .arrow, .csv. Their names must differ."""
     config: str | None = None
-    """Which of the data set's configurations; null takes its only or default one."""
+    """Configuration of the data set; null selects its only or default one."""
     revision: str | None = None
-    """Branch, tag or commit of the data set; null takes the newest. The run records the commit."""
+    """Branch, tag or commit of the data set; null selects the newest. The run records the commit."""
     splits: Mapping[kdtool.Split, str] = kdtool.Field(default={"train": "train"}, min_length=1)
     """The data set's own split to take for each of `train`, `validation` and `test`. Files are all of one: `train`."""
     text_column: str | None = None
@@ -66,7 +66,7 @@ class HubConfig(kdtool.Config):
         if self.files and (self.config or self.revision or set(self.splits.items()) != {("train", "train")}):
             raise ValueError("`config`, `revision` and `splits` belong to data sets of the hub, not to files")
         if len({path.name for path in self.files}) < len(self.files):
-            raise ValueError("two files have the same name, by which the run's record tells them apart")
+            raise ValueError("two files have the same name, and the run records files by name; rename one")
         if (self.chosen_column is None) != (self.rejected_column is None):
             raise ValueError("`chosen_column` and `rejected_column` go together")
         answers = [self.completion_column, self.chosen_column].count(None)

@@ -1,6 +1,6 @@
 """MBPP, Mostly Basic Python Problems (Austin et al. 2021, arXiv 2108.07732): problems with a solution and tests.
 
-`Mbpp` is the corpus that recipes call `mbpp`. A problem's number decides its split, as its authors say; the library
+`Mbpp` is the corpus that recipes call `mbpp`. A problem's number decides its split, as published; the library
 kdtool-datasets reads the two forms in which the problems were published.
 """
 

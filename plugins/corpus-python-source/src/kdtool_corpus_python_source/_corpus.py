@@ -39,10 +39,10 @@ class PythonSource(kdtool.Corpus):
         folder: Path | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
         """Folder to read, relative to the working directory; null reads the interpreter's standard library."""
         glob: str = "**/*.py"
-        """Which files below the folder."""
+        """Pattern of files below the folder."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)
-        """What becomes of a file: `file`, all of it as plain text; `implement`, its functions' bodies after signature and
-        documentation; `document`, their documentation after the code; `explain`, comments after the lines below them."""
+        """Examples made of a file: `file` is all of it as plain text. `implement` asks for bodies of its functions after
+        signature and documentation, `document` for documentation after the code, `explain` for comments on lines of code."""
         licence: str = ""
         """SPDX expression for the files of `folder`; the standard library's is known."""
         minimum_bytes: int = kdtool.Field(default=200, ge=0)
@@ -70,7 +70,7 @@ class PythonSource(kdtool.Corpus):
             try:
                 next(Path(__file__).parent.glob(pattern), None)
             except ValueError as error:
-                raise ValueError(f'is no pattern ({error}); "**/*.py" are all files below the folder') from None
+                raise ValueError(f'not a pattern ({error}); "**/*.py" matches all files below the folder') from None
             return pattern
 
     def __init__(self, config: Config) -> None:
@@ -97,7 +97,7 @@ class PythonSource(kdtool.Corpus):
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, shuffled, up to the limits of their splits.
 
-        How many files could not be read is said, and of few files which split has none.
+        Messages give the number of unreadable files and, if there are few files, name empty splits.
 
         Raises:
             kdtool.UsageError: there is no such folder, or no file to be taken.

@@ -1,4 +1,4 @@
-"""Which files of a folder are source that somebody wrote. Called by the corpus once, for its identity and its examples."""
+"""Files of a folder that are hand-written source. Called by the corpus once, for its identity and its examples."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _NO_EXPLANATION = re.compile(
 
 @dataclass(frozen=True)
 class Pair:
-    """What is asked and what is learned, the line it begins in, and the name of the function, "" for a snippet."""
+    """Prompt and completion, the line at which they begin, and the function's name, "" for a snippet."""
 
     form: PairForm
     line: int
@@ -51,10 +51,10 @@ def pairs_of(text: str, forms: Sequence[PairForm]) -> Iterator[Pair]:
     lines = text.split("\n")  # as the parser counts them: splitlines ends a line at more
     for form in forms:
         if form == "explain":
-            yield from _explained(tree, lines, comments)
+            yield from _explain(tree, lines, comments)
         else:
             for function, name in _functions(tree.body, ""):
-                pair = _documented(function, name, lines, form)
+                pair = _document(function, name, lines, form)
                 if pair is not None:
                     yield pair
 
@@ -71,7 +71,7 @@ def _functions(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[_Functio
             yield from _functions(node.body, f"{prefix}{node.name}.")
 
 
-def _documented(function: _Function, name: str, lines: Sequence[str], form: PairForm) -> Pair | None:
+def _document(function: _Function, name: str, lines: Sequence[str], form: PairForm) -> Pair | None:
     """Return a function that is documented and does something, as implementation of its documentation or the reverse."""
     docstring = ast.get_docstring(function, clean=False)
     if docstring is None or len(docstring.split()) < _WORDS or not _does_something(function.body[1:]):
@@ -83,7 +83,7 @@ def _documented(function: _Function, name: str, lines: Sequence[str], form: Pair
     begin = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
     end = function.end_lineno or function.lineno
     head, documentation, rest = (
-        _dedented(lines[start:stop], function.col_offset)
+        _dedent(lines[start:stop], function.col_offset)
         for start, stop in ((begin - 1, signature_end), (signature_end, said_end), (said_end, end))
     )
     if form == "implement":
@@ -93,7 +93,7 @@ def _documented(function: _Function, name: str, lines: Sequence[str], form: Pair
 
 
 def _does_something(body: Sequence[ast.stmt]) -> bool:
-    """Return whether there is more than pass, dots, or an exception that says that there is nothing."""
+    """Return whether there is more than pass, dots, or raising NotImplementedError."""
     if not body:
         return False
     only = body[0]
@@ -104,7 +104,7 @@ def _does_something(body: Sequence[ast.stmt]) -> bool:
     return not isinstance(only, ast.Pass) and not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
 
 
-def _explained(tree: ast.Module, lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
+def _explain(tree: ast.Module, lines: Sequence[str], comments: set[int]) -> Iterator[Pair]:
     """Yield statements that follow each other without a gap, with the comment right above them."""
     found = [pair for body in _bodies(tree) for pair in _explained_in(body, lines, comments)]
     yield from sorted(found, key=lambda pair: pair.line)
@@ -124,7 +124,7 @@ def _explained_in(body: Sequence[ast.stmt], lines: Sequence[str], comments: set[
         explanation = " ".join(line.strip().lstrip("#").strip() for line in above).strip()
         end = _end_of_group(body[number:])
         if end - begin < _SNIPPET_LINES and _explains(explanation):
-            snippet = _dedented(lines[begin - 1 : end], statement.col_offset)
+            snippet = _dedent(lines[begin - 1 : end], statement.col_offset)
             yield Pair("explain", first, "", f"{snippet}\n# In words:\n", f"{explanation}\n")
 
 
@@ -170,6 +170,6 @@ def _own_lines_of_comments(text: str) -> set[int]:
     }
 
 
-def _dedented(lines: Sequence[str], columns: int) -> str:
+def _dedent(lines: Sequence[str], columns: int) -> str:
     """Return lines without the indentation of the block they are from, each ended; blank lines are empty."""
     return "".join(f"{line[columns:] if not line[:columns].strip() else line}\n" for line in lines)

@@ -70,7 +70,7 @@ class HubDataset:
                 ) from error
             raise self._unreachable(f"the hub answers {status}") from error
         except ValueError as error:  # a malformed name; also what the hub says is no JSON
-            raise kdtool.UsageError(f"{self.name!r} is no data set of the hub: {error}") from error
+            raise kdtool.UsageError(f"{self.name!r} is not a data set on the hub: {error}") from error
         except Exception as error:  # requests, httpx: the library for HTTP below differs from version to version
             raise self._unreachable(str(error) or type(error).__name__) from error
 

@@ -49,7 +49,7 @@ def read(place: str, path: str, shuffle_buffer: int | None, seed: int, **setting
 
 
 def _first_line(error: BaseException) -> str:
-    """Return what the innermost cause says: `datasets` wraps it in words of its own."""
+    """Return the message of the innermost cause, which `datasets` wraps in its own exceptions."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -71,7 +71,7 @@ class MbppProblems:
 
 
 def split_of(number: int) -> kdtool.Split | None:
-    """Return a problem's split, as its authors say; None for those that are meant for prompts."""
+    """Return a problem's split, as published; None for problems that are meant for few-shot prompts."""
     if number <= 10:
         return None
     if number <= 510:
@@ -80,7 +80,7 @@ def split_of(number: int) -> kdtool.Split | None:
 
 
 def prompt_of(problem: Problem) -> str:
-    """Return what Fried et al. 2022 (InCoder) and the harnesses after it ask: the first test tells the function's name."""
+    """Return the prompt of Fried et al. 2022 (InCoder) and later harnesses: the first test shows the function's name."""
     return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
 
 
@@ -130,7 +130,7 @@ def problem_of(record: Any, place: str) -> Problem:
     """Return the problem that a record holds, lines ended by a line feed.
 
     Raises:
-        kdtool.UsageError: it is none.
+        kdtool.UsageError: it is not one.
     """
     found = record if isinstance(record, Mapping) else {}
     number, text, code = found.get("task_id"), found.get("text", found.get("prompt")), found.get("code")
@@ -144,7 +144,7 @@ def problem_of(record: Any, place: str) -> Problem:
 
 
 def _no_problem(place: str) -> kdtool.UsageError:
-    return kdtool.UsageError(f"{place}: is no problem of MBPP: it needs task_id, text or prompt, code and test_list")
+    return kdtool.UsageError(f"{place}: not a problem of MBPP: it needs task_id, text or prompt, code and test_list")
 
 
 def _are_texts(value: Any) -> bool:

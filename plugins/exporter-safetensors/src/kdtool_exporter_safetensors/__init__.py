@@ -56,7 +56,7 @@ class Safetensors(kdtool.Exporter):
             model = open_model(trained, dtype=dtype, offline=True)
         model.save(folder)
         del model
-        stored, open_in = self._compared(run, expected, folder, was, dtype)
+        stored, open_in = self._compare(run, expected, folder, was, dtype)
         write_notices(folder, run)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         use = f"```python\n{_how_to_use('.', open_in)}```"
@@ -77,13 +77,13 @@ class Safetensors(kdtool.Exporter):
             widen(model.model)
         return TransformersRuntime(model)
 
-    def _compared(
+    def _compare(
         self, run: kdtool.RunInfo, expected: Tensor, folder: Path, was: torch.dtype, dtype: torch.dtype
     ) -> tuple[str, str]:
         """Return the card's sentence on how far the written model is from the trained one, and the dtype to open it in.
 
-        Weights are judged in the dtype of the trained ones, float32 as a rule. Many computations in few bits add to their
-        rounding, which is no fault of the file, but its user has to know.
+        Weights are compared in the dtype of the trained ones, usually float32. Rounding of the computation in few bits comes
+        on top: it is not a fault of the file, but users must know it.
 
         Raises:
             PluginError: the written model is another one.

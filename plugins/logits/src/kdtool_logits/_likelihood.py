@@ -1,4 +1,4 @@
-"""How likely a model finds each token."""
+"""Log-likelihood of each token."""
 
 from __future__ import annotations
 

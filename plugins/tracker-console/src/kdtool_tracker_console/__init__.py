@@ -1,6 +1,7 @@
 """The tracker `console`: shows a run in the terminal.
 
-`_live` draws bars with rich, `_plain` writes lines for logs, `_words` says things; `_tracker` chooses and keeps count.
+`_live` draws bars with rich, `_plain` writes lines for logs, `_words` holds the sentences of both;
+`_tracker` chooses one and counts.
 """
 
 from __future__ import annotations

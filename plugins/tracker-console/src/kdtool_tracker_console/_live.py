@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from kdtool_tracker_console._words import ended, harmless, rate
+from kdtool_tracker_console._words import describe_end, harmless, rate
 
 __all__ = ["LiveDisplay"]
 
@@ -71,7 +71,9 @@ class LiveDisplay:
             self._progress.remove_task(self._tasks.pop(title))
         mark, style = ("=", "dim") if reused else ("✓", "green")
         text = Text(f"{mark} ", style=style)
-        self._console.print(text.append(harmless(ended(title, seconds, reused=reused)), style="dim" if reused else ""))
+        self._console.print(
+            text.append(harmless(describe_end(title, seconds, reused=reused)), style="dim" if reused else "")
+        )
         if not self._tasks:
             self._progress.stop()
 
@@ -85,7 +87,7 @@ class LiveDisplay:
 
 
 class _Done(ProgressColumn):
-    """How many of how many units."""
+    """Column with the number of finished and of all units."""
 
     def render(self, task: Task) -> Text:
         """Draw the column."""
@@ -96,7 +98,7 @@ class _Done(ProgressColumn):
 
 
 class _Rate(ProgressColumn):
-    """How fast: what the stage says itself, else its units over the last seconds."""
+    """Column with the rate: reported by the stage, else units over the last seconds."""
 
     def render(self, task: Task) -> Text:
         """Draw the column."""

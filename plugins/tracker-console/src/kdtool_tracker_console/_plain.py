@@ -9,7 +9,7 @@ from time import monotonic
 
 import kdtool
 
-from kdtool_tracker_console._words import duration, ended, harmless, rate
+from kdtool_tracker_console._words import describe_end, duration, harmless, rate
 
 __all__ = ["PlainDisplay"]
 
@@ -62,7 +62,7 @@ class PlainDisplay:
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
         """Say that a stage ended."""
         self._stages.pop(title, None)
-        self.line(ended(title, seconds, reused=reused))
+        self.line(describe_end(title, seconds, reused=reused))
 
     def line(self, text: str) -> None:
         """Write a line; what the output's encoding lacks is replaced."""

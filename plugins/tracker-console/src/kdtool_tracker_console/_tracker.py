@@ -39,9 +39,9 @@ class ConsoleTracker(kdtool.Tracker):
         self._display.step(_title(run), report)
 
     def kdtool_measured(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
-        from kdtool_tracker_console._words import measured
+        from kdtool_tracker_console._words import describe_measurement
 
-        self._display.line(measured(measurement))
+        self._display.line(describe_measurement(measurement))
 
     def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
         self._display.line(text)

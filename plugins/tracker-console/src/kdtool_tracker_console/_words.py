@@ -1,4 +1,4 @@
-"""What both displays say, and in which words."""
+"""Sentences that both displays show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import kdtool
 
-__all__ = ["Display", "duration", "ended", "harmless", "measured", "rate", "summary"]
+__all__ = ["Display", "describe_end", "describe_measurement", "duration", "harmless", "rate", "summary"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -36,7 +36,7 @@ class Display(Protocol):
 
 
 def harmless(text: str) -> str:
-    """Return text without control characters: what components say may come from anywhere."""
+    """Return text without control characters: messages of components may quote untrusted text."""
     return _CONTROL.sub("?", text)
 
 
@@ -56,12 +56,12 @@ def rate(per_second: float, unit: str) -> str:
     return f"{shown} {unit or 'items'}/s"
 
 
-def ended(title: str, seconds: float, *, reused: bool) -> str:
+def describe_end(title: str, seconds: float, *, reused: bool) -> str:
     """Say that a stage ended."""
     return f"{title}: used again, nothing to do" if reused else f"{title}: done in {duration(seconds)}"
 
 
-def measured(measurement: kdtool.Measurement) -> str:
+def describe_measurement(measurement: kdtool.Measurement) -> str:
     """Say a measurement with its interval."""
     bounds = ""
     if measurement.low is not None and measurement.high is not None:
@@ -75,4 +75,4 @@ def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds
     again = f", {reused} used again" if reused else ""
     yield f"Run {run.name} {words[status]}: {made} stages made in {duration(seconds)}{again}"
     if status != "done":
-        yield "What was finished is kept: the same command goes on from there"
+        yield "Finished work is kept: the same command resumes there"

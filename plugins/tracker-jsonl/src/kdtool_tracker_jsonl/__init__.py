@@ -1,7 +1,7 @@
 """The tracker `jsonl`: every event as a JSON line in `events.jsonl`.
 
-The engine calls it on rank 0 with everything that happens between `kdtool_run_start` and `kdtool_run_end`; what is told
-before or after has no file to go to and is dropped. Lines are written at once and whole.
+The engine calls it on rank 0 with everything that happens between `kdtool_run_start` and `kdtool_run_end`; messages
+before and after are dropped, because there is no file yet. Lines are written at once and whole.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class JsonLinesTracker(kdtool.Tracker):
 
 
 def _plain(value: object) -> object:
-    """Say what JSON has no form for: mappings that are no dicts, and anything else as text."""
+    """Encode values that JSON does not have: mappings other than dicts, and anything else as text."""
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 

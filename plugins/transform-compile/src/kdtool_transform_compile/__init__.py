@@ -1,6 +1,6 @@
 """The transform `compile`: a student's decoder layers run compiled while a phase trains.
 
-`_layers` compiles them; `_machine` says whether this machine can. Weights, their names and what is saved stay as they are.
+`_layers` compiles them; `_machine` checks that this machine can. Weights, their names and saved files stay the same.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ class CompiledLayers:
         """Have the layers of a model of transformers run compiled; each is compiled when it first runs.
 
         Raises:
-            UsageError: it is none, or its layers were changed by another transform.
+            UsageError: it is not one, or its layers were changed by another transform.
         """
         if not hasattr(model, "base_model"):
             raise kdtool.UsageError(
-                f"compile is for models of transformers, and {type(model).__name__} is none: leave it out"
+                f"compile needs a model of transformers, not {type(model).__name__}; remove the transform"
             )
         self._layers = list(decoder_layers(model))
         if any("forward" in vars(layer) for layer in self._layers):

@@ -1,4 +1,4 @@
-"""Whether torch.compile can work here: a C++ compiler and Python's headers for a CPU, Triton for a GPU.
+"""Check that torch.compile can work here: a C++ compiler and Python's headers for a CPU, Triton for a GPU.
 
 Asked by `Compile` before anything is made. Nothing is compiled.
 """

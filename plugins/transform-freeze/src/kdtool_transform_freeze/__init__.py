@@ -23,7 +23,7 @@ class Freeze(kdtool.Transform):
     """Keeps the parameters whose names match as they are, so that only the others learn."""
 
     class Config(kdtool.Config):
-        """Which parameters stay."""
+        """Parameters that are frozen."""
 
         names: list[str] = Field([EMBEDDINGS], min_length=1)
         """Shell patterns of parameter names, such as `*layers.0.*`; the word `embeddings` stands for input and output

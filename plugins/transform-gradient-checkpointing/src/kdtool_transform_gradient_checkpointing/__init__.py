@@ -20,7 +20,7 @@ class GradientCheckpointing(kdtool.Transform):
         switch_on = getattr(student.model, "activation_checkpointing_enable", None)
         if switch_on is None:
             raise kdtool.UsageError(
-                f"gradient-checkpointing is for models of transformers, and {name} is none: leave it out"
+                f"gradient-checkpointing needs a model of transformers, not {name}; remove the transform"
             )
         try:
             switch_on({"use_reentrant": False})  # reentrant, captured hidden states would carry no gradient

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 __all__ = ["FAMILIES", "FusedModules", "Kernels", "kernels"]
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Families whose norm is x / rms(x) · weight, whose rotation is of halves, and whose feed-forward is SwiGLU."""
+"""Families with the norm x / rms(x) · weight, rotary positions on halves, and SwiGLU."""
 
 _ROTATION = "apply_rotary_pos_emb"
 
@@ -44,14 +44,14 @@ class FusedModules:
         """Give the modules of a model of transformers another `forward`.
 
         Raises:
-            UsageError: its family is none of `FAMILIES`, or another transform has changed a module's forward.
+            UsageError: its family is not in `FAMILIES`, or another transform has changed a module's forward.
         """
         family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         if family not in FAMILIES or model.config.hidden_act not in {"silu", "swish"}:
             raise kdtool.UsageError(
                 f"liger is for models of {', '.join(FAMILIES)} with SwiGLU, not {family}: leave it out"
             )
-        replaced = dict(_replaced(model, kernels()))
+        replaced = dict(_replace(model, kernels()))
         taken = [type(module).__name__ for module in replaced if "forward" in vars(module)]
         if taken:
             raise kdtool.UsageError(f"liger: another transform has replaced what a {taken[0]} computes")
@@ -65,7 +65,7 @@ class FusedModules:
             del module.forward
 
 
-def _replaced(model: nn.Module, fused: Kernels) -> Iterator[tuple[Any, Callable[..., Any]]]:
+def _replace(model: nn.Module, fused: Kernels) -> Iterator[tuple[Any, Callable[..., Any]]]:
     def norm(module: Any, hidden_states: Tensor) -> Tensor:
         # Not in place: what is given backward may be somebody else's, too.
         return fused.rms_norm(hidden_states, module.weight, module.variance_epsilon, 0.0, "llama", False)
@@ -74,7 +74,7 @@ def _replaced(model: nn.Module, fused: Kernels) -> Iterator[tuple[Any, Callable[
         down: Tensor = module.down_proj(fused.swiglu(module.gate_proj(x), module.up_proj(x)))
         return down
 
-    def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         return fused.rope(q, k, cos, sin, None, unsqueeze_dim)
 
     for module in model.modules():
@@ -84,7 +84,7 @@ def _replaced(model: nn.Module, fused: Kernels) -> Iterator[tuple[Any, Callable[
         elif name.endswith("MLP"):
             yield module, feed_forward
         elif name.endswith("Attention"):
-            yield module, _with(type(module), **{_ROTATION: rotated})
+            yield module, _with(type(module), **{_ROTATION: rotate})
 
 
 def _with(cls: type[nn.Module], **names: Any) -> Callable[..., Any]:

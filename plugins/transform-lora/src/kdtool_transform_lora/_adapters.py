@@ -48,7 +48,7 @@ class Adapters:
             raise kdtool.UsageError("the student has adapters already: take one of lora and qlora in a phase")
         self._learning = {name for name, parameter in self._model.named_parameters() if parameter.requires_grad}
         linear = linear_layers(student)
-        targets = list(linear) if config.targets == "all-linear" else _named(self._model, config.targets, linear)
+        targets = list(linear) if config.targets == "all-linear" else _find_named(self._model, config.targets, linear)
         self._targets = targets
         self._quantised: dict[str, torch.dtype] = {}
         if double_quantisation is not None:
@@ -87,7 +87,7 @@ class Adapters:
         """
         with logits_kept(self._student, "merging the adapters"):
             for name in dict.fromkeys([*self._targets, *self._quantised]):
-                self._model.set_submodule(name, self._merged(name))
+                self._model.set_submodule(name, self._merge(name))
                 give_back_memory()
             del self._model.peft_config
         for name, parameter in self._model.named_parameters():
@@ -113,14 +113,14 @@ class Adapters:
             del self._model.is_loaded_in_4bit
 
     @torch.no_grad()
-    def _merged(self, name: str) -> nn.Module:
+    def _merge(self, name: str) -> nn.Module:
         layer: Any = self._model.get_submodule(name)
         base: Any = layer.base_layer if isinstance(layer, LoraLayer) else layer
         weight: Tensor = base.weight.data
         if name in self._quantised:
             from kdtool_transform_lora import _nf4
 
-            weight = _nf4.dequantised(base)
+            weight = _nf4.dequantise(base)
             base.weight.module = None  # bitsandbytes has the two hold each other: the 4 bits are to go at once
         if layer is not base:
             _add(weight, layer.get_delta_weight(_NAME))
@@ -148,7 +148,7 @@ def linear_layers(student: kdtool.LanguageModel) -> dict[str, Any]:
     return found
 
 
-def _named(model: nn.Module, targets: list[str], linear: dict[str, Any]) -> list[str]:
+def _find_named(model: nn.Module, targets: list[str], linear: dict[str, Any]) -> list[str]:
     """Return the full names of the layers that the recipe's short ones stand for."""
     found: list[str] = []
     for target in targets:

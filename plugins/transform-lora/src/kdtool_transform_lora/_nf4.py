@@ -16,7 +16,7 @@ from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from kdtool_transformers import drop_mapped, give_back_memory
 from torch import Tensor, nn
 
-__all__ = ["dequantised", "quantise"]
+__all__ = ["dequantise", "quantise"]
 
 
 class _Nf4Linear(Linear4bit):
@@ -66,7 +66,7 @@ def quantise(model: nn.Module, names: Iterable[str], *, double_quantisation: boo
             parameter.data = parameter.data.clone()
 
 
-def dequantised(layer: Any) -> Tensor:
+def dequantise(layer: Any) -> Tensor:
     """Return a layer's weight in float32."""
     state = copy(layer.weight.quant_state)
     state.dtype = torch.float32

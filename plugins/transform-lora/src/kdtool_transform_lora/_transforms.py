@@ -51,7 +51,7 @@ class Lora(kdtool.Transform):
             raise kdtool.PluginError(f"{type(self).__name__}: kdtool_finish was called without kdtool_transform")
         if self.config.keep_adapter and run.rank == 0:
             self._adapters.save(run.folder / "adapter", run)
-            run.say(f"the adapter alone is in {run.folder / 'adapter'}, with a card that says how to open it")
+            run.say(f"the adapter alone is in {run.folder / 'adapter'}, with a card that shows how to open it")
         self._adapters.merge()
         self._adapters = None
         return student

@@ -1,6 +1,6 @@
 """The transform `qat`: a phase learns with weights rounded to a grid of few bits, and leaves weights that lie on it.
 
-`_grid` puts torchao's fake-quantised layers into the model and takes them out again. What is saved is a plain model.
+`_grid` puts torchao's fake-quantised layers into the model and takes them out again. The saved model is a plain one.
 """
 
 from __future__ import annotations

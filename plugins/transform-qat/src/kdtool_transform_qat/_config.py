@@ -14,4 +14,4 @@ class QatConfig(kdtool.Config):
     bits: int = Field(4, ge=2, le=8)
     """Bits of a weight: it takes one of 2^bits values between the least and the greatest of its group."""
     group_size: int = Field(32, ge=2)
-    """Weights of a row that share a scale and an offset. Layers whose rows are no multiple of it stay as they are."""
+    """Weights of a row that share a scale and an offset. Layers with rows of another length are not quantised."""

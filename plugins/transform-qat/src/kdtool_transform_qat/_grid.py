@@ -30,7 +30,7 @@ class Grid:
     """The layers of one student that are on a grid during one phase."""
 
     def __init__(self, student: kdtool.LanguageModel, config: QatConfig, say: Callable[[str], None]) -> None:
-        """Put the student's linear layers on the grid; `say` is told which stay off it.
+        """Put the student's linear layers on the grid; `say` receives a message about layers that stay off it.
 
         Raises:
             UsageError: no layer can be, or another transform has changed them already.
@@ -41,7 +41,7 @@ class Grid:
             rows = ", ".join(sorted({f"{layer.in_features}" for layer in other.values()}))
             names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in other))
             say(
-                f"qat: {len(other)} linear layers ({names}) keep all their bits: their rows of {rows} weights are no "
+                f"qat: {len(other)} linear layers ({names}) keep all their bits: {rows} weights a row is not a "
                 f"multiple of group_size {config.group_size}"
             )
         scheme = IntxFakeQuantizeConfig(
@@ -75,7 +75,7 @@ class Grid:
 
 
 def _linear_layers(student: kdtool.LanguageModel, group_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the linear layers but the head whose rows are whole groups, and those whose rows are not."""
+    """Return the linear layers except the head: those with rows of whole groups, and the others."""
     head, name = student.head.weight, type(student.model).__name__
     found = {
         path: module

@@ -1,4 +1,4 @@
-"""One step of GradNorm, as a plain function. Computed in logarithms, so that norms of any size are no trouble."""
+"""One step of GradNorm, as a plain function. Computed in logarithms, so that norms may have any size."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class GradNorm(kdtool.Weighting):
         """Settings of `gradnorm`."""
 
         alpha: float = kdtool.Field(default=1.5, ge=0, le=10)
-        """How strongly training rates are drawn together; at 0 gradient norms are made equal, whatever the rates."""
+        """Strength with which training rates are drawn together; 0 makes gradient norms equal, whatever the rates."""
         learning_rate: float = kdtool.Field(default=0.025, gt=0, le=1)
         """Share of the way to their targets that the factors go in one step; norms of single steps are noisy."""
 
@@ -99,8 +99,8 @@ class GradNorm(kdtool.Weighting):
 class OnMetric(kdtool.Weighting):
     """Multiplies a loss's weight by a factor from the moment on at which a loss's value has come below, or above, a bound.
 
-    What is watched is the running mean of the loss's value, before its weight. What has begun is not taken back, whatever
-    the value does then. Where a loss is missing, as in a control that has others, all weights stay.
+    The metric is the running mean of the loss's value, before its weight. A change that has begun is completed, even if the
+    value rises again. If a loss is missing, as in a control that has others, all weights stay.
     """
 
     config: Config
@@ -117,9 +117,9 @@ class OnMetric(kdtool.Weighting):
         change: str = kdtool.Field(min_length=1, max_length=64)
         """The loss whose weight changes then; it may be the same."""
         factor: float = kdtool.Field(default=0.0, ge=0, le=1e6)
-        """What its weight is multiplied by; 0 switches it off."""
+        """Factor of its weight; 0 switches it off."""
         over: int = kdtool.Field(default=1, ge=1, le=1_000_000)
-        """In how many steps the factor goes from 1 to that, along a line; at 1 at once."""
+        """Number of steps in which the factor goes linearly from 1 to that; 1 is at once."""
         smoothing: float = kdtool.Field(default=0.9, ge=0, lt=1)
         """Share of the running mean that stays at each step; at 0 the last step's value alone decides."""
 
@@ -166,5 +166,5 @@ class OnMetric(kdtool.Weighting):
 
 
 def _tells(term: kdtool.TermReport) -> bool:
-    """Whether the logarithms of a term's figures can be taken."""
+    """Return whether the logarithms of a term's figures are finite."""
     return 0 < (term.gradient_norm or 0.0) < inf and 0 < term.value < inf

@@ -1,4 +1,4 @@
-"""How sure a teacher is, and a weight made of it."""
+"""A teacher's confidence, and weights of tokens from it."""
 
 from __future__ import annotations
 

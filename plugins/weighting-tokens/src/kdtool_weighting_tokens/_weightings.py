@@ -19,12 +19,12 @@ __all__ = ["Confidence", "Position", "StudentEntropy", "Syntax", "TeacherEntropy
 
 
 class _Entropy(kdtool.Weighting):
-    """What the two weightings by entropy share."""
+    """Common part of the two weightings by entropy."""
 
     config: Config
 
     class Config(kdtool.Config):
-        """Which entropies count how much."""
+        """Weights of entropies."""
 
         threshold: float = kdtool.Field(default=0.0, ge=0, le=20)
         """Positions of less entropy, in nats, have no weight."""
@@ -88,7 +88,7 @@ class Confidence(kdtool.Weighting):
         of: Of = "likeliest"
         """Whose probability: that of the teacher's `likeliest` token, or of the `label`, the text's own next token."""
         prefer: Literal["sure", "unsure"] = "sure"
-        """Which positions count more: those of high probability p, by p, or those of low, by 1 - p."""
+        """Positions that count more: those of high probability p, by p, or those of low probability, by 1 - p."""
         power: float = kdtool.Field(default=1.0, ge=0, le=10)
         """Of p, or of 1 - p; above 1 differences count more, at 0 all positions weigh alike."""
         temperature: float = kdtool.Field(default=1.0, gt=0, le=100)
@@ -113,8 +113,8 @@ class Confidence(kdtool.Weighting):
     def _refuse_unless_it_serves(self, teacher: kdtool.SparseTokens) -> None:
         if teacher.form == "sampled":  # weights of the same draws as the loss would make its mean another one
             raise kdtool.UsageError(
-                "confidence cannot be told from sampled tokens: a weight made of the draws that the loss is made of would "
-                "bias it. Take signals with logits or top-k tokens, or the weighting `student-entropy`"
+                "confidence needs logits or top-k tokens, not sampled ones: a weight from the loss's own draws would bias "
+                "it. Use another signal cache, or the weighting `student-entropy`"
             )
         if teacher.temperature != self.config.temperature:
             raise kdtool.UsageError(
@@ -129,14 +129,14 @@ class Position(kdtool.Weighting):
     config: Config
 
     class Config(kdtool.Config):
-        """How much the beginning counts, and how long it is."""
+        """Weight and length of the beginning."""
 
         first: float = kdtool.Field(default=0.0, ge=0, le=100)
         """Weight of a document's first token, relative to the rest, which is 1. Below 1 a ramp, above 1 a decay."""
         tokens: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """How long that takes: a line arrives here, an exponential has gone half of the way."""
+        """Number of tokens: a line has arrived there, an exponential has gone half of the way."""
         shape: Literal["linear", "exponential"] = "linear"
-        """How it goes there: along a line, or halving what is left again and again."""
+        """Shape of the way: a line, or an exponential that halves the rest again and again."""
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return `position_weight` of the chunk, [C]."""
@@ -147,7 +147,7 @@ class Syntax(kdtool.Weighting):
     """Weighs tokens by what they are in their language: keywords more, say, and comments less.
 
     Classes are those of the column `syntax`, which the annotator of that name gives. A token in which one class begins where
-    another ends has the class of its first character that is no white space.
+    another ends has the class of its first character that is not white space.
     """
 
     columns = frozenset({"syntax"})
@@ -157,7 +157,7 @@ class Syntax(kdtool.Weighting):
         """The weight of each class, relative to the others."""
 
         other: float = kdtool.Field(default=1.0, ge=0, le=1000)
-        """Text that is no code, or of a language that is not known, and the end of a text."""
+        """Text that is not code, or of an unknown language, and the end of a text."""
         whitespace: float = kdtool.Field(default=1.0, ge=0, le=1000)
         """White space between tokens of the language."""
         comment: float = kdtool.Field(default=1.0, ge=0, le=1000)
