@@ -159,7 +159,7 @@ def test_layers_whose_rows_are_no_whole_groups_stay_and_are_named(tmp_path: Path
     transform.kdtool_transform(student, run)
     transform.kdtool_finish(student, run)
     assert said == [
-        "qat: 4 linear layers (down_proj) keep all their bits: their rows of 48 weights are no multiple of group_size 32"
+        "qat: 4 linear layers (down_proj) keep all their bits: 48 weights a row is not a multiple of group_size 32"
     ]
     stayed = "model.layers.0.mlp.down_proj.weight"
     assert student.model.get_parameter(stayed).equal(plain.model.get_parameter(stayed))

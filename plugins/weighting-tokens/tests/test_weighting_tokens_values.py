@@ -159,7 +159,7 @@ def test_the_teacher_s_entropy_is_not_guessed_from_a_few_tokens(form: str) -> No
 
 
 def test_confidence_is_not_made_of_the_draws_that_the_loss_is_made_of() -> None:
-    with pytest.raises(kdtool.UsageError, match="sampled tokens"):
+    with pytest.raises(kdtool.UsageError, match="not sampled ones"):
         Confidence(Confidence.Config()).kdtool_token_weight(chunk(sparse("sampled")))
 
 
