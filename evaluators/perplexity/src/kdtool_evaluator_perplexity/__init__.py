@@ -32,6 +32,7 @@ class Perplexity(kdtool.Evaluator):
         """Each document is cut after so many characters."""
 
     config: Config
+    measurements = ("perplexity", "bits-per-byte")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads
