@@ -94,7 +94,9 @@ def test_a_measurement_that_its_evaluator_does_not_declare_is_refused_before_any
     (tmp_path / "declared.py").write_text(_DECLARED, encoding="utf-8")
     used = {"nats": {"use": "./declared.py:Nats"}, "solves": {"use": "./declared.py:Solves"}}
     for way in (kdtool.check, kdtool.run):
-        with pytest.raises(kdtool.RecipeError, match=rf"require\.{re.escape(name)}: is not a measurement of") as refused:
+        with pytest.raises(
+            kdtool.RecipeError, match=rf"require\.{re.escape(name)}: is not a measurement of"
+        ) as refused:
             way({**recipe, "evaluators": used, "require": {name: "<= 1"}})
         assert hint in str(refused.value)
     assert not (tmp_path / "runs").exists()

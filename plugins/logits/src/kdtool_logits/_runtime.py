@@ -61,7 +61,7 @@ class LogitsRuntime(kdtool.Runtime):
 
         lazy = self._logits(self._tokenizer.scoring_context, ids)
         head, labels = exact_head(lazy.head), torch.tensor(ids, device=lazy.hidden.device)
-        parts = zip(lazy.hidden.split(_ROWS), labels.split(_ROWS), strict=True)
+        parts = zip(torch.split(lazy.hidden, _ROWS), torch.split(labels, _ROWS), strict=True)
         found = [log_likelihood(exact_logits(head, states), own).double().sum() for states, own in parts]
         return float(torch.stack(found).sum())
 
