@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,56 @@ def test_measurement_that_there_is_not_is_said_with_those_that_there_are(recipe:
         kdtool.UsageError, match=r"nats\.bits was not measured; nats measured: nats\. Everything is kept"
     ):
         kdtool.run({**recipe, "require": {"nats.bits": ">= 1"}})
+
+
+_DECLARED = """
+import kdtool
+import toy
+
+
+class Nats(toy.Nats):
+    measurements = ("nats", "kl-to-*")
+
+
+class Solves(toy.Nats):
+    class Config(kdtool.Config):
+        k: tuple[int, ...] = (1, 10)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.measurements = [f"solves.pass@{k}" for k in config.k]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nats.nat", "did you mean 'nats.nats'"),
+        ("nats.bits-per-byte", "measurements of 'nats': nats.kl-to-*, nats.nats"),
+        ("nats.kl-of-teacher", "did you mean 'nats.kl-to-"),
+        ("solves.pass@100", "did you mean 'solves.pass@1"),
+        ("solves.pas@1", "did you mean 'solves.pass@1"),
+    ],
+)
+def test_a_measurement_that_its_evaluator_does_not_declare_is_refused_before_anything_runs(
+    recipe: dict[str, Any], name: str, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "declared.py").write_text(_DECLARED, encoding="utf-8")
+    used = {"nats": {"use": "./declared.py:Nats"}, "solves": {"use": "./declared.py:Solves"}}
+    for way in (kdtool.check, kdtool.run):
+        with pytest.raises(
+            kdtool.RecipeError, match=rf"require\.{re.escape(name)}: is not a measurement of"
+        ) as refused:
+            way({**recipe, "evaluators": used, "require": {name: "<= 1"}})
+        assert hint in str(refused.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["nats.nats", "nats.kl-to-teachers.big", "solves.pass@10", "solves.solves.pass@1"])
+def test_a_declared_measurement_can_be_required(recipe: dict[str, Any], name: str, tmp_path: Path) -> None:
+    (tmp_path / "declared.py").write_text(_DECLARED, encoding="utf-8")
+    used = {"nats": {"use": "./declared.py:Nats"}, "solves": {"use": "./declared.py:Solves"}}
+    kdtool.check({**recipe, "evaluators": used, "require": {name: "<= 1"}})
 
 
 def test_measurement_that_bears_its_evaluators_name_needs_no_prefix() -> None:

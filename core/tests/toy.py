@@ -42,25 +42,12 @@ class Bytes(kdtool.Tokenizer):
     vocabulary = 257
     end_of_text = 256
     fingerprint = "bytes"
-    chat_fingerprint = ""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
-        return None
-
-    def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
-        return None
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(index for index in ids if index < 256).decode(errors="replace")
-
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         return [bytes([i]) if i < 256 else b"" for i in ids]
-
-    def tokens(self) -> list[str]:
-        return [*map(chr, range(256)), "end"]
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("bytes", encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -513,6 +513,9 @@ class Unknown(ByteTokenizer):
 
     def pieces(self, ids: Any) -> list[bytes]:
         raise kdtool.UsageError("cannot be told")
+
+    def tokens(self) -> Sequence[str]:
+        return ByteTokenizer().tokens()
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,6 @@ class Begun(ByteTokenizer):
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         return [self.PREFIX, *before.encode(), self.REST, *after.encode(), self.REST, *middle.encode(), END]
 
-    def tokens(self) -> list[str]:
-        return [*super().tokens(), "<start>", "<prefix>", "<rest>"]
-
 
 class Twice(Begun):
     """Begins a document with two tokens."""

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,6 +94,12 @@ class EvaluatorConformance(ComponentConformance):
         assert {found.subject for found in measured.found} <= names
         pairs = [(found.name, found.subject) for found in measured.found]
         assert len(pairs) == len(set(pairs)), "one measurement of a name for each subject"
+
+    def test_measurements_are_declared(self, measured: Measured, run: RunInfo) -> None:
+        declared = self.ready(run).measurements
+        assert not isinstance(declared, str), "measurements are a tuple of names"
+        for found in measured.found:
+            assert any(fnmatchcase(found.name, name) for name in declared), f"{found.name} is missing in `measurements`"
 
     def test_measurements_are_well_formed(self, measured: Measured) -> None:
         for found in measured.found:

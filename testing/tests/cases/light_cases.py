@@ -445,6 +445,8 @@ class TestStays(ExporterConformance):
 class Bits(kdtool.Evaluator):
     """Bits per byte of the test texts."""
 
+    measurements: Sequence[str] = ("nats",)
+
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
         self.texts(run)
 
@@ -578,6 +580,18 @@ class TestBits(EvaluatorConformance):
     component = Bits
     entry_point = "bits"
     fails: ClassVar[set[str]] = set()
+
+
+class Undeclared(Bits):
+    """Measures something else than it says."""
+
+    measurements = ("nat", "nats-*")
+
+
+class TestUndeclared(EvaluatorConformance):
+    component = Undeclared
+    entry_point = "bits"
+    fails: ClassVar = {"test_measurements_are_declared"}
 
 
 class TestEndless(EvaluatorConformance):

@@ -83,6 +83,12 @@ class Evaluator(Component):
     """Measures subjects."""
 
     kind = "evaluator"
+    measurements: Sequence[str] = ()
+    """Names of all measurements that it can yield; `*` stands for a part that only a run knows, such as a teacher's name.
+
+    May depend on the config. A name in `require` that matches none of them is refused before anything is loaded. () if
+    unknown: such a name is then noticed at the end of the run. Since 0.1.
+    """
     measures_jointly: bool = False
     """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject."""
     reads_text: bool = True

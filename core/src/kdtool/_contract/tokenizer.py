@@ -1,22 +1,73 @@
-"""The tokenizer that the engine needs."""
+"""The base of tokenizers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+
+from kdtool._errors import UsageError
 
 
-class Tokenizer(Protocol):
-    """Text to token ids and back."""
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Required: `vocabulary`, `end_of_text`, `fingerprint` (class attributes will do), `encode` and `pieces`. Everything else
+    has a default for plain tokenizers: without special tokens before a text, chat template or marks for gaps.
+    """
 
     @property
+    @abstractmethod
     def vocabulary(self) -> int:
         """The true vocabulary size V: ids are below it."""
 
     @property
+    @abstractmethod
     def end_of_text(self) -> int:
         """The id that ends a document."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identifies the map from text to ids: equal fingerprints mean equal tokenizers."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special tokens added."""
+
+    @abstractmethod
+    def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:
+        """Return the bytes that each of `ids` adds to their text, none for special tokens: together the UTF-8 of `decode`.
+
+        A character may be divided among tokens; ids may begin and end within one. Since 0.1.
+        """
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens left out. By default the text of their `pieces`."""
+        return b"".join(self.pieces(ids)).decode("utf-8", errors="replace")
+
+    def tokens(self) -> Sequence[str]:
+        """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
+
+        If two tokenizers begin with the same names, these ids mean the same to models of both. By default an id is named by
+        its bytes; special tokens but the end, and further ids of the same bytes, have names of this tokenizer alone.
+        Since 0.1.
+        """
+        names: list[str] = []
+        known = {b""}
+        for number, piece in enumerate(self.pieces(range(self.vocabulary))):
+            own = f"<{self.fingerprint} {number}>" if piece in known else f"<{piece.hex()}>"
+            names.append("<end>" if number == self.end_of_text else own)
+            known.add(piece)
+        return names
+
+    def save(self, folder: Path) -> None:
+        """Write the files from which `transformers.AutoTokenizer` opens it.
+
+        Raises:
+            UsageError: it has no such files, which is the default: students with this tokenizer cannot be saved for others.
+        """
+        raise UsageError(f"{type(self).__name__} cannot be written as files of transformers; implement Tokenizer.save")
 
     @property
     def document_start(self) -> tuple[int, ...]:
@@ -35,16 +86,6 @@ class Tokenizer(Protocol):
         """
         return self.document_start or (self.end_of_text,)
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the map from text to ids: equal fingerprints mean equal tokenizers."""
-
-    chat_fingerprint: str
-    """Identifies the template of `encode_chat`; "" if the tokenizer has none. Since 0.1."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without special tokens added."""
-
     def missing_start(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return the ids to put before a document: `document_start`, or () if `ids` already begin with it.
 
@@ -61,33 +102,20 @@ class Tokenizer(Protocol):
         """
         return self.encode(text)
 
+    chat_fingerprint: str = ""
+    """Identifies the template of `encode_chat`; "" if the tokenizer has none. Since 0.1."""
+
     def encode_chat(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]] | None:
         """Return the ids of a conversation in the tokenizer's template, and for each whether it is learned.
 
         The assistant's answers are learned, each with the token that ends it. None if there is no template. Raises a
         `UsageError` if a template cannot be split in this way, or refuses the conversation. Since 0.1.
         """
+        return None
 
     def encode_infilling(self, before: str, middle: str, after: str, suffix_first: bool) -> list[int] | None:
         """Return the ids of a text whose middle comes last, between the marks that the tokenizer has for it, and its end.
 
         `before` comes first, or with `suffix_first` the text after the middle. None if there are no marks. Since 0.1.
         """
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, special tokens left out."""
-
-    def tokens(self) -> Sequence[str]:
-        """Return every id's token as the tokenizer names it, in order of ids, "" for an id without one: `vocabulary` names.
-
-        If two tokenizers begin with the same names, these ids mean the same to models of both. Since 0.1.
-        """
-
-    def pieces(self, ids: Sequence[int]) -> Sequence[bytes]:
-        """Return the bytes that each of `ids` adds to their text, none for special tokens: together the UTF-8 of `decode`.
-
-        A character may be divided among tokens; ids may begin and end within one. Since 0.1.
-        """
-
-    def save(self, folder: Path) -> None:
-        """Write the files from which `transformers.AutoTokenizer` opens it."""
+        return None

@@ -35,6 +35,7 @@ class Agreement(kdtool.Evaluator):
         compared on the same tokens."""
 
     config: Config
+    measurements = ("kl-to-*", "top-1-agreement-with-*")
     measures_jointly = True
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CodeXGlue"]
 
+_MEASUREMENTS = {
+    "line_completion": ("*.line.exact-match", "*.line.edit-similarity", "*.line.unanswered"),
+    "token_completion": ("*.token-accuracy",),
+    "summarisation": ("*.bleu-4", "*.summary.unanswered"),
+    "generation": ("java.codebleu", "java.program.unanswered"),
+}
+"""Names of measurements behind `codexglue.`, by the settings of files; `*` is a programming language."""
 _LONGEST = 1024
 """Tokens of a question with its answer, about: CodeXGLUE cuts them there."""
 
@@ -53,6 +60,10 @@ class CodeXGlue(kdtool.Evaluator):
 
     config: Config
     reads_text = False
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.measurements = [f"codexglue.{name}" for file in config.files for name in _MEASUREMENTS[file]]
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the SHA-256 of each file.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Efficiency"]
 
+_ALWAYS = ("file-size", "parameters", "time-to-first-token", "prefill-speed", "decode-speed", "peak-memory")
+_SOME_MACHINES = ("energy-per-token", "peak-device-memory")
 _PROCESS_BYTES = 400_000_000
 """Memory of a process that imported torch and transformers."""
 _CONTEXT_BYTES = 500_000_000
@@ -33,6 +35,10 @@ class Efficiency(kdtool.Evaluator):
     config: Config
     reads_text = False
     measures_jointly = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.measurements = (*_ALWAYS, *_SOME_MACHINES, *(["break-even"] if config.break_even else []))
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_evaluator_efficiency._workers import place

@@ -38,6 +38,7 @@ class LineCompletion(kdtool.Evaluator):
         """A completion that has not come to the line's end by then ends after so many tokens."""
 
     config: Config
+    measurements = ("line-completion.exact-match", "line-completion.edit-similarity", "line-completion.unanswered")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer

@@ -44,10 +44,10 @@ class Mbpp(PassAtK):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
         if config.plus is not None:
             self.benchmark = "mbpp+"  # type: ignore[misc] # of this instance
             self.limits = EVALPLUS
+        super().__init__(config)
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the SHA-256 of the file, or the data set's commit.

@@ -34,6 +34,10 @@ class Multilingual(PassAtK):
 
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.measurements = self.measurements_of(f"{self.benchmark}.*")
+
     @property
     def seconds(self) -> float:
         """The time limit of a program: what the data set's own harness allows where the config does not say."""

@@ -8,30 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import log
-from typing import TYPE_CHECKING, Literal
 
 import kdtool
-
-if TYPE_CHECKING:
-    from kdtool_measuring import Document
+from kdtool_measuring import Document, DocumentEvaluator
 
 __all__ = ["Perplexity"]
 
 
-class Perplexity(kdtool.Evaluator):
+class Perplexity(DocumentEvaluator):
     """Measures perplexity per token and bits per byte of every subject that can score texts."""
 
-    class Config(kdtool.Config):
-        """What is scored."""
-
-        split: Literal["validation", "test"] = "test"
-        """The split whose documents are scored: `validation` to choose settings, `test` once at the end."""
-        documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Documents at most, chosen by the hashes of their ids."""
-        characters: int = kdtool.Field(default=4000, ge=1, le=10_000_000)
-        """Each document is cut after so many characters."""
-
-    config: Config
+    name = "perplexity"
+    measurements = ("perplexity", "bits-per-byte")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads
@@ -44,26 +32,18 @@ class Perplexity(kdtool.Evaluator):
             size = ahead.student_bytes + bytes_of_exact_heads(ahead) + layer + logits
             yield kdtool.Estimate("measured student", ("scores: perplexity",), compute_bytes=size)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Refuse a split without text.
-
-        Raises:
-            kdtool.UsageError: there is no text to score.
-        """
-        self._documents(run)
-
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas.
 
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        from kdtool_measuring import digest, opened
+        from kdtool_measuring import digest, opened, unfit_to_score
 
-        documents = self._documents(run)
+        documents = self.documents(run)
         chosen = digest(documents)
         for subject in subjects:
-            with opened(run, subject, "perplexity", _unfit) as runtime:
+            with opened(run, subject, self.name, unfit_to_score) as runtime:
                 if runtime is None:
                     continue
                 scores = list(_scores(run, runtime, documents))
@@ -71,14 +51,6 @@ class Perplexity(kdtool.Evaluator):
                 model = runtime.model
                 tokenizer = f"{subject.name}'s own" if model is None else model.tokenizer.fingerprint[:12]
             yield from _measurements(run, subject, documents, scores, settings, tokenizer)
-
-    def _documents(self, run: kdtool.RunInfo) -> list[Document]:
-        from kdtool_measuring import held_out, without_text
-
-        documents = held_out(run, self.config.split, most=self.config.documents, characters=self.config.characters)
-        if not documents:
-            raise without_text("perplexity", self.config.split)
-        return documents
 
     def _settings(self, documents: Sequence[Document]) -> dict[str, str]:
         return {
@@ -89,12 +61,6 @@ class Perplexity(kdtool.Evaluator):
             "text, or from the end-of-text token where it puts none; documents longer than the model's window are scored in "
             "overlapping windows",
         }
-
-
-def _unfit(runtime: kdtool.Runtime) -> str:
-    from kdtool_measuring import cannot
-
-    return "" if "score" in runtime.abilities else cannot("score")
 
 
 def _scores(

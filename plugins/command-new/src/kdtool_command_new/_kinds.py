@@ -8,7 +8,12 @@ from dataclasses import dataclass
 __all__ = ["KINDS", "Kind"]
 
 CORE = "kdtool[contract-1]>=0.1"
-LIBRARIES = {"measuring": "kdtool-measuring>=0.1", "rows": "kdtool-rows>=0.1", "models": "kdtool-transformers>=0.1"}
+LIBRARIES = {
+    "logits": "kdtool-logits>=0.1",
+    "measuring": "kdtool-measuring>=0.1",
+    "models": "kdtool-transformers>=0.1",
+    "rows": "kdtool-rows>=0.1",
+}
 SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transformers>=5.23"
 
 
@@ -27,7 +32,9 @@ KINDS: Mapping[str, Kind] = {
     "annotator": Kind("kdtool.annotators", "Depth of indentation of every character"),
     "packer": Kind("kdtool.packers", "One row a document, cut or filled up to one length"),
     "teacher": Kind(
-        "kdtool.teachers", "Frequencies of pairs of bytes in Python's standard library", (LIBRARIES["models"], TORCH)
+        "kdtool.teachers",
+        "Frequencies of pairs of bytes in Python's standard library",
+        (LIBRARIES["logits"], LIBRARIES["models"], TORCH),
     ),
     "cache": Kind(
         "kdtool.caches",

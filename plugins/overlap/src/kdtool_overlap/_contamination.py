@@ -27,6 +27,7 @@ class Contamination(kdtool.Evaluator):
     student, controls and exported files, and not of teachers, which learned from other text.
     """
 
+    measurements = ("contamination.*",)
     measures_jointly = True
 
     class Config(kdtool.Config):

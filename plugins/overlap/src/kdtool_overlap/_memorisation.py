@@ -43,6 +43,7 @@ class Memorisation(kdtool.Evaluator):
         """A shorter run of words that stands in the training text is no copy."""
 
     config: Config
+    measurements = ("memorised", "longest-copy", "memorisation.unanswered")
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_to_answer

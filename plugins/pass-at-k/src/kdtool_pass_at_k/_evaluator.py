@@ -37,7 +37,12 @@ class PassAtK(kdtool.Evaluator):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.measurements = self.measurements_of(self.benchmark)
         self._digests: dict[str, str] = {}  # by part: made once, as subjects are measured in a call each
+
+    def measurements_of(self, part: str) -> tuple[str, ...]:
+        """Return the names of a part's measurements; the part is one of `parts`, or a pattern of them."""
+        return (*(f"{part}.pass@{k}" for k in self.config.k), f"{part}.unanswered")
 
     @property
     def seconds(self) -> float:

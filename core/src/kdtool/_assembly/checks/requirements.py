@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from operator import ge, gt, le, lt
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.evaluation import Measurement
+from kdtool._contract.component import Component
+from kdtool._contract.evaluation import Evaluator, Measurement
 from kdtool._errors import Problem, TargetMissedError, UsageError
 from kdtool._recipe.model import ARMS, Recipe, of_kind, problem_at
+from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
 
 if TYPE_CHECKING:
@@ -41,15 +44,15 @@ class _Condition:
     arm: str
 
 
-def requirement_problems(recipe: Recipe, _: Mapping[Any, Built]) -> Iterator[Problem]:
-    """Yield what is wrong with `require`, as far as it can be known before anything was measured."""
+def requirement_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
+    """Yield the problems of `require`: unknown measurements, conditions that cannot be read, and missing arms."""
     required = recipe.data.get("require")
     if required is None or required is False:
         return
     if not isinstance(required, Mapping):
         yield problem_at(recipe, ("require",), "is a mapping of measurements to conditions", f"conditions: {_FORMS}")
         return
-    evaluators = [spec.name for spec in of_kind(recipe.shared, "evaluator")]
+    evaluators = {spec.name: built[spec.key].instance() for spec in of_kind(recipe.shared, "evaluator")}
     for key, text in _wanted(required).items():
         evaluator, dot, name = key.partition(".")
         condition = _read(text)
@@ -57,6 +60,8 @@ def requirement_problems(recipe: Recipe, _: Mapping[Any, Built]) -> Iterator[Pro
             hint = did_you_mean(evaluator, evaluators, what="evaluators of this recipe") or "add `evaluators: [...]`"
             message = "names no measurement of this recipe's evaluators: write EVALUATOR.MEASUREMENT"
             yield problem_at(recipe, ("require", key), message, hint)
+        elif unknown := _unknown(key, evaluator, evaluators[evaluator]):
+            yield problem_at(recipe, ("require", key), f"is not a measurement of {evaluator!r}", unknown)
         elif condition is None:
             yield problem_at(recipe, ("require", key), f"{text!r} is no condition", f"write for example {_FORMS}")
         elif condition.arm and condition.arm not in (others := _others(recipe, teachers_only=bool(condition.sign))):
@@ -109,6 +114,16 @@ def refuse_missed(results: Results) -> None:
     text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
     message = f"required: {text}. Everything is kept; {where(results)}"
     raise UsageError(message) if any(one.value is None for one in missed) else TargetMissedError(message, results)
+
+
+def _unknown(key: str, evaluator: str, component: Component) -> str:
+    """Return which measurement is meant by a key that the evaluator does not declare; "" if it does, or declares none."""
+    declared = component.measurements if isinstance(component, Evaluator) else ()
+    keys = [name if name.startswith(f"{evaluator}.") else f"{evaluator}.{name}" for name in declared]
+    names = {key, key.removeprefix(f"{evaluator}.")}
+    if not declared or any(fnmatchcase(name, pattern) for name in names for pattern in declared):
+        return ""
+    return did_you_mean(key, keys, what=f"measurements of {evaluator!r}")
 
 
 def _wanted(required: Any) -> dict[str, str]:

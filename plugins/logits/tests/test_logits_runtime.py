@@ -1,0 +1,85 @@
+"""A teacher opened by its logits alone: against sums by hand, and under the checks of all runtimes."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+
+import kdtool
+import pytest
+import torch
+from kdtool_logits import LogitsRuntime
+from kdtool_testing import ByteTokenizer, make_run
+from kdtool_testing.model_checks import check_answers, check_runtime
+from kdtool_testing.toy.tokenizers import StartedTokenizer
+
+
+class Pairs(kdtool.Teacher):
+    """Random probabilities of a byte after another one."""
+
+    offers = frozenset({"logits"})
+    tokenizer: kdtool.Tokenizer = ByteTokenizer()
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
+        return self.tokenizer
+
+    def table(self) -> torch.Tensor:
+        """Logits [before, after]."""
+        size = self.tokenizer.vocabulary
+        return torch.randn(size, size, generator=torch.Generator().manual_seed(1))
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        assert want.kinds == {"logits"}
+        states = self.table()[batch.input_ids[batch.labels != -100]]
+        head = kdtool.Head(torch.eye(self.tokenizer.vocabulary), self.tokenizer.vocabulary)
+        return kdtool.Signal("pairs", kdtool.LazyLogits(states, head))
+
+
+class Begun(Pairs):
+    """Texts behind a start."""
+
+    tokenizer = StartedTokenizer()
+
+
+class Silent(Pairs):
+    """Offers logits, and signals none."""
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        return kdtool.Signal("silent")
+
+
+def opened(teacher: type[Pairs], folder: Path) -> LogitsRuntime:
+    return LogitsRuntime(teacher(teacher.Config()), make_run(folder))
+
+
+@pytest.mark.parametrize("teacher", [Pairs, Begun])
+def test_a_text_is_scored_behind_the_scoring_context(teacher: type[Pairs], tmp_path: Path) -> None:
+    text = "x = [1, 2]\n" * 100  # longer than what is projected at once
+    ids = [*teacher.tokenizer.scoring_context, *text.encode()]
+    expected = float(teacher(teacher.Config()).table().double().log_softmax(-1)[ids[:-1], ids[1:]].sum())
+    score, empty = opened(teacher, tmp_path).score([text, ""])
+    assert score.log_likelihood == pytest.approx(expected, rel=1e-5)
+    assert (score.tokens, score.bytes) == (len(text), len(text))
+    assert empty == kdtool.LogLikelihood(0.0, 0, 0)
+
+
+@pytest.mark.parametrize("teacher", [Pairs, Begun])
+def test_it_does_what_all_runtimes_do(teacher: type[Pairs], tmp_path: Path) -> None:
+    runtime = opened(teacher, tmp_path)
+    check_runtime(runtime)
+    check_answers(runtime.answer)
+
+
+def test_temperature_draws_from_the_request_s_seed(tmp_path: Path) -> None:
+    runtime = opened(Pairs, tmp_path)
+    requests = [kdtool.Request(str(seed), "", 40, temperature=1.0, seed=seed % 2) for seed in range(4)]
+    texts = [found.text for found in runtime.answer(requests)]
+    assert texts[:2] == texts[2:]
+    assert texts[0] != texts[1]
+    score = next(runtime.score(["x"]))
+    assert score.log_likelihood > -3 * log(257), "logits are those of one token, behind the end of a text"
+
+
+def test_a_teacher_without_the_logits_that_it_offers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(kdtool.PluginError, match="Silent is opened by its logits, but signals none"):
+        list(opened(Silent, tmp_path).score(["x"]))
