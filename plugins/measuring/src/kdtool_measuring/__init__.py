@@ -1,8 +1,10 @@
-"""What evaluators share: what is asked, what was answered, and measurements with intervals. A library, no plugin.
+"""Library for evaluators: test sets, stored answers, and measurements with intervals. Not a plugin.
 
-`held_out` chooses documents and `digest` names the choice; `records_of` and `chosen` read test sets (`_published`);
-`answered` asks a subject and keeps its answers (`_answers`, `_journal`), `ask_teacher` a teacher whose answers are learned
-(`_teacher`); `measured` makes a measurement of items. Comparing subjects is the core's.
+- `held_out` selects documents, and `digest` identifies the selection
+- `records_of` and `choose` read test sets (`_published`)
+- `collect_answers` asks a subject and stores its answers (`_answers`, `_journal`)
+- `ask_teacher` does so for a teacher whose answers become training text (`_teacher`)
+- `make_measurement` turns items into a measurement; the core compares subjects
 """
 
 from __future__ import annotations
@@ -10,20 +12,20 @@ from __future__ import annotations
 from kdtool_measuring._answers import (
     Answer,
     Counting,
-    answered,
     bytes_of_exact_heads,
     bytes_to_answer,
     cannot,
+    collect_answers,
     file_of,
-    fitted,
-    opened,
+    fit_prompt,
+    measure_missing_answers,
+    open_for_measuring,
     seed_of,
-    unanswered,
 )
-from kdtool_measuring._items import Document, Item, digest, held_out, measured, text_of, without_text
+from kdtool_measuring._items import Document, Item, digest, held_out, make_measurement, text_of, without_text
 from kdtool_measuring._journal import Journal, journal
-from kdtool_measuring._published import Kind, check_fields, chosen, records_of, unpacked
-from kdtool_measuring._teacher import ask_teacher, kept_answers, mending
+from kdtool_measuring._published import Kind, check_fields, choose, read_and_hash, records_of
+from kdtool_measuring._teacher import ask_teacher, kept_answers, refusal_remedy
 
 __all__ = [
     "Answer",
@@ -32,26 +34,26 @@ __all__ = [
     "Item",
     "Journal",
     "Kind",
-    "answered",
     "ask_teacher",
     "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
     "check_fields",
-    "chosen",
+    "choose",
+    "collect_answers",
     "digest",
     "file_of",
-    "fitted",
+    "fit_prompt",
     "held_out",
     "journal",
     "kept_answers",
-    "measured",
-    "mending",
-    "opened",
+    "make_measurement",
+    "measure_missing_answers",
+    "open_for_measuring",
+    "read_and_hash",
     "records_of",
+    "refusal_remedy",
     "seed_of",
     "text_of",
-    "unanswered",
-    "unpacked",
     "without_text",
 ]

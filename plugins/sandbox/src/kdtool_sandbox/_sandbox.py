@@ -245,7 +245,7 @@ class Sandbox:
         tests = "assert answer([1]) == 42" if self._unsafe else f"PLACE = {self._engine!r}\n{_PROBE_ISOLATED}"
         source = "def answer(numbers):\n    return 41 + len(numbers)\n"
         (verdict,) = self.run([Task("probe", Module(source, tests, ("answer",)), seconds=10.0)])
-        if not verdict.passed:
+        if not verdict.has_passed:
             raise kdtool.SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
 
     def _try_languages(self) -> None:
@@ -255,7 +255,7 @@ class Sandbox:
             Task(name, works[name], _TRIAL_SECONDS, _TRIAL_MEMORY) for name, key in keys.items() if key not in _TRIED
         ]
         for verdict in self.run(tasks):
-            if not verdict.passed:
+            if not verdict.has_passed:
                 raise kdtool.SandboxError(
                     f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"

@@ -83,6 +83,6 @@ class Verdict:
     wall_seconds: float = 0.0
 
     @property
-    def passed(self) -> bool:
+    def has_passed(self) -> bool:
         """Whether the program did what its tests ask."""
         return self.status == "passed"
