@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool_command_data import data
-from kdtool_command_data._lines import WIDTH, _cut, _escaped, _filled, sample_lines
+from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
 from kdtool_shards._files import save
 from kdtool_testing import ByteTokenizer, CommandConformance
@@ -533,7 +533,7 @@ texts = st.text(max_size=60)
 
 @given(texts, st.integers(2, 30), st.booleans())
 def test_cells_are_printable_and_not_too_wide(text: str, width: int, end: bool) -> None:
-    assert _escaped(text).isprintable()
+    assert _escape(text).isprintable()
     cut = _cut(text, width, end=end)
     assert len(cut) <= width
     assert cut == text or "…" in cut
@@ -541,7 +541,7 @@ def test_cells_are_printable_and_not_too_wide(text: str, width: int, end: bool) 
 
 @given(st.lists(st.text("ab ", min_size=1, max_size=20), max_size=12), st.integers(20, 60))
 def test_cells_come_all_and_in_order(cells: list[str], width: int) -> None:
-    lines = _filled(cells, width)
+    lines = _fill_lines(cells, width)
     assert "  ".join(lines) == "  ".join(cells)
     assert all(len(line) <= width for line in lines)
 
