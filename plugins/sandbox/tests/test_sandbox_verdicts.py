@@ -67,7 +67,7 @@ def test_tests_that_do_not_parse_are_refused(judge: Judge) -> None:
 def test_what_is_too_large_to_hand_over_is_refused(judge: Judge) -> None:
     verdict = judge("#" * (64 * 2**20 + 1), "")
     assert verdict.status == "refused"
-    assert "exceeds the limit of 67,108,864" in verdict.reason
+    assert "exceed the limit of 67,108,864" in verdict.reason
 
 
 def test_program_with_text_that_is_no_unicode_fails_alone(judge: Judge) -> None:

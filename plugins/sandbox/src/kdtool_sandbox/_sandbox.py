@@ -163,7 +163,7 @@ class Sandbox:
                 return
             parts, seconds = frames_of(running.task)
             if (size := max(map(len, parts))) > _LARGEST_PART:
-                reason = f"{size:,} bytes; {_LARGEST_PART:,} are the most that is handed over"
+                reason = f"{size:,} bytes exceed the limit of {_LARGEST_PART:,}"
                 yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
                 continue
             self._running[worker] = running
