@@ -281,12 +281,12 @@ def _attend_in_blocks(
 ) -> Tensor:
     batch, heads, _, width = query.shape
     query = (query * scale).view(batch, key.shape[1], heads // key.shape[1], -1, width)
-    attended = partial(_attend, query, key, value, dropout, soft_cap)
+    attended = partial(_attend_blocks, query, key, value, dropout, soft_cap)
     few = attended_in_few_blocks(attended, blocks)
     return attended(blocks) if few is None else few
 
 
-def _attend(
+def _attend_blocks(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None, blocks: list[Block]
 ) -> Tensor:
     """Return what the queries of the blocks get, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""
