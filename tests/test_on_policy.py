@@ -49,7 +49,7 @@ def test_contrastive_learns_from_both_kinds_of_text_and_the_control_from_the_cor
     student, control = results.arms
     (note,) = [note for note in student.phases["train"].notes if note.startswith("on_policy: ")]
     own = int(note.split()[1])
-    assert f"{own} of 12 micro-batches were text of the student's own" in note
+    assert f"{own} of 12 micro-batches were on-policy" in note
     assert 0 < own < 12
     assert len(asked) == 1 + own, "the control writes nothing, and before the first step the student was tried once"
     assert max(len(text) for texts in asked for text in texts) <= 12
@@ -71,7 +71,7 @@ def test_it_trains_the_same_again_and_with_adapters_and_recomputed_activations(o
     first = kdtool.run(on_policy)
     again = kdtool.run(on_policy, {"name": "again"})
     assert same(weights(first), weights(again))
-    assert "micro-batches were text of the student's own" in " ".join(first.arms[0].phases["train"].notes)
+    assert "micro-batches were on-policy" in " ".join(first.arms[0].phases["train"].notes)
 
 
 def test_in_half_precision_it_trains_too(on_policy: dict[str, Any]) -> None:

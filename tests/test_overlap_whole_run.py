@@ -104,7 +104,7 @@ def test_a_leaked_solution_is_reported_and_then_removed(
     foreign = kdtool.evaluate([f"foreign={roomy}"], recipe="leaking.yaml")
     assert values(foreign, "memorised").keys() == {"teacher", "foreign"}
     assert not values(foreign, "contamination.humaneval"), "nobody looked into its text"
-    assert any("contamination: nothing is measured of foreign" in note for note in foreign.notes)
+    assert any("contamination: foreign" in note for note in foreign.notes)
 
     cleaned = kdtool.run({**leaking, "screens": {"decontamination": {}}, "name": "cleaned"})
     assert set(values(cleaned, "contamination.humaneval").values()) == {0.0}

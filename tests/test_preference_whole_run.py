@@ -107,5 +107,5 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(preferring
 def test_examples_without_answers_are_refused(preferring: dict[str, Any]) -> None:
     del preferring["train"]["distil"]
     preferring["train"]["prefer"]["corpus"] = preferring["corpus"]
-    with pytest.raises(kdtool.UsageError, match=r"pairs takes preferences, .* is none"):
+    with pytest.raises(kdtool.UsageError, match=r"pairs needs preferences, .* is not one"):
         kdtool.run(preferring)

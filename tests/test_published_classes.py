@@ -132,11 +132,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
     for name, kind, teacher, setting, class_name, published, licence in (
         (
             "starcoder2", StarCoder2, "starcoder2", "weights", "Starcoder2ForCausalLM",
-            StarCoder2(StarCoder2.Config()).published().config, "BigCode OpenRAIL-M v1",
+            StarCoder2(StarCoder2.Config()).publication().config, "BigCode OpenRAIL-M v1",
         ),
         (
             "codellama", CodeLlama, "codellama", "weights", "LlamaForCausalLM",
-            CodeLlama(CodeLlama.Config()).published().config, "Llama 2 Community License",
+            CodeLlama(CodeLlama.Config()).publication().config, "Llama 2 Community License",
         ),
         (
             "llama-3.2", CausalLM, "causal-lm", "model", "LlamaForCausalLM",
@@ -235,7 +235,7 @@ def test_the_student_teaches_again_and_is_asked_as_its_teacher_was(whole: Whole,
         gap = f"{GAP}\n\nadd(1, 2)\n" if hasattr(teacher, "infilling") else ""
         request = kdtool.Request("1", CODE + gap, 3)
         (answer,) = teacher.kdtool_answer([request])
-        answers.append((teacher.written(request.prompt or ""), answer.tokens_in))
+        answers.append((teacher.render_prompt(request.prompt or ""), answer.tokens_in))
         assert 0 <= answer.tokens_out <= 3
         teacher.kdtool_close()
     assert answers[0] == answers[1]

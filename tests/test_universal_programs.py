@@ -121,7 +121,7 @@ def judge(evaluator: PassAtK, folder: Path) -> dict[str, bool]:
         Task(f"{one.id} solved", one.continued(one.solution), 60.0) for one in evaluator.problems(make_run(folder))
     ]
     with Sandbox() as sandbox:
-        return {verdict.id: verdict.passed for verdict in sandbox.run(tasks)}
+        return {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)}
 
 
 @pytest.mark.slow

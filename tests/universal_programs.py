@@ -57,7 +57,7 @@ def collect_passed(problems: Iterable[Problem], seconds: float, memory: int) -> 
         verdicts = list(sandbox.run(tasks))
     assert len(verdicts) == len(tasks) > 0
     for verdict in verdicts:
-        if verdict.passed:
+        if verdict.has_passed:
             problem, _, program = verdict.id.partition(": ")
             found.setdefault(problem, set()).add(program)
     return found

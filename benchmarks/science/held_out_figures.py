@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import kdtool
-from kdtool_measuring import Item, held_out, measured
+from kdtool_measuring import Item, held_out, make_measurement
 from kdtool_rows import NO_LABEL, collate
 from kdtool_transformers import TransformersModel
 from setting import logits, run_with_teacher, teacher_of
@@ -70,7 +70,7 @@ class HeldOut:
         found = list(self.figures(student))
         subject = kdtool.Subject(name, "student", seed=seed)
         return [
-            measured(
+            make_measurement(
                 [Item(document, sums[measure], count) for document, sums, count in found],
                 self._run,
                 subject,

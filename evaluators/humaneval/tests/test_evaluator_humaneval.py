@@ -46,7 +46,7 @@ def failed(tasks: list[Task]) -> set[str]:
     with Sandbox(workers=2) as sandbox:
         verdicts = list(sandbox.run(tasks))
     assert len(verdicts) == len(tasks) > 0
-    return {verdict.id for verdict in verdicts if not verdict.passed}
+    return {verdict.id for verdict in verdicts if not verdict.has_passed}
 
 
 @needs_sandbox

@@ -90,7 +90,7 @@ def fewer(name: str, works: dict[str, Any], *kept: str) -> dict[str, Any]:
 
 
 def failed(name: str, works: Mapping[str, Any]) -> set[str]:
-    return {key for key, verdict in verdicts(name, works).items() if not verdict.passed}
+    return {key for key, verdict in verdicts(name, works).items() if not verdict.has_passed}
 
 
 @needs_sandbox
@@ -123,7 +123,7 @@ def test_solutions_in_the_form_of_humaneval_x_pass_and_wrong_ones_fail(name: str
         "wrong whole": problem.whole(whole.replace("3 *", "4 *")),
     }
     found = verdicts(name, fewer(name, works, "stopped", "wrong whole"))
-    assert {key: one.passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
+    assert {key: one.has_passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
     assert not any(one.reason.startswith("compiler") for one in found.values())
 
 
@@ -142,7 +142,7 @@ def test_solutions_in_the_form_of_multipl_e_pass_and_wrong_ones_fail(name: str, 
         "wrong whole": problem.whole(_wrong(whole)),
     }
     found = verdicts(name, fewer(name, works, "wrong", "whole"))
-    assert {key: one.passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
+    assert {key: one.has_passed for key, one in found.items()} == {key: "wrong" not in key for key in found}, found
     assert not any(one.reason.startswith("compiler") for one in found.values())
 
 
@@ -265,14 +265,14 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
         ([own.MULTIPL_E["cpp"] | {"language": "lua"}], "line 1: is in 'lua'; cpp, go_test.go, java, js, rs, ts can"),
         ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, which no package makes run"),
-        ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, and not a list of texts"),
-        ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, and not a text"),
-        ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, and not a text"),
-        ([own.HUMANEVAL_X["cpp"] | {"prompt": ["x"]}], "line 1: prompt is .*, and not a text"),
-        ([own.HUMANEVAL_X["cpp"] | {"task_id": 7}], "line 1: task_id is 7, and not a text"),
+        ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, not a list of texts"),
+        ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, not a text"),
+        ([own.MULTIPL_E["cpp"], own.MULTIPL_E["cpp"] | {"tests": None}], "line 2: tests is null, not a text"),
+        ([own.HUMANEVAL_X["cpp"] | {"prompt": ["x"]}], "line 1: prompt is .*, not a text"),
+        ([own.HUMANEVAL_X["cpp"] | {"task_id": 7}], "line 1: task_id is 7, not a text"),
         ([_without(own.HUMANEVAL_X["go"], "test_setup")], "line 1: test_setup is missing"),
         ([_without(own.HUMANEVAL_X["go"], "import")], "line 1: import is missing; expected is a file of HumanEval-X"),
-        ([own.HUMANEVAL_X["go"] | {"import": 1}], "line 1: import is 1, and not a text"),
+        ([own.HUMANEVAL_X["go"] | {"import": 1}], "line 1: import is 1, not a text"),
     ],
 )
 def test_what_is_no_such_file_is_refused_with_what_was_expected(

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_cache_sampled._draws import counted, drawn, independent_points, systematic_points
+from kdtool_cache_sampled._draws import count_draws, draw_tokens, independent_points, systematic_points
 
 DISTRIBUTIONS = st.lists(st.just(0.0) | st.floats(1e-6, 1.0), min_size=1, max_size=12).filter(any)
 
 
 def counts(probabilities: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Return how often each token was drawn, [C, V]."""
-    ids, numbers = counted(drawn(probabilities, points))
+    ids, numbers = count_draws(draw_tokens(probabilities, points))
     assert ((ids >= 0) == (numbers > 0)).all()
     whole = torch.zeros(len(ids), probabilities.shape[1], dtype=torch.int64)
     return whole.scatter_add_(1, ids.clamp(min=0), numbers)
@@ -72,4 +72,4 @@ def test_systematic_draws_vary_less() -> None:
 
 def test_the_last_point_never_falls_behind_the_last_token() -> None:
     p = torch.tensor([[0.5, 0.5, 0.0]])
-    assert drawn(p, torch.tensor([[1 - 1e-17]], dtype=torch.float64)).tolist() == [[1]]
+    assert draw_tokens(p, torch.tensor([[1 - 1e-17]], dtype=torch.float64)).tolist() == [[1]]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._cli import call
 from kdtool_command_data import data
-from kdtool_command_data._lines import WIDTH, _cut, _escaped, _filled, sample_lines
+from kdtool_command_data._lines import WIDTH, _cut, _escape, _fill_lines, sample_lines
 from kdtool_command_data._sample import Position, Sample, Token, _text, _words, take_sample
 from kdtool_shards._files import save
 from kdtool_testing import ByteTokenizer, CommandConformance
@@ -306,10 +306,10 @@ def test_people_get_a_table_of_100_columns(inspect: Inspect, cache: str) -> None
     code, out, _ = inspect("recipe.yaml", "--set", f"signals.use={cache}", "--positions", "40")
     assert code == 0
     overview, _, table = out.partition("\n\n")
-    assert overview.startswith("signals/teacher: whole\n")
+    assert overview.startswith("signals/teacher: complete\n")
     assert f"{cache} (kdtool-cache-{cache} " in overview
     assert f"{ROWS} of {LENGTH} tokens, all recorded" in overview
-    assert "every size is what was written" in overview
+    assert "all sizes match" in overview
     lines = table.splitlines()
     assert all(len(line) <= WIDTH for line in lines)
     assert all(len(line) <= WIDTH or "/" in line for line in overview.splitlines())  # paths are not divided
@@ -347,11 +347,11 @@ def test_a_killed_recording_says_what_is_missing_and_shows_what_is_there(
     before = sorted(path.name for path in partial.iterdir())
     code, out, _ = inspect("recipe.yaml", *words)
     assert code == 0
-    assert out.startswith("signals/teacher: not whole yet")
-    assert f"{A_SHARD} recorded; missing are {ROWS - A_SHARD}: {A_SHARD} to {ROWS - 1}" in out
+    assert out.startswith("signals/teacher: incomplete")
+    assert f"{A_SHARD} recorded; {ROWS - A_SHARD} missing: {A_SHARD} to {ROWS - 1}" in out
     code, _, told = inspect("recipe.yaml", *words, "--row", str(A_SHARD))
     assert code == 2
-    assert f"not recorded yet: there are rows 0 to {A_SHARD - 1} so far" in told
+    assert f"not recorded yet; choose from 0 to {A_SHARD - 1}" in told
     assert sorted(path.name for path in partial.iterdir()) == before
 
 
@@ -384,7 +384,7 @@ def test_a_flipped_byte_is_found_by_verify_and_named(inspect: Inspect, damaged: 
     assert f"delete the folder {file.parent}" in found[2]
     code, out, _ = inspect("recipe.yaml", "--store", store, "--verify")
     assert code == 8
-    assert "damaged are 1" in out
+    assert "1 damaged" in out
 
 
 def test_a_row_in_a_damaged_file_is_not_shown(inspect: Inspect, damaged: Any) -> None:
@@ -433,9 +433,9 @@ def test_rows_that_are_gone_are_said(inspect: Inspect, damaged: Any) -> None:
         (("--set", "signals=false"), "the teacher runs beside the student"),
         (("--set", "signals.draws=3"), "record them with: kdtool run recipe.yaml --set signals.draws=3"),
         (("--store", "other place"), "kdtool run recipe.yaml --store 'other place'"),
-        (("--row", str(ROWS)), f"there are rows 0 to {ROWS - 1}"),
-        (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose by --signals: signals/teacher"),
-        (("--set", "signals.draws"), "is no KEY=VALUE"),
+        (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),
+        (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose with --signals: signals/teacher"),
+        (("--set", "signals.draws"), "is not of the form KEY=VALUE"),
         (("--set", "signals.drawss=3"), "is no setting of"),
         (("--positions", "0"), "--positions"),
         (("no.yaml",), "unexpected extra argument"),
@@ -497,7 +497,7 @@ class States:
 def test_states_without_tokens_show_nothing_of_a_row() -> None:
     row = kdtool.Row("k", [1, 2, 3, 4], [True] * 4, [0] * 4)
     assert take_sample(row, 0, 8, ByteTokenizer(), States()) is None
-    assert "no tokens are kept" in next(sample_lines(None))
+    assert "no tokens to show" in next(sample_lines(None))
 
 
 class Spaced(ByteTokenizer):
@@ -536,7 +536,7 @@ texts = st.text(max_size=60)
 
 @given(texts, st.integers(2, 30), st.booleans())
 def test_cells_are_printable_and_not_too_wide(text: str, width: int, end: bool) -> None:
-    assert _escaped(text).isprintable()
+    assert _escape(text).isprintable()
     cut = _cut(text, width, end=end)
     assert len(cut) <= width
     assert cut == text or "…" in cut
@@ -544,7 +544,7 @@ def test_cells_are_printable_and_not_too_wide(text: str, width: int, end: bool) 
 
 @given(st.lists(st.text("ab ", min_size=1, max_size=20), max_size=12), st.integers(20, 60))
 def test_cells_come_all_and_in_order(cells: list[str], width: int) -> None:
-    lines = _filled(cells, width)
+    lines = _fill_lines(cells, width)
     assert "  ".join(lines) == "  ".join(cells)
     assert all(len(line) <= width for line in lines)
 

@@ -353,7 +353,7 @@ def test_one_that_somebody_stands_in_for_is_asked_everything(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (Server(*range(5)), r"\(5 refused, the first with: 400: no room\); change what it objects to"),
+        (Server(*range(5)), r"\(5 refused, the first with: 400: no room\); fix that at its server"),
         (Server(*range(5), reason=""), r"\(5 refused\); shorten the prompts .* or ask another teacher"),
         (Echo(dict.fromkeys("01234", "length")), r"\(5 cut off at 512 tokens\); raise max_tokens, or set keep_trun"),
         (Echo({**dict.fromkeys("012", "length"), "3": "refused", "4": "refused"}), r".*; raise max_tokens"),

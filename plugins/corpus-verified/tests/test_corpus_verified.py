@@ -161,7 +161,7 @@ def test_problems_whose_own_solution_fails_here_are_left_out(
     assert {one.id.partition("#")[0] for one in teacher.asked} == {"succ"}
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if not line.startswith("time limits")]  # as a slow machine says
-    assert said[0] == "1 of 2 problems are left out, whose own solutions fail here (1 ModuleNotFoundError)"
+    assert said[0] == "1 of 2 problems are dropped: their reference solutions fail here (1 ModuleNotFoundError)"
     assert "to 1 of 1 problems" in said[-1]
     (file,) = tmp_path.glob("verified/*.verdicts.jsonl")
     ran = file.read_text("utf-8")
@@ -308,7 +308,7 @@ def test_who_refuses_everything_is_asked_no_more_and_again_in_the_next_run(tmp_p
 @pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize(
     ("reason", "remedy"),
-    [("400: no room", "first was refused with: 400: no room; change what it objects to"), ("", "shorten the prompts")],
+    [("400: no room", "first was refused with: 400: no room; fix that at its server"), ("", "shorten the prompts")],
 )
 def test_where_all_is_refused_the_remedy_follows_the_reason(tmp_path: Path, reason: str, remedy: str) -> None:
     teacher = Refusing()
@@ -328,18 +328,18 @@ def test_damaged_lines_cost_their_own_answers_and_verdicts_alone(
     again = Writer()
     assert verified(tmp_path, again) == found
     assert len(again.asked) == 1
-    assert capsys.readouterr().out.count("1 line is damaged and was taken out") == 2
+    assert capsys.readouterr().out.count("1 line is damaged and was removed") == 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"body": kdtool.Text("x = 1\n")}, "is no prompt with a completion"),
+        ({"body": kdtool.Text("x = 1\n")}, "is not a prompt with a completion"),
         ({"language": "rust"}, "is in rust"),
         ({"meta": {}}, "has no tests"),
         ({"meta": {"tests": "[]"}}, "has no tests"),
         ({"meta": {"tests": "[1]"}}, "has no tests"),
-        ({"meta": {"tests": "assert"}}, "has tests that are no JSON"),
+        ({"meta": {"tests": "assert"}}, "has tests that are not JSON"),
         ({"meta": {"tests": '["assert other(1)"]'}}, "tests that use nothing of its solution"),
         ({"meta": {"tests": '["assert inc("]'}}, "or one of the two does not parse"),
         ({"body": kdtool.Completion("p", "def inc(\0")}, "or one of the two does not parse"),

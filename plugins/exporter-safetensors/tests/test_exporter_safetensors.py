@@ -115,7 +115,7 @@ def test_the_card_says_what_was_done_against_the_terms(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", licences=(taken,))
     artifact = Safetensors(Safetensors.Config()).kdtool_export(run, tmp_path / "trained")
     card = artifact.card
-    assert f"the terms forbid to take signals; who made this model says: {said}" in card
+    assert f"the terms forbid taking signals; the maker of this model states: {said}" in card
     assert card.startswith("---\nlicense: llama2\n")
 
 

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from kdtool_measuring import (
     Answer,
     Kind,
-    answered,
     bytes_of_exact_heads,
     bytes_to_answer,
     check_fields,
-    chosen,
-    fitted,
-    opened,
+    choose,
+    collect_answers,
+    fit_prompt,
+    measure_missing_answers,
+    open_for_measuring,
+    read_and_hash,
     records_of,
-    unanswered,
-    unpacked,
 )
 from kdtool_testing import ByteTokenizer, make_run
 
@@ -72,7 +72,7 @@ def ask(folder: Path, runtime: kdtool.Runtime | None, said: list[str] | None = N
     def request(name: str, _: kdtool.Runtime) -> kdtool.Request:
         return kdtool.Request(name, "" if name == "b" else "prompt", 4)
 
-    return answered(run, SUBJECT, ["a", "b", "c"], request, evaluator="test", **options)
+    return collect_answers(run, SUBJECT, ["a", "b", "c"], request, evaluator="test", **options)
 
 
 def test_answers_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_a_subject_cannot_do_is_not_asked_of_it(tmp_path: Path) -> None:
     runtime = Echo()
     runtime.abilities = frozenset({"converse", "score"})
     assert ask(tmp_path, runtime, said) is None
-    assert said == ["test: student/seed 0 is left out, it cannot continue text, only answer what a user says"]
+    assert said == ["test: student/seed 0 is left out, it cannot continue text, only answer in a chat"]
     assert not runtime.asked
 
 
@@ -135,10 +135,10 @@ def test_prompts_without_an_answer_are_counted_and_told_beside_the_score(tmp_pat
         "test: student/seed 0 gave no answer to 1 of 3 prompts, which are longer than its context or refused by its server: "
         "they count as failed"
     ]
-    (beside,) = unanswered("test", SUBJECT, found)
+    (beside,) = measure_missing_answers("test", SUBJECT, found)
     assert (beside.name, beside.subject, beside.value, beside.n) == ("test.unanswered", SUBJECT.name, 1 / 3, 3)
     assert not beside.higher_is_better
-    assert list(unanswered("test", SUBJECT, found[:1])) == []
+    assert list(measure_missing_answers("test", SUBJECT, found[:1])) == []
     again = Echo()
     found = ask(tmp_path, again)
     assert [one.missing for one in found] == [False, False, False]
@@ -168,7 +168,7 @@ def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Pat
     def request(name: str, _: kdtool.Runtime) -> kdtool.Request | None:
         return None if name == "long" else kdtool.Request(name, "prompt", 4)
 
-    found = answered(run, SUBJECT, ["long", "short"], request, evaluator="test")
+    found = collect_answers(run, SUBJECT, ["long", "short"], request, evaluator="test")
     assert runtime.asked == ["short"]
     assert found is not None
     assert [(one.id, one.missing) for one in found] == [("long", True), ("short", False)]
@@ -176,7 +176,7 @@ def test_what_cannot_be_asked_whole_is_not_asked_and_has_no_answer(tmp_path: Pat
 
 def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
     runtime = Echo()
-    with opened(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
+    with open_for_measuring(make_run(tmp_path, {"any": Opener(runtime)}), SUBJECT, "test") as found:
         assert found is runtime
         assert not runtime.closed
     assert runtime.closed
@@ -184,7 +184,7 @@ def test_what_is_opened_is_closed_behind_the_block(tmp_path: Path) -> None:
 
 @dataclass
 class Model:
-    """As much of a model as `fitted` looks at."""
+    """As much of a model as `fit_prompt` looks at."""
 
     facts: kdtool.ModelFacts
     tokenizer: ByteTokenizer
@@ -203,14 +203,14 @@ class Counted(Echo):
 @example("".join(map(chr, range(200, 800))), 100)
 def test_a_prompt_is_cut_at_its_beginning_until_it_fits(prompt: str, maximum_tokens: int) -> None:
     runtime = Echo()
-    assert fitted(prompt, runtime, maximum_tokens) == prompt
+    assert fit_prompt(prompt, runtime, maximum_tokens) == prompt
     runtime.model = Model(FACTS, ByteTokenizer())  # type: ignore[assignment]
-    found = fitted(prompt, runtime, maximum_tokens)
+    found = fit_prompt(prompt, runtime, maximum_tokens)
     assert prompt.endswith(found)
     assert len(found.encode()) < max(256 - maximum_tokens, 128)
     if len(prompt.encode()) < 120:
         assert found == prompt
-    assert fitted(prompt, Counted(), maximum_tokens) == found
+    assert fit_prompt(prompt, Counted(), maximum_tokens) == found
 
 
 def test_memory_holds_weights_and_the_keys_and_values_of_a_batch() -> None:
@@ -243,11 +243,11 @@ def test_heads_in_half_precision_are_copied() -> None:
 @given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 40))
 def test_the_choice_of_items_keeps_their_order_and_depends_on_ids_alone(numbers: list[int], most: int) -> None:
     items = [Answer(str(number), "", "", 0, continues=True) for number in numbers]
-    found = chosen(items, most)
+    found = choose(items, most)
     assert len(found) == min(most, len(items))
     assert [item for item in items if item in found] == list(found)
-    assert {item.id for item in chosen(items[::-1], most)} == {item.id for item in found}
-    assert chosen(items, None) == items
+    assert {item.id for item in choose(items[::-1], most)} == {item.id for item in found}
+    assert choose(items, None) == items
 
 
 def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     plain, packed = tmp_path / "plain", tmp_path / "packed"
     plain.write_bytes(content)
     packed.write_bytes(gzip.compress(content))
-    assert unpacked(plain, "key") == unpacked(packed, "key")
+    assert read_and_hash(plain, "key") == read_and_hash(packed, "key")
     found = list(records_of(packed, "key", {"a": "text or number"}, "a file"))
     assert found == [
         (f"key: {packed}, line 1", {"a": "x\u2028y"}),
@@ -267,12 +267,12 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "key: .* holds no record; expected is a file"),
-        (b"{}\n", "line 1: is no record with a; expected is a file"),
-        (b'{"a": "1"}\n\n{', "line 3: is no JSON"),
-        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, and not a text; expected is a file"),
-        (b'{"a": null}', "line 1: a is null, and not a text"),
-        (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, and not a text'),
-        (b"[" * 100_000, "line 1: is no JSON"),
+        (b"{}\n", "line 1: not a record with a; expected is a file"),
+        (b'{"a": "1"}\n\n{', "line 3: not JSON"),
+        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected is a file"),
+        (b'{"a": null}', "line 1: a is null, not a text"),
+        (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, not a text'),
+        (b"[" * 100_000, "line 1: not JSON"),
         (b"\x1f\x8b\x08", "key: .* cannot be read"),
     ],
 )
@@ -293,5 +293,5 @@ def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Ki
     if right:
         check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
         return
-    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, and not a .*; expected is a file"):
+    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, not a .*; expected is a file"):
         check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")

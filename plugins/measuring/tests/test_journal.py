@@ -86,7 +86,7 @@ def test_a_damaged_line_is_taken_out_and_said_and_costs_no_other(tmp_path: Path,
     with journal(path, Kept, said.append) as kept:
         assert [*kept.values()] == others
         kept.add(RECORDS[place])
-    assert said == [f"{path}: 1 line is damaged and was taken out; what is missing now is made again, all else is kept"]
+    assert said == [f"{path}: 1 line is damaged and was removed; only these records are made again"]
     with journal(path, Kept, pytest.fail) as kept:
         assert [*kept.values()] == [*others, RECORDS[place]]
 
@@ -96,7 +96,7 @@ def test_several_damaged_lines_are_counted(tmp_path: Path) -> None:
     path.write_bytes(b"".join(DAMAGE.values()) + write(path))
     with journal(path, Kept, said.append) as kept:
         assert [*kept.values()] == RECORDS
-    assert f"{len(DAMAGE)} lines are damaged and were taken out" in said[0]
+    assert f"{len(DAMAGE)} lines are damaged and were removed" in said[0]
 
 
 def test_what_is_outdated_is_taken_out_without_a_word(tmp_path: Path) -> None:

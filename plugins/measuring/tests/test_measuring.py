@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_measuring import Document, Item, held_out, measured, text_of
+from kdtool_measuring import Document, Item, held_out, make_measurement, text_of
 from kdtool_testing import make_run
 
 SUBJECT = kdtool.Subject("student/seed 0", "student", seed=0)
@@ -23,7 +23,7 @@ def texts(count: int) -> list[kdtool.Example]:
 
 def measure(run: kdtool.RunInfo, items: list[Item], **changes: object) -> kdtool.Measurement:
     fields = {"name": "perplexity", "unit": "per token", "higher_is_better": False, "settings": {}, "transform": "exp"}
-    return measured(items, run, SUBJECT, **{**fields, **changes})  # type: ignore[arg-type]
+    return make_measurement(items, run, SUBJECT, **{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_the_choice_depends_on_ids_alone(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_value_lies_within_its_interval_or_at_its_edge(
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([], "nothing to be measured"),
+        ([], "nothing to measure"),
         ([Item("x", math.nan, 1)], "on 'x'.*diverged"),
         ([Item("x", 1e6, 1)], "too large"),
     ],

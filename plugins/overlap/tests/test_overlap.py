@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_overlap import Contamination, Decontamination, Memorisation
-from kdtool_overlap._benchmarks import Benchmark, telling
+from kdtool_overlap._benchmarks import Benchmark, distinctive_ngrams
 from kdtool_overlap._copies import longest_copies
 from kdtool_overlap._ngrams import NGramIndex, Occurrence
 from kdtool_overlap._passages import beginning, passages_of
@@ -62,11 +62,11 @@ def test_only_chosen_places_are_found(texts: list[list[str]], n: int, rng: Any) 
 
 
 def test_what_tells_a_text_has_two_names_and_stands_in_two_texts_at_most() -> None:
-    assert telling([["aa", "b", "cc"], ["aa", "b", "1"], ["aa", "b", "aa"]], 3) == [[0], [], []]
-    assert telling([["aa", "bb"]] * 2, 2) == [[0], [0]]
-    assert telling([["aa", "bb"]] * 3, 2) == [[], [], []]
-    assert telling([["aa", "bb"]] * 3, 2, ["0", "0", "0"]) == [[0], [0], [0]]
-    assert telling([["aa", "bb"]], 3) == [[]]
+    assert distinctive_ngrams([["aa", "b", "cc"], ["aa", "b", "1"], ["aa", "b", "aa"]], 3) == [[0], [], []]
+    assert distinctive_ngrams([["aa", "bb"]] * 2, 2) == [[0], [0]]
+    assert distinctive_ngrams([["aa", "bb"]] * 3, 2) == [[], [], []]
+    assert distinctive_ngrams([["aa", "bb"]] * 3, 2, ["0", "0", "0"]) == [[0], [0], [0]]
+    assert distinctive_ngrams([["aa", "bb"]], 3) == [[]]
 
 
 @given(TEXTS, TEXTS, st.integers(1, 4))
@@ -196,7 +196,7 @@ def test_problems_in_the_training_text_are_counted_and_named(tmp_path: Path) -> 
     assert own.items is None
     assert said == [
         "contamination: 1 of 3 problems of bill share an n-gram with the training text, in 1 of 2 documents: bill/0",
-        "contamination: 1 of 3 problems of bill have no n-gram that could be found",
+        "contamination: 1 of 3 problems of bill lack a distinctive n-gram",
     ]
     (found,) = map(json.loads, (tmp_path / "bill.found.jsonl").read_text(encoding="utf-8").splitlines())
     assert (found["problem"], found["documents"]) == ("bill/0", ["copy"])
@@ -212,7 +212,7 @@ def test_models_that_were_trained_elsewhere_are_not_called_clean(tmp_path: Path)
     teacher = kdtool.Subject("teacher", "teacher")
     assert list(evaluator.kdtool_evaluate(run, [foreign, seeded, teacher])) == []
     assert len(said) == 1
-    assert "nothing is measured of codellama, other-run" in said[0]
+    assert "codellama, other-run is left out" in said[0]
     export = kdtool.Subject("student-gguf", "artifact", Path("nowhere"), 0)
     found = list(evaluator.kdtool_evaluate(run, [SUBJECT, export, teacher]))
     assert {one.subject for one in found} == {"student", "student-gguf"}
@@ -239,7 +239,7 @@ def test_what_several_problems_have_tells_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("component", [Contamination, Decontamination])
 def test_without_a_benchmark_there_is_nothing_to_compare_with(component: type[Any], tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match="contamination: no evaluator of the recipe says what its problems are"):
+    with pytest.raises(kdtool.UsageError, match="contamination: no evaluator of the recipe publishes its problems"):
         component(component.Config()).kdtool_identity(make_run(tmp_path))
 
 

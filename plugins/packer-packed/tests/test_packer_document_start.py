@@ -121,5 +121,5 @@ def test_a_pair_keeps_its_start_where_the_prompt_loses_its_beginning() -> None:
 
 
 def test_rows_without_room_behind_a_start_are_refused() -> None:
-    with pytest.raises(kdtool.UsageError, match=r"rows.length: a row of 2 tokens has no room behind the 2 "):
+    with pytest.raises(kdtool.UsageError, match=r"rows.length: a row of 2 tokens has no room after the 2 "):
         pack([], Twice(), length=2)

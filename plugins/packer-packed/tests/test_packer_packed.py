@@ -170,7 +170,7 @@ def test_only_plain_text_without_marks_is_cut() -> None:
 
 
 def test_gaps_without_marks_are_refused_before_there_is_an_example() -> None:
-    with pytest.raises(kdtool.UsageError, match=r"rows\.fim: .* no marks .* leave out `fim`"):
+    with pytest.raises(kdtool.UsageError, match=r"rows\.fim: .* lacks tokens .* remove `fim`"):
         rows([], fim={})
 
 
@@ -185,6 +185,6 @@ def test_conversations_follow_the_tokenizer_s_template_where_it_has_one() -> Non
 
 def test_a_conversation_that_the_template_refuses_is_named_with_the_way_out() -> None:
     talk = kdtool.Example("chat-7", kdtool.Messages((("tool", "hi"), ("assistant", "yes"))))
-    with pytest.raises(kdtool.UsageError, match=r"'chat-7': .* refuses turns of tool; .*`conversations: plain`"):
+    with pytest.raises(kdtool.UsageError, match=r"'chat-7': .* refuses turns of tool; .*`rows.conversations: plain`"):
         rows([talk], Marked(), length=40)
     assert rows([talk], Marked(), length=40, conversations="plain")

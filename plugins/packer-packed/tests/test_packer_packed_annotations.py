@@ -191,7 +191,7 @@ def test_a_tokenizer_that_changes_text_is_said_and_its_tokens_are_of_no_class() 
     example = numbered(kdtool.Text("abc"))
     (row,) = Packed(Packed.Config(length=8)).kdtool_rows(run, [example], Upper())
     assert set(row.columns["place"]) == {0}
-    assert "other bytes than 1 documents have, such as 'e'" in said[0]
+    assert "the tokens of 1 documents, such as 'e', have other bytes" in said[0]
     said.clear()
     assert list(Packed(Packed.Config(length=8)).kdtool_rows(run, [example], ByteTokenizer()))
     assert not said

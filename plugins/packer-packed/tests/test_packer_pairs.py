@@ -82,7 +82,9 @@ def test_what_is_cut_or_left_out_is_counted() -> None:
 def test_other_examples_are_refused_with_the_way_out() -> None:
     pair = kdtool.Example("solution-7", kdtool.Completion("a", "b"), source="solutions.jsonl")
     rows = Pairs(Pairs.Config()).kdtool_rows(make_run(Path()), [pair], ByteTokenizer())
-    with pytest.raises(kdtool.UsageError, match=r"'solution-7' of solutions\.jsonl is none: .*`rows: \{use: packed\}`"):
+    with pytest.raises(
+        kdtool.UsageError, match=r"'solution-7' of solutions\.jsonl is not one; .*`rows: \{use: packed\}`"
+    ):
         list(rows)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_pass_at_k import Form, PassAtK, Problem, pass_at_k, verdicts_of
 from kdtool_pass_at_k._problem import digest_of
-from kdtool_pass_at_k._samples import Sample, sampled
+from kdtool_pass_at_k._samples import Sample, collect_samples
 from kdtool_pass_at_k._verdicts import program_of
 from kdtool_sandbox import Module, Program, Sandbox, Step, Task
 from kdtool_testing import ByteTokenizer, make_run
@@ -93,7 +93,7 @@ def test_code_is_taken_out_of_an_answer(answer: str, continues: bool, source: st
 
 
 @pytest.mark.parametrize(
-    ("k", "message"), [((1, 3), "fewer samples say nothing"), ((), "fewer samples"), ((1, 2, 1), "twice: 1, 2, 1")]
+    ("k", "message"), [((1, 3), r"k is 1, 3; expected .* \(2\)"), ((), "k is empty"), ((1, 2, 1), "twice: 1, 2, 1")]
 )
 def test_k_that_cannot_be_estimated_or_stands_twice_is_refused_with_the_recipe(
     k: tuple[int, ...], message: str
@@ -150,12 +150,12 @@ def test_samples_are_asked_for_once_though_the_run_is_killed(tmp_path: Path) -> 
     dying, going_on = Answering(most=5), Answering()
     problems = evaluator.problems(run_with(tmp_path, dying))
     with pytest.raises(KeyboardInterrupt):
-        sampled(run_with(tmp_path, dying), SUBJECT, problems, evaluator.config, evaluator.benchmark)
+        collect_samples(run_with(tmp_path, dying), SUBJECT, problems, evaluator.config, evaluator.benchmark)
     (file,) = tmp_path.glob("*.samples.jsonl")
     with file.open("ab") as half:
         half.write(b'{"id": "half writ')
     run = run_with(tmp_path, going_on)
-    found = sampled(run, SUBJECT, evaluator.problems(run), evaluator.config, evaluator.benchmark)
+    found = collect_samples(run, SUBJECT, evaluator.problems(run), evaluator.config, evaluator.benchmark)
     assert found is not None
     assert [sample.id for sample in found] == [f"{name}#{i}" for name in ("add", "plus", "total") for i in range(4)]
     asked = [request.id for request in (*dying.asked, *going_on.asked)]
@@ -249,7 +249,7 @@ def test_what_tells_problems_apart_is_the_same_on_every_machine() -> None:
 
 
 @pytest.mark.skipif(not sandbox_is_there(), reason="no sandbox on this machine")
-@pytest.mark.parametrize(("slowness", "told"), [(1.0, []), (1.7, ["time limits are 1.7 times as long here"])])
+@pytest.mark.parametrize(("slowness", "told"), [(1.0, []), (1.7, ["time limits are multiplied by 1.7"])])
 def test_longer_limits_of_a_slow_machine_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowness: float, told: list[str]
 ) -> None:
@@ -319,7 +319,7 @@ class Templated(kdtool.Student):
 def test_a_student_without_a_chat_template_is_refused_before_it_is_trained(tmp_path: Path) -> None:
     without = make_run(tmp_path, {"student": Templated("")})
     with pytest.raises(
-        kdtool.UsageError, match="form: chat asks by a chat template, and the student's tokenizer has none"
+        kdtool.UsageError, match="form: chat needs a chat template, but the student's tokenizer has none"
     ):
         adding(form="chat").kdtool_measurable(without)
     adding(form="base").kdtool_measurable(without)
@@ -352,13 +352,13 @@ def test_equal_programs_are_run_once_and_those_with_a_verdict_not_at_all(
     right, wrong = (add().continued(code) for code in ("    return a + b\n", "    return 1\n"))
     file, run_of_it = tmp_path / "verdicts.jsonl", make_run(tmp_path)
     first = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", wrong), Task("c", right)]}, 1)
-    assert {name: verdict.passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
+    assert {name: verdict.has_passed for name, verdict in first.items()} == {"a": True, "b": False, "c": True}
     assert sorted(set(ran) - {"probe"}) == ["a", "b"]
     ran.clear()
     again = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("d", wrong)]}, 1)
-    assert {name: verdict.passed for name, verdict in again.items()} == {"a": True, "d": False}
+    assert {name: verdict.has_passed for name, verdict in again.items()} == {"a": True, "d": False}
     assert sorted(set(ran) - {"probe"}) == ["d"]
     ran.clear()
     other = verdicts_of(run_of_it, file, {"python": [Task("a", right), Task("b", right)]}, 1)
-    assert {name: verdict.passed for name, verdict in other.items()} == {"a": True, "b": True}
+    assert {name: verdict.has_passed for name, verdict in other.items()} == {"a": True, "b": True}
     assert sorted(set(ran) - {"probe"}) == ["b"], "the program of b is another one now"

@@ -68,16 +68,16 @@ def test_all_of_humaneval_passes_and_its_mutants_fail(needs_bubblewrap: None) ->
     ]
     with Sandbox(workers=2) as sandbox:
         verdicts = list(sandbox.run(right))
-        assert [verdict for verdict in verdicts if not verdict.passed] == []
+        assert [verdict for verdict in verdicts if not verdict.has_passed] == []
         assert len(verdicts) == 164
-        assert [verdict for verdict in sandbox.run(wrong) if verdict.passed] == []
+        assert [verdict for verdict in sandbox.run(wrong) if verdict.has_passed] == []
 
 
 def test_all_of_mbpp_passes(needs_bubblewrap: None) -> None:
     problems = _shared("mbpp/mbpp.jsonl")
     with Sandbox(workers=2) as sandbox:
         verdicts = list(sandbox.run(map(_mbpp_task, problems)))
-    assert [verdict for verdict in verdicts if not verdict.passed] == []
+    assert [verdict for verdict in verdicts if not verdict.has_passed] == []
     assert len(verdicts) == 974
 
 
@@ -93,12 +93,12 @@ def test_inputs_of_humaneval_plus_tell_right_from_wrong(needs_bubblewrap: None) 
     right = {problem["task_id"]: problem["prompt"] + problem["canonical_solution"] for problem in problems}
     with Sandbox(workers=2) as sandbox:
         verdicts = list(sandbox.run(_plus_task(problem, right[problem["task_id"]]) for problem in problems))
-        assert [verdict for verdict in verdicts if not verdict.passed] == []
+        assert [verdict for verdict in verdicts if not verdict.has_passed] == []
         mutants = {name: mutant for name, source in right.items() if (mutant := _mutant(source))}
         wrong = (
             _plus_task(problem, mutants[problem["task_id"]]) for problem in problems if problem["task_id"] in mutants
         )
-        assert [verdict for verdict in sandbox.run(wrong) if verdict.passed] == []
+        assert [verdict for verdict in sandbox.run(wrong) if verdict.has_passed] == []
 
 
 def test_reference_allows_for_rounding_of_floats_alone(needs_bubblewrap: None) -> None:
@@ -110,4 +110,4 @@ def test_reference_allows_for_rounding_of_floats_alone(needs_bubblewrap: None) -
             Task(key, Module(f"def f(x):\n    return {value}\n", tests, ("f",)), SECONDS)
             for key, value in sources.items()
         ]
-        assert {verdict.id: verdict.passed for verdict in sandbox.run(tasks)} == {"rounded": True, "integer": False}
+        assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == {"rounded": True, "integer": False}

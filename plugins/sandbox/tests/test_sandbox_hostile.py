@@ -74,7 +74,7 @@ _HONEST = Module(hostile.HONEST, _CLEAN, ("f",))
 def test_no_verdict_is_forged(pair: Pair, name: str) -> None:
     forged, honest = pair(hostile.FORGERS[name], "assert f(1) == 2", 1.0)
     assert forged.status in {"failed", "timed out"}
-    assert honest.passed, (forged, honest)
+    assert honest.has_passed, (forged, honest)
 
 
 @pytest.mark.parametrize("caught", ["Exception", "BaseException"])
@@ -83,7 +83,7 @@ def test_to_die_is_not_to_raise(pair: Pair, name: str, caught: str) -> None:
     tests = f"raised = False\ntry:\n    f(-1)\nexcept {caught}:\n    raised = True\nassert raised"
     dead, honest = pair(hostile.DYING[name], tests, 1.0)
     assert (dead.status, dead.reason.partition(" (")[0]) == ("failed", "the program ended while it was tested")
-    assert honest.passed, (dead, honest)
+    assert honest.has_passed, (dead, honest)
 
 
 @pytest.mark.parametrize("name", hostile.FLOODS)
@@ -91,7 +91,7 @@ def test_no_flood_gets_over_the_edge(pair: Pair, name: str) -> None:
     flood, honest = pair(hostile.FLOODS[name], "assert list(f(1)) == 2", 0.2)
     assert flood.status in {"failed", "timed out"}
     assert flood.wall_seconds < 10
-    assert honest.passed, (flood, honest)
+    assert honest.has_passed, (flood, honest)
 
 
 @pytest.mark.parametrize("name", hostile.ATTEMPTS)
@@ -99,8 +99,8 @@ def test_nothing_outside_is_reached(pair: Pair, name: str, secret: str) -> None:
     if platform.machine() != "x86_64" and "{" in hostile.ATTEMPTS[name].replace("{}", ""):
         pytest.skip("numbers of system calls are those of x86_64")
     tried, honest = pair(hostile.reaching(name, secret), "'the-mark'\nassert f(1) == 'refused', f(1)", 30.0)
-    assert tried.passed, tried
-    assert honest.passed, (tried, honest)
+    assert tried.has_passed, tried
+    assert honest.has_passed, (tried, honest)
 
 
 def test_memory_of_many_processes_is_limited_as_a_whole(pair: Pair) -> None:
@@ -110,7 +110,7 @@ def test_memory_of_many_processes_is_limited_as_a_whole(pair: Pair) -> None:
     flood, honest = pair(source, "f(1)", 20.0)
     assert flood.status == "failed"
     assert "MiB; 256 are allowed" in flood.reason
-    assert honest.passed
+    assert honest.has_passed
 
 
 def test_shared_memory_of_forks_is_limited(pair: Pair) -> None:
@@ -118,7 +118,7 @@ def test_shared_memory_of_forks_is_limited(pair: Pair) -> None:
     source += "for at in range(0, len(held), 4096): held[at] = 1\ntime.sleep(1)\ndef f(x): return 2\n"
     flood, honest = pair(source, "assert f(1) == 2", 20.0)
     assert flood.status == "failed", flood
-    assert honest.passed
+    assert honest.has_passed
 
 
 _MAPPINGS = """
@@ -154,7 +154,7 @@ def test_memory_that_the_kernel_holds_for_a_program_is_limited(pair: Pair, sourc
     flood, honest = pair(source, "f(1)", 60.0)
     assert "MiB; 256 are allowed" in flood.reason, flood
     assert flood.status == "failed"
-    assert honest.passed, honest
+    assert honest.has_passed, honest
 
 
 _PIPES = """
@@ -223,7 +223,7 @@ def test_busy_processes_stay_on_one_processor_in_one_session_and_step_back(needs
         looking.join()
     busy = [about for about in seen if about[2] > 10]
     assert greedy.status == "timed out"
-    assert honest.passed, honest
+    assert honest.has_passed, honest
     assert len(busy) > 30, seen
     assert len({session for _, session, _ in busy}) == 1
     assert {len(processors) for processors, _, _ in busy} == {1}
@@ -353,5 +353,5 @@ def f(x):
     return ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before and ours.getsockopt(1, 8) == 2**15
 """
     kept, honest = pair(source, "assert f(1)", 30.0)
-    assert kept.passed, kept
-    assert honest.passed
+    assert kept.has_passed, kept
+    assert honest.has_passed

@@ -106,7 +106,7 @@ def test_an_early_exit_is_no_end_of_the_tests(needs_bubblewrap: None, name: str)
 @pytest.mark.parametrize("name", OTHER_FORMS)
 def test_right_programs_of_other_forms_pass(needs_bubblewrap: None, name: str) -> None:
     verdict = _run_one(name, *OTHER_FORMS[name])
-    assert verdict.passed, verdict
+    assert verdict.has_passed, verdict
     assert "KDTOOL" not in verdict.stderr
 
 

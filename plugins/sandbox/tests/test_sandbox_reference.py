@@ -101,7 +101,7 @@ def test_programs_cannot_pretend_to_be_close(answer: str, passes: bool, needs_bu
         Task("reference", Module(source, of_reference, ("f",)), 60.0),
     ]
     with Sandbox() as sandbox:
-        assert {verdict.id: verdict.passed for verdict in sandbox.run(tasks)} == dict.fromkeys(
+        assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == dict.fromkeys(
             ("numpy", "reference"), passes
         )
 
@@ -112,4 +112,8 @@ def test_empty_containers_are_close_to_their_own_kind_alone(needs_bubblewrap: No
         tasks = [
             Task(value, Module(f"def f():\n    return {value}\n", tests, ("f",)), 60.0) for value in ("[]", "()", "''")
         ]
-        assert {verdict.id: verdict.passed for verdict in sandbox.run(tasks)} == {"[]": True, "()": False, "''": False}
+        assert {verdict.id: verdict.has_passed for verdict in sandbox.run(tasks)} == {
+            "[]": True,
+            "()": False,
+            "''": False,
+        }

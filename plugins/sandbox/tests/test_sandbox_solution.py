@@ -55,7 +55,7 @@ def test_another_module_passes_if_it_does_what_the_solution_does(sandbox: Sandbo
     made = module_like("import math\ndef area(r): return math.pi * r * r\n", "assert math.isclose(area(1), math.pi)")
     right, wrong = "def area(radius): return 3.141592653589793 * radius ** 2\n", "def area(r): return 3\n"
     verdicts = sandbox.run([Task("right", made(right)), Task("wrong", made(wrong))])
-    assert {verdict.id: verdict.passed for verdict in verdicts} == {"right": True, "wrong": False}
+    assert {verdict.id: verdict.has_passed for verdict in verdicts} == {"right": True, "wrong": False}
 
 
 def test_nothing_is_missing_where_the_sandbox_runs(needs_bubblewrap: None) -> None:

@@ -127,7 +127,7 @@ def test_python_alone_comes_without_other_programs(needs_bubblewrap: None) -> No
     tests = "assert f()[:2] == (False, False), f()\nassert set(f()[2]) <= {'lib', 'share'}"
     with Sandbox() as sandbox:
         (verdict,) = sandbox.run([Task("a", Module(source, tests, ("f",)), 60.0)])
-    assert verdict.passed, verdict
+    assert verdict.has_passed, verdict
 
 
 def test_packages_of_toolchains_and_of_the_system_are_not_shown(
@@ -152,7 +152,7 @@ def test_packages_of_toolchains_and_of_the_system_are_not_shown(
         step = Step(("/bin/sh", "-c", f"({here}) && ({walk.replace(' -xdev', '')}) && ({empty})"), "tests")
         with Sandbox(languages=[shell]) as sandbox:
             (verdict,) = sandbox.run([Task("a", Program({}, (step,)), 60.0)])
-    assert verdict.passed, verdict
+    assert verdict.has_passed, verdict
 
 
 def test_a_toolchain_below_tmp_is_refused_with_the_reason(

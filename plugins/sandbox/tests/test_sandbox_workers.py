@@ -74,7 +74,7 @@ def _left() -> list[str]:
 def test_where_memory_is_used_up_the_sandbox_goes_first(needs_bubblewrap: None) -> None:
     before = _descendants()  # of other tests in this process
     with Sandbox() as sandbox:
-        assert next(sandbox.run([Task("a", GOOD)])).passed
+        assert next(sandbox.run([Task("a", GOOD)])).has_passed
         deadline = time.monotonic() + 30  # a worker that replaces another may only just have been started
         while (scores := _scores(_descendants() - before)) != {"1000\n"} and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -86,7 +86,7 @@ def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) 
     leaving = Module(f"{_LEAVING}{GOOD.source}", GOOD.tests, ("f",))
     with Sandbox(workers=2) as sandbox:
         tasks = (Task(str(number), leaving if number % 40 == 0 else GOOD, 60.0) for number in range(120))
-        assert all(verdict.passed for verdict in sandbox.run(tasks))
+        assert all(verdict.has_passed for verdict in sandbox.run(tasks))
     assert (_descendants(), _descriptors(), _left()) == before
 
 
@@ -94,11 +94,11 @@ def test_many_tasks_leave_no_process_file_or_descriptor(needs_bubblewrap: None) 
 def test_task_is_begun_again_when_its_worker_is_killed(needs_bubblewrap: None, times: int) -> None:
     with Sandbox() as sandbox:
         verdicts = sandbox.run([Task("a", GOOD), Task("b", SLOW, 60.0), Task("c", GOOD)])
-        assert next(verdicts).passed
+        assert next(verdicts).has_passed
         for _ in range(times):
             os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
         rest = list(verdicts)
-    assert [(verdict.id, verdict.passed) for verdict in rest] == [("b", True), ("c", True)]
+    assert [(verdict.id, verdict.has_passed) for verdict in rest] == [("b", True), ("c", True)]
 
 
 def test_no_task_is_lost_where_a_worker_ended_while_it_had_nothing_to_do(needs_bubblewrap: None) -> None:
@@ -107,7 +107,7 @@ def test_no_task_is_lost_where_a_worker_ended_while_it_had_nothing_to_do(needs_b
         os.kill(worker._process.pid, signal.SIGKILL)
         assert worker.connection.recv(1, socket.MSG_PEEK) == b""
         verdicts = list(sandbox.run([Task("a", GOOD, 60.0), Task("b", GOOD, 60.0)]))
-    assert [(verdict.id, verdict.passed) for verdict in verdicts] == [("a", True), ("b", True)]
+    assert [(verdict.id, verdict.has_passed) for verdict in verdicts] == [("a", True), ("b", True)]
 
 
 def test_no_task_is_lost_behind_one_that_is_too_large(needs_bubblewrap: None) -> None:
@@ -170,7 +170,7 @@ def test_killed_workers_leave_no_zombie_where_there_is_no_init(
         assert "MiB; 512 are allowed" in flood.reason
         assert stuck.status == "timed out"
         os.kill(sandbox._workers[0]._process.pid, signal.SIGKILL)
-        assert next(sandbox.run([Task("good", GOOD, 60.0)])).passed
+        assert next(sandbox.run([Task("good", GOOD, 60.0)])).has_passed
     assert _descendants() == before
 
 
@@ -367,7 +367,7 @@ def test_program_that_ends_its_keeper_has_failed(needs_bubblewrap: None, shell: 
     with Sandbox(languages=[shell]) as sandbox:
         first, second = sandbox.run([Task("killing", killing, 5.0), Task("next", GOOD, 60.0)])
     assert (first.status, first.reason) == ("failed", "it has ended what should end it")
-    assert second.passed
+    assert second.has_passed
 
 
 def test_no_workers_are_a_mistake() -> None:

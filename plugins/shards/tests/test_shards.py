@@ -17,7 +17,7 @@ import pytest
 import torch
 from kdtool_rows import collate
 from kdtool_shards import RecordedRows, record_rows, recording_estimates
-from kdtool_shards._files import verified
+from kdtool_shards._files import verify
 from kdtool_testing import ListSource, make_run
 from torch import Tensor
 
@@ -155,11 +155,11 @@ def test_of_several_processes_the_first_alone_hashes(tmp_path: Path, monkeypatch
     path.write_bytes(b"content")
     about = {"bytes": 7, "sha256": "0" * 64}
     with pytest.raises(kdtool.StorageError, match="is damaged"):
-        verified(tmp_path, "one.bin", about)
+        verify(tmp_path, "one.bin", about)
     monkeypatch.setenv("RANK", "1")
-    assert verified(tmp_path, "one.bin", about) == path
+    assert verify(tmp_path, "one.bin", about) == path
     with pytest.raises(kdtool.StorageError, match="is damaged"):
-        verified(tmp_path, "one.bin", {**about, "bytes": 8})
+        verify(tmp_path, "one.bin", {**about, "bytes": 8})
 
 
 @pytest.mark.parametrize("name", ["teacher.safetensors", "shard-00001.safetensors", "shard-00001.json"])
@@ -190,9 +190,9 @@ def test_a_file_is_hashed_once_a_process(tmp_path: Path, monkeypatch: pytest.Mon
 
     def noting(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
         hashed.append(name)
-        return verified(folder, name, manifest)
+        return verify(folder, name, manifest)
 
-    monkeypatch.setattr("kdtool_shards._recall.verified", noting)
+    monkeypatch.setattr("kdtool_shards._recall.verify", noting)
     monkeypatch.setattr("kdtool_shards._recall.OPEN_SHARDS", 1)
     recorded = RecordedRows(tmp_path / "s")
     recorded.header()

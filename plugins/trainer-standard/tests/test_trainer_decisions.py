@@ -63,7 +63,7 @@ def test_a_phase_stays_compiled_or_not_whatever_the_clock_says_later(
 
     def begin_step(self: TrainingLoop, done: int) -> None:
         begun(self, done)
-        compiled.append(self.module.chunk_loss.compiled)
+        compiled.append(self.module.chunk_loss.is_compiled)
 
     monkeypatch.setattr(TrainingLoop, "begin_step", begin_step)
     monkeypatch.setattr(_compiling, "_seconds_of_call", lambda *_: first)

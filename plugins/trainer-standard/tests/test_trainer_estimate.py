@@ -10,7 +10,7 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_trainer_standard import _estimate, _machine
-from kdtool_trainer_standard._estimate import _gathered, _inside, _speed_note
+from kdtool_trainer_standard._estimate import _gathered_bytes, _inside, _speed_note
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
@@ -39,8 +39,8 @@ def test_what_stays_whole_of_a_divided_student_is_counted() -> None:
     student = tiny_model("llama", layers=3)
     layer = sum(p.numel() for p in student.model.model.layers[0].parameters())
     rest = sum(p.numel() for p in student.model.parameters()) - 3 * layer
-    assert _gathered(student, 7, torch.float32) == 4 * (2 * (rest + 7) + layer)
-    assert _gathered(student, 7, torch.bfloat16) == 4 * (2 * (rest + 7) + layer) + 2 * 3 * layer
+    assert _gathered_bytes(student, 7, torch.float32) == 4 * (2 * (rest + 7) + layer)
+    assert _gathered_bytes(student, 7, torch.bfloat16) == 4 * (2 * (rest + 7) + layer) + 2 * 3 * layer
 
 
 @pytest.mark.parametrize("watch", [None, "wave.height"])

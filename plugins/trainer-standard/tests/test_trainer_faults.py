@@ -225,7 +225,7 @@ def test_different_vocabularies_are_refused(tmp_path: Path) -> None:
             head = kdtool.Head(signal.lazy.head.weight, 64)
             return kdtool.Signal("longer", lazy=kdtool.LazyLogits(signal.lazy.hidden, head))
 
-    with pytest.raises(kdtool.UsageError, match="tells about 64 tokens, the student is compared over 61"):
+    with pytest.raises(kdtool.UsageError, match="has logits of 64 tokens, but the student's are compared over 61"):
         train_with(tmp_path, KL(KL.Config()), KL_TERM, Longer(make_model(99)))
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from kdtool_testing import make_run
 from kdtool_trainer_standard import _train
-from kdtool_trainer_standard._frozen import frozen_bytes, frozen_weights_held, outline_held
+from kdtool_trainer_standard._frozen import frozen_bytes, frozen_weights_held, hold_outline
 from kdtool_transformers import TransformersModel, estimate_activation_memory
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 from torch import Tensor, nn
@@ -199,7 +199,7 @@ def test_the_estimate_knows_what_is_held(stored: torch.dtype) -> None:
 def test_an_outline_is_rehearsed_without_copies_of_frozen_weights() -> None:
     def count_kept(hold: bool) -> int:
         one = freeze_in_part()
-        with outline_held(one.model, BF16) if hold else nullcontext():
+        with hold_outline(one.model, BF16) if hold else nullcontext():
             return estimate_activation_memory(one, 2, 48, BF16).kept
 
     layers = 4 * sum(p.numel() for p in freeze_in_part().model.model.layers[0].parameters() if not p.requires_grad)

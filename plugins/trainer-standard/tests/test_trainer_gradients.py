@@ -206,7 +206,9 @@ def test_a_gradient_by_hand_trains_as_that_of_autograd(
 def test_signal_over_other_tokens_than_the_term_says_is_refused(tmp_path: Path) -> None:
     terms = (replace(MIXTURE[0], shared=50),)
     phase = make_phase(tmp_path, terms, {"teacher": TinyTeacher(make_model(99))}, steps=1)
-    with pytest.raises(kdtool.UsageError, match="teacher tells about 61 tokens, the student is compared over 50"):
+    with pytest.raises(
+        kdtool.UsageError, match="teacher has logits of 61 tokens, but the student's are compared over 50"
+    ):
         make_trainer(batch=4).kdtool_train(make_run(tmp_path / "run", mixture()), phase, make_model(1))
 
 

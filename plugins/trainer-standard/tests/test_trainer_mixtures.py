@@ -250,7 +250,9 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path, what: str) -> None:
 
 def test_each_teacher_s_tokens_are_looked_at(tmp_path: Path) -> None:
     several = sources(other=TinyTeacher(make_model(98), vocabulary=50))
-    with pytest.raises(kdtool.UsageError, match="other tells about 50 tokens, the student is compared over 61"):
+    with pytest.raises(
+        kdtool.UsageError, match="other has logits of 50 tokens, but the student's are compared over 61"
+    ):
         gradients(tmp_path, _Soft(_Soft.Config()), [term(1.0)], several)
 
 

@@ -207,7 +207,7 @@ def test_gradients_and_divisor_are_those_of_the_micro_batches_as_they_are_learne
         if not its_own:
             assert batch.input_ids.equal(collate([order[place]]).input_ids)
     assert trained.tokens == sum(int((batch.labels != -100).sum()) for batch in batches)
-    assert any(f"{sum(own)} of 4 micro-batches were text of the student's own" in note for note in trained.notes)
+    assert any(f"{sum(own)} of 4 micro-batches were on-policy" in note for note in trained.notes)
     expected = oracle(before, batches)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():

@@ -280,7 +280,7 @@ def test_compiled_losses_of_two_passes_equal_eager_ones(tmp_path: Path, monkeypa
 
     def noting(loss: Any, *arguments: Any) -> None:
         tried(loss, *arguments)
-        compiled.append(loss.compiled)
+        compiled.append(loss.is_compiled)
 
     monkeypatch.setattr("kdtool_trainer_standard._train.compiled_or_eager", noting)
     gradients = []

@@ -75,7 +75,7 @@ def test_a_killed_phase_on_text_of_its_own_ends_with_the_same_bits(tmp_path: Pat
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
     assert reports_of(killed) == reports_of(whole)
     said = (whole / "tokens.txt").read_text(encoding="utf-8")
-    assert "of 28 micro-batches were text of the student's own" in said
+    assert "of 28 micro-batches were on-policy" in said
     assert "on_policy: 0 " not in said
     assert (killed / "tokens.txt").read_text(encoding="utf-8") == said
 
@@ -189,7 +189,7 @@ def test_a_state_file_that_would_run_code_is_refused(killed: Path, tmp_path: Pat
     write({"state": Hostile(mark)}, hostile / name)
     whole = hostile.rename(tmp_path / "checkpoint-9")
     _checkpoints.commit(whole, tmp_path / "checkpoints")  # whoever wrote the file knows how to seal it
-    with pytest.raises(kdtool.StorageError, match=r"checkpoint-9 holds a file that is no plain state"):
+    with pytest.raises(kdtool.StorageError, match=r"checkpoint-9 holds a file that is not a plain state"):
         train_small(tmp_path, make_model(1, dropout=0.2))
     assert not mark.exists()
 

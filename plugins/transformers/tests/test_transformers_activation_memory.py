@@ -85,14 +85,14 @@ def test_few_blocks_of_attention_stand_for_all(
     checkpointed = outline_of(config)
     checkpointed.model.train()
     checkpointed.model.activation_checkpointing_enable({"use_reentrant": False})
-    attended = attention._attended
+    attended = attention._attend_blocks
     blocks: list[int] = []
 
     def counted(*given: Any) -> Any:
         blocks.append(len(given[-1]))
         return attended(*given)
 
-    monkeypatch.setattr(attention, "_attended", counted)
+    monkeypatch.setattr(attention, "_attend_blocks", counted)
     quick = [estimate_activation_memory(outline, rows, length, dtype) for outline in (outline_of(config), checkpointed)]
     assert max(blocks) <= 3
     monkeypatch.setattr(_activation_memory, "few_blocks", lambda _: nullcontext())

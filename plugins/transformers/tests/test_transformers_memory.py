@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdtool_transformers import TransformersModel, TransformersRuntime, drop_mapped, open_model, widen
+from kdtool_transformers import TransformersModel, TransformersRuntime, open_model, release_mapping, widen
 from kdtool_transformers.testing import tiny_model
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere mapped files are left to the system")
@@ -64,12 +64,12 @@ def test_pages_that_were_dropped_are_read_again(tmp_path: Path) -> None:
     model = half(tmp_path)
     before = touch(model)
     for parameter in model.model.parameters():
-        drop_mapped(parameter.data)
+        release_mapping(parameter.data)
     assert touch(model) == before
 
 
 def test_other_memory_is_left_as_it_is() -> None:
     weight = torch.ones(1 << 20)
     for part in (weight, weight[1:], weight[:5]):
-        drop_mapped(part)
+        release_mapping(part)
     assert bool((weight == 1).all())

@@ -87,7 +87,7 @@ def test_special_tokens_have_no_bytes(tokenizers: dict[str, TransformersTokenize
 
 
 def test_other_kinds_of_tokenizers_are_refused() -> None:
-    with pytest.raises(kdtool.UsageError, match="cannot be told: its decoder is WordPiece"):
+    with pytest.raises(kdtool.UsageError, match="unknown: its decoder is WordPiece"):
         Pieces({"decoder": {"type": "WordPiece"}, "added_tokens": []}, ["a"])
     empty: dict[str, Any] = {"decoder": None}
     with pytest.raises(kdtool.UsageError, match="its decoder is none"):

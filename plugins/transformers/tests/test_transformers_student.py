@@ -41,8 +41,8 @@ def test_a_shape_counts_what_transformers_builds(shape: LlamaShape, tied: bool) 
 @pytest.mark.parametrize(
     ("shape", "told"),
     [
-        (LlamaShape(1, 30, 4, 4, 8), "hidden 30 is to be heads 4 times an even number"),
-        (LlamaShape(1, 12, 4, 4, 8), "hidden 12 is to be heads 4 times an even number"),
+        (LlamaShape(1, 30, 4, 4, 8), "hidden 30 must be heads 4 times an even number"),
+        (LlamaShape(1, 12, 4, 4, 8), "hidden 12 must be heads 4 times an even number"),
         (LlamaShape(1, 32, 4, 3, 8), "kv_heads 3 does not divide heads 4"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from kdtool_testing import make_run
 from kdtool_transformers import CausalTeacher, CausalTeacherConfig, Source, _device, _teacher, pick_device
 from kdtool_transformers._device import named_device
-from kdtool_transformers._moved import moved
+from kdtool_transformers._moved import move
 from kdtool_transformers.testing import packed_batch, save_tiny
 
 ALL = kdtool.SignalRequest(frozenset({"logits", "hidden", "attentions", "projections"}), (0, 1))
@@ -64,17 +64,17 @@ def test_every_tensor_of_a_batch_and_of_a_signal_moves(tmp_path: Path) -> None:
     assert signal is not None
     elsewhere = torch.device("meta")
     for record in (batch, signal):
-        there = tensors(moved(record, elsewhere))
+        there = tensors(move(record, elsewhere))
         assert len(there) == len(tensors(record)) > 4
         assert {tensor.device for tensor in there} == {elsewhere}
-        stayed = tensors(moved(record, batch.labels.device))
+        stayed = tensors(move(record, batch.labels.device))
         assert all(one is other for one, other in zip(stayed, tensors(record), strict=True))
 
 
 def test_the_head_is_copied_beside_the_student_once(tmp_path: Path) -> None:
     save_tiny(tmp_path, layers=2)
     teacher = Local(Local.Config(model=str(tmp_path)))
-    model = teacher._opened(torch.device("cpu"))
+    model = teacher._open(torch.device("cpu"))
     elsewhere = torch.device("meta")
     copied = teacher._head(model, elsewhere)
     assert copied.weight.device == elsewhere
@@ -118,8 +118,8 @@ def test_a_spread_model_stays_where_it_lies_and_another_comes_to_the_batch(tmp_p
     spread, other = (Local(Local.Config(model=str(tmp_path), device_map=spread)) for spread in ("auto", None))
     here, elsewhere = torch.device("cpu"), torch.device("meta")
     for teacher, second in ((spread, here), (other, elsewhere)):
-        assert teacher._opened(here).head.weight.device == here
-        assert {weight.device for weight in teacher._opened(elsewhere).model.parameters()} == {second}
+        assert teacher._open(here).head.weight.device == here
+        assert {weight.device for weight in teacher._open(elsewhere).model.parameters()} == {second}
 
 
 def test_processes_that_were_started_together_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ class PublishedSource(PublishedTeacher):
         super().__init__(PublishedTeacherConfig())
         self.name = name
 
-    def published(self) -> Published:
+    def publication(self) -> Published:
         return Published(f"nobody/{self.name}", SOURCES[self.name], 1)
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:

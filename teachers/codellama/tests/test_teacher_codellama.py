@@ -36,7 +36,7 @@ SIZES = {
 def _model() -> Path:
     folder = Path(mkdtemp())
     save_code_llama_tokenizer(folder, 32_016, 6_000_000, infilling=True)
-    save_reduced(folder, CodeLlama(CodeLlama.Config()).published().config)
+    save_reduced(folder, CodeLlama(CodeLlama.Config()).publication().config)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(_model())
     assert (tokenizer.vocabulary, tokenizer.document_start) == (32_016, (1,))
     before, after = "def f(x):\n    return ", "\n\nf(1)\n"
-    ids = tokenizer.encode(_teacher(tmp_path).written(f"{before}{GAP}{after}"))
+    ids = tokenizer.encode(_teacher(tmp_path).render_prompt(f"{before}{GAP}{after}"))
     prefix, suffix, middle = (tokenizer.encode(mark)[-1] for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>"))
     assert (prefix, suffix, middle) == (32_012, 32_013, 32_014)
     # as sentencepiece writes the code before the gap, and without a leading space what stands behind it
@@ -100,21 +100,21 @@ def test_a_gap_becomes_the_ids_that_the_paper_gives(tmp_path: Path) -> None:
 
 
 def test_prompts_of_the_instruct_model_are_wrapped(tmp_path: Path) -> None:
-    assert _teacher(tmp_path).written("Add two numbers.\n") == "Add two numbers.\n"
+    assert _teacher(tmp_path).render_prompt("Add two numbers.\n") == "Add two numbers.\n"
     teacher = _teacher(tmp_path, variant="instruct")
-    assert teacher.written("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
-    assert teacher.written(f"a{GAP}b").startswith("▁<PRE> a")
+    assert teacher.render_prompt("Add two numbers.\n") == "[INST] Add two numbers. [/INST]"
+    assert teacher.render_prompt(f"a{GAP}b").startswith("▁<PRE> a")
 
 
 def test_models_without_the_marks_refuse_a_gap(tmp_path: Path) -> None:
     folder = tmp_path / "python"
     folder.mkdir()
     save_code_llama_tokenizer(folder, 2000, 1_000_000, infilling=False)
-    save_reduced(folder, {**CodeLlama(CodeLlama.Config(variant="python")).published().config, "vocab_size": 2000})
+    save_reduced(folder, {**CodeLlama(CodeLlama.Config(variant="python")).publication().config, "vocab_size": 2000})
     teacher = _teacher(tmp_path, weights=str(folder), variant="python")
     assert open_tokenizer(folder).vocabulary == 2000
     with pytest.raises(kdtool.UsageError, match=r"its 2,000 tokens have no ▁<PRE> and no"):
-        teacher.written(f"a{GAP}b")
+        teacher.render_prompt(f"a{GAP}b")
 
 
 def test_its_licence_lets_it_teach_its_own_family_only() -> None:

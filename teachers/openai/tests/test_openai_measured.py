@@ -51,7 +51,7 @@ def test_a_chat_is_not_told_to_continue(tmp_path: Path) -> None:
     found, said, posts = evaluated(tmp_path, "line_completion", "LineCompletion", "chat", lambda *_: chat("x"))
     assert (found, posts) == ([], [])
     assert said == [
-        "line-completion: teacher is left out, it cannot continue text, only answer what a user says",
+        "line-completion: teacher is left out, it cannot continue text, only answer in a chat",
     ]
 
 
@@ -88,7 +88,7 @@ def test_programs_of_servers_are_scored(api: str, form: str, tmp_path: Path) -> 
 def test_likelihoods_are_not_asked_of_a_server(tmp_path: Path) -> None:
     found, said, posts = evaluated(tmp_path, "perplexity", "Perplexity", "completions", lambda *_: completion("x"))
     assert (found, posts) == ([], [])
-    assert said == ["perplexity: teacher is left out, it cannot tell how likely a text is"]
+    assert said == ["perplexity: teacher is left out, it cannot score text"]
 
 
 def test_closing_what_was_opened_leaves_the_teacher_to_teach(tmp_path: Path) -> None:

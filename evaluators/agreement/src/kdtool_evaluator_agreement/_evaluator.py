@@ -214,7 +214,7 @@ def _measurements(
     run: kdtool.RunInfo, teacher: kdtool.Subject, compared: _Compared, length: int, settings: Mapping[str, str]
 ) -> Iterator[kdtool.Measurement]:
     """Yield what was found at the first `length` tokens of each document."""
-    from kdtool_measuring import Item, measured
+    from kdtool_measuring import Item, make_measurement
 
     divergences, same_first = [], []
     for name, found in compared.found.items():
@@ -222,7 +222,7 @@ def _measurements(
         divergences.append(Item(name, float(divergence.sum()), len(divergence)))
         same_first.append(Item(name, float(same.sum()), len(same)))
     settings = {**settings, **compared.settings}
-    yield measured(
+    yield make_measurement(
         divergences,
         run,
         compared.learner,
@@ -231,7 +231,7 @@ def _measurements(
         higher_is_better=False,
         settings=settings,
     )
-    yield measured(
+    yield make_measurement(
         same_first,
         run,
         compared.learner,

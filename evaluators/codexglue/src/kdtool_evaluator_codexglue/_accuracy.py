@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kdtool
 from kdtool_logits import exact_head
-from kdtool_measuring import Item, chosen, file_of, journal, measured, opened, unpacked
+from kdtool_measuring import Item, choose, file_of, journal, make_measurement, open_for_measuring, read_and_hash
 
 from kdtool_evaluator_codexglue._tokens import SKIPPED, correct_tokens, language_of
 
@@ -52,7 +52,7 @@ def codes_of(file: Path, most: int | None) -> Codes:
     Raises:
         kdtool.UsageError: the file cannot be read, or is in another form.
     """
-    lines = unpacked(file, _KEY)[0].decode("utf-8", "replace").split("\n")
+    lines = read_and_hash(file, _KEY)[0].decode("utf-8", "replace").split("\n")
     found = []
     for number, line in enumerate(lines, 1):
         tokens = line.split()
@@ -65,7 +65,7 @@ def codes_of(file: Path, most: int | None) -> Codes:
             found.append(Code(str(number), " ".join(tokens[1:-1])))
     if not found:
         raise kdtool.UsageError(f"{_KEY}: {file} holds no tokens to predict")
-    return Codes(language_of(code.text for code in found), chosen(found, most))
+    return Codes(language_of(code.text for code in found), choose(found, most))
 
 
 def accuracy(
@@ -76,7 +76,7 @@ def accuracy(
     with journal(file_of(run, name, subject, "counts"), _Counted, run.say) as kept:
         missing = [code for code in codes.programs if code.id not in kept]
         if missing:
-            with opened(run, subject, name, _unfit) as runtime:
+            with open_for_measuring(run, subject, name, _unfit) as runtime:
                 if runtime is None or runtime.model is None:
                     return
                 head = exact_head(runtime.model.head)
@@ -84,7 +84,7 @@ def accuracy(
                     kept.add(_Counted(code.id, *_counts(runtime.model, head, code)))
                     run.hook.kdtool_progress(run, len(kept))
         counts = [kept[code.id] for code in codes.programs]
-    yield measured(
+    yield make_measurement(
         [Item(one.id, one.correct, one.counted) for one in counts],
         run,
         subject,

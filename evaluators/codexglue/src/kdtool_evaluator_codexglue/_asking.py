@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import kdtool
-from kdtool_measuring import Answer, Item, answered, fitted, measured, unanswered
+from kdtool_measuring import Answer, Item, collect_answers, fit_prompt, make_measurement, measure_missing_answers
 
 __all__ = ["Metric", "Question", "Task", "measurements"]
 
@@ -52,11 +52,11 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
     questions = {question.id: question for question in task.questions}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-        prompt = fitted(questions[name].prompt, runtime, task.maximum_tokens)
+        prompt = fit_prompt(questions[name].prompt, runtime, task.maximum_tokens)
         return kdtool.Request(name, prompt, task.maximum_tokens, task.stop)
 
     evaluator = f"codexglue.{task.language}"
-    answers = answered(run, subject, list(questions), request, evaluator=f"{evaluator}.{task.name}")
+    answers = collect_answers(run, subject, list(questions), request, evaluator=f"{evaluator}.{task.name}")
     if answers is None:
         return
     decoding = f"greedy, at most {task.maximum_tokens} tokens, until one of {' '.join(map(repr, task.stop))}"
@@ -65,7 +65,7 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
         return 0.0 if answer.missing else metric.score(task.cut(answer.text), questions[answer.id].reference)
 
     for metric in task.metrics:
-        yield measured(
+        yield make_measurement(
             [Item(one.id, score(metric, one), 1.0) for one in answers],
             run,
             subject,
@@ -74,4 +74,4 @@ def measurements(run: kdtool.RunInfo, subject: kdtool.Subject, task: Task) -> It
             higher_is_better=True,
             settings={**task.settings, "decoding": decoding, "like": metric.like},
         )
-    yield from unanswered(f"{evaluator}.{task.name}", subject, answers)
+    yield from measure_missing_answers(f"{evaluator}.{task.name}", subject, answers)

@@ -71,9 +71,9 @@ class CodeXGlue(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: one cannot be read.
         """
-        from kdtool_measuring import unpacked
+        from kdtool_measuring import read_and_hash
 
-        return {name: unpacked(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
+        return {name: read_and_hash(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
         """Say what CodeBLEU lacks, where programs are to be compared."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import kdtool
-from kdtool_measuring import Kind, chosen, records_of
+from kdtool_measuring import Kind, choose, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 from kdtool_evaluator_codexglue._tokens import language_of
@@ -66,7 +66,7 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
     return Task(
         name="line",
         language=language,
-        questions=chosen(found, most),
+        questions=choose(found, most),
         stop=("\n", "<EOL>") if lines else ("\n",),
         maximum_tokens=_TOKENS,
         cut=str.strip if lines else statement,

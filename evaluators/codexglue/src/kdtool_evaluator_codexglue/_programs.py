@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import kdtool
-from kdtool_measuring import Kind, chosen, records_of
+from kdtool_measuring import Kind, choose, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 
@@ -84,7 +84,7 @@ def program_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
     return Task(
         name="program",
         language="java",
-        questions=chosen(questions, most),
+        questions=choose(questions, most),
         stop=("\n    /**", "\n}"),
         maximum_tokens=_TOKENS,
         cut=first_method,

@@ -11,7 +11,7 @@ from sys import float_info
 from typing import Any
 
 import kdtool
-from kdtool_measuring import Kind, chosen, records_of
+from kdtool_measuring import Kind, choose, records_of
 
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 
@@ -66,7 +66,7 @@ def summary_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
     return Task(
         name="summary",
         language=languages[0],
-        questions=chosen(questions, most),
+        questions=choose(questions, most),
         stop=("\n", '"""', "*/"),
         maximum_tokens=_TOKENS,
         cut=str.strip,

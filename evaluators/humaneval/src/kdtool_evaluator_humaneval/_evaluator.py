@@ -47,11 +47,11 @@ class HumanEval(PassAtK):
         Raises:
             kdtool.UsageError: the file cannot be read.
         """
-        from kdtool_pass_at_k import unpacked
+        from kdtool_pass_at_k import read_and_hash
 
         from kdtool_evaluator_humaneval._problems import file_of
 
-        return {"problems": unpacked(file_of(self.config.plus), "humaneval.plus")[1]}
+        return {"problems": read_and_hash(file_of(self.config.plus), "humaneval.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""

@@ -63,18 +63,18 @@ class LineCompletion(kdtool.Evaluator):
         Raises:
             kdtool.UsageError: no document has a line to complete.
         """
-        from kdtool_measuring import answered, digest, fitted
+        from kdtool_measuring import collect_answers, digest, fit_prompt
 
         config = self.config
         documents, places = self._places(run)
         settings = {**self._settings(places), "documents": digest(documents)}
 
         def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request:
-            prompt = fitted(places[name].before, runtime, config.maximum_tokens)
+            prompt = fit_prompt(places[name].before, runtime, config.maximum_tokens)
             return kdtool.Request(name, prompt, config.maximum_tokens, stop=("\n",))
 
         for subject in subjects:
-            answers = answered(run, subject, list(places), request, evaluator="line-completion")
+            answers = collect_answers(run, subject, list(places), request, evaluator="line-completion")
             if answers is not None:
                 yield from _measurements(run, subject, places, answers, settings)
 
@@ -111,7 +111,7 @@ def _measurements(
     settings: Mapping[str, str],
 ) -> Iterator[kdtool.Measurement]:
     """Yield both measures. Lines of one document are alike, so the items compared are whole documents."""
-    from kdtool_measuring import Item, measured, unanswered
+    from kdtool_measuring import Item, make_measurement, measure_missing_answers
 
     for name, score in (("exact-match", exact_match), ("edit-similarity", edit_similarity)):
         of_documents: dict[str, list[float]] = {}
@@ -120,7 +120,7 @@ def _measurements(
             of_documents.setdefault(place.document, []).append(
                 0.0 if answer.missing else score(answer.text, place.rest)
             )
-        yield measured(
+        yield make_measurement(
             [Item(document, sum(found), len(found)) for document, found in of_documents.items()],
             run,
             subject,
@@ -129,4 +129,4 @@ def _measurements(
             higher_is_better=True,
             settings=settings,
         )
-    yield from unanswered("line-completion", subject, answers)
+    yield from measure_missing_answers("line-completion", subject, answers)

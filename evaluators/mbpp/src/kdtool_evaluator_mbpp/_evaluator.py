@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
-from kdtool_pass_at_k import EVALPLUS, PassAtK, unpacked
+from kdtool_pass_at_k import EVALPLUS, PassAtK, read_and_hash
 
 if TYPE_CHECKING:
     from kdtool_datasets.mbpp import MbppProblems
@@ -58,7 +58,7 @@ class Mbpp(PassAtK):
         """
         if self.config.plus is None:
             return self._published.identity(offline=run.offline)
-        return {"plus": unpacked(self.config.plus, "mbpp.plus")[1]}
+        return {"plus": read_and_hash(self.config.plus, "mbpp.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         """Give the licence of the problems."""

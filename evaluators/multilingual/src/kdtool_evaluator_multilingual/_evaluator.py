@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
-from kdtool_pass_at_k import Limits, PassAtK, unpacked
+from kdtool_pass_at_k import Limits, PassAtK, read_and_hash
 
 if TYPE_CHECKING:
     from kdtool_pass_at_k import Problem
@@ -49,7 +49,7 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read.
         """
-        found = [unpacked(file, "multilingual.files")[1] for file in self.config.files]
+        found = [read_and_hash(file, "multilingual.files")[1] for file in self.config.files]
         return {"problems": ", ".join(sorted(found))}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:

@@ -38,12 +38,12 @@ class Perplexity(DocumentEvaluator):
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        from kdtool_measuring import digest, opened, unfit_to_score
+        from kdtool_measuring import digest, open_for_measuring, unfit_to_score
 
         documents = self.documents(run)
         chosen = digest(documents)
         for subject in subjects:
-            with opened(run, subject, self.name, unfit_to_score) as runtime:
+            with open_for_measuring(run, subject, self.name, unfit_to_score) as runtime:
                 if runtime is None:
                     continue
                 scores = list(_scores(run, runtime, documents))
@@ -80,10 +80,10 @@ def _measurements(
     settings: Mapping[str, str],
     tokenizer: str,
 ) -> Iterator[kdtool.Measurement]:
-    from kdtool_measuring import Item, measured
+    from kdtool_measuring import Item, make_measurement
 
     pairs = list(zip(documents, scores, strict=True))
-    yield measured(
+    yield make_measurement(
         [Item(document.id, -score.log_likelihood, score.tokens) for document, score in pairs],
         run,
         subject,
@@ -93,7 +93,7 @@ def _measurements(
         transform="exp",
         settings={**settings, "tokenizer": tokenizer, "comparable with": "subjects of the same tokenizer only"},
     )
-    yield measured(
+    yield make_measurement(
         [Item(document.id, -score.log_likelihood / log(2), score.bytes) for document, score in pairs],
         run,
         subject,

@@ -21,7 +21,7 @@ FEW = 100
 
 
 class _Tokens(kdtool.Cache):
-    """What both caches share: recording and recalling of a few tokens a position."""
+    """Records and recalls a few tokens per position; base class of both caches."""
 
     form: ClassVar[Literal["sampled", "top-k"]]
     every_rank_records = True
@@ -31,34 +31,34 @@ class _Tokens(kdtool.Cache):
         """Settings of both caches."""
 
         rows_per_shard: int = kdtool.Field(default=256, ge=1, le=65536)
-        """Rows in a file. A killed recording loses at most so many."""
+        """Rows per file, and the most that a killed recording loses."""
         batch: int = kdtool.Field(default=8, ge=1, le=4096)
-        """Rows that the teacher sees at once while recording."""
+        """Rows per forward pass of the teacher while recording."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._recalled: dict[Path, RecalledTokens] = {}
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
-        """Return what is kept of each position, of signals that hold what is wanted."""
+        """Return the codec that selects and encodes each position's tokens."""
         raise NotImplementedError
 
     def bytes_a_token(self) -> float:
-        """Return about how much is kept of a position, of a teacher as sure as small code models are."""
+        """Return the approximate bytes per position, for a teacher as confident as small code models are."""
         raise NotImplementedError
 
     def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
-        """Ask the teacher for logits, to choose tokens from."""
+        """Request logits, from which the tokens are selected."""
         return replace(want, kinds=frozenset({"logits"}), layers=())
 
     def kdtool_record(
         self, run: kdtool.RunInfo, rows: kdtool.RowSource, source: kdtool.SignalSource, folder: Path
     ) -> int:
-        """Record all rows that are not there yet.
+        """Record all rows that are still missing.
 
         Raises:
-            kdtool.StorageError: the disk is full or cannot be written.
-            kdtool.PluginError: the teacher does not give what was wanted, or is another one than before.
+            kdtool.StorageError: the disk is full or not writable.
+            kdtool.PluginError: the teacher does not provide the requested signal, or is not the one recorded so far.
         """
         from kdtool_shards import record_rows
 
@@ -70,7 +70,7 @@ class _Tokens(kdtool.Cache):
         """Return the recorded tokens, on the batch's device.
 
         Raises:
-            kdtool.StorageError: a row is not there, or a file is damaged.
+            kdtool.StorageError: a row is missing, or a file is damaged.
         """
         if folder not in self._recalled:
             from kdtool_cache_sampled._recalled import RecalledTokens
@@ -89,15 +89,15 @@ class _Tokens(kdtool.Cache):
         )
 
     def kdtool_close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._recalled.clear()
 
 
 class Sampled(_Tokens):
-    """Tokens drawn from the teacher's distribution: about 13 bytes a token, and gradients that are right on average.
+    """Tokens sampled from the teacher's distribution: about 13 bytes per token, and unbiased gradients.
 
-    Only losses that are linear in the teacher's probabilities can learn from draws; of the divergences that is forward KL.
-    The temperature is the loss's, fixed when the signals are taken.
+    Works only with losses that are linear in the teacher's probabilities; among the divergences, that is forward KL.
+    The temperature is the loss's, and is fixed when signals are recorded.
     """
 
     form = "sampled"
@@ -108,16 +108,16 @@ class Sampled(_Tokens):
         """Settings of `sampled`."""
 
         draws: int = kdtool.Field(default=20, ge=1, le=1024)
-        """Draws a position. More of them take more bytes and make the gradient more exact."""
+        """Draws per position. More draws cost more bytes and reduce the variance of the gradient."""
         design: Literal["systematic", "independent"] = "systematic"
-        """`systematic`: one random number a position, and counts that are probabilities rounded up or down. `independent`:
-        each draw for itself, as RS-KD was published; about twice the draws for the same accuracy."""
+        """`systematic`: one random number per position, and counts that are probabilities rounded up or down. `independent`:
+        independent draws, as RS-KD was published; needs about twice the draws for the same accuracy."""
 
         seed: int = kdtool.Field(default=0, ge=0, lt=2**63)
-        """Of the draws. Recordings of another seed draw anew."""
+        """Seed of the draws. Changing it records new draws."""
         alternatives: int = kdtool.Field(default=1, ge=1, le=64)
-        """Independent sets of draws a row, each of so many bytes. A phase takes another one in each epoch, and with another
-        seed of the run begins with another. With 1, all epochs and seeds learn from the same draws."""
+        """Independent sets of draws per row; bytes grow in proportion. A phase uses the next set in each epoch, and starts
+        with a different one for each seed of the run. With 1, all epochs and seeds use the same draws."""
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
         from kdtool_cache_sampled._targets import SampledTargets
@@ -133,10 +133,10 @@ class Sampled(_Tokens):
 
 
 class TopK(_Tokens):
-    """The teacher's likeliest tokens with their probabilities; all others are one bucket. Biased: `sampled` is better.
+    """The teacher's k likeliest tokens with their probabilities; all others share one bucket. Biased: prefer `sampled`.
 
-    A loss does not see how the teacher spreads the rest. With fewer than 100 tokens expect a student worse than one without
-    teacher (arXiv 2503.16870).
+    A loss does not see how the teacher distributes the rest. With fewer than 100 tokens, expect a student worse than one
+    trained without a teacher (arXiv 2503.16870).
     """
 
     form = "top-k"
@@ -147,12 +147,12 @@ class TopK(_Tokens):
         """Settings of `top-k`."""
 
         k: int = kdtool.Field(default=100, ge=1, le=4096)
-        """Tokens kept a position; fewer where the teacher names fewer."""
+        """Tokens kept per position; fewer where the teacher returns fewer."""
 
     def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
-        """Ask the teacher for logits, or for the likeliest tokens where it gives these alone, as a server does."""
-        told = "top-k" in offers and "logits" not in offers
-        return replace(want, kinds=frozenset({"top-k" if told else "logits"}), layers=())
+        """Request logits, or top-k tokens from a teacher that offers only these, such as a server."""
+        only_top_k = "top-k" in offers and "logits" not in offers
+        return replace(want, kinds=frozenset({"top-k" if only_top_k else "logits"}), layers=())
 
     def recording(self, want: kdtool.SignalRequest) -> Recording:
         from kdtool_cache_sampled._targets import TeacherTopKTargets, TopKTargets
@@ -169,7 +169,7 @@ class TopK(_Tokens):
     ) -> int:
         if self.config.k < FEW:
             run.say(
-                f"signals: top-k with k = {self.config.k} leaves out how the teacher spreads the rest; below about {FEW} "
-                "tokens that taught worse than no teacher. `use: sampled` takes fewer bytes and has no bias"
+                f"signals: top-k with k = {self.config.k} drops how the teacher distributes the rest; with fewer than about "
+                f"{FEW} tokens, students came out worse than without a teacher. Set `use: sampled`: smaller and unbiased"
             )
         return super().kdtool_record(run, rows, source, folder)

@@ -1,9 +1,9 @@
-"""A row's tokens and their values as few bytes: what is likely beforehand costs next to nothing.
+"""Encode a row's tokens and their values compactly: likely tokens cost next to nothing.
 
 A position's tokens are written as ascending ranks, each as its distance to the one before. The position's own label has rank
 0, since it is mostly among them; the others are ranked by the row's labels. Lengths, distances and values are laid apart,
 byte by byte, and each plane of bytes is compressed by zstd on its own. Where the values of a position have a known sum
-(counts of draws), the first one follows from the others and is left out. Nothing here knows of signals or of files.
+(counts of draws), the first one follows from the others and is left out. Independent of signals and files.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def encode(ids: Ints, values: Ints, labels: Ints, total: int | None = None) -> b
     """Return a row's n positions as bytes.
 
     Args:
-        ids: [n, K], distinct in a position; -1 where there is none, of which the position has at least one other.
+        ids: [n, K], distinct within a position, padded with -1; at least one token per position.
         values: [n, K] whole numbers from 1 up to 2³¹ − 1; 0 where there is no token.
-        labels: [n], what `decode` will be given again.
-        total: the sum of every position's values, None where it may be any.
+        labels: [n]; pass the same ones to `decode`.
+        total: the sum of every position's values; None if it varies.
     """
     there, alone = ids >= 0, np.zeros_like(labels)
     lengths, columns = there.sum(1), np.arange(ids.shape[1])
@@ -58,7 +58,7 @@ def decode(
     `labels` are those of all rows [N]. K is the greatest number of tokens in a position; they come in the order of ranks.
 
     Raises:
-        ValueError: a blob is not what `encode` gave for these labels.
+        ValueError: a blob was not encoded with these labels.
     """
     zstd = zstandard.ZstdDecompressor()  # one for each call: it must not be shared by threads
     rows = [_streams(blob, zstd) for blob in blobs]
@@ -71,14 +71,14 @@ def decode(
     row_of = np.repeat(np.arange(len(rows)), [len(row[0]) for row in rows])
     others, tokens = ranks > 0, np.repeat(labels, lengths)
     tokens[others] = Ranks(labels, row_of).tokens(ranks[others] - 1, np.repeat(row_of, lengths)[others])
-    numbers = stored + 1 if total is None else _completed(stored + 1, starts, len(ranks), total)
+    numbers = stored + 1 if total is None else _restore_first_values(stored + 1, starts, len(ranks), total)
     ids, values = np.full(within.shape, -1, np.int32), np.zeros(within.shape, np.int32)
     ids[within], values[within] = tokens, numbers
     return ids, values
 
 
-def _completed(later: Ints, starts: Ints, count: int, total: int) -> Ints:
-    """Return all tokens' values: those that come `later` than a position's first, and what is left for the first."""
+def _restore_first_values(later: Ints, starts: Ints, count: int, total: int) -> Ints:
+    """Return all values, given those `later` than each position's first: the first is the rest of `total`."""
     values, first = np.zeros(count, np.int64), np.zeros(count, bool)
     first[starts] = True
     values[~first] = later
@@ -111,5 +111,5 @@ def _streams(blob: bytes, zstd: zstandard.ZstdDecompressor) -> list[Ints]:
             place += size
         streams.append(sum(parts[1:], parts[0]))
     if len(streams[0]) != count:
-        raise ValueError(f"a row says {count} positions and holds {len(streams[0])}")
+        raise ValueError(f"a row's header gives {count} positions, but the row holds {len(streams[0])}")
     return streams

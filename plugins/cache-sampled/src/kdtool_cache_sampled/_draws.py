@@ -1,7 +1,7 @@
-"""Drawing tokens from a teacher's distribution so that shares of draws are unbiased estimates of its probabilities.
+"""Sample tokens from a teacher's distribution; relative frequencies are unbiased estimates of its probabilities.
 
-Plain functions for any training loop. Both designs put points into the cumulative distribution: E[count of v] = N · p_v
-whichever is used. They differ in how much the counts vary.
+Plain functions for any training loop. Both designs place points in the cumulative distribution, so E[count of v] = N · p_v
+for either. They differ in the variance of the counts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["counted", "drawn", "independent_points", "systematic_points"]
+__all__ = ["count_draws", "draw_tokens", "independent_points", "systematic_points"]
 
 
 def independent_points(uniform: Tensor) -> Tensor:
-    """Return points of N independent draws, ascending, from N uniform numbers a position [C, N].
+    """Return the points of N independent draws, ascending, from N uniform numbers per position [C, N].
 
     Random sampling knowledge distillation as published: Anshumann et al., arXiv 2503.16870, section 4.
     """
@@ -23,7 +23,7 @@ def independent_points(uniform: Tensor) -> Tensor:
 
 
 def systematic_points(offsets: Tensor, draws: int) -> Tensor:
-    """Return points (k + u) / N for k = 0 … N − 1, [C, N], from one uniform number u a position [C].
+    """Return points (k + u) / N for k = 0 … N − 1, [C, N], from one uniform number u per position [C].
 
     Systematic sampling (Madow and Madow, Annals of Mathematical Statistics 15, 1944): the count of a token of probability p
     is N·p rounded down or up, where that of independent draws has the variance N·p·(1 − p).
@@ -33,8 +33,8 @@ def systematic_points(offsets: Tensor, draws: int) -> Tensor:
     return (torch.arange(draws, device=offsets.device) + offsets[:, None]) / draws
 
 
-def drawn(probabilities: Tensor, points: Tensor) -> Tensor:
-    """Return the tokens at `points` of the cumulative distribution over the vocabulary, ascending like these.
+def draw_tokens(probabilities: Tensor, points: Tensor) -> Tensor:
+    """Return the tokens at `points` of the cumulative distribution over the vocabulary, ascending like the points.
 
     Args:
         probabilities: [C, V], not negative; need not sum to 1 exactly. Tokens of probability 0 are never drawn.
@@ -52,11 +52,11 @@ def drawn(probabilities: Tensor, points: Tensor) -> Tensor:
     return found.minimum(possible)
 
 
-def counted(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which tokens were drawn and how often: ids [C, K] ascending, padded with -1, counts [C, K], with 0.
+def count_draws(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct tokens, ids [C, K] ascending and padded with -1, and their counts [C, K], padded with 0.
 
     Args:
-        tokens: [C, N], ascending; K is the greatest number of different ones in a position.
+        tokens: [C, N], ascending; K is the largest number of distinct tokens in a position.
     """
     import torch
 

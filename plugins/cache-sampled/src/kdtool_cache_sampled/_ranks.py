@@ -1,6 +1,6 @@
-"""Small numbers for tokens that are likely in a row: those of its own labels come first, the most frequent before others.
+"""Rank a row's likely tokens by small numbers: the row's own labels come first, the most frequent before others.
 
-Whoever reads the row has its labels, so the order needs no room of its own. Several rows are done at once.
+Readers of a row have its labels, so the order itself is not stored. Several rows are processed at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Ranks:
         return np.asarray(ranks)
 
     def tokens(self, ranks: Ints, rows: Ints) -> Ints:
-        """Return the tokens of these ranks in their rows: what `of` was given."""
+        """Return the tokens of these ranks in their rows: the inverse of `of`."""
         found = ranks - self._different[rows]
         known = found < 0
         found[known] = self._frequent[self._starts[rows[known]] + ranks[known]]

@@ -1,4 +1,4 @@
-"""The signal of any batch of recorded rows, made of their bytes again. Called for every micro-batch."""
+"""Decode the signal of any batch of recorded rows. Called for every micro-batch."""
 
 from __future__ import annotations
 

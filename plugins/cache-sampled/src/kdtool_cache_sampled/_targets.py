@@ -1,4 +1,4 @@
-"""A few tokens of each labelled position, a row as bytes: drawn, the likeliest, or those that the teacher itself names."""
+"""Select a few tokens of each labelled position, a row as bytes: sampled, top-k, or the top-k that a teacher returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 
 from kdtool_cache_sampled._codec import encode
-from kdtool_cache_sampled._draws import counted, drawn, independent_points, systematic_points
+from kdtool_cache_sampled._draws import count_draws, draw_tokens, independent_points, systematic_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES", "STEP", "TOKENS", "SampledTargets", "TeacherTopKTargets", "TokenTargets", "TopKTargets"]
 
 TOKENS = "tokens-{}"
-"""The name of a tensor, by the number of the alternative."""
+"""Tensor name, by the number of the alternative."""
 STEP = 1 / 2048
-"""A likeliest token's probability is kept as a number of such steps of −log p: within 0.03 %."""
+"""Top-k probabilities are stored as −log p in multiples of this: within 0.03 %."""
 CHUNK_BYTES = 1 << 25
-"""Memory for cumulative probabilities, in float64, while tokens are drawn."""
+"""Bytes for cumulative probabilities, in float64, while sampling."""
 
 
 class TokenTargets(ABC):
-    """A few tokens of each position, with a whole number each; see `kdtool_shards.Recording`."""
+    """Selects a few tokens of each position, with an integer each; see `kdtool_shards.Recording`."""
 
     total: int | None = None
-    """The sum of a position's numbers, None where it may be anything."""
+    """Sum of a position's numbers; None if it varies."""
     alternatives: int = 1
-    """Number of independent choices of tokens are kept of a row."""
+    """Number of independent selections kept per row."""
 
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature
@@ -42,18 +42,18 @@ class TokenTargets(ABC):
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
         """Yield each alternative's tokens [C, K], padded with -1, and numbers from 1, padded with 0, of each chunk of a row.
 
-        A chunk are the probabilities [C, V] of some of the row's positions, in order.
+        A chunk holds the probabilities [C, V] of some of the row's positions, in order.
         """
 
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        """Keep what says how the numbers are to be read."""
+        """Return the facts that decoding needs."""
         return {}, {"temperature": self._temperature, "total": self.total, "alternatives": self.alternatives}
 
     def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
-        """Keep each row's tokens.
+        """Encode each row's tokens.
 
         Raises:
-            kdtool.PluginError: the signal holds no logits, or not of all labelled positions.
+            kdtool.PluginError: the signal lacks logits of some labelled positions.
         """
         import torch
         from kdtool_rows import NO_LABEL
@@ -61,7 +61,10 @@ class TokenTargets(ABC):
         counts = (batch.labels != NO_LABEL).sum(1).tolist()
         given = None if signal.lazy is None else len(signal.lazy.hidden)
         if signal.lazy is None or given != sum(counts):
-            raise kdtool.PluginError(f"the teacher was asked for logits of {sum(counts)} positions and gave {given}")
+            raise kdtool.PluginError(
+                f"the teacher was asked for logits of {sum(counts)} positions, but returned {given or 'none'}; return the "
+                "lazy logits of all labelled positions"
+            )
         head = signal.lazy.head
         for key, labels, states in zip(
             batch.row_keys, batch.labels, torch.split(signal.lazy.hidden, counts), strict=True
@@ -83,7 +86,7 @@ class TokenTargets(ABC):
 
 
 class SampledTargets(TokenTargets):
-    """Tokens drawn from the teacher, with how often; a row's draws depend on its key, the seed and the alternative alone."""
+    """Samples tokens, with their counts; a row's draws depend only on its key, the seed and the alternative."""
 
     def __init__(
         self, temperature: float, draws: int, *, systematic: bool, seed: int = 0, alternatives: int = 1
@@ -98,10 +101,10 @@ class SampledTargets(TokenTargets):
     def select(
         self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-        """Draw, and count."""
+        """Sample tokens and count them."""
         points = [self._points(f"{self._seed} {number} {key}", positions) for number in range(self.alternatives)]
         for rows, probabilities in chunks:
-            yield [counted(drawn(probabilities, own[rows].to(probabilities.device))) for own in points]
+            yield [count_draws(draw_tokens(probabilities, own[rows].to(probabilities.device))) for own in points]
 
     def _points(self, source: str, positions: int) -> Tensor:
         import torch
@@ -114,7 +117,7 @@ class SampledTargets(TokenTargets):
 
 
 class TopKTargets(TokenTargets):
-    """The k likeliest tokens; the number of one of probability p is 1 − round(log p / STEP)."""
+    """Selects the k likeliest tokens; probability p is stored as 1 − round(log p / STEP)."""
 
     def __init__(self, temperature: float, k: int) -> None:
         super().__init__(temperature)
@@ -123,46 +126,47 @@ class TopKTargets(TokenTargets):
     def select(
         self, key: str, positions: int, chunks: Iterator[tuple[slice, Tensor]]
     ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-        """Take the likeliest."""
+        """Select the likeliest tokens."""
         for _, probabilities in chunks:
             likeliest, ids = probabilities.topk(min(self._k, probabilities.shape[1]))
             yield [(ids, _steps(likeliest))]
 
 
 class TeacherTopKTargets:
-    """The k likeliest of the tokens that a teacher names itself, such as a server, which gives no logits."""
+    """Keeps the k likeliest tokens of a teacher that returns tokens instead of logits, such as a server."""
 
     def __init__(self, k: int) -> None:
         self._k = k
 
     def header(self, signal: kdtool.Signal) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        """Keep what says how the numbers are to be read."""
-        return {}, {"temperature": _told(signal).temperature, "total": None, "alternatives": 1}
+        """Return the facts that decoding needs."""
+        return {}, {"temperature": _top_k_tokens(signal).temperature, "total": None, "alternatives": 1}
 
     def encode_rows(self, batch: kdtool.Batch, signal: kdtool.Signal) -> Iterator[Mapping[str, Tensor]]:
-        """Keep each row's tokens.
+        """Encode each row's tokens.
 
         Raises:
-            kdtool.PluginError: the signal holds no top-k tokens, or not of all labelled positions.
+            kdtool.PluginError: the signal lacks top-k tokens of some labelled positions.
         """
         import torch
         from kdtool_rows import NO_LABEL
 
-        told, counts = _told(signal), (batch.labels != NO_LABEL).sum(1).tolist()
-        if len(told.ids) != sum(counts):
+        top, counts = _top_k_tokens(signal), (batch.labels != NO_LABEL).sum(1).tolist()
+        if len(top.ids) != sum(counts):
             raise kdtool.PluginError(
-                f"the teacher was asked for top-k tokens of {sum(counts)} positions and gave {len(told.ids)}"
+                f"the teacher was asked for top-k tokens of {sum(counts)} positions, but returned {len(top.ids)}; return "
+                "those of all labelled positions"
             )
-        weights, places = told.weights.topk(min(self._k, told.weights.shape[1]))
-        ids = told.ids.long().gather(1, places)
+        weights, places = top.weights.topk(min(self._k, top.weights.shape[1]))
+        ids = top.ids.long().gather(1, places)
         numbers = _steps(weights).masked_fill(ids < 0, 0)
         for labels, *own in zip(batch.labels, torch.split(ids, counts), torch.split(numbers, counts), strict=True):
             yield {TOKENS.format(0): _bytes([(own[0], own[1])], labels[labels != NO_LABEL], None)}
 
 
-def _told(signal: kdtool.Signal) -> kdtool.SparseTokens:
+def _top_k_tokens(signal: kdtool.Signal) -> kdtool.SparseTokens:
     if signal.sparse is None or signal.sparse.form != "top-k":
-        raise kdtool.PluginError("the teacher was asked for top-k tokens, and its signal holds none")
+        raise kdtool.PluginError("the teacher was asked for top-k tokens, but its signal holds none; set Signal.sparse")
     return signal.sparse
 
 
@@ -171,17 +175,17 @@ def _steps(probabilities: Tensor) -> Tensor:
 
 
 def _bytes(parts: Sequence[tuple[Tensor, Tensor]], labels: Tensor, total: int | None) -> Tensor:
-    """Return the bytes of a row of these labels, of which `parts` are chunks."""
+    """Encode a row with these labels, given its tokens and numbers in chunks."""
     import torch
 
-    ids, numbers = _joined(parts)
+    ids, numbers = _concatenate(parts)
     return torch.frombuffer(
         bytearray(encode(ids.numpy(), numbers.numpy(), labels.cpu().numpy(), total)), dtype=torch.uint8
     )
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the chunks' tokens and numbers one after the other, on the CPU, as wide as the widest."""
+def _concatenate(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Concatenate the chunks' tokens and numbers on the CPU, padded to the widest."""
     import torch
     from torch.nn.functional import pad
 

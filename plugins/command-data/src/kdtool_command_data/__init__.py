@@ -1,7 +1,7 @@
-"""`kdtool data`: looks at what runs have stored. `kdtool data signals inspect RECIPE` shows recorded signals.
+"""`kdtool data`: inspects data stored by runs. `kdtool data signals inspect RECIPE` shows recorded signals.
 
-The click commands are in `_command`. `_find` finds the recording that is meant, `_recording` says what lies on disk,
-`_sample` what the cache recalls of a row, and `_lines` writes both for people. Nothing is made or changed.
+The click commands are in `_command`. `_find` finds the recording, `_recording` reads its files, `_sample` recalls a row,
+and `_lines` formats both. All commands only read.
 """
 
 from __future__ import annotations

@@ -15,19 +15,19 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Look at what runs have stored."""
+    """Inspect data stored by runs."""
 
 
 @data.group()
 def signals() -> None:
-    """Look at what teachers said about rows, as a cache recorded it."""
+    """Inspect the teacher signals that a cache recorded."""
 
 
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
     for key, sign, _text in pairs:
         if not sign or not key.strip():
-            raise click.BadParameter(f"{key!r} is no KEY=VALUE")
+            raise click.BadParameter(f"{key!r} is not of the form KEY=VALUE")
     return {key.strip(): text for key, _, text in pairs}
 
 
@@ -42,15 +42,15 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
     help="Change a key of the recipe, as in kdtool run.",
 )
 @click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder for what runs share, as in kdtool run."
+    "--store", type=click.Path(file_okay=False, path_type=Path), help="Folder shared by runs, as in kdtool run."
 )
-@click.option("--signals", "name", help="Which signals, where a recipe records several, such as signals/teacher.")
-@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="The row that is shown.")
+@click.option("--signals", "name", help="Name of the signals if a recipe records several, such as signals/teacher.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the row to show.")
 @click.option(
-    "--positions", type=click.IntRange(min=1), default=8, show_default=True, help="How many of its positions are shown."
+    "--positions", type=click.IntRange(min=1), default=8, show_default=True, help="Number of its positions to show."
 )
-@click.option("--verify", is_flag=True, help="Compare the hash of every file; else only the sizes.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@click.option("--verify", is_flag=True, help="Check the hash of every file, not only its size.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(
     recipe: Path,
     settings: Mapping[str, str],
@@ -61,7 +61,7 @@ def inspect(
     verify: bool,
     as_json: bool,
 ) -> None:
-    """Show the recorded signals of RECIPE, or of the run in a folder: what is there, whether it is whole, and a row.
+    """Show the recorded signals of RECIPE, or of a run's folder: content, completeness and one row.
 
     \b
     Example:  kdtool data signals inspect recipe.yaml --row 3 --verify

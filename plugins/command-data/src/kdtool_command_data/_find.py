@@ -1,4 +1,4 @@
-"""Which recording is meant: from a recipe, or the folder of a finished run, to the signals that it plans."""
+"""Find a recording: the signals planned by a recipe, or by the recipe of a finished run."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import kdtool
 __all__ = ["find_signals"]
 
 _KIND = "signals/"
-_BESIDE = (
-    "without a cache, or without a loss that learns from the teacher, nothing is: the teacher runs beside the student"
-)
+_BESIDE = "without a cache or a loss that uses the teacher, the teacher runs beside the student"
 
 
 def find_signals(
     source: Path, settings: Mapping[str, str], store: Path | None, name: str | None
 ) -> tuple[str, kdtool.RecordedSignals]:
-    """Return the name and the signals that are meant; they are there, perhaps not whole.
+    """Return the name of the signals and where they are recorded, perhaps incompletely.
 
     Args:
         source: a recipe's file, or the folder of a finished run.
-        settings: laid over the recipe.
-        store: the folder that runs share; None for the run's own, or the user's.
-        name: which signals, with or without `signals/` in front; None for the only ones.
+        settings: overrides of the recipe.
+        store: the folder shared by runs; None for the run's own, or the user's.
+        name: name of the signals, with or without the prefix `signals/`; None if there is only one.
 
     Raises:
-        UsageError: none are recorded, by this recipe or until now, or it is not clear which are meant.
+        UsageError: the recipe records none, they are not recorded yet, or several match.
     """
     recipe, store = _of_run(source, store) if source.is_dir() else (source, store)
     stages = kdtool.plan(recipe, settings, store=store)
     found = {stage.name: stage.signals for stage in stages if stage.signals is not None}
     if not found:
-        raise kdtool.UsageError(f"{source} records no signals; {_BESIDE}. `signals: {{use: states}}` would record them")
-    chosen = _chosen(source, list(found), name)
+        raise kdtool.UsageError(
+            f"{source} records no signals: {_BESIDE}; set `signals: {{use: states}}` to record them"
+        )
+    chosen = _choose(source, list(found), name)
     if not found[chosen].folder.is_dir():
         words = [
             "kdtool",
@@ -51,18 +51,18 @@ def find_signals(
     return chosen, found[chosen]
 
 
-def _chosen(source: Path, names: list[str], name: str | None) -> str:
+def _choose(source: Path, names: list[str], name: str | None) -> str:
     if name is None and len(names) == 1:
         return names[0]
     wanted = [known for known in names if name in {known, known.removeprefix(_KIND)}]
     if wanted:
         return wanted[0]
     problem = f"{source} records several signals" if name is None else f"{source} records no signals called {name!r}"
-    raise kdtool.UsageError(f"{problem}; choose by --signals: {', '.join(names)}")
+    raise kdtool.UsageError(f"{problem}; choose with --signals: {', '.join(names)}")
 
 
 def _of_run(folder: Path, store: Path | None) -> tuple[Mapping[str, Any], Path | None]:
-    """Return the recipe of a finished run, and the store that it used where none is given."""
+    """Return the recipe of a finished run, and its store if none is given."""
     path = folder / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))

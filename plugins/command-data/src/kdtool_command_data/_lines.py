@@ -1,4 +1,4 @@
-"""A recording and a sample as lines for a terminal of 100 columns."""
+"""Format a recording and a sample for a terminal of 100 columns."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ _LEFT = 8 + 2 + _TEXT + 2 + _LABEL + 1 + 5 + 2
 _FORMS = {
     "logits": "probabilities, from logits",
     "sampled": "probabilities as shares of draws",
-    "top-k": "probabilities of the tokens that are kept",
+    "top-k": "probabilities of the kept tokens",
 }
 
 
 def recording_lines(found: Recording) -> Iterator[str]:
-    """Yield what is there, a line for each thing."""
-    yield f"{found.signals}: {'whole' if found.whole else 'not whole yet; kdtool run goes on from there'}"
+    """Yield the properties of a recording, one per line."""
+    yield f"{found.signals}: {'complete' if found.whole else 'incomplete; kdtool run resumes it'}"
     layers = f", layers {', '.join(map(str, found.layers))}" if found.layers else ""
     sparse = not {"sampled", "top-k"}.isdisjoint(found.kinds)
-    yield from _named("folder", found.folder)
-    yield from _named("cache", _component(found.cache))
-    yield from _named("teacher", _component(found.teacher))
-    yield from _named(
+    yield from _labelled_lines("folder", found.folder)
+    yield from _labelled_lines("cache", _component(found.cache))
+    yield from _labelled_lines("teacher", _component(found.teacher))
+    yield from _labelled_lines(
         "holds", f"{', '.join(found.kinds)}{layers}{f', at temperature {found.temperature:g}' if sparse else ''}"
     )
-    yield from _named("rows", _rows(found))
+    yield from _labelled_lines("rows", _rows(found))
     if found.tokens is not None:
         size = f", {found.bytes_a_token:,.1f} bytes each" if found.bytes_a_token is not None else ""
-        yield from _named("tokens", f"{found.tokens:,} with a label{size}")
-    yield from _named("files", f"{found.files}, {found.bytes:,} bytes; {_state(found)}")
+        yield from _labelled_lines("tokens", f"{found.tokens:,} with a label{size}")
+    yield from _labelled_lines("files", f"{found.files}, {found.bytes:,} bytes; {_state(found)}")
 
 
 def sample_lines(sample: Sample | None) -> Iterator[str]:
     """Yield a table of the sample's positions."""
     if sample is None:
-        yield "no tokens are kept, only states: there is nothing to read in a row"
+        yield "only hidden states are recorded, so a row has no tokens to show"
         return
-    yield f"row {sample.row} ({_cut(_escaped(sample.key), 40)}), {len(sample.positions)} of {sample.labels} labels"
+    yield f"row {sample.row} ({_cut(_escape(sample.key), 40)}), {len(sample.positions)} of {sample.labels} labels"
     yield f"{_FORMS[sample.form]}, at temperature {sample.temperature:g}"
     yield f"{'position':>8}  {'text so far':<{_TEXT}}  {'label':<{_LABEL}} {'p':>5}  the teacher's tokens"
     for position in sample.positions:
@@ -56,9 +56,9 @@ def sample_lines(sample: Sample | None) -> Iterator[str]:
 def _position_lines(position: Position) -> Iterator[str]:
     label = position.label
     own = "-" if label.probability is None else f"{label.probability:.3f}"
-    first, *others = _filled([*map(_token, position.tokens), *_rest(position)], WIDTH - _LEFT) or [""]
-    text = _cut(_escaped(position.before), _TEXT, end=False)
-    yield f"{position.position:>8}  {text:<{_TEXT}}  {_quoted(label.text, _LABEL):<{_LABEL}} {own:>5}  {first}".rstrip()
+    first, *others = _fill_lines([*map(_token, position.tokens), *_rest(position)], WIDTH - _LEFT) or [""]
+    text = _cut(_escape(position.before), _TEXT, end=False)
+    yield f"{position.position:>8}  {text:<{_TEXT}}  {_quote(label.text, _LABEL):<{_LABEL}} {own:>5}  {first}".rstrip()
     for line in others:
         yield " " * _LEFT + line
 
@@ -68,11 +68,11 @@ def _rest(position: Position) -> list[str]:
 
 
 def _token(token: Token) -> str:
-    return f"{_quoted(token.text, _TOKEN)} {token.probability:.3f}"
+    return f"{_quote(token.text, _TOKEN)} {token.probability:.3f}"
 
 
-def _filled(cells: Sequence[str], width: int) -> list[str]:
-    """Put cells into as few lines as hold them; a cell is never divided, as its spaces are a token's own."""
+def _fill_lines(cells: Sequence[str], width: int) -> list[str]:
+    """Fill lines with cells; cells are never broken, since their spaces belong to tokens."""
     lines: list[str] = []
     for cell in cells:
         if lines and len(lines[-1]) + 2 + len(cell) <= width:
@@ -82,23 +82,23 @@ def _filled(cells: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def _quoted(text: str, width: int) -> str:
-    return f"'{_cut(_escaped(text), width - 2)}'"
+def _quote(text: str, width: int) -> str:
+    return f"'{_cut(_escape(text), width - 2)}'"
 
 
-def _escaped(text: str) -> str:
-    """Write line ends, tabs and whatever a terminal would act on as escapes."""
+def _escape(text: str) -> str:
+    """Escape line ends, tabs and control characters."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _cut(text: str, width: int, *, end: bool = True) -> str:
-    """Shorten a text at its end, or at its beginning."""
+    """Truncate a text at its end, or at its beginning."""
     if len(text) <= width:
         return text
     return f"{text[: width - 1]}…" if end else f"…{text[1 - width :]}"
 
 
-def _named(name: str, text: str) -> Iterator[str]:
+def _labelled_lines(name: str, text: str) -> Iterator[str]:
     for number, line in enumerate(wrap(text, WIDTH - _NAMES, break_long_words=False, break_on_hyphens=False)):
         yield f"  {'' if number else name:<{_NAMES - 2}}{line}"
 
@@ -112,15 +112,15 @@ def _component(record: kdtool.ComponentRecord) -> str:
 def _rows(found: Recording) -> str:
     every = f"{found.rows:,} of {found.row_length:,} tokens"
     if found.recorded is None:
-        return f"{every}; how many are recorded, only the cache knows"
+        return f"{every}; only the cache knows how many are recorded"
     if found.recorded == found.rows:
         return f"{every}, all recorded"
-    missing = f"missing are {found.rows - found.recorded:,}: {found.recorded} to {found.rows - 1}"
+    missing = f"{found.rows - found.recorded:,} missing: {found.recorded} to {found.rows - 1}"
     return f"{every}, {found.recorded:,} recorded; {missing}"
 
 
 def _state(found: Recording) -> str:
     if found.damaged:
-        return f"damaged are {len(found.damaged)}"
-    what = "every hash" if found.checked == "hashes" else "every size"
-    return f"{what} is what was written" if found.whole or found.recorded is not None else "nothing says what they were"
+        return f"{len(found.damaged)} damaged"
+    what = "hashes" if found.checked == "hashes" else "sizes"
+    return f"all {what} match" if found.whole or found.recorded is not None else "no manifest to check them against"

@@ -1,8 +1,8 @@
-"""What lies on disk of a recording: rows, tokens, files, and whether these are what was written.
+"""Read the files of a recording: rows, tokens, sizes, and whether they are undamaged.
 
-A complete artefact has a `manifest.json` with size and SHA-256 of every file, whichever cache wrote them. How many rows and
-tokens there are, and what of an interrupted recording is whole, say the manifests of `kdtool_shards`; of caches that are not
-built on it, that stays unknown.
+A complete artefact has a `manifest.json` with size and SHA-256 of every file, whichever cache wrote it. The numbers of rows
+and tokens, and the complete parts of an interrupted recording, come from the manifests of `kdtool_shards`. They are unknown
+for caches that do not use it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what was written, and why."""
+    """A damaged file, and what is wrong with it."""
 
     file: str
     problem: str
@@ -31,10 +31,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Recording:
-    """Recorded signals. What cannot be known of a cache's files is None.
+    """Recorded signals; None stands for facts that are unknown for this cache.
 
-    `kinds`, `layers` and `temperature` are what was wanted of the signals. `row_length` counts tokens, `recorded` rows that
-    are whole, `tokens` labelled positions in them. `bytes_a_token` leaves out what is kept once, such as a head.
+    `kinds`, `layers` and `temperature` describe the request. `row_length` is in tokens, `recorded` the number of complete
+    rows, `tokens` that of their labelled positions. `bytes_a_token` excludes data stored once, such as a head.
     """
 
     signals: str
@@ -56,24 +56,22 @@ class Recording:
     damaged: tuple[Damage, ...]
 
     def require_row(self, index: int) -> None:
-        """Refuse a row that is not there.
+        """Refuse a row that does not exist.
 
         Raises:
-            UsageError: there are not so many rows, or it is not recorded yet.
+            UsageError: the index is out of range, or the row is not recorded yet.
         """
         if index >= self.rows:
-            raise kdtool.UsageError(f"--row {index}: there are rows 0 to {self.rows - 1}")
+            raise kdtool.UsageError(f"--row {index} is out of range; choose from 0 to {self.rows - 1}")
         if self.recorded and index >= self.recorded:
-            raise kdtool.UsageError(
-                f"--row {index} is not recorded yet: there are rows 0 to {self.recorded - 1} so far"
-            )
+            raise kdtool.UsageError(f"--row {index} is not recorded yet; choose from 0 to {self.recorded - 1}")
 
 
 def read_recording(name: str, signals: kdtool.RecordedSignals, rows: kdtool.RowSource, *, verify: bool) -> Recording:
-    """Look at the files of recorded signals, with `verify` at every byte.
+    """Read the manifests of recorded signals and check the files; `verify` also checks their hashes.
 
     Raises:
-        StorageError: a manifest is damaged, so that nothing can be said.
+        StorageError: a manifest is damaged.
     """
     folder = signals.folder
     files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
@@ -104,7 +102,7 @@ def read_recording(name: str, signals: kdtool.RecordedSignals, rows: kdtool.RowS
 
 
 def _shards(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the manifests of `kdtool_shards` by file: of what is kept once, and of the shards; none of other caches."""
+    """Return the manifests of `kdtool_shards` by file: of the whole recording, and of the shards; empty for other caches."""
     from kdtool_shards import load_manifests
 
     once, shards = load_manifests(folder)
@@ -124,7 +122,7 @@ def _files(folder: Path) -> Mapping[str, Any]:
 
 
 def _problem(path: Path, facts: Mapping[str, Any], *, verify: bool) -> str:
-    """Say what is wrong with a file, "" for nothing."""
+    """Return what is wrong with a file; "" for nothing."""
     try:
         size = path.stat().st_size
         if size != facts["bytes"]:
@@ -132,7 +130,7 @@ def _problem(path: Path, facts: Mapping[str, Any], *, verify: bool) -> str:
         if verify:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    return "is not what was written: its SHA-256 is another"
+                    return "has another SHA-256 than its manifest"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

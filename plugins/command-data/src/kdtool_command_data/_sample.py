@@ -1,4 +1,4 @@
-"""What the cache recalls of a row, in words: at each position the text so far, the label, and the teacher's tokens."""
+"""Recall a row as text: at each position the text so far, the label, and the teacher's tokens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["Position", "Sample", "Token", "take_sample"]
 
 TOP = 8
-"""Tokens of the teacher that are shown a position."""
+"""Number of the teacher's tokens shown per position."""
 BEFORE = 12
-"""Tokens of the document that are shown before a position."""
+"""Number of the document's tokens shown before a position."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token; `probability` is the teacher's, None where the cache did not keep it."""
+    """A token; `probability` is the teacher's, None if the cache did not keep it."""
 
     id: int
     text: str
@@ -31,9 +31,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Position:
-    """A labelled position: the text up to it, what comes next, and what the teacher expects, likeliest first.
+    """A labelled position: the text up to it, the next token, and the teacher's tokens, likeliest first.
 
-    `rest` is the probability of all tokens that are not among `tokens`.
+    `rest` is the total probability of all tokens outside `tokens`.
     """
 
     position: int
@@ -45,7 +45,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Sample:
-    """The first positions of a row; `labels` counts all that carry a label. Probabilities are at `temperature`."""
+    """The first positions of a row; `labels` counts all labelled ones. Probabilities are at `temperature`."""
 
     row: int
     key: str
@@ -56,8 +56,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a signal tells of M positions: the likeliest tokens [M, K], padded with -1, and the labels' probabilities [M]."""
+class _Likeliest:
+    """A signal's likeliest tokens at M positions [M, K], padded with -1, and the labels' probabilities [M]."""
 
     form: Literal["logits", "sampled", "top-k"]
     temperature: float
@@ -81,7 +81,7 @@ class _Told:
 def take_sample(
     row: kdtool.Row, index: int, positions: int, tokenizer: kdtool.Tokenizer, source: kdtool.SignalSource
 ) -> Sample | None:
-    """Recall a row and return its first `positions` labelled positions; None where no tokens are kept, only states.
+    """Recall a row and return its first `positions` labelled positions; None if only hidden states are recorded.
 
     Raises:
         StorageError: the row's file is damaged.
@@ -92,44 +92,44 @@ def take_sample(
     labelled = (batch.labels[0] != NO_LABEL).nonzero()[:, 0]
     shown = labelled[:positions]
     labels = batch.labels[0, shown]
-    told = _told(source.signal(batch), labels)
-    if told is None:
+    teacher = _likeliest(source.signal(batch), labels)
+    if teacher is None:
         return None
     before = [
         row.input_ids[place - min(inside, BEFORE - 1) : place + 1]
         for place, inside in zip(shown.tolist(), batch.positions[0, shown].tolist(), strict=True)
     ]
-    words = _words(tokenizer, {token for line in (*before, *told.ids.tolist(), labels.tolist()) for token in line})
+    words = _words(tokenizer, {token for line in (*before, *teacher.ids.tolist(), labels.tolist()) for token in line})
     found = (
-        Position(place, _text(words, before[number]), *told.tokens(number, label, words))
+        Position(place, _text(words, before[number]), *teacher.tokens(number, label, words))
         for number, (place, label) in enumerate(zip(shown.tolist(), labels.tolist(), strict=True))
     )
-    return Sample(index, row.key, len(labelled), told.form, told.temperature, tuple(found))
+    return Sample(index, row.key, len(labelled), teacher.form, teacher.temperature, tuple(found))
 
 
-def _told(signal: kdtool.Signal, labels: Tensor) -> _Told | None:
-    """Return what a signal tells of the first positions, as many as there are labels."""
+def _likeliest(signal: kdtool.Signal, labels: Tensor) -> _Likeliest | None:
+    """Return a signal's likeliest tokens at the first positions, one per label."""
     lazy, sparse = signal.lazy, signal.sparse
     if sparse is not None:
         weights, order = sparse.weights[: len(labels)].sort(dim=-1, descending=True, stable=True)
         ids = sparse.ids[: len(labels)].gather(1, order)
         own = weights.masked_fill(ids != labels[:, None], 0.0).sum(-1)
-        return _Told(sparse.form, sparse.temperature, ids[:, :TOP], weights[:, :TOP], own)
+        return _Likeliest(sparse.form, sparse.temperature, ids[:, :TOP], weights[:, :TOP], own)
     if lazy is not None:
         probabilities = exact_logits(lazy.head, lazy.hidden[: len(labels)]).softmax(-1)
         likeliest, ids = probabilities.topk(min(TOP, probabilities.shape[-1]))
-        return _Told("logits", 1.0, ids, likeliest, probabilities.gather(1, labels[:, None])[:, 0])
+        return _Likeliest("logits", 1.0, ids, likeliest, probabilities.gather(1, labels[:, None])[:, 0])
     return None
 
 
 def _words(tokenizer: kdtool.Tokenizer, ids: Iterable[int]) -> dict[int, bytes]:
-    """Return the bytes of each token; of special tokens their names."""
+    """Return the bytes of each token; for special tokens their names."""
     known = [index for index in sorted(ids) if 0 <= index < tokenizer.vocabulary]
     names = tokenizer.tokens()
     try:
         # each twice, since the first token of a text may lose its space
         pieces: Sequence[bytes] = tokenizer.pieces([index for index in known for _ in range(2)])[1::2]
-    except kdtool.UsageError:  # of a tokenizer whose bytes cannot be told
+    except kdtool.UsageError:  # the tokenizer's bytes are unknown
         pieces = [b""] * len(known)
     return {index: piece or names[index].encode() for index, piece in zip(known, pieces, strict=True)}
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import kdtool
 import pydantic
-from kdtool_measuring import Journal, ask_teacher, kept_answers, mending, seed_of
+from kdtool_measuring import Journal, ask_teacher, kept_answers, refusal_remedy, seed_of
 
 from kdtool_corpus_answers._prompts import Prompt, digest, from_corpus, from_files
 from kdtool_corpus_answers._routing import route
@@ -242,7 +242,7 @@ def _remedy(left_out: Counter[str], refusal: str) -> str:
         return "give prompts"
     ((commonest, _),) = left_out.most_common(1)
     if commonest == _REFUSED:
-        return mending(refusal)
+        return refusal_remedy(refusal)
     if commonest == _EMPTY:
         return "look at how the prompts end, and at `stop`"
     return "raise max_tokens, or set keep_truncated"

@@ -1,8 +1,8 @@
-"""Execution feedback: programs of a teacher that passed their problems' tests, as text to learn from.
+"""Execution feedback: a teacher's programs that pass the tests of their problems, as training text.
 
-`Verified` is the corpus that recipes call `verified`. `_problems` reads the problems of another corpus, `_asking` asks the
-teacher, `_attempts` has its programs run and says which are learned from, `_telling` what came of them all. Answers and
-verdicts are on disk before the next one counts: a killed run repeats none.
+`Verified` is the corpus `verified` of recipes. `_problems` reads the problems of another corpus, `_answers` asks the
+teacher, `_attempts` runs its programs and selects which to train on, and `_summary` reports the outcome. Each answer and
+verdict is on disk before the next one counts: a resumed run repeats none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attempts: the answers to a problem with what came of them when they were run, and which of them are learned from."""
+"""Attempts: run the answers to each problem, and select which of them to train on."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from kdtool_corpus_verified._config import VerifiedConfig
     from kdtool_corpus_verified._problems import Problem
 
-__all__ = ["REFUSED", "Attempt", "attempted", "name_of", "own_solutions", "pairs", "passing"]
+__all__ = ["REFUSED", "Attempt", "name_of", "own_solutions", "pairs", "passing", "run_attempts"]
 
 REFUSED = "refused by the teacher"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An answer's completion of the prompt. `unfit` says why it was not run; `judged` is what came of it where it was.
+    """A completion of the prompt, with its verdict `judged`, or in `unfit` the reason why it was not run.
 
-    `refusal` is the reason that the teacher gave where it refused.
+    `refusal` is the teacher's reason for refusing the request.
     """
 
     number: int
@@ -34,37 +34,37 @@ class Attempt:
     refusal: str = ""
 
     @property
-    def passed(self) -> bool:
-        """Whether it did what the tests ask."""
-        return self.judged is not None and self.judged.passed
+    def has_passed(self) -> bool:
+        """True if the program passed the tests."""
+        return self.judged is not None and self.judged.has_passed
 
     @property
-    def failed(self) -> bool:
-        """Whether it was seen not to do what the tests ask; of one that the sandbox refused nothing is known."""
+    def has_failed(self) -> bool:
+        """True if the program failed the tests; false if the sandbox refused it, which proves nothing."""
         return self.judged is not None and self.judged.status in {"failed", "timed out"}
 
     @property
     def reason(self) -> str:
-        """Why it did not pass, in the words by which attempts are counted: of an exception its class, not its text."""
-        if self.judged is None or self.judged.passed:
+        """Why the attempt did not pass, as a category for counting: the class of an exception, without its message."""
+        if self.judged is None or self.judged.has_passed:
             return self.unfit
         return self.judged.reason.partition(":")[0].strip() or self.judged.status
 
 
 def name_of(problem: str, number: int) -> str:
-    """Return the id of an attempt, by its problem's and its number from 0."""
+    """Return an attempt's id, made of the problem's id and the attempt's number from 0."""
     return f"{problem}#{number}"
 
 
 def own_solutions(
     run: kdtool.RunInfo, problems: Mapping[str, Problem], config: VerifiedConfig, file: Path
 ) -> Mapping[str, Attempt]:
-    """Run each problem's own solution and return what came of it, by the problem's id. Arguments as of `attempted`.
+    """Run each problem's reference solution and return the outcome by problem id. Arguments as of `run_attempts`.
 
-    One that took too long beside others is run once more by itself, and that is not kept: a machine may be busy for a while.
+    Solutions that time out are retried one at a time, without storing the second verdict: the machine may have been busy.
 
     Raises:
-        SandboxError: there is no safe way to run programs here.
+        SandboxError: programs cannot be run safely here.
     """
     from kdtool_sandbox import Task
 
@@ -77,7 +77,7 @@ def own_solutions(
     return {key: Attempt(0, codes[key], judged=verdicts[task.id]) for key, task in tasks.items()}
 
 
-def attempted(
+def run_attempts(
     run: kdtool.RunInfo,
     problems: Mapping[str, Problem],
     answers: Mapping[str, kdtool.TextAnswer],
@@ -87,14 +87,14 @@ def attempted(
     """Run the programs of all answers and return the attempts at each problem, in order.
 
     Args:
-        run: shows lines to the user.
-        problems: by their ids.
-        answers: by the attempts' ids.
-        config: how many there are and how they are run.
-        file: where verdicts are kept.
+        run: the run, for messages.
+        problems: by id.
+        answers: by attempt id.
+        config: number of samples, and how to run them.
+        file: journal of the verdicts.
 
     Raises:
-        SandboxError: there is no safe way to run programs here.
+        SandboxError: programs cannot be run safely here.
     """
     from kdtool_sandbox import Task
 
@@ -119,13 +119,13 @@ def attempted(
 
 
 def passing(attempts: Sequence[Attempt], most: int) -> list[Attempt]:
-    """Return the first attempts that passed, at most so many, no two of the same text."""
-    return _distinct(one for one in attempts if one.passed)[:most]
+    """Return the first `most` distinct attempts that passed."""
+    return _distinct(one for one in attempts if one.has_passed)[:most]
 
 
 def pairs(attempts: Sequence[Attempt], most: int) -> list[tuple[Attempt, Attempt]]:
-    """Return at most so many pairs of an attempt that passed and one that failed; no text is in two pairs."""
-    failed = _distinct(one for one in attempts if one.failed)
+    """Return at most `most` pairs of a passed and a failed attempt; no text is in two pairs."""
+    failed = _distinct(one for one in attempts if one.has_failed)
     return list(zip(passing(attempts, most), failed, strict=False))
 
 
@@ -137,12 +137,12 @@ def _distinct(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 
 def _completion(answer: kdtool.TextAnswer, config: VerifiedConfig, names: Sequence[str]) -> str:
-    """Return the code of an answer with one line end: what is run is what is learned."""
+    """Return the code of an answer, ending in one newline: exactly this is both run and trained on."""
     return code_of(answer.text, continues=config.form == "base", names=names).rstrip() + "\n"
 
 
 def _unfit(answer: kdtool.TextAnswer, completion: str) -> str:
-    """Say why an answer is not worth running; "" where it is."""
+    """Return why an answer is not worth running; "" if it is."""
     if answer.finish == "refused":
         return REFUSED
     if answer.finish == "length":

@@ -1,4 +1,4 @@
-"""The corpus `verified`: asks, has the answers run, and makes examples of those that passed."""
+"""The corpus `verified`: asks a teacher, runs its programs, and makes examples of those that pass."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Verified"]
 
 FOLDER = "verified"
-"""Where answers and verdicts are kept, in the folder of the text that they become part of."""
+"""Subfolder for answers and verdicts, in the folder of the text that they become part of."""
 
 
 class Verified(kdtool.Corpus):
-    """Answers of a teacher that passed the tests of their problems, or pairs of one that passed and one that failed."""
+    """Answers of a teacher that passed their problem's tests, or pairs of a passed and a failed answer."""
 
     config: Config
 
@@ -38,30 +38,30 @@ class Verified(kdtool.Corpus):
         self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return the version of the Python that judges."""
+        """Return the version of the Python that runs the tests."""
         return {"python": platform.python_version()}
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say why programs cannot be run safely here, if so."""
+        """Return what the sandbox lacks to run programs safely here."""
         from kdtool_sandbox import missing
 
         return missing()
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
-        """Yield what the problems give, in their order, once all answers were judged; other splits as they are.
+        """Yield the examples of all problems in order, after running all answers; other splits pass through unchanged.
 
         Raises:
-            kdtool.UsageError: an example to learn from is no Python problem with tests, no problem's own solution passes
-                them here, the teacher refuses everything, or nothing came of all of them.
-            kdtool.PluginError: the teacher leaves a request out.
-            kdtool.SandboxError: there is no safe way to run programs here.
+            kdtool.UsageError: a training example is not a Python problem with tests, no reference solution passes here,
+                the teacher refuses all requests, or no answer is usable.
+            kdtool.PluginError: the teacher skips a request.
+            kdtool.SandboxError: programs cannot be run safely here.
         """
-        from kdtool_corpus_verified._telling import told
+        from kdtool_corpus_verified._summary import summarise_attempts
 
         problems = self._problems(run)
         attempts = self._attempts(run, problems)
-        given = {name: list(self._given(run, problems[name], found)) for name, found in attempts.items()}
-        run.say(told(self.config, attempts, sum(map(len, given.values()))))
+        given = {name: list(self._make_examples(run, problems[name], found)) for name, found in attempts.items()}
+        run.say(summarise_attempts(self.config, attempts, sum(map(len, given.values()))))
         for example in self._source(run):
             if example.split == "train":
                 yield from given.get(example.id, ())
@@ -77,14 +77,17 @@ class Verified(kdtool.Corpus):
         to_learn_from = (example for example in self._source(run) if example.split == "train")
         found = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
         if not found:
-            raise kdtool.UsageError(f"verified.corpus: {self.config.corpus} gives no problem to learn from")
+            raise kdtool.UsageError(
+                f"verified.corpus: {self.config.corpus} gives no problem to learn from: expected examples of the split "
+                "'train'; name another corpus"
+            )
         return found
 
     def _attempts(self, run: kdtool.RunInfo, problems: Mapping[str, Problem]) -> Mapping[str, Sequence[Attempt]]:
-        """Return all attempts at each problem that its own solution solves here, asked for and judged once."""
-        from kdtool_corpus_verified._asking import asked
-        from kdtool_corpus_verified._attempts import attempted, name_of, own_solutions
-        from kdtool_corpus_verified._telling import told_of_solutions
+        """Return all attempts at each problem whose reference solution passes here; nothing is asked or run twice."""
+        from kdtool_corpus_verified._answers import ask_for_answers
+        from kdtool_corpus_verified._attempts import name_of, own_solutions, run_attempts
+        from kdtool_corpus_verified._summary import summarise_solutions
 
         settings = json.dumps(self.config.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]  # several corpora of this kind share the folder
@@ -92,24 +95,26 @@ class Verified(kdtool.Corpus):
         folder.mkdir(parents=True, exist_ok=True)
         verdicts = folder / f"{name}.verdicts.jsonl"
         solutions = own_solutions(run, problems, self.config, verdicts)
-        if left_out := told_of_solutions(self.config, solutions):
+        if left_out := summarise_solutions(self.config, solutions):
             run.say(left_out)
-        soluble = {key: problem for key, problem in problems.items() if solutions[key].passed}
+        soluble = {key: problem for key, problem in problems.items() if solutions[key].has_passed}
         prompts = {
             name_of(key, number): problem.prompt
             for key, problem in soluble.items()
             for number in range(self.config.samples)
         }
         file = folder / f"{name}.answers.jsonl"
-        answers = asked(run, self.config, prompts, file, again=file not in self._asked)
+        answers = ask_for_answers(run, self.config, prompts, file, again=file not in self._asked)
         self._asked.add(file)
-        return attempted(run, soluble, answers, self.config, verdicts)
+        return run_attempts(run, soluble, answers, self.config, verdicts)
 
-    def _given(self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]) -> Iterator[kdtool.Example]:
-        """Yield what is learned from the attempts at a problem."""
+    def _make_examples(
+        self, run: kdtool.RunInfo, problem: Problem, attempts: Sequence[Attempt]
+    ) -> Iterator[kdtool.Example]:
+        """Yield training examples from the attempts at a problem."""
         from kdtool_corpus_verified._attempts import name_of, pairs, passing
 
-        about = {**self._about(run), "passed": f"{sum(one.passed for one in attempts)} of {len(attempts)}"}
+        about = {**self._about(run), "passed": f"{sum(one.has_passed for one in attempts)} of {len(attempts)}"}
         prompt, name = problem.prompt, problem.example.id
         if self.config.give == "passing":
             for one in passing(attempts, self.config.keep):
@@ -123,7 +128,7 @@ class Verified(kdtool.Corpus):
                 yield self._example(problem.example, key, pair, {**about, **why})
 
     def _about(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Return who answered, under which licence where that is known."""
+        """Return the teacher's name, and its licence if that is known."""
         own = [each.terms.licence for each in run.licences if each.component == self.config.ask]
         return {"teacher": self.config.ask, **({"teacher_licence": own[0]} if own else {})}
 

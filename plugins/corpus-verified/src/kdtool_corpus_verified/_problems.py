@@ -1,4 +1,4 @@
-"""Problems: examples of another corpus that bring tests beside their solution."""
+"""Problems: examples of another corpus that include tests and a solution."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "problem_of"]
 
 _EXPECTED = (
-    "expected are problems as the corpus mbpp gives them: a prompt with its solution in Python, and in `meta` the entry "
-    "`tests`, a list of Python statements in JSON (and `setup`, what runs before them)"
+    "expected are problems as the corpus mbpp gives them: a prompt with its Python solution, and in `meta` the key `tests`, "
+    "a JSON list of Python statements (optionally `setup`, code to run before them); name such a corpus"
 )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt, its own completion, and what makes a completion a module under the problem's tests."""
+    """A prompt, its reference solution, and a function that puts a completion under the problem's tests."""
 
     example: kdtool.Example
     prompt: str
@@ -32,27 +32,27 @@ class Problem:
 
 
 def problem_of(example: kdtool.Example) -> Problem:
-    """Return the problem that an example is.
+    """Parse an example as a problem.
 
-    Its solution shows what a completion is: a whole module, or one that goes on behind the prompt.
+    The reference solution decides whether completions are whole modules or continue the prompt.
 
     Raises:
-        UsageError: it has no tests or no solution, is in another language, or its tests use nothing of its solution.
+        UsageError: the example lacks tests or a solution, is in another language, or its tests do not use its solution.
     """
     from kdtool_sandbox import module_like
 
     body = example.body
     if not isinstance(body, kdtool.Completion):
-        raise _refused(example, "is no prompt with a completion")
+        raise _refusal(example, "is not a prompt with a completion")
     if example.language not in {"", "python"}:
-        raise _refused(example, f"is in {example.language}")
+        raise _refusal(example, f"is in {example.language}")
     tests = "\n".join((example.meta.get("setup", ""), *_tests(example)))
     for before in ("", body.prompt):
         with suppress(SyntaxError, ValueError):  # a ValueError is a null character, in Python 3.11
             made = module_like(before + body.completion, tests)
             if made("").names:
                 return Problem(example, body.prompt, body.completion, _behind(before, made))
-    raise _refused(example, "has tests that use nothing of its solution, or one of the two does not parse")
+    raise _refusal(example, "has tests that use nothing of its solution, or one of the two does not parse")
 
 
 def _behind(before: str, made: Callable[[str], Module]) -> Callable[[str], Module]:
@@ -63,11 +63,11 @@ def _tests(example: kdtool.Example) -> list[str]:
     try:
         tests = json.loads(example.meta.get("tests", "[]"))
     except ValueError as error:
-        raise _refused(example, f"has tests that are no JSON ({error})") from None
+        raise _refusal(example, f"has tests that are not JSON ({error})") from None
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
-        raise _refused(example, "has no tests")
+        raise _refusal(example, "has no tests")
     return tests
 
 
-def _refused(example: kdtool.Example, why: str) -> kdtool.UsageError:
+def _refusal(example: kdtool.Example, why: str) -> kdtool.UsageError:
     return kdtool.UsageError(f"verified.corpus: {example.id!r} of {example.source or 'the corpus'} {why}; {_EXPECTED}")

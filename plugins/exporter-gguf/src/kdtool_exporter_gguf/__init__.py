@@ -1,7 +1,7 @@
-"""Exporter plugin `gguf`: the trained student as one file for llama.cpp, and any GGUF file as something to measure.
+"""Exporter plugin `gguf`: writes the trained student as one file for llama.cpp, and opens GGUF files for measurement.
 
-`GGUF` writes and opens. What it opens is a `_runtime`, which asks llama.cpp in a process of its own (`_server`, `_process`)
-and has it score text (`_scoring`); `_checking` compares a written file with the student.
+`GGUF` writes and opens files. `_runtime` queries llama.cpp in a separate process (`_server`, `_process`) and scores text
+(`_scoring`); `_checking` compares a written file with the student.
 """
 
 from __future__ import annotations

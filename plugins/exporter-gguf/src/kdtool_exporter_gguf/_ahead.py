@@ -1,4 +1,4 @@
-"""Refusals of an export that are known before a student is built, from its outline."""
+"""Refuse an export from the student's outline, before the student is built."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["open_questions"]
 
 
 def open_questions(ahead: kdtool.RunForecast) -> Iterator[str]:
-    """Yield what only the downloaded tokenizer will answer.
+    """Yield the questions that only the downloaded tokenizer can answer.
 
     Raises:
-        UsageError: the student is not a plain Llama, or its tokenizer is known to be one that llama.cpp would not follow.
+        UsageError: the student is not a plain Llama, or llama.cpp is known not to support its tokenizer.
     """
     outlines = [phase.outline for phase in ahead.phases if phase.arm == "student"]
     outline = outlines[-1] if outlines else None

@@ -1,4 +1,4 @@
-"""Whether llama.cpp reads a file as the student that it was, and would read one of a student that is not trained yet."""
+"""Check that llama.cpp reproduces the student: from an exported file, and before training from a small stand-in."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ _SAMPLES = (
     'def load(path, mode="rb"):\n    """Größe von 日本語."""\n\treturn [x ** 2 for x in range(1234567)]\n\n\n',
     "  \t if a!=b:  # it's we'll\r\n    print(3.14159, 0xFF)   \n",
 )
-"""What tokenizers split differently: indentation, digits, other scripts, ends of lines."""
+"""Text that tokenizers split differently: indentation, digits, other scripts, line ends."""
 _RARE = "ﬁle x² = ½ ①\u00a0e\u0301 É 👩‍💻\u3000ＡＢ"
-"""What tokenizers change before they split it, and numbers that are no digits."""
+"""Text that tokenizers normalise before splitting, and numbers that are not digits."""
 _TOLERANCE = {"f32": 0.01, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
-"""How far a log-likelihood may be from the student's. llama.cpp keeps keys and values in half precision, and over q8_0
-rounds activations to 8 bits, too; SmolLM2-135M deviates by 1.1 % there and by 0.02 % in f16."""
+"""Relative tolerance of log-likelihoods. llama.cpp keeps keys and values in half precision, and for q8_0 also rounds
+activations to 8 bits; SmolLM2-135M deviates by 1.1 % there and by 0.02 % in f16."""
 _NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
 
 
 def name_of_splitting(tokenizer: TransformersTokenizer) -> str:
-    """Return what llama.cpp calls the way in which a tokenizer splits text into words.
+    """Return llama.cpp's name for the tokenizer's way of splitting text into words.
 
     Raises:
-        UsageError: none of those that this knows.
+        UsageError: the tokenizer splits in an unknown way.
     """
-    told = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-    splitting = told["pre_tokenizer"] or {}
+    definition = json.loads(tokenizer.inner.backend_tokenizer.to_str())
+    splitting = definition["pre_tokenizer"] or {}
     *before, last = splitting.get("pretokenizers", [splitting])
     by_bytes = last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
-    if by_bytes and not told["model"]["merges"]:
-        return "gpt-2"  # tokens are bytes, however they are divided into words
+    if by_bytes and not definition["model"]["merges"]:
+        return "gpt-2"  # tokens are bytes, whatever the words
     digits = [step for step in before if step.get("type") == "Digits" and step.get("individual_digits")]
     if by_bytes and last.get("use_regex", True) and before == digits:
         return "smollm" if digits else "gpt-2"
     raise kdtool.UsageError(
-        "gguf: the student's tokenizer splits text as neither GPT-2 nor SmolLM2 and StarCoder2 do, and what llama.cpp calls "
-        "that is not known here: export safetensors, and convert those by llama.cpp's convert_hf_to_gguf.py"
+        "gguf: the student's tokenizer splits text in an unknown way; expected is that of GPT-2, or of SmolLM2 and "
+        "StarCoder2. Export safetensors, and convert those with llama.cpp's convert_hf_to_gguf.py"
     )
 
 
 def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
-    """Have llama.cpp open a file of the student's tokenizer and heads, in one narrow layer that knows nothing.
+    """Have llama.cpp open a file with the student's tokenizer and heads, and one narrow layer of zeros.
 
     Raises:
-        UsageError: it does not, or splits text otherwise.
+        UsageError: llama.cpp does not open it, or splits text differently.
     """
     narrow = copy.deepcopy(config)
     narrow.update(_NARROW)
@@ -76,10 +76,10 @@ def require_readable(config: Any, tokenizer: TransformersTokenizer) -> None:
         pre = name_of_splitting(tokenizer)
         file = write_gguf(TransformersModel(model, tokenizer), Path(folder, "narrow.gguf"), dtype="f16", pre=pre)
         with LlamaCpp(file, context=256, threads=1) as server:
-            text = _split_otherwise(tokenizer, server)
+            text = _find_split_difference(tokenizer, server)
     if text is not None:
         raise kdtool.UsageError(
-            f"gguf: llama.cpp would split {text!r} otherwise than the student's tokenizer: export safetensors, or take a "
+            f"gguf: llama.cpp would split {text!r} differently from the student's tokenizer; export safetensors, or use a "
             "student with another tokenizer"
         )
 
@@ -88,13 +88,15 @@ def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> 
     """Compare tokens and log-likelihoods of a few texts with the student's.
 
     Raises:
-        PluginError: something differs by more than the numbers' precision.
+        PluginError: they differ by more than the precision of `dtype` explains.
     """
     expected = TransformersRuntime(student).score(_SAMPLES)
     with GGUFRuntime(file, context=config.context, threads=config.threads) as runtime:
-        text = _split_otherwise(student.tokenizer, runtime.server)
+        text = _find_split_difference(student.tokenizer, runtime.server)
         if text is not None:
-            raise kdtool.PluginError(f"gguf: llama.cpp splits {text!r} otherwise than the student's tokenizer")
+            raise kdtool.PluginError(
+                f"gguf: llama.cpp splits {text!r} differently from the student's tokenizer; export safetensors"
+            )
         for score, found in zip(expected, runtime.score(_SAMPLES), strict=True):
             deviation = abs(found.log_likelihood / score.log_likelihood - 1)
             if not deviation <= _TOLERANCE[config.dtype]:
@@ -104,8 +106,8 @@ def require_same(student: TransformersModel, file: Path, config: GGUFConfig) -> 
                 )
 
 
-def _split_otherwise(tokenizer: TransformersTokenizer, server: LlamaCpp) -> str | None:
-    """Return a text that llama.cpp splits otherwise than the tokenizer; None if it splits all samples alike."""
+def _find_split_difference(tokenizer: TransformersTokenizer, server: LlamaCpp) -> str | None:
+    """Return a sample that llama.cpp splits differently from the tokenizer; None if there is none."""
     for text in _texts(tokenizer):
         if [piece.id for piece in pieces(server, text)] != tokenizer.encode(text):
             return text

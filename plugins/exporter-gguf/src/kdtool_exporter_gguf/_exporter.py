@@ -23,10 +23,10 @@ class GGUF(kdtool.Exporter):
     config: Config
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
-        """Yield what the export takes.
+        """Yield memory and disk of the export.
 
         Raises:
-            UsageError: the student cannot be exported, as far as that is known before its tokenizer is on this machine.
+            UsageError: the student cannot be exported, as far as this is known before its tokenizer is downloaded.
         """
         from kdtool_exporter_gguf._ahead import open_questions
 
@@ -39,10 +39,10 @@ class GGUF(kdtool.Exporter):
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
     def kdtool_exportable(self, run: kdtool.RunInfo, untrained: Path) -> None:
-        """Refuse a student that is no plain Llama, or whose tokenizer llama.cpp would not follow.
+        """Refuse a student that is not a plain Llama, or whose tokenizer llama.cpp does not support.
 
         Raises:
-            UsageError: so it is.
+            UsageError: the student cannot be exported.
         """
         from kdtool_transformers import open_config, open_tokenizer, require_gguf
 
@@ -53,11 +53,11 @@ class GGUF(kdtool.Exporter):
         require_readable(config, tokenizer)
 
     def kdtool_export(self, run: kdtool.RunInfo, trained: Path) -> kdtool.Artifact:
-        """Write the student, and refuse a file that llama.cpp does not read as the same model.
+        """Write the student, and check that llama.cpp reproduces it.
 
         Raises:
-            UsageError: the student is no plain Llama, or its tokenizer splits text in a way that has no name in the format.
-            PluginError: llama.cpp splits text otherwise than the student's tokenizer, or computes something else.
+            UsageError: the student is not a plain Llama, or the format has no name for its tokenizer's way of splitting.
+            PluginError: llama.cpp splits text differently from the student's tokenizer, or computes other likelihoods.
         """
         from kdtool_transformers import model_card, open_model, widen, write_gguf, write_notices
 

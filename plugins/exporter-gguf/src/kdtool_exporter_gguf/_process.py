@@ -1,7 +1,7 @@
-"""The process that runs llama.cpp: one model, served on this machine alone to who knows the key.
+"""Serve one model with llama.cpp in a separate process, on the loopback interface and protected by a key.
 
-It reads one JSON object from standard input, says where it listens, and lives until standard input is closed. llama.cpp ends
-its process when it meets what it did not expect; here that ends this one and not the run.
+The process reads one JSON object from standard input, prints its address, and lives until standard input is closed.
+llama.cpp aborts its process on unexpected input; this way it does not abort the run.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 __all__ = ["READY"]
 
 READY = "listening: "
-"""Begins the line that tells the address."""
+"""Prefix of the output line with the address."""
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
-    told = json.loads(sys.stdin.readline())
+    """Serve until the parent process ends."""
+    settings = json.loads(sys.stdin.readline())
     xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
-    params.model.path = told["model"]
+    params.model.path = settings["model"]
     params.hostnames = ["127.0.0.1"]
     params.port = 0
-    params.api_keys = [told["key"]]
+    params.api_keys = [settings["key"]]
     params.offline = True
     params.ui = False
     params.warmup = False
-    params.n_parallel = 1  # what is computed beside an answer would change its rounding
-    params.n_ctx = told["context"]
-    if told["threads"]:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = told["threads"]
+    params.n_parallel = 1  # a batch of several answers would change their rounding
+    params.n_ctx = settings["context"]
+    if settings["threads"]:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     server = xllamacpp.Server(params)
     print(f"{READY}{server.listening_address}", flush=True)
     sys.stdin.read()
-    os._exit(0)  # its threads would go on serving
+    os._exit(0)  # its threads would continue to serve
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A GGUF file opened for measurement: answers and log-likelihoods, both computed by llama.cpp."""
+"""A GGUF file opened for measurement; llama.cpp computes answers and log-likelihoods."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 __all__ = ["GGUFRuntime"]
 
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
-"""What ends a document in pre-training; files of chat models name the end of a turn as their end-of-sequence token."""
+"""End-of-document tokens of pre-training; in chat models, the end-of-sequence token of a file ends a turn instead."""
 _LONGEST_WINDOW = 2048
-"""Tokens that a token's likelihood may depend on, as in kdtool_transformers."""
+"""Maximum tokens of context for scoring, as in kdtool_transformers."""
 _TOO_LONG = "exceed_context_size_error"
-"""What llama.cpp calls a prompt that does not fit."""
+"""llama.cpp's error type for a prompt that exceeds the context."""
 _PURE = {"samplers": ["temperature"], "cache_prompt": False}
-"""Draws from softmax(logits / temperature), the greatest at 0; nothing of earlier requests is used again."""
+"""Sample from softmax(logits / temperature), greedily at 0, without reusing earlier requests."""
 
 
 class GGUFRuntime(kdtool.Runtime):
-    """Asks llama.cpp one thing at a time, so that nothing depends on what is asked beside it.
+    """Sends llama.cpp one request at a time, so that results do not depend on other requests.
 
-    `server` is what it asks. Arguments as `LlamaCpp`.
+    `server` is the running server. Arguments as for `LlamaCpp`.
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
@@ -39,10 +39,10 @@ class GGUFRuntime(kdtool.Runtime):
         return self
 
     def answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
-        """Answer requests in their order; one whose prompt does not fit into the context is "refused".
+        """Answer requests in order; a prompt that exceeds the context is "refused".
 
         Raises:
-            UsageError: the file's template refuses a conversation.
+            UsageError: the file's chat template rejects a conversation.
         """
         for request in requests:
             try:
@@ -56,8 +56,9 @@ class GGUFRuntime(kdtool.Runtime):
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order.
 
-        The first token is predicted from the one that llama.cpp puts before a text, or from the end of text where it puts
-        none. Long texts are cut into windows that advance by half, as those of `kdtool_transformers.TransformersRuntime`.
+        The first token is predicted from the start token that llama.cpp prepends, or from the end-of-text token if it
+        prepends none. Long texts are cut into windows that advance by half, as in
+        `kdtool_transformers.TransformersRuntime`.
         """
         window = min(_LONGEST_WINDOW, self.context - 1)
         for text in texts:
@@ -67,11 +68,11 @@ class GGUFRuntime(kdtool.Runtime):
 
     @cached_property
     def context(self) -> int:
-        """Tokens of a prompt and its answer at most."""
+        """Maximum tokens of a prompt with its answer."""
         return int(self.server.get("/props")["default_generation_settings"]["n_ctx"])
 
     def count(self, text: str) -> int:
-        """Return how many tokens a text is."""
+        """Return the number of tokens of a text."""
         return len(pieces(self.server, text))
 
     def close(self) -> None:
@@ -80,7 +81,7 @@ class GGUFRuntime(kdtool.Runtime):
 
     @cached_property
     def _start(self) -> list[Piece]:
-        """Tokens that llama.cpp puts before a text: one, or none."""
+        """The tokens that llama.cpp prepends to a text: one, or none."""
         return pieces(self.server, "", begun=True)
 
     @cached_property
@@ -90,7 +91,9 @@ class GGUFRuntime(kdtool.Runtime):
             found = pieces(self.server, token) if token else []
             if len(found) == 1:
                 return found[0]
-        raise kdtool.UsageError("the file names no end-of-sequence token")
+        raise kdtool.UsageError(
+            "the GGUF file has no end-of-sequence token, which scoring needs; convert the model again"
+        )
 
     def _body(self, request: kdtool.Request) -> dict[str, Any]:
         return {
@@ -103,25 +106,25 @@ class GGUFRuntime(kdtool.Runtime):
         }
 
     def _prompt(self, request: kdtool.Request) -> list[Piece]:
-        """Return the tokens of a prompt. Given text, llama.cpp would put a start before one that has it already."""
-        found = pieces(self.server, self._written(request))
+        """Return the tokens of a prompt. Given text, llama.cpp would prepend a second start token."""
+        found = pieces(self.server, self._render(request))
         return found if found[:1] == self._start else [*self._start, *found]
 
-    def _written(self, request: kdtool.Request) -> str:
+    def _render(self, request: kdtool.Request) -> str:
         if not request.turns:
             return request.prompt
         messages = [{"role": role, "content": content} for role, content in request.turns]
-        written: str = self.server.post("/apply-template", {"messages": messages})["prompt"]
-        return written + request.prompt
+        rendered: str = self.server.post("/apply-template", {"messages": messages})["prompt"]
+        return rendered + request.prompt
 
 
-def _answer(request: kdtool.Request, told: Mapping[str, Any]) -> kdtool.TextAnswer:
+def _answer(request: kdtool.Request, response: Mapping[str, Any]) -> kdtool.TextAnswer:
     return kdtool.TextAnswer(
         id=request.id,
-        text=told["content"],
-        finish="length" if told["stop_type"] == "limit" else "stop",
-        tokens_in=told["tokens_evaluated"],
-        tokens_out=told["tokens_predicted"],
+        text=response["content"],
+        finish="length" if response["stop_type"] == "limit" else "stop",
+        tokens_in=response["tokens_evaluated"],
+        tokens_out=response["tokens_predicted"],
     )
 
 

@@ -1,9 +1,8 @@
-"""Log-likelihoods of given text from a server that tells probabilities of what it generates alone.
+"""Log-likelihoods of given text, from a server that returns probabilities only of generated tokens.
 
-llama.cpp's server does not tell how likely a prompt is (https://github.com/ggml-org/llama.cpp/issues/27174). So a grammar
-forces it to generate the text, token by token, and its probabilities are those from before sampling. That tells nothing of
-tokens that hold parts of a character, and a grammar forces none that ends an answer; these are looked up in the whole
-distribution behind the text before them.
+llama.cpp's server does not score prompts (https://github.com/ggml-org/llama.cpp/issues/27174). So a grammar forces it to
+generate the text token by token, and it returns the probabilities from before sampling. This fails for tokens that are
+parts of a character, and for tokens that end an answer; these are looked up in the full distribution after their context.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from kdtool_exporter_gguf._server import LlamaCpp, RefusedError
 __all__ = ["Piece", "log_likelihood", "pieces"]
 
 _LEAST = -104.0
-"""The logarithm of the least positive float32. llama.cpp computes probabilities in it, and tells log 0 as some -3e38."""
+"""Logarithm of the smallest positive float32, in which llama.cpp computes probabilities; it returns log 0 as some -3e38."""
 
 
 class Piece(NamedTuple):
-    """A token; `whole` if it stands for whole characters, as a grammar can force them."""
+    """A token; `whole` if it stands for whole characters, which a grammar can force."""
 
     id: int
     whole: bool
 
     @classmethod
-    def told(cls, token: Mapping[str, Any]) -> Piece:
-        """Take a token as `/tokenize` tells it: its text, or its bytes where these are none."""
+    def parse(cls, token: Mapping[str, Any]) -> Piece:
+        """Parse a token of the response of `/tokenize`: its text, or its bytes if they are not text."""
         text = token["piece"]
         return cls(int(token["id"]), isinstance(text, str) and text != "" and "\0" not in text)
 
 
 def pieces(server: LlamaCpp, text: str, *, begun: bool = False) -> list[Piece]:
-    """Return the tokens of a text as llama.cpp splits it; special ones written in it count.
+    """Return llama.cpp's tokens of a text, including special tokens written in it.
 
-    With `begun` they begin with those that llama.cpp puts before a text; else none are added.
+    With `begun`, they include the start token that llama.cpp prepends, if any.
     """
     body = {"content": text, "add_special": begun, "parse_special": True, "with_pieces": True}
-    return [Piece.told(token) for token in server.post("/tokenize", body)["tokens"]]
+    return [Piece.parse(token) for token in server.post("/tokenize", body)["tokens"]]
 
 
 def log_likelihood(server: LlamaCpp, tokens: Sequence[Piece], size: int) -> float:
@@ -59,43 +58,45 @@ def _values(server: LlamaCpp, before: Sequence[Piece], targets: Sequence[Piece])
     for whole, group in groupby(targets, key=lambda token: token.whole):
         ids = [token.id for token in group]
         for part in [ids] if whole else [[one] for one in ids]:
-            # Within a text what was computed of it is used again; of other texts never, which might round otherwise.
-            ask = _forced if whole else _looked_up
+            # Reuse the cache within a text only: reusing another text's might round differently.
+            ask = _force if whole else _look_up
             yield from (max(_LEAST, value) for value in ask(server, {"prompt": prompt, "cache_prompt": known}, part))
             prompt, known = [*prompt, *part], True
 
 
-def _forced(server: LlamaCpp, body: Mapping[str, Any], targets: Sequence[int]) -> list[float]:
-    """Return how likely each of some tokens is when a grammar allows no other."""
+def _force(server: LlamaCpp, body: Mapping[str, Any], targets: Sequence[int]) -> list[float]:
+    """Return the log-probabilities of tokens that a grammar forces the server to generate."""
     grammar = "root ::= " + " ".join(f"<[{target}]>" for target in targets)
     try:
-        told = _told(server, {**body, "n_predict": len(targets), "n_probs": 1, "grammar": grammar})
-    except RefusedError:  # one of them ends an answer, which a grammar does not force; it is looked for by halves
+        generated = _generate(server, {**body, "n_predict": len(targets), "n_probs": 1, "grammar": grammar})
+    except RefusedError:  # one of them ends an answer, which a grammar cannot force: find it by bisection
         if len(targets) == 1:
-            return _looked_up(server, body, targets)
+            return _look_up(server, body, targets)
         first, second = targets[: len(targets) // 2], targets[len(targets) // 2 :]
         behind = {"prompt": [*body["prompt"], *first], "cache_prompt": True}
-        return [*_forced(server, body, first), *_forced(server, behind, second)]
-    if [one["id"] for one in told] != list(targets):
-        raise kdtool.PluginError("llama.cpp did not generate the text that a grammar forced it to")
-    return [one["logprob"] for one in told]
+        return [*_force(server, body, first), *_force(server, behind, second)]
+    if [one["id"] for one in generated] != list(targets):
+        raise kdtool.PluginError(
+            "llama.cpp did not generate the text that a grammar requires; measure with another version of xllamacpp"
+        )
+    return [one["logprob"] for one in generated]
 
 
-def _looked_up(server: LlamaCpp, body: Mapping[str, Any], targets: Sequence[int]) -> list[float]:
-    """Return how likely one token is, from the probabilities of all."""
-    # Led to draw a letter, since nothing is told of a draw that is no whole character; what it tells is from before that.
-    letter, vocabulary = _surroundings(server)
-    told = _told(server, {**body, "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[letter, 1000]]})
+def _look_up(server: LlamaCpp, body: Mapping[str, Any], targets: Sequence[int]) -> list[float]:
+    """Return the log-probability of one token, from the full distribution."""
+    # Bias the server towards a letter: it returns nothing for a partial character. Probabilities are from before the bias.
+    letter, vocabulary = _letter_and_vocabulary(server)
+    generated = _generate(server, {**body, "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[letter, 1000]]})
     (target,) = targets
-    return [next(one["logprob"] for one in told[0]["top_logprobs"] if one["id"] == target)]
+    return [next(one["logprob"] for one in generated[0]["top_logprobs"] if one["id"] == target)]
 
 
-def _told(server: LlamaCpp, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _generate(server: LlamaCpp, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     answer = server.post("/completion", {**body, "temperature": 0, "samplers": ["temperature"]})
     found: list[dict[str, Any]] = answer.get("completion_probabilities", [])
     return found
 
 
-def _surroundings(server: LlamaCpp) -> tuple[int, int]:
-    """Return the id of a letter, and the number of tokens."""
+def _letter_and_vocabulary(server: LlamaCpp) -> tuple[int, int]:
+    """Return the id of a letter, and the size of the vocabulary."""
     return pieces(server, "a")[-1].id, server.get("/v1/models")["data"][0]["meta"]["n_vocab"]

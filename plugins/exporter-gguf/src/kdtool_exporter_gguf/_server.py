@@ -1,4 +1,4 @@
-"""llama.cpp's server in a process of its own, spoken to over the loopback interface."""
+"""Client of llama.cpp's server, which runs in a separate process on the loopback interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LlamaCpp", "RefusedError"]
 
 
 class RefusedError(Exception):
-    """The server refuses a request; the message is its own, and so is `kind`, "" where it names none."""
+    """The server refused a request; the message and `kind` ("" for none) are the server's."""
 
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
@@ -35,11 +35,11 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
 
     Args:
         file: the model.
-        context: tokens of a prompt and its answer at most; the model's own context where that is shorter.
-        threads: of the processor; None leaves them to llama.cpp.
+        context: maximum tokens of a prompt with its answer; the model's own context is the upper limit.
+        threads: number of CPU threads; None uses llama.cpp's default.
 
     Raises:
-        UsageError: llama.cpp does not open the file.
+        UsageError: llama.cpp cannot open the file.
     """
 
     def __init__(self, file: Path, *, context: int, threads: int | None) -> None:
@@ -54,25 +54,23 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
         try:
-            self._address = self._started(
-                {"model": str(file), "context": context, "threads": threads, "key": self._key}
-            )
+            self._address = self._start({"model": str(file), "context": context, "threads": threads, "key": self._key})
         except BaseException:
             self.close()
             raise
 
     def get(self, path: str) -> Any:
-        """Return what the server tells at a path. Raises as `post`."""
-        return self._asked("GET", path, None)
+        """Return the response to a GET request. Raises as `post`."""
+        return self._send("GET", path, None)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Return the server's answer.
+        """Return the response to a POST request.
 
         Raises:
-            RefusedError: this request cannot be answered.
+            RefusedError: the server refused this request.
             PluginError: llama.cpp has ended.
         """
-        return self._asked("POST", path, json.dumps(body))
+        return self._send("POST", path, json.dumps(body))
 
     def close(self) -> None:
         """End the process. Safe to call twice."""
@@ -83,23 +81,23 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _started(self, told: Mapping[str, Any]) -> str:
-        """Tell the process what to serve, and return the host and port that it answers with."""
+    def _start(self, settings: Mapping[str, Any]) -> str:
+        """Send the settings to the process, and return the host and port that it listens on."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise AssertionError("both are pipes")
         try:
-            stdin.write(json.dumps(told).encode() + b"\n")
+            stdin.write(json.dumps(settings).encode() + b"\n")
             stdin.flush()
-        except OSError:  # it ended at once; its last words say why
+        except OSError:  # it ended at once; its last line of output explains why
             pass
         for line in stdout:
             if line.startswith(READY.encode()):
                 return urlsplit(line.decode().removeprefix(READY).strip()).netloc
-        raise kdtool.UsageError(f"llama.cpp does not open {self._file}: {self._last_words()}")
+        raise kdtool.UsageError(f"llama.cpp does not open {self._file}: {self._last_words()}; convert the model again")
 
-    def _asked(self, method: str, path: str, body: str | None) -> Any:
-        connection = HTTPConnection(self._address)  # of http.client: no proxy is asked
+    def _send(self, method: str, path: str, body: str | None) -> Any:
+        connection = HTTPConnection(self._address)  # http.client uses no proxy
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, body, headers)
@@ -110,8 +108,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         finally:
             connection.close()
         if response.status != 200:
-            told = answer.get("error", {})
-            raise RefusedError(told.get("message", f"status {response.status}"), told.get("type", ""))
+            problem = answer.get("error", {})
+            raise RefusedError(problem.get("message", f"status {response.status}"), problem.get("type", ""))
         return answer
 
     def _last_words(self) -> str:

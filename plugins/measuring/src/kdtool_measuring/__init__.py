@@ -1,9 +1,11 @@
-"""What evaluators share: what is asked, what was answered, and measurements with intervals. A library, no plugin.
+"""Library for evaluators: test sets, stored answers, and measurements with intervals. Not a plugin.
 
-`DocumentEvaluator` is the base of evaluators of documents, which `held_out` chooses and `digest` names, and `score_texts` a
-subject's log-likelihoods of texts; `records_of` and `chosen` read test sets (`_published`);
-`answered` asks a subject and keeps its answers (`_answers`, `_journal`), `ask_teacher` a teacher whose answers are learned
-(`_teacher`); `measured` makes a measurement of items. Comparing subjects is the core's.
+- `DocumentEvaluator` is the base of evaluators of held-out documents (`_documents`); `score_texts` scores texts
+- `held_out` selects documents, and `digest` identifies the selection
+- `records_of` and `choose` read test sets (`_published`)
+- `collect_answers` asks a subject and stores its answers (`_answers`, `_journal`)
+- `ask_teacher` does so for a teacher whose answers become training text (`_teacher`)
+- `make_measurement` turns items into a measurement; the core compares subjects
 """
 
 from __future__ import annotations
@@ -11,21 +13,21 @@ from __future__ import annotations
 from kdtool_measuring._answers import (
     Answer,
     Counting,
-    answered,
     bytes_of_exact_heads,
     bytes_to_answer,
     cannot,
+    collect_answers,
     file_of,
-    fitted,
-    opened,
+    fit_prompt,
+    measure_missing_answers,
+    open_for_measuring,
     seed_of,
-    unanswered,
 )
 from kdtool_measuring._documents import DocumentEvaluator, score_texts, unfit_to_score
-from kdtool_measuring._items import Document, Item, digest, held_out, measured, text_of, without_text
+from kdtool_measuring._items import Document, Item, digest, held_out, make_measurement, text_of, without_text
 from kdtool_measuring._journal import Journal, journal
-from kdtool_measuring._published import Kind, check_fields, chosen, records_of, unpacked
-from kdtool_measuring._teacher import ask_teacher, kept_answers, mending
+from kdtool_measuring._published import Kind, check_fields, choose, read_and_hash, records_of
+from kdtool_measuring._teacher import ask_teacher, kept_answers, refusal_remedy
 
 __all__ = [
     "Answer",
@@ -35,28 +37,28 @@ __all__ = [
     "Item",
     "Journal",
     "Kind",
-    "answered",
     "ask_teacher",
     "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
     "check_fields",
-    "chosen",
+    "choose",
+    "collect_answers",
     "digest",
     "file_of",
-    "fitted",
+    "fit_prompt",
     "held_out",
     "journal",
     "kept_answers",
-    "measured",
-    "mending",
-    "opened",
+    "make_measurement",
+    "measure_missing_answers",
+    "open_for_measuring",
+    "read_and_hash",
     "records_of",
+    "refusal_remedy",
     "score_texts",
     "seed_of",
     "text_of",
-    "unanswered",
     "unfit_to_score",
-    "unpacked",
     "without_text",
 ]

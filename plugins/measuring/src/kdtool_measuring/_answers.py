@@ -1,4 +1,4 @@
-"""Answers of a subject, asked for once: each is on disk before the next one counts; a killed run asks for the rest."""
+"""Ask a subject once per request: each answer is on disk before the next one counts, and a resumed run asks for the rest."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from kdtool_measuring._journal import journal
 __all__ = [
     "Answer",
     "Counting",
-    "answered",
     "bytes_of_exact_heads",
     "bytes_to_answer",
     "cannot",
+    "collect_answers",
     "file_of",
-    "fitted",
-    "opened",
+    "fit_prompt",
+    "measure_missing_answers",
+    "open_for_measuring",
     "seed_of",
-    "unanswered",
 ]
 
 _ABILITIES: Mapping[kdtool.Ability, str] = {
-    "continue": "continue text, only answer what a user says",
-    "converse": "answer in a conversation, only continue text",
-    "prefill": "go on from the beginning of an answer",
-    "score": "tell how likely a text is",
+    "continue": "continue text, only answer in a chat",
+    "converse": "answer in a chat, only continue text",
+    "prefill": "continue the beginning of an answer",
+    "score": "score text",
 }
 _WITHOUT = "which are longer than its context or refused by its server"
 _TEXTS_AT_ONCE = 16
 _STARTS = 4
-"""Tokens that tokenizers put before a prompt by themselves, at most."""
+"""Maximum number of tokens that tokenizers prepend to a prompt."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """An answer to the request of the same id.
 
-    `finish` says why it ended, as in `kdtool.TextAnswer`; `continues` whether it goes on behind the request's prompt, or
-    begins a turn of its own because there was none. `reason` is what a server says why it refused.
+    `finish` is the reason why it ended, as in `kdtool.TextAnswer`. `continues` is true if the answer continues the request's
+    prompt, and false if it is a turn of its own. `reason` is a server's message about a refusal.
     """
 
     id: str
@@ -57,11 +57,11 @@ class Answer:
 
     @property
     def missing(self) -> bool:
-        """Whether there is none: the prompt is too long for the subject's context, or a server refuses it."""
+        """True if there is no answer: the prompt exceeds the subject's context, or a server refuses it."""
         return self.finish == "refused" and not self.text
 
 
-def answered(
+def collect_answers(
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
     ids: Sequence[str],
@@ -70,27 +70,27 @@ def answered(
     evaluator: str,
     unfit: Callable[[kdtool.Runtime], str] | None = None,
 ) -> list[Answer] | None:
-    """Return a subject's answers in the order of `ids`; None, and a line for the user, where it cannot be asked.
+    """Return a subject's answers in the order of `ids`; None, with a message to the user, if it cannot be asked.
 
-    They are kept in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one is
-    missing. Of what a request needs, `runtime.abilities` may lack something: then nothing is asked. How many requests got
-    no answer (`Answer.missing`) is said; who answers none of them is left out. A run that goes on asks again what was
-    refused before: a server may have more room by then.
+    Answers are stored in the run's folder, in `<evaluator>.<subject>.samples.jsonl`, and the subject is opened only if one
+    is missing. A subject is skipped if `runtime.abilities` lacks what a request needs, or if it answers no request. A
+    message counts the requests without an answer (`Answer.missing`). A resumed run retries refused requests, since a server
+    may have more room by then.
 
     Args:
-        run: the run that measures.
-        subject: who is asked.
-        ids: one for each request.
-        ask: makes the request of an id; it may look at the opened subject. None where that cannot be asked whole, and
-            shortened would be something else: it gets no answer.
-        evaluator: who asks, for the file's name and for messages.
-        unfit: says why an opened subject cannot be asked in this way, "" where it can; None takes all.
+        run: the run.
+        subject: the subject to ask.
+        ids: one per request.
+        ask: makes the request for an id, given the opened subject. Returns None for a request that does not fit and must
+            not be shortened; it gets no answer.
+        evaluator: the calling evaluator, for the file name and messages.
+        unfit: returns why an opened subject cannot be asked in this way, "" if it can. None accepts all.
     """
     file = file_of(run, evaluator, subject, "samples")
     with journal(file, Answer, run.say, outdated=lambda one: one.finish == "refused") as kept:
         missing = [name for name in ids if name not in kept]
         if missing:
-            with opened(run, subject, evaluator, unfit) as runtime:
+            with open_for_measuring(run, subject, evaluator, unfit) as runtime:
                 if runtime is None:
                     return None
                 made = {name: ask(name, runtime) for name in missing}
@@ -119,10 +119,12 @@ def answered(
     return answers
 
 
-def unanswered(evaluator: str, subject: kdtool.Subject, answers: Sequence[Answer]) -> Iterator[kdtool.Measurement]:
-    """Yield the share of requests without an answer as `<evaluator>.unanswered`, to stand beside scores; nothing for none.
+def measure_missing_answers(
+    evaluator: str, subject: kdtool.Subject, answers: Sequence[Answer]
+) -> Iterator[kdtool.Measurement]:
+    """Yield the share of requests without an answer as `<evaluator>.unanswered`; nothing if all were answered.
 
-    In scores they count as failed, so that all subjects are compared on the same items.
+    Scores count them as failed, so that all subjects are compared on the same items.
     """
     if count := sum(one.missing for one in answers):
         yield kdtool.Measurement(
@@ -137,7 +139,7 @@ def unanswered(evaluator: str, subject: kdtool.Subject, answers: Sequence[Answer
 
 
 def cannot(ability: kdtool.Ability) -> str:
-    """Say that a subject lacks an ability, to stand behind "it is left out"."""
+    """Return the clause "it cannot …" for a missing ability, as the reason why a subject is left out."""
     return f"it cannot {_ABILITIES[ability]}"
 
 
@@ -146,13 +148,13 @@ def _needed(requests: Iterable[kdtool.Request]) -> set[kdtool.Ability]:
 
 
 @contextmanager
-def opened(
+def open_for_measuring(
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
     evaluator: str,
     unfit: Callable[[kdtool.Runtime], str] | None = None,
 ) -> Iterator[kdtool.Runtime | None]:
-    """Open a subject, and close it behind the block; None, and a line for the user, where that cannot be or it is unfit."""
+    """Open a subject for the block; None, with a message to the user, if nothing opens it or it is unfit."""
     found = kdtool.open_subject(run, subject)
     if found is None:
         run.say(f"{evaluator}: {subject.name} is left out, no component opens it")
@@ -166,7 +168,7 @@ def opened(
 
 
 def seed_of(seed: int, name: str) -> int:
-    """Return the seed, of 31 bits, of the request of that id, so that its answer does not depend on what is asked beside."""
+    """Return a 31-bit seed for the request of that id, so that its answer does not depend on the other requests."""
     return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:4], "big") >> 1
 
 
@@ -176,18 +178,17 @@ class Counting(Protocol):
 
     @property
     def context(self) -> int:
-        """Tokens of a prompt and its answer at most; 0 for no limit."""
+        """Maximum tokens of a prompt and its answer together; 0 for no limit."""
 
     def count(self, text: str) -> int:
-        """Return how many tokens a text is."""
+        """Return the number of tokens of a text."""
 
 
-def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
-    """Return the end of a prompt that leaves room in the subject's context for an answer; all of it where that is not known.
+def fit_prompt(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
+    """Return as much of a prompt's end as leaves room for an answer in the subject's context; all of it if that is unknown.
 
-    It is known of runtimes that are `Counting`, and of others with a model.
-
-    Where the answer would take more than half of the context, the prompt gets the other half: answers end with the context.
+    The context is known for `Counting` runtimes, and for others with a model. If the answer would fill more than half of
+    the context, the prompt gets the other half, and the answer ends with the context.
     """
     context, count = _context(runtime)
     if not context:
@@ -199,7 +200,7 @@ def fitted(prompt: str, runtime: kdtool.Runtime, maximum_tokens: int) -> str:
 
 
 def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
-    """Return a subject's context, 0 where it is not known, and what counts tokens."""
+    """Return a subject's context, 0 if unknown, and a function that counts tokens."""
     if isinstance(runtime, Counting):
         return runtime.context, runtime.count
     model = runtime.model
@@ -209,23 +210,23 @@ def _context(runtime: kdtool.Runtime) -> tuple[int, Callable[[str], int]]:
 
 
 def bytes_to_answer(ahead: kdtool.RunForecast, tokens: int) -> int:
-    """Return the memory of a student that answers: weights as saved, and keys and values of texts decoded together.
+    """Return the bytes that a student needs to answer: weights as saved, and the keys and values of a batch.
 
-    `tokens` are those of one prompt and its answer.
+    `tokens` is the length of one prompt with its answer.
     """
     student = ahead.models[ahead.student]
     head_size = student.head_size or student.hidden // student.heads
     values = 2 * student.layers * student.kv_heads * head_size * _TEXTS_AT_ONCE * tokens
-    # Autocast does not shrink them: rotary embeddings of float32 states are float32. Weights that stay in bfloat16 do;
+    # Autocast does not shrink keys and values: rotary embeddings of float32 states are float32. bfloat16 weights do;
     # float16 is widened to float32, since no device measures in it.
     saved = ahead.student_bytes // student.parameters
     return ahead.student_bytes + (saved if student.dtype == "bfloat16" else 4) * values
 
 
 def bytes_of_exact_heads(ahead: kdtool.RunForecast, teachers: Sequence[str] = ()) -> int:
-    """Return the bytes of float32 copies of the student's head and of one teacher's, the largest.
+    """Return the bytes of float32 copies of the student's head and of the largest teacher's head.
 
-    Logits that are measured are projected in float32. A head that is float32 already is not copied.
+    Evaluators project logits in float32. A float32 head is not copied.
     """
     student = ahead.models[ahead.student]
     copied = [student] if ahead.student_bytes < 4 * student.parameters else []
@@ -239,5 +240,5 @@ def _head_bytes(facts: kdtool.ModelFacts) -> int:
 
 
 def file_of(run: kdtool.RunInfo, evaluator: str, subject: kdtool.Subject, what: str) -> Path:
-    """Return the file below the run's folder in which something of a subject is kept, such as its samples."""
+    """Return the file in the run's folder for one kind of a subject's records, such as its samples."""
     return run.folder / (re.sub(r"[^\w.-]", "_", f"{evaluator}.{subject.name}") + f".{what}.jsonl")

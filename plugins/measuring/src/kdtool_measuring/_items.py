@@ -13,7 +13,7 @@ from typing import Literal
 
 import kdtool
 
-__all__ = ["Document", "Item", "digest", "held_out", "measured", "text_of", "without_text"]
+__all__ = ["Document", "Item", "digest", "held_out", "make_measurement", "text_of", "without_text"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Item:
-    """What one document or task adds to a measurement: its sum and its weight (for instance nats and tokens).
+    """Contribution of one document or task to a measurement: its sum and its weight (for instance nats and tokens).
 
-    `shown` is what there is to read of it, texts by what they are (`answer`, `verdict`), for reports.
+    `shown` maps labels such as `answer` and `verdict` to texts that reports show.
     """
 
     item: str
@@ -38,29 +38,29 @@ class Item:
 
 
 def held_out(run: kdtool.RunInfo, split: kdtool.Split, *, most: int, characters: int) -> list[Document]:
-    """Choose at most `most` documents of a split, each cut after `characters`.
+    """Select at most `most` documents of a split, each cut after `characters`.
 
-    The choice follows the hashes of the documents' ids: it is the same on every machine, spread over the whole split, and
-    hardly changes when a few documents come or go. Blank documents are left out. A prompt with its completion and a
-    conversation are taken as one text.
+    Documents are selected by the hashes of their ids: the same on every machine, spread over the whole split, and stable
+    when a few documents come or go. Blank documents are skipped. A prompt with its completion is one text, and so is a
+    conversation.
     """
     candidates = _documents(run, split, characters)
     return nsmallest(most, candidates, key=lambda document: sha256(document.id.encode("utf-8")).digest())
 
 
 def without_text(evaluator: str, split: kdtool.Split, lacking: str = "no documents") -> kdtool.UsageError:
-    """Return the error of an evaluator that finds nothing in a split to measure on: a run without a score is no success."""
+    """Return the error for a split without anything to measure on: a run without a score has failed."""
     return kdtool.UsageError(
         f"{evaluator}.split: {split!r} holds {lacking}, so there is nothing to measure on; give the recipe text of that "
-        f"split (settings of a corpus such as `{split}_share` or `split` say what belongs to it), or `kdtool eval` a corpus "
-        "(--corpus), or leave the evaluator out"
+        f"split (by a corpus setting such as `{split}_share` or `split`), pass --corpus to `kdtool eval`, or remove the "
+        "evaluator"
     )
 
 
 def digest(documents: Sequence[Document]) -> str:
-    """Return what tells these documents from others, for a measurement's settings: 12 digits of a hash of ids and texts.
+    """Return a digest of the documents for a measurement's settings: 12 hex digits over ids and texts.
 
-    Subjects of two runs are compared only where all settings are the same, so a name that two texts have is no trap.
+    Runs are compared only if all settings are equal, so different texts with the same ids are never mixed up.
     """
     found = sha256()
     for document in documents:
@@ -68,7 +68,7 @@ def digest(documents: Sequence[Document]) -> str:
     return found.hexdigest()[:12]
 
 
-def measured(
+def make_measurement(
     items: Sequence[Item],
     run: kdtool.RunInfo,
     subject: kdtool.Subject,
@@ -79,17 +79,17 @@ def measured(
     settings: Mapping[str, str],
     transform: Literal["identity", "exp"] = "identity",
 ) -> kdtool.Measurement:
-    """Return the measurement transform(Σ sum / Σ weight) and write its items into the run's folder.
+    """Return the measurement transform(Σ sum / Σ weight), and write its items into the run's folder.
 
-    `low` and `high` are those of `kdtool.interval_of`; None for fewer than two items that weigh anything, and where a bound
-    is too large for a number.
+    `low` and `high` come from `kdtool.interval_of`; None for fewer than two items of positive weight, or if a bound
+    overflows.
 
     Raises:
-        PluginError: there are no items, they weigh nothing, or an item or the value is not finite.
+        PluginError: there are no items, their weights sum to 0, or an item or the value is not finite.
     """
     _check(items, name, subject)
     mean = sum(item.sum for item in items) / sum(item.weight for item in items)
-    value = _transformed(mean, transform, name, subject)
+    value = _transform(mean, transform, name, subject)
     bounds = kdtool.interval_of(((item.sum, item.weight) for item in items), unit=unit, transform=transform)
     low, high = bounds if bounds and all(map(isfinite, bounds)) else (None, None)
     path = run.folder / (re.sub(r"[^\w.-]", "_", f"{name}.{subject.name}") + ".items.jsonl")
@@ -120,7 +120,7 @@ def _documents(run: kdtool.RunInfo, split: kdtool.Split, characters: int) -> Ite
 
 
 def text_of(body: kdtool.Text | kdtool.Completion | kdtool.Messages) -> str:
-    """Return a body as one text: a prompt goes on in its completion, and turns of a conversation are lines."""
+    """Return a body as one text: prompt and completion concatenated, turns of a conversation as lines."""
     if isinstance(body, kdtool.Text):
         return body.text
     if isinstance(body, kdtool.Completion):
@@ -137,14 +137,16 @@ def _check(items: Sequence[Item], name: str, subject: kdtool.Subject) -> None:
     for item in items:
         if not (isfinite(item.sum) and isfinite(item.weight)):
             raise kdtool.PluginError(
-                f"{name} of {subject.name} is not a finite number on {item.item!r}: the model computes NaN or infinity; "
-                "see whether its training diverged"
+                f"{name} of {subject.name} is not finite on {item.item!r}: the model computes NaN or infinity; check "
+                "whether its training diverged"
             )
     if not sum(item.weight for item in items) > 0:
-        raise kdtool.PluginError(f"{name} of {subject.name} has nothing to be measured on: no items, or all weigh 0")
+        raise kdtool.PluginError(
+            f"{name} of {subject.name} has nothing to measure on: no items, or all weigh 0; add text"
+        )
 
 
-def _transformed(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:
+def _transform(value: float, transform: str, name: str, subject: kdtool.Subject) -> float:
     if transform == "identity":
         return value
     try:

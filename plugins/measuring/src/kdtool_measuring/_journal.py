@@ -1,6 +1,6 @@
-"""Records that outlive the process: each is on disk, a line of JSON with its digest, before the next one counts.
+"""Append-only records: each is on disk, as a line of JSON with its digest, before the next one counts.
 
-In memory is only where each record stands. What is not as it was written is left out, and costs no other record.
+Only the records' offsets are held in memory. Damaged lines are dropped without affecting other records.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def journal(
     *,
     outdated: Callable[[Record], bool] | None = None,
 ) -> Iterator[Journal[Record]]:
-    """Open the journal in a file, which is made if it is not there.
+    """Open the journal in a file, creating it if necessary.
 
-    A line that a killed process left half written is cut off. Others that are no record are taken out, and that is said.
+    A half-written last line of a killed process is cut off. Other damaged lines are removed, with a message.
 
     Args:
         path: the file.
-        kind: what the records are: a dataclass of plain fields with an `id`.
-        say: tells the user how many lines are damaged.
-        outdated: picks records of an earlier process that are to be made again: they are taken out. None keeps all.
+        kind: class of the records: a dataclass of plain fields with an `id`.
+        say: shows a message to the user.
+        outdated: selects records of earlier processes to remove, so that they are made again. None keeps all.
     """
     kdtool.commit(path.parent, path, growing=True)
     pieces, damaged = _pieces(path, kind, outdated)
     if damaged:
         lines = "1 line is damaged and was" if damaged == 1 else f"{damaged:,} lines are damaged and were"
-        say(f"{path}: {lines} taken out; what is missing now is made again, all else is kept")
-    opened = Journal(path, kind, _rewritten(path, pieces))
+        say(f"{path}: {lines} removed; only these records are made again")
+    opened = Journal(path, kind, _rewrite(path, pieces))
     try:
         yield opened
     finally:
@@ -61,7 +61,7 @@ def journal(
 
 
 class Journal(Mapping[str, Record], Generic[Record]):
-    """The records of an open file by their `id`; of several with one id, the last."""
+    """Records of an open file by their `id`; the last one wins if several share an id."""
 
     def __init__(self, path: Path, kind: type[Record], places: dict[str, int]) -> None:
         self._path = path
@@ -70,7 +70,7 @@ class Journal(Mapping[str, Record], Generic[Record]):
         self._file = path.open("a+b")
 
     def add(self, record: Record) -> None:
-        """Keep a record, also through a failing of power."""
+        """Append a record; it survives a power failure."""
         place = self._file.seek(0, os.SEEK_END)
         self._file.write(kdtool.seal_line(asdict(record)))
         self._file.flush()
@@ -85,13 +85,15 @@ class Journal(Mapping[str, Record], Generic[Record]):
         """Return the record of an id.
 
         Raises:
-            KeyError: there is none.
-            StorageError: somebody else wrote into the file.
+            KeyError: the id is unknown.
+            StorageError: another process wrote into the file.
         """
         self._file.seek(self._places[name])
         found = _record(self._file.readline(), self._kind)
         if found is None:
-            raise kdtool.StorageError(f"{self._path} changed while it was read")
+            raise kdtool.StorageError(
+                f"{self._path} changed while it was read; end other runs in this folder, run again"
+            )
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -105,7 +107,7 @@ class Journal(Mapping[str, Record], Generic[Record]):
 
 
 class _Piece(NamedTuple):
-    """A line of a file that is a record: its id, where it begins, and its bytes."""
+    """A valid line of a file: its record's id, offset and bytes."""
 
     name: str
     place: int
@@ -113,7 +115,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(path: Path, kind: type[Record], outdated: Callable[[Record], bool] | None) -> tuple[list[_Piece], int]:
-    """Return the records of a file that are wanted, and how many of its whole lines are none."""
+    """Return the valid, current records of a file, and the number of damaged lines."""
     pieces, damaged, place = list[_Piece](), 0, 0
     with path.open("a+b") as file:
         file.seek(0)
@@ -127,8 +129,8 @@ def _pieces(path: Path, kind: type[Record], outdated: Callable[[Record], bool] |
     return pieces, damaged
 
 
-def _rewritten(path: Path, pieces: list[_Piece]) -> dict[str, int]:
-    """Leave nothing but these pieces in a file, all of them at any moment, and return where each is then."""
+def _rewrite(path: Path, pieces: list[_Piece]) -> dict[str, int]:
+    """Atomically reduce a file to these pieces, and return their new offsets."""
     if sum(piece.size for piece in pieces) < path.stat().st_size:
         made = path.with_name(f"{path.name}.new")
         with path.open("rb") as file, made.open("wb") as other:
@@ -143,7 +145,7 @@ def _rewritten(path: Path, pieces: list[_Piece]) -> dict[str, int]:
 
 
 def _record(line: bytes, kind: type[Record]) -> Record | None:
-    """Return the record that a line holds; None where it was not written to its end, is damaged, or is of another kind."""
+    """Parse a line; None if it is incomplete, damaged, or a record of another class."""
     content = kdtool.unseal_line(line)
     try:
         found = kind(**content) if content is not None else None

@@ -1,4 +1,4 @@
-"""Test sets as they are published: lines of JSON, packed by gzip or not, of which all or some items are taken."""
+"""Read published test sets: lines of JSON, optionally gzipped, of which all or some items are used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import kdtool
 
-__all__ = ["Kind", "check_fields", "chosen", "records_of", "unpacked"]
+__all__ = ["Kind", "check_fields", "choose", "read_and_hash", "records_of"]
 
 Kind = Literal["text", "texts", "text or number"]
-"""What a field of a record is to be; `texts` is a list of them."""
+"""Expected type of a record's field; `texts` is a list of text."""
 
 
 class _Named(Protocol):
@@ -28,39 +28,41 @@ class _Named(Protocol):
 T = TypeVar("T", bound=_Named)
 
 
-def unpacked(file: Path | Traversable, key: str) -> tuple[bytes, str]:
-    """Return a file's content and its SHA-256.
+def read_and_hash(file: Path | Traversable, key: str) -> tuple[bytes, str]:
+    """Return a file's content, decompressed, and the SHA-256 of it.
 
     Args:
-        file: packed by gzip or not.
+        file: the file, gzipped or not.
         key: the setting that names it, for messages.
 
     Raises:
-        kdtool.UsageError: it cannot be read.
+        kdtool.UsageError: the file cannot be read.
     """
     try:
         packed = file.read_bytes()
         content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
     except (OSError, EOFError, zlib.error) as error:
-        raise kdtool.UsageError(f"{key}: {file} cannot be read: {error}") from error
+        raise kdtool.UsageError(
+            f"{key}: {file} cannot be read: {error}; expected is a text file, plain or gzipped"
+        ) from error
     return content, hashlib.sha256(content).hexdigest()
 
 
 def records_of(
     file: Path | Traversable, key: str, needed: Mapping[str, Kind], expected: str
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield a file's records, each behind its place, for messages: setting, file and line.
+    """Yield a file's records, each with its location (setting, file and line) for messages.
 
     Args:
-        file: as for `unpacked`.
+        file: as for `read_and_hash`.
         key: the setting that names it.
         needed: the fields of a record.
-        expected: the name of the file that is meant.
+        expected: the name of the expected file, for messages.
 
     Raises:
-        kdtool.UsageError: it cannot be read, holds nothing, or a line is no such record.
+        kdtool.UsageError: the file cannot be read or is empty, or a line is not such a record.
     """
-    lines = unpacked(file, key)[0].decode("utf-8", "replace").split("\n")
+    lines = read_and_hash(file, key)[0].decode("utf-8", "replace").split("\n")
     if not any(map(str.strip, lines)):
         raise kdtool.UsageError(f"{key}: {file} holds no record; expected is {expected}")
     for number, line in enumerate(lines, 1):
@@ -70,18 +72,18 @@ def records_of(
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise kdtool.UsageError(f"{place}: is no JSON: {error}; expected is {expected}") from error
+            raise kdtool.UsageError(f"{place}: not JSON: {error}; expected is {expected}") from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
-            raise kdtool.UsageError(f"{place}: is no record with {', '.join(needed)}; expected is {expected}")
+            raise kdtool.UsageError(f"{place}: not a record with {', '.join(needed)}; expected is {expected}")
         check_fields(record, needed, place, expected)
         yield place, record
 
 
 def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: str, expected: str) -> None:
-    """Refuse a record in which a field is missing or is something else than it is to be; arguments as for `records_of`.
+    """Check that all fields are present and of the expected type. Arguments as for `records_of`.
 
     Raises:
-        kdtool.UsageError: it is one; the message names the field.
+        kdtool.UsageError: a field is missing or of another type; the message names it.
     """
     for name, kind in needed.items():
         if name not in record:
@@ -89,7 +91,7 @@ def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: s
         if not _is(record[name], kind):
             shown = json.dumps(record[name])[:40]
             wanted = "a list of texts" if kind == "texts" else f"a {kind}"
-            raise kdtool.UsageError(f"{place}: {name} is {shown}, and not {wanted}; expected is {expected}")
+            raise kdtool.UsageError(f"{place}: {name} is {shown}, not {wanted}; expected is {expected}")
 
 
 def _is(value: Any, kind: Kind) -> bool:
@@ -99,10 +101,10 @@ def _is(value: Any, kind: Kind) -> bool:
     return isinstance(value, str) or number
 
 
-def chosen(items: Sequence[T], most: int | None) -> Sequence[T]:
-    """Return at most `most` items, the same ones everywhere, in the order given; all for None.
+def choose(items: Sequence[T], most: int | None) -> Sequence[T]:
+    """Select at most `most` items by the hashes of their ids, keeping their order; all for None.
 
-    The choice follows the hashes of their ids.
+    Every machine selects the same items.
     """
     if most is None or most >= len(items):
         return items

@@ -1,4 +1,4 @@
-"""A teacher that is asked for text to learn from: each answer is kept; one that refuses everything is asked no further."""
+"""Ask a teacher for training text: store each answer, and stop early if it refuses everything."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import kdtool
 
 from kdtool_measuring._journal import Journal, journal
 
-__all__ = ["ask_teacher", "kept_answers", "mending"]
+__all__ = ["ask_teacher", "kept_answers", "refusal_remedy"]
 
 _FIRST = 16
-"""Where a teacher refuses all of so many first requests, others are not worth asking."""
+"""Stop asking if a teacher refuses all of the first so many requests."""
 
 
 @contextmanager
 def kept_answers(run: kdtool.RunInfo, file: Path, *, again: bool) -> Iterator[Journal[kdtool.TextAnswer]]:
-    """Open the journal of a teacher's answers; `again` takes refusals out, to be asked for once more.
+    """Open the journal of a teacher's answers; `again` removes refusals, so that they are retried.
 
-    A run does that when it first opens the file: a server that refused before may have more room now.
+    Pass it when a run first opens the file: a server that refused before may have more room now.
     """
     outdated = (lambda answer: answer.finish == "refused") if again else None
     with journal(file, kdtool.TextAnswer, run.say, outdated=outdated) as kept:
@@ -36,25 +36,25 @@ def ask_teacher(
     progress: Callable[[], None],
     replaced: bool = False,
 ) -> None:
-    """Ask a teacher, and keep each answer. How many requests it refused is said, with the first reason that it gave.
+    """Ask a teacher and store each answer; a message counts refusals, with the first reason.
 
     Args:
-        run: the run, which reaches the teacher.
+        run: the run, which provides the teacher.
         teacher: its name in the recipe.
-        requests: what is not kept yet.
-        kept: where answers go.
-        progress: called behind each answer.
-        replaced: somebody else answers what this teacher refuses, so that it is asked everything whatever it says.
+        requests: those without a stored answer.
+        kept: journal of the answers.
+        progress: called after each answer.
+        replaced: another teacher answers what this one refuses, so never stop early.
 
     Raises:
-        UsageError: nothing is kept, and each of the first requests is refused for a reason that is not the model's.
+        UsageError: the journal was empty, and a server refused each of the first requests with a reason.
     """
     if kept:
-        run.say(f"{len(kept):,} answers of {teacher} are there already and are not asked for again")
+        run.say(f"{len(kept):,} answers of {teacher} are stored already and are not requested again")
     hopeful = bool(kept) or replaced
     first: list[str] = []
     reasons: dict[str, str] = {}
-    for answer in run.component(teacher, kdtool.Teacher).kdtool_answer(_noted(requests, first)):
+    for answer in run.component(teacher, kdtool.Teacher).kdtool_answer(_record_first(requests, first)):
         kept.add(answer)
         progress()
         if answer.reason:
@@ -62,24 +62,25 @@ def ask_teacher(
         if not hopeful and len(first) == _FIRST and reasons.keys() >= set(first):
             reason = reasons[first[0]]
             raise kdtool.UsageError(
-                f"{teacher} refuses each of the first {_FIRST} requests, so no more are asked ({reason}); {mending(reason)}"
+                f"{teacher} refuses each of the first {_FIRST} requests, so the others are not sent ({reason}); "
+                f"{refusal_remedy(reason)}"
             )
     if reasons:
         run.say(f"{teacher} refused {len(reasons):,} requests, the first with: {next(iter(reasons.values()))}")
 
 
-def mending(reason: str) -> str:
-    """Say what to do where a teacher refuses, given its reason, "" where it told none."""
+def refusal_remedy(reason: str) -> str:
+    """Return what to do when a teacher refuses; `reason` is its message, "" for none."""
     if reason:
         return (
-            "change what it objects to, at its server or in the recipe, and run again; where it is about length, a prompt "
-            "and max_tokens together are to fit its context: lower max_tokens, or shorten the prompts"
+            "fix that at its server or in the recipe, and run again; if it is about length, lower max_tokens or shorten the "
+            "prompts, since both together must fit its context"
         )
-    return "shorten the prompts where they leave no room in its context, or ask another teacher"
+    return "shorten the prompts if they leave no room in its context, or ask another teacher"
 
 
-def _noted(requests: Iterable[kdtool.Request], first: list[str]) -> Iterator[kdtool.Request]:
-    """Yield requests, and note the ids of the first ones: answers come in another order, refusals before others."""
+def _record_first(requests: Iterable[kdtool.Request], first: list[str]) -> Iterator[kdtool.Request]:
+    """Yield requests, appending the ids of the first ones to `first`: answers arrive in another order, refusals first."""
     for request in requests:
         if len(first) < _FIRST:
             first.append(request.id)

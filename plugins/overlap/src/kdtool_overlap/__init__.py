@@ -1,11 +1,11 @@
-"""Text that stands where it should not: benchmarks in the training text, training text in what models write.
+"""Overlap of texts: benchmarks in the training text, and training text in what models write.
 
-- `Decontamination`, a screen that recipes call `decontamination`: rejects examples that hold a benchmark's problem
-- `Contamination`, an evaluator that recipes call `contamination`: which problems the training text holds
-- `Memorisation`, an evaluator that recipes call `memorisation`: how much a model repeats of its training text
+- `Decontamination`, the screen `decontamination` of recipes: rejects examples that contain a benchmark's problem
+- `Contamination`, the evaluator `contamination`: the share of problems that the training text contains
+- `Memorisation`, the evaluator `memorisation`: how much of its training text a model repeats
 
 All compare n-grams of words (`_words`, `_ngrams`). Benchmarks are the problems of the recipe's other evaluators
-(`kdtool.Evaluator.kdtool_problems`), known to nobody here by name.
+(`kdtool.Evaluator.kdtool_problems`); none is known here by name.
 """
 
 from __future__ import annotations

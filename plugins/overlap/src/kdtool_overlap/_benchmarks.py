@@ -1,4 +1,4 @@
-"""The benchmarks of a recipe: what its evaluators say their problems are, indexed so that text can be compared with them."""
+"""Benchmarks of a recipe: the problems that its evaluators publish, indexed for comparison with text."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import kdtool
 from kdtool_overlap._ngrams import NGramIndex
 from kdtool_overlap._words import is_name, words_of
 
-__all__ = ["Benchmark", "digest_of", "problems_of", "telling"]
+__all__ = ["Benchmark", "digest_of", "distinctive_ngrams", "problems_of"]
 
 Problems = Mapping[str, Sequence[kdtool.Example]]
 """Problems by the short name of the evaluator that asks them."""
 
 
 class Benchmark:
-    """One evaluator's problems, each its prompt and reference solution as one text."""
+    """One evaluator's problems; the text of each is its prompt and reference solution."""
 
     def __init__(self, name: str, problems: Sequence[kdtool.Example], n: int) -> None:
         self.name = name
         self.problems = problems
         self._words = [words_of("\n".join(kdtool.parts_of(problem.body))) for problem in problems]
-        self._places = telling(self._words, n, [problem.id.rpartition("/")[2] for problem in problems])
+        self._places = distinctive_ngrams(self._words, n, [problem.id.rpartition("/")[2] for problem in problems])
         self._index = NGramIndex(self._words, n, self._places)
 
     @property
     def hidden(self) -> list[str]:
-        """The ids of problems that cannot be found: they have no n-gram that tells."""
+        """The ids of problems that cannot be found, for lack of a distinctive n-gram."""
         return [problem.id for problem, places in zip(self.problems, self._places, strict=True) if not places]
 
     def found_in(self, words: list[str]) -> dict[str, str]:
@@ -41,12 +41,12 @@ class Benchmark:
         return found
 
 
-def telling(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = None) -> list[list[int]]:
-    """Return for each text the first words of the n-grams by which it is known.
+def distinctive_ngrams(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = None) -> list[list[int]]:
+    """Return, for each text, the positions of its distinctive n-grams.
 
-    `tasks` says which texts are one task, in several languages; by default each is its own. Left out are n-grams that more
-    than two tasks have (imports, the words of an instruction; two problems may be twins), and those without two different
-    names (numbers or letters in a row): they stand in text that nobody copied.
+    Texts with equal `tasks` are one task in several languages; by default each text is its own. N-grams shared by more than
+    two tasks are not distinctive (imports, instructions; two problems may be twins), nor are those without two different
+    names (numbers or letters in a row): they occur in text that was not copied.
     """
     grams = [[tuple(words[first : first + n]) for first in range(len(words) - n + 1)] for words in texts]
     held = {(gram, task) for own, task in zip(grams, tasks or range(len(texts)), strict=True) for gram in own}
@@ -58,26 +58,26 @@ def telling(texts: Sequence[list[str]], n: int, tasks: Sequence[str] | None = No
 
 
 def problems_of(run: kdtool.RunInfo, who: str) -> Problems:
-    """Ask all evaluators of the run for their problems.
+    """Return the problems of all evaluators of the run.
 
     Args:
-        run: its hooks reach the evaluators.
-        who: the component that asks, for messages.
+        run: the run, which provides the evaluators.
+        who: the calling component, for messages.
 
     Raises:
-        kdtool.UsageError: none has any.
+        kdtool.UsageError: no evaluator publishes any.
     """
     answers = run.hook.kdtool_problems(run)
     found = {name.rpartition(".")[2]: problems for name, problems in answers.items() if problems}
     if not found:
         raise kdtool.UsageError(
-            f"{who}: no evaluator of the recipe says what its problems are, so there is nothing to compare the text with; "
-            f"add one that does, such as humaneval or mbpp, or leave {who} out"
+            f"{who}: no evaluator of the recipe publishes its problems, so there is nothing to compare the text with; add "
+            f"one that does, such as humaneval or mbpp, or remove {who}"
         )
     return found
 
 
 def digest_of(problems: Problems) -> str:
-    """Return what tells these problems from others: the SHA-256 of names, ids and texts."""
+    """Return the SHA-256 of the problems' evaluators, ids and texts."""
     plain = {name: [[one.id, *kdtool.parts_of(one.body)] for one in each] for name, each in problems.items()}
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""The evaluator `contamination`: which problems of the recipe's benchmarks stand in the text that was learned from.
+"""The evaluator `contamination`: the share of the benchmarks' problems that the training text contains.
 
-It measures the text and opens no model: all subjects that learned from the text get the same number, and no others do.
+It measures the text and opens no model: all subjects trained on the text get the same number.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _SHOWN = 5
 
 
 class Contamination(kdtool.Evaluator):
-    """Measures the share of each benchmark's problems of which an n-gram of words stands in the training text.
+    """Measures the share of each benchmark's problems that share an n-gram of words with the training text.
 
-    N-grams that more than two problems of a benchmark have, or without two different names, do not count. It is told of
-    student, controls and exported files, and not of teachers, which learned from other text.
+    N-grams of more than two problems of a benchmark do not count, nor do those without two different names. Reported for
+    student, controls and exported files, but not for teachers, which were trained on other text.
     """
 
     measurements = ("contamination.*",)
     measures_jointly = True
 
     class Config(kdtool.Config):
-        """How long a copy must be."""
+        """Settings of `contamination`."""
 
         n: int = kdtool.Field(default=10, ge=3, le=100)
-        """Words in an n-gram: names, keywords and numbers, whatever stands between them. DeepSeek-Coder's filter has 10
+        """Words per n-gram: names, keywords and numbers, ignoring punctuation. DeepSeek-Coder's filter uses 10
         (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
 
     config: Config
@@ -43,17 +43,17 @@ class Contamination(kdtool.Evaluator):
         """Return the SHA-256 of the evaluators' problems.
 
         Raises:
-            kdtool.UsageError: no evaluator has any.
+            kdtool.UsageError: no evaluator publishes any.
         """
         from kdtool_overlap._benchmarks import digest_of, problems_of
 
         return {"problems": digest_of(problems_of(run, "contamination"))}
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Refuse a recipe without problems that can be found, or without text to find them in.
+        """Refuse a recipe without training text, or without problems that can be found.
 
         Raises:
-            kdtool.UsageError: there is no training text, or no problem that could be found in it.
+            kdtool.UsageError: there is no training text, or no problem can be found in it.
         """
         self._benchmarks(run)
 
@@ -66,16 +66,16 @@ class Contamination(kdtool.Evaluator):
             one.refuse_unfindable(self.config.n)
         if next(iter(run.texts.examples("train")), None) is None:
             raise kdtool.UsageError(
-                "contamination: the split 'train' holds no documents, so there is nothing in which problems could stand; "
-                "give the recipe text, or leave contamination out"
+                "contamination: the split 'train' holds no documents, so there is nothing to search; add a corpus to the "
+                "recipe, or remove contamination"
             )
         return found
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `contamination.<benchmark>` of each subject that learned, and write which problems are where.
+        """Yield `contamination.<benchmark>` of each trained subject, and write which documents contain which problem.
 
         Raises:
-            kdtool.UsageError: there is no training text, or no problem that could be found in it.
+            kdtool.UsageError: there is no training text, or no problem can be found in it.
         """
         from kdtool_overlap._benchmarks import digest_of
 
@@ -83,39 +83,39 @@ class Contamination(kdtool.Evaluator):
         if learned and all(subject.role == "artifact" for subject in learned):  # no file is an export of this run
             names = ", ".join(subject.name for subject in learned)
             run.say(
-                f"contamination: nothing is measured of {names}: not trained here, so what was learned is not known"
+                f"contamination: {names} is left out, since it was not trained here and its training text is unknown"
             )
             return
         found = self._benchmarks(run)
         documents = _search(run, found)
         for one in found:
-            one.tell(run, documents)
+            one.report(run, documents)
             settings = {
                 "n-grams": f"{self.config.n} words that at most two problems have, with two different names",
                 "text": "all documents of the recipe's split train",
                 "problems": digest_of({one.benchmark.name: one.benchmark.problems})[:12],
             }
             for subject in learned:
-                yield one.measured(subject, settings)
+                yield one.measurement(subject, settings)
 
 
 @dataclass
 class _Found:
-    """What was found of a benchmark: by problem, the documents, and the n-gram that they share with it."""
+    """Matches of one benchmark: by problem, the documents, and the n-gram that they share with it."""
 
     benchmark: Benchmark
     documents: dict[str, list[str]] = field(default_factory=dict)
     grams: dict[str, str] = field(default_factory=dict)
 
     def refuse_unfindable(self, n: int) -> None:
-        """Refuse a benchmark of which no problem can be found: a share of 0 would look like clean text.
+        """Refuse a benchmark without any problem that can be found: a share of 0 would look like clean text.
 
         Raises:
-            kdtool.UsageError: it is one.
+            kdtool.UsageError: no problem has a distinctive n-gram.
         """
         if len(self.benchmark.hidden) == len(self.benchmark.problems):
             raise kdtool.UsageError(
-                f"contamination.n: no problem of {self.benchmark.name} has {n} words by which it is found; set `n` lower"
+                f"contamination.n: no problem of {self.benchmark.name} has {n} distinctive words in a row; lower `n`"
             )
 
     def look_into(self, document: str, words: list[str]) -> None:
@@ -123,8 +123,8 @@ class _Found:
             self.documents.setdefault(problem, []).append(document)
             self.grams.setdefault(problem, gram)
 
-    def tell(self, run: kdtool.RunInfo, documents: int) -> None:
-        """Say what was found, and write which words of which documents it was."""
+    def report(self, run: kdtool.RunInfo, documents: int) -> None:
+        """Report the matches to the user, and write their words and documents to a file."""
         name, problems = self.benchmark.name, self.benchmark.problems
         holding = len({document for each in self.documents.values() for document in each})
         first = ", ".join([*self.documents][:_SHOWN]) + (", …" if len(self.documents) > _SHOWN else "")
@@ -133,15 +133,15 @@ class _Found:
             f"text, in {holding:,} of {documents:,} documents{f': {first}' if first else ''}"
         )
         if hidden := len(self.benchmark.hidden):
-            run.say(f"contamination: {hidden} of {len(problems)} problems of {name} have no n-gram that could be found")
+            run.say(f"contamination: {hidden} of {len(problems)} problems of {name} lack a distinctive n-gram")
         lines = (
             json.dumps({"problem": problem, "words": self.grams[problem], "documents": each}) + "\n"
             for problem, each in self.documents.items()
         )
         (run.folder / f"{name}.found.jsonl").write_text("".join(lines), encoding="utf-8")
 
-    def measured(self, subject: kdtool.Subject, settings: Mapping[str, str]) -> kdtool.Measurement:
-        """Return the share of problems found, without items: no verdict on models is drawn from their common text."""
+    def measurement(self, subject: kdtool.Subject, settings: Mapping[str, str]) -> kdtool.Measurement:
+        """Return the share of problems found, without items: text shared by all models allows no verdict on them."""
         problems = len(self.benchmark.problems)
         return kdtool.Measurement(
             name=f"contamination.{self.benchmark.name}",
@@ -155,12 +155,12 @@ class _Found:
 
 
 def _search(run: kdtool.RunInfo, found: Sequence[_Found]) -> int:
-    """Look into every document of the training text, and return how many there are."""
-    from kdtool_overlap._words import words_learned
+    """Search every document of the training text, and return the number of documents."""
+    from kdtool_overlap._words import words_of_example
 
     number = 0
     for number, example in enumerate(run.texts.examples("train"), 1):
-        words = words_learned(example)
+        words = words_of_example(example)
         for one in found:
             one.look_into(example.id, words)
         if number % 100 == 0:

@@ -1,4 +1,4 @@
-"""What a subject makes of the beginnings of passages. Asked once; a resumed run asks for those that are missing."""
+"""Have a subject continue the beginnings of passages, once; a resumed run asks for missing ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kdtool
-from kdtool_measuring import Answer, answered, fitted
+from kdtool_measuring import Answer, collect_answers, fit_prompt
 
 if TYPE_CHECKING:
     from kdtool_overlap._passages import Passage
@@ -15,24 +15,24 @@ __all__ = ["continuations_of"]
 
 
 def continuations_of(run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage]) -> list[Answer] | None:
-    """Return how a subject continues each passage, greedily, in their order.
+    """Return a subject's greedy continuations of the passages, in order.
 
-    None, and a line for the user, where nobody opens it, or it continues no text. A passage that does not fit into its
-    context is not asked: with fewer words before it, it would be an easier or a harder one.
+    None, with a message to the user, if no component opens the subject or it cannot continue text. Passages that exceed its
+    context are skipped: a shorter prefix would make them easier or harder.
     """
     by_id = {one.id: one for one in asked}
 
     def request(name: str, runtime: kdtool.Runtime) -> kdtool.Request | None:
         prefix, tokens = by_id[name].prefix, _tokens(by_id[name], runtime)
-        return kdtool.Request(name, prefix, tokens) if fitted(prefix, runtime, tokens) == prefix else None
+        return kdtool.Request(name, prefix, tokens) if fit_prompt(prefix, runtime, tokens) == prefix else None
 
-    return answered(run, subject, list(by_id), request, evaluator="memorisation")
+    return collect_answers(run, subject, list(by_id), request, evaluator="memorisation")
 
 
 def _tokens(passage: Passage, runtime: kdtool.Runtime) -> int:
-    """Return as many tokens as the text's own continuation has for this subject.
+    """Return the number of tokens of the original continuation for this subject.
 
-    One more, since what stands at the seam may be divided otherwise. A tokenizer that nobody knows gives a byte a token.
+    Plus one, since the boundary may be tokenized differently. Assumes one byte per token if the tokenizer is unknown.
     """
     prefix, continuation = passage.prefix, passage.continuation
     if runtime.model is None:

@@ -1,4 +1,4 @@
-"""The longest copies: runs of words that stand both in what a model wrote and in a document."""
+"""Find the longest copies: runs of words that occur both in generated text and in a document."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ __all__ = ["longest_copies"]
 
 
 def longest_copies(written: Sequence[list[str]], documents: Iterable[list[str]], n: int) -> list[int]:
-    """Return for each of the `written` texts how many words its longest run has that stands in one of the documents.
+    """Return, for each of the `written` texts, the length in words of its longest run that occurs in a document.
 
-    0 where no run of `n` words does. Every run begins with an n-gram, so runs are found by their first one and followed to
-    their end. Documents are read once.
+    0 if no run of `n` words does. Runs are found by their first n-gram and followed to their end. Documents are read once.
     """
     index = NGramIndex(written, n)
     longest = [0] * len(written)

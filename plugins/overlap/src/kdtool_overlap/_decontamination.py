@@ -1,4 +1,4 @@
-"""The screen `decontamination`: no text to learn from that holds a problem of the recipe's benchmarks."""
+"""The screen `decontamination`: removes training text that contains a problem of the recipe's benchmarks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Decontamination"]
 class Decontamination(kdtool.Screen):
     """Rejects examples that share an n-gram of words with a problem of one of the recipe's evaluators.
 
-    N-grams that more than two problems of a benchmark have, or without two different names, do not count. Held-out examples
-    are judged like those of the split "train".
+    N-grams of more than two problems of a benchmark do not count, nor do those without two different names. Held-out
+    examples are screened like those of the split "train".
     """
 
     class Config(kdtool.Config):
-        """How long a copy must be."""
+        """Settings of `decontamination`."""
 
         n: int = kdtool.Field(default=10, ge=3, le=100)
-        """Words in an n-gram: names, keywords and numbers, whatever stands between them. DeepSeek-Coder's filter has 10
+        """Words per n-gram: names, keywords and numbers, ignoring punctuation. DeepSeek-Coder's filter uses 10
         (arXiv 2401.14196), GPT-3's 13, PaLM's 8."""
 
     config: Config
@@ -34,10 +34,10 @@ class Decontamination(kdtool.Screen):
         self._benchmarks: Sequence[Benchmark] | None = None
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
-        """Ask the evaluators for their problems, and return the SHA-256 of these.
+        """Collect the evaluators' problems, and return the SHA-256 of these.
 
         Raises:
-            kdtool.UsageError: no evaluator has any.
+            kdtool.UsageError: no evaluator publishes any.
         """
         from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
 
@@ -46,18 +46,20 @@ class Decontamination(kdtool.Screen):
         return {"problems": digest_of(problems)}
 
     def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None]:
-        """Reject what holds a problem; the reason says of which benchmark.
+        """Reject examples that contain a problem; the reason names the benchmark.
 
         Raises:
-            kdtool.PluginError: it was not asked for its identity before, and so knows no problems.
+            kdtool.PluginError: `kdtool_identity`, which collects the problems, was not called before.
         """
         if self._benchmarks is None:
-            raise kdtool.PluginError("decontamination judges nothing before its kdtool_identity has asked for problems")
-        return [self._judged(example, self._benchmarks) for example in examples]
+            raise kdtool.PluginError(
+                "decontamination cannot screen before its kdtool_identity has collected the problems"
+            )
+        return [self._screen(example, self._benchmarks) for example in examples]
 
-    def _judged(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> kdtool.Rejection | None:
-        from kdtool_overlap._words import words_learned
+    def _screen(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> kdtool.Rejection | None:
+        from kdtool_overlap._words import words_of_example
 
-        words = words_learned(example)
+        words = words_of_example(example)
         found = [benchmark.name for benchmark in benchmarks if benchmark.found_in(words)]
         return kdtool.Rejection(f"{self.config.n} words of {', '.join(found)}"[:80]) if found else None

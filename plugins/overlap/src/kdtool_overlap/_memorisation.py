@@ -1,8 +1,8 @@
-"""The evaluator `memorisation`: how much of its training text a model writes word by word.
+"""The evaluator `memorisation`: how much of its training text a model repeats verbatim.
 
 Carlini et al. 2023, Quantifying memorization across neural language models (arXiv 2202.07646): a text is extractable if a
-model that is given the words before it continues with it, greedily. Here words stand for tokens, so that all subjects are
-asked the same, whatever their tokenizers.
+model, given the words before it, continues with it greedily. Words replace tokens here, so that all subjects get the same
+prompts, whatever their tokenizers.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ __all__ = ["Memorisation"]
 class Memorisation(kdtool.Evaluator):
     """Measures how often a subject continues training text verbatim, and the longest copies in what it writes.
 
-    Teachers and controls are asked the same: a text that a teacher continues, too, which never saw it here, is one that can
-    be guessed, or that it had learned elsewhere.
+    Teachers and controls get the same prompts: a text that a teacher continues as well, without training on it here, can be
+    guessed or was learned elsewhere.
     """
 
     class Config(kdtool.Config):
-        """What is asked."""
+        """Settings of `memorisation`."""
 
         passages: int = kdtool.Field(default=200, ge=1, le=1_000_000)
-        """Passages at most, chosen by the hashes of where they stand."""
+        """Maximum number of passages, selected by the hashes of their positions."""
         prefix: int = kdtool.Field(default=25, ge=1, le=100_000)
-        """Names, keywords and numbers that are given, with what stands between them. 25 are some 60 tokens of code."""
+        """Words in the prompt: names, keywords and numbers, with the punctuation between them. 25 are about 60 tokens."""
         continuation: int = kdtool.Field(default=25, ge=1, le=100_000)
-        """Words that are to follow."""
+        """Words that must follow."""
         characters: int | None = kdtool.Field(default=None, ge=1)
-        """Passages are of so many first characters of the split "train": set it where rows take a beginning of the text
-        only. null takes all."""
+        """Take passages from the first so many characters of the split "train". Set it if rows use only the beginning of
+        the text; null uses all."""
         n: int = kdtool.Field(default=10, ge=2, le=1_000)
-        """A shorter run of words that stands in the training text is no copy."""
+        """Minimum length of a copy, in words."""
 
     config: Config
     measurements = ("memorised", "longest-copy", "memorisation.unanswered")
@@ -57,17 +57,17 @@ class Memorisation(kdtool.Evaluator):
         """Refuse text without a passage.
 
         Raises:
-            kdtool.UsageError: no text is long enough for one.
+            kdtool.UsageError: no document is long enough for one.
         """
         self._passages(run, 1)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
-        """Yield `memorised` and `longest-copy` of each subject; items are documents, whose passages are alike.
+        """Yield `memorised` and `longest-copy` of each subject; items are documents, since their passages are correlated.
 
         Raises:
-            kdtool.UsageError: no text is long enough for a passage.
+            kdtool.UsageError: no document is long enough for a passage.
         """
-        from kdtool_measuring import unanswered
+        from kdtool_measuring import measure_missing_answers
 
         from kdtool_overlap._continuations import continuations_of
 
@@ -76,7 +76,7 @@ class Memorisation(kdtool.Evaluator):
             answers = continuations_of(run, subject, asked)
             if answers is not None:
                 yield from self._measurements(run, subject, asked, {one.id: one.text for one in answers})
-                yield from unanswered("memorisation", subject, answers)
+                yield from measure_missing_answers("memorisation", subject, answers)
 
     def _passages(self, run: kdtool.RunInfo, most: int) -> list[Passage]:
         from kdtool_overlap._passages import beginning, passages_of
@@ -87,21 +87,21 @@ class Memorisation(kdtool.Evaluator):
         if not asked:
             raise kdtool.UsageError(
                 f"memorisation.prefix: no document of the split 'train' has {config.prefix} + {config.continuation} words, "
-                "so there is no passage to ask for; set `prefix` and `continuation` lower, or leave memorisation out"
+                "so there is no passage to continue; lower `prefix` and `continuation`, or remove memorisation"
             )
         return asked
 
     def _measurements(
         self, run: kdtool.RunInfo, subject: kdtool.Subject, asked: Sequence[Passage], answers: Mapping[str, str]
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import measured
+        from kdtool_measuring import make_measurement
 
         from kdtool_overlap._copies import longest_copies
-        from kdtool_overlap._words import words_learned, words_of
+        from kdtool_overlap._words import words_of, words_of_example
 
         settings = self._settings(asked)
         verbatim = [float(_repeats(answers[one.id], one.continuation)) for one in asked]
-        yield measured(
+        yield make_measurement(
             _by_document(asked, verbatim),
             run,
             subject,
@@ -111,9 +111,9 @@ class Memorisation(kdtool.Evaluator):
             settings=settings,
         )
         written = [words_of(answers[one.id])[: self.config.continuation] for one in asked]
-        lengths = longest_copies(written, map(words_learned, run.texts.examples("train")), self.config.n)
+        lengths = longest_copies(written, map(words_of_example, run.texts.examples("train")), self.config.n)
         settings["copies"] = f"runs of {self.config.n} words and more that stand in any document of the split train"
-        yield measured(
+        yield make_measurement(
             _by_document(asked, lengths),
             run,
             subject,
@@ -137,7 +137,7 @@ class Memorisation(kdtool.Evaluator):
 
 
 def _by_document(asked: Sequence[Passage], found: Sequence[float]) -> list[Item]:
-    """Return what was found of passages as items, one a document: who knows one passage of it knows others, too."""
+    """Group the passages' values into one item per document: a model that knows one passage knows others, too."""
     from kdtool_measuring import Item
 
     values: dict[str, list[float]] = {}
@@ -147,7 +147,7 @@ def _by_document(asked: Sequence[Passage], found: Sequence[float]) -> list[Item]
 
 
 def _repeats(answer: str, continuation: str) -> bool:
-    """Say whether an answer begins with the continuation, whose last word is not the beginning of a longer one."""
+    """Return whether an answer begins with the continuation and does not extend its last word."""
     follows = answer[len(continuation) :][:1]
     inside = continuation[-1:].isidentifier() or continuation[-1:].isdigit()
     return answer.startswith(continuation) and not (inside and (follows.isalnum() or follows == "_"))

@@ -1,7 +1,7 @@
-"""An index of the n-grams of a few texts, in which long texts are looked up as they stream by.
+"""Index the n-grams of a few texts, and look up long texts in it as they stream by.
 
-Only the few texts are in memory, with 24 bytes an n-gram: its hash, its text, its place. What a hash finds is compared word
-by word before it counts.
+Only the few texts are in memory, with 24 bytes per n-gram: its hash, its text, its place. Hash matches are verified word by
+word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Occurrence(NamedTuple):
-    """An n-gram of an indexed text in another one: the text's number, and the first word's place in each."""
+    """An n-gram of an indexed text in another one: the text's index, and the position of the first word in each."""
 
     text: int
     start: int
@@ -29,15 +29,15 @@ class Occurrence(NamedTuple):
 
 
 class NGramIndex:
-    """Finds the n-grams of `texts`."""
+    """Finds the n-grams of `texts` in other texts."""
 
     def __init__(self, texts: Sequence[list[str]], n: int, places: Sequence[Sequence[int]] | None = None) -> None:
         """Index the texts.
 
         Args:
             texts: lists of words.
-            n: words in an n-gram, from 1.
-            places: for each text, the first words of those n-grams that are to be found; all are for None.
+            n: words per n-gram, from 1.
+            places: for each text, the positions of the n-grams to index; None indexes all.
         """
         self.n = n
         self._words = texts
@@ -51,7 +51,7 @@ class NGramIndex:
         self._starts = np.concatenate([np.zeros(0, np.int64), *chosen])[order]
 
     def occurrences(self, words: list[str]) -> Iterator[Occurrence]:
-        """Yield where n-grams of the indexed texts stand in `words`, in the order of their places there."""
+        """Yield the occurrences of indexed n-grams in `words`, in order."""
         hashes = _hashes(words, self.n)
         first = np.searchsorted(self._keys, hashes)
         inside = np.flatnonzero(first < len(self._keys))
@@ -67,7 +67,7 @@ class NGramIndex:
 def _hashes(words: Sequence[str], n: int) -> NDArray[np.uint64]:
     """Return a hash of each n-gram, [len(words) − n + 1] or none.
 
-    A polynomial over Python's own hashes of the words, which differ from process to process: nothing of it is kept.
+    A polynomial over Python's own hashes of the words. These differ between processes, so never store it.
     """
     own = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
     found = np.zeros(max(0, len(own) - n + 1), np.uint64)

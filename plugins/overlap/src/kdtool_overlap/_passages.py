@@ -1,4 +1,4 @@
-"""Passages of the training text: words that a model is given, and how the text goes on."""
+"""Passages of the training text: a prefix to prompt a model with, and its continuation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kdtool_overlap._words import spans_of
 __all__ = ["Passage", "beginning", "passages_of"]
 
 _CHARACTERS_A_WORD = 24
-"""A passage with more on average is data, no text, and would fill a model's window."""
+"""A passage with longer words on average is data rather than text, and would fill a model's context."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """`prefix` and `continuation` follow each other in a `document`; `id` names it and the number of the first word."""
+    """Adjacent `prefix` and `continuation` in a `document`; `id` is the document's with the index of the first word."""
 
     id: str
     document: str
@@ -29,7 +29,7 @@ class Passage:
 
 
 def beginning(examples: Iterable[kdtool.Example], characters: int | None) -> Iterator[tuple[str, str]]:
-    """Yield id and text of examples, of the first `characters` alone, the last one cut; all for None."""
+    """Yield id and text of the examples, cut after `characters` in total; None yields all."""
     left, seen = characters, set[str]()
     for example in examples:
         if left is not None and left <= 0:
@@ -42,13 +42,15 @@ def beginning(examples: Iterable[kdtool.Example], characters: int | None) -> Ite
 
 
 def passages_of(documents: Iterable[tuple[str, str]], most: int, prefix: int, continuation: int) -> list[Passage]:
-    """Choose passages: the same ones everywhere, by the hashes of their ids, spread evenly over all text.
+    """Select passages by the hashes of their ids: the same on every machine, spread evenly over all text.
+
+    Passages of a document do not overlap.
 
     Args:
         documents: id and text of each.
-        most: passages at most.
-        prefix: words that are given.
-        continuation: words behind them. Passages of a document do not overlap.
+        most: maximum number of passages.
+        prefix: words in the prompt.
+        continuation: words after it.
     """
     found = (one for document in documents for one in _cut(*document, prefix, continuation))
     return nsmallest(most, found, key=lambda one: sha256(one.id.encode("utf-8")).digest())

@@ -1,4 +1,4 @@
-"""Words: what n-grams are of. They depend on no tokenizer, so that texts compare alike for every model."""
+"""Words, the units of n-grams: independent of tokenizers, so that texts compare alike for every model."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import re
 
 import kdtool
 
-__all__ = ["is_name", "spans_of", "words_learned", "words_of"]
+__all__ = ["is_name", "spans_of", "words_of", "words_of_example"]
 
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[^\W\d]\w")
 
 
 def words_of(text: str) -> list[str]:
-    """Return names, keywords and numbers; what stands between them is dropped.
+    """Return names, keywords and numbers, without the punctuation between them.
 
-    GPT-3's n-grams are of words without punctuation, too (arXiv 2005.14165, appendix C): code is full of signs that say
-    little, and with them ten in a row are soon alike.
+    GPT-3's n-grams drop punctuation, too (arXiv 2005.14165, appendix C): code is full of signs that carry little
+    information, and ten tokens in a row would soon be alike.
     """
     return _WORD.findall(text)
 
 
-def words_learned(example: kdtool.Example) -> list[str]:
-    """Return the words of all parts of an example, what is there to be avoided among them: a loss shows it, too."""
+def words_of_example(example: kdtool.Example) -> list[str]:
+    """Return the words of all parts of an example, including rejected answers, since losses train on them, too."""
     body = example.body
     rejected = (body.rejected,) if isinstance(body, kdtool.Preference) else ()
     return words_of("\n".join((*kdtool.parts_of(body), *rejected)))
 
 
 def spans_of(text: str) -> list[tuple[int, int]]:
-    """Return where each word of `words_of` begins and ends in the text."""
+    """Return the start and end of each word of `words_of` in the text."""
     return [found.span() for found in _WORD.finditer(text)]
 
 
 def is_name(word: str) -> bool:
-    """Say whether a word has two letters at least and does not begin with a digit."""
+    """Return whether a word has at least two characters and does not begin with a digit."""
     return _NAME.match(word) is not None

@@ -1,4 +1,4 @@
-"""Annotations of characters, carried to tokens. Called for each text that is encoded, where there are annotations."""
+"""Map annotations of characters to tokens. Called for each encoded text with annotations."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-__all__ = ["Part", "carried", "cut_in_parts"]
+__all__ = ["Part", "annotate_tokens", "cut_in_parts"]
 
 _SPACE = b" \t\n\r\v\f"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of text and what each column says of its characters."""
+    """A span of text, and each column's number for each of its characters."""
 
     text: str
     columns: Mapping[str, Sequence[int]]
@@ -23,7 +23,7 @@ class Part:
 
 
 def cut_in_parts(texts: Iterable[str], annotations: Mapping[str, Sequence[int]]) -> list[Part]:
-    """Return the texts, each with its own share of annotations that are of all texts one behind the other."""
+    """Return the texts with their annotations, given those of the concatenated texts."""
     parts = []
     start = 0
     for text in texts:
@@ -33,16 +33,16 @@ def cut_in_parts(texts: Iterable[str], annotations: Mapping[str, Sequence[int]])
     return parts
 
 
-def carried(pieces: Sequence[bytes], parts: Sequence[Part]) -> Mapping[str, Sequence[int]] | None:
-    """Return the number of each token in each column, or None where a part's text is not among the tokens' bytes.
+def annotate_tokens(pieces: Sequence[bytes], parts: Sequence[Part]) -> Mapping[str, Sequence[int]] | None:
+    """Return each column's number for each token, or None if a part's text does not occur in the tokens' bytes.
 
-    A token takes the number of the character to which its first byte belongs that is no white space (of ASCII); one that is
-    all white space that of its first byte. It is 0 where that byte lies outside of all parts, as in what a tokenizer or a
-    template puts around them, and where a token has no bytes.
+    A token gets the number of the character of its first byte that is not ASCII white space; an all-white token that of its
+    first byte. The number is 0 for tokens without bytes, and for bytes outside all parts, such as text that a tokenizer or
+    a template adds.
 
     Args:
-        pieces: the bytes that each token stands for.
-        parts: what to find in them, in this order, without overlap; all have the same columns.
+        pieces: the bytes of each token.
+        parts: the texts to find in them, in this order, without overlap; all have the same columns.
     """
     content = b"".join(pieces)
     spread = {name: [0] * len(content) for name in (parts[0].columns if parts else ())}
@@ -59,9 +59,9 @@ def carried(pieces: Sequence[bytes], parts: Sequence[Part]) -> Mapping[str, Sequ
     start = 0
     for piece in pieces:
         black = piece.lstrip(_SPACE)
-        telling = start + (len(piece) - len(black) if black else 0)
+        first = start + (len(piece) - len(black) if black else 0)
         for name, numbers in spread.items():
-            tokens[name].append(numbers[telling] if piece else 0)
+            tokens[name].append(numbers[first] if piece else 0)
         start += len(piece)
     return tokens
 

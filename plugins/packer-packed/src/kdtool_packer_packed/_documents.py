@@ -1,7 +1,7 @@
-"""An example's tokens, and which of them are learned. Called by the packer, once an example.
+"""Encode an example, and mark the tokens to train on. Called by the packer, once per example.
 
-Parts that are learned and parts that are not are encoded on their own, so that the border between them is a border
-between tokens, as it is when a prompt alone is given to the student later.
+Parts with and without labels are encoded separately, so that the boundary between them is a token boundary, as it is when
+the student later gets a prompt alone.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from typing import Literal
 
 import kdtool
 
-from kdtool_packer_packed._annotations import Part, carried, cut_in_parts
+from kdtool_packer_packed._annotations import Part, annotate_tokens, cut_in_parts
 
 __all__ = ["Document", "FillInTheMiddle", "document_of"]
 
 
 class FillInTheMiddle(kdtool.Config):
-    """Some plain texts are cut in three, and the middle comes last (arXiv 2207.14255)."""
+    """Cuts some plain texts in three, and moves the middle to the end (arXiv 2207.14255)."""
 
     rate: float = kdtool.Field(default=0.5, ge=0, le=1)
-    """Share of the texts."""
+    """Share of texts to cut."""
     spm_rate: float = kdtool.Field(default=0.5, ge=0, le=1)
-    """Share of those in which the suffix comes before the prefix; in the others the prefix comes first."""
+    """Share of the cut texts with the suffix before the prefix; in the others, the prefix comes first."""
     seed: int = kdtool.Field(default=0, ge=0)
-    """Decides with an example's id whether and where it is cut."""
+    """Seed that, with an example's id, decides whether and where it is cut."""
 
 
 @dataclass
 class Document:
-    """Tokens, whether each is learned, and what annotators say of it; empty where there is no text.
+    """Tokens, whether each is labelled, and their annotations; empty if there is no text.
 
-    The first `start` tokens begin the document and stand for no text; they are never learned.
-    `lost` says that some of what annotators say did not come to the tokens: the tokenizer writes other bytes than the text
-    has.
+    The first `start` tokens are the tokenizer's document start and never labelled. `lost` is true if annotations could not
+    be mapped to tokens, because the tokens' bytes differ from the text's.
     """
 
     names: Sequence[str] = ()
@@ -47,7 +46,7 @@ class Document:
     start: int = 0
 
     def begin(self, tokenizer: kdtool.Tokenizer) -> Document:
-        """Put the tokenizer's `document_start` before what was added, where that has none yet; return the document."""
+        """Prepend the tokenizer's `document_start`, unless it is there already; return the document."""
         if self.ids:
             missing = tokenizer.missing_start(self.ids)
             self.start = len(tokenizer.document_start)
@@ -59,8 +58,8 @@ class Document:
     def add(
         self, ids: Sequence[int], labelled: Sequence[bool], tokenizer: kdtool.Tokenizer, parts: Sequence[Part] = ()
     ) -> Document:
-        """Add tokens, with what is said of the parts of text among them, and return the document."""
-        found = carried(self._pieces(ids, tokenizer), parts) if self.names and parts else {}
+        """Append tokens, with the annotations of the parts of text among them; return the document."""
+        found = annotate_tokens(self._pieces(ids, tokenizer), parts) if self.names and parts else {}
         self.lost = self.lost or found is None
         for name in self.names:
             self.columns.setdefault(name, []).extend((found or {}).get(name) or [0] * len(ids))
@@ -69,7 +68,7 @@ class Document:
         return self
 
     def _pieces(self, ids: Sequence[int], tokenizer: kdtool.Tokenizer) -> Sequence[bytes]:
-        """Return the bytes of tokens that are added: only where a text begins may a tokenizer leave out a space."""
+        """Return the bytes of appended tokens, decoded after the others: tokenizers may drop a space at the start."""
         return tokenizer.pieces([*self.ids, *ids])[len(self.ids) :]
 
 
@@ -79,17 +78,17 @@ def document_of(
     fim: FillInTheMiddle | None,
     conversations: Literal["template", "plain"],
 ) -> Document:
-    """Encode an example: it begins as the tokenizer begins a document, and ends with the end-of-text token.
+    """Encode an example, with the tokenizer's document start and the end-of-text token.
 
-    In a conversation each assistant's turn has an end.
+    In a conversation, each assistant's turn ends with an end token.
 
     Raises:
-        UsageError: the tokenizer's template does not suit a conversation.
+        UsageError: the tokenizer's chat template rejects a conversation.
     """
-    return _encoded(example, tokenizer, fim, conversations).begin(tokenizer)
+    return _encode(example, tokenizer, fim, conversations).begin(tokenizer)
 
 
-def _encoded(
+def _encode(
     example: kdtool.Example,
     tokenizer: kdtool.Tokenizer,
     fim: FillInTheMiddle | None,
@@ -105,7 +104,7 @@ def _encoded(
     if isinstance(body, kdtool.Messages) and conversations == "template":
         encoded = _by_template(example.id, body, tokenizer)
         if encoded is not None:
-            return _with_what_is_said_of_answers(document, *encoded, tokenizer, body, parts)
+            return _add_annotated_answers(document, *encoded, tokenizer, body, parts)
     before = ""
     for text, learned, part in _parts(body, parts):
         ids = [tokenizer.end_of_text] if text is None else tokenizer.encode_behind(before, text)
@@ -117,9 +116,9 @@ def _encoded(
 def _with_the_middle_last(
     identifier: str, part: Part, tokenizer: kdtool.Tokenizer, fim: FillInTheMiddle
 ) -> tuple[list[int], list[Part]] | None:
-    """Return a text's ids, and its parts in their order, where it is its turn to be cut and holds no mark itself.
+    """Return the ids of a text cut for infilling, and its parts in their new order.
 
-    Cuts lie between any two characters.
+    Cuts lie between any two characters. None if the text is not selected, or contains infilling tokens itself.
     """
     text = part.text
     chance = random.Random(hashlib.sha256(f"fim {fim.seed} {identifier}".encode()).digest())
@@ -139,12 +138,12 @@ def _by_template(
         return tokenizer.encode_chat(body.turns)
     except kdtool.UsageError as error:
         raise kdtool.UsageError(
-            f"example {identifier!r}: {error}; change the example, or set `conversations: plain` in the recipe's `rows`, "
-            "which writes conversations without the template"
+            f"example {identifier!r}: {error}; change the example, or set `rows.conversations: plain`, which writes "
+            "conversations without the template"
         ) from error
 
 
-def _with_what_is_said_of_answers(
+def _add_annotated_answers(
     document: Document,
     ids: list[int],
     labelled: list[bool],
@@ -152,11 +151,11 @@ def _with_what_is_said_of_answers(
     body: kdtool.Messages,
     parts: Sequence[Part],
 ) -> Document:
-    """Add a conversation as a template writes it: answers are looked for among what is learned, and the rest is 0.
+    """Append a rendered conversation, mapping annotations of answers to the labelled tokens; the others get 0.
 
-    A template may strip an answer.
+    Answers are stripped, since a template may strip them.
     """
-    answers = [_stripped(part) for part, (role, _) in zip(parts, body.turns, strict=True) if role == "assistant"]
+    answers = [_strip(part) for part, (role, _) in zip(parts, body.turns, strict=True) if role == "assistant"]
     asked = Document(document.names)
     asked.add([token for token, learned in zip(ids, labelled, strict=True) if learned], (), tokenizer, answers)
     document.add(ids, labelled, tokenizer)
@@ -167,7 +166,7 @@ def _with_what_is_said_of_answers(
     return document
 
 
-def _stripped(part: Part) -> Part:
+def _strip(part: Part) -> Part:
     start = len(part.text) - len(part.text.lstrip())
     return part[start : start + len(part.text.strip())]
 
@@ -175,7 +174,7 @@ def _stripped(part: Part) -> Part:
 def _parts(
     body: kdtool.Text | kdtool.Completion | kdtool.Messages, parts: Sequence[Part]
 ) -> Iterator[tuple[str | None, bool, Part | None]]:
-    """Yield (text, learned, the part of the body in it); None for a text stands for the end-of-text token."""
+    """Yield (text, whether it is labelled, the part of the body in it); text None stands for the end-of-text token."""
     if isinstance(body, kdtool.Text):
         if body.text:
             yield body.text, True, parts[0]

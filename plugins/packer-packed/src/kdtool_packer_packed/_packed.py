@@ -1,4 +1,4 @@
-"""The packer `packed`: documents follow each other and are cut into rows."""
+"""The packer `packed`: concatenates documents and cuts them into rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from kdtool_packer_packed._row import padded_row
 __all__ = ["Packed"]
 
 _ROW_BYTES = 9
-"""A token's id and document in 32 bits each, and whether it is learned."""
+"""Bytes per token: its id and document in 32 bits each, and whether it is labelled."""
 
 
 class Packed(kdtool.Packer):
     """Concatenates documents, each with its end-of-text token, and cuts them into rows of exactly `length` tokens.
 
-    A document that does not fit continues in the next row, as a document of its own there. Each begins with the
-    tokenizer's `document_start`; a continued one does not learn its first token of text, since no text begins there. The
-    last row is padded, and others where only a start would fit. Rows in which no token would be learned are left out. What
-    annotators say of characters comes to their tokens.
+    A document that does not fit continues in the next row, as a separate document. Each begins with the tokenizer's
+    `document_start`; in a continued one, the first token of text is not labelled. The last row is padded, as are rows
+    with room for a document start only. Rows without labels are dropped. Annotations of characters are mapped to tokens.
     """
 
     carries_annotations = True
@@ -35,19 +34,22 @@ class Packed(kdtool.Packer):
         """Settings of `packed`."""
 
         length: int = kdtool.Field(default=512, ge=2, le=1_048_576)
-        """Tokens in a row."""
+        """Tokens per row."""
         maximum_tokens: int | None = kdtool.Field(default=None, ge=2)
-        """At most so many tokens of each split, in whole rows from the start; null takes all. For scarce data."""
+        """Maximum tokens per split, in whole rows from the start, for experiments with scarce data; null uses all."""
 
         conversations: Literal["template", "plain"] = "template"
-        """How they are written: by the tokenizer's chat template where it has one, or always with `### role` lines."""
+        """Format of conversations: the tokenizer's chat template if it has one, or always `### role` lines."""
         fim: FillInTheMiddle | None = None
-        """Fill in the middle: cuts plain texts so that the student learns to fill gaps; null leaves them whole."""
+        """Fill in the middle: cuts plain texts so that the student learns infilling; null leaves them whole."""
 
         @pydantic.model_validator(mode="after")
         def _holds_a_row(self) -> Packed.Config:
             if self.maximum_tokens is not None and self.maximum_tokens < self.length:
-                raise ValueError(f"maximum_tokens {self.maximum_tokens} is less than one row of length {self.length}")
+                raise ValueError(
+                    f"maximum_tokens {self.maximum_tokens} is less than one row of length {self.length}; raise it, or lower "
+                    "length"
+                )
             return self
 
     def __init__(self, config: Config) -> None:
@@ -65,20 +67,19 @@ class Packed(kdtool.Packer):
         """Yield rows as examples come in.
 
         Raises:
-            UsageError: gaps are wanted, and the tokenizer has no marks for them; its template refuses a conversation; or
-                rows hold no more than the start of a document.
+            UsageError: `fim` is set but the tokenizer lacks infilling tokens, its chat template rejects a conversation, or
+                rows have room for a document start only.
         """
         config, start = self.config, len(tokenizer.document_start)
         if config.length <= start:
             raise kdtool.UsageError(
-                f"rows.length: a row of {config.length} tokens has no room behind the {start} with which the "
-                "tokenizer begins a document; give rows more tokens"
+                f"rows.length: a row of {config.length} tokens has no room after the {start} with which the tokenizer "
+                "begins a document; raise it"
             )
         if config.fim is not None and tokenizer.encode_infilling("", "", "", False) is None:
             raise kdtool.UsageError(
-                "rows.fim: the student's tokenizer has no marks for a prefix, a suffix and a middle; take a student whose "
-                "tokenizer has them, as those of StarCoder2, Code Llama, Qwen2.5-Coder and DeepSeek-Coder do, or leave "
-                "out `fim`"
+                "rows.fim: the student's tokenizer lacks tokens for prefix, suffix and middle; use a tokenizer with them, "
+                "such as that of StarCoder2, Code Llama, Qwen2.5-Coder or DeepSeek-Coder, or remove `fim`"
             )
         lost: list[str] = []
         rows = _rows(self._documents(examples, tokenizer, lost), config.length, start, tokenizer.end_of_text)
@@ -86,14 +87,14 @@ class Packed(kdtool.Packer):
         yield from islice(rows, None if limit is None else limit // config.length)
         if lost:
             run.say(
-                f"rows: the tokenizer writes other bytes than {len(lost):,} documents have, such as {lost[0]!r}: what "
-                "annotators say of them did not come to all of their tokens, which are 0"
+                f"rows: the tokens of {len(lost):,} documents, such as {lost[0]!r}, have other bytes than their text, so "
+                "some of their annotations are 0"
             )
 
     def _documents(
         self, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer, lost: list[str]
     ) -> Iterator[Document]:
-        """Yield what is not empty; `lost` gets the ids of examples whose annotations did not come to all tokens."""
+        """Yield non-empty documents; append to `lost` the ids of examples with annotations that could not be mapped."""
         for example in examples:
             document = document_of(example, tokenizer, self.config.fim, self.config.conversations)
             if document.lost:
@@ -104,7 +105,7 @@ class Packed(kdtool.Packer):
 
 @dataclass
 class _Tokens:
-    """Tokens of a row, and of each whether it is learned, the number of its document, and what annotators say of it."""
+    """Tokens of a row; for each, whether it is labelled, the number of its document, and its annotations."""
 
     ids: list[int] = field(default_factory=list)
     labelled: list[bool] = field(default_factory=list)
@@ -112,7 +113,7 @@ class _Tokens:
     columns: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, number: int, document: Document, part: slice) -> None:
-        """Add a part of a document. One that is not its beginning gets a start of its own, and learns no first token."""
+        """Append a part of a document. A continuation gets a document start, and no label on its first token."""
         ids, labelled = document.ids[part], document.labelled[part]
         start = document.ids[: document.start] if part.start else []
         if start:
@@ -125,7 +126,7 @@ class _Tokens:
 
 
 def _rows(documents: Iterable[Document], length: int, start: int, padding: int) -> Iterator[kdtool.Row]:
-    """Cut rows, without those in which nothing is learned."""
+    """Cut documents into rows, and drop rows without labels."""
     key = ""
     for row in _cut(documents, length, start):
         numbers = row.numbers
@@ -138,7 +139,7 @@ def _rows(documents: Iterable[Document], length: int, start: int, padding: int) 
 
 
 def _cut(documents: Iterable[Document], length: int, start: int) -> Iterator[_Tokens]:
-    """Yield rows of `length` tokens, or less where only the `start` tokens of a document would fit, and what remains."""
+    """Yield rows of `length` tokens, shorter ones if only a document's `start` tokens would fit, and the rest."""
     row = _Tokens()
     for number, document in enumerate(documents):
         done = 0

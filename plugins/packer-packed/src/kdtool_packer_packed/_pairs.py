@@ -19,11 +19,11 @@ _CUT = "without the beginning of their prompt"
 
 
 class Pairs(kdtool.Packer):
-    """One preference a row: prompt and chosen answer, then prompt and rejected answer, each a document of its own.
+    """One preference per row: prompt and chosen answer, then prompt and rejected answer, as two documents.
 
-    Answers are learned from, each with its end-of-text token; the column `rejected` is 1 on the second document. A prompt
-    that is too long loses its beginning, in both documents alike. A pair is left out where its answers leave no room for the
-    prompt, where it has none, or where both answers are the same. How many is said.
+    Answers are labelled, each with its end-of-text token; the column `rejected` is 1 on the second document. A long prompt
+    loses its beginning, in both documents alike. Pairs are dropped if the answers leave no room for the prompt, if the
+    prompt is empty, or if both answers are the same; messages count them.
     """
 
     columns = frozenset({"rejected"})
@@ -33,7 +33,7 @@ class Pairs(kdtool.Packer):
         """Settings of `pairs`."""
 
         length: int = kdtool.Field(default=1024, ge=4, le=1_048_576)
-        """Tokens in a row: both documents and padding."""
+        """Tokens per row: both documents and padding."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -45,7 +45,7 @@ class Pairs(kdtool.Packer):
         """Yield rows as examples come in.
 
         Raises:
-            UsageError: an example is no preference.
+            UsageError: an example is not a preference.
         """
         key, pairs, said = "", 0, Counter[str]()
         for example in examples:
@@ -72,13 +72,13 @@ class Pairs(kdtool.Packer):
     def _documents(
         self, example: kdtool.Example, tokenizer: kdtool.Tokenizer, said: Counter[str]
     ) -> tuple[Document, Document]:
-        """Return both documents, empty where the pair is left out; count what is done to it."""
+        """Return both documents, empty if the pair is dropped; count dropped and cut pairs in `said`."""
         body = example.body
         if not isinstance(body, kdtool.Preference):
             raise kdtool.UsageError(
-                f"pairs takes preferences, with a chosen and a rejected answer to a prompt, but {example.id!r} of "
-                f"{example.source or 'the corpus'} is none: give such a corpus (jsonl reads the fields prompt, chosen and "
-                "rejected), or set `rows: {use: packed}`"
+                f"rows: pairs needs preferences, with a chosen and a rejected answer to a prompt, but {example.id!r} of "
+                f"{example.source or 'the corpus'} is not one; use a corpus of preferences (jsonl reads the fields prompt, "
+                "chosen and rejected), or set `rows: {use: packed}`"
             )
         answers = (kdtool.Completion(body.prompt, text) for text in (body.completion, body.rejected))
         both = [document_of(kdtool.Example(example.id, one), tokenizer, None, "plain") for one in answers]

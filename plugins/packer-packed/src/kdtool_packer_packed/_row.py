@@ -1,4 +1,4 @@
-"""A row from its tokens: padded to the common length, with a key of its own."""
+"""Make a row of tokens: padded to the common length, with a unique key."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def padded_row(
 ) -> kdtool.Row:
     """Return tokens as a row of `length` tokens.
 
-    Its key hashes its tokens, labels and documents, and the key `before` it, so that repeated texts have keys of their own,
-    and what is said of a text changes no key.
+    Its key hashes its tokens, labels and documents, and the key of the row `before`, so that repeated texts get different
+    keys. Annotations do not affect the key.
     """
     missing = length - len(ids)
     row = [*ids, *[padding] * missing], [*labelled, *[False] * missing], [*document, *[-1] * missing]

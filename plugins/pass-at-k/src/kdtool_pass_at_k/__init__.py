@@ -1,13 +1,13 @@
-"""What benchmarks share whose answers are programs: samples of a subject, their verdicts, pass@k. A library, no plugin.
+"""Library for benchmarks of programs: samples of a subject, their verdicts, pass@k. Not a plugin.
 
-An evaluator extends `PassAtK` and gives its problems. Answers come from the opened subject (`_samples`), programs are run in
-kdtool's sandbox (`_verdicts`), and both are on disk before the next one counts: a killed run repeats no finished sample.
-`code_of` and `verdicts_of` are for others, too, who ask for programs and run them.
+An evaluator extends `PassAtK` and returns its problems. `_samples` asks the opened subject, `_verdicts` runs the programs in
+kdtool's sandbox, and both store each result before the next one counts: a resumed run repeats no finished sample. Other
+plugins that ask for programs and run them use `code_of` and `verdicts_of`.
 """
 
 from __future__ import annotations
 
-from kdtool_measuring import Kind, check_fields, records_of, unpacked
+from kdtool_measuring import Kind, check_fields, read_and_hash, records_of
 
 from kdtool_pass_at_k._code import code_of
 from kdtool_pass_at_k._estimator import pass_at_k
@@ -27,7 +27,7 @@ __all__ = [
     "check_fields",
     "code_of",
     "pass_at_k",
+    "read_and_hash",
     "records_of",
-    "unpacked",
     "verdicts_of",
 ]

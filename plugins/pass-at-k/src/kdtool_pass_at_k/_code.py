@@ -1,4 +1,4 @@
-"""Code in an answer: fences of all kinds, and code that stands between lines of prose."""
+"""Extract code from an answer: from fences of all kinds, or from between lines of prose."""
 
 from __future__ import annotations
 
@@ -37,21 +37,26 @@ class _Block(NamedTuple):
 def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
     """Return the code in an answer.
 
-    An answer that continues its prompt is code up to the end of a fence that was opened there. An answer that begins for
-    itself is searched: the first fence that defines each of `names`, with other fences whose imports and functions it uses;
-    then the lines between prose that define them; then the first fence that is not a shell's or a program's output. An
-    answer without any of these is returned as it is. Reasoning between <think> and </think> is skipped.
+    An answer that continues its prompt is code up to the end of a fence that the prompt opened. Any other answer is searched
+    in this order:
+
+    - the first fences that define `names`, with the fences whose imports and functions they use
+    - lines between prose that define `names`
+    - the first fence that is neither shell nor output
+    - the answer as it is
+
+    Reasoning between <think> and </think> is skipped.
 
     Args:
         answer: the whole answer.
-        continues: the answer goes on behind its prompt.
-        names: Python functions and classes that were asked for; empty for other languages.
+        continues: whether the answer continues its prompt.
+        names: requested Python functions and classes; empty for other languages.
     """
     if continues:
         return answer.partition("\n```")[0]
     text = _THOUGHT.sub("", answer.replace("\r\n", "\n"))
-    blocks = [*_fenced(text)] or [_Block("python", found["code"].rstrip("\n")) for found in _TAGGED.finditer(text)]
-    if names and (found := _joined(blocks, names) or _between_prose(text, names)):
+    blocks = [*_fences(text)] or [_Block("python", found["code"].rstrip("\n")) for found in _TAGGED.finditer(text)]
+    if names and (found := _join_blocks(blocks, names) or _between_prose(text, names)):
         return found
     filled = [block for block in blocks if block.code.strip()]
     if not filled:
@@ -59,8 +64,8 @@ def code_of(answer: str, *, continues: bool, names: Sequence[str] = ()) -> str:
     return next((block.code for block in filled if block.label not in _NOT_CODE), filled[0].code)
 
 
-def _fenced(text: str) -> Iterator[_Block]:
-    """Yield the fences of a text; the last one may have no end."""
+def _fences(text: str) -> Iterator[_Block]:
+    """Yield the fences of a text; the last one may be unclosed."""
     lines = iter(text.split("\n"))
     for line in lines:
         if one_line := _ONE_LINE.match(line):
@@ -72,7 +77,7 @@ def _fenced(text: str) -> Iterator[_Block]:
 
 
 def _until(lines: Iterator[str], prefix: str, fence: str) -> Iterator[str]:
-    """Yield the lines of a fence up to its end, without the indentation or quotation marks that it has in common."""
+    """Yield the lines of a fence up to its end, without their common indentation or quote prefix."""
     for line in lines:
         inner = line.removeprefix(prefix) if line.startswith(prefix) else line.removeprefix(prefix.rstrip())
         if inner.startswith(fence):
@@ -81,16 +86,16 @@ def _until(lines: Iterator[str], prefix: str, fence: str) -> Iterator[str]:
 
 
 def _block(info: str, lines: Sequence[str]) -> _Block:
-    """Return a fence: behind its marks stands a label, or code, or both."""
+    """Make a block; `info`, which follows the opening marks, is a label, code, or both."""
     code = _CODE_BEHIND_LABEL.match(info.strip())
     label = re.match(r"[\w+-]*", info.strip())
     first = [code["code"].rstrip()] if code else []
     return _Block(label.group().lower() if label else "", "\n".join([*first, *lines]))
 
 
-def _joined(blocks: Sequence[_Block], names: Sequence[str]) -> str:
-    """Return the first blocks that define the names, with the blocks that they use; "" where none defines one."""
-    defining = [_defined(block.code) for block in blocks]
+def _join_blocks(blocks: Sequence[_Block], names: Sequence[str]) -> str:
+    """Join the first blocks that define the names and the blocks that they use; "" if no block defines one."""
+    defining = [_defined_names(block.code) for block in blocks]
     first = (next((position for position, found in enumerate(defining) if name in found), None) for name in names)
     taken = {position for position in first if position is not None}
     if not taken:
@@ -110,7 +115,7 @@ def _joined(blocks: Sequence[_Block], names: Sequence[str]) -> str:
 
 def _only_defines(code: str, names: Sequence[str]) -> bool:
     """Return whether all statements define something, and none assigns the result of a name in `names` or of `input`."""
-    parsed = _parsed(code)
+    parsed = _parse(code)
     if parsed is None or not all(isinstance(statement, _JOINABLE) for statement in parsed.body):
         return False
     assigned = (statement for statement in parsed.body if isinstance(statement, ast.Assign | ast.AnnAssign))
@@ -119,14 +124,14 @@ def _only_defines(code: str, names: Sequence[str]) -> bool:
 
 
 def _names_of(codes: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Return the global names that modules use, and those that they or Python itself bind; none of one that breaks off.
+    """Return the global names that modules use, and those that they or Python bind; modules that do not parse are skipped.
 
     Parameters and local variables of functions are not global.
     """
     wanted: set[str] = set()
     bound = {*dir(builtins)}
     for code in codes:
-        if _parsed(code) is None:
+        if _parse(code) is None:
             continue
         module = symtable.symtable(code, "answer", "exec")
         bound |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
@@ -138,9 +143,9 @@ def _names_of(codes: Iterable[str]) -> tuple[set[str], set[str]]:
     return wanted, bound
 
 
-def _defined(code: str) -> set[str]:
-    """Return the names that a module binds at its top level, also of one that breaks off."""
-    parsed = _parsed(code)
+def _defined_names(code: str) -> set[str]:
+    """Return the names that a module binds at its top level, even if it does not parse."""
+    parsed = _parse(code)
     if parsed is None:
         return {function or name for function, name in _DEFINED.findall(code)}
     found: set[str] = set()
@@ -156,9 +161,9 @@ def _defined(code: str) -> set[str]:
 
 
 def _between_prose(text: str, names: Sequence[str]) -> str:
-    """Return the first run of lines that is Python and defines the names; "" where there is none.
+    """Return the first run of lines that is Python and defines the names; "" if there is none.
 
-    It begins with an import, a decorator, a function or a class, and goes on as far as it can be parsed.
+    A run begins with an import, a decorator, a function or a class, and extends as far as it parses.
     """
     lines = text.split("\n")
     searched = 0  # lines of runs that do not define the names
@@ -170,7 +175,7 @@ def _between_prose(text: str, names: Sequence[str]) -> str:
             code = "\n".join(lines[start:end])
             wrong = _first_wrong_line(code)
             if wrong is None:
-                if {*names} <= _defined(code):
+                if {*names} <= _defined_names(code):
                     return code.rstrip("\n")
                 searched = end
                 break
@@ -181,7 +186,7 @@ def _between_prose(text: str, names: Sequence[str]) -> str:
 
 
 def _first_wrong_line(code: str) -> int | None:
-    """Return the number, from 1, of the line at which a module breaks off; None where it is Python."""
+    """Return the number, from 1, of the first line that does not parse; None if the module is Python."""
     try:
         ast.parse(code)
     except SyntaxError as error:
@@ -191,7 +196,7 @@ def _first_wrong_line(code: str) -> int | None:
     return None
 
 
-def _parsed(code: str) -> ast.Module | None:
+def _parse(code: str) -> ast.Module | None:
     try:
         return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""How programs are asked for and judged."""
+"""Settings of evaluators that run programs."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ __all__ = ["PassAtKConfig"]
 
 
 class PassAtKConfig(kdtool.Config):
-    """How programs are asked for and judged."""
+    """Settings of an evaluator that runs programs."""
 
     form: Literal["base", "chat"] = "base"
-    """`base` has the model continue a program; `chat` asks by its chat template, for models that were tuned to it."""
+    """`base` has the model continue a program; `chat` uses its chat template, for models tuned to it."""
     samples: int = kdtool.Field(default=1, ge=1, le=10_000)
-    """Answers to each problem."""
+    """Answers per problem."""
     k: tuple[int, ...] = (1,)
-    """Which pass@k are estimated; none above `samples`."""
+    """Values of k to estimate pass@k for; none above `samples`."""
     temperature: float = kdtool.Field(default=0.0, ge=0, le=10)
-    """0 takes the likeliest token each time; several samples need more."""
+    """Sampling temperature; 0 decodes greedily. Several samples need a temperature above 0."""
     maximum_tokens: int = kdtool.Field(default=512, ge=1, le=100_000)
-    """An answer ends after so many tokens."""
+    """Maximum tokens per answer."""
     problems: int | None = kdtool.Field(default=None, ge=1)
-    """At most so many problems for each measurement, chosen by the hashes of their ids; null takes all, as published
+    """Maximum number of problems per measurement, selected by the hashes of their ids; null uses all, as published
     scores do."""
     seconds: float | None = kdtool.Field(default=None, gt=0, le=600)
-    """A program that runs longer has failed; null takes what the benchmark's own harness allows."""
+    """Time limit per program, which fails if it exceeds it; null uses that of the benchmark's own harness."""
     seed: int = kdtool.Field(default=0, ge=0)
-    """Decides what is drawn at a temperature above 0."""
+    """Seed for sampling at a temperature above 0."""
     workers: int = kdtool.Field(default=2, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Programs that run at once."""
+    """Programs run in parallel."""
 
     @model_validator(mode="after")
     def _can_be_estimated(self) -> PassAtKConfig:
         if not self.k or not all(1 <= k <= self.samples for k in self.k):
-            raise ValueError(f"k holds numbers from 1 to samples ({self.samples}): fewer samples say nothing of pass@k")
+            raise ValueError(
+                f"k is {', '.join(map(str, self.k)) or 'empty'}; expected numbers from 1 to samples ({self.samples}): lower "
+                "k, or raise samples"
+            )
         if len(set(self.k)) < len(self.k):
-            raise ValueError(f"k names a number twice: {', '.join(map(str, self.k))}")
+            raise ValueError(f"k contains a number twice: {', '.join(map(str, self.k))}; remove one")
         if self.samples > 1 and not self.temperature:
             raise ValueError(
-                "several samples at temperature 0 are all the same; set temperature, 0.2 or 0.8 for example"
+                "several samples at temperature 0 are identical; set temperature, for example to 0.2 or 0.8"
             )
         return self

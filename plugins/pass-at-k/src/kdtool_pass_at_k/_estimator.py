@@ -8,7 +8,7 @@ __all__ = ["pass_at_k"]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the estimated probability that at least one of k samples passes, of n drawn of which c passed.
+    """Return the estimated probability that at least one of k samples passes, given that c of n samples passed.
 
     1 − C(n − c, k) / C(n, k), as a product that neither overflows nor cancels. Chen et al. 2021 (arXiv 2107.03374),
     equation 1 and its figure 3.
@@ -22,5 +22,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         ValueError: k is not in 1…n, or c not in 0…n.
     """
     if not 1 <= k <= n or not 0 <= c <= n:
-        raise ValueError(f"pass@{k} of {n} samples, {c} passed, cannot be estimated")
+        raise ValueError(
+            f"pass@{k} of {n} samples, {c} passed, cannot be estimated: expected are 1 ≤ k ≤ n and 0 ≤ c ≤ n"
+        )
     return 1.0 if n - c < k else 1.0 - prod(1 - k / i for i in range(n - c + 1, n + 1))

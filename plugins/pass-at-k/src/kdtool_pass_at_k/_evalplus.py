@@ -1,4 +1,4 @@
-"""Limits of EvalPlus."""
+"""Resource limits of EvalPlus."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from kdtool_pass_at_k._problem import Limits
 __all__ = ["EVALPLUS"]
 
 EVALPLUS = Limits(90.0, 4 * 2**30)
-"""EvalPlus allows 60 s for all inputs of a problem together; its tests here also find out what they expect in that time."""
+"""EvalPlus allows 60 s for all inputs of a problem; the tests here also compute the expected outputs in this time."""

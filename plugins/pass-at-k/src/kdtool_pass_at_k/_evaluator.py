@@ -1,4 +1,4 @@
-"""The base of evaluators that run programs: samples, their verdicts, pass@k."""
+"""Base class of evaluators that run programs: samples, their verdicts, pass@k."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["PassAtK"]
 
 
 class PassAtK(kdtool.Evaluator):
-    """Base of evaluators that ask for programs: subclasses give `benchmark`, `harness` and `problems`."""
+    """Base class of evaluators that ask for programs: subclasses define `benchmark`, `harness` and `problems`."""
 
     benchmark: ClassVar[str] = ""
-    """The name before the measurement's: `humaneval` gives `humaneval.pass@1`."""
+    """Prefix of the measurements' names: `humaneval` yields `humaneval.pass@1`."""
     harness: ClassVar[Mapping[str, str]] = {}
-    """For each form of prompt: which published harness asks and stops alike."""
+    """For each form of prompt, the published harness with the same prompts and stop strings."""
 
     class Config(PassAtKConfig):
-        """How programs are asked for and judged."""
+        """Settings of an evaluator that runs programs."""
 
     limits: Limits = Limits(3.0, 512 * 2**20)
-    """What a program may take where the config does not say; may depend on the config."""
+    """Resource limits of a program, unless the config overrides them; may depend on the config."""
     config: Config
     reads_text = False
 
@@ -54,22 +54,22 @@ class PassAtK(kdtool.Evaluator):
         raise NotImplementedError
 
     def kdtool_problems(self, run: kdtool.RunInfo) -> Sequence[kdtool.Example]:
-        """Return all problems, the prompt as a base model continues it with the benchmark's own solution."""
+        """Return all problems as the prompt for base models with the reference solution."""
         return [
             kdtool.Example(one.id, kdtool.Completion(one.forms["base"].prompt, one.solution), "test")
             for one in self.problems(run)
         ]
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
-        """Return the problems that are scored together, by what stands before `.pass@k` in their measurements' names."""
+        """Group problems that are scored together, by the name before `.pass@k` in their measurements."""
         return {self.benchmark: problems}
 
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """Return what the settings of a measurement say of the benchmark, besides how it was asked and judged."""
+        """Return the measurement's settings that are specific to the benchmark."""
         return {"like": self.harness.get(self.config.form, "")}
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say why programs cannot be run safely here, if so."""
+        """Return what the sandbox lacks to run programs safely here."""
         from kdtool_sandbox import missing
 
         return missing()
@@ -83,17 +83,17 @@ class PassAtK(kdtool.Evaluator):
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), compute_bytes=size)
 
     def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Read the problems, and look whether the run's student can be asked.
+        """Read the problems, and check that the run's student can be asked.
 
         Raises:
-            kdtool.UsageError: there are none, or it has no chat template where `form` is `chat`.
+            kdtool.UsageError: there are no problems, or `form` is `chat` and the student lacks a chat template.
         """
-        self._asked(run)
+        self._select_problems(run)
         students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
         for name in students:
             if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
                 raise kdtool.UsageError(
-                    "form: chat asks by a chat template, and the student's tokenizer has none; set form: base, or take a "
+                    "form: chat needs a chat template, but the student's tokenizer has none; set form: base, or use a "
                     "tokenizer with a template"
                 )
 
@@ -105,29 +105,29 @@ class PassAtK(kdtool.Evaluator):
         """
         from kdtool_measuring import file_of
 
-        from kdtool_pass_at_k._samples import sampled
-        from kdtool_pass_at_k._verdicts import judged
+        from kdtool_pass_at_k._samples import collect_samples
+        from kdtool_pass_at_k._verdicts import judge_samples
 
-        parts = self._asked(run)
+        parts = self._select_problems(run)
         problems = [problem for part in parts.values() for problem in part]
         settings = {name: self._settings(name, part) for name, part in parts.items()}
         limits = Limits(self.seconds, self.limits.memory)
         for subject in subjects:
-            samples = sampled(run, subject, problems, self.config, self.benchmark)
+            samples = collect_samples(run, subject, problems, self.config, self.benchmark)
             if samples is not None:
                 file = file_of(run, self.benchmark, subject, "verdicts")
-                verdicts = judged(run, file, problems, samples, limits, self.config.workers)
+                verdicts = judge_samples(run, file, problems, samples, limits, self.config.workers)
                 for name, part in parts.items():
                     yield from self._measurements(run, subject, name, part, samples, verdicts, settings[name])
 
-    def _asked(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
-        """Return the problems that are asked, by the part that they are scored with."""
-        from kdtool_measuring import chosen
+    def _select_problems(self, run: kdtool.RunInfo) -> dict[str, Sequence[Problem]]:
+        """Select the problems to ask, grouped by part."""
+        from kdtool_measuring import choose
 
-        parts = {name: chosen(part, self.config.problems) for name, part in self.parts(self.problems(run)).items()}
+        parts = {name: choose(part, self.config.problems) for name, part in self.parts(self.problems(run)).items()}
         if not parts or not all(parts.values()):
             raise kdtool.UsageError(
-                f"{self.benchmark}: there is no problem to ask; a score of nothing would say nothing"
+                f"{self.benchmark}: there is no problem to ask, so there would be no score; give it other files or settings"
             )
         return parts
 
@@ -141,7 +141,7 @@ class PassAtK(kdtool.Evaluator):
         verdicts: Mapping[str, Judged],
         settings: Mapping[str, str],
     ) -> Iterator[kdtool.Measurement]:
-        from kdtool_measuring import Item, measured, unanswered
+        from kdtool_measuring import Item, make_measurement, measure_missing_answers
 
         judged: dict[str, list[tuple[Sample, Judged]]] = {problem.id: [] for problem in problems}
         for sample in samples:
@@ -151,15 +151,15 @@ class PassAtK(kdtool.Evaluator):
         for k in self.config.k:
             items = []
             for name, pairs in judged.items():
-                passed = sum(verdict.passed and not sample.missing for sample, verdict in pairs)
-                shown = _shown(pairs) if k == self.config.k[0] else {}
+                passed = sum(verdict.has_passed and not sample.missing for sample, verdict in pairs)
+                shown = _describe_samples(pairs) if k == self.config.k[0] else {}
                 items.append(Item(name, pass_at_k(len(pairs), passed, k), 1.0, shown))
-            yield measured(
+            yield make_measurement(
                 items, run, subject,
                 name=f"{part}.pass@{k}", unit="fraction", higher_is_better=True,
                 settings={**settings, "sandbox": ", ".join(sorted(isolation))},
             )  # fmt: skip
-        yield from unanswered(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
+        yield from measure_missing_answers(part, subject, [sample for pairs in judged.values() for sample, _ in pairs])
 
     def _settings(self, part: str, problems: Sequence[Problem]) -> dict[str, str]:
         config = self.config
@@ -184,8 +184,8 @@ class PassAtK(kdtool.Evaluator):
         }
 
 
-def _shown(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:
-    """Return what a report shows of a problem: its samples with their verdicts."""
+def _describe_samples(pairs: Sequence[tuple[Sample, Judged]]) -> dict[str, str]:
+    """Return the texts that a report shows for a problem: its samples with their verdicts."""
     shown = {}
     for number, (sample, verdict) in enumerate(pairs, 1):
         which = f" {number}" if len(pairs) > 1 else ""

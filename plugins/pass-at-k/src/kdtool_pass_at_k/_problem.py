@@ -1,4 +1,4 @@
-"""A problem as a benchmark gives it."""
+"""A problem of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Form", "Limits", "Problem", "digest_of"]
 
 
 class Form(NamedTuple):
-    """One way to ask: a conversation (none for a base model), how the answer begins, and where it ends."""
+    """One form of prompt: a conversation (empty for base models), the beginning of the answer, and stop strings."""
 
     turns: tuple[tuple[str, str], ...]
     prompt: str
@@ -23,7 +23,7 @@ class Form(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a program may take: wall seconds, and bytes of memory."""
+    """Resource limits of a program: wall-clock seconds, and bytes of memory."""
 
     seconds: float
     memory: int
@@ -33,9 +33,9 @@ class Limits(NamedTuple):
 class Problem:
     """One problem.
 
-    `forms` are the ways to ask, by `PassAtKConfig.form`. What is run of an answer is made by `continued` of code that goes
-    on behind the prompt, and by `whole` of code that stands for itself. `solution` is the benchmark's own, for `continued`;
-    "" where it has none. `language` is that of the programs, as the sandbox calls it.
+    `forms` are the forms of prompt, by `PassAtKConfig.form`. `continued` makes a program of code that continues the prompt,
+    `whole` of code that is complete by itself. `solution` is the reference solution, for `continued`; "" if there is none.
+    `language` is the sandbox's name for the programs' language.
     """
 
     id: str
@@ -47,9 +47,9 @@ class Problem:
 
 
 def digest_of(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str:
-    """Return what tells these problems from others, for a measurement's settings: 12 digits of a hash.
+    """Return a digest of the problems for a measurement's settings: 12 hex digits.
 
-    It is of their ids, of how they are asked in this form, and of what is run of an empty answer, which holds the tests.
+    It covers their ids, their prompts in this form, and the programs of an empty answer, which contain the tests.
     """
     found = sha256()
     for one in problems:
@@ -59,7 +59,7 @@ def digest_of(problems: Sequence[Problem], form: Literal["base", "chat"]) -> str
 
 
 def _content(work: Module | Program) -> object:
-    """Return what a program is on every machine: its commands name the toolchain's folders, which differ."""
+    """Return the machine-independent content of a program: its commands contain the toolchain's folders."""
     from kdtool_sandbox import Module
 
     return [work.source, work.tests, work.names, work.helpers] if isinstance(work, Module) else dict(work.files)

@@ -1,4 +1,4 @@
-"""Verdicts: what the sandbox says of each sample. Equal programs are run once."""
+"""Verdicts of the sandbox on each sample. Equal programs are run once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from kdtool_pass_at_k._problem import Limits, Problem
 
-__all__ = ["Judged", "judged", "program_of", "verdicts_of"]
+__all__ = ["Judged", "judge_samples", "program_of", "verdicts_of"]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A sample's verdict; `status`, `reason` and `stderr` as in `kdtool_sandbox.Verdict`, `program` a hash of what ran."""
+    """A sample's verdict; `status`, `reason` and `stderr` as in `kdtool_sandbox.Verdict`, `program` the program's hash."""
 
     id: str
     status: str
@@ -35,12 +35,12 @@ class Judged:
     program: str = ""
 
     @property
-    def passed(self) -> bool:
-        """Whether it did what the tests ask."""
+    def has_passed(self) -> bool:
+        """True if the program passed the tests."""
         return self.status == "passed"
 
 
-def judged(
+def judge_samples(
     run: kdtool.RunInfo,
     file: Path,
     problems: Sequence[Problem],
@@ -63,19 +63,19 @@ def judged(
 def verdicts_of(
     run: kdtool.RunInfo, file: Path, tasks: Mapping[str, Sequence[Task]], workers: int
 ) -> Mapping[str, Judged]:
-    """Return the verdict of every task, by its id; equal programs are run once, and those that are in the file not at all.
+    """Return the verdict of every task by its id, running equal programs once and those in the file not at all.
 
-    A task whose program is another one than when the verdict was kept is run: its sample was asked for again.
+    A stored verdict is ignored if the task's program has changed, since its sample was requested again.
 
     Args:
-        run: says to the user what is damaged in the file.
-        file: where each verdict is kept before the next one counts.
-        tasks: by the language of their programs, as the sandbox calls it. Their ids are unique.
-        workers: programs that run at once.
+        run: the run, for messages.
+        file: journal of the verdicts.
+        tasks: by the sandbox's name for their language; ids are unique.
+        workers: programs run in parallel.
 
     Raises:
-        SandboxError: there is no safe way to run programs here, or a language's toolchain is missing.
-        PluginError: a language is not what the sandbox takes.
+        SandboxError: programs cannot be run safely here, or a language's toolchain is missing.
+        PluginError: the sandbox does not support a language.
     """
     from kdtool_sandbox import Sandbox, language, slowness
 
@@ -92,7 +92,7 @@ def verdicts_of(
         first = {same[0].id: same for same in alike.values()}
         if first:
             if slowness() > 1:
-                run.say(f"time limits are {slowness():g} times as long here: this machine runs Python more slowly")
+                run.say(f"time limits are multiplied by {slowness():g}: this machine runs Python more slowly")
             languages = [language(name) for name, spoken in missing.items() if spoken]
             with Sandbox(workers=workers, languages=languages) as sandbox:
                 for verdict in sandbox.run(same[0] for same in first.values()):
@@ -107,7 +107,7 @@ def _digest(task: Task) -> str:
 
 
 def program_of(problem: Problem, sample: Sample) -> Module | Program:
-    """Return what is run of a sample. What goes on behind a prompt is code as it is: where it ends, stop strings say."""
+    """Return the program of a sample. A continuation of a prompt is code as it is, since stop strings end it."""
     if sample.continues:
         return problem.continued(sample.text)
     names = getattr(problem.whole(""), "names", ())

@@ -1,7 +1,7 @@
-"""Items that can be read: what subjects answered, with verdicts, item by item, for the page's section of that name.
+"""The section of answers: what subjects answered, with verdicts, item by item.
 
-An items file may say of an item what there is to see (`shown`: texts by what they are). The page holds as many items as its
-budget of text allows, those that went worst first; all are in the files, which the page names.
+Items files may include texts to show (`shown`, by label). The page shows the items with the worst results, within a budget
+of bytes; the files, which the page links, hold all of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from kdtool_reporter_html._subjects import Subjects, arm_order, title
 __all__ = ["Answers", "Shown", "answers"]
 
 _PAGE = 1024 * 1024
-"""Bytes of answers on the page, shared evenly among measurements; each shows one item at least."""
+"""Bytes of answers on the page, shared evenly among measurements; each shows at least one item."""
 _AROUND = 200
-"""Bytes of the markup around a text, about."""
+"""Approximate bytes of the markup around a text."""
 _MOST_TEXTS = 8
 """Texts of one subject's part of an item: answers and verdicts of a few samples."""
 _MOST_CHARACTERS = 4000
@@ -31,9 +31,9 @@ _MOST_CHARACTERS = 4000
 
 @dataclass(frozen=True)
 class Shown:
-    """One subject's part of an item: who, what share of the item counted for it, and texts by what they are.
+    """One subject's part of an item: its title, its score on the item, and texts by label.
 
-    `left` of the texts are not on the page.
+    `left` is the number of texts that are not on the page.
     """
 
     subject: str
@@ -43,15 +43,16 @@ class Shown:
 
     @property
     def size(self) -> int:
-        """What it takes of the page, in bytes."""
+        """Bytes on the page."""
         return _AROUND + sum(_size(text) for _, text in self.texts)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Items of a measurement, worst first, each with what every subject did.
+    """Items of a measurement, worst first, each with every subject's answers.
 
-    `left` items are not on the page; `files` hold all of them, relative to the run's folder where they are below it.
+    `left` is the number of items that are not on the page. `files` hold all; their paths are relative to the run's folder
+    if they are inside it.
     """
 
     heading: str
@@ -61,22 +62,22 @@ class Answers:
 
 
 def answers(results: kdtool.Results, subjects: Subjects) -> list[Answers]:
-    """Return the measurements of which items can be read, in their order."""
+    """Return the measurements whose items have texts to show, in order."""
     measurements = results.measurements
     places = {arm: place for place, arm in enumerate(arm_order(subjects.of(one.subject)[0] for one in measurements))}
     by_name: dict[str, list[kdtool.Measurement]] = {}
     for measurement in sorted(measurements, key=lambda one: places[subjects.of(one.subject)[0]]):
         by_name.setdefault(measurement.name, []).append(measurement)
     order = {name: worst for name, own in by_name.items() if (worst := _worst_first(own))}
-    called = {one.subject: _called(one.subject, subjects) for one in measurements}
+    titles = {one.subject: _title_of(one.subject, subjects) for one in measurements}
     return [
-        _fitting(name, by_name[name], worst, _PAGE // len(order), called, results.folder)
+        _fitting(name, by_name[name], worst, _PAGE // len(order), titles, results.folder)
         for name, worst in order.items()
     ]
 
 
 def _worst_first(measurements: Sequence[kdtool.Measurement]) -> list[str]:
-    """Return the items that can be read, those first that went worst for some subject."""
+    """Return the items with texts to show, sorted by their worst result for any subject."""
     found: dict[str, float] = {}
     for measurement in measurements:
         for item in _readable(measurement.items):
@@ -91,16 +92,16 @@ def _fitting(
     measurements: Sequence[kdtool.Measurement],
     order: Sequence[str],
     room: int,
-    called: Mapping[str, str],
+    titles: Mapping[str, str],
     folder: Path,
 ) -> Answers:
-    """Return the items for which there is room on the page, the first one in any case."""
+    """Return the items that fit on the page, but at least the first one."""
     parts: dict[str, list[Shown]] = {item: [] for item in order[: max(1, room // _AROUND)]}
     files = []
     for measurement in measurements:
         for item in _readable(measurement.items):
             if item["item"] in parts:
-                parts[item["item"]].append(_shown(called[measurement.subject], item))
+                parts[item["item"]].append(_show(titles[measurement.subject], item))
         if measurement.items is not None:
             files.append(_place(measurement.items, folder))
     taken: list[tuple[str, tuple[Shown, ...]]] = []
@@ -112,7 +113,7 @@ def _fitting(
     return Answers(name, tuple(taken), len(order) - len(taken), tuple(files))
 
 
-def _shown(subject: str, item: Mapping[str, Any]) -> Shown:
+def _show(subject: str, item: Mapping[str, Any]) -> Shown:
     texts = list(item["shown"].items())
     some = tuple((title(what), _cut(str(text))) for what, text in texts[:_MOST_TEXTS])
     value = f"{item['sum'] / item['weight']:.3g}" if item["weight"] else "–"
@@ -134,13 +135,13 @@ def _readable(path: Path | None) -> Iterator[dict[str, Any]]:
         yield from (item for item in map(json.loads, lines) if item.get("shown"))
 
 
-def _called(subject: str, subjects: Subjects) -> str:
+def _title_of(subject: str, subjects: Subjects) -> str:
     arm, seed = subjects.of(subject)
     return subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
 
 
 def _cut(text: str) -> str:
-    """Cut a text, and write out what no page can hold (half a character) or should not do (turn the text around)."""
+    """Truncate a text, and escape characters that break the page: lone surrogates, direction overrides, controls."""
     text = "".join(one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text)
     return (
         text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n… {len(text) - _MOST_CHARACTERS:,} more"

@@ -1,7 +1,7 @@
-"""What the control is called. Made for equal tokens, it may have trained on more or fewer than the student.
+"""Name the control by what it had in common with the student: tokens, or only rows.
 
-So it is where the student also learned on text of its own, which is shorter than what it takes the place of, and where one
-of them ended early because it got no better. Then the page says that they had the same rows, as the verdict does.
+A control for equal tokens may have trained on more or fewer than the student: if the student also trained on its shorter
+on-policy text, or if one of them stopped early. Then the page names the same rows instead, as the verdict does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONTROL = "control"
 
 
 def as_it_trained(results: kdtool.Results) -> kdtool.Results:
-    """Return the results with the control under the name that its tokens allow; as they are where it had the student's."""
+    """Return the results with the control renamed to `control-rows` if its token count differs from the student's."""
     trained = {
         (arm.arm, arm.seed): sum(phase.tokens for phase in arm.phases.values())
         for arm in results.arms
@@ -28,16 +28,16 @@ def as_it_trained(results: kdtool.Results) -> kdtool.Results:
         return results
     return replace(
         results,
-        arms=tuple(replace(arm, arm=_called(arm.arm)) for arm in results.arms),
+        arms=tuple(replace(arm, arm=_rename(arm.arm)) for arm in results.arms),
         subjects=tuple(
             replace(subject, arm=SAME_ROWS) if (subject.arm or subject.name) == _CONTROL else subject
             for subject in results.subjects
         ),
         comparisons=tuple(
-            replace(found, arm=_called(found.arm), against=_called(found.against)) for found in results.comparisons
+            replace(found, arm=_rename(found.arm), against=_rename(found.against)) for found in results.comparisons
         ),
     )
 
 
-def _called(arm: str) -> str:
+def _rename(arm: str) -> str:
     return SAME_ROWS if arm == _CONTROL else arm

@@ -1,4 +1,4 @@
-"""Training curves as data for drawing: one chart a term against tokens and wall time, and shares of the gradient.
+"""Compute training curves for drawing: one chart per term against tokens and wall time, and shares of the gradient.
 
 Lines are polylines in a square of 1000 × 1000, y downwards; the template stretches them. Long histories are thinned by
 averaging, so that the page stays small.
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of several lines. `summary` says in words what it shows."""
+    """A chart of several lines; `summary` describes it in words."""
 
     heading: str
     against: str
@@ -49,7 +49,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Area:
-    """One term's band in the chart of shares; `number` picks its colour; shares are in words."""
+    """One term's band in the chart of shares; `number` selects its colour; shares are formatted text."""
 
     label: str
     number: int
@@ -86,7 +86,7 @@ class _History:
 
 @dataclass(frozen=True)
 class _Across:
-    """What lies along a chart's horizontal axis."""
+    """The quantity on a chart's horizontal axis."""
 
     name: str
     label: str
@@ -95,7 +95,7 @@ class _Across:
 
 
 def phases(arms: Sequence[kdtool.ArmResult]) -> list[PhaseCurves]:
-    """Draw every phase that logged at least two steps, those of teachers first: they were trained first."""
+    """Draw every phase that logged at least two steps, those of teachers first, in order of training."""
     ordered = [arm for name in arm_order(arm.arm for arm in arms) for arm in arms if arm.arm == name]
     names = list(dict.fromkeys(name for arm in ordered for name in arm.histories))
     drawn = []
@@ -180,14 +180,14 @@ def _thin(line: Series) -> Series:
     width = -(-len(finite) // _MOST_POINTS)
     if width <= 1:
         return finite
-    # The first and last point stay what they are: they are what people read off.
+    # Keep the first and last point exact: readers look them up.
     groups = [finite[start : start + width] for start in range(1, len(finite) - 1, width)]
     averaged = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
     return [finite[0], *averaged, finite[-1]]
 
 
 def _mean(seeds: Sequence[Series]) -> Series | None:
-    """Average seeds point by point; those of different length by how far each is."""
+    """Average seeds point by point; lines of different length by their fraction of progress."""
     shortest = min(len(line) for line in seeds)
     if shortest < 2:
         return None
@@ -253,7 +253,7 @@ def _areas(labels: Sequence[str], shares: Sequence[Sequence[float]], places: Seq
         yield Area(
             label=label,
             number=number % 6,
-            points=" ".join(f"{at * 10:.0f},{1000 - height * 1000:.0f}" for at, height in _thinned(edge)),
+            points=" ".join(f"{at * 10:.0f},{1000 - height * 1000:.0f}" for at, height in _thin_edge(edge)),
             mean=percent(mean),
             first=percent(own[0]),
             last=percent(own[-1]),
@@ -261,7 +261,7 @@ def _areas(labels: Sequence[str], shares: Sequence[Sequence[float]], places: Seq
         )
 
 
-def _thinned(edge: Series) -> Series:
+def _thin_edge(edge: Series) -> Series:
     if len(edge) <= 2 * _MOST_POINTS:
         return edge
     half = len(edge) // 2

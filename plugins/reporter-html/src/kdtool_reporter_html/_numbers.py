@@ -1,6 +1,6 @@
-"""Numbers as people read them: significant digits, units, durations, intervals.
+"""Format numbers for readers: significant digits, units, durations, intervals.
 
-Called by every section. A non-breaking space stands between number and unit, and a real minus sign before negatives.
+Called by every section. Uses a non-breaking space between number and unit, and a real minus sign.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def quantity(value: float, unit: str, *, spread: float | None = None) -> str:
     if not isfinite(value):
         return _endless(value)
     if unit == "bytes":
-        return _prefixed(value, _BYTES)
+        return _with_prefix(value, _BYTES)
     if unit in {"parameters", "tokens"}:
-        return _prefixed(value, _COUNTS)
+        return _with_prefix(value, _COUNTS)
     if unit in {"s", "seconds"}:
         return duration(value)
     if unit == "fraction":
@@ -38,13 +38,13 @@ def interval(low: float, high: float, unit: str) -> str:
 
 
 def span(low: str, high: str) -> str:
-    """Join two formatted values as "low to high"; a unit that both have is said once."""
+    """Join two formatted values as "low to high"; a common unit appears once."""
     number, _, unit = low.partition(SPACE)
     return f"{number if unit and unit == high.partition(SPACE)[2] else low} to {high}"
 
 
 def tick(text: str) -> str:
-    """Take the zeros off a formatted number that a tick at a round place does not need: "+20.0 %" gives "+20 %"."""
+    """Strip trailing zeros off a formatted number for an axis tick: "+20.0 %" gives "+20 %"."""
     number, space, unit = text.partition(SPACE)
     number, power, exponent = number.partition("e")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + power + exponent + space + unit
@@ -75,7 +75,7 @@ def percent(fraction: float, *, spread: float | None = None) -> str:
 def count(value: float) -> str:
     """Return a count: exact with thin spaces below a million, else in millions and more."""
     if abs(value) >= 1_000_000:
-        return _prefixed(value, _COUNTS)
+        return _with_prefix(value, _COUNTS)
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
@@ -97,7 +97,7 @@ def times(ratio: float) -> str:
 
 
 def decimals(value: float, spread: float | None) -> int:
-    """Return how many decimals to show: two digits of the spread where there is one, else three significant digits."""
+    """Return the number of decimals to show: two digits of the spread if there is one, else three significant digits."""
     if spread is not None and isfinite(spread) and spread > 0:
         return min(4, max(0, 1 - floor(log10(spread))))
     if not value or not isfinite(value):
@@ -106,7 +106,7 @@ def decimals(value: float, spread: float | None) -> int:
     return min(6, max(0, 2 - floor(log10(rounded))))
 
 
-def _prefixed(value: float, prefixes: tuple[str, ...]) -> str:
+def _with_prefix(value: float, prefixes: tuple[str, ...]) -> str:
     step = 0
     while abs(value) >= 999.5 and step < len(prefixes) - 1:
         value, step = value / 1000, step + 1

@@ -1,4 +1,4 @@
-"""Puts the sections together and renders the page."""
+"""Assemble the sections and render the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["page"]
 
 
 def page(results: kdtool.Results) -> str:
-    """Return the whole page. Parts of a run that are missing are left out or named as missing."""
+    """Return the whole page. Missing parts of a run are omitted, or named as missing."""
     results = as_it_trained(results)
     units = {found.name: found.unit for found in results.measurements}
     higher = {found.name: found.higher_is_better for found in results.measurements}
@@ -60,5 +60,5 @@ def page(results: kdtool.Results) -> str:
 
 
 def _own_file(path: Path) -> Markup:
-    """Read a file of this package, which enters the page as it is."""
+    """Read a file of this package, to be inserted unescaped."""
     return Markup(path.read_text(encoding="utf-8"))  # noqa: S704 - nothing of a run is in it

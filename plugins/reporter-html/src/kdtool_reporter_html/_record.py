@@ -1,4 +1,4 @@
-"""What went into a run and what it cost: data, models, stages, notes, components, and how to use the student."""
+"""Sections on a run's inputs and costs: data, models, stages, notes, components, and how to use the student."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the data's description: a table with a header row where there are `columns`, else names with values."""
+    """A part of the data's description: a table with a header row if there are `columns`, else names with values."""
 
     heading: str
     columns: tuple[str, ...]
@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the run paid, what it found already made, and who shared the teacher's signals."""
+    """Costs of a run: stages made and reused, the use of the teacher's signals, and training."""
 
     stages: tuple[Stage, ...]
     made: str
@@ -78,7 +78,7 @@ class Usage:
 def blocks(data: Mapping[str, Any]) -> list[Block]:
     """Lay out the data's description, whatever its shape: plain values first, then a block for each mapping or list.
 
-    What the signals cost is left to the costs.
+    Signals are omitted here, since `costs` reports them.
     """
     data = {key: value for key, value in data.items() if key != "signal_seconds"}
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping) and not _is_table(value)}
@@ -89,8 +89,8 @@ def blocks(data: Mapping[str, Any]) -> list[Block]:
 
 
 def costs(results: kdtool.Results) -> Costs:
-    """Add up what the stages and the training took."""
-    # What a run made itself and then used again (a student that all seeds share) is one stage.
+    """Add up the time of stages and training."""
+    # A stage that the run itself made and then reused (a student that all seeds share) counts once.
     records = list({(stage.name, stage.fingerprint): stage for stage in reversed(results.stages)}.values())[::-1]
     most = max((stage.seconds for stage in records), default=0.0)
     stages = tuple(
@@ -102,7 +102,7 @@ def costs(results: kdtool.Results) -> Costs:
 
 
 def models(facts: Mapping[str, kdtool.ModelFacts]) -> list[ModelColumn]:
-    """Say each model's shapes."""
+    """Return each model's shapes."""
     ordered = arm_order(facts)
     return [ModelColumn(name, tuple(_facts(facts[name]))) for name in ordered]
 
@@ -119,7 +119,7 @@ def notes(results: kdtool.Results) -> list[str]:
 
 
 def usage(arms: Sequence[kdtool.ArmResult]) -> list[Usage]:
-    """List what was exported of the student's first seed, with the lines that use it."""
+    """List the exports of the student's first seed, with the lines that use them."""
     students = sorted((arm for arm in arms if arm.arm == "student"), key=lambda arm: arm.seed)
     if not students:
         return []

@@ -1,4 +1,4 @@
-"""Axes: which ticks to draw and where values lie, in percent of the drawing's width or height."""
+"""Axes: ticks, and positions of values in percent of the drawing's width or height."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Axis", "Tick", "axis"]
 
 
 _RESOLVED = 1e-9
-"""The share of a value below which differences are drawn as none: ticks between them would be rounding errors."""
+"""Relative difference that is drawn as zero: ticks within it would be rounding errors."""
 _SMALLEST = 1e-300
-"""Below it division leaves nothing."""
+"""Smallest magnitude that can be divided without underflow."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Axis:
     ticks: tuple[Tick, ...]
 
     def at(self, value: float) -> float:
-        """Return where a value lies, 0 to 100; values outside stick to the edge."""
+        """Return the position of a value, 0 to 100; values outside are clipped."""
         return _place(value, self.low, self.high, self.logarithmic)
 
 
@@ -88,7 +88,7 @@ def _round_powers(low: float, high: float, most: int) -> list[float]:
 
 
 def _plain(marks: list[float]) -> Callable[[float], str]:
-    """Label all ticks with the decimals that tell them apart."""
+    """Return a formatter with as many decimals as the ticks need to differ."""
 
     def show(mark: float) -> str:
         return f"{mark:,.{places}f}".replace(",", "\u202f").replace("-", "−")

@@ -1,4 +1,4 @@
-"""Which arm and seed a measured subject belongs to, as the results say it, and what arms are called on the page."""
+"""Map measured subjects to arms and seeds, and arms to their titles on the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 SAME_ROWS = "control-rows"
-"""What the page calls the control where it did not train on as many tokens as the student."""
+"""The page's name for a control that did not train on as many tokens as the student."""
 
 ARMS = {
     "teacher": "Teacher",
@@ -24,15 +24,15 @@ ARMS = {
     SAME_ROWS: "Control, same rows",
     "control-time": "Control, equal time",
 }
-"""The arms that a run knows, in the order of columns."""
+"""The arms of a run, in the order of columns."""
 
 _UNADAPTED = ".unadapted"
-"""Behind the name of a teacher that the run trained: as it was before."""
+"""Suffix for the original weights of a teacher that the run fine-tuned."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All measurements of one name in one arm, by seed in ascending order (-1 where there is no seed)."""
+    """All measurements of one name in one arm, by seed in ascending order (-1 if there is no seed)."""
 
     by_seed: dict[int, kdtool.Measurement]
 
@@ -43,7 +43,7 @@ class Measured:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The 95 % interval over items: of the one seed, or the mean of all seeds' bounds; None where one lacks it."""
+        """The 95 % interval over items: of the one seed, or the mean of all seeds' bounds; None if one lacks it."""
         pairs = [
             (found.low, found.high)
             for found in self.by_seed.values()
@@ -56,7 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subjects:
-    """The subjects that a run measured. Whose name is not among them is an arm by itself, without seed and role."""
+    """The subjects that a run measured. Any other name is an arm by itself, without seed and role."""
 
     found: Sequence[kdtool.Subject]
 
@@ -69,28 +69,28 @@ class Subjects:
         return {subject.arm or subject.name: subject.role for subject in self.found}
 
     def of(self, subject: str) -> tuple[str, int]:
-        """Return a subject's arm and its seed, -1 where it has none."""
+        """Return a subject's arm and its seed, -1 for none."""
         found = self._by_name.get(subject)
         if found is None:
             return subject, -1
         return found.arm or subject, -1 if found.seed is None else found.seed
 
-    def trained(self, arm: str) -> bool:
-        """Return whether an arm is a student or control of a run, whatever others are called."""
+    def is_trained(self, arm: str) -> bool:
+        """Return whether the run trained an arm, as student or control."""
         return self._roles.get(arm) in {"student", "control"}
 
-    def exported(self, arm: str) -> bool:
-        """Return whether an arm is a file that the run wrote, and none that was given to be measured."""
-        return self._roles.get(arm) == "artifact" and self.trained("student")
+    def is_exported(self, arm: str) -> bool:
+        """Return whether the run exported an arm, as opposed to a file that was passed in for measurement."""
+        return self._roles.get(arm) == "artifact" and self.is_trained("student")
 
     def title(self, arm: str) -> str:
-        """Return an arm's name for people."""
-        if self.exported(arm):
+        """Return an arm's display name."""
+        if self.is_exported(arm):
             return f"Exported: {arm.removeprefix('student-')}"
         return arm if self._roles.get(arm) == "artifact" else arm_title(arm)
 
     def gather(self, measurements: Iterable[kdtool.Measurement]) -> dict[str, dict[str, Measured]]:
-        """Group measurements by name, then arm, both in the order in which they came."""
+        """Group measurements by name, then arm, both in their original order."""
         grouped: dict[str, dict[str, dict[int, kdtool.Measurement]]] = {}
         for measurement in measurements:
             arm, seed = self.of(measurement.subject)
@@ -102,7 +102,7 @@ class Subjects:
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
-    """Sort arms: teachers (as they teach, and as they were before), student, its controls, then all else by name."""
+    """Sort arms: teachers (fine-tuned and original), student, its controls, then all else by name."""
     known = list(ARMS)
 
     def place(arm: str) -> int:
@@ -114,23 +114,23 @@ def arm_order(arms: Iterable[str]) -> list[str]:
 
 
 def is_teacher(arm: str) -> bool:
-    """Return whether an arm is a teacher, as it teaches or as it was before."""
+    """Return whether an arm is a teacher, fine-tuned or original."""
     return arm.startswith("teachers.") or arm.removesuffix(_UNADAPTED) == "teacher"
 
 
 def arm_title(arm: str) -> str:
-    """Return the name for people of an arm that a run trained, or of a teacher."""
+    """Return the display name of a trained arm or a teacher."""
     before = arm.removesuffix(_UNADAPTED)
     return ARMS.get(arm, arm) if before == arm else f"{ARMS.get(before, before)}, unadapted"
 
 
 def own_name(key: str) -> str:
-    """Return a measurement's name without the evaluator's, which stands before it where two measure under one name."""
+    """Return a measurement's name without the evaluator's, which disambiguates equal names."""
     return key.rpartition(".")[2]
 
 
 def key_of(grouped: Mapping[str, object], own: str) -> str:
-    """Return under which key a measurement stands that has a name of its own; that name where there is none."""
+    """Return the key whose own name is `own`; `own` itself if there is none."""
     return next((key for key in grouped if own_name(key) == own), own)
 
 

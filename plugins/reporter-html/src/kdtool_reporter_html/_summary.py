@@ -23,17 +23,17 @@ from kdtool_reporter_html._subjects import name as in_words
 
 __all__ = ["COST_UNITS", "Cell", "CostCell", "MeasurementRow", "Table", "Tile", "costs", "quality", "seeds_of", "tiles"]
 
-_SAID = frozenset({"fraction", "%", "percent", "bytes", "s", "seconds", "parameters"})
-"""Units that the value itself shows, or the heading."""
+_SHOWN_UNITS = frozenset({"fraction", "%", "percent", "bytes", "s", "seconds", "parameters"})
+"""Units that the formatted value or the heading shows."""
 _TIMED = frozenset({"s", "seconds", "tokens/s", "J/token"})
-"""Units of what depends on how it was measured."""
+"""Units of measurements that depend on how they were made."""
 COST_UNITS = frozenset({"bytes", "parameters", "s", "seconds", "tokens/s", "tokens", "J/token"})
-"""Units of sizes, speeds and costs: all else is quality."""
+"""Units of sizes, speeds and costs; all others are quality."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A headline figure with what it is and what to hold it against."""
+    """A headline figure with its label and a note for comparison."""
 
     label: str
     value: str
@@ -42,7 +42,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm's result: the mean over seeds, the interval over items, and what each seed gave."""
+    """One arm's result: the mean over seeds, the interval over items, and each seed's value."""
 
     value: str
     interval: str
@@ -61,7 +61,7 @@ class CostCell:
 
 @dataclass(frozen=True)
 class MeasurementRow:
-    """One measurement: its unit, which direction is better, what is needed to repeat it, and a cell an arm."""
+    """One measurement: its unit, the better direction, its settings, and a cell per arm."""
 
     heading: str
     unit: str
@@ -88,7 +88,7 @@ def seeds_of(results: kdtool.Results, subjects: Subjects) -> int:
 
 
 def quality(results: kdtool.Results, subjects: Subjects) -> Table:
-    """Tabulate everything that is no size or speed."""
+    """Tabulate everything except sizes and speeds."""
     return _table(
         (found for found in results.measurements if found.unit not in COST_UNITS),
         subjects,
@@ -106,7 +106,7 @@ def costs(results: kdtool.Results, subjects: Subjects) -> Table:
 
 
 def tiles(results: kdtool.Results, subjects: Subjects) -> list[Tile]:
-    """Choose the figures that go on top; those that were not measured are left out."""
+    """Return the headline figures, without those that were not measured."""
     grouped = subjects.gather(results.measurements)
     seeds = seeds_of(results, subjects)
     made = [
@@ -142,7 +142,7 @@ def _table(
         rows.append(
             MeasurementRow(
                 heading=title(name),
-                unit="" if first.unit in _SAID or first.unit == in_words(name) else first.unit,
+                unit="" if first.unit in _SHOWN_UNITS or first.unit == in_words(name) else first.unit,
                 better="higher is better" if first.higher_is_better else "lower is better",
                 settings=tuple(_settings({subjects.title(arm): each[arm].settings for arm in arms if arm in each})),
                 cells=cells({arm: found.get(arm) for arm in arms}),
@@ -152,7 +152,7 @@ def _table(
 
 
 def _settings(by_arm: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield what is needed to repeat a measurement; where arms, given by their titles, differ in it, arm by arm."""
+    """Yield the settings of a measurement; arms, given by their titles, are named if they differ in one."""
     for key in dict.fromkeys(key for settings in by_arm.values() for key in settings):
         arms: dict[str, list[str]] = {}
         for arm in (arm for arm, settings in by_arm.items() if key in settings):
@@ -219,8 +219,8 @@ def _against_teacher(grouped: Mapping[str, Mapping[str, Measured]], subjects: Su
         ("peak-memory", "Memory", "of the teacher's"),
     ):
         found = grouped.get(key_of(grouped, name), {})
-        # What was exported, if it was; rather what was measured as the teacher was.
-        known = [*(arm for arm in found if subjects.exported(arm)), *({"student"} & found.keys())]
+        # Prefer exports to the student, and subjects measured in the same way as the teacher.
+        known = [*(arm for arm in found if subjects.is_exported(arm)), *({"student"} & found.keys())]
         if not known or "teacher" not in found or not found["teacher"].mean:
             continue
         own = min(known, key=lambda arm: _differently(found[arm], found["teacher"]))

@@ -1,9 +1,8 @@
-"""Quality against size and against speed: one point a subject, with the front that nothing else beats in both.
+"""Quality against size and against speed: one point per subject, with the Pareto front.
 
-A measurement of quality has a chart for each cost that was measured of at least two of its subjects: file size, else
-parameters, and decode speed. Controls have the student's shape, and an evaluator of cost may measure one for all: the
-student's, or its exported folder's, stands for what has none of its own. What was exported has the student's parameters.
-`per_parameter` divides scores by these.
+A measurement of quality has a chart for each cost known for at least two of its subjects: file size, else parameters, and
+decode speed. Controls have the student's shape, so an evaluator of cost may measure one for all: an arm without a cost uses
+the student's, or that of its exported folder. Exports have the student's parameters; `per_parameter` divides scores by them.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Tabl
 __all__ = ["Point", "Tradeoff", "per_parameter", "tradeoffs"]
 
 _COSTS = (("file-size", "parameters"), ("decode-speed",))
-"""What is drawn along the horizontal axis: of each group the first that was measured."""
+"""Costs on the horizontal axis: of each group, the first that was measured."""
 _MOST = 4
-"""Measurements of quality that are drawn at most, in the order in which they were measured."""
+"""Maximum number of quality measurements drawn, in the order of measuring."""
 _FROM_ZERO = frozenset({"fraction", "%", "percent"})
-"""Units in which twice as much is twice as good, so that a score can be divided."""
+"""Ratio-scale units, in which a score can be divided."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One subject: places in percent, `low` and `high` of its interval; `best` says that nothing beats it in both."""
+    """One subject: positions in percent, `low` and `high` of its interval; `best` is true on the Pareto front."""
 
     arm: str
     title: str
@@ -44,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """One chart. `front` joins the best points as SVG wants them; `better` names the corner to be in."""
+    """One chart. `front` is an SVG polyline through the best points; `better` names the best corner."""
 
     heading: str
     against: str
@@ -66,7 +65,7 @@ class _Place:
 
 
 def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> list[Tradeoff]:
-    """Draw every measurement of quality against every cost that says something."""
+    """Draw every measurement of quality against every cost in which subjects differ."""
     grouped = subjects.gather(measurements)
     units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
     qualities = [key for key in grouped if units[key][0] not in COST_UNITS][:_MOST]
@@ -77,7 +76,7 @@ def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) ->
 
 
 def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> Table:
-    """Divide scores, of which more is better and that begin at zero, by billions of parameters."""
+    """Divide scores by billions of parameters, for higher-is-better measurements with a zero point."""
     grouped = subjects.gather(measurements)
     units = {found.name: found.unit for found in measurements if found.higher_is_better and found.unit in _FROM_ZERO}
     cost = key_of(grouped, "parameters")
@@ -86,13 +85,13 @@ def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects
     arms = arm_order(place.arm for places in rows.values() for place in places)
     made = []
     for key, places in rows.items():
-        cells = {place.arm: _divided(place, 100 if units[key] == "fraction" else 1) for place in places}
+        cells = {place.arm: _divide(place, 100 if units[key] == "fraction" else 1) for place in places}
         row = MeasurementRow(title(key), "points", "higher is better", (), tuple(cells.get(arm) for arm in arms))
         made.append(row)
     return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
 
 
-def _divided(place: _Place, points: float) -> Cell:
+def _divide(place: _Place, points: float) -> Cell:
     scale = points * 1e9 / place.cost
     low, high = (edge * scale for edge in place.bounds) if place.bounds else (0.0, 0.0)
     bounds = interval(low, high, "") if place.bounds else ""
@@ -137,7 +136,7 @@ def _places(
 ) -> Iterator[_Place]:
     costs = grouped.get(cost, {})
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
-        stands = subjects.trained(arm) or (own_name(cost) == "parameters" and subjects.exported(arm))
+        stands = subjects.is_trained(arm) or (own_name(cost) == "parameters" and subjects.is_exported(arm))
         own = (
             arm if arm in costs or not stands else "student" if "student" in costs else _plain_export(grouped, subjects)
         )
@@ -148,14 +147,14 @@ def _places(
 
 
 def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
-    """Return the exported folder: what has its parameters counted, else the largest. "student" where there is none."""
+    """Return the exported folder: the export with counted parameters, else the largest; "student" if there is none."""
     sizes = grouped.get(key_of(grouped, "parameters")) or grouped.get(key_of(grouped, "file-size"), {})
-    exported = [arm for arm in sizes if subjects.exported(arm)]
+    exported = [arm for arm in sizes if subjects.is_exported(arm)]
     return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 
 
 def _wider(values: Sequence[float], unit: str) -> Axis:
-    """Return an axis with room at both sides, so that points and their names are inside."""
+    """Return an axis with margins, so that points and their names are inside."""
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low > 8
     room = (high - low) * 0.08
@@ -164,7 +163,7 @@ def _wider(values: Sequence[float], unit: str) -> Axis:
 
 
 def _front(places: Sequence[_Place], *, higher: bool, more: bool) -> list[_Place]:
-    """Return those that no other is at least as good as in both, and better in one."""
+    """Return the Pareto front: places that no other equals in both and beats in one."""
 
     def merit(place: _Place) -> tuple[float, float]:
         return (place.quality if higher else -place.quality), (place.cost if more else -place.cost)

@@ -1,6 +1,6 @@
-"""What the comparisons show: sentences, and a forest plot of differences with their intervals.
+"""Summarise the comparisons: sentences, and a forest plot of differences with their intervals.
 
-Everything here is derived from `Results.comparisons`: nothing is claimed that they do not say.
+Everything here is derived from `Results.comparisons` alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BEGINNINGS = {
     "asides": "Only likeness to the teacher and what it repeats of its text are shown to differ",
     "open": "Nothing is shown",
 }
-"""How the headline's sentence on each outcome begins, in the order of these sentences."""
+"""Beginning of the headline's sentence on each outcome, in the order of these sentences."""
 _ASIDES = {
     "likeness": (
         re.compile(r"(^|\.)(kl-to-|top-1-agreement)"), "closer to the teacher", "farther from the teacher"
@@ -39,17 +39,17 @@ _ASIDES = {
         "less given to repeating its training text", "more given to repeating its training text",
     ),
 }  # fmt: skip
-"""What says nothing of what a model can do, by the outcome where nothing else differs: how like the teacher it is, and how
-much it repeats; and the words for better and worse. An evaluator's name may stand before; a teacher's has dots itself."""
+"""Measurements that are not abilities (likeness to the teacher, repetition of training text), by the outcome if nothing else
+differs, with phrases for better and worse. An evaluator's name may precede theirs; a teacher's name contains dots."""
 _AGAINST = {"control": "at equal tokens", SAME_ROWS: "on the same rows", "control-time": "at equal wall time"}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one control shows.
+    """Result of the comparison with one control.
 
-    `outcome` is "pays", "costs", "mixed", "open", or what alone differs beside: "likeness", "repetition", "asides" for both;
-    `summary` says it on the card and `claim` in the headline, behind the place; `lines` say it measurement by measurement.
+    `outcome` is "pays", "costs", "mixed" or "open". It is "likeness", "repetition" or, for both, "asides" if only those
+    differ. `summary` is the text on the card, `claim` that of the headline, and `lines` go measurement by measurement.
     """
 
     control: str
@@ -63,7 +63,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One comparison: places in percent of the panel's width."""
+    """One comparison: positions in percent of the panel's width."""
 
     against: str
     arm: str
@@ -77,7 +77,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """One comparison in words and figures; `share` of the teacher, "" where there is none."""
+    """One comparison in words and figures; `share` of the teacher's value, "" for none."""
 
     measurement: str
     arm: str
@@ -91,7 +91,7 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ForestPanel:
-    """All comparisons of one measurement on a common scale; `zero` is where no difference lies."""
+    """All comparisons of one measurement on a common scale; `zero` is the position of no difference."""
 
     heading: str
     zero: float
@@ -111,7 +111,7 @@ def judgements(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) 
 
 
 def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
-    """Say in one or two sentences where distillation pays and where it does not."""
+    """Summarise in a few sentences where distillation pays and where it does not."""
     if not found:
         return (
             "No comparison with a control was made, so this run cannot say whether the teacher helped: "
@@ -127,7 +127,7 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
         for item in found:
             if item.outcome == outcome:
                 claims.setdefault(item.claim, []).append(_place(item.control))
-        sentences += [f"{beginning} {_joined(places)}: {claim}." for claim, places in claims.items()]
+        sentences += [f"{beginning} {_join(places)}: {claim}." for claim, places in claims.items()]
     if seeds == 1:
         sentences.append("There is one seed only: the luck of a single training run is not in the intervals.")
     return " ".join(sentences)
@@ -136,7 +136,7 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
 def forest(
     comparisons: Sequence[kdtool.Comparison], units: dict[str, str], higher_is_better: dict[str, bool]
 ) -> list[ForestPanel]:
-    """Draw one panel a measurement, with a row for each control, from comparisons with controls."""
+    """Draw one panel per measurement, with a row for each control, from comparisons with controls."""
     measurements = list(dict.fromkeys(found.measurement for found in comparisons))
     return [
         _panel(
@@ -150,10 +150,10 @@ def forest(
 
 
 def with_controls(comparisons: Sequence[kdtool.Comparison], subjects: Subjects) -> list[kdtool.Comparison]:
-    """Return those that say whether distillation helped: of the student with its controls."""
+    """Return the comparisons of the student with its controls, which show whether distillation helped."""
     return [
         found for found in comparisons
-        if found.arm == "student" and subjects.trained("student") and subjects.trained(found.against)
+        if found.arm == "student" and subjects.is_trained("student") and subjects.is_trained(found.against)
     ]  # fmt: skip
 
 
@@ -192,21 +192,21 @@ def _place(control: str) -> str:
     return _AGAINST.get(control, f"against {control}")
 
 
-def _joined(words: Sequence[str]) -> str:
+def _join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _aside(comparison: kdtool.Comparison) -> str:
-    """Return what a measurement is of that says nothing of what a model can do; "" for all others."""
+    """Return the kind of a measurement in `_ASIDES`; "" for all others."""
     return next((kind for kind, (names, _, _) in _ASIDES.items() if names.search(comparison.measurement)), "")
 
 
 def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
-    # Being like the teacher is what the student was trained for, and who learned nothing repeats nothing: whether it pays is
-    # for the other measurements to say.
+    # Likeness to the teacher was the training objective, and an untrained model repeats nothing: only the other
+    # measurements decide whether distillation pays.
     others = [found for found in comparisons if not _aside(found)]
-    better, worse = _named(others, "better"), _named(others, "worse")
-    asides = {kind: said for kind in _ASIDES if (said := _said_of(kind, comparisons))}
+    better, worse = _names_with(others, "better"), _names_with(others, "worse")
+    asides = {kind: said for kind in _ASIDES if (said := _describe_aside(kind, comparisons))}
     beside = "asides" if len(asides) > 1 else next(iter(asides), "open")
     outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else beside
     summary, claim = {
@@ -247,15 +247,15 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
     )
 
 
-def _named(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
-    return _joined([name(found.measurement) for found in comparisons if found.verdict == verdict])
+def _names_with(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
+    return _join([name(found.measurement) for found in comparisons if found.verdict == verdict])
 
 
-def _said_of(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
-    """Say in which way the student differs beside what it can do, such as "closer to the teacher"; "" where it does not."""
+def _describe_aside(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
+    """Describe how the student differs in one kind of `_ASIDES`, such as "closer to the teacher"; "" if it does not."""
     own = [found for found in comparisons if _aside(found) == kind]
     _, better, worse = _ASIDES[kind]
-    sides = {better: _named(own, "better"), worse: _named(own, "worse")}
+    sides = {better: _names_with(own, "better"), worse: _names_with(own, "worse")}
     return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)
 
 

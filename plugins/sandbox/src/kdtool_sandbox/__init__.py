@@ -1,15 +1,15 @@
-"""A sandbox for generated programs, for evaluators and screens. A library, no plugin.
+"""A sandbox for generated programs, for evaluators and screens. A library, not a plugin.
 
     with Sandbox(workers=2) as sandbox:
         for verdict in sandbox.run(tasks):
             ...
 
-What it keeps out, and what it does not, is in docs/sandbox.md.
+docs/sandbox.md describes its protection and its limits.
 """
 
 from __future__ import annotations
 
-from kdtool_sandbox._language import Language, found, installed_languages, language
+from kdtool_sandbox._language import Language, installed_languages, language, locate
 from kdtool_sandbox._pace import slowness
 from kdtool_sandbox._reference import EVALPLUS_NUMPY, against_reference
 from kdtool_sandbox._sandbox import Engine, Sandbox, missing
@@ -30,9 +30,9 @@ __all__ = [
     "Task",
     "Verdict",
     "against_reference",
-    "found",
     "installed_languages",
     "language",
+    "locate",
     "missing",
     "module_like",
     "slowness",

@@ -35,16 +35,16 @@ _EXPENDABLE = (
     f'{{ echo {_FIRST_TO_GO} > /proc/self/oom_score_adj; }} 2> /dev/null; exec "$@"',
     "sh",
 )
-"""What starts a command that the kernel ends first where the machine's memory is used up, and not the run that evaluates."""
+"""Prefix that makes the kernel kill the command, and not the run, when the machine runs out of memory."""
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
 _NO_QUEUES = ("--tmpfs", "/dev/mqueue:ro,size=4k")
 _UNWRITTEN = {
     "docker": ("--ipc", "none", *_NO_QUEUES),
     "podman": ("--ipc", "private", "--read-only-tmpfs=false", "--tmpfs", "/dev/shm:ro,size=4k", *_NO_QUEUES),  # noqa: S108
 }
-"""What keeps an engine from folders of its own that can be written: /dev/shm, /dev/mqueue, podman's /run and /var/tmp."""
+"""Options that remove an engine's own writable folders: /dev/shm, /dev/mqueue, podman's /run and /var/tmp."""
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-"""Engines hand these on to their containers, and they may hold passwords."""
+"""Engines pass these on to their containers, and they may contain passwords."""
 _INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 

@@ -20,7 +20,7 @@ _ENDING_BYTES = 16
 def frames_of(task: Task) -> tuple[list[bytes], float]:
     """Return the frames of a task, and the seconds that it may take on this machine.
 
-    Verdicts tell the limit as the task gives it, so that they are the same on all machines.
+    Verdicts contain the task's own limit, so that they are the same on all machines.
     """
     work, times = task.work, slowness()
     if isinstance(work, Module):

@@ -1,4 +1,4 @@
-"""What a programming language brings: how its source is known, checked and run.
+"""Interface of programming languages: how to recognise, check and run source.
 
 A language is a plugin of this library: a class that extends `Language`, named in the entry-point group
 `kdtool_sandbox.languages`. Another one needs a package of its own and no change here.
@@ -17,7 +17,7 @@ import kdtool
 
 from kdtool_sandbox._task import Module, Program
 
-__all__ = ["GROUP", "Language", "found", "installed_languages", "language"]
+__all__ = ["GROUP", "Language", "installed_languages", "language", "locate"]
 
 GROUP = "kdtool_sandbox.languages"
 
@@ -52,7 +52,7 @@ class Language(ABC):
         Asked only where nothing is missing. They are those parts of the folders that its programs were installed to, where
         these are their own. Folders of installed packages in them, such as `node_modules`, are not shown.
         """
-        return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(found(program))))
+        return tuple(dict.fromkeys(part for program in self.programs for part in _own_parts(locate(program))))
 
     @abstractmethod
     def parse(self, source: str) -> Module | Program:
@@ -81,7 +81,7 @@ def language(name: str) -> Language:
         raise kdtool.UsageError(f"no language is called {name!r}; installed: {', '.join(points)}")
     made = points[name].load()()
     if not isinstance(made, Language):
-        raise kdtool.PluginError(f"language {name!r} ({points[name].value}) is no kdtool_sandbox.Language")
+        raise kdtool.PluginError(f"language {name!r} ({points[name].value}) is not a kdtool_sandbox.Language")
     if missing := made.missing():
         raise kdtool.SandboxError(
             f"programs in {name} cannot be run: {' and '.join(missing)} not found; install the toolchain"
@@ -89,11 +89,11 @@ def language(name: str) -> Language:
     return made
 
 
-def found(program: str) -> Path:
-    """Return where a program of a toolchain really is, behind links that do not exist inside the sandbox.
+def locate(program: str) -> Path:
+    """Return the real path of a toolchain's program, resolving links that do not exist inside the sandbox.
 
     Raises:
-        SandboxError: it is not there.
+        SandboxError: the program is missing.
     """
     path = shutil.which(program)
     if path is None:

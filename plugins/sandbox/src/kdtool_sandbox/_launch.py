@@ -18,7 +18,7 @@ _ANYBODY_MAY_ENTER = 0o001
 
 def main(folders: list[str], command: list[str]) -> None:
     """Become nobody and run the command instead of this."""
-    covers = {folder: cover for folder in folders if (cover := _closed(folder))}
+    covers = {folder: cover for folder in folders if (cover := _find_closed(folder))}
     if covers:
         _uncover(covers)
     os.setgroups([])
@@ -27,8 +27,8 @@ def main(folders: list[str], command: list[str]) -> None:
     os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
 
 
-def _closed(folder: str) -> str | None:
-    """Return the uppermost folder on the way that others may not enter."""
+def _find_closed(folder: str) -> str | None:
+    """Return the uppermost folder on the path that other users may not enter."""
     parts = folder.split("/")
     for end in range(1, len(parts) + 1):
         place = "/".join(parts[:end]) or "/"

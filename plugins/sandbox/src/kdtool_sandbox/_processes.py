@@ -1,8 +1,8 @@
 """Processes of a sandbox as /proc of this machine shows them: the memory that they hold, and the processors that they use.
 
-Shared memory is no process's own, and stays where all but a page of it is given back: it is refused, not counted, but for
-files in the one folder that can be written, which has a limit of its own. What waits in sockets is the kernel's: each socket
-of a sandbox counts as what may wait there. So is what it knows of each mapping of addresses.
+Shared memory belongs to no single process, and stays when all but a page of it is released: it is refused, not counted,
+except for files in the one writable folder, which has its own limit. Data queued in sockets is kernel memory: each socket of
+a sandbox counts with its maximum. Mappings of addresses use kernel memory as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from math import ceil, log
 from pathlib import Path
 
-__all__ = ["calm", "children", "held"]
+__all__ = ["calm", "children", "memory_of"]
 
 _OWN = re.compile(r"^(?:RssAnon|VmPTE|VmSwap|HugetlbPages):\s*(\d+) kB$", re.MULTILINE)
 """Pages, the tables that say where they are, what is swapped out, and huge pages, which are not among the pages."""
@@ -35,10 +35,10 @@ _BUSY = 2
 _LOWEST, _WEIGHT_OF_A_STEP = 19, 1.25
 
 
-def held(process: int) -> int:
-    """Return the bytes that a process and its descendants hold of their own; those that ended meanwhile hold none.
+def memory_of(process: int) -> int:
+    """Return the bytes of private memory of a process and its descendants; ended ones count 0.
 
-    Where they have a network of their own, its sockets are among it.
+    Includes the sockets of their network namespace, if they have one.
     """
     total, sockets = 0, 0
     for folder, _ in _family(process):
@@ -85,7 +85,7 @@ def children(process: int) -> list[int]:
 
 
 def _own(folder: Path) -> int:
-    """Return the bytes of one process. Where its first thread has ended nothing is told of it, but of those that go on."""
+    """Return the bytes of one process, read from another thread if its first thread has ended."""
     status = _text(folder / "status")
     if not _OWN.search(status):
         status = max((_text(thread / "status") for thread in _threads(folder)), key=_pages, default="")

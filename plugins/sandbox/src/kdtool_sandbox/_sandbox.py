@@ -30,11 +30,11 @@ _LARGEST_PART = 64 * 2**20
 """Bytes of a program, or of its tests, at most."""
 _STARTING = 30.0
 _GRACE = 15.0
-"""Seconds beyond its limits after which a worker that says nothing is taken for dead."""
+"""Seconds beyond its limits after which a silent worker counts as dead."""
 _LOOK = 0.1
-"""Seconds between looks at the memory that tasks hold: most tasks end before the first."""
+"""Seconds between checks of the tasks' memory: most tasks end before the first."""
 _HEADROOM = 128 * 2**20
-"""Bytes that tester, keeper and tests hold beside a task."""
+"""Bytes of tester, keeper and tests, besides a task."""
 _TRIAL_SECONDS, _TRIAL_MEMORY = 60.0, 2**30
 _TRIED: set[str] = set()
 """Kinds of sandboxes with what ran there in other languages: a compiler may take long, and is tried once in a process."""
@@ -70,15 +70,15 @@ class Sandbox:
     """Runs generated programs. Use it with `with`: its workers start then, and are gone afterwards.
 
     Args:
-        workers: how many tasks run at once.
+        workers: number of tasks that run in parallel.
         engine: bubblewrap, or docker or podman where bubblewrap cannot be had; a container starts ten times slower.
         image: for docker and podman, an image that is here and has Python 3.11 or newer as `python3`.
         languages: those of the programs to come; their toolchains are read-only inside. Python needs not be named.
-        unsafe_run_without_isolation: run programs with the rights of this process. Every verdict says so.
+        unsafe_run_without_isolation: run programs with the rights of this process; every verdict records it.
 
     Raises:
-        SandboxError: there is no safe way to run programs on this machine, or a toolchain does not run in the sandbox; the
-            message says what to do.
+        SandboxError: programs cannot be run safely on this machine, or a toolchain does not run in the sandbox; the
+            message names the remedy.
     """
 
     def __init__(
@@ -163,14 +163,14 @@ class Sandbox:
                 return
             parts, seconds = frames_of(running.task)
             if (size := max(map(len, parts))) > _LARGEST_PART:
-                reason = f"{size:,} bytes; {_LARGEST_PART:,} are the most that is handed over"
+                reason = f"{size:,} bytes exceed the limit of {_LARGEST_PART:,}"
                 yield Verdict(running.task.id, "refused", self._isolation(running.task), reason)
                 continue
             self._running[worker] = running
             try:
                 worker.start(parts, seconds + _GRACE)
             except Ended as ended:
-                yield from self._lost(worker, str(ended), once_more)
+                yield from self._retry_or_fail(worker, str(ended), once_more)
 
     def _collect(self, once_more: list[_Running]) -> Iterator[Verdict]:
         """Wait until something happens, or until it is time to look at what tasks hold."""
@@ -183,7 +183,7 @@ class Sandbox:
             try:
                 answer = worker.answer()
             except Ended as ended:
-                yield from self._lost(worker, str(ended), once_more)
+                yield from self._retry_or_fail(worker, str(ended), once_more)
                 continue
             running = self._running.pop(worker)
             if answer.pop("retire"):
@@ -207,8 +207,8 @@ class Sandbox:
             else:
                 worker.calm()
 
-    def _lost(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
-        """Begin a task again whose worker ended; where that happened before, the task has failed."""
+    def _retry_or_fail(self, worker: Worker, why: str, once_more: list[_Running]) -> Iterator[Verdict]:
+        """Retry a task whose worker ended; a task that ended a worker before has failed."""
         running = self._running[worker]
         self._replace(worker)
         if running.again:
@@ -245,7 +245,7 @@ class Sandbox:
         tests = "assert answer([1]) == 42" if self._unsafe else f"PLACE = {self._engine!r}\n{_PROBE_ISOLATED}"
         source = "def answer(numbers):\n    return 41 + len(numbers)\n"
         (verdict,) = self.run([Task("probe", Module(source, tests, ("answer",)), seconds=10.0)])
-        if not verdict.passed:
+        if not verdict.has_passed:
             raise kdtool.SandboxError(self._remedy(f"{verdict.status}, {verdict.reason}"))
 
     def _try_languages(self) -> None:
@@ -255,7 +255,7 @@ class Sandbox:
             Task(name, works[name], _TRIAL_SECONDS, _TRIAL_MEMORY) for name, key in keys.items() if key not in _TRIED
         ]
         for verdict in self.run(tasks):
-            if not verdict.passed:
+            if not verdict.has_passed:
                 raise kdtool.SandboxError(
                     f"programs in {verdict.id} cannot be run: one that does nothing was tried in the sandbox, and "
                     f"{verdict.status}: {verdict.reason}\n{verdict.stderr.strip()}\n"

@@ -140,42 +140,40 @@ def seccomp_filter(machine: str = "") -> bytes:
     Raises:
         SandboxError: its architecture is not known here.
     """
-    machine, column = _known(machine)
+    machine, column = _known_machine(machine)
     program = _beginning(machine)
-    program += _refused(_DENIED, column)
+    program += _refusals(_DENIED, column)
     program += [
         _step(_EQUAL, _CLONE3[column], 0, 1),
         _refuse(errno.ENOSYS),
     ]  # flags lie in memory; libc takes clone then
     for numbers in _OF_ITSELF_ONLY.values():
-        program += _checked(numbers[column], [_step(_LOAD, _FIRST), _step(_EQUAL, 0, 1, 0), _refuse(errno.EPERM)])
+        program += _check(numbers[column], [_step(_LOAD, _FIRST), _step(_EQUAL, 0, 1, 0), _refuse(errno.EPERM)])
     for numbers in (_SOCKET, _SOCKETPAIR):
         check = [_step(_LOAD, _FIRST), _step(_EQUAL, _AF_UNIX, 1, 0), _refuse(errno.EAFNOSUPPORT)]
-        program += _checked(numbers[column], check)
-    program += _checked(
-        _CLONE[column], [_step(_LOAD, _FIRST), _step(_ANY_BIT, _NAMESPACES, 0, 1), _refuse(errno.EPERM)]
-    )
+        program += _check(numbers[column], check)
+    program += _check(_CLONE[column], [_step(_LOAD, _FIRST), _step(_ANY_BIT, _NAMESPACES, 0, 1), _refuse(errno.EPERM)])
     both = [_step(_ANY_BIT, _SHARED, 0, 2), _step(_ANY_BIT, _OF_NO_FILE, 0, 1), _refuse(errno.EPERM)]
-    program += _checked(_MMAP[column], [_step(_LOAD, _FOURTH), *both])
+    program += _check(_MMAP[column], [_step(_LOAD, _FOURTH), *both])
     ignored = [_step(_LOAD, _THIRD), _step(_EQUAL, _SENDING_BUFFER, 0, 1), _step(_RETURN, _REFUSE)]  # error 0 is none
-    program += _checked(
+    program += _check(
         _SETSOCKOPT[column], [_step(_LOAD, _SECOND), _step(_EQUAL, _OF_SOCKETS, 0, len(ignored)), *ignored]
     )
     check = [step for command in _TERMINAL_INPUT for step in (_step(_EQUAL, command, 0, 1), _refuse(errno.EPERM))]
-    program += _checked(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
+    program += _check(_IOCTL[column], [_step(_LOAD, _SECOND), *check])
     check = [_step(_LOAD, _FIRST), _step(_EQUAL, _DUMPABLE, 0, 1), _refuse(errno.EPERM)]
-    program += _checked(_PRCTL[column], check)
+    program += _check(_PRCTL[column], check)
     program.append(_step(_RETURN, _ALLOW))
     return b"".join(program)
 
 
 def task_filter(machine: str = "") -> bytes:
     """Return the filter that the processes of a task have besides. Raises as `seccomp_filter`."""
-    machine, column = _known(machine)
-    return b"".join([*_beginning(machine), *_refused(_OF_THE_KEEPER, column), _step(_RETURN, _ALLOW)])
+    machine, column = _known_machine(machine)
+    return b"".join([*_beginning(machine), *_refusals(_OF_THE_KEEPER, column), _step(_RETURN, _ALLOW)])
 
 
-def _known(machine: str) -> tuple[str, int]:
+def _known_machine(machine: str) -> tuple[str, int]:
     machine = machine or platform.machine()
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     if machine not in _AUDIT:
@@ -196,13 +194,13 @@ def _beginning(machine: str) -> list[bytes]:
     ]
 
 
-def _refused(calls: dict[str, tuple[int, int]], column: int) -> list[bytes]:
+def _refusals(calls: dict[str, tuple[int, int]], column: int) -> list[bytes]:
     numbers = [each[column] for each in calls.values() if each[column] >= 0]
     return [step for number in numbers for step in (_step(_EQUAL, number, 0, 1), _refuse(errno.EPERM))]
 
 
-def _checked(number: int, steps: list[bytes]) -> list[bytes]:
-    """Take further steps for one call only, and allow it after them; the accumulator holds the call's number before."""
+def _check(number: int, steps: list[bytes]) -> list[bytes]:
+    """Run `steps` for one call only, then allow it; the accumulator must hold the call's number."""
     return [_step(_EQUAL, number, 0, len(steps) + 1), *steps, _step(_RETURN, _ALLOW)]
 
 

@@ -27,13 +27,13 @@ def module_like(solution: str, tests: str, helpers: str = "") -> Callable[[str],
         SyntaxError: solution or tests do not parse.
     """
     parsed = ast.parse(solution)
-    names = tuple(_defined(parsed, _used(compile(tests, "<tests>", "exec", dont_inherit=True))))
+    names = tuple(_definitions(parsed, _used_names(compile(tests, "<tests>", "exec", dont_inherit=True))))
     imports = (ast.unparse(one) for one in parsed.body if isinstance(one, ast.Import | ast.ImportFrom))
     helpers = helpers + "\n".join(imports) + "\n"
     return lambda source: Module(source, tests, names, helpers)
 
 
-def _defined(solution: ast.Module, used: set[str]) -> Iterator[str]:
+def _definitions(solution: ast.Module, used: set[str]) -> Iterator[str]:
     """Yield functions, classes and assigned names of the solution that are used, in its order."""
     for statement in solution.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -43,8 +43,8 @@ def _defined(solution: ast.Module, used: set[str]) -> Iterator[str]:
             yield from sorted(used & set(names))
 
 
-def _used(tests: CodeType) -> set[str]:
-    """Return the names that the tests need of others.
+def _used_names(tests: CodeType) -> set[str]:
+    """Return the names that the tests use but do not define.
 
     A name is theirs from where they first give it a value on; in functions, which are called later, wherever they do. Tests
     of EvalPlus bring the reference, and some of its helper functions, along.

@@ -1,4 +1,4 @@
-"""What the sandbox takes and gives: tasks and verdicts."""
+"""Tasks and verdicts: input and output of the sandbox."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Module:
     tests: str
     """Python source that ends normally if, and only if, the module is right."""
     names: tuple[str, ...] = ()
-    """What the tests use of the module, as the reference calls it: its entry point."""
+    """Names of the module that the tests use, such as its entry point."""
     helpers: str = ""
-    """What the tests use besides, from the data set (for HumanEval the prompt): the module has no part in it."""
+    """Further code that the tests use, from the data set (for HumanEval the prompt); it does not see the module."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a task.
+    """Outcome of a task.
 
-    `refused` says that nothing can be said of the program: its tests do not parse, it is too large to hand over.
+    `refused` means that the program could not be judged: its tests do not parse, or it is too large to hand over.
     """
 
     id: str
@@ -83,6 +83,6 @@ class Verdict:
     wall_seconds: float = 0.0
 
     @property
-    def passed(self) -> bool:
-        """Whether the program did what its tests ask."""
+    def has_passed(self) -> bool:
+        """True if the program passed its tests."""
         return self.status == "passed"

@@ -55,7 +55,7 @@ class View:
         return found
 
     def folders(self) -> list[str]:
-        """Return the outermost folders outside of /usr that whoever starts bubblewrap must be able to enter."""
+        """Return the outermost folders outside of /usr that the user who starts bubblewrap must be able to enter."""
         real = {source if source.is_dir() else source.parent for source, _ in self.shown}
         outer = [folder for folder in sorted(real) if not any(other in folder.parents for other in real)]
         return [str(folder) for folder in outer if not folder.is_relative_to("/usr")]
@@ -130,7 +130,7 @@ def _inventory(executable: Path) -> dict[str, list[str]]:
 
 
 def _beside_modules(folder: Path, modules: frozenset[str]) -> Iterator[Path]:
-    """Yield what lies among the modules of the standard library and is none of them. Links lead to what is not shown."""
+    """Yield the entries beside the modules of the standard library, except links, whose targets are hidden."""
     for path in sorted(folder.iterdir()):
         if (
             not path.is_symlink()

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from kdtool_sandbox._commands import NAME
 from kdtool_sandbox._inside import frames
-from kdtool_sandbox._processes import calm, children, held
+from kdtool_sandbox._processes import calm, children, memory_of
 
 __all__ = ["Ended", "Worker"]
 
@@ -58,8 +58,8 @@ def _modules(compiled: bool) -> list[tuple[str, CodeType | str | None]]:
     return modules
 
 
-class Ended(Exception):  # noqa: N818 (what it says is that the worker ended)
-    """The worker ended, or does not answer; the text says what it last said."""
+class Ended(Exception):  # noqa: N818 (reads as "the worker ended")
+    """The worker ended, or does not answer; the message is its last output."""
 
 
 class Worker:
@@ -106,16 +106,16 @@ class Worker:
         self._hand(marshal.dumps({**greeting, "filter": filter_, "of tasks": of_tasks}, _FORMAT))
 
     def ready(self, seconds: float) -> dict[str, Any]:
-        """Return what the tester says of itself once it runs.
+        """Wait for the tester, and return its description of itself.
 
         Raises:
-            Ended: it does not run.
+            Ended: the tester does not run.
         """
         self.connection.settimeout(seconds)
         try:
             begun, descriptors, _, _ = socket.recv_fds(self.connection, 8, 1)
         except OSError as error:
-            raise Ended(self._said()) from error
+            raise Ended(self._last_output()) from error
         self._space = descriptors[0] if descriptors else None
         self._inside = children(self._process.pid)
         return self._answer(seconds, begun)
@@ -145,7 +145,7 @@ class Worker:
         if self._space is not None:
             space = os.fstatvfs(self._space)
             used = _BYTES_OF_A_FILE * (space.f_files - space.f_ffree)
-        return held(self._process.pid) + used
+        return memory_of(self._process.pid) + used
 
     def calm(self) -> None:
         """Lower the priority of a task that keeps more processors busy than its share."""
@@ -166,7 +166,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._kill()
             self._process.wait()
-        self._adopted()
+        self._reap_orphan()
         self._remarks.close()
         if self._space is not None:
             os.close(self._space)
@@ -185,8 +185,8 @@ class Worker:
             self._process.wait(_ENDING)
         self._process.kill()
 
-    def _adopted(self) -> None:
-        """Wait for the sandbox's first process where bubblewrap was killed, and this process takes orphans."""
+    def _reap_orphan(self) -> None:
+        """Wait for the sandbox's first process if bubblewrap was killed and this process adopts orphans."""
         if self._process.returncode < 0:
             for process in self._inside:
                 with suppress(ChildProcessError):
@@ -197,7 +197,7 @@ class Worker:
         try:
             self.connection.sendall(len(part).to_bytes(8, "big") + part)
         except OSError as error:
-            raise Ended(self._said()) from error
+            raise Ended(self._last_output()) from error
 
     def _answer(self, seconds: float, begun: bytes = b"") -> dict[str, Any]:
         self.connection.settimeout(seconds)
@@ -205,7 +205,7 @@ class Worker:
             size = int.from_bytes(begun + self._exactly(8 - len(begun)), "big")
             answer: dict[str, Any] = json.loads(self._exactly(min(size, frames.LARGEST)))
         except (OSError, ValueError) as error:
-            raise Ended(self._said()) from error
+            raise Ended(self._last_output()) from error
         return answer
 
     def _exactly(self, size: int) -> bytes:
@@ -217,7 +217,7 @@ class Worker:
             data += part
         return data
 
-    def _said(self) -> str:
+    def _last_output(self) -> str:
         self._remarks.seek(0, 2)
         self._remarks.seek(max(0, self._remarks.tell() - _REMARKS))
         return self._remarks.read().decode("utf-8", "replace").strip()

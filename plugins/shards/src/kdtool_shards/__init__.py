@@ -1,8 +1,8 @@
-"""What a teacher says about rows, recorded once and recalled row by row.
+"""Teacher signals in shards on disk, recorded once and recalled row by row.
 
-A cache says what it keeps of a signal (`Recording`), and gets the rest from here: shards that are whole or absent after a
-kill (`record_rows`), rows found by key and checked before they are used (`RecordedRows`), what recording takes
-(`recording_estimates`), and what a folder says of itself (`load_manifests`).
+A cache defines what to keep of a signal (`Recording`); this library does the rest. `record_rows` writes shards that are
+complete or absent after a kill, `RecordedRows` finds rows by key and verifies them, `recording_estimates` predicts memory
+and disk, and `load_manifests` reads the facts of a folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What recording takes, for `kdtool check`."""
+"""Memory and disk of a recording, for `kdtool check`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def recording_estimates(
     batch: int,
     working: int = 0,
 ) -> Iterator[kdtool.Estimate]:
-    """Yield memory and disk of every recording: a shard twice, and a teacher's pass over `batch` rows.
+    """Yield memory and disk of every recording: two copies of a shard, and a teacher's pass over `batch` rows.
 
     Args:
-        ahead: what is known of the run.
-        bytes_a_token: what is kept of a labelled token.
-        bytes_once: what is kept one time for all rows.
-        rows_per_shard: rows that are held before they are written.
-        batch: rows that the teacher sees at once.
-        working: bytes that the cache itself has in use besides, where the teacher computes.
+        ahead: forecast of the run.
+        bytes_a_token: bytes kept per labelled token.
+        bytes_once: bytes kept once for all rows.
+        rows_per_shard: rows buffered before they are written.
+        batch: rows per forward pass of the teacher.
+        working: further bytes that the cache uses on the teacher's device.
     """
     import torch
     from kdtool_transformers import pick_device
@@ -41,6 +41,6 @@ def recording_estimates(
         layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
         held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
         host = held + in_use if on_host else held
-        note = "" if signals.tokens else f"and {size:.0f} bytes a token: nobody knows yet how many there are"
+        note = "" if signals.tokens else f"and {size:.0f} bytes per token; their number is not known yet"
         yield kdtool.Estimate("signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
         yield kdtool.Estimate("signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

@@ -1,9 +1,9 @@
-"""The files of a recording: safetensors, each with a manifest that makes it count.
+"""Read and write the files of a recording: safetensors, each with a manifest.
 
-`shard-00000.safetensors` holds what was kept of its rows, one after the other in each tensor; `teacher.safetensors` what is
-kept once for all rows. `<name>.json` beside each is its manifest: size, SHA-256, and what else is to know. It is written
-last, so a file without one was being written when the process ended. Both are
-committed before: what else a killed process left is not there for the next. Nothing here knows of signals.
+`shard-00000.safetensors` holds the tensors of its rows, concatenated; `teacher.safetensors` holds what is stored once for
+all rows. `<name>.json` beside each is its manifest: size, SHA-256 and further facts. The manifest is written last, so a
+file without one is incomplete. Both are committed first, so that other leftovers of a killed process are ignored.
+Independent of signals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "load_manifests", "save", "shard_name", "verified"]
+__all__ = ["FORMAT", "ONCE", "REMEDY", "load_manifest", "load_manifests", "save", "shard_name", "verify"]
 
 FORMAT = 2
 ONCE = "teacher"
@@ -30,15 +30,15 @@ REMEDY = "delete the folder and run again to record the signals anew"
 
 
 def shard_name(index: int) -> str:
-    """Return the name of a shard, without ending."""
+    """Return the name of a shard, without its suffix."""
     return f"shard-{index:05d}"
 
 
 def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors, then their manifest with `facts` in it; each is there completely or not at all.
+    """Write tensors, then a manifest that includes `facts`; each file is complete or absent.
 
     Raises:
-        kdtool.StorageError: it cannot be written.
+        kdtool.StorageError: a file cannot be written.
     """
     from kdtool_transformers import write_safetensors
     from safetensors import SafetensorError
@@ -58,7 +58,7 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
 
 
 def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
-    """Return a file's manifest, or None where the file was never completed.
+    """Return a file's manifest, or None if the file was never completed.
 
     Raises:
         kdtool.StorageError: the manifest is damaged or of another format.
@@ -67,7 +67,9 @@ def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise kdtool.StorageError(f"{path} has format {manifest['format']}, this version reads {FORMAT}; {REMEDY}")
+            raise kdtool.StorageError(
+                f"{path} has format {manifest['format']}, but this version reads {FORMAT}; {REMEDY}"
+            )
         if manifest.pop(_OWN) != _own_digest(manifest):
             raise ValueError("its content is not what was recorded")
         return manifest  # type: ignore[no-any-return]
@@ -78,7 +80,7 @@ def load_manifest(folder: Path, name: str) -> Mapping[str, Any] | None:
 
 
 def load_manifests(folder: Path) -> tuple[Mapping[str, Any] | None, dict[str, Mapping[str, Any]]]:
-    """Return the manifest of what is kept once, None where nothing is recorded, and those of the shards, by name.
+    """Return the manifest of the whole recording (None if nothing is recorded) and those of the shards, by name.
 
     Raises:
         kdtool.StorageError: a manifest is damaged or of another format.
@@ -89,11 +91,11 @@ def load_manifests(folder: Path) -> tuple[Mapping[str, Any] | None, dict[str, Ma
     return once, shards
 
 
-def verified(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
-    """Return the path of a file's tensors after comparing its size with its manifest, and its hash on the first rank.
+def verify(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
+    """Return the path of a file's tensors if its size, and on the first rank its hash, match the manifest.
 
     Raises:
-        kdtool.StorageError: they differ.
+        kdtool.StorageError: they do not match.
     """
     path = folder / f"{name}.safetensors"
     try:
@@ -115,10 +117,10 @@ def _digest(path: Path) -> str:
 
 
 def _publish(beside: Path, target: Path) -> None:
-    """Rename a written file to its name, its content and the name on disk before anything goes on."""
+    """Rename a written file to `target`; return when content and name are durable."""
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
-    try:  # opened before: once the last file has its name, another rank may rename the folder
+    try:  # opened first: once the last file has its name, another rank may rename the folder
         descriptor = os.open(target.parent, os.O_RDONLY)
     except PermissionError:  # Windows keeps folders closed and needs no such call
         beside.replace(target)

@@ -1,4 +1,4 @@
-"""Recalling: what was kept of any batch of recorded rows. Called by caches for every micro-batch; reads only."""
+"""Recall any batch of recorded rows. Called by caches for every micro-batch; only reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 
-from kdtool_shards._files import ONCE, REMEDY, load_manifests, verified
+from kdtool_shards._files import ONCE, REMEDY, load_manifests, verify
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["RecordedRow", "RecordedRows"]
 
 OPEN_SHARDS = 128
-"""Files that stay mapped into memory; further ones are opened again when they are needed."""
+"""Files that stay memory-mapped; the least recently used ones beyond it are closed."""
 
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """Where a row is: the how-manieth of which shard, and the number of its labelled positions."""
+    """Location of a row: its shard, its index there, and the number of its labelled positions."""
 
     shard: str
     index: int
@@ -32,10 +32,10 @@ class RecordedRow:
 
 
 class RecordedRows:
-    """What was recorded in one folder. A file's hash is checked when the process opens it for the first time.
+    """Signals recorded in one folder. A file's hash is checked when the process first opens it.
 
     Raises:
-        kdtool.StorageError: nothing was recorded there, or a manifest is damaged.
+        kdtool.StorageError: the folder holds no recording, or a manifest is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class RecordedRows:
         if manifest is None:
             raise kdtool.StorageError(f"{folder} holds no recorded signals; {REMEDY}")
         self.facts = manifest
-        """The teacher's `fingerprint`, and the facts that are kept once."""
+        """The teacher's `fingerprint`, and the facts stored once for all rows."""
         self._folder = folder
         self._manifests = {ONCE: manifest, **shards}
         self._verified: set[str] = set()
@@ -56,14 +56,14 @@ class RecordedRows:
         }
 
     def header(self) -> dict[str, Tensor]:
-        """Return the tensors that are kept once, read from disk."""
+        """Return the tensors stored once for all rows, read from disk."""
         return self._load(ONCE)
 
     def find(self, batch: kdtool.Batch) -> list[RecordedRow]:
-        """Return where the batch's rows are.
+        """Return the locations of the batch's rows.
 
         Raises:
-            kdtool.StorageError: a row was not recorded, or with another number of labels.
+            kdtool.StorageError: a row was not recorded, or was recorded with a different number of labels.
         """
         from kdtool_rows import NO_LABEL
 
@@ -72,8 +72,8 @@ class RecordedRows:
             row = self._rows.get(key)
             if row is None:
                 raise kdtool.StorageError(
-                    f"row '{key}' was not recorded in {self._folder}, which holds {len(self._rows)} rows: the rows in use "
-                    f"are not those that the teacher saw; {REMEDY}"
+                    f"row '{key}' is missing from the {len(self._rows)} rows recorded in {self._folder}: the training rows "
+                    f"are not the recorded ones; {REMEDY}"
                 )
             if row.labels != labels:
                 raise kdtool.StorageError(
@@ -83,7 +83,7 @@ class RecordedRows:
         return rows
 
     def pieces(self, rows: Sequence[RecordedRow], name: str) -> list[Tensor]:
-        """Return the rows' parts of a tensor, as views of the mapped files: copy what is to be kept or changed.
+        """Return the rows' parts of a tensor, as views of the mapped files: copy before keeping or changing them.
 
         Raises:
             kdtool.StorageError: the tensor was not recorded, or a file is damaged.
@@ -114,10 +114,10 @@ class RecordedRows:
 
         path = self._folder / f"{name}.safetensors"
         if name not in self._verified:
-            path = verified(self._folder, name, self._manifests[name])
+            path = verify(self._folder, name, self._manifests[name])
             self._verified.add(name)
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def _starts(lengths: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -19,11 +19,11 @@ __all__ = [
     "WRITING",
     "all_of",
     "commit",
-    "full_disk_explained",
+    "explain_full_disk",
     "hash_of",
     "latest_valid",
-    "pickles_refused",
     "problem_of",
+    "refuse_pickles",
     "rotate",
     "start_writing",
     "step_of",
@@ -86,8 +86,8 @@ def rotate(root: Path, keep: int) -> None:
 
 
 @contextmanager
-def full_disk_explained(root: Path) -> Iterator[None]:
-    """torch.save tells of a disk that takes no more only by the name of its own source file."""
+def explain_full_disk(root: Path) -> Iterator[None]:
+    """Explain a full disk, which torch.save reports only by the name of its own source file."""
     try:
         yield
     except RuntimeError as error:
@@ -101,13 +101,13 @@ def full_disk_explained(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pickles_refused(checkpoint: str | None) -> Iterator[None]:
-    """A state file that would run code is not opened, since the parent asks torch for plain states only; say which it is."""
+def refuse_pickles(checkpoint: str | None) -> Iterator[None]:
+    """Name the checkpoint if torch refuses a state file that would run code; the parent loads plain states only."""
     try:
         yield
     except pickle.UnpicklingError as error:
         raise kdtool.StorageError(
-            f"the checkpoint {checkpoint} holds a file that is no plain state, so it was not opened: delete the folder and "
+            f"the checkpoint {checkpoint} holds a file that is not a plain state, so it was not opened; delete it and "
             f"run again ({str(error).splitlines()[0]})"
         ) from error
 

@@ -33,7 +33,7 @@ _numbers = count()
 
 @dataclass(frozen=True, eq=False)
 class ChunkRows:
-    """What a chunk's losses see beside the student's logits: C rows; `teachers` has one entry a term."""
+    """Inputs of a chunk's losses besides the student's logits: C rows; `teachers` has one entry per term."""
 
     labels: Tensor
     positions: Tensor
@@ -88,23 +88,23 @@ class ChunkLoss:
         """Compile losses and gradient together; errors come at the first call."""
         differentiated = torch.func.grad_and_value(self._objective_of_flat, has_aux=True)
 
-        def reordered(logits: Logits, *flat: Any) -> tuple[Logits, tuple[Tensor, Tensor]]:
+        def reorder(logits: Logits, *flat: Any) -> tuple[Logits, tuple[Tensor, Tensor]]:
             gradients, (objective, totals) = differentiated(logits, *flat)
             return gradients, (objective, totals)
 
-        # What is learned from compiling, and how often it may be tried, is kept by a function's code, name and line for
-        # the whole process: phases that were trained before must not count.
-        reordered.__code__ = reordered.__code__.replace(co_name=f"{reordered.__name__}_{next(_numbers)}")
+        # PyTorch keeps compiled variants, and their limit, by a function's code, name and line for the whole process:
+        # phases trained earlier must not count.
+        reorder.__code__ = reorder.__code__.replace(co_name=f"{reorder.__name__}_{next(_numbers)}")
         # A fixed number of rows would be compiled anew for each last chunk of a step.
-        self._compiled = torch.compile(reordered, dynamic=True, fullgraph=True)
+        self._compiled = torch.compile(reorder, dynamic=True, fullgraph=True)
 
     def eager(self) -> None:
-        """Go back to uncompiled losses."""
+        """Switch back to uncompiled losses."""
         self._compiled = None
 
     @property
-    def compiled(self) -> bool:
-        """Whether the losses run compiled."""
+    def is_compiled(self) -> bool:
+        """True if the losses run compiled."""
         return self._compiled is not None
 
     def _objective_of_flat(self, logits: Logits, *flat: Any) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class ChunkLoss:
         return values if weights is None else values * weights
 
     def _weights_of(self, index: int, rows: ChunkRows, weights: Tensor | None) -> Tensor | None:
-        """Return the tokens' weights for a term: 0 on the student's own text where it learns nothing from that."""
+        """Return the tokens' weights for a term: 0 on on-policy text unless the term learns from it."""
         if STUDENT_GENERATED not in rows.columns or learns_on_policy(self.terms[index].term):
             return weights
         others = (rows.columns[STUDENT_GENERATED] == 0).float()

@@ -1,7 +1,7 @@
-"""Whether a phase's losses are compiled: decided once, by rank 0, and kept by a phase that goes on.
+"""Decide whether to compile a phase's losses: once, on rank 0; a resumed phase keeps the decision.
 
-Compiled and eager losses agree but for rounding, and what pays is found out by the clock. So all ranks do as rank 0 does,
-and checkpoints hold what it did.
+Compiled and eager losses agree except for rounding, and a timing decides which to use. So all ranks follow rank 0, and
+checkpoints store its decision.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def compiled_or_eager(
     run: kdtool.RunInfo,
     before: bool | None = None,
 ) -> None:
-    """Compile `loss` if `mode` is "on", or "auto" and it will pay, and leave it eager where that fails.
+    """Compile `loss` if `mode` is "on", or if it is "auto" and compiling pays; leave it eager if compiling fails.
 
-    `logits` and `rows` are a real chunk; `positions_to_come` are what the rest of the phase will bring to this process;
-    `before` says whether the losses were compiled in a phase that goes on, which "off" alone changes.
+    `logits` and `rows` are a real chunk. `positions_to_come` counts this process's positions in the rest of the phase.
+    `before` is the decision of a resumed phase, which only "off" overrides.
     """
     if mode == "off" or not loss.terms:
         return

@@ -11,16 +11,16 @@ __all__ = ["OnPolicy", "StandardTrainerConfig", "Validation"]
 
 
 class OnPolicy(kdtool.Config):
-    """Learning on text that the student writes as it learns (on-policy distillation, GKD)."""
+    """On-policy distillation (GKD): training on text that the student samples during training."""
 
     fraction: float = Field(default=0.5, ge=0, le=1)
-    """Share of the micro-batches that are of the student's own text, chosen by chance; 0 switches it off."""
+    """Share of on-policy micro-batches, selected at random; 0 disables on-policy training."""
     prompt: float = Field(default=0.5, gt=0, lt=1)
-    """Share of a document that is the prompt where all of it is learned; else what comes before its first label is."""
+    """Share of a fully labelled document to use as prompt; in others, the prompt is the part before the first label."""
     tokens: int = Field(default=128, ge=1)
-    """At most so many tokens are written behind a prompt, and never more than stood there."""
+    """Maximum number of tokens sampled per prompt; never more than the document had."""
     temperature: float = Field(default=1.0, ge=0, le=100)
-    """The student's logits are divided by it before tokens are drawn; 0 takes the likeliest ones."""
+    """Sampling temperature of the student; 0 decodes greedily."""
 
 
 class Validation(kdtool.Config):
@@ -29,12 +29,12 @@ class Validation(kdtool.Config):
     every: int = Field(default=100, ge=1)
     """Steps between validations; after the last step there is one, too."""
     evaluators: tuple[str, ...] = Field(default=("perplexity",), min_length=1)
-    """Evaluators of the recipe. What they take for the split `test` is `validation` here."""
+    """Evaluators of the recipe; here their split `test` is `validation`."""
     watch: str | None = None
-    """A measurement, such as `perplexity.bits-per-byte`: training ends when it gets no better, and the student is the one
-    that was best. null draws curves alone."""
+    """A measurement for early stopping, such as `perplexity.bits-per-byte`; the student keeps its best weights. null only
+    draws curves."""
     patience: int = Field(default=3, ge=1)
-    """Validations without getting better after which training ends; only with `watch`."""
+    """Validations without improvement after which training stops; only with `watch`."""
 
     @model_validator(mode="after")
     def _watches_what_is_measured(self) -> Validation:
@@ -61,13 +61,13 @@ class StandardTrainerConfig(kdtool.Config):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's two averaging coefficients."""
     gradient_clip: float = Field(default=1.0, ge=0)
-    """The gradient's norm is cut to this; 0 leaves it alone."""
+    """Maximum gradient norm; 0 disables clipping."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What matrices are multiplied in (weights stay float32). `auto` takes what is fastest here."""
+    """Data type of matrix products (weights stay float32). `auto` selects the fastest one on this machine."""
     on_policy: OnPolicy | None = None
-    """Learn a part of the time on text that the student itself writes; left out, on the corpus's alone."""
+    """Train partly on text that the student samples itself; by default, only on the corpus."""
     validation: Validation | None = None
-    """Measure the student while it learns, and end when it gets no better; left out, it is measured at the end alone."""
+    """Measure the student during training, and stop early without improvement; by default, it is measured at the end."""
     sharding: Literal["off", "full"] = kdtool.Field(default="off", json_schema_extra=kdtool.does_not_affect_results())
     """With several processes: `full` divides weights, gradients and AdamW's moments among them (FSDP2), layer by layer;
     `off` keeps all of them on each. With one process there is nothing to divide."""
@@ -76,21 +76,21 @@ class StandardTrainerConfig(kdtool.Config):
     )
     """Steps (`500`) or seconds (`120s`) between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=kdtool.does_not_affect_results())
-    """How many of the newest checkpoints stay on disk while the phase runs."""
+    """Number of the newest checkpoints to keep while the phase runs."""
     log_every: int = Field(default=5, ge=1, json_schema_extra=kdtool.does_not_affect_results())
     """Steps between reports. The first and the last step are always reported."""
     gradient_norms_every: int = Field(default=10, ge=1, json_schema_extra=kdtool.does_not_affect_results())
     """Steps between measurements of each term's gradient; such a step is reported."""
     head_chunk_size: int | None = Field(default=None, ge=1)
-    """Positions projected to logits at once; by default so many that their logits take about 100 MB."""
+    """Positions projected to logits at once; by default, as many as take about 100 MB of logits."""
     loss_chunk_size: int | None = Field(default=None, ge=1)
-    """Positions of one call of a loss; by default so many that they stay in the processor's cache."""
+    """Positions per call of a loss; by default, as many as fit into the processor's cache."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the losses. `auto` does so where the phase is long enough to win back the time of compiling.
+    """Compile the losses. `auto` does so if the phase is long enough to amortise compiling.
 
-    On a CPU it does not where all losses give their gradients by hand, which is about as fast. Compiled losses round
-    otherwise, and `auto` decides by the clock: for the same bits on every machine choose `on` or `off`. A resumed phase
-    keeps what it did."""
+    On a CPU, it does not if all losses have analytic gradients, which are about as fast. Compiled losses round differently,
+    and `auto` decides by timing: for the same bits on every machine, set `on` or `off`. A resumed phase keeps its
+    decision."""
 
     @field_validator("on_policy")
     @classmethod

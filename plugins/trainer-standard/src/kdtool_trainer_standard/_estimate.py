@@ -1,8 +1,8 @@
-"""What a phase takes, before it is made: memory of its moments, checkpoints on disk, tokens, time.
+"""Predict memory, checkpoints on disk, tokens and time of a phase.
 
-Called by `StandardTrainer.kdtool_estimate`. What is alive follows `_module`, `_head` and the optimiser: arithmetic, but for
-the activations, which `kdtool_transformers.estimate_activation_memory` counts on the student's outline. Two moments matter:
-when the head has done its work, with all activations alive, and the end of backward, with all gradients.
+Called by `StandardTrainer.kdtool_estimate`. The tensors alive follow `_module`, `_head` and the optimiser. Sizes are
+arithmetic, except for activations, which `kdtool_transformers.estimate_activation_memory` counts on the student's outline.
+Memory peaks after the head, with all activations alive, or at the end of backward, with all gradients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdtool_transformers import (
 )
 
 from kdtool_trainer_standard._config import StandardTrainerConfig
-from kdtool_trainer_standard._frozen import frozen_bytes, outline_held
+from kdtool_trainer_standard._frozen import frozen_bytes, hold_outline
 from kdtool_trainer_standard._machine import chosen_dtype, chunk_sizes
 from kdtool_trainer_standard._terms import learns_on_policy, without_dropout
 
@@ -90,7 +90,7 @@ def estimate_phase(
         return
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
-    facts = _outlined(outline, dtype).facts
+    facts = _measure_outline(outline, dtype).facts
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
     if sizes.forward_passes > 1 and not sizes.activations.draws:
         raise without_dropout(phase.terms)
@@ -131,7 +131,7 @@ def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
 
 @lru_cache(maxsize=1)
 def _others(threads: int, _now: int) -> float:
-    """Return how many cores other work takes; `_now` changes when it is to be measured again."""
+    """Return the number of cores used by other work; a new value of `_now` measures again."""
     return kdtool.busy_cores(threads)
 
 
@@ -143,7 +143,7 @@ def _sizes(
     outline: TransformersModel,
     dtype: torch.dtype,
 ) -> _Sizes:
-    learns, held, kept, facts, _ = _outlined(outline, dtype)
+    learns, held, kept, facts, _ = _measure_outline(outline, dtype)
     head = outline.head.weight
     rows, vocabulary, width = config.batch * phase.row_length, facts.vocabulary, facts.hidden
     teachers = [name for name in (*phase.beside, *phase.cached) if name in ahead.models]
@@ -174,7 +174,7 @@ def _sizes(
         learnt=learns + modules,
         best=_FLOAT * learns,
         shares=shares,
-        gathered=_gathered(outline, modules, dtype) if shares > 1 else 0,
+        gathered=_gathered_bytes(outline, modules, dtype) if shares > 1 else 0,
         activations=_activation_memory(outline, config.batch, phase.row_length, dtype, passes),
         logits=chunk * vocabulary * dtype.itemsize * (of_head + len(dense)) if token_terms else 0,
         head=at_head,
@@ -186,11 +186,11 @@ def _sizes(
             default=0,
         ),
         forward_passes=passes,
-        written=_written(config, phase, facts, rows, dtype),
+        written=_generation_bytes(config, phase, facts, rows, dtype),
     )
 
 
-def _written(
+def _generation_bytes(
     config: StandardTrainerConfig, phase: kdtool.PlannedPhase, facts: kdtool.ModelFacts, rows: int, dtype: torch.dtype
 ) -> int:
     """Bytes of keys and values of a whole micro-batch that the student writes."""
@@ -249,7 +249,7 @@ def _memory(
         yield kdtool.Estimate("teacher beside the student", (phase.stage,), uses=(teacher,))
 
 
-def _gathered(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
+def _gathered_bytes(outline: TransformersModel, modules: int, dtype: torch.dtype) -> int:
     """Return the bytes of what FSDP2 gathers: the root group, a layer, and autocast's copies, which live until backward."""
     found = layers_among(outline.model, outline.facts.layers) or [outline.model]
     layers: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in found]
@@ -283,7 +283,7 @@ def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.Mo
     """Numbers a position that a sequence loss compares of paired layers.
 
     Hidden states as they are, in float32, and normalised, of both models; attention maps, and queries, keys and values, of
-    both, with the gradient of the student's. What these losses make of them is there for a block of one row at a time.
+    both, with the gradient of the student's. Intermediate results of these losses exist for one row at a time.
     """
     teacher = ahead.models.get(term.teacher or "")
     kinds = {kind for need in term.needs for kind in need}
@@ -336,7 +336,7 @@ class _Outlined(NamedTuple):
 _outlines: WeakKeyDictionary[torch.nn.Module, dict[torch.dtype, _Outlined]] = WeakKeyDictionary()
 
 
-def _outlined(outline: TransformersModel, dtype: torch.dtype) -> _Outlined:
+def _measure_outline(outline: TransformersModel, dtype: torch.dtype) -> _Outlined:
     """Return the figures of an outline; arms, and attempts to make a recipe fit, share outlines."""
     model = outline.model
     known = _outlines.setdefault(model, {})
@@ -358,8 +358,8 @@ def _activation_memory(
     """Estimate, or remember: `--fit` asks for one student again and again."""
     gpu = pick_device().type == "cuda"
     flash = gpu and has_flash()
-    key = (*_outlined(outline, dtype).shapes, rows, length, passes, gpu, flash)
+    key = (*_measure_outline(outline, dtype).shapes, rows, length, passes, gpu, flash)
     if key not in _known:
-        with outline_held(outline.model, dtype):
+        with hold_outline(outline.model, dtype):
             _known[key] = estimate_activation_memory(outline, rows, length, dtype, passes, gpu=gpu, flash=flash)
     return _known[key]

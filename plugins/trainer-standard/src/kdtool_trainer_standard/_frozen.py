@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["frozen_bytes", "frozen_weights_held", "outline_held"]
+__all__ = ["frozen_bytes", "frozen_weights_held", "hold_outline"]
 
 _PRODUCTS = {nn.Linear, Conv1D, nn.Embedding}
 """Layers whose weights autocast casts, or that are looked up in. Others, such as norms, and embeddings that scale what they
@@ -70,7 +70,7 @@ def _give_back(model: nn.Module, before: Mapping[str, _Before]) -> None:
 
 
 @contextmanager
-def outline_held(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def hold_outline(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Give the frozen weights of an outline, which have no values, the dtypes in which a phase holds them, for good.
 
     Inside the block it also computes as it will.
@@ -127,7 +127,7 @@ def _targets(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def _memory(parameter: nn.Parameter) -> Hashable:
-    """Return what tells a parameter's memory from that of others, which may lie in the same file."""
+    """Return a key of a parameter's memory; parameters may share a file."""
     return parameter.untyped_storage()._cdata, parameter.storage_offset()
 
 

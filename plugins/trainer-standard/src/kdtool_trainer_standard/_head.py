@@ -27,7 +27,7 @@ __all__ = ["HeadWork", "Teachers", "TokenRows", "chunked_loss", "weight_sums"]
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """What is known of the N positions in the loss mask of a micro-batch; factors, progress and step as in `ChunkRows`."""
+    """Data of the N positions in the loss mask of a micro-batch; factors, progress and step as in `ChunkRows`."""
 
     labels: Tensor
     positions: Tensor
@@ -38,7 +38,7 @@ class TokenRows:
 
 
 class Teachers:
-    """What the teachers say about the N positions; logits are projected chunk by chunk, once for all terms."""
+    """Teacher signals of the N positions; logits are projected chunk by chunk, once for all terms."""
 
     def __init__(self, loss: ChunkLoss, signals: Mapping[str, kdtool.Signal]) -> None:
         self._terms = loss.terms
@@ -152,11 +152,11 @@ class _ChunkedHead(torch.autograd.Function):
         scale = from_above.float() / ctx.divisor
         weight_dtype, hidden_dtypes = ctx.dtypes
         return (
-            _scaled(gradients.weight, scale, weight_dtype),
-            _scaled(gradients.bias, scale, weight_dtype),
+            _scale(gradients.weight, scale, weight_dtype),
+            _scale(gradients.bias, scale, weight_dtype),
             None,
             None,
-            *(_scaled(one, scale, dtype) for one, dtype in zip(gradients.hidden, hidden_dtypes, strict=True)),
+            *(_scale(one, scale, dtype) for one, dtype in zip(gradients.hidden, hidden_dtypes, strict=True)),
         )
 
 
@@ -216,7 +216,7 @@ def _zeros(like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.float32)
 
 
-def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _scale(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
     return None if gradient is None else gradient.mul_(scale).to(dtype)
 
 

@@ -45,7 +45,7 @@ _GREW = 10.0
 
 
 class TrainingLoop(ResumableTrainer):
-    """One phase's loop. `train(resume_from_checkpoint=…)` runs it; `progress` tells afterwards what was done."""
+    """One phase's loop. `train(resume_from_checkpoint=…)` runs it; `progress` then holds its totals."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What suits this machine: precision, chunk sizes, the C library's memory allocator; and what libraries keep of it."""
+"""Settings for this machine: precision, chunk sizes, the C library's memory allocator; and memory kept by libraries."""
 
 from __future__ import annotations
 

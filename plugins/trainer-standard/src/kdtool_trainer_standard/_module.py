@@ -1,8 +1,8 @@
 """The distillation module: the student and all that trains along, as one `torch.nn.Module` that returns the loss.
 
-Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once a micro-batch. The teacher is no part of it: its
-signals come in as arguments. Everything that is common to all losses happens here: weights and their schedules, what
-softer distributions are multiplied by, denominators.
+Wrapped by `transformers.Trainer` (autocast, DDP), which calls it once per micro-batch. The teacher is not part of it: its
+signals are arguments. Everything common to all losses happens here: weights and their schedules, factors for softened
+distributions, denominators.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class DistillationModule(nn.Module):
         """
         tokens = torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=self.progress.device)
         signals = {name: plain_tensors(signal) for name, signal in signals.items()}
-        self.stats.seen = self.tokens_seen(tokens)
+        self.stats.seen = self.count_seen_tokens(tokens)
         if weigh_alone:
             outputs = self.run_student(batch)
             weights = weight_sums(self.head_states(batch, outputs), self.head_work(batch, signals))
@@ -147,7 +147,7 @@ class DistillationModule(nn.Module):
             loss = loss + self._sequence_loss(index, view, shared)
         return {"loss": loss}
 
-    def tokens_seen(self, tokens: Tensor) -> Tensor:
+    def count_seen_tokens(self, tokens: Tensor) -> Tensor:
         """Return how many `tokens` of a step's loss mask each term sees, [terms]: some learn from the corpus alone."""
         if self.corpus is None:
             return tokens.repeat(len(self.terms))

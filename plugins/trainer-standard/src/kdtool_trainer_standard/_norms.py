@@ -68,7 +68,7 @@ def squared_norms_through(
     """Return, for each token loss, the squared norm of its gradient by `states`, from which `hidden` were computed.
 
     Rows do not see each other, so the norm of all is estimated from some rows, which hold `SAMPLED_POSITIONS` or more. `row`
-    [N] says which row a position is of. The graph is kept.
+    [N] is the row of each position. The graph is kept.
     """
     numbers, counts = row.unique(return_counts=True)  # type: ignore[no-untyped-call]
     if not len(numbers):

@@ -59,7 +59,7 @@ class OnPolicySampler:
         chance = random.Random(f"{place} {self._run.rank}")
         start = len(self._student.tokenizer.document_start)
         rows = [_documents(*row, self._config.prompt, start) for row in _rows_of(batch)]
-        new = self._written([document for row in rows for document in row], chance)
+        new = self._write([document for row in rows for document in row], chance)
         self.counts["sampled"] += 1
         keys = (f"{key}, continued at step {step}" for key in batch.row_keys)
         return collate([self._row(key, row, new, batch) for key, row in zip(keys, rows, strict=True)], _device(batch))
@@ -70,18 +70,18 @@ class OnPolicySampler:
 
     def try_out(self, batch: kdtool.Batch) -> None:
         """Have the student write a token, so that one that cannot is refused before the first step."""
-        self._continued([batch.input_ids[0, :1].tolist()], [1], [0])
+        self._sample([batch.input_ids[0, :1].tolist()], [1], [0])
 
-    def _written(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
+    def _write(self, documents: Sequence[_Document], chance: random.Random) -> Iterator[list[int]]:
         """Yield what the student writes behind the prompt of each document that has one."""
         asked = [(each.ids[: each.prompt], each) for each in documents if each.prompt is not None]
         limits = [min(self._config.tokens, len(each.ids) - len(prompt)) for prompt, each in asked]
-        new = self._continued([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
+        new = self._sample([prompt for prompt, _ in asked], limits, [chance.getrandbits(63) for _ in asked])
         self.counts["documents"] += len(new)
         self.counts["tokens"] += sum(map(len, new))
         return iter(new)
 
-    def _continued(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
+    def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
         device = self._student.head.weight.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             return self._student.continued(prompts, limits, self._config.temperature, seeds)

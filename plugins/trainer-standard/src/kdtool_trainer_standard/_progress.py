@@ -1,4 +1,4 @@
-"""What is known of a phase half done, beside weights, optimiser and generators: a file of each checkpoint."""
+"""State of an unfinished phase besides weights, optimiser and generators: a file of each checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = "progress.json"
 
 @dataclass
 class Progress:
-    """What a resumed phase must know beside weights, optimiser and generators."""
+    """State that a resumed phase needs besides weights, optimiser and generators."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -29,7 +29,7 @@ class Progress:
     token_weights: Mapping[str, Sequence[float]] | None = None
     """The state of `WeightMeans`; None where no tokens are weighed, and before the first step."""
     states: Mapping[str, Mapping[str, Any]] | None = None
-    """What components remember from step to step, by their names; taken at each checkpoint."""
+    """State of components, by their names, as of this checkpoint."""
     on_policy: Mapping[str, int] | None = None
     """The counts of `OnPolicySampler` on rank 0; None where the phase is not on-policy."""
     best: Mapping[str, Any] | None = None
@@ -41,9 +41,9 @@ class Progress:
     world: int = 1
     """Processes that train: a step is as many rows as they show together."""
     dtype: str = "float32"
-    """What matrices are multiplied in: what `dtype: auto` is follows from the machine."""
+    """Data type of matrix products, since the choice of `dtype: auto` depends on the machine."""
     compiled: bool = False
-    """Whether the losses run compiled."""
+    """True if the losses run compiled."""
 
 
 def write(folder: Path, progress: Progress) -> None:
@@ -52,10 +52,10 @@ def write(folder: Path, progress: Progress) -> None:
 
 
 def read(folder: Path) -> Progress:
-    """Return what a checkpoint tells.
+    """Read the progress from a checkpoint.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: it is damaged.
+        OSError, ValueError, KeyError, TypeError: the file is damaged.
     """
     content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     stats = content.pop("stats")

@@ -1,4 +1,4 @@
-"""Final states to logits and back, as a `kdtool.Head` says: logits = soft_cap(scale · (h · weightᵀ + bias)).
+"""Final states to logits and back, according to a `kdtool.Head`: logits = soft_cap(scale · (h · weightᵀ + bias)).
 
 Used by the chunked head, by the measurement of gradient norms and by the self-tests. Only the rows of the true
 vocabulary take part.

@@ -1,7 +1,7 @@
-"""How a phase goes on after its process was killed: `transformers.Trainer` with checkpoints of ours, whole or absent.
+"""Resume a phase after its process was killed: `transformers.Trainer` with checkpoints that are complete or absent.
 
-The base of `TrainingLoop`. The parent saves and restores its own state; overridden are how checkpoints reach the disk, and
-which of them are refused. `_save`, `_save_checkpoint`, `_save_optimizer_and_scheduler`, `_load_from_checkpoint`,
+The base of `TrainingLoop`. The parent saves and restores its own state; this class overrides how checkpoints reach the disk,
+and which of them are refused. `_save`, `_save_checkpoint`, `_save_optimizer_and_scheduler`, `_load_from_checkpoint`,
 `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state` and `_get_output_dir` are private names: the minor version
 of transformers is pinned, and tests kill the process while it saves. The parent's state files are pickles, which it opens
 with `weights_only=True`: tests offer it others.
@@ -34,7 +34,7 @@ from kdtool_trainer_standard._progress import Progress
 from kdtool_trainer_standard._sharding import Sharding, divided_like, divided_moments, whole, whole_moments
 from kdtool_trainer_standard._validation import Validator, problem_of_best
 
-__all__ = ["ResumableTrainer", "begun", "changing", "restore"]
+__all__ = ["ResumableTrainer", "changing", "find_resume_point", "restore"]
 
 _STUDENT, _LOSS_MODULES = "student.safetensors", "loss_modules.safetensors"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
@@ -63,7 +63,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.progress = Progress(
             world=run.world,
             dtype=dtype_name(module.sizes.dtype),
-            compiled=module.chunk_loss.compiled,
+            compiled=module.chunk_loss.is_compiled,
             on_policy=None if sampler is None else sampler.counts,
         )
 
@@ -75,7 +75,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.run.rank == 0:
             _checkpoints.start_writing(root)
         self._wait_for_all()
-        with _checkpoints.full_disk_explained(root):
+        with _checkpoints.explain_full_disk(root):
             super()._save_checkpoint(model, trial)
         self._wait_for_all()
         if self.run.rank == 0:
@@ -140,7 +140,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
+        with _checkpoints.refuse_pickles(checkpoint):
             if self.sharding is None or checkpoint is None:
                 super()._load_optimizer_and_scheduler(checkpoint)
                 return
@@ -152,11 +152,11 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.lr_scheduler.load_state_dict(schedule)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
+        with _checkpoints.refuse_pickles(checkpoint):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _checkpoints.pickles_refused(checkpoint):
+        with _checkpoints.refuse_pickles(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _wait_for_all(self) -> None:
@@ -164,13 +164,15 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             dist.barrier()
 
 
-def begun(run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype) -> tuple[Path | None, Progress | None]:
-    """Return the checkpoint from which the phase goes on, and what it tells; None and None at the beginning.
+def find_resume_point(
+    run: kdtool.RunInfo, phase: kdtool.Phase, dtype: torch.dtype
+) -> tuple[Path | None, Progress | None]:
+    """Return the checkpoint to resume the phase from, and its progress; None and None at the beginning.
 
-    Called on every rank, which all get rank 0's answer.
+    Call it on every rank; all get rank 0's answer.
 
     Raises:
-        UsageError: the phase was begun by another number of processes, or in another precision.
+        UsageError: the phase was started with another number of processes, or in another precision.
     """
     newest = _checkpoints.latest_valid(phase.checkpoints, run.say, problem_of_best) if run.rank == 0 else None
     if run.world > 1:

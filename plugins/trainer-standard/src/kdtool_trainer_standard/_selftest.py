@@ -1,9 +1,11 @@
-"""What is checked in about a second before the first step, so that nothing trains silently wrong.
+"""Check student, signals and losses in about a second before the first step, so that errors are not silent.
 
-The student's head is what it says it is; vocabularies agree; two passes differ by dropout; every loss returns what its
-contract asks for on a real chunk; a gradient that it gives by hand is autograd's; a divergence between equals is zero;
-losses do not depend on how positions are cut into chunks. Called by `_train` once a phase, with the first batch; only its
-fullest row is used.
+- The student's logits match its head, and vocabularies agree.
+- Two passes differ by dropout.
+- Every loss satisfies its contract on a real chunk; its analytic gradient is autograd's.
+- A divergence between equal distributions is zero, and losses do not depend on chunking.
+
+Called by `_train` once per phase, with the first batch; only its fullest row is used.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from kdtool_trainer_standard._terms import BoundTerm, without_dropout
 __all__ = ["self_test"]
 
 _ZERO = 1e-3
-"""What a divergence and its gradient may be at equality."""
+"""Maximum of a divergence and its gradient at equality."""
 _CHUNKED = 1e-2
 """Relative difference that chunks may make: a teacher's half-precision logits are rounded differently in other shapes."""
 _ANALYTIC = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
@@ -85,9 +87,9 @@ def self_test(
 
 
 def _passes(module: DistillationModule, batch: kdtool.Batch) -> tuple[kdtool.ModelOutputs, ...]:
-    """Run the student as training will; what tells dropout is that it draws random numbers.
+    """Run the student as training will, and detect dropout by its use of random numbers.
 
-    Equal states would not tell that there is none: an adapter that has learned nothing yet adds zero, whatever is dropped.
+    Equal states do not prove that dropout is missing: an untrained adapter adds zero, whatever is dropped.
     """
     before = _generators(batch.input_ids.device)
     outputs = module.run_student(batch)
@@ -140,8 +142,8 @@ def _check_teacher(
     vocabulary = signal.lazy.head.vocabulary if signal.lazy is not None else expected
     if vocabulary != expected:
         raise kdtool.UsageError(
-            f"{bound.term.label}: {teacher} tells about {vocabulary} tokens, the student is compared over {expected}; "
-            "their logits cannot be compared"
+            f"{bound.term.label}: {teacher} has logits of {vocabulary} tokens, but the student's are compared over "
+            f"{expected}; use a teacher with the student's vocabulary"
         )
     rows = (
         signal.lazy.hidden.shape[0]

@@ -44,7 +44,7 @@ class Sharding:
         left = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
         if left:
             raise kdtool.PluginError(
-                f"FSDP2 left {', '.join(left[:3])} undivided, though the recipe says sharding: full"
+                f"FSDP2 did not shard {', '.join(left[:3])}, which sharding: full requires; set sharding: off"
             )
 
     def undo(self) -> None:
@@ -66,7 +66,7 @@ class Sharding:
 
 @dataclass(frozen=True, eq=False)
 class _Before:
-    """What a part was before `fully_shard` gave it another class, hooks and state, for which PyTorch has no way back."""
+    """The state of a module before `fully_shard` changed its class, hooks and state, which PyTorch cannot undo."""
 
     part: nn.Module
     kind: type[nn.Module]

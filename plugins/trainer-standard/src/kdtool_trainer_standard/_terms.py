@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["BoundTerm", "Form", "bind_terms", "learns_on_policy", "plain_tensors", "without_dropout"]
 
 Form = Literal["none", "dense", "sampled", "top-k"]
-"""How a token loss receives its teacher."""
+"""Form in which a token loss receives its teacher's signal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,8 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
         foreign = [name for name in term.teachers if name in phase.teacher_rows]
         if per_token and foreign:
             raise kdtool.PluginError(
-                f"{run.hook.owner(term.name) or term.name} says that it works across vocabularies, but kdtool_token_loss "
-                f"compares position by position, and {foreign[0]} has others; kdtool_sequence_loss is expected"
+                f"{run.hook.owner(term.name) or term.name} works across vocabularies, but kdtool_token_loss compares "
+                f"position by position, and {foreign[0]} has other rows; implement kdtool_sequence_loss"
             )
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
         form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
@@ -108,8 +108,11 @@ def plain_tensors(signal: kdtool.Signal) -> kdtool.Signal:
 def _form(run: kdtool.RunInfo, term: kdtool.LossTerm, signals: Mapping[str, kdtool.Signal]) -> tuple[Form, float]:
     found = {name: _form_of(run, term, name, signals[name]) for name in term.teachers}
     if len(set(found.values())) > 1:
-        told = ", ".join(f"{name} {form} at temperature {captured:g}" for name, (form, captured) in found.items())
-        raise kdtool.UsageError(f"{term.label} cannot mix what teachers tell in different forms ({told})")
+        forms = ", ".join(f"{name} {form} at temperature {captured:g}" for name, (form, captured) in found.items())
+        raise kdtool.UsageError(
+            f"{term.label} cannot mix signals of different forms ({forms}); give all its teachers the same cache and "
+            "temperature"
+        )
     return next(iter(found.values()), ("none", 1.0))
 
 

@@ -40,7 +40,7 @@ from kdtool_trainer_standard._module import DistillationModule, Sizes
 from kdtool_trainer_standard._on_policy import OnPolicySampler
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._progress import Progress
-from kdtool_trainer_standard._resumable import begun
+from kdtool_trainer_standard._resumable import find_resume_point
 from kdtool_trainer_standard._selftest import self_test
 from kdtool_trainer_standard._teacher_signals import TeacherSignals
 from kdtool_trainer_standard._terms import bind_terms, learns_on_policy, plain_tensors
@@ -51,7 +51,7 @@ __all__ = ["train_phase"]
 _SILENT_SHARE = 0.01
 """A term below this share of the terms' gradient over a whole phase gets a note."""
 _WHILE_VALIDATING = timedelta(days=1)
-"""How long other ranks wait for rank 0, which may have thousands of programs to ask for and to run."""
+"""Time that other ranks wait for rank 0, which may ask for and run thousands of programs."""
 _CLOSE_TO_TEACHER = 0.1
 """Nats: below this bfloat16 logits blur a divergence's gradient by a tenth and more."""
 
@@ -68,10 +68,10 @@ def train_phase(
         warn_of_other_work(run, args.device)
         work = kdtool.OtherWork()
         dtype = chosen_dtype(config.dtype, args.device)
-        newest, before = begun(run, phase, dtype)
+        newest, before = find_resume_point(run, phase, dtype)
         _ready(student, args.device)
         with frozen_weights_held(student.model, dtype):
-            loop = _prepared(config, run, phase, student, args, before)
+            loop = _prepare(config, run, phase, student, args, before)
             _resume_and_train(loop, newest)
             if run.rank == 0:
                 loop.take_best()
@@ -87,7 +87,7 @@ def train_phase(
     )
 
 
-def _prepared(
+def _prepare(
     config: StandardTrainerConfig,
     run: kdtool.RunInfo,
     phase: kdtool.Phase,
@@ -96,7 +96,7 @@ def _prepared(
     before: Progress | None,
 ) -> TrainingLoop:
     device: torch.device = args.device
-    batch = collate(_first_labelled(phase, config.batch, run.seed), device)
+    batch = collate(_select_rows(phase, config.batch, run.seed), device)
     sampler = _sampler(config, run, phase, student, device)
     if sampler is not None:
         sampler.try_out(batch)
@@ -139,7 +139,7 @@ def _sampler(
     return OnPolicySampler(config.on_policy, run, student, chosen_dtype(config.dtype, device))
 
 
-def _first_labelled(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
+def _select_rows(phase: kdtool.Phase, count: int, seed: int) -> list[kdtool.Row]:
     """Return the first rows, in the order of training, that have something to learn from: at most `count`."""
     in_order = RowsInOrder(phase.rows, len(phase.rows), seed)
     found: list[kdtool.Row] = []
@@ -253,15 +253,15 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     notes = list(_on_policy_notes(progress.on_policy))
     if loop.config.sharding == "full" and loop.sharding is None:
         notes.append(
-            "sharding: full did nothing: there was one process, and so nobody to share with (docs/recipe.md says how to "
-            "start several)"
+            "sharding: full had no effect, because there was only one process (docs/recipe.md explains how to start "
+            "several)"
         )
     if progress.skipped:
         notes.append(
             f"{progress.skipped} of {loop.phase.steps} steps changed nothing: their gradients overflowed float16, and the "
             "scale of the loss was halved"
         )
-    notes += _best_noted(loop)
+    notes += _describe_best(loop)
     squares = progress.squared_norms or {}
     total = sum(squares.values()) ** 0.5
     for bound in module.terms:
@@ -281,7 +281,7 @@ def _notes(loop: TrainingLoop) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _best_noted(loop: TrainingLoop) -> Iterator[str]:
+def _describe_best(loop: TrainingLoop) -> Iterator[str]:
     best = loop.validator.best if loop.validator else None
     if best is not None and best.since:
         yield (
@@ -295,14 +295,14 @@ def _on_policy_notes(counts: Mapping[str, int] | None) -> Iterator[str]:
     if counts is not None:
         length = counts["tokens"] / max(1, counts["documents"])
         yield (
-            f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were text of the student's own, "
+            f"on_policy: {counts['sampled']} of {counts['batches']} micro-batches were on-policy, "
             f"{length:.1f} tokens a document on average"
         )
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own lines about training from the user: trackers say what there is to say."""
+    """Suppress transformers' own messages about training, since trackers report it."""
     logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -61,7 +61,7 @@ class Validator:
 
     @property
     def over(self) -> bool:
-        """Whether the student has not become better for too long."""
+        """True if the student has not improved for `patience` validations."""
         return self.best is not None and self.best.since >= self._config.patience
 
     def measure(self, step: int, learnt: Mapping[str, Tensor]) -> dict[str, float]:
@@ -70,7 +70,7 @@ class Validator:
         Raises:
             UsageError: what is watched is not measured.
         """
-        found = self._measured(step)
+        found = self._measure(step)
         if self._config.watch is not None:
             self._compare(step, found[self._config.watch], learnt)
         shown = ", ".join(f"{name} {measurement.value:.4g}" for name, measurement in found.items())
@@ -87,7 +87,7 @@ class Validator:
             UsageError: an evaluator has nothing to measure on, or what is watched is not measured.
         """
         run = self._run_in(self._folder)
-        for name in self._asked():
+        for name in self._evaluators():
             try:
                 run.component(name, kdtool.Evaluator).kdtool_measurable(run)
             except kdtool.UsageError as error:
@@ -95,7 +95,7 @@ class Validator:
                     f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
                 ) from error
         if self._config.watch is not None:
-            self._measured(0)
+            self._measure(0)
 
     def go_on(self, best: Mapping[str, Any]) -> None:
         """Take back what a checkpoint remembers of the best validation."""
@@ -125,7 +125,7 @@ class Validator:
                 file.unlink()
         self._kept = self.best.step if self.best else None
 
-    def _measured(self, step: int) -> dict[str, kdtool.Measurement]:
+    def _measure(self, step: int) -> dict[str, kdtool.Measurement]:
         found, watched = dict(self._measurements(step)), self._config.watch
         if watched is not None and watched not in found:
             raise kdtool.UsageError(
@@ -169,15 +169,15 @@ class Validator:
         role: kdtool.Role = "student" if run.arm == "student" else "control"
         subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
         with isolated_rng(run.seed), self._autocast():
-            for name in self._asked():
+            for name in self._evaluators():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
-                    yield _called(_short(name), measurement.name), measurement
+                    yield _qualify(_short(name), measurement.name), measurement
 
     def _run_in(self, folder: Path) -> kdtool.RunInfo:
         return replace(self._run, folder=folder, stage=_FOLDER, texts=_ForChoosing(self._run.texts))
 
-    def _asked(self) -> list[str]:
-        """Return the evaluators that are asked, by their names in the run."""
+    def _evaluators(self) -> list[str]:
+        """Return the names of the selected evaluators in the run."""
         return [name for name in self._run.implementing("kdtool_evaluate") if _short(name) in self._config.evaluators]
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -219,5 +219,5 @@ def _short(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _called(evaluator: str, measurement: str) -> str:
+def _qualify(evaluator: str, measurement: str) -> str:
     return measurement if measurement.startswith(f"{evaluator}.") else f"{evaluator}.{measurement}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kdtool
 import peft
 import torch
-from kdtool_transformers import give_back_memory, isolated_rng, logits_kept, write_safetensors
+from kdtool_transformers import give_back_memory, isolated_rng, require_same_logits, write_safetensors
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Adapters:
         Raises:
             PluginError: its logits changed by more than rounding.
         """
-        with logits_kept(self._student, "merging the adapters"):
+        with require_same_logits(self._student, "merging the adapters"):
             for name in dict.fromkeys([*self._targets, *self._quantised]):
                 self._model.set_submodule(name, self._merge(name))
                 give_back_memory()

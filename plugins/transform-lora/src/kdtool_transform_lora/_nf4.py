@@ -13,7 +13,7 @@ import torch
 from bitsandbytes.autograd._functions import matmul_4bit
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from kdtool_transformers import drop_mapped, give_back_memory
+from kdtool_transformers import give_back_memory, release_mapping
 from torch import Tensor, nn
 
 __all__ = ["dequantise", "quantise"]
@@ -58,7 +58,7 @@ def quantise(model: nn.Module, names: Iterable[str], *, double_quantisation: boo
         stored.weight, stored.bias = weight.to(layer.weight.device), layer.bias
         model.set_submodule(name, stored.train(layer.training))
         if all(parameter is not layer.weight for parameter in model.parameters()):  # another layer may have it, too
-            drop_mapped(layer.weight)
+            release_mapping(layer.weight)
         del layer, weight
         give_back_memory()
     for parameter in model.parameters():

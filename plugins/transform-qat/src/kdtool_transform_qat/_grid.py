@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdtool
 import torch
-from kdtool_transformers import isolated_rng, logits_kept
+from kdtool_transformers import isolated_rng, require_same_logits
 from torch import nn
 from torchao.quantization import quantize_
 from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
@@ -60,7 +60,7 @@ class Grid:
             PluginError: its logits changed.
         """
         layers = {name: each for name, each in self._model.named_modules() if isinstance(each, FakeQuantizedLinear)}
-        with logits_kept(self._student, "writing weights on the grid"):
+        with require_same_logits(self._student, "writing weights on the grid"):
             with torch.no_grad():
                 for layer in layers.values():
                     layer.weight.copy_(layer.weight_fake_quantizer(layer.weight))

@@ -1,12 +1,15 @@
 """Language models of transformers as kdtool sees them: a library that teacher, student and exporter plugins share.
 
-`open_model`, `open_tokenizer` and `open_runtime` open a folder (or a hub name); `TransformersModel`,
-`TransformersTokenizer` and `TransformersRuntime` are what they give; `self_check` compares a wrapped model with itself
-before training, `logits_kept` a rewritten one with what it was; `estimate_activation_memory` counts what training keeps of
-an outline; `CausalTeacher` is a whole teacher for plugins that only say where the weights come from, `PublishedTeacher` one
-for families whose models are known by name; `LlamaStudent` a whole student from random weights for plugins that only say its
-shape, `CausalStudent` one for those that build it otherwise; `isolated_rng` keeps runs in one process apart. Names load when
-first used, so that importing this package imports neither torch nor transformers. It has no entry points.
+- `open_model`, `open_tokenizer` and `open_runtime` open a folder or a hub name, and return `TransformersModel`,
+  `TransformersTokenizer` and `TransformersRuntime`
+- `self_check` compares a wrapped model with itself before training, `require_same_logits` a rewritten one with the original
+- `estimate_activation_memory` counts the activations that training an outline keeps
+- `CausalTeacher` is a complete teacher for plugins that only locate weights, `PublishedTeacher` one for published families
+- `LlamaStudent` is a complete student with random weights for plugins that only define its shape, `CausalStudent` one for
+  plugins that build it differently
+- `isolated_rng` isolates runs in one process
+
+Names load when first used, so that importing this package imports neither torch nor transformers. It has no entry points.
 """
 
 from __future__ import annotations

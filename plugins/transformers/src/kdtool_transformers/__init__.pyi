@@ -9,7 +9,7 @@ from kdtool_transformers._activation_memory import stored_bytes as stored_bytes
 from kdtool_transformers._bytes import byte_tokenizer as byte_tokenizer
 from kdtool_transformers._card import model_card as model_card
 from kdtool_transformers._card import write_notices as write_notices
-from kdtool_transformers._check import logits_kept as logits_kept
+from kdtool_transformers._check import require_same_logits as require_same_logits
 from kdtool_transformers._check import self_check as self_check
 from kdtool_transformers._counts import ParameterCount as ParameterCount
 from kdtool_transformers._counts import readable_count as readable_count
@@ -44,8 +44,8 @@ from kdtool_transformers._licences import known_terms as known_terms
 from kdtool_transformers._licences import licence_of as licence_of
 from kdtool_transformers._licences import terms_of as terms_of
 from kdtool_transformers._llama import LlamaShape as LlamaShape
-from kdtool_transformers._memory import drop_mapped as drop_mapped
 from kdtool_transformers._memory import give_back_memory as give_back_memory
+from kdtool_transformers._memory import release_mapping as release_mapping
 from kdtool_transformers._memory import widen as widen
 from kdtool_transformers._model import TransformersFacts as TransformersFacts
 from kdtool_transformers._model import TransformersModel as TransformersModel

@@ -52,9 +52,9 @@ class ActivationMemory(NamedTuple):
 
 
 class AbsentTokenizer:
-    """Stands for a tokenizer that is not on this machine: as many tokens as the configuration says.
+    """Placeholder for a tokenizer that is not on this machine, with the vocabulary size of the configuration.
 
-    `published` is the part of its tokenizer.json that `published.json` holds; None where nothing is known of it.
+    `published` is the part of its tokenizer.json that `published.json` holds; None if it is unknown.
     """
 
     fingerprint = ""
@@ -102,7 +102,7 @@ def estimate_activation_memory(
     kernels = gpu_kernels(dtype, flash=flash) if gpu else nullcontext()
     with kernels:
         saved, recomputed, draws = _bytes(causal, rows, length, dtype, passes)
-    return ActivationMemory(max(0, saved - passes * _never_copied(student.model, dtype)), recomputed, draws)
+    return ActivationMemory(max(0, saved - passes * _uncounted_copies(student.model, dtype)), recomputed, draws)
 
 
 def _bytes(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int) -> tuple[int, int, bool]:
@@ -117,7 +117,7 @@ def _bytes(causal: Any, rows: int, length: int, dtype: torch.dtype, passes: int)
     return saved, recomputed, draws
 
 
-def _never_copied(model: nn.Module, dtype: torch.dtype) -> int:
+def _uncounted_copies(model: nn.Module, dtype: torch.dtype) -> int:
     """Return the copies that autocast made here of weights which are stored in few bits and dequantised for each use."""
     few = [p for p in model.parameters() if hasattr(p, _STORED)]
     return 0 if dtype == torch.float32 else sum(p.numel() * dtype.itemsize for p in few)
@@ -145,7 +145,7 @@ def _forward(
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
     with _two_of_a_kind(causal, layers) as counts, _Alive(causal) as alive, autocast, torch.enable_grad():
         masks = document_masks_skipped() if ours else nullcontext()
-        with masks, few_blocks(lambda: alive.bytes), _layers_told(layers, alive) as grown:
+        with masks, few_blocks(lambda: alive.bytes), _record_layers(layers, alive) as grown:
             last = [causal.base_model(**inputs).last_hidden_state for _ in range(passes)]
         total = alive.bytes
         del last
@@ -184,8 +184,8 @@ def _kind(layer: nn.Module) -> Any:
 
 
 @contextmanager
-def _layers_told(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, list[int]]]:
-    """Note what each layer leaves behind."""
+def _record_layers(layers: nn.ModuleList, alive: _Alive) -> Iterator[dict[Any, list[int]]]:
+    """Record the activations that each layer keeps."""
     grown: dict[Any, list[int]] = {_kind(layer): [] for layer in layers}
     before: list[int] = []
 

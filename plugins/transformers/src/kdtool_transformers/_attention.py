@@ -55,7 +55,7 @@ class Block(NamedTuple):
 class Documents:
     """Where each token's document begins: `start` [B, L] int64, the index of its first token in the row.
 
-    What attention needs is derived once a forward and shared by its layers: blocks, masks, lengths, by sliding window.
+    Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
     `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
     of `projecting` layers as attention is given them, while `collecting`: layers that activation checkpointing computes a
     second time must take the same path, but leave nothing behind. No data class: FSDP2 makes those anew that it finds among
@@ -99,8 +99,8 @@ class Documents:
             self._elsewhere[device] = there
         return self._elsewhere[device]
 
-    def taken(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:
-        """Stop collecting and hand over maps and projections: the graph holds the documents, and these must not hold it."""
+    def stop_collecting(self) -> tuple[dict[int, Tensor], dict[int, kdtool.Projections]]:
+        """Stop collecting, and return maps and projections; dropping them here avoids a cycle with the graph."""
         self.collecting = False
         taken = self.attentions, self.projections
         self.attentions, self.projections = {}, {}
@@ -281,12 +281,12 @@ def _attend_in_blocks(
 ) -> Tensor:
     batch, heads, _, width = query.shape
     query = (query * scale).view(batch, key.shape[1], heads // key.shape[1], -1, width)
-    attended = partial(_attended, query, key, value, dropout, soft_cap)
+    attended = partial(_attend_blocks, query, key, value, dropout, soft_cap)
     few = attended_in_few_blocks(attended, blocks)
     return attended(blocks) if few is None else few
 
 
-def _attended(
+def _attend_blocks(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None, blocks: list[Block]
 ) -> Tensor:
     """Return what the queries of the blocks get, [B, queries, heads, D]; `query` is [B, kv_heads, group, L, D], scaled."""

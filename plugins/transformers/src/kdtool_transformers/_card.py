@@ -79,8 +79,8 @@ def _terms(licences: Sequence[kdtool.Licensed]) -> Iterator[str]:
         yield f"  - the model takes {' and '.join(licensed.transfers) or 'nothing'} of it"
         if licensed.forbidden:
             forbidden = " and ".join(licensed.forbidden)
-            yield f"  - the terms forbid to take {forbidden}; who made this model says: {licensed.acknowledged}"
+            yield f"  - the terms forbid taking {forbidden}; the maker of this model states: {licensed.acknowledged}"
         elif licensed.acknowledged:
-            yield "  - acknowledged by who made this model"
+            yield "  - acknowledged by the maker of this model"
         if licensed.transfers:
             yield from (f"  - {restriction}" for restriction in terms.restrictions)

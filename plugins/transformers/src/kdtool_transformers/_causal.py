@@ -1,4 +1,4 @@
-"""What generation and measurement need to know of a causal language model of transformers."""
+"""Interface of causal language models of transformers, as generation and measurement use them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def cut(
         owner: whose template it is, for messages.
 
     Raises:
-        UsageError: the template does not write the conversation so that answers can be told from the rest.
+        UsageError: answers cannot be located in the conversation as the template writes it.
     """
     whole = render(turns, False)
     pieces: list[tuple[str, bool]] = []
@@ -38,7 +38,7 @@ def cut(
         if role == _ANSWERING:
             asked = render(turns[:number], True)
             if not whole.startswith(asked) or len(asked) < done:
-                raise _refused(owner, f"what it writes before turn {number + 1} changes with the turns that follow")
+                raise _refusal(owner, f"what it writes before turn {number + 1} changes with the turns that follow")
             end = _end_of_answer(whole, len(asked), content, marks, f"{owner}: turn {number + 1}")
             pieces += [(whole[done : len(asked)], False), (whole[len(asked) : end], True)]
             done = end
@@ -47,11 +47,11 @@ def cut(
 
 
 def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str], owner: str) -> int:
-    """Return where an answer that begins at `begin` ends, the token included that says so."""
+    """Return the end of the answer that begins at `begin`, including its end token."""
     said = content.strip()
     found = whole.find(said, begin)
     if found < 0 or whole[begin:found].strip():
-        raise _refused(owner, "an answer does not follow the generation prompt as it is")
+        raise _refusal(owner, "an answer does not follow the generation prompt as it is")
     behind = found + len(said)
     place, mark = min(
         ((place, mark) for mark in marks if (place := whole.find(mark, behind)) >= 0),
@@ -59,9 +59,9 @@ def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str],
         default=(-1, ""),
     )
     if place < 0 or whole[behind:place].strip():
-        raise _refused(owner, "no special token ends an answer, so nobody would learn to stop")
+        raise _refusal(owner, "no special token ends an answer, so nobody would learn to stop")
     return place + len(mark)
 
 
-def _refused(owner: str, reason: str) -> kdtool.UsageError:
+def _refusal(owner: str, reason: str) -> kdtool.UsageError:
     return kdtool.UsageError(f"the chat template of {owner}: {reason}")

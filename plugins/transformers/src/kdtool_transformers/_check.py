@@ -1,7 +1,7 @@
-"""A wrapped model against itself, so that nothing trains or is rewritten silently wrong.
+"""Compare a wrapped model with itself, so that wrapping and rewriting fail loudly.
 
-A trainer calls `self_check` once before its first step; transforms that rewrite a trained model do so under `logits_kept`.
-Each takes well under a second for small models.
+A trainer calls `self_check` once before its first step; transforms that rewrite a trained model do so under
+`require_same_logits`. Each takes well under a second for small models.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import kdtool
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["logits_kept", "self_check"]
+__all__ = ["require_same_logits", "self_check"]
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 2e-2}
 _REWRITTEN_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""What rewriting may change of logits, by the coarsest dtype of the result: a rounding or two of its weights."""
+"""Tolerance of rewritten logits, by the coarsest dtype of the result: a rounding or two of its weights."""
 
 
 def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = None) -> float:
     """Compare head(backbone(x)) of two packed documents with the model's own logits of each document alone.
 
-    Finds a head that is scaled, capped or biased otherwise than `LanguageModel.head` says, and documents that see each
-    other. Returns the root mean square of the deviation relative to the logits' standard deviation. A model with weights of
+    Finds a head that is scaled, capped or biased differently from `LanguageModel.head`, and documents that see each other.
+    Returns the root mean square of the deviation relative to the logits' standard deviation. A model with weights of
     several dtypes needs autocast around the call, as in training.
 
     Raises:
@@ -45,7 +45,7 @@ def self_check(language_model: kdtool.LanguageModel, tolerance: float | None = N
     model.eval()
     try:
         with torch.no_grad():
-            outputs = language_model.backbone(_packed(ids, lengths), kdtool.SignalRequest())
+            outputs = language_model.backbone(_pack(ids, lengths), kdtool.SignalRequest())
             packed = language_model.head.logits(outputs.last).float()
             parts = torch.split(ids, lengths, dim=1)
             alone = torch.cat([model(input_ids=part, use_cache=False).logits[0] for part in parts])
@@ -76,10 +76,10 @@ def _tolerance(weight: Tensor) -> float:
 
 
 @contextmanager
-def logits_kept(language_model: kdtool.LanguageModel, what: str) -> Iterator[None]:
-    """Hold a rewriting of a model, done in the block, to what the model computed before.
+def require_same_logits(language_model: kdtool.LanguageModel, what: str) -> Iterator[None]:
+    """Check that rewriting a model in the block keeps its logits.
 
-    Compared are logits over a few drawn tokens without dropout, as a root mean square in standard deviations of the logits:
+    Compares logits over a few drawn tokens without dropout, as a root mean square in standard deviations of the logits:
     0.001 in float32, 0.01 in float16, 0.05 in bfloat16 are allowed. `what` names the rewriting: "merging the adapters".
 
     Raises:
@@ -109,13 +109,13 @@ def _drawn_logits(language_model: kdtool.LanguageModel) -> Tensor:
     language_model.model.eval()
     try:
         with torch.no_grad():
-            last = language_model.backbone(_packed(ids, [ids.shape[1]]), kdtool.SignalRequest()).last
+            last = language_model.backbone(_pack(ids, [ids.shape[1]]), kdtool.SignalRequest()).last
             return head.logits(last).float()
     finally:
         language_model.model.train(training)
 
 
-def _packed(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
+def _pack(ids: Tensor, lengths: list[int]) -> kdtool.Batch:
     import torch
 
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(ids.device)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 __all__ = ["ParameterCount", "readable_count"]
 
 LARGEST = 100_000_000_000
-"""What nobody trains with this, in one number: longer ones are slips of the keyboard."""
+"""Largest accepted count of parameters; larger ones are typing errors."""
 
 _WRITTEN = r"^\s*(\d+(?:\.\d+)?)\s*([kKmMbB])\s*$"
 _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
@@ -21,7 +21,7 @@ def _read(value: Any) -> Any:
         return value
     found = re.fullmatch(_WRITTEN, value)
     if found is None:
-        raise ValueError(f"{value!r} is no count of parameters: write for instance 125M, 1.2B or 125000000")
+        raise ValueError(f"{value!r} is not a count of parameters: write, for instance, 125M, 1.2B or 125000000")
     number, unit = found.groups()
     return round(float(number) * _UNITS[unit.lower()])
 

@@ -70,7 +70,7 @@ def content_hash(file: Path) -> str:
 
 
 def write_cached(file: Path, text: str) -> None:
-    """Write a file of the cache, whole or not at all. What cannot be written is found out again, at the price of time."""
+    """Write a file of the cache, completely or not at all. Failures are ignored: the content is computed again later."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".writing")
@@ -106,10 +106,10 @@ def give_usual_mode(file: Path) -> None:
 
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path | None]:
-    """Make a folder that is there completely or not at all, once among processes: yield where to write, None if it is there.
+    """Make a folder that is complete or absent, once among processes: yield where to write, or None if it is there.
 
-    Other processes wait. What an exception or a killed process leaves behind is removed by the next one. The sums of its
-    files are kept in it, as `sha256sum` writes them. Raises as `is_complete`.
+    Other processes wait. The next one removes leftovers of an exception or a killed process. The folder stores the sums of
+    its files, in the format of `sha256sum`. Raises as `is_complete`.
     """
     from filelock import FileLock
 
@@ -149,7 +149,7 @@ def is_complete(target: Path) -> bool:
         expected, _, name = line.partition("  ")
         if not _is_as_written(target / name, expected):
             raise kdtool.StorageError(
-                f"the stored file {target / name} is missing or damaged: it is not what {_SUMS} beside it says. Delete the "
+                f"the stored file {target / name} is missing or damaged: it does not match {_SUMS} beside it. Delete the "
                 f"folder {target} and run again to make it anew"
             )
     return True

@@ -27,7 +27,7 @@ _TOKENS_AT_ONCE = 16384
 
 
 class _Text(NamedTuple):
-    """A prompt and how it is to be continued, by at most `limit` tokens."""
+    """A prompt, and how to continue it by at most `limit` tokens."""
 
     prompt: Sequence[int]
     limit: int
@@ -57,7 +57,7 @@ def generate(language_model: CausalModel, requests: Sequence[kdtool.Request]) ->
         )
         for request, prompt in zip(requests, prompts, strict=True)
     ]
-    new = _continued(language_model, texts)
+    new = _continue(language_model, texts)
     return [
         _answer(request, prompt, ids, tokenizer) for request, prompt, ids in zip(requests, prompts, new, strict=True)
     ]
@@ -78,7 +78,7 @@ def continue_ids(
     ]
     found: dict[int, list[int]] = {}
     for numbers in together([len(text.prompt) + text.limit for text in texts]):
-        found.update(zip(numbers, _continued(language_model, [texts[number] for number in numbers]), strict=True))
+        found.update(zip(numbers, _continue(language_model, [texts[number] for number in numbers]), strict=True))
     return [found[number] for number in range(len(texts))]
 
 
@@ -91,7 +91,7 @@ def together(sizes: Sequence[int]) -> Iterator[list[int]]:
         order = order[count:]
 
 
-def _continued(language_model: CausalModel, texts: Sequence[_Text]) -> list[list[int]]:
+def _continue(language_model: CausalModel, texts: Sequence[_Text]) -> list[list[int]]:
     """Return the new tokens of each text, up to the first that ends it, or to its limit."""
     model, tokenizer = language_model.model, language_model.tokenizer
     device, longest = language_model.head.weight.device, max(len(text.prompt) for text in texts)
@@ -151,7 +151,7 @@ def prompt_ids(tokenizer: TransformersTokenizer, request: kdtool.Request) -> lis
         UsageError: there are turns before, and the tokenizer has no template for them, or it refuses them.
     """
     if request.turns:
-        return tokenizer.encode_asked(request.turns, request.prompt)
+        return tokenizer.encode_prompt(request.turns, request.prompt)
     ids = tokenizer.encode(request.prompt)
     return [*tokenizer.missing_start(ids), *ids] or [tokenizer.end_of_text]
 
@@ -214,12 +214,12 @@ class _Stopper:
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         new = input_ids[:, self._prompt :].tolist()
         done = [
-            len(ids) >= text.limit or self._stopped(ids[-tail:], text.stop)
+            len(ids) >= text.limit or self._is_stopped(ids[-tail:], text.stop)
             for ids, text, tail in zip(new, self._texts, self._tails, strict=True)
         ]
         return torch.tensor(done, device=input_ids.device)
 
-    def _stopped(self, tail: list[int], stops: tuple[str, ...]) -> bool:
+    def _is_stopped(self, tail: list[int], stops: tuple[str, ...]) -> bool:
         if not stops:
             return False
         text = self._tokenizer.decode(tail)

@@ -11,10 +11,10 @@ import kdtool
 
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
-__all__ = ["CONVERT", "GGUFVocabulary", "require_applied"]
+__all__ = ["CONVERT", "GGUFVocabulary", "check_bpe_settings"]
 
 CONVERT = "export safetensors, and convert those by llama.cpp's convert_hf_to_gguf.py"
-"""What to do with a model that is not written here."""
+"""Remedy for models that this module cannot write."""
 _NOT_APPLIED = ("ignore_merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 """Settings of BPE in tokenizer.json that llama.cpp leaves out where it splits text as GPT-2 does."""
 _NEVER = "ÿ"
@@ -22,7 +22,7 @@ _NEVER = "ÿ"
 
 
 class GGUFVocabulary(NamedTuple):
-    """What a file tells of `tokenizer`. Tokens stand in the order of their ids, with a kind each."""
+    """The vocabulary of `tokenizer` in a file: tokens in the order of their ids, each with a kind."""
 
     tokenizer: TransformersTokenizer
     tokens: list[str]
@@ -36,13 +36,13 @@ class GGUFVocabulary(NamedTuple):
         A tokenizer that merges nothing gets one merge that is never used, with its token: the format wants one.
 
         Raises:
-            UsageError: the tokenizer is no byte-level BPE, changes text in a way that llama.cpp leaves out, or has more
+            UsageError: the tokenizer is not a byte-level BPE, changes text in a way that llama.cpp ignores, or has more
                 tokens than there are rows.
         """
         told = json.loads(tokenizer.inner.backend_tokenizer.to_str())
-        require_applied(told)
+        check_bpe_settings(told)
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["model"]["merges"]]
-        tokens, kinds = tokenizer.tokens(), _added(tokenizer)
+        tokens, kinds = tokenizer.tokens(), _kinds_of_added_tokens(tokenizer)
         if not merges:
             merges = [f"{_NEVER} {_NEVER}"]
             kinds[len(tokens)] = gguf.TokenType.UNUSED
@@ -86,8 +86,8 @@ class GGUFVocabulary(NamedTuple):
             writer.add_chat_template(template)
 
 
-def require_applied(told: Mapping[str, Any]) -> None:
-    """Refuse what llama.cpp leaves out, given the content of tokenizer.json.
+def check_bpe_settings(told: Mapping[str, Any]) -> None:
+    """Refuse settings that llama.cpp ignores, given the content of tokenizer.json.
 
     Raises:
         UsageError: there is some of it.
@@ -105,8 +105,8 @@ def require_applied(told: Mapping[str, Any]) -> None:
         )
 
 
-def _added(tokenizer: TransformersTokenizer) -> dict[int, gguf.TokenType]:
-    """Return what the added tokens are to llama.cpp, by id: control tokens are no text, others are found in any text."""
+def _kinds_of_added_tokens(tokenizer: TransformersTokenizer) -> dict[int, gguf.TokenType]:
+    """Return llama.cpp's kinds of the added tokens by id: it finds control tokens never in text, others in any text."""
     added = tokenizer.inner.added_tokens_decoder
     control = {number for number, token in added.items() if token.special}
     control |= {*tokenizer.inner.all_special_ids, tokenizer.end_of_text}

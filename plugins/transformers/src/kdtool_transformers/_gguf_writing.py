@@ -11,7 +11,7 @@ import kdtool
 import numpy as np
 from gguf.quants import quantize
 
-from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary, require_applied
+from kdtool_transformers._gguf_vocabulary import CONVERT, GGUFVocabulary, check_bpe_settings
 from kdtool_transformers._model import TransformersModel
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -48,9 +48,9 @@ def write_gguf(
         source: the model. A tokenizer that merges nothing gets one merge that is never used: the format wants one.
         file: where to.
         dtype: what matrices are stored in; q8_0 is blocks of 32 numbers in 8 bits with a scale, and a matrix whose rows
-            are no multiple of 32 is then stored in f16. Vectors stay in f32.
+            are not a multiple of 32 is then stored in f16. Vectors stay in f32.
         pre: llama.cpp's name for how the tokenizer splits text into words.
-        licence: what the file says of itself; "" for nothing.
+        licence: the licence to record in the file; "" for none.
 
     Raises:
         UsageError: the model or its tokenizer is of another kind, which this cannot write.
@@ -104,7 +104,7 @@ def require_gguf(config: Any, tokenizer: TransformersTokenizer) -> None:
     """Refuse a model that `write_gguf` would write as something else than it is.
 
     Raises:
-        UsageError: the class is not Llama, it has what the format's Llama has not, its tokenizer is no byte-level BPE or
+        UsageError: the class is not Llama, it has what the format's Llama has not, its tokenizer is not a byte-level BPE or
             changes text before it splits it, or the vocabulary has no room for what the format wants.
     """
     _require_class(config)
@@ -123,7 +123,7 @@ def require_gguf_ahead(config: Any, published_tokenizer: Mapping[str, Any] | Non
     """
     _require_class(config)
     if published_tokenizer is not None:
-        require_applied(published_tokenizer)
+        check_bpe_settings(published_tokenizer)
 
 
 def _require_class(config: Any) -> None:

@@ -1,6 +1,6 @@
-"""How models are asked for what is missing between two pieces of code, and trained to write it. Light.
+"""Infilling: prompts for the code missing between two pieces, and training on it. Light.
 
-Marks, and where they stand, are known here for every family; teachers name theirs, tokenizers find theirs by its tokens.
+Knows the marks of every family and their positions; teachers name theirs, tokenizers find theirs by its tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 __all__ = ["CODE_LLAMA", "FAMILIES", "GAP", "STARCODER", "Infilling"]
 
 GAP = "<FILL_ME>"
-"""What a prompt says where code is missing, whatever the model; the mark that CodeLlama's tokenizer takes."""
+"""Mark of missing code in a prompt, for all models; it is that of CodeLlama's tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Infilling:
         """The tokens that must be in the vocabulary."""
         return tuple(mark for mark in (self.prefix, self.suffix, self.middle, self.end) if mark)
 
-    def written(self, before: str, after: str) -> str:
-        """Return the prompt at whose end the model writes what stands between `before` and `after`."""
+    def render(self, before: str, after: str) -> str:
+        """Return the prompt that makes the model generate the code between `before` and `after`."""
         return f"{self.prefix}{self.behind_prefix}{before}{self.suffix}{after}{self.middle}"
 
     def pieces(self, before: str, middle: str, after: str, suffix_first: bool) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""What a process has only once, used by one thread at a time and left as it was found.
+"""Isolate process-wide state: one thread uses it at a time, and restores it.
 
 Random generators, torch's default dtype and the functions of torch that transformers replaces while it builds a model
-belong to the whole process. Whatever builds, loads or trains a model therefore holds it: runs in several threads
-take turns there. Recording signals and scoring draw nothing, set nothing, and run beside.
+belong to the whole process. Code that builds, loads or trains a model therefore holds this lock: runs in several threads
+take turns. Recording signals and scoring use no such state, and run in parallel.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def isolated_rng(seed: int | None = None, waiting: Callable[[str], None] | None 
     Blocks nest within a thread. Code in the block must not wait for another thread that wants a turn.
 
     Args:
-        seed: what Python's, NumPy's and torch's generators begin with; None leaves them where they are.
-        waiting: is told, once, when another thread has the turn.
+        seed: seed of Python's, NumPy's and torch's generators; None leaves them as they are.
+        waiting: called once if another thread holds the lock.
     """
     _take_turn(waiting)
     try:
-        with _generators_restored():
+        with _restore_generators():
             if seed is not None:
                 transformers.set_seed(seed)
             yield
@@ -52,7 +52,7 @@ def _take_turn(waiting: Callable[[str], None] | None) -> None:
 
 
 @contextmanager
-def _generators_restored() -> Iterator[None]:
+def _restore_generators() -> Iterator[None]:
     cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if cuda else ()
     own, numpys = random.getstate(), np.random.get_state()  # libraries draw from it

@@ -24,14 +24,14 @@ def kernel_notes(rows: Mapping[str, int], head_size: int) -> Iterator[str]:
     """
     odd = [f"{name} {size}" for name, size in [*rows.items(), ("head size", head_size)] if size % KERNEL_MULTIPLE]
     if odd:
-        yield f"{_listed(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
+        yield f"{_list(odd)} no multiple of {KERNEL_MULTIPLE}: matrix units of GPUs are not filled"
     odd = [f"{name} {size}" for name, size in rows.items() if size % QUANT_MULTIPLE]
     if odd:
         yield (
-            f"{_listed(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
+            f"{_list(odd)} no multiple of {QUANT_MULTIPLE}, which K-quants of GGUF ask of rows: there q4_k "
             "is stored as q5_0, q5_k as q5_1, q6_k as q8_0, and the file is larger"
         )
 
 
-def _listed(sizes: list[str]) -> str:
+def _list(sizes: list[str]) -> str:
     return f"{' and '.join(sizes)} {'is' if len(sizes) == 1 else 'are'}"

@@ -1,4 +1,4 @@
-"""Licences of published models, by the name that model cards give them: what they ask of whoever distils from a model.
+"""Licences of published models, by their name in model cards: obligations of those who distil from a model.
 
 `known_terms` looks one up; `terms_of` finds a model's own, in its card, its licence file, or by the name of its publisher.
 The words in quotation marks are the licences' own. Light: no torch.
@@ -43,7 +43,7 @@ _TEXTS: tuple[tuple[str, str], ...] = (
     (r"APACHE LICENSE\s+VERSION 2\.0", "apache-2.0"),
     (r"(\A|\n)\s*(THE )?MIT LICENSE", "mit"),
 )
-"""How licence files begin."""
+"""Beginnings of licence files."""
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "USE_POLICY.md")
 
 _AND = " AND "
@@ -76,7 +76,7 @@ def known_terms(name: str, url: str = "") -> kdtool.LicenceTerms:
 
 
 def card_name(licences: Collection[str]) -> str:
-    """Return what the front matter of a model card says after `license:` where a model is under all of these."""
+    """Return the value of `license:` in the front matter of a model card for a model under all of these."""
     names = {terms.licence: name for name, terms in _terms().items()} | {spdx: name for name, spdx in _PLAIN.items()}
     (only,) = licences if len(licences) == 1 else ("",)
     return names.get(only, "other")
@@ -98,7 +98,7 @@ def licence_of(text: str) -> str | None:
         return None if field is None else str(field.contents())
     if path.exists() or path.suffix.lower() == ".gguf":
         return None
-    return _first(_PUBLISHED, text) or _of_cached(text)
+    return _first(_PUBLISHED, text) or _cached_licence(text)
 
 
 def terms_of(text: str) -> kdtool.LicenceTerms | None:
@@ -134,7 +134,7 @@ def _several(folder: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def _of_cached(hub_name: str) -> str | None:
+def _cached_licence(hub_name: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -156,7 +156,7 @@ def _terms() -> dict[str, kdtool.LicenceTerms]:
             (
                 'neither the model nor "any output or results" of it may be used "to improve any other large language model '
                 '(excluding Llama 2 or derivative works thereof)" (§1.b.v)',
-                "whoever gets the model or a derivative of it gets a copy of the licence (§1.b.i)",
+                "recipients of the model or a derivative of it get a copy of the licence (§1.b.i)",
                 "the acceptable use policy applies: https://ai.meta.com/llama/use-policy (§1.b.iv)",
                 "Meta's names and marks may only be used to describe and redistribute the model (§5.a)",
                 _MANY_USERS,
@@ -194,7 +194,7 @@ def _llama(name: str, url: str, policy: str) -> kdtool.LicenceTerms:
         (
             f'"{prefix}" stands "at the beginning" of the name of a published AI model that it, or outputs of it, were used '
             '"to create, train, fine tune, or otherwise improve" (§1.b.i)',
-            f'whoever gets the model or a derivative of it gets a copy of the licence, and sees "{built}" "on a related '
+            f'recipients of the model or a derivative of it get a copy of the licence, and see "{built}" "on a related '
             'website, user interface, blogpost, about page, or product documentation" (§1.b.i)',
             f"the acceptable use policy applies: {policy} (§1.b.iv)",
             _MANY_USERS,
@@ -213,7 +213,7 @@ def _openrail() -> kdtool.LicenceTerms:
         "BigCode OpenRAIL-M v1",
         "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement",
         (
-            "whoever gets the model or a modification of it, and one that is distilled from it is one, is bound by the "
+            "recipients of the model or a modification of it, such as one distilled from it, are bound by the "
             "agreement under which it is shared to paragraph 4 and the use restrictions of attachment A, or similar ones "
             "(§5.1)",
             'no use "in any way that violates any applicable national, federal, state, local or international law or '

@@ -37,7 +37,9 @@ class LlamaShape(NamedTuple):
     def mistake(self) -> str | None:
         """Say why no model has these sizes, or None."""
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            return f"hidden {self.hidden} is to be heads {self.heads} times an even number: positions turn pairs"
+            return (
+                f"hidden {self.hidden} must be heads {self.heads} times an even number: rotary embeddings rotate pairs"
+            )
         if self.heads % self.kv_heads:
             return f"kv_heads {self.kv_heads} does not divide heads {self.heads}: every one serves equally many heads"
         return None
@@ -56,9 +58,9 @@ class LlamaShape(NamedTuple):
     def sentence(self, vocabulary: int, tied: bool) -> str:
         """Say the shape in a line, embeddings apart."""
         whole, words = self.parameters(vocabulary, tied), self.embedding_parameters(vocabulary, tied)
-        heads = f"{_counted(self.heads, 'head')} of {self.hidden // self.heads}"
+        heads = f"{_count(self.heads, 'head')} of {self.hidden // self.heads}"
         if self.kv_heads != self.heads:
-            heads += f" on {_counted(self.kv_heads, 'KV head')}"
+            heads += f" on {_count(self.kv_heads, 'KV head')}"
         return (
             f"{whole:,} parameters, {words:,} of them ({words / whole:.0%}) {'tied ' if tied else ''}embeddings for "
             f"{vocabulary:,} tokens, {readable_count(whole - words)} in layers: {self.layers} × {self.hidden}, {heads}, "
@@ -97,5 +99,5 @@ def llama_config(shape: LlamaShape, tokenizer: TransformersTokenizer | int, *, c
     )
 
 
-def _counted(number: int, thing: str) -> str:
+def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["drop_mapped", "give_back_memory", "widen"]
+__all__ = ["give_back_memory", "release_mapping", "widen"]
 
 _DONT_NEED = 4
 """Linux's MADV_DONTNEED; pages of a private mapping are read from the file again when they are next used."""
@@ -28,10 +28,10 @@ def widen(model: nn.Module) -> None:
         if tensor.dtype in (torch.bfloat16, torch.float16):
             before = tensor.data
             tensor.data = before.float()
-            drop_mapped(before)
+            release_mapping(before)
 
 
-def drop_mapped(weight: Tensor) -> None:
+def release_mapping(weight: Tensor) -> None:
     """Give the pages of a file that `weight` maps back to the system; what was written into them is lost.
 
     Does nothing for tensors in other memory, and on systems other than Linux.

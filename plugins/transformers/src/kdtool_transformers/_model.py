@@ -44,7 +44,7 @@ ORIGIN_FILE = "kdtool.json"
 class TransformersFacts(kdtool.ModelFacts):
     """Shapes of a model of transformers, which know the configuration that they follow from.
 
-    `config` is no field: it is neither compared nor stored with the others, but `dataclasses.replace` hands it on.
+    `config` is not a field: it is neither compared nor stored with the others, but `dataclasses.replace` hands it on.
     """
 
     config: InitVar[Any] = None
@@ -54,7 +54,7 @@ class TransformersFacts(kdtool.ModelFacts):
 
     @property
     def configuration(self) -> Any:
-        """The configuration of transformers. A student that is cut from a teacher tells its own shapes by it."""
+        """The configuration of transformers; a student cut from a teacher derives its shapes from it."""
         return vars(self)["config"]
 
 
@@ -109,9 +109,9 @@ class TransformersModel(CausalModel):
         maps = frozenset(want.layers if "attentions" in want.kinds else ())
         projecting = frozenset(want.layers if "projections" in want.kinds else ())
         documents = Documents.of(batch.positions, batch.document, maps, projecting)
-        with _captured(causal, layers) as states:
+        with _capture(causal, layers) as states:
             last = _final_states(causal, batch.input_ids, batch.positions.masked_fill(padding, 0), documents)
-        attentions, projections = documents.taken()
+        attentions, projections = documents.stop_collecting()
         collected = [*attentions.values(), *chain.from_iterable(projections.values())]
         if (
             collected
@@ -275,7 +275,7 @@ def _final_states(causal: Any, input_ids: Tensor, positions: Tensor, documents: 
 
 
 @contextmanager
-def _captured(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def _capture(causal: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the outputs of decoder layers while the block runs: without the hooks in place all others cost nothing."""
     states: dict[int, Tensor] = {}
 

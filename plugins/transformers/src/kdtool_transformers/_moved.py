@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["moved"]
+__all__ = ["move"]
 
 T = TypeVar("T")
 
 
-def moved(value: T, device: torch.device) -> T:
-    """Return a record of tensors, also nested ones, on `device`; whatever lies there already is not copied.
+def move(value: T, device: torch.device) -> T:
+    """Return a record of tensors, also nested ones, on `device`; tensors that are there already are not copied.
 
     Copies to a GPU are only queued: what is computed from them there waits by itself. The main memory does not wait for a
     GPU, so a copy to it does.
@@ -23,8 +23,8 @@ def moved(value: T, device: torch.device) -> T:
     if isinstance(value, torch.Tensor):
         found = value.to(device, non_blocking=device.type != "cpu")
     elif isinstance(value, Mapping):
-        found = {key: moved(own, device) for key, own in value.items()}
+        found = {key: move(own, device) for key, own in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
-        found = replace(value, **{field.name: moved(getattr(value, field.name), device) for field in fields(value)})
+        found = replace(value, **{field.name: move(getattr(value, field.name), device) for field in fields(value)})
     result: T = found
     return result

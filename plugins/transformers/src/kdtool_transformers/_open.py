@@ -62,8 +62,8 @@ def open_model(
         adapter: folder of a PEFT adapter, which is folded in, or stays beside quantised weights.
 
     Raises:
-        UsageError: the folder is missing, is no model, holds pickled or not all weights, or needs own code; the adapter is
-            none or another model's; a library that is asked for is not installed.
+        UsageError: the folder is missing, is not a model, holds pickled or incomplete weights, or needs custom code; the
+            adapter is invalid or another model's; a requested library is not installed.
         StorageError: a weight file is damaged.
         ServiceError: it is not in the local cache and the hub cannot be reached or must not be.
     """
@@ -72,7 +72,7 @@ def open_model(
     from kdtool_transformers._adapter import add_adapter, require_adapter
     from kdtool_transformers._isolated_rng import isolated_rng
     from kdtool_transformers._model import TransformersModel, no_progress_bar
-    from kdtool_transformers._placed import placed, placement
+    from kdtool_transformers._placed import place, placement
 
     if adapter is not None:
         require_adapter(adapter)
@@ -81,7 +81,7 @@ def open_model(
         _require_safetensors(where)
     config = open_config(source, revision=revision, offline=offline)
     tokenizer = open_tokenizer(source, revision=revision, offline=offline)
-    with _explained(source, offline), isolated_rng(), no_progress_bar():
+    with _explain(source, offline), isolated_rng(), no_progress_bar():
         model, loaded = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
@@ -96,7 +96,7 @@ def open_model(
         _require_all(loaded["missing_keys"], model, source)
         if adapter is not None:
             model = add_adapter(model, adapter, quantise)
-    model = placed(model, device, quantise, device_map)
+    model = place(model, device, quantise, device_map)
     origin = _origin(where)
     opened = TransformersModel(model.eval(), tokenizer, origin.get("copied_layers", ()))
     opened.base = origin.get("built_from", "")
@@ -117,7 +117,7 @@ def open_tokenizer(source: str | Path, *, revision: str | None = None, offline: 
             return open_tokenizer(scratch)
     where = folder if (folder / "tokenizer.json").is_file() else resolve(source)  # there need be no model beside it
     settings: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline, "revision": revision}
-    with _explained(source, offline):
+    with _explain(source, offline):
         inner = AutoTokenizer.from_pretrained(where, **settings)
         if type(inner).__name__ == "CodeLlamaTokenizer":
             # It adds its mark of a gap to the vocabulary, behind the last token that the model knows.
@@ -132,7 +132,7 @@ def open_config(source: str | Path, *, revision: str | None = None, offline: boo
     from transformers import AutoConfig
 
     where = resolve(source)
-    with _explained(source, offline):
+    with _explain(source, offline):
         return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=offline, revision=revision)
 
 
@@ -146,7 +146,7 @@ def open_facts(
     from kdtool_transformers._model import facts_of
 
     config = open_config(source, revision=revision, offline=offline)
-    with _explained(source, offline):
+    with _explain(source, offline):
         return facts_of(without_weights(config), tokenizer)
 
 
@@ -196,18 +196,20 @@ def resolve(source: str | Path) -> Path | str:
         if not (path / "config.json").is_file():
             if (path / "adapter_config.json").is_file():
                 raise kdtool.UsageError(
-                    f"{path} is no model folder but holds a PEFT adapter, which goes on top of a model: give that model, "
+                    f"{path} is not a model folder but holds a PEFT adapter, which goes on top of a model: give that model, "
                     "and this folder as `adapter`, a setting of teachers (`kdtool eval --set teacher.use=causal-lm --set "
                     "teacher.model=… --set teacher.adapter=…` measures both together); or merge them once"
                 )
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-            raise kdtool.UsageError(f"{path} is no model folder: it has no config.json, only {held}")
+            raise kdtool.UsageError(
+                f"{path} is not a model folder: it has no config.json, only {held}; give a saved model"
+            )
         return path
     if path.is_file():
         raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
     if isinstance(source, str) and _HUB_NAME.fullmatch(source):
         return source
-    raise kdtool.UsageError(f"there is no folder {path}, and it is no hub name either (those look like owner/name)")
+    raise kdtool.UsageError(f"there is no folder {path}, and it is not a hub name (those look like owner/name)")
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -216,9 +218,9 @@ def _require_safetensors(folder: Path) -> None:
     pickled = sorted(entry.name for pattern in ("*.bin", "*.pt", "*.pth") for entry in folder.glob(pattern))
     if pickled:
         raise kdtool.UsageError(
-            f"{folder} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when opened; if you trust "
-            'them, convert once: python -c "import transformers as t; m = t.AutoModelForCausalLM.from_pretrained('
-            f"'{folder}', use_safetensors=False); m.save_pretrained('{folder}')\""
+            f"{folder} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when opened. If you trust "
+            'them, convert once: python -c "import transformers as t; t.AutoModelForCausalLM.from_pretrained('
+            f"'{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         )
     raise kdtool.UsageError(f"{folder} has a config.json but no *.safetensors: the weights are missing")
 
@@ -228,12 +230,12 @@ def _require_all(missing: Collection[str], model: Any, source: str | Path) -> No
     if missing:
         raise kdtool.UsageError(
             f"{source} lacks {len(missing)} of the weights of {type(model).__name__} ({', '.join(sorted(missing)[:3])}): it "
-            "is no whole causal language model, perhaps one without its head; give one that is"
+            "is not a complete causal language model, perhaps one without its head; give a complete one"
         )
 
 
 def _origin(where: Path | str) -> Mapping[str, Any]:
-    """Return what a saved student's folder tells beside its weights; nothing for models from elsewhere."""
+    """Return the metadata in a saved student's folder; empty for other models."""
     from kdtool_transformers._model import ORIGIN_FILE
 
     origin = where / ORIGIN_FILE if isinstance(where, Path) else None
@@ -269,8 +271,8 @@ def _as_stored(inner: Any, where: Path | str, settings: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _explained(source: str | Path, offline: bool) -> Iterator[None]:
-    """Turn what transformers raises for a user's mistakes into kdtool's errors."""
+def _explain(source: str | Path, offline: bool) -> Iterator[None]:
+    """Convert exceptions of transformers for users' mistakes into kdtool's errors."""
     from safetensors import SafetensorError
 
     try:

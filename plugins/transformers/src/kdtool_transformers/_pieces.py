@@ -30,7 +30,7 @@ class Pieces:
             bytes_of = _marks_to_bytes
         else:
             raise kdtool.UsageError(
-                "the bytes of this tokenizer's tokens cannot be told: its decoder is "
+                "the bytes of this tokenizer's tokens are unknown: its decoder is "
                 f"{', '.join(sorted(decoders)) or 'none'}, where byte-level ones and those in the manner of sentencepiece "
                 "are known"
             )

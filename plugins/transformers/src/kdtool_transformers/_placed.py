@@ -9,7 +9,7 @@ from kdtool_transformers._quantised import Quantisation, loading
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bring_head", "placed", "placement"]
+__all__ = ["bring_head", "place", "placement"]
 
 
 def placement(
@@ -29,8 +29,8 @@ def placement(
     return {"device_map": place, **loading(quantise, dtype or config.dtype or torch.float32)}
 
 
-def placed(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
-    """Return a loaded model on `device`: of one that is spread the head alone; quantised weights are there already."""
+def place(model: Any, device: torch.device | str, quantise: Quantisation | None, device_map: str | None) -> Any:
+    """Move a loaded model to `device`: only the head if it is spread; quantised weights are there already."""
     if device_map is not None:
         bring_head(model, device)
         return model

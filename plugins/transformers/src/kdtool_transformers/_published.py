@@ -44,7 +44,7 @@ def published_model(hub_name: str) -> Published | None:
 def absent_config(source: str, revision: str | None = None) -> Mapping[str, Any] | None:
     """Return the content of the published config.json of a hub name that is not on this machine.
 
-    None where it is here, where it is no hub name, and where nothing is known of it, as of a branch or commit.
+    None if it is on this machine, is not a hub name, or is unknown, such as a branch or commit.
     """
     known = published_model(source) if revision is None else None
     if known is None or Path(source).expanduser().exists() or is_cached(source):

@@ -1,6 +1,6 @@
 """A teacher of a family whose models are known before anything is fetched.
 
-Plugins for such families subclass `PublishedTeacher` and say which model of the family it is (`published`).
+Plugins for such families subclass `PublishedTeacher` and return the model of the family (`publication`).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class PublishedTeacher(CausalTeacher):
 
     config: PublishedTeacherConfig
     infilling: Infilling
-    """How it is asked for what is missing where a prompt holds `GAP`."""
+    """Format of infilling prompts, for prompts that contain `GAP`."""
 
-    def published(self) -> Published:
-        """Say which model the settings ask for."""
+    def publication(self) -> Published:
+        """Return the published model that the settings select."""
         raise NotImplementedError
 
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         if self.config.weights == "auto":
-            return Source(self.published().hub_name)
+            return Source(self.publication().hub_name)
         return find_source(self.config.weights, say=print if run is None else run.say)
 
-    def written(self, prompt: str) -> str:
-        """Write a prompt that holds `GAP` as this family wants it.
+    def render_prompt(self, prompt: str) -> str:
+        """Render a prompt that contains `GAP` in this family's format.
 
         Raises:
             UsageError: there are several gaps, or this model was not trained to fill any.
@@ -56,15 +56,15 @@ class PublishedTeacher(CausalTeacher):
         missing = [mark for mark in marks if not tokenizer.has_token(mark)]
         if missing:
             raise kdtool.UsageError(
-                f"{self._located(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
+                f"{self._locate(None).place} cannot fill the gap at {GAP}: its {tokenizer.vocabulary:,} tokens have no "
                 f"{' and no '.join(missing)}; take a model of the family that was trained to, or prompts without a gap"
             )
-        return self.infilling.written(*prompt.split(GAP))
+        return self.infilling.render(*prompt.split(GAP))
 
-    def fetched(self) -> tuple[str, str | None]:
-        return (self.published().hub_name if self.config.weights == "auto" else self.config.weights), None
+    def hub_source(self) -> tuple[str, str | None]:
+        return (self.publication().hub_name if self.config.weights == "auto" else self.config.weights), None
 
     def absent(self) -> Mapping[str, Any] | None:
         if self.config.weights != "auto":
             return absent_config(self.config.weights)
-        return None if is_cached(self.published().hub_name) else self.published().config
+        return None if is_cached(self.publication().hub_name) else self.publication().config

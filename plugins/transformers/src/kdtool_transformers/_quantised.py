@@ -1,6 +1,6 @@
 """Weights of linear layers in 4 or 8 bits, by bitsandbytes: how to load them, and what they take.
 
-`_open.open_model` loads by `loading`; `held_bytes` tells what weights take, from a model on the meta device. Embeddings,
+`_open.open_model` loads by `loading`; `held_bytes` counts the bytes of weights, from a model on the meta device. Embeddings,
 norms and the head stay in the dtype of the computation. Light: torch and transformers load when something is asked for.
 """
 

@@ -59,7 +59,7 @@ class TransformersRuntime(kdtool.Runtime):
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield each text's log-likelihood, in order; the first token is predicted from the `scoring_context`."""
-        model = self._opened()
+        model = self._require_open()
         tokenizer, head = model.tokenizer, exact_head(model.head)
         context = tokenizer.scoring_context
         for group in _groups(texts, _TEXTS_AT_ONCE):
@@ -79,7 +79,7 @@ class TransformersRuntime(kdtool.Runtime):
         One whose prompt leaves no room in the context is "refused".
         """
         for group in _groups(requests, _REQUESTS_SORTED):
-            model = self._opened()
+            model = self._require_open()
             lengths = [len(prompt_ids(model.tokenizer, request)) for request in group]
             fitting = []
             for request, length in zip(group, lengths, strict=True):
@@ -94,7 +94,7 @@ class TransformersRuntime(kdtool.Runtime):
 
     def count(self, text: str) -> int:
         """Return how many tokens a text is."""
-        return len(self._opened().tokenizer.encode(text))
+        return len(self._require_open().tokenizer.encode(text))
 
     def close(self) -> None:
         """Let go of the model."""
@@ -107,7 +107,7 @@ class TransformersRuntime(kdtool.Runtime):
             self._unload()
         gc.collect()
 
-    def _opened(self) -> CausalModel:
+    def _require_open(self) -> CausalModel:
         if self.model is None:
             raise kdtool.UsageError("this runtime is closed")
         stored = self.model.head.weight.dtype
@@ -133,9 +133,9 @@ class TransformersRuntime(kdtool.Runtime):
 
     def _log_likelihoods(self, rows: list[tuple[list[int], Window]], head: kdtool.Head) -> list[float]:
         """Return what each window adds to the log-likelihood of its text."""
-        model = self._opened()
+        model = self._require_open()
         with eval_mode(model.model), self._autocast():
-            batch = _padded(rows).to(model.head.weight.device)
+            batch = _pad(rows).to(model.head.weight.device)
             document = torch.where(batch[2] >= 0, 0, -1).to(torch.int32)
             last = model.backbone(
                 kdtool.Batch(batch[0], batch[2].clamp(min=0), batch[1], document, ("",) * len(rows)),
@@ -151,7 +151,7 @@ class TransformersRuntime(kdtool.Runtime):
         return [float(value.sum()) for value in values]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        weight = self._opened().head.weight
+        weight = self._require_open().head.weight
         if self.compute is None or self.compute == weight.dtype:
             return nullcontext()
         return torch.autocast(weight.device.type, self.compute)
@@ -165,7 +165,7 @@ def _batches_of_requests(
         yield [requests[number][0] for number in numbers]
 
 
-def _padded(rows: list[tuple[list[int], Window]]) -> Tensor:
+def _pad(rows: list[tuple[list[int], Window]]) -> Tensor:
     """Return inputs, labels (-100 where nothing is asked) and positions (-1 on padding), stacked: [3, B, L]."""
     length = max(window.stop - window.start for _, window in rows)
     padded = []

@@ -1,6 +1,6 @@
 """Picks a shape for a wanted number of parameters: the most usual one that fits, or else the nearest. Light: no torch.
 
-Which shapes there are, and how unusual each is, the student plugin says.
+The student plugin defines the shapes, and how unusual each is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 __all__ = ["TOLERANCE", "best_shape"]
 
 TOLERANCE = 0.02
-"""How far from the wanted count a shape may be, as a share of it."""
+"""Relative tolerance of a shape's count of parameters."""
 
 S = TypeVar("S", bound=tuple[Any, ...])
 

@@ -1,4 +1,4 @@
-"""Where a model's weights are, from what a recipe says: a folder, a hub name, or a .gguf file to convert. Light."""
+"""Locate a model's weights, given a recipe's folder, hub name, or .gguf file to convert. Light."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_source(text: str, revision: str | None = None, say: Callable[[str], Non
     """Return where the weights are that `text` names; a .gguf file is converted, once.
 
     Raises:
-        UsageError: there is no such file or folder, and it is no hub name; or a revision of a folder was given.
+        UsageError: there is no such file or folder, and it is not a hub name; or a revision of a folder was given.
     """
     path = Path(text).expanduser()
     if path.suffix.lower() == ".gguf":
@@ -54,9 +54,9 @@ def is_cached(hub_name: str, revision: str | None = None) -> bool:
     """Say whether the files of a hub name are on this machine: configuration, tokenizer, and weights or their index."""
     from huggingface_hub import try_to_load_from_cache
 
-    def held(name: str) -> bool:
+    def is_held(name: str) -> bool:
         asked = (hub_name, name) if revision is None else (hub_name, name, None, revision)
         return isinstance(try_to_load_from_cache(*asked), str)
 
-    weights = held("model.safetensors") or held("model.safetensors.index.json")
-    return weights and held("config.json") and (held("tokenizer.json") or held("tokenizer_config.json"))
+    weights = is_held("model.safetensors") or is_held("model.safetensors.index.json")
+    return weights and is_held("config.json") and (is_held("tokenizer.json") or is_held("tokenizer_config.json"))

@@ -61,7 +61,7 @@ class LlamaStudentConfig(kdtool.Config):
 class LlamaStudent(CausalStudent):
     """A student of transformers' Llama class that starts from random weights, drawn from the run's seed.
 
-    Subclasses say its shape by `shape`; `context` and `tied` are asked for beside it.
+    Subclasses define `shape`, and may override `context` and `is_tied`.
     """
 
     config: LlamaStudentConfig
@@ -77,8 +77,8 @@ class LlamaStudent(CausalStudent):
         raise NotImplementedError
 
     @property
-    def tied(self) -> bool:
-        """Whether the head is the embedding."""
+    def is_tied(self) -> bool:
+        """True if head and embedding share their weights."""
         return True
 
     def shape(self, vocabulary: int) -> LlamaShape:
@@ -104,7 +104,7 @@ class LlamaStudent(CausalStudent):
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
             return self._model(run, None)
-        config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.tied)
+        config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.is_tied)
         config.published_tokenizer = self._published_tokenizer(run)
         return outline_of(config)
 
@@ -121,7 +121,7 @@ class LlamaStudent(CausalStudent):
 
         tokenizer = self._tokenizer(run)
         shape = self.shape(tokenizer.vocabulary)
-        config = llama_config(shape, tokenizer, context=self.context, tied=self.tied)
+        config = llama_config(shape, tokenizer, context=self.context, tied=self.is_tied)
         self._say(run, shape, tokenizer.vocabulary)
         with isolated_rng(seed), torch.device("meta" if seed is None else "cpu"):
             model = LlamaForCausalLM(config)
@@ -134,7 +134,7 @@ class LlamaStudent(CausalStudent):
 
         shape = self.shape(vocabulary)
         self._say(run, shape, vocabulary)
-        return facts_of(without_weights(llama_config(shape, vocabulary, context=self.context, tied=self.tied)), None)
+        return facts_of(without_weights(llama_config(shape, vocabulary, context=self.context, tied=self.is_tied)), None)
 
     def _absent_vocabulary(self, run: kdtool.RunInfo) -> int | None:
         """Return how many tokens a published tokenizer has that is not on this machine, None where it is here."""
@@ -149,7 +149,7 @@ class LlamaStudent(CausalStudent):
         return facts.vocabulary if facts is not None and not facts.tokenizer_fingerprint else None
 
     def _published_tokenizer(self, run: kdtool.RunInfo) -> Mapping[str, Any] | None:
-        """Return what `published.json` tells of a tokenizer that is not on this machine; None where that is nothing."""
+        """Return the entry of `published.json` for a tokenizer that is not on this machine; None if there is none."""
         from kdtool_transformers._published import absent_config
 
         if self.config.tokenizer is not None:
@@ -160,7 +160,7 @@ class LlamaStudent(CausalStudent):
     def _say(self, run: kdtool.RunInfo, shape: LlamaShape, vocabulary: int) -> None:
         if not self._said:  # once, not for each seed
             self._said = True
-            for line in (shape.sentence(vocabulary, self.tied), *self.notes(vocabulary)):
+            for line in (shape.sentence(vocabulary, self.is_tied), *self.notes(vocabulary)):
                 run.say(f"student: {line}")
 
     def _tokenizer(self, run: kdtool.RunInfo) -> TransformersTokenizer:
@@ -180,6 +180,6 @@ class LlamaStudent(CausalStudent):
         found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
         if not isinstance(found, TransformersTokenizer):
             raise kdtool.UsageError(
-                f"source: the tokenizer of {source} is none of transformers; give tokenizer: a folder or hub name"
+                f"source: the tokenizer of {source} is not one of transformers; set tokenizer: to a folder or hub name"
             )
         return found

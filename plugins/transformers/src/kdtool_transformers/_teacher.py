@@ -1,7 +1,7 @@
 """A teacher that is a causal language model: everything but where its weights come from.
 
 Teacher plugins subclass `CausalTeacher` and say where (`locate`), and where they have something to say how prompts are
-written (`written`). Light: torch and transformers load in hooks.
+written (`render_prompt`). Light: torch and transformers load in hooks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CausalTeacherConfig(kdtool.Config):
     """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 
     quantise: Quantisation | None = None
-    """Hold the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: as `dtype` says."""
+    """Hold the weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes. None: keep `dtype`."""
     device_map: Literal["auto"] | None = None
     """`auto`: spread over the GPUs, then main memory, then disk, by accelerate. None: one device."""
     device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
@@ -86,8 +86,8 @@ class CausalTeacher(kdtool.Teacher):
         """Say where the weights are, fetching or converting them if need be. Called once; `run` is None in bare calls."""
         raise NotImplementedError
 
-    def fetched(self) -> tuple[str, str | None] | None:
-        """Return the folder, file or hub name that the settings give, and the revision; None where the hub is not asked."""
+    def hub_source(self) -> tuple[str, str | None] | None:
+        """Return the source (folder, file or hub name) and revision of the settings; None if the hub is not used."""
         return None
 
     def absent(self) -> Mapping[str, Any] | None:
@@ -97,8 +97,8 @@ class CausalTeacher(kdtool.Teacher):
         """
         return None
 
-    def written(self, prompt: str) -> str:
-        """Write a prompt as the model wants it; called for every request of `kdtool_answer`."""
+    def render_prompt(self, prompt: str) -> str:
+        """Render a prompt in the model's format; called for every request of `kdtool_answer`."""
         return prompt
 
     def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
@@ -143,20 +143,20 @@ class CausalTeacher(kdtool.Teacher):
         yield kdtool.Estimate(
             "teacher", host_bytes=held - on_device, device_bytes=on_device, note=note, savings=tuple(savings)
         )
-        source = self.fetched()
+        source = self.hub_source()
         if source is not None:
             yield from download_parts(*source, sum(weight.numel() for weight in self._shapes(run).parameters()))
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
 
-        from kdtool_transformers._moved import moved
+        from kdtool_transformers._moved import move
 
         here = batch.input_ids.device
-        model = self._opened(here)
+        model = self._open(here)
         # Not inference_mode: autograd refuses to save its tensors for backward, and losses do save them.
         with torch.no_grad():
-            outputs = moved(model.backbone(moved(batch, model.head.weight.device), want), here)
+            outputs = move(model.backbone(move(batch, model.head.weight.device), want), here)
             head = self._head(model, here)
         return kdtool.Signal(
             fingerprint=self._identity(None),
@@ -169,22 +169,22 @@ class CausalTeacher(kdtool.Teacher):
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        runtime = TransformersRuntime(self._opened())
-        yield from runtime.answer(replace(request, prompt=self.written(request.prompt)) for request in requests)
+        runtime = TransformersRuntime(self._open())
+        yield from runtime.answer(replace(request, prompt=self.render_prompt(request.prompt)) for request in requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         from kdtool_transformers._runtime import TransformersRuntime
 
         if subject.role != "teacher":
             return None
-        self._located(run)
-        return TransformersRuntime(self._opened(), unload=self._unload)
+        self._locate(run)
+        return TransformersRuntime(self._open(), unload=self._unload)
 
     def kdtool_trainable(self, run: kdtool.RunInfo) -> kdtool.Runtime:
         from kdtool_transformers._runtime import TransformersRuntime
 
-        self._located(run)
-        return TransformersRuntime(self._loaded(pick_device(), trainable=True))
+        self._locate(run)
+        return TransformersRuntime(self._load(pick_device(), trainable=True))
 
     def kdtool_adapted(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         if folder != self._adapted:
@@ -198,23 +198,23 @@ class CausalTeacher(kdtool.Teacher):
         self._tokenizer = None
 
     def _place(self, student: torch.device | None = None) -> torch.device:
-        """Return where it computes: where it is told to, or where the student is."""
+        """Return the device to compute on: that of the settings, or the student's."""
         if self.config.device is not None:
             return named_device(self.config.device)
         return pick_device() if student is None else student
 
     def _head(self, model: TransformersModel, device: torch.device) -> kdtool.Head:
         """Return the head, with which the trainer computes logits itself, on `device`: copied there once."""
-        from kdtool_transformers._moved import moved
+        from kdtool_transformers._moved import move
 
         if model.head.weight.device == device:
-            return _detached(model.head)
+            return _detach(model.head)
         if (
             self._head_beside is None
             or self._head_beside[0] is not model
             or self._head_beside[1].weight.device != device
         ):
-            self._head_beside = model, moved(_detached(model.head), device)
+            self._head_beside = model, move(_detach(model.head), device)
         return self._head_beside[1]
 
     def _shapes(self, run: kdtool.RunInfo) -> Any:
@@ -225,14 +225,14 @@ class CausalTeacher(kdtool.Teacher):
         if self._meta is None:
             published = self.absent()
             if published is None:
-                place, revision = self._located(run)
+                place, revision = self._locate(run)
                 config = open_config(place, revision=revision, offline=self._offline)
             else:
                 config = AutoConfig.for_model(**published)
             self._meta = without_weights(config)
         return self._meta
 
-    def _located(self, run: kdtool.RunInfo | None) -> Source:
+    def _locate(self, run: kdtool.RunInfo | None) -> Source:
         if run is not None:
             self._offline = run.offline
         if self._source is None:
@@ -242,7 +242,7 @@ class CausalTeacher(kdtool.Teacher):
     def _opened_tokenizer(self, run: kdtool.RunInfo | None) -> TransformersTokenizer:
         from kdtool_transformers._open import open_tokenizer
 
-        place, revision = self._located(run)
+        place, revision = self._locate(run)
         if self._tokenizer is None:
             self._tokenizer = open_tokenizer(place, revision=revision, offline=self._offline)
             self._tokenizer.answer_ends = self.answer_ends
@@ -251,7 +251,7 @@ class CausalTeacher(kdtool.Teacher):
     def _identity(self, run: kdtool.RunInfo | None) -> str:
         from kdtool_transformers._adapter import adapter_identity
 
-        source = self._located(run) if self._adapted is None else Source(self._adapted)
+        source = self._locate(run) if self._adapted is None else Source(self._adapted)
         if not self._fingerprint:
             weights = source_identity(source, offline=self._offline)
             if self._adapter is not None:
@@ -263,22 +263,22 @@ class CausalTeacher(kdtool.Teacher):
         """Return its precision: one on this machine, wherever a batch is, since stored signals are named by it."""
         return compute_dtype(self.config.dtype, self._place())
 
-    def _opened(self, student: torch.device | None = None) -> TransformersModel:
-        """Return the model, where it is to compute. One that is spread or quantised stays where it was loaded."""
+    def _open(self, student: torch.device | None = None) -> TransformersModel:
+        """Return the model on its device. A spread or quantised model stays where it was loaded."""
         place = self._place(student)
         if self._model is None:
-            self._model = self._loaded(place)
+            self._model = self._load(place)
             self._model.model.requires_grad_(False)
         there, movable = self._model.head.weight.device, not (self.config.quantise or self.config.device_map)
         if movable and (there.type != place.type or place.index not in (None, there.index)):
             self._model.model.to(place)
         return self._model
 
-    def _loaded(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
-        """Load the model that it speaks with: what it learnt, or its own. To be trained, it is whole and in one place."""
+    def _load(self, device: torch.device, *, trainable: bool = False) -> TransformersModel:
+        """Load the fine-tuned or the original model. A trainable model is unquantised and on one device."""
         from kdtool_transformers._open import open_model
 
-        place, revision = self._located(None) if self._adapted is None else Source(self._adapted)
+        place, revision = self._locate(None) if self._adapted is None else Source(self._adapted)
         model = open_model(
             place,
             dtype=self._dtype(),
@@ -299,5 +299,5 @@ class CausalTeacher(kdtool.Teacher):
         return None if own is None else Path(own).expanduser()
 
 
-def _detached(head: kdtool.Head) -> kdtool.Head:
+def _detach(head: kdtool.Head) -> kdtool.Head:
     return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())

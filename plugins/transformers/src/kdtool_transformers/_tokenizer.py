@@ -27,7 +27,7 @@ from kdtool_transformers._space_before import without_space_before
 __all__ = ["TransformersTokenizer"]
 
 _DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|end▁of▁sentence|>")
-"""What ends a document in pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
+"""End-of-document tokens of pre-training; chat models name the end of a turn as their end-of-sequence token instead."""
 
 _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 """Before a template that asks for the date: Llama 3's own default, so that rows do not change from day to day."""
@@ -114,7 +114,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; special tokens written in it count, none are added."""
-        return list(self._backend.encode(self._spaced(text), add_special_tokens=False).ids)
+        return list(self._backend.encode(self._add_space(text), add_special_tokens=False).ids)
 
     def encode_behind(self, before: str, text: str) -> list[int]:
         """Return the ids of `text` where it stands behind `before`, without the space that may be put before a first text.
@@ -131,7 +131,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
     def encode_chat(self, turns: Turns) -> tuple[list[int], list[bool]] | None:
         """Return a conversation's ids by the tokenizer's chat template, and whether each is learned.
 
-        What is learned and what is not are encoded each on its own, as when the model is asked.
+        Parts with and without labels are encoded separately, as in a prompt.
         """
         if not self.chat_fingerprint:
             return None
@@ -145,7 +145,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
             before = piece
         return ids, labelled
 
-    def encode_asked(self, turns: Turns, opening: str) -> list[int]:
+    def encode_prompt(self, turns: Turns, opening: str) -> list[int]:
         """Return the ids of a conversation up to the assistant's next turn, of which `opening` is the beginning.
 
         Raises:
@@ -174,7 +174,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, on all cores."""
-        encoded = self._backend.encode_batch_fast([self._spaced(text) for text in texts], add_special_tokens=False)
+        encoded = self._backend.encode_batch_fast([self._add_space(text) for text in texts], add_special_tokens=False)
         return [list(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -251,7 +251,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
         about = [self.inner.chat_template, {name: str(token) for name, token in self.inner.special_tokens_map.items()}]
         return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
-    def _spaced(self, text: str) -> str:
+    def _add_space(self, text: str) -> str:
         # sentencepiece puts a space before every text, and decoding takes it away; the `Metaspace` that transformers builds
         # for such tokenizers leaves it out where the text has a space there already, which would be lost.
         pre = self._backend.pre_tokenizer

@@ -1,4 +1,4 @@
-"""How a text that is longer than a model's window is read: in windows that advance by half."""
+"""Read a text that is longer than a model's context: in windows that advance by half."""
 
 from __future__ import annotations
 

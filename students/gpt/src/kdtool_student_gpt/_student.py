@@ -76,7 +76,7 @@ class Gpt(LlamaStudent):
         return self.config.context
 
     @property
-    def tied(self) -> bool:
+    def is_tied(self) -> bool:
         """Whether the head is the embedding."""
         return self.config.tied
 

@@ -30,7 +30,7 @@ class CausalLM(CausalTeacher):
     def locate(self, run: kdtool.RunInfo | None) -> Source:
         return find_source(self.config.model, self.config.revision, print if run is None else run.say)
 
-    def fetched(self) -> tuple[str, str | None]:
+    def hub_source(self) -> tuple[str, str | None]:
         return self.config.model, self.config.revision
 
     def absent(self) -> Mapping[str, Any] | None:

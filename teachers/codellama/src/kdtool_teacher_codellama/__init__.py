@@ -39,16 +39,16 @@ class CodeLlama(PublishedTeacher):
     infilling = CODE_LLAMA
     answer_ends = (CODE_LLAMA.end,)
 
-    def published(self) -> Published:
+    def publication(self) -> Published:
         variant = {"base": "", "python": "-Python", "instruct": "-Instruct"}[self.config.variant]
         known = published_model(f"codellama/CodeLlama-{self.config.size.lower()}{variant}-hf")
         assert known is not None, "every size is listed in every variant"  # noqa: S101
         return known
 
-    def written(self, prompt: str) -> str:
+    def render_prompt(self, prompt: str) -> str:
         if self.config.variant == "instruct" and GAP not in prompt:
             return f"[INST] {prompt.strip()} [/INST]"
-        return super().written(prompt)
+        return super().render_prompt(prompt)
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
         return known_terms("llama2")

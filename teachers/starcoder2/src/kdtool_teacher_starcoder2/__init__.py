@@ -37,7 +37,7 @@ class StarCoder2(PublishedTeacher):
     infilling = STARCODER
     answer_ends = ("<file_sep>",)  # behind it the model begins another file of the same repository
 
-    def published(self) -> Published:
+    def publication(self) -> Published:
         known = published_model(f"bigcode/starcoder2-{self.config.size.lower()}")
         assert known is not None, "every size is listed"  # noqa: S101
         return known

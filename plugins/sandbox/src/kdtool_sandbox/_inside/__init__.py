@@ -1,5 +1,5 @@
-"""What runs inside the sandbox: a tester, a keeper, and for each task a candidate.
+"""Processes inside the sandbox: a tester, a keeper, and a candidate for each task.
 
-These modules are handed over when a sandbox starts, import nothing but the standard library and each other, and hold no
+These modules are handed over when a sandbox starts, import only the standard library and each other, and contain no
 secrets.
 """

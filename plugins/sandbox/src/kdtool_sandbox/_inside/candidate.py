@@ -28,7 +28,7 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
     def load(names: list[str]) -> list[Any]:
         text = source.decode("utf-8", "surrogatepass")  # of bytes a line such as `coding: latin-1` would be believed
         exec(compile(text, "<candidate>", "exec", dont_inherit=True), vars(module))  # noqa: S102 (this process is for that)
-        return [_named(module, name) for name in names]
+        return [_look_up(module, name) for name in names]
 
     actions: dict[str, Callable[..., Any]] = {
         "load": load,
@@ -50,7 +50,7 @@ def answer(confine: Callable[[], None], reading: int, writing: int) -> None:
 _END = object()
 
 
-def _named(module: ModuleType, name: str) -> Any:
+def _look_up(module: ModuleType, name: str) -> Any:
     if name not in vars(module):
         raise NameError(f"name {name!r} is not defined")
     return vars(module)[name]

@@ -1,4 +1,4 @@
-"""What a process gives up before it runs code of others: descriptors, standard streams, resources, tracing, system calls."""
+"""Confine a process before it runs untrusted code: descriptors, standard streams, resources, tracing, system calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Frames: a length of eight bytes, then that many bytes. Nobody reads to the end of a stream that others may hold.
+"""Frames: a length of eight bytes, then that many bytes. Never read to the end of a stream that others may hold open.
 
-JSON goes by the scanner and the encoder that `json.loads` and `json.dumps` end in: each Python function that a forked
-process is the first to call costs it copies of the memory that counts references to it.
+JSON uses the C scanner and encoder behind `json.loads` and `json.dumps`: each Python function that a forked process is the
+first to call copies memory pages with reference counts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import json
 import os
 from typing import Any
 
-__all__ = ["LARGEST", "decoded", "encoded", "read_frame", "read_message", "write_frame", "write_message"]
+__all__ = ["LARGEST", "decode_json", "encode_json", "read_frame", "read_message", "write_frame", "write_message"]
 
 LARGEST = 256 * 2**20
-"""Bytes of a frame at most: programs return lists of millions of numbers."""
+"""Maximum bytes of a frame: programs return lists of millions of numbers."""
 
 _SCAN: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # typeshed leaves it out
 _ENCODE: Any = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # typeshed leaves it out
@@ -21,29 +21,29 @@ _ENCODE: Any = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # type
 )
 
 
-def encoded(value: object) -> bytes:
-    """Return a value as JSON; a value that JSON cannot hold is a TypeError."""
+def encode_json(value: object) -> bytes:
+    """Return a value as JSON; raise a TypeError for values that JSON cannot represent."""
     return "".join(_ENCODE(value, 0)).encode()
 
 
-def decoded(data: bytes) -> Any:
-    """Return the value of JSON.
+def decode_json(data: bytes) -> Any:
+    """Parse JSON.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the data is not JSON.
     """
     text = data.decode()
     try:
         value, end = _SCAN(text, 0)
     except StopIteration as error:
-        raise ValueError("no JSON") from error
+        raise ValueError("not JSON") from error
     if end != len(text):
         raise ValueError("more than one value")
     return value
 
 
 def read_frame(descriptor: int) -> bytes | None:
-    """Return the next frame; None where the other end is closed.
+    """Return the next frame; None if the other end is closed.
 
     Raises:
         ValueError: the frame is larger than `LARGEST`.
@@ -53,26 +53,26 @@ def read_frame(descriptor: int) -> bytes | None:
         return None
     size = int.from_bytes(head, "big")
     if size > LARGEST:
-        raise ValueError(f"a message of {size:,} bytes; {LARGEST:,} are the most")
+        raise ValueError(f"a message of {size:,} bytes exceeds the limit of {LARGEST:,}")
     return _exactly(descriptor, size)
 
 
 def write_frame(descriptor: int, data: bytes) -> None:
-    """Write a frame as a whole."""
+    """Write a complete frame."""
     view = memoryview(len(data).to_bytes(8, "big") + data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def read_message(descriptor: int) -> Any:
-    """Return the JSON value of the next frame; None where the other end is closed."""
+    """Return the JSON value of the next frame; None if the other end is closed."""
     frame = read_frame(descriptor)
-    return None if frame is None else decoded(frame)
+    return None if frame is None else decode_json(frame)
 
 
 def write_message(descriptor: int, message: object) -> None:
     """Write a JSON value as a frame."""
-    write_frame(descriptor, encoded(message))
+    write_frame(descriptor, encode_json(message))
 
 
 def _exactly(descriptor: int, size: int) -> bytes | None:

@@ -34,7 +34,7 @@ DESCRIPTOR_BYTES = 4
 def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
     """Do what the tester asks for on `control` until it ends.
 
-    Programs of other languages may run on the processors `everywhere`; `alone` says that all other processes are a task's.
+    Programs of other languages may run on the processors `everywhere`; with `alone`, all other processes are a task's.
     Tasks have the filter `of_tasks` besides the keeper's own.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect what they do by default
@@ -48,7 +48,7 @@ def keep(control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: b
 
 
 class _Keeper:
-    """What was started for the present task."""
+    """Starts and ends the processes of the present task."""
 
     def __init__(self, control: _socket.socket, everywhere: set[int], alone: bool, of_tasks: bytes) -> None:
         self._of_tasks = of_tasks

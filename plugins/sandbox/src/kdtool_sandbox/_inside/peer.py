@@ -1,9 +1,9 @@
 """A conversation between two processes about objects that stay where they are.
 
 Either side asks the other to do something with one of its objects: call it, iterate over it, read an attribute. Plain
-values are copied; other objects are known to the other side by a number, as a `Remote`. What an argument's change was is
-copied back after a call. A `Remote` equals nothing but itself and has no arithmetic, so that every comparison is made by
-the side that asks, with its own values.
+values are copied; other objects are known to the other side by a number, as a `Remote`. Changes of arguments are copied
+back after a call. A `Remote` equals only itself and has no arithmetic, so that the asking side makes every comparison,
+with its own values.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdtool_sandbox._inside.exceptions import Raised, exception_of, told
-from kdtool_sandbox._inside.frames import decoded, encoded, read_frame, write_frame
+from kdtool_sandbox._inside.exceptions import Raised, exception_of, serialise_exception
+from kdtool_sandbox._inside.frames import decode_json, encode_json, read_frame, write_frame
 from kdtool_sandbox._inside.values import from_plain, to_plain
 
 __all__ = ["Gone", "Peer", "Remote", "TimedOut", "digest"]
@@ -30,7 +30,7 @@ _HASHED = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 class Gone(BaseException):
-    """The other side ended. It is no exception that a program raised, and `except Exception` does not catch it."""
+    """The other side ended. Programs do not raise it, and `except Exception` does not catch it."""
 
 
 class TimedOut(BaseException):
@@ -92,7 +92,7 @@ class Pieces(Remote):
     """A list or tuple of the other side that is too large to be copied as a whole. It can be compared, by pieces.
 
     The other side commits itself to each piece before it can know what it is compared with, by a hash of it or by the piece
-    itself. Whoever is told "unequal" has no second try.
+    itself. After "unequal", there is no second try.
     """
 
     __slots__ = ("_hashes", "_key", "_kind", "_length", "_size", "_values")
@@ -148,8 +148,8 @@ class Pieces(Remote):
 class Peer:
     """One end. `actions` are what the other side may ask for, by name; each takes an object of this side first.
 
-    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` says that the other
-    side has ended.
+    Where it `keeps_large`, large sequences that a call gives stay here, to be compared by pieces. `gone` is true after
+    the other side has ended.
     """
 
     def __init__(
@@ -195,23 +195,23 @@ class Peer:
         before = b""
         try:
             arguments, named = list(self._value(plain_arguments)), self._value(plain_named)
-            before = self._dumped(arguments[1:], named)
+            before = self._dump(arguments[1:], named)
             value = self._actions[action](*arguments, **named)
             kept = self._keeps_large and action == "call" and _size(value) > _LARGEST
             message = ["value", self._large(value) if kept else self._plain(value)]
         except (Gone, TimedOut):
             raise
         except BaseException as error:
-            message = ["raised", told(error)]
-        after = self._dumped(arguments[1:], named)
-        changed = decoded(after) if after and after != before else None
+            message = ["raised", serialise_exception(error)]
+        after = self._dump(arguments[1:], named)
+        changed = decode_json(after) if after and after != before else None
         self._send([*message, changed])
 
-    def _dumped(self, arguments: list[Any], named: dict[str, Any]) -> bytes:
+    def _dump(self, arguments: list[Any], named: dict[str, Any]) -> bytes:
         if all(type(argument) in {int, str, float, bool, Remote} for argument in (*arguments, *named.values())):
             return b""
         try:
-            return encoded(self._plain([arguments, named]))
+            return encode_json(self._plain([arguments, named]))
         except Exception:
             return b""
 
@@ -243,7 +243,7 @@ class Peer:
 
     def _send(self, message: Any) -> None:
         try:
-            write_frame(self._writing, encoded(message))
+            write_frame(self._writing, encode_json(message))
         except OSError as error:
             self.gone = True
             raise Gone from error
@@ -256,11 +256,11 @@ class Peer:
         if frame is None:
             self.gone = True
             raise Gone
-        return decoded(frame)
+        return decode_json(frame)
 
 
 def _size(value: Any) -> int:
-    """Return how many items a sequence has, with those of its items; 0 for what is none."""
+    """Return the number of a sequence's items plus those of its items; 0 for other values."""
     if type(value) is not list and type(value) is not tuple:
         return 0
     return len(value) + sum(len(item) for item in value if type(item) in _SIZED)
@@ -291,9 +291,9 @@ def _take_over(old: Any, new: Any) -> None:
         return
     if isinstance(old, list):
         same = len(old) == len(new)
-        old[:] = [_merged(mine, its) for mine, its in zip(old, new, strict=True)] if same else new
+        old[:] = [_merge(mine, its) for mine, its in zip(old, new, strict=True)] if same else new
     elif isinstance(old, dict):
-        merged = {key: _merged(old[key], value) if key in old else value for key, value in new.items()}
+        merged = {key: _merge(old[key], value) if key in old else value for key, value in new.items()}
         old.clear()
         old.update(merged)
     elif isinstance(old, (set, bytearray, deque)):
@@ -304,7 +304,7 @@ def _take_over(old: Any, new: Any) -> None:
             _take_over(mine, its)
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _merge(old: Any, new: Any) -> Any:
     if type(old) is type(new) and isinstance(old, (list, dict, set, bytearray, deque, tuple)):
         _take_over(old, new)
         return old

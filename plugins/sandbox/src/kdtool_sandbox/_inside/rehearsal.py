@@ -1,7 +1,7 @@
 """A program as models write it, run once before the keeper is born.
 
-A process that is forked copies each page of memory that it is the first to write to. What the compiler sets up when it is
-first used is set up here, once, and not in every candidate: that saves a third of a candidate's copies.
+A forked process copies each page of memory that it is the first to write to. Using the compiler here sets up its data
+once, and not in every candidate: that saves a third of a candidate's copies.
 """
 
 from __future__ import annotations

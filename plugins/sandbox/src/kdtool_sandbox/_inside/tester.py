@@ -20,10 +20,10 @@ import time
 from typing import Any
 
 from kdtool_sandbox._inside.confining import forbid_calls, hide, share_heaps, stay_on
-from kdtool_sandbox._inside.frames import encoded, read_message, write_message
+from kdtool_sandbox._inside.frames import encode_json, read_message, write_message
 from kdtool_sandbox._inside.keeper import DESCRIPTOR_BYTES, keep
 from kdtool_sandbox._inside.rehearsal import rehearse
-from kdtool_sandbox._inside.trial import hear_alarms, judged
+from kdtool_sandbox._inside.trial import hear_alarms, run_trial
 
 __all__ = ["serve"]
 
@@ -92,7 +92,7 @@ class _Tester:
         self._folder = os.open(".", os.O_PATH)  # a program may close it to everybody
         self._alone = os.getpid() == 1
         self._untouched = self._state()
-        self._largest = _held() + _GROWTH
+        self._largest = _peak_memory() + _GROWTH
 
     def serve(self) -> bool:
         """Take tasks, and give a verdict on each, until there are no more. Return whether nothing was left behind."""
@@ -109,7 +109,7 @@ class _Tester:
         """Say that tasks can come, and hand over the folder, so that the files in it can be counted from outside."""
         if not self._alone or not stat.S_ISSOCK(os.fstat(self._verdicts).st_mode):
             return write_message(self._verdicts, {})
-        message = encoded({})
+        message = encode_json({})
         stream = _socket.socket(fileno=os.dup(self._verdicts))
         folder = self._folder.to_bytes(DESCRIPTOR_BYTES, sys.byteorder)
         stream.sendmsg([len(message).to_bytes(8, "big") + message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, folder)])
@@ -130,20 +130,20 @@ class _Tester:
         used = time.process_time()
         process = os.getpid()
         self._ask("begin", limits)
-        reading, writing = self._received()
+        reading, writing = self._receive_pipes()
         try:
             if not _is_ready(reading, _HANDING_OVER) or os.read(reading, 1) != b"!":
                 return {"status": "failed", "reason": "the program could not be handed over", "retire": True}
             task = read_message(self._stream)  # only now has the candidate taken its part off the same stream
             self._limit(limits["memory"])
-            verdict = judged(reading, writing, task, limits)
+            verdict = run_trial(reading, writing, task, limits)
             if os.getpid() != process:  # tests have forked
                 os._exit(1)
             self._limit(None)
         finally:
             os.close(reading)
             os.close(writing)
-        ended = self._ended()
+        ended = self._end_task()
         _reap()
         if ended is None:
             return {**verdict, "retire": True}
@@ -158,8 +158,8 @@ class _Tester:
         wanted = memory or soft
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
-    def _ended(self) -> dict[str, Any] | None:
-        """End the task, and return how it ended; None where the keeper was killed or stopped by it, or does not answer."""
+    def _end_task(self) -> dict[str, Any] | None:
+        """End the task, and return its outcome; None if it killed or stopped the keeper, or the keeper does not answer."""
         try:
             self._ask("end")
             ended: dict[str, Any] | None = None
@@ -172,7 +172,7 @@ class _Tester:
     def _ask(self, *what: Any) -> None:
         write_message(self._control.fileno(), what)
 
-    def _received(self) -> tuple[int, int]:
+    def _receive_pipes(self) -> tuple[int, int]:
         _, handed, _, _ = self._control.recvmsg(1, _socket.CMSG_SPACE(2 * DESCRIPTOR_BYTES))
         ((_, _, ends),) = handed
         reading, writing = (
@@ -196,7 +196,7 @@ class _Tester:
         )
 
     def _has_grown(self) -> bool:
-        return _held() > self._largest
+        return _peak_memory() > self._largest
 
 
 def _place() -> object:
@@ -206,8 +206,8 @@ def _place() -> object:
         return None
 
 
-def _held() -> int:
-    """Return the most that this process has held, in KiB."""
+def _peak_memory() -> int:
+    """Return the peak memory of this process, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -1,4 +1,4 @@
-"""One trial: tests run against a candidate, within a time limit. What runs here is the data set's, never the program's."""
+"""Run the tests of one task against a candidate, within a time limit. Only the data set's code runs here."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from kdtool_sandbox._inside.exceptions import Raised, described
+from kdtool_sandbox._inside.exceptions import Raised, describe
 from kdtool_sandbox._inside.peer import Gone, Peer, TimedOut
 
-__all__ = ["hear_alarms", "judged"]
+__all__ = ["hear_alarms", "run_trial"]
 
 _TAIL = 2000
 _AGAIN = 0.1
-"""Seconds until tests that have caught what ends them are ended again."""
+"""Seconds until tests that caught `TimedOut` are interrupted again."""
 _END = object()
 _SHOWN = "<object of the tests>"
-"""How one is shown to a program: its own text may say what is expected."""
+"""Text of the tests' objects for programs: their real text might reveal the expected result."""
 
 
-def _called(function: Any, *arguments: Any, **named: Any) -> Any:
+def _call(function: Any, *arguments: Any, **named: Any) -> Any:
     if getattr(builtins, getattr(function, "__name__", ""), None) is function:
-        raise TypeError("builtins are called where they are wanted")  # here they may take for ever, deaf to alarms
+        raise TypeError("call builtins on your own side")  # here they may take for ever, ignoring alarms
     return function(*arguments, **named)
 
 
@@ -39,7 +39,7 @@ def _hidden(*_: object) -> None:
 
 
 _ACTIONS: dict[str, Callable[..., Any]] = {
-    "call": _called,
+    "call": _call,
     "iterate": iter,
     "advance": lambda iterator: [value for value in [next(iterator, _END)] if value is not _END],
     "length": len,
@@ -49,17 +49,17 @@ _ACTIONS: dict[str, Callable[..., Any]] = {
     "text": lambda _: _SHOWN,
     "shown": lambda _: _SHOWN,
 }
-"""What a program may do with objects of the tests. Their attributes lead to the tests' globals."""
+"""Actions that a program may ask for on the tests' objects. No attributes: they lead to the tests' globals."""
 _NEVER = float("inf")
 _deadline = _NEVER
 
 
 def hear_alarms() -> None:
-    """Let alarms end tests whose time is over; a program may send alarms too, and earlier ones do nothing."""
+    """Let alarms end tests after their deadline; earlier alarms, which a program may send, do nothing."""
     signal.signal(signal.SIGALRM, _ring)
 
 
-def judged(reading: int, writing: int, task: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+def run_trial(reading: int, writing: int, task: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """Run a task's tests against the candidate at the other ends of two pipes, and return the verdict."""
     global _deadline
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": vars(builtins).copy()}
@@ -68,7 +68,7 @@ def judged(reading: int, writing: int, task: dict[str, Any], limits: dict[str, A
     try:
         _deadline = since + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-        found = _judged(Peer(reading, writing, _ACTIONS), task, namespace)
+        found = _judge(Peer(reading, writing, _ACTIONS), task, namespace)
         namespace.clear()
         if time.monotonic() < since + seconds:
             verdict = found
@@ -84,11 +84,11 @@ def _ring(*_: object) -> None:
     global _deadline
     now = time.monotonic()
     if now >= _deadline:
-        _deadline = now + _AGAIN  # a flood of alarms ends them no oftener
+        _deadline = now + _AGAIN  # a flood of alarms does not interrupt more often
         raise TimedOut
 
 
-def _judged(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
+def _judge(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict[str, str]:
     try:
         helpers, tests = (compile(task[part], f"<{part}>", "exec", dont_inherit=True) for part in ("helpers", "tests"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -103,8 +103,8 @@ def _judged(peer: Peer, task: dict[str, Any], namespace: dict[str, Any]) -> dict
         return {"status": "failed", "reason": "the program ended while it was tested"}
     except BaseException as error:
         kind = error.kind if isinstance(error, Raised) else type(error).__name__
-        reason = f"{kind}: {described(error)}" if kind else described(error)
-        return {"status": "failed", "reason": reason[:_TAIL], "stderr": _traced(error)}
+        reason = f"{kind}: {describe(error)}" if kind else describe(error)
+        return {"status": "failed", "reason": reason[:_TAIL], "stderr": _format_traceback(error)}
     return {"status": "passed", "reason": ""}
 
 
@@ -114,8 +114,8 @@ def _run(peer: Peer, helpers: CodeType, tests: CodeType, names: list[str], names
     exec(tests, namespace)  # noqa: S102 (the data set's own code)
 
 
-def _traced(error: BaseException) -> str:
-    """Return where an exception came from; the module traceback is dear to load."""
+def _format_traceback(error: BaseException) -> str:
+    """Return where an exception came from; loading the module traceback is expensive."""
     lines, place = [], error.__traceback__
     while place:
         code = place.tb_frame.f_code

@@ -1,7 +1,7 @@
 """Python values as tagged JSON, and back. Never pickle: reading a value runs no code of the one who wrote it.
 
-Scalars and lists are themselves; all else is an object with one key, its tag. Subclasses of plain types go over as their
-base, so that no overridden `__eq__` comes along. What has no plain form is named by `opaque`.
+Scalars and lists stand for themselves; all else is an object with one key, its tag. Subclasses of plain types become their
+base, so that no overridden `__eq__` comes along. `opaque` names values without a plain form.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _SPECIAL: dict[str, Callable[[Any, Each], Any]] = {
 def to_plain(value: Any, opaque: Callable[[Any], Any]) -> Any:
     """Return what JSON can hold of a value; `opaque` gives a tagged form to what is not plain.
 
-    It may share lists with the value: it is to be written before anything changes.
+    It may share lists with the value: write it before anything changes.
     """
 
     def items(values: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._language import Language, locate
 from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Cpp"]
@@ -32,11 +32,11 @@ class Cpp(Language):
     trial = "int main() {}"
 
     def parse(self, source: str) -> Program:
-        command = (str(found("g++")), "-std=c++17", "-fsyntax-only", "program.cpp")
+        command = (str(locate("g++")), "-std=c++17", "-fsyntax-only", "program.cpp")
         return Program({"program.cpp": source}, (Step(command, "syntax", _COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        build = (str(found("g++")), "-std=c++17", "-w", "-Wl,--wrap=main", "program.cpp", "end.cpp", "-o", "program")
+        build = (str(locate("g++")), "-std=c++17", "-w", "-Wl,--wrap=main", "program.cpp", "end.cpp", "-o", "program")
         tested = Step(("/tmp/program",), "tests", ending=ENDING)  # noqa: S108 (the sandbox's own)
         files = {"program.cpp": f"{source}\n{tests}\n", "end.cpp": _END}
         return Program(files, (Step(build, "compiler", _COMPILING), tested))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._language import Language, locate
 from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Go"]
@@ -48,15 +48,15 @@ class Go(Language):
 
     def folders(self) -> tuple[Path, ...]:
         """Return the toolchain's folder, and the parts of it that a distribution keeps elsewhere."""
-        home = found("go").parent.parent
+        home = locate("go").parent.parent
         return tuple(dict.fromkeys(part.resolve() for part in (home, home / "src", home / "pkg" / "include")))
 
     def parse(self, source: str) -> Program:
-        return Program({"program.go": source}, (Step((str(found("gofmt")), "-e", "program.go"), "syntax"),))
+        return Program({"program.go": source}, (Step((str(locate("gofmt")), "-e", "program.go"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
         text = f"{source}\n{tests}\n"
-        go, testing = str(found("go")), "func Test" in tests
+        go, testing = str(locate("go")), "func Test" in tests
         package = _PACKAGE.search(text)
         clause = f"package {package[1] if package else 'main'}\n"
         if testing:

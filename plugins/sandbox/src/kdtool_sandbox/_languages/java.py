@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._language import Language, locate
 from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Java"]
@@ -56,13 +56,13 @@ class Java(Language):
 
     def folders(self) -> tuple[Path, ...]:
         """Return the JDK, and its settings where a distribution keeps them elsewhere."""
-        home = found("java").parent.parent
+        home = locate("java").parent.parent
         settings = (home / "conf" / "security" / "java.security", home / "lib" / "security" / "default.policy")
         linked = [path.resolve() for path in settings if path.exists()]
         return (home, *{Path(*path.parts[:3]) for path in linked if path.is_relative_to("/etc")})
 
     def parse(self, source: str) -> Program:
-        command = (str(found("java")), *_FRUGAL, "Parse.java", "Source.java")
+        command = (str(locate("java")), *_FRUGAL, "Parse.java", "Source.java")
         return Program({"Parse.java": _PARSER, "Source.java": source}, (Step(command, "syntax", _COMPILING),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
@@ -71,7 +71,7 @@ class Java(Language):
         classes = _OUTER.findall(before if main else text)
         name = classes[-1] if classes else "Main"
         flags = tuple(f"-J{flag}" for flag in _FRUGAL)
-        build = (str(found("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java", "TestsWithEnd.java")
-        command = (str(found("java")), *_FRUGAL, "-ea", "-cp", ".", "TestsWithEnd")
+        build = (str(locate("javac")), *flags, "-proc:none", "-nowarn", "-d", ".", f"{name}.java", "TestsWithEnd.java")
+        command = (str(locate("java")), *_FRUGAL, "-ea", "-cp", ".", "TestsWithEnd")
         files = {f"{name}.java": text, "TestsWithEnd.java": _END % (name, ENDING)}
         return Program(files, (Step(build, "compiler", _COMPILING), Step(command, "tests", ending=ENDING)))

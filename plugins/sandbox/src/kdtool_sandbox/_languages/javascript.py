@@ -7,7 +7,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._language import Language, locate
 from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["JavaScript"]
@@ -30,13 +30,13 @@ class JavaScript(Language):
 
     def folders(self) -> tuple[Path, ...]:
         """Return the toolchain's folders, and those of Node's own modules where a distribution keeps them elsewhere."""
-        return (*super().folders(), *_shared_modules(str(found("node"))))
+        return (*super().folders(), *_shared_modules(str(locate("node"))))
 
     def parse(self, source: str) -> Program:
-        return Program({"program.js": source}, (Step((str(found("node")), "--check", "program.js"), "syntax"),))
+        return Program({"program.js": source}, (Step((str(locate("node")), "--check", "program.js"), "syntax"),))
 
     def run(self, source: str, tests: str, names: tuple[str, ...] = (), helpers: str = "") -> Program:
-        command = (str(found("node")), "program.js")
+        command = (str(locate("node")), "program.js")
         text = f"{_ASSERT}{source}\n{tests}\n{_END}"
         return Program({"program.js": text}, (Step(command, "tests", ending=ENDING),))
 

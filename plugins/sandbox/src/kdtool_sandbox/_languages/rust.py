@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kdtool
 
-from kdtool_sandbox._language import Language, found
+from kdtool_sandbox._language import Language, locate
 from kdtool_sandbox._task import ENDING, Program, Step
 
 __all__ = ["Rust"]
@@ -24,7 +24,7 @@ fn main() -> std::process::ExitCode {{
 }}
 """
 _END_OF_TESTS = "test result: ok."
-"""Rust's own runner of tests says this when all have ended."""
+"""Rust's test runner prints this when all tests have passed."""
 
 
 class Rust(Language):
@@ -56,11 +56,11 @@ class Rust(Language):
         return Program({"program.rs": text}, (Step(build, "compiler", _COMPILING), tested))
 
     def _compiler(self) -> tuple[str, ...]:
-        linker = f"linker={found('gcc')}"
+        linker = f"linker={locate('gcc')}"
         return (str(self._toolchain() / "bin" / "rustc"), "--edition=2021", "--cap-lints=allow", "-C", linker)
 
     def _toolchain(self) -> Path:
-        return _toolchain_of(str(found("rustc").with_name("rustc")))
+        return _toolchain_of(str(locate("rustc").with_name("rustc")))
 
 
 @cache

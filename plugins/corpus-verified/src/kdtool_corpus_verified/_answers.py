@@ -1,4 +1,4 @@
-"""Answers of the teacher: each is on disk before the next one counts, and none is asked for twice."""
+"""Ask the teacher, once per sample: each answer is on disk before the next one counts."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from kdtool_measuring import ask_teacher, kept_answers, seed_of
 if TYPE_CHECKING:
     from kdtool_corpus_verified._config import VerifiedConfig
 
-__all__ = ["asked"]
+__all__ = ["ask_for_answers"]
 
 _STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n```")
-"""Where bigcode-evaluation-harness ends answers to MBPP (task mbpp), and the end of a block of code."""
+"""Stop strings of bigcode-evaluation-harness for MBPP (task mbpp), and the end of a block of code."""
 _INSTRUCTION = "Write Python code that does what this says. Answer with one block of code that holds all of it.\n\n"
 
 
-def asked(
+def ask_for_answers(
     run: kdtool.RunInfo, config: VerifiedConfig, prompts: Mapping[str, str], file: Path, *, again: bool
 ) -> Mapping[str, kdtool.TextAnswer]:
     """Return the answer to each prompt, by the prompts' ids.
 
     Args:
         run: the run, which reaches the teacher.
-        config: whom to ask, and how.
-        prompts: by ids; an id decides the seed of what is drawn for it.
-        file: where answers are kept.
-        again: ask once more for what was refused before.
+        config: the teacher, and the settings of its answers.
+        prompts: by id, which determines the seed for sampling.
+        file: journal of the answers.
+        again: retry requests that were refused before.
 
     Raises:
-        UsageError: the teacher refuses everything.
-        PluginError: the teacher leaves one out.
+        UsageError: the teacher refuses all requests.
+        PluginError: the teacher skips a request.
     """
     with kept_answers(run, file, again=again) as kept:
         missing = [name for name in prompts if name not in kept]
@@ -42,7 +42,9 @@ def asked(
             ask_teacher(run, config.ask, requests, kept, progress=lambda: run.hook.kdtool_progress(run, len(kept)))
         for name in missing:
             if name not in kept:
-                raise kdtool.PluginError(f"{run.hook.owner(config.ask)} gave no answer to {name!r}")
+                raise kdtool.PluginError(
+                    f"{run.hook.owner(config.ask)} gave no answer to {name!r}; kdtool_answer must yield one per request"
+                )
         return {name: kept[name] for name in prompts}
 
 
