@@ -163,7 +163,7 @@ def test_losses_that_change_teachers_with_each_other_train_anew(mixed: dict[str,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not there"),
+        ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not in this recipe"),
         ({"losses.imitate.use": "./losses.py:Whole"}, r"imitate\.teacher: is a mixture, but only probabilities"),
         ({"losses.imitate.use": f"{TOY}:Imitate"}, r"imitate\.teacher: is a mixture, but only probabilities"),
         (

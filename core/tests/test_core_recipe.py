@@ -262,7 +262,7 @@ def test_losses_that_share_a_teacher_s_tokens_have_one_temperature(recipe: dict[
 
 def test_control_without_a_loss_of_its_own_is_refused(recipe: dict[str, Any]) -> None:
     del recipe["train"]["losses"]["count"]
-    with pytest.raises(kdtool.RecipeError, match="no loss that works without a teacher"):
+    with pytest.raises(kdtool.RecipeError, match="needs a loss that works without a teacher"):
         kdtool.run(recipe)
 
 

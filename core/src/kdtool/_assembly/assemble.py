@@ -1,23 +1,18 @@
-"""From a `Recipe` to an `Assembly`: named plugins imported, configured, checked against each other, and built.
-
-All problems come at once as a `RecipeError`. An assembly owns one instance of every component, which answers questions about
-itself, and closes them at its end. Each phase of each arm trains with fresh ones of its own (losses, transforms, weightings,
-trainer) and hooks of its own, so that two phases, two arms and two runs in one process never see each other.
-"""
+"""From a `Recipe` to an `Assembly`: its plugins imported, configured, built, and checked against each other."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pydantic
 
 from kdtool._assembly.arms import arms_of
-from kdtool._assembly.built import Built, Lifetime, owner_of_spec
-from kdtool._assembly.checks.all_checks import fitting_problems
+from kdtool._assembly.built import Built, BuiltRecipe, Lifetime, owner_of_spec
+from kdtool._assembly.checks.all_checks import check_components
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
@@ -33,7 +28,11 @@ from kdtool._recipe.yaml import KeyPath
 
 
 class Assembly:
-    """A recipe whose plugins are there and fit together; a context manager that closes its components at the end."""
+    """A recipe with one instance of every component; a context manager that closes them at its end.
+
+    These instances answer questions about themselves. Each phase of each arm trains with new ones of its own (losses,
+    transforms, weightings, trainer) and hooks of its own: two phases, arms or runs in one process never see each other.
+    """
 
     def __init__(
         self,
@@ -63,8 +62,10 @@ class Assembly:
 
     def shows_messages(self) -> bool:
         """Return whether a tracker that has not failed shows the user the lines that `kdtool_said` gets."""
-        trackers = {name: item for name, item in self.shared.items() if isinstance(item, Tracker)}
-        return any(item.shows_messages and name not in self._muted for name, item in trackers.items())
+        return any(
+            isinstance(item, Tracker) and item.shows_messages and name not in self._muted
+            for name, item in self.shared.items()
+        )
 
     def named(self, kind: str) -> dict[str, Component]:
         """Return the shared components of a kind by name, in recipe order."""
@@ -83,8 +84,7 @@ class Assembly:
     ) -> Iterator[ComponentHooks]:
         """Give hooks on the shared components, or those `instead` of them, and on new ones of the phase."""
         with Lifetime(self.complain, self._lifetime.trace) as lifetime:
-            own = phase.components if phase else ()
-            fresh = {spec.path: self.built[spec.key].renewed(lifetime) for spec in own}
+            fresh = {spec.path: self.built[spec.key].renew(lifetime) for spec in (phase.components if phase else ())}
             yield self._hooks({**self._shared_built, **fresh}, instead)
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
@@ -92,11 +92,13 @@ class Assembly:
         own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
         return {**self._shared_built, **own}
 
-    def reopened(self) -> Assembly:
+    def reopen(self) -> Assembly:
         """Return the same assembly with new components, for use after this one has ended."""
-        with _until_error(Lifetime(self.complain, self._lifetime.trace)) as lifetime:
-            built = {key: item.renewed(lifetime) for key, item in self.built.items()}
-            return Assembly(self.recipe, self.arms, built, lifetime)
+        with ExitStack() as on_error:
+            lifetime = on_error.enter_context(Lifetime(self.complain, self._lifetime.trace))
+            built = {key: item.renew(lifetime) for key, item in self.built.items()}
+            on_error.pop_all()
+        return Assembly(self.recipe, self.arms, built, lifetime)
 
     def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> ComponentHooks:
         return ComponentHooks(
@@ -129,54 +131,46 @@ def assemble(
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
     specs = (*recipe.lasting, *(own for phase in (*recipe.phases, *control) for own in phase.components))
-    with _until_error(Lifetime(say, trace)) as lifetime:
+    with ExitStack() as on_error:
+        lifetime = on_error.enter_context(Lifetime(say, trace))
         for spec in {spec.key: spec for spec in specs}.values():
-            if item := _build(recipe, spec, lifetime, problems):
-                built[spec.key] = item
+            try:
+                built[spec.key] = _build(recipe, spec, lifetime)
+            except RecipeError as error:
+                problems += error.problems
         if problems:
             raise RecipeError(problems)
-        arms = arms_of(recipe, built, problems)
-        problems.extend(fitting_problems(recipe, built))
+        parts = BuiltRecipe(recipe, built)
+        arms = arms_of(parts, problems)
+        problems.extend(check_components(parts))
         if problems:
             raise RecipeError(problems)
-        return Assembly(recipe, arms, built, lifetime)
+        on_error.pop_all()
+    return Assembly(recipe, arms, built, lifetime)
 
 
-@contextmanager
-def _until_error(lifetime: Lifetime) -> Iterator[Lifetime]:
-    """Close what was built in the block if it fails."""
-    try:
-        yield lifetime
-    except BaseException:
-        lifetime.close()
-        raise
-
-
-def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: list[Problem]) -> Built | None:
+def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
     key = (*spec.key, "use")
     place = recipe.place(key)
     try:
         loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
         with using(owner_of_spec(spec, loaded), "its class"):
-            return _configured(recipe, spec, loaded, lifetime, problems)
+            return _configure(recipe, spec, loaded, lifetime)
+    except RecipeError:
+        raise
     except (UsageError, PluginError) as error:
-        problems.append(replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError)))
-    return None
+        problem = replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError))
+        raise RecipeError([problem]) from error
 
 
-def _configured(
-    recipe: Recipe, spec: ComponentSpec, loaded: Loaded, lifetime: Lifetime, problems: list[Problem]
-) -> Built | None:
+def _configure(recipe: Recipe, spec: ComponentSpec, loaded: Loaded, lifetime: Lifetime) -> Built:
     cls, owner, what = loaded.cls, owner_of_spec(spec, loaded), f"{spec.kind} {spec.use!r}"
-    wrong = [f"{what} {message}" for message in mistakes(cls, spec.kind)]
-    problems.extend(replace(problem_at(recipe, (*spec.key, "use"), message), plugin=True) for message in wrong)
-    if wrong:
-        return None
+    if wrong := list(mistakes(cls, spec.kind)):
+        raise PluginError("\n".join(f"{what} {message}" for message in wrong))
     try:
         config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
     except pydantic.ValidationError as error:
-        problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
-        return None
+        raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
     json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
     built = Built(spec, loaded, config, lifetime.build(owner, cls, config))
     if problem := attribute_problem(built.component, KINDS[spec.kind]):

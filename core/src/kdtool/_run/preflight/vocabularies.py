@@ -91,6 +91,6 @@ def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Lo
     """Yield every loss of the student that learns from teachers, with its phase and these."""
     for phase in assembly.arms["student"]:
         for spec in phase.losses:
-            loss = assembly.built[spec.key].instance()
+            loss = assembly.built[spec.key].component
             if isinstance(loss, Loss) and (teachers := teachers_of(spec, loss, phase)):
                 yield phase, spec, loss, [teacher.path for teacher, _ in teachers]
