@@ -138,7 +138,9 @@ def test_annotations_that_would_not_come_to_the_tokens_are_refused(recipe: dict[
     assert "annotators.vowels: describes text, but the packer './own.py:Deaf' does not carry" in problems(deaf)[0]
     twice = {**recipe, "annotators": {name: {"use": "./own.py:Vowels"} for name in ("a", "b")}}
     assert "annotators.b: provides the column 'vowel', which annotators.a provides too" in problems(twice)[0]
-    assert "provides the column 'byte_end', which kdtool itself provides too" in problems(annotated(recipe, "Bytewise"))[0]
+    assert (
+        "provides the column 'byte_end', which kdtool itself provides too" in problems(annotated(recipe, "Bytewise"))[0]
+    )
 
 
 def test_an_annotator_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:

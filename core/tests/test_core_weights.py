@@ -72,9 +72,15 @@ def _control(recipe: dict[str, Any]) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train.losses.count.weight": 0}, r"control: in phase 'train' has weights \(count\) that cannot be scaled to sum to 1"),
+        (
+            {"train.losses.count.weight": 0},
+            r"control: in phase 'train' has weights \(count\) that cannot be scaled to sum to 1",
+        ),
         ({"train.losses.count.weight": {"start": 0, "end": 0}}, "control: in phase 'train' has weights"),
-        ({"train.losses.count.weight": LINE, "train.losses.more.weight": 0.1}, "cannot be scaled to sum to 1 at every step"),
+        (
+            {"train.losses.count.weight": LINE, "train.losses.more.weight": 0.1},
+            "cannot be scaled to sum to 1 at every step",
+        ),
         ({"control.losses.count.weight": 0}, "control: in phase 'train' has weights"),
     ],
 )

@@ -11,11 +11,12 @@ from pathlib import Path
 import pydantic
 
 from kdtool._assembly.arms import arms_of
-from kdtool._assembly.built import Built, BuiltRecipe, Lifetime, owner_of_spec
+from kdtool._assembly.built import Built, BuiltRecipe, Lifetime
 from kdtool._assembly.checks.all_checks import check_components
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import told, using
 from kdtool._plugins.hooks import ComponentHooks
@@ -44,6 +45,8 @@ class Assembly:
         self.recipe = recipe
         self.arms = arms
         self.built = built
+        self.complain = lifetime.complain
+        """Shows the user a line, past all trackers."""
         self._lifetime = lifetime
         self._shared_built = {spec.path: built[spec.key] for spec in recipe.lasting}
         self.shared: Mapping[str, Component] = {name: item.component for name, item in self._shared_built.items()}
@@ -55,10 +58,6 @@ class Assembly:
 
     def __exit__(self, *_: object) -> None:
         self._lifetime.close()
-
-    def complain(self, text: str) -> None:
-        """Show the user a line, past all trackers."""
-        self._lifetime.complain(text)
 
     def shows_messages(self) -> bool:
         """Return whether a tracker that has not failed shows the user the lines that `kdtool_said` gets."""
@@ -102,7 +101,7 @@ class Assembly:
 
     def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> ComponentHooks:
         return ComponentHooks(
-            {name: item.component for name, item in built.items()} | {**(instead or {})},
+            {**{name: item.component for name, item in built.items()}, **(instead or {})},
             {name: item.owner for name, item in built.items()},
             required=frozenset(name for name, item in built.items() if item.spec.required),
             trace=self._lifetime.trace,
@@ -154,8 +153,9 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
     place = recipe.place(key)
     try:
         loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
-        with using(owner_of_spec(spec, loaded), "its class"):
-            return _configure(recipe, spec, loaded, lifetime)
+        owner = Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
+        with using(owner, "its class"):
+            return _configure(recipe, spec, loaded, owner, lifetime)
     except RecipeError:
         raise
     except (UsageError, PluginError) as error:
@@ -163,8 +163,8 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
         raise RecipeError([problem]) from error
 
 
-def _configure(recipe: Recipe, spec: ComponentSpec, loaded: Loaded, lifetime: Lifetime) -> Built:
-    cls, owner, what = loaded.cls, owner_of_spec(spec, loaded), f"{spec.kind} {spec.use!r}"
+def _configure(recipe: Recipe, spec: ComponentSpec, loaded: Loaded, owner: Owner, lifetime: Lifetime) -> Built:
+    cls, what = loaded.cls, f"{spec.kind} {spec.use!r}"
     if wrong := list(mistakes(cls, spec.kind)):
         raise PluginError("\n".join(f"{what} {message}" for message in wrong))
     try:
@@ -172,7 +172,7 @@ def _configure(recipe: Recipe, spec: ComponentSpec, loaded: Loaded, lifetime: Li
     except pydantic.ValidationError as error:
         raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
     json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
-    built = Built(spec, loaded, config, lifetime.build(owner, cls, config))
-    if problem := attribute_problem(built.component, KINDS[spec.kind]):
+    component = lifetime.build(owner, cls, config)
+    if problem := attribute_problem(component, KINDS[spec.kind]):
         raise PluginError(f"{owner}: {problem}")
-    return built
+    return Built(spec, loaded, config, component, owner)

@@ -58,20 +58,11 @@ class Built:
     loaded: Loaded
     config: Any
     component: Component
-
-    @property
-    def owner(self) -> Owner:
-        """The component's owner, for messages."""
-        return owner_of_spec(self.spec, self.loaded)
+    owner: Owner
 
     def renew(self, lifetime: Lifetime) -> Built:
         """Return the same with a new instance, which lives as long as `lifetime`."""
         return replace(self, component=lifetime.build(self.owner, self.loaded.cls, self.config))
-
-
-def owner_of_spec(spec: ComponentSpec, loaded: Loaded) -> Owner:
-    """Return the owner of a component, for messages."""
-    return Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A component named by the recipe. `name` is its short name, `path` its key path, `options` go to its `Config`.
+    """A component of the recipe: its short name, its key path as the user writes it, and the options for its `Config`.
 
-    `key` is the composed document's path, by which places of single options are found. `teacher` is a loss's: a name, or
-    names with shares that sum to 1. `share` is a corpus's, None where it is taken whole.
+    `key` is the composed document's path, which leads to places. `teacher` holds the teachers that a loss names, with
+    shares that sum to 1. `share` is a corpus's, None if it is taken whole.
     """
 
     path: str
@@ -34,7 +34,7 @@ class ComponentSpec:
     options: Mapping[str, Any]
     key: KeyPath
     weight: float | Schedule = 1.0
-    teacher: str | Mapping[str, float] | None = None
+    teacher: Mapping[str, float] = field(default_factory=dict)
     required: bool = False
     share: float | None = None
 
@@ -116,7 +116,7 @@ def invalid(
         path, name = (*key, *map(str, detail["loc"])), ".".join(map(str, detail["loc"]))
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             hint = did_you_mean(str(path[-1]), fields, what=f"settings of {what}", shown=20)
-            yield problem_at(recipe, path, f"is no setting of {what}", hint)
+            yield problem_at(recipe, path, f"unknown setting of {what}", hint)
         elif detail["type"] in ("missing", "missing_argument"):
             described = getattr(fields.get(name), "description", "") or ""
             yield problem_at(recipe, key, f"{what} needs the setting {name!r}", described)

@@ -39,14 +39,11 @@ class _Condition(NamedTuple):
 
 def check_requirements(parts: BuiltRecipe) -> Iterator[Problem]:
     """Yield mistakes in `require`, as far as they can be known before anything is measured."""
-    required, recipe = parts.recipe.data.get("require"), parts.recipe
-    if not (required is None or required is False or isinstance(required, Mapping)):
-        yield parts.problem(("require",), "is a mapping of measurements to conditions", f"conditions: {_FORMS}")
-        return
+    recipe = parts.recipe
     evaluators = [spec.name for spec in of_kind(recipe.shared, "evaluator")]
     teachers = [spec.path for spec in of_kind(recipe.shared, "teacher")]
     controls = [ARMS[key] for key in recipe.control.match] if recipe.control else []
-    for key, text in _conditions(required).items():
+    for key, text in _conditions(recipe.data.get("require")).items():
         evaluator, _, name = key.partition(".")
         condition, message, hint = _read(text), "", ""
         arms = teachers if condition and condition.sign else [*controls, *teachers]

@@ -30,10 +30,9 @@ def teachers_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> list[tuple
     teachers = of_kind(phase.sources, "teacher")
     if not loss.needs or _missing(spec, teachers):
         return []
-    if spec.teacher is None:
+    if not spec.teacher:
         return [(teachers[0], 1.0)] if len(teachers) == 1 else []
-    shares = _shares(spec)
-    asked = [(each, sum(shares.get(name, 0.0) for name in {each.name, each.path})) for each in teachers]
+    asked = [(each, sum(spec.teacher.get(name, 0.0) for name in {each.name, each.path})) for each in teachers]
     return [(teacher, share) for teacher, share in asked if share > 0]
 
 
@@ -42,13 +41,9 @@ def shares_in_words(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
 
 
-def _shares(spec: ComponentSpec) -> Mapping[str, float]:
-    return {spec.teacher: 1.0} if isinstance(spec.teacher, str) else spec.teacher or {}
-
-
 def _missing(spec: ComponentSpec, teachers: Sequence[ComponentSpec]) -> list[str]:
     known = {name for teacher in teachers for name in (teacher.name, teacher.path)}
-    return [name for name in _shares(spec) if name not in known]
+    return [name for name in spec.teacher if name not in known]
 
 
 def _source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
