@@ -84,7 +84,7 @@ class RecipeKeys(Config):
         dict[str, Any] | _Off,
         _expect('a mapping of measurements to conditions, such as {humaneval.pass@1: ">= 0.70"}'),
     ] = None
-    """What the student must reach: EVALUATOR.MEASUREMENT to a condition such as '>= 0.70'."""
+    """Targets of the student: EVALUATOR.MEASUREMENT to a condition such as '>= 0.70'."""
 
 
 class PhaseKeys(Config):
@@ -107,7 +107,7 @@ class ControlKeys(Config, validate_default=True):
         AfterValidator(_name_arms),
         _expect("`tokens`, or `[tokens, time]`: the speed of the former decides how many steps the time is worth"),
     ] = "tokens"
-    """What a control and the student have in common; a control is trained for each."""
+    """Quantities that a control and the student have in common; one control is trained for each."""
 
 
 class CorpusKeys(Config):
