@@ -20,7 +20,6 @@ from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import told, using
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.loaded import Loaded
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
 from kdtool._plugins.validation import mistakes
@@ -137,6 +136,9 @@ def assemble(
                 built[spec.key] = _build(recipe, spec, lifetime)
             except RecipeError as error:
                 problems += error.problems
+            except (UsageError, PluginError) as error:
+                problem = problem_at(recipe, (*spec.key, "use"), told(error))
+                problems.append(replace(problem, plugin=isinstance(error, PluginError)))
         if problems:
             raise RecipeError(problems)
         parts = BuiltRecipe(recipe, built)
@@ -149,30 +151,18 @@ def assemble(
 
 
 def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
-    key = (*spec.key, "use")
-    place = recipe.place(key)
-    try:
-        loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
-        owner = Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
-        with using(owner, "its class"):
-            return _configure(recipe, spec, loaded, owner, lifetime)
-    except RecipeError:
-        raise
-    except (UsageError, PluginError) as error:
-        problem = replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError))
-        raise RecipeError([problem]) from error
-
-
-def _configure(recipe: Recipe, spec: ComponentSpec, loaded: Loaded, owner: Owner, lifetime: Lifetime) -> Built:
-    cls, what = loaded.cls, f"{spec.kind} {spec.use!r}"
-    if wrong := list(mistakes(cls, spec.kind)):
-        raise PluginError("\n".join(f"{what} {message}" for message in wrong))
-    try:
-        config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
-    except pydantic.ValidationError as error:
-        raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
-    json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
-    component = lifetime.build(owner, cls, config)
-    if problem := attribute_problem(component, KINDS[spec.kind]):
-        raise PluginError(f"{owner}: {problem}")
+    place, what = recipe.place((*spec.key, "use")), f"{spec.kind} {spec.use!r}"
+    loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
+    cls, owner = loaded.cls, Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
+    with using(owner, "its class"):
+        if wrong := list(mistakes(cls, spec.kind)):
+            raise PluginError("\n".join(f"{what} {message}" for message in wrong))
+        try:
+            config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
+        except pydantic.ValidationError as error:
+            raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
+        json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
+        component = lifetime.build(owner, cls, config)
+        if problem := attribute_problem(component, KINDS[spec.kind]):
+            raise PluginError(f"{owner}: {problem}")
     return Built(spec, loaded, config, component, owner)
