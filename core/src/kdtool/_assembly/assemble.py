@@ -65,7 +65,7 @@ class Assembly:
             for name, item in self.shared.items()
         )
 
-    def named(self, kind: str) -> dict[str, Component]:
+    def of_kind(self, kind: str) -> dict[str, Component]:
         """Return the shared components of a kind by name, in recipe order."""
         return {name: self.shared[name] for name, item in self._shared_built.items() if item.spec.kind == kind}
 

@@ -34,7 +34,7 @@ def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str
         RecipeError: a loss compares tokens of different vocabularies.
         ServiceError: a tokenizer that is needed is not on this machine and cannot be fetched.
     """
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     found: dict[str, Vocabularies | None] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         found[teacher] = None

@@ -53,7 +53,7 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
         PluginError: a loss asks for layers of a model that does not describe itself.
     """
     hooks = context.assembly.hooks(phase)
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     terms = []
     for term in plain_terms(context.assembly, phase):
         pairs = None
