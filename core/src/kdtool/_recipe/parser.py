@@ -46,8 +46,8 @@ class Parser:
         self.refuse_unknown((), TOP_KEYS)
         own, phases = self._own_keys((), RecipeKeys), self._phases()
         control = self._control(tuple(phase for phase in phases if phase.trains is None))
-        for key, kind in (("corpora", "corpus"), ("student", "student")):
-            self._need(of_kind(self.shared, kind), (), key)
+        for key in ("corpora", "student"):
+            self._need((), key)
         if self.problems:
             raise RecipeError(list(dict.fromkeys(self.problems)))
         name = own["name"] or self.empty.name
@@ -113,11 +113,8 @@ class Parser:
             has_own = self._at((*path, key)) is not None
             kind = COLLECTIONS.get(key) or SINGLE[key]
             sources += self.components((*path, key)) if has_own else of_kind(self.shared, kind)
-        self._need(losses, path, "losses")
-        self._need(trainer, path, "trainer")
-        self._need(of_kind(sources, "packer"), path, "rows")
-        if self._at((*path, "corpora")) is not None:
-            self._need(of_kind(sources, "corpus"), path, "corpora")
+        for key in ("losses", "trainer", "rows", *(["corpora"] if self._at((*path, "corpora")) is not None else [])):
+            self._need(path, key)
         own = self._own_keys(path, PhaseKeys)
         return PhaseSpec(
             name, own["steps"], losses, transforms, weightings, trainer, tuple(sources), path, own["trains"]
@@ -174,12 +171,12 @@ class Parser:
             self.problems.append(problem_at(self.empty, key, message, remedy))
         return holds
 
-    def _need(self, found: object, path: KeyPath, key: str) -> None:
-        """Add a problem if a component is missing, but not if it is there and wrong."""
+    def _need(self, path: KeyPath, key: str) -> None:
+        """Add a problem if a component is missing; one that is there and wrong has a problem of its own."""
         value = self._at((*path, key))
         value = self._at((key,)) if value is None else value
         entries = value.values() if isinstance(value, Mapping) and key in COLLECTIONS else (value,)
         word = COLLECTIONS.get(key, key)
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
-        off = all(entry is None or entry is False for entry in entries)
-        self._require(bool(found) or not off, path, f"names no {word}", remedy)
+        is_there = any(entry is not None and entry is not False for entry in entries)
+        self._require(is_there, path, f"names no {word}", remedy)
