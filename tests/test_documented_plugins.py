@@ -120,7 +120,7 @@ def test_what_an_annotator_from_a_file_says_weighs_tokens() -> None:
     assert {depth for index in range(len(rows)) for depth in rows[index].columns["indentation"]} >= {0, 1}
     with pytest.raises(kdtool.RecipeError, match="does not carry that to tokens"):
         kdtool.check({**plain, "annotators": annotators})
-    with pytest.raises(kdtool.RecipeError, match="needs the column 'indentation'"):
+    with pytest.raises(kdtool.RecipeError, match="requires column 'indentation'"):
         kdtool.check({**plain, "train": train})
 
 

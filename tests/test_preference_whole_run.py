@@ -94,7 +94,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(preferring
         kdtool.RecipeError, match=r"losses\.preference: needs logits, but the signals \(sampled\) offers sampled"
     ):
         kdtool.check(preferring, {"train.prefer.signals": {"use": "sampled"}})
-    with pytest.raises(kdtool.RecipeError, match=r"losses\.preference: needs the column 'rejected' .*\n.*take rows"):
+    with pytest.raises(kdtool.RecipeError, match=r"losses\.preference: requires column 'rejected', .*\n.*use rows"):
         kdtool.check(preferring, {"train.prefer.rows": {"use": "packed", "length": 64}})
     with pytest.raises(
         kdtool.RecipeError,

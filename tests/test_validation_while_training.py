@@ -65,7 +65,7 @@ def test_training_ends_when_the_student_gets_no_better_and_the_best_is_kept(
 
 def test_evaluator_that_is_not_there_is_refused_with_the_recipe(short: dict[str, Any]) -> None:
     short["trainer"] |= {"validation": {"evaluators": ["perplexty"]}}
-    with pytest.raises(kdtool.RecipeError, match=r"asks the evaluator 'perplexty' while it trains.*\n.*perplexity"):
+    with pytest.raises(kdtool.RecipeError, match=r"asks the evaluator 'perplexty'.*\n.*perplexity"):
         kdtool.check(short)
     short["trainer"] |= {"validation": {"watch": "humaneval.pass@1"}}
     with pytest.raises(kdtool.RecipeError, match="watch names a measurement of perplexity"):

@@ -113,7 +113,7 @@ def test_weights_follow_a_value_and_several_schedules_are_multiplied(recipe: dic
         ({"teacher-entropy": {}}, {"use": "sampled"}, r"teacher-entropy: needs logits of the teacher, .* sampled"),
         ({"teacher-entropy": {}}, {"use": "top-k"}, r"teacher-entropy: needs logits of the teacher, .* top-k"),
         ({"confidence": {}}, {"use": "sampled"}, r"confidence: needs logits or top-k of the teacher, .* sampled"),
-        ({"syntax": {}}, {"use": "states"}, r"syntax: needs the column 'syntax' .*\n.*annotators: \{syntax: \{\}\}"),
+        ({"syntax": {}}, {"use": "states"}, r"syntax: requires column 'syntax', .*\n.*annotators: \{syntax: \{\}\}"),
         (
             {"later": {"use": "on-metric", "watch": "forward-k", "below": 1.0, "change": "ce"}},
             {"use": "states"},

@@ -121,7 +121,7 @@ def test_a_column_that_nobody_gives_is_refused_with_the_key_to_add(where: str, r
     recipe["control"] = False
     recipe["train"].setdefault(where, {})["sung"] = {"use": f"./own.py:{'Sung' if where == 'losses' else 'Heard'}"}
     (problem,) = problems(recipe)
-    assert problem.startswith(f"train.{where}.sung: needs the column 'vowel' of the rows' tokens, which nobody gives")
+    assert problem.startswith(f"train.{where}.sung: requires column 'vowel', but no packer or annotator provides it")
     assert "(there are: twice)" in problem
     assert "annotators: {vowel: {}}" in problem
     kdtool.check(annotated(recipe))
@@ -130,15 +130,17 @@ def test_a_column_that_nobody_gives_is_refused_with_the_key_to_add(where: str, r
 def test_the_control_s_own_losses_need_columns_too(recipe: dict[str, Any]) -> None:
     recipe["control"] = {"match": "tokens", "losses": {"sung": {"use": "./own.py:Sung"}}}
     (problem,) = problems(recipe)
-    assert problem.startswith("control.losses.sung: needs the column 'vowel'")
+    assert problem.startswith("control.losses.sung: requires column 'vowel'")
 
 
 def test_annotations_that_would_not_come_to_the_tokens_are_refused(recipe: dict[str, Any]) -> None:
     deaf = {**annotated(recipe), "rows": {"use": "./own.py:Deaf"}}
-    assert "annotators.vowels: says what text is, but the packer './own.py:Deaf' does not carry" in problems(deaf)[0]
+    assert "annotators.vowels: describes text, but the packer './own.py:Deaf' does not carry" in problems(deaf)[0]
     twice = {**recipe, "annotators": {name: {"use": "./own.py:Vowels"} for name in ("a", "b")}}
-    assert "annotators.b: gives the column 'vowel', which annotators.a gives too" in problems(twice)[0]
-    assert "gives the column 'byte_end', which is kdtool's own" in problems(annotated(recipe, "Bytewise"))[0]
+    assert "annotators.b: provides the column 'vowel', which annotators.a provides too" in problems(twice)[0]
+    assert (
+        "provides the column 'byte_end', which kdtool itself provides too" in problems(annotated(recipe, "Bytewise"))[0]
+    )
 
 
 def test_an_annotator_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:

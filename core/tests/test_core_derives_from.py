@@ -102,7 +102,7 @@ def test_a_corpus_whose_text_is_taken_gives_none_itself(asking: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"corpus.ask": "big"}, "corpus: takes text of 'big', which is not there\n +there are: teacher"),
+        ({"corpus.ask": "big"}, "corpus: takes text of 'big', which is missing\n +there are: teacher"),
         ({"teacher.mute": True}, "corpus: takes text of teacher .*, which offers logits"),
         ({"corpus.ask": "student"}, "corpus: takes text of student, which is a student"),
         ({"corpus.about": "corpus"}, "corpus: takes text of corpus, which takes something of it in turn"),

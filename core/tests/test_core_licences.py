@@ -189,7 +189,7 @@ def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["Named 3"], "terms_acknowledged: is a mapping of components to licences"),
+        (["Named 3"], "terms_acknowledged: must be a mapping of components to licences"),
         ({"teacher": 3}, "terms_acknowledged.teacher: is the name of a licence"),
         ({"techer": "Named 3"}, "terms_acknowledged.techer: techer is no component of this recipe that has terms"),
         ({"teacher": "named"}, "terms_acknowledged.teacher: is 'named', but teacher comes under: Named 3"),

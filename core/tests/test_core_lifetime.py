@@ -154,7 +154,7 @@ def test_components_for_planned_signals_are_closed(counted: dict[str, Any]) -> N
         ({"train.losses.count.use": "Wrong"}, "", "temperature"),
         ({}, "Nats.__init__", "failed in Nats.__init__"),
         ({"teachers.other.use": "none.py:None"}, "", "none.py"),
-        ({"terms_acknowledged": "what nobody has"}, "", ""),
+        ({"terms_acknowledged.nobody": "what nobody has"}, "", ""),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check", "plan"])

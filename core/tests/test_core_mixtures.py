@@ -95,14 +95,16 @@ def test_shares_sum_to_1_whatever_they_are_written_as(mixed: dict[str, Any]) -> 
               {"big": False}, {"big": float("inf"), "small": 1}, {"big": 10**400}]
 )  # fmt: skip
 def test_shares_that_are_none_are_refused(mixed: dict[str, Any], wrong: Any) -> None:
-    with pytest.raises(kdtool.RecipeError, match=r"imitate\.teacher: is a name, or names with shares above 0, such as"):
+    with pytest.raises(
+        kdtool.RecipeError, match=r"imitate\.teacher: must be a name, or names with shares above 0, such as"
+    ):
         asked(mixed, wrong)
 
 
 def test_layers_and_settings_change_single_shares(mixed: dict[str, Any]) -> None:
     key = "train.losses.imitate.teacher"
     assert load_recipe(mixed, {f"{key}.big": "1"}).phases[0].losses[1].teacher == {"big": 0.5, "small": 0.5}
-    assert load_recipe(mixed, {key: "small"}).phases[0].losses[1].teacher == "small"
+    assert load_recipe(mixed, {key: "small"}).phases[0].losses[1].teacher == {"small": 1.0}
 
 
 def test_a_run_asks_all_teachers_and_says_so(mixed: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +161,7 @@ def test_losses_that_change_teachers_with_each_other_train_anew(mixed: dict[str,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not there"),
+        ({"losses.imitate.teacher.huge": 1}, r"imitate: names the teacher 'huge', which is not in this recipe"),
         ({"losses.imitate.use": "./losses.py:Whole"}, r"imitate\.teacher: is a mixture, but only probabilities"),
         ({"losses.imitate.use": f"{TOY}:Imitate"}, r"imitate\.teacher: is a mixture, but only probabilities"),
         (

@@ -62,7 +62,7 @@ assert len(wrong) == 2 and "'often'" in wrong[0] and "kdtool_sample, which every
 assert "samplers" in recipe_schema()["properties"]
 recipe = load_recipe({**json.loads(sys.argv[1]), "sampler": {"use": "samplers:Letters", "letter": "y"}})
 with assemble(recipe) as assembly:
-    assert list(assembly.named("sampler")) == ["sampler"]
+    assert list(assembly.of_kind("sampler")) == ["sampler"]
     assert assembly.hooks().kdtool_sample(3) == {"sampler": "yyy"}
     assert assembly.hooks().component("sampler", samplers.Sampler).kdtool_sample(count=2) == "yy"
 """

@@ -114,7 +114,7 @@ def test_a_loss_that_tells_own_text_apart_needs_it(writing: dict[str, Any]) -> N
     assert "set `trainer.writes`" in refused(writing, {"trainer.writes": None})
     said = refused(writing, {"trainer": {"use": f"{TOY}:Trainer"}})
     assert "train.losses.telling" in said
-    assert "take a trainer that learns on the student's own" in said
+    assert "use a trainer with an on-policy setting" in said
 
 
 def test_a_loss_that_learns_from_the_corpus_alone_is_refused_beside_it(writing: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ def test_a_readme_shows_a_loss_that_tells_own_text_with_a_trainer_that_is_not_in
     loss = f"{Path('parts.py').resolve()}:Telling"
     block = f"train: {{losses: {{telling: {{use: {loss!r}}}}}, trainer: {{use: TRAINER}}}}\n"
     assert ("loss", loss) in uses(block.replace("TRAINER", "absent"), tmp_path / "absent")
-    with pytest.raises(kdtool.RecipeError, match="this phase learns on the corpus's alone"):
+    with pytest.raises(kdtool.RecipeError, match="this phase trains on the corpus alone"):
         uses(block.replace("TRAINER", f"{TOY}:Trainer"), tmp_path / "present")
 
 

@@ -67,7 +67,7 @@ def test_what_is_refused_is_refused_with_its_place(text: str, message: str) -> N
 
 @pytest.mark.parametrize(("key", "told"), [("step", "did you mean 'steps'?"), ("x", "keys of a phase: annotators, ")])
 def test_a_setting_that_is_no_key_of_a_phase_is_not_taken_for_a_phase_alone(key: str, told: str) -> None:
-    with pytest.raises(kdtool.RecipeError, match=rf"train\.{key}: is a phase: [^\n]*\n +{re.escape(told)}"):
+    with pytest.raises(kdtool.RecipeError, match=rf"train\.{key}: must be a phase: [^\n]*\n +{re.escape(told)}"):
         load_recipe({"corpus": "c", "train": {"losses": ["ce"], "steps": 1}}, {f"train.{key}": 5})
 
 
@@ -127,7 +127,7 @@ def test_phases_keep_their_order_and_inherit_the_trainer(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("train", [False, {}, [], 3, {"one": False, "two": False}])
 def test_a_recipe_without_a_phase_is_refused(train: Any, recipe: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.RecipeError, match=r"train(\.train)?: is a phase"):
+    with pytest.raises(kdtool.RecipeError, match=r"train(\.train)?: must be a phase"):
         load_recipe({**recipe, "train": train})
 
 
@@ -145,7 +145,7 @@ def test_names_of_entries_may_be_keys_of_the_recipe(recipe: dict[str, Any]) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="other words, and no devices")
 @pytest.mark.parametrize(
     ("base", "reason"),
-    [("\0", "embedded null"), ("/dev/zero", "no file"), (".", "no file"), ("x" * 5000, "too long")],
+    [("\0", "embedded null"), ("/dev/zero", "not a file"), (".", "not a file"), ("x" * 5000, "too long")],
 )
 def test_what_is_no_file_is_not_read(base: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(kdtool.RecipeError, match=f"cannot be read: .*{reason}"):
@@ -262,7 +262,7 @@ def test_losses_that_share_a_teacher_s_tokens_have_one_temperature(recipe: dict[
 
 def test_control_without_a_loss_of_its_own_is_refused(recipe: dict[str, Any]) -> None:
     del recipe["train"]["losses"]["count"]
-    with pytest.raises(kdtool.RecipeError, match="no loss that works without a teacher"):
+    with pytest.raises(kdtool.RecipeError, match="needs a loss that works without a teacher"):
         kdtool.run(recipe)
 
 
@@ -308,7 +308,7 @@ def test_a_list_of_anything_but_different_names_is_refused(tmp_path: Path, items
         ("train.losses", 7),
         ("evaluators", 8),
     ]
-    assert "is a list of different names" in str(caught.value)
+    assert "must be a list of different names" in str(caught.value)
     assert "NAME: {use: …}" in str(caught.value)
     assert "Node" not in str(caught.value)
 

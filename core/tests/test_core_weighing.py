@@ -96,7 +96,7 @@ def test_losses_of_whole_sequences_show_nothing_to_a_weighting(likely: dict[str,
 def test_a_loss_that_is_not_there_is_refused_with_those_that_are(likely: dict[str, Any]) -> None:
     assert problems(likely, named={"use": "./own.py:Named"}) == []
     (found,) = problems(likely, named={"use": "./own.py:Named", "loss": "likly"})
-    assert found.startswith("train.weightings.named: names the loss 'likly', which phase 'train' has not; ")
+    assert found.startswith("train.weightings.named: names the loss 'likly', which is not in phase 'train'; ")
     assert "did you mean 'likely'" in found
     assert "count, likely" in problems(likely, named={"use": "./own.py:Named", "loss": "zzz"})[0]
 

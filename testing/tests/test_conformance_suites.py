@@ -262,8 +262,8 @@ def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_p
     for number, (block, message) in enumerate(
         {
             "teachher: {use: x}\n": "did you mean",
-            f"screens:\n  own: {{{own}, size: 3}}\n": "is no setting of screen",
-            "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "is no weight",
+            f"screens:\n  own: {{{own}, size: 3}}\n": "unknown setting of screen",
+            "train: {losses: {ce: {weight: -1}}, steps: 3}\n": "weight",
         }.items()
     ):
         with pytest.raises(kdtool.RecipeError, match=message):

@@ -436,7 +436,7 @@ def test_rows_that_are_gone_are_said(inspect: Inspect, damaged: Any) -> None:
         (("--row", str(ROWS)), f"choose from 0 to {ROWS - 1}"),
         (("--signals", "teachers.big"), "no signals called 'teachers.big'; choose with --signals: signals/teacher"),
         (("--set", "signals.draws"), "is not of the form KEY=VALUE"),
-        (("--set", "signals.drawss=3"), "is no setting of"),
+        (("--set", "signals.drawss=3"), "unknown setting of"),
         (("--positions", "0"), "--positions"),
         (("no.yaml",), "unexpected extra argument"),
     ],

@@ -1,1 +1,1 @@
-"""How a recipe becomes an assembly: plugins built, configured and checked against each other."""
+"""From a recipe to an assembly: plugins built, configured and checked against each other."""

@@ -1,30 +1,25 @@
-"""From a `Recipe` to an `Assembly`: named plugins imported, configured, checked against each other, and built.
-
-All problems come at once as a `RecipeError`. An assembly owns one instance of every component, which answers questions about
-itself, and closes them at its end. Each phase of each arm trains with fresh ones of its own (losses, transforms, weightings,
-trainer) and hooks of its own, so that two phases, two arms and two runs in one process never see each other.
-"""
+"""From a `Recipe` to an `Assembly`: its plugins imported, configured, built, and checked against each other."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pydantic
 
 from kdtool._assembly.arms import arms_of
-from kdtool._assembly.built import Built, Lifetime, owner_of_spec
-from kdtool._assembly.checks.all_checks import fitting_problems
+from kdtool._assembly.built import Built, BuiltRecipe, Lifetime
+from kdtool._assembly.checks.all_checks import check_components
 from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
+from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import told, using
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.loaded import Loaded
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
 from kdtool._plugins.validation import mistakes
@@ -33,7 +28,11 @@ from kdtool._recipe.yaml import KeyPath
 
 
 class Assembly:
-    """A recipe whose plugins are there and fit together; a context manager that closes its components at the end."""
+    """A recipe with one instance of every component; a context manager that closes them at its end.
+
+    These instances answer questions about themselves. Each phase of each arm trains with new ones of its own (losses,
+    transforms, weightings, trainer) and hooks of its own: two phases, arms or runs in one process never see each other.
+    """
 
     def __init__(
         self,
@@ -45,6 +44,8 @@ class Assembly:
         self.recipe = recipe
         self.arms = arms
         self.built = built
+        self.complain = lifetime.complain
+        """Shows the user a line, past all trackers."""
         self._lifetime = lifetime
         self._shared_built = {spec.path: built[spec.key] for spec in recipe.lasting}
         self.shared: Mapping[str, Component] = {name: item.component for name, item in self._shared_built.items()}
@@ -57,16 +58,14 @@ class Assembly:
     def __exit__(self, *_: object) -> None:
         self._lifetime.close()
 
-    def complain(self, text: str) -> None:
-        """Show the user a line, past all trackers."""
-        self._lifetime.complain(text)
-
     def shows_messages(self) -> bool:
         """Return whether a tracker that has not failed shows the user the lines that `kdtool_said` gets."""
-        trackers = {name: item for name, item in self.shared.items() if isinstance(item, Tracker)}
-        return any(item.shows_messages and name not in self._muted for name, item in trackers.items())
+        return any(
+            isinstance(item, Tracker) and item.shows_messages and name not in self._muted
+            for name, item in self.shared.items()
+        )
 
-    def named(self, kind: str) -> dict[str, Component]:
+    def of_kind(self, kind: str) -> dict[str, Component]:
         """Return the shared components of a kind by name, in recipe order."""
         return {name: self.shared[name] for name, item in self._shared_built.items() if item.spec.kind == kind}
 
@@ -83,8 +82,7 @@ class Assembly:
     ) -> Iterator[ComponentHooks]:
         """Give hooks on the shared components, or those `instead` of them, and on new ones of the phase."""
         with Lifetime(self.complain, self._lifetime.trace) as lifetime:
-            own = phase.components if phase else ()
-            fresh = {spec.path: self.built[spec.key].renewed(lifetime) for spec in own}
+            fresh = {spec.path: self.built[spec.key].renew(lifetime) for spec in (phase.components if phase else ())}
             yield self._hooks({**self._shared_built, **fresh}, instead)
 
     def built_for(self, phase: PhaseSpec | None = None) -> dict[str, Built]:
@@ -92,15 +90,17 @@ class Assembly:
         own = {spec.path: self.built[spec.key] for spec in phase.components} if phase else {}
         return {**self._shared_built, **own}
 
-    def reopened(self) -> Assembly:
+    def reopen(self) -> Assembly:
         """Return the same assembly with new components, for use after this one has ended."""
-        with _until_error(Lifetime(self.complain, self._lifetime.trace)) as lifetime:
-            built = {key: item.renewed(lifetime) for key, item in self.built.items()}
-            return Assembly(self.recipe, self.arms, built, lifetime)
+        with ExitStack() as on_error:
+            lifetime = on_error.enter_context(Lifetime(self.complain, self._lifetime.trace))
+            built = {key: item.renew(lifetime) for key, item in self.built.items()}
+            on_error.pop_all()
+        return Assembly(self.recipe, self.arms, built, lifetime)
 
     def _hooks(self, built: Mapping[str, Built], instead: Mapping[str, Component] | None = None) -> ComponentHooks:
         return ComponentHooks(
-            {name: item.component for name, item in built.items()} | {**(instead or {})},
+            {**{name: item.component for name, item in built.items()}, **(instead or {})},
             {name: item.owner for name, item in built.items()},
             required=frozenset(name for name, item in built.items() if item.spec.required),
             trace=self._lifetime.trace,
@@ -129,56 +129,40 @@ def assemble(
     built: dict[KeyPath, Built] = {}
     control = recipe.control.phases if recipe.control else ()
     specs = (*recipe.lasting, *(own for phase in (*recipe.phases, *control) for own in phase.components))
-    with _until_error(Lifetime(say, trace)) as lifetime:
+    with ExitStack() as on_error:
+        lifetime = on_error.enter_context(Lifetime(say, trace))
         for spec in {spec.key: spec for spec in specs}.values():
-            if item := _build(recipe, spec, lifetime, problems):
-                built[spec.key] = item
+            try:
+                built[spec.key] = _build(recipe, spec, lifetime)
+            except RecipeError as error:
+                problems += error.problems
+            except (UsageError, PluginError) as error:
+                problem = problem_at(recipe, (*spec.key, "use"), told(error))
+                problems.append(replace(problem, plugin=isinstance(error, PluginError)))
         if problems:
             raise RecipeError(problems)
-        arms = arms_of(recipe, built, problems)
-        problems.extend(fitting_problems(recipe, built))
+        parts = BuiltRecipe(recipe, built)
+        arms = arms_of(parts, problems)
+        problems.extend(check_components(parts))
         if problems:
             raise RecipeError(problems)
-        return Assembly(recipe, arms, built, lifetime)
+        on_error.pop_all()
+    return Assembly(recipe, arms, built, lifetime)
 
 
-@contextmanager
-def _until_error(lifetime: Lifetime) -> Iterator[Lifetime]:
-    """Close what was built in the block if it fails."""
-    try:
-        yield lifetime
-    except BaseException:
-        lifetime.close()
-        raise
-
-
-def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: list[Problem]) -> Built | None:
-    key = (*spec.key, "use")
-    place = recipe.place(key)
-    try:
-        loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
-        with using(owner_of_spec(spec, loaded), "its class"):
-            return _configured(recipe, spec, loaded, lifetime, problems)
-    except (UsageError, PluginError) as error:
-        problems.append(replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError)))
-    return None
-
-
-def _configured(
-    recipe: Recipe, spec: ComponentSpec, loaded: Loaded, lifetime: Lifetime, problems: list[Problem]
-) -> Built | None:
-    cls, owner, what = loaded.cls, owner_of_spec(spec, loaded), f"{spec.kind} {spec.use!r}"
-    wrong = [f"{what} {message}" for message in mistakes(cls, spec.kind)]
-    problems.extend(replace(problem_at(recipe, (*spec.key, "use"), message), plugin=True) for message in wrong)
-    if wrong:
-        return None
-    try:
-        config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
-    except pydantic.ValidationError as error:
-        problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
-        return None
-    json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
-    built = Built(spec, loaded, config, lifetime.build(owner, cls, config))
-    if problem := attribute_problem(built.component, KINDS[spec.kind]):
-        raise PluginError(f"{owner}: {problem}")
-    return built
+def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
+    place, what = recipe.place((*spec.key, "use")), f"{spec.kind} {spec.use!r}"
+    loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
+    cls, owner = loaded.cls, Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
+    with using(owner, "its class"):
+        if wrong := list(mistakes(cls, spec.kind)):
+            raise PluginError("\n".join(f"{what} {message}" for message in wrong))
+        try:
+            config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
+        except pydantic.ValidationError as error:
+            raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
+        json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
+        component = lifetime.build(owner, cls, config)
+        if problem := attribute_problem(component, KINDS[spec.kind]):
+            raise PluginError(f"{owner}: {problem}")
+    return Built(spec, loaded, config, component, owner)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtool._contract.component import Component
 from kdtool._contract.run_info import Owner
-from kdtool._errors import cause_of
+from kdtool._errors import Problem, cause_of
 from kdtool._plugins.attribution import using
 from kdtool._plugins.hook_specs import implements
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.loaded import Loaded
-from kdtool._recipe.model import ComponentSpec
-
-__all__ = ["Built", "Lifetime", "owner_of_spec"]
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
+from kdtool._recipe.yaml import KeyPath
 
 
 class Lifetime(ExitStack):
@@ -59,21 +58,29 @@ class Built:
     loaded: Loaded
     config: Any
     component: Component
+    owner: Owner
 
-    @property
-    def owner(self) -> Owner:
-        """Return who stands behind it, for messages."""
-        return owner_of_spec(self.spec, self.loaded)
-
-    def instance(self) -> Component:
-        """Return the component, which lives as long as its assembly. A phase trains with others: see `Assembly.scope`."""
-        return self.component
-
-    def renewed(self, lifetime: Lifetime) -> Built:
+    def renew(self, lifetime: Lifetime) -> Built:
         """Return the same with a new instance, which lives as long as `lifetime`."""
         return replace(self, component=lifetime.build(self.owner, self.loaded.cls, self.config))
 
 
-def owner_of_spec(spec: ComponentSpec, loaded: Loaded) -> Owner:
-    """Return the owner of a component, for messages."""
-    return Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
+@dataclass(frozen=True)
+class BuiltRecipe:
+    """A recipe with its built components, as the checks read it."""
+
+    recipe: Recipe
+    built: Mapping[KeyPath, Built]
+
+    @property
+    def phases(self) -> tuple[PhaseSpec, ...]:
+        """The recipe's phases and the control's."""
+        return (*self.recipe.phases, *(self.recipe.control.phases if self.recipe.control else ()))
+
+    def component(self, spec: ComponentSpec) -> Any:
+        """Return the instance of a component; its class is that of its kind, which the recipe decides."""
+        return self.built[spec.key].component
+
+    def problem(self, key: KeyPath, message: str, remedy: str = "") -> Problem:
+        """Return a problem of a key, with its place."""
+        return problem_at(self.recipe, key, message, remedy)

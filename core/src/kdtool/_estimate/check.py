@@ -113,7 +113,7 @@ def check_recipe(
 def _figures(
     assembly: Assembly, models: Mapping[str, ModelFacts], forecast: Forecast, memory: int, on_gpu: int
 ) -> Attempt:
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     over: dict[str, int] = {}
     for held, limit in ((forecast.memory, memory), (forecast.device_memory, on_gpu)):
         totals = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}

@@ -23,7 +23,7 @@ def timed_by_record(
         before = read_results(folder)
     except KdtoolError:
         return asked
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     if student not in models or before.models.get(student) != models[student]:
         return asked
     configs = {record.name: record.config for record in before.components}

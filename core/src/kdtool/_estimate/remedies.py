@@ -62,10 +62,10 @@ Try = Callable[[Mapping[str, Any]], Attempt]
 
 def proposals(assembly: Assembly, asked: Sequence[Asked]) -> list[Remedy]:
     """Return what components and transforms propose, cheapest first, untried."""
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     found: dict[str, Remedy] = {}
     paths = {built.spec.path: built.spec for built in assembly.built.values()}
-    evaluators = set(assembly.named("evaluator"))
+    evaluators = set(assembly.of_kind("evaluator"))
     for part in asked:
         spec = paths.get(part.component)
         if spec is None:
@@ -195,6 +195,6 @@ def _transforms(assembly: Assembly) -> Iterator[Remedy]:
 
 def _starts_random(assembly: Assembly) -> bool:
     """Return whether the student's weights are drawn: where they are frozen, nothing was ever learnt."""
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     component = assembly.shared[student]
     return isinstance(component, Student) and component.uses_seed

@@ -61,7 +61,7 @@ def evaluate(
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
     loaded = measuring_recipe(name, evaluators, settings or {}, corpus=corpus, recipe=path)
     with assemble(loaded, print_line) as assembly:
-        if not found and not assembly.named("teacher"):
+        if not found and not assembly.of_kind("teacher"):
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )

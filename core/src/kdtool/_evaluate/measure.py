@@ -53,9 +53,9 @@ def measure(
 
 def _measure(models: Sequence[Model], evaluators: Collection[str], context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
-    named = context.assembly.named("evaluator")
+    named = context.assembly.of_kind("evaluator")
     only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-    stand_by = context.assembly.named("exporter")
+    stand_by = context.assembly.of_kind("exporter")
     refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()

@@ -1,4 +1,4 @@
-"""Layers of a recipe: what it extends, the recipe itself, and all `--set` together, composed from the bottom up.
+"""Layers of a recipe: those it extends, the recipe itself, and all `--set` together, composed from the bottom up.
 
 Sugar is removed before composing: `teacher: x` becomes `teachers: {teacher: {use: x}}`, and `train` gets named phases. A
 layer that changes `use` drops the options of the plugin below and keeps the core's own keys. A list of names becomes a map
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,7 @@ def as_written(path: KeyPath) -> str:
     parts = [str(part) for part in path]
     if parts[:2] == ["train", "train"]:
         del parts[0]
-    return ".".join(
-        part
-        for part, after in zip(parts, [*parts[1:], ""][: len(parts)], strict=True)
-        if COLLECTIONS.get(part) != after
-    )
+    return ".".join(part for part, after in zip_longest(parts, parts[1:]) if COLLECTIONS.get(part, 0) != after)
 
 
 def read_layers(path: Path) -> list[Node]:
@@ -50,29 +46,27 @@ def read_layers(path: Path) -> list[Node]:
     """
     layers: list[Node] = []
     seen: list[Path] = []
-    where = Place("", 0, 0, Path())
+    key, place = "", Place("", 0, 0, Path())
     while True:
         try:
             if path.resolve() in seen:
-                raise _refused(where, f"{path.name} extends itself")
+                raise RecipeError([place.problem(key, f"{path.name} extends itself")])
             seen.append(path.resolve())
             text = read_text(path)
         except (OSError, ValueError) as error:
-            other_bytes = isinstance(error, UnicodeError)
-            reason = "it is no UTF-8 text" if other_bytes else getattr(error, "strerror", "") or str(error)
-            raise _refused(where, f"recipe {str(path)[:200]!r} cannot be read: {reason}") from error
+            reason = (
+                "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", "") or str(error)
+            )
+            message = f"recipe {str(path)[:200]!r} cannot be read: {reason}"
+            raise RecipeError([place.problem(key, message)]) from error
         layers.insert(0, read_document(text, str(path), path.parent))
         base = layers[0].value.pop("extends", None)
         if base is None:
             return layers
-        where = base.place
+        key, place = "extends", base.place
         if not isinstance(base.value, str):
-            raise _refused(where, "is the path of a recipe")
-        path = where.folder / base.value
-
-
-def _refused(place: Place, message: str) -> RecipeError:
-    return RecipeError([place.problem("extends" if place.file else "", message)])
+            raise RecipeError([place.problem(key, "must be the path of a recipe")])
+        path = place.folder / base.value
 
 
 def settings_layer(settings: Mapping[str, Any]) -> Node:
@@ -85,26 +79,21 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     problems: list[Problem] = []
     for key, value in settings.items():
         place = Place(f"--set {key}", 0, 0, Path.cwd())
-        *parents, last = _key_path(key)
+        first, _, rest = key.partition(".")
+        # below `require` the rest is one key: names of measurements may hold any character
+        *parents, last = [first, rest] if first == "require" and rest else key.split(".")
         target: Any = root.value
-        if not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)) and parents != ["require"]:
-            problems.append(root.place.problem(key, "is not a key path; write for example train.steps=100"))
-            continue
         for part in parents:
             target = target.setdefault(part, Node({}, place)).value if isinstance(target, dict) else target
-        if not isinstance(target, dict):
+        if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
+            problems.append(root.place.problem(key, "is not a key path; write for example train.steps=100"))
+        elif not isinstance(target, dict):
             problems.append(root.place.problem(key, "goes through a key that another --set gives a value"))
-            continue
-        target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+        else:
+            target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
     if problems:
         raise RecipeError(problems)
     return root
-
-
-def _key_path(key: str) -> list[str]:
-    """Split a key path at its dots. Below `require` the rest is one key: names of measurements may hold any character."""
-    first, _, rest = key.partition(".")
-    return [first, rest] if first == "require" and rest else key.split(".")
 
 
 def compose(layers: Sequence[Node]) -> Node:
@@ -119,83 +108,65 @@ def compose(layers: Sequence[Node]) -> Node:
 
 
 def _without_sugar(layer: Node, problems: list[Problem]) -> Node:
-    entries = _entries(layer, "", problems)
-    if "train" in entries:
-        node = entries["train"]
-        single = not isinstance(node.value, dict) or bool(node.value.keys() & _PHASE_SIGNS)
-        phases = {"train": node} if single else node.value
-        named = {name: "train." if single else f"train.{name}." for name in phases}
-        plain = {name: _section(phase, named[name], problems) for name, phase in phases.items()}
-        entries["train"] = Node(plain, node.place)
-    if "control" in entries:
-        entries["control"] = _section(entries["control"], "control.", problems)
-    return Node(entries, layer.place)
+    """Return a layer with phases by name, and no singular keys."""
+    sections = dict(layer.value)
+    train = sections.get("train")
+    if train is not None:
+        is_single = not isinstance(train.value, dict) or bool(train.value.keys() & _PHASE_SIGNS)
+        phases = {"train": train} if is_single else train.value
+        paths = {name: "train." if is_single else f"train.{name}." for name in phases}
+        sections["train"] = Node({name: _expand(phases[name], paths[name], problems) for name in phases}, train.place)
+    if "control" in sections:
+        sections["control"] = _expand(sections["control"], "control.", problems)
+    return _expand(Node(sections, layer.place), "", problems)
 
 
 _PHASE_SIGNS = {*PHASE_KEYS, *(COLLECTIONS[key] for key in PHASE_KEYS if key in COLLECTIONS)}
 
 
-def _section(node: Node, prefix: str, problems: list[Problem]) -> Node:
-    """Return a phase, or the control's settings, without sugar."""
-    return Node(_entries(node, prefix, problems), node.place) if isinstance(node.value, dict) else node
-
-
-def _entries(section: Node, prefix: str, problems: list[Problem]) -> dict[str, Node]:
-    """Return the entries of a section without singular forms; `prefix` leads to it in a recipe as it is written."""
-    found: dict[str, Node] = {}
-    for key, node in section.value.items():
-        singular = COLLECTIONS.get(key, "")
-        if _PLURAL.get(key) in section.value:
-            continue  # below, together with the plural form
-        if singular not in section.value:
-            found.update(_plain_entry(key, node))
+def _expand(section: Node, prefix: str, problems: list[Problem]) -> Node:
+    """Return a section with maps of components; `prefix` leads to it in a recipe as it is written."""
+    if not isinstance(section.value, dict):
+        return section
+    found = {key: _components(key, node) for key, node in section.value.items() if key not in _PLURAL}
+    for singular, one in section.value.items():
+        if (plural := _PLURAL.get(singular, "")) == "":
             continue
-        one = section.value[singular]
-        if not (_is_off(one) or _is_off(node)):
-            message = f"stands beside {key!r}: use one of them"
-            remedy = f"`{singular}: false` beside {key!r} removes an inherited {singular}"
-            problems.append(replace(one.place.problem(prefix + singular, message), remedy=remedy))
-        found[key] = _joined(key, node, singular, one)
-    return found
+        several, entry = found.get(plural), Node(False, one.place) if _is_off(one) else _component(one)
+        if several is None or _is_off(several):
+            found[plural] = Node({singular: entry}, one.place, whole=several is not None)
+        elif _is_off(one) and isinstance(several.value, dict):
+            found[plural] = Node({singular: entry, **several.value}, several.place, several.whole)
+        else:
+            message = f"stands beside {plural!r}: use one of them"
+            remedy = f"`{singular}: false` beside {plural!r} removes an inherited {singular}"
+            problems.append(one.place.problem(prefix + singular, message, remedy))
+    return Node(found, section.place)
 
 
-def _joined(key: str, several: Node, singular: str, one: Node) -> Node:
-    """Return the entries of a plural key beside its singular form: one of the two is off, and removes what is inherited."""
-    single, plain = _plain_entry(singular, one)[key], _plain_entry(key, several)[key]
-    if _is_off(several):
-        return several if _is_off(one) else Node(single.value, one.place, whole=True)
-    if not isinstance(plain.value, dict):
-        return plain  # refused later
-    return Node({**single.value, **plain.value}, plain.place, whole=plain.whole)
+def _components(key: str, node: Node) -> Node:
+    """Return an entry of a section with components as mappings; a list of different names becomes a map.
 
-
-def _is_off(node: Node) -> bool:
-    return node.value is None or node.value is False
-
-
-def _plain_entry(key: str, node: Node) -> dict[str, Node]:
-    if key in _PLURAL:
-        entry = Node(False, node.place) if _is_off(node) else _component(node)
-        return {_PLURAL[key]: Node({key: entry}, node.place)}
+    Anything else stays and is refused later.
+    """
     if key in SINGLE:
-        return {key: node if _is_off(node) else _component(node)}
-    named = _named(node.value) if isinstance(node.value, list) else node.value
-    if key not in COLLECTIONS or not isinstance(named, dict):
-        return {key: node}
-    entries = {name: _component(entry) for name, entry in named.items()}
-    return {key: Node(entries, node.place, whole=named is not node.value)}
-
-
-def _named(items: list[Node]) -> dict[str, Node] | None:
-    """Return a list of different names as a map; None for any other list, which stays what it is and is refused later."""
-    named = {item.value: Node({}, item.place) for item in items if isinstance(item.value, str)}
-    return named if len(named) == len(items) else None
+        return node if _is_off(node) else _component(node)
+    is_list = isinstance(node.value, list)
+    named = {item.value: item for item in node.value if isinstance(item.value, str)} if is_list else node.value
+    if key not in COLLECTIONS or not isinstance(named, dict) or len(named) < len(node.value):
+        return node
+    entries = {name: Node({}, entry.place) if is_list else _component(entry) for name, entry in named.items()}
+    return Node(entries, node.place, whole=is_list)
 
 
 def _component(node: Node) -> Node:
     if node.value is None or node.value is True:
         return Node({}, node.place)
     return Node({"use": node}, node.place) if isinstance(node.value, str) else node
+
+
+def _is_off(node: Node) -> bool:
+    return node.value is None or node.value is False
 
 
 def _merge(below: Node, above: Node, name: str) -> Node:

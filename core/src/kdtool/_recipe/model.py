@@ -1,4 +1,4 @@
-"""The typed recipe: what was asked for, with the place of each component, before any plugin is imported."""
+"""The typed recipe, with the place of each component, before any plugin is imported."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """A component named by the recipe. `name` is its short name, `path` its key path, `options` go to its `Config`.
+    """A component of the recipe: its short name, its key path as the user writes it, and the options for its `Config`.
 
-    `key` is the composed document's path, by which places of single options are found. `teacher` is a loss's: a name, or
-    names with shares that sum to 1. `share` is a corpus's, None where it is taken whole.
+    `key` is the composed document's path, which leads to places. `teacher` holds the teachers that a loss names, with
+    shares that sum to 1. `share` is a corpus's, None if it is taken whole.
     """
 
     path: str
@@ -34,7 +34,7 @@ class ComponentSpec:
     options: Mapping[str, Any]
     key: KeyPath
     weight: float | Schedule = 1.0
-    teacher: str | Mapping[str, float] | None = None
+    teacher: Mapping[str, float] = field(default_factory=dict)
     required: bool = False
     share: float | None = None
 
@@ -78,7 +78,7 @@ class ControlSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `shared` holds what stands beside the phases, in the order of the key list in `parse`."""
+    """A whole recipe. `shared` holds the components beside the phases, in the order of the table of kinds."""
 
     name: str
     seeds: tuple[int, ...]
@@ -95,7 +95,7 @@ class Recipe:
         return tuple(({spec.key: spec for spec in self.shared} | own).values())
 
     def place(self, key: KeyPath) -> Place | None:
-        """Return where a key, or the nearest one above it, was written."""
+        """Return the place of a key, or of the nearest one above it."""
         for depth in range(len(key), 0, -1):
             if key[:depth] in self.places:
                 return self.places[key[:depth]]
@@ -103,7 +103,7 @@ class Recipe:
 
 
 def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> Problem:
-    """Return a problem of a key, placed where the key or the nearest one above it was written."""
+    """Return a problem of a key, at the place of the key or the nearest one above it."""
     place = recipe.place(key) or Place("", 0, 0, Path())
     return place.problem(as_written(key), message, remedy)
 
@@ -111,13 +111,13 @@ def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> 
 def invalid(
     recipe: Recipe, key: KeyPath, what: str, fields: Mapping[str, Any], error: ValidationError
 ) -> Iterable[Problem]:
-    """Yield what pydantic found wrong with the settings under a key; `fields` are those that there are, by name."""
+    """Yield a problem for each of pydantic's errors in the settings under a key; `fields` are the known ones by name."""
     for detail in error.errors(include_url=False):
         path, name = (*key, *map(str, detail["loc"])), ".".join(map(str, detail["loc"]))
-        if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if detail["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             hint = did_you_mean(str(path[-1]), fields, what=f"settings of {what}", shown=20)
-            yield problem_at(recipe, path, f"is no setting of {what}", hint)
-        elif detail["type"] in ("missing", "missing_argument"):
+            yield problem_at(recipe, path, f"unknown setting of {what}", hint)
+        elif detail["type"] in {"missing", "missing_argument"}:
             described = getattr(fields.get(name), "description", "") or ""
             yield problem_at(recipe, key, f"{what} needs the setting {name!r}", described)
         else:

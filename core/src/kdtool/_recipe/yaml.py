@@ -1,14 +1,14 @@
-"""YAML with places: every value knows the file, line and column where it was written.
+"""YAML 1.2 in which every value has its place: `no` is text, and `1e-4` a number.
 
-YAML 1.2 scalars (so `no` is text and `1e-4` a number); duplicate keys, anchors, tags, and documents that are too large or
-too deep are refused. A syntax error is reported alone, since nothing after it can be trusted.
+Duplicate keys, anchors, tags, and documents that are too large or too deep are refused. A syntax error is reported alone,
+since nothing after it can be trusted.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was written. `folder` is where relative paths start. Line and column count from 1; 0 is unknown."""
+    """The place of something written. Relative paths start at `folder`. Line and column count from 1; 0 is unknown."""
 
     file: str
     line: int
@@ -36,8 +36,12 @@ class Place:
     folder: Path
 
     def problem(self, key: str, message: str, remedy: str = "") -> Problem:
-        """Return a problem of what was written here."""
+        """Return a problem of a key at this place."""
         return Problem(key, message, self.file, self.line, self.column, remedy)
+
+    def at(self, mark: Any) -> Place:
+        """Return the place of one of YAML's marks in the same file."""
+        return replace(self, line=mark.line + 1, column=mark.column + 1)
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,14 @@ def as_node(data: Any, place: Place) -> Node:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, at most a little more than a recipe may hold. Pipes and devices are no recipes: they may hang.
+    """Return a file's text, at most a little more than a recipe may hold. Pipes and devices are refused: they may hang.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no file, or no UTF-8 text.
+        ValueError: it is not a file, or not UTF-8 text.
     """
     if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("not a file")
     with path.open(encoding="utf-8-sig") as file:
         return file.read(MAXIMUM_BYTES + 1)
 
@@ -93,24 +97,24 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     Raises:
         RecipeError: the syntax is wrong, or something is refused (see the module's docstring).
     """
-    reader, place = _Reader(file, folder), Place(file, 0, 0, folder)
+    place = Place(file, 0, 0, folder)
     if len(text) > MAXIMUM_BYTES:
-        raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters")])
+        raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters", "split it by `extends:`")])
     try:
-        reader.refuse_exotic(text)
+        _refuse_exotic(text, place)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = f"cannot be read as YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        place = Place(file, mark.line + 1, mark.column + 1, folder) if mark else place
         remedy = "this is a tab; indent by spaces" if mark and text[mark.index : mark.index + 1] == "\t" else ""
-        raise RecipeError([place.problem("", message, remedy)]) from error
+        raise RecipeError([(place.at(mark) if mark else place).problem("", message, remedy)]) from error
     if not isinstance(root, yaml.MappingNode):
-        message = "a recipe is a mapping of keys to values" if root else "is empty"
+        message = "must be a mapping of keys to values" if root else "is empty"
         raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
-    document = reader.convert(root, "")
-    if reader.problems:
-        raise RecipeError(reader.problems)
+    problems: list[Problem] = []
+    document = _convert(root, "", place, problems)
+    if problems:
+        raise RecipeError(problems)
     return document
 
 
@@ -129,46 +133,36 @@ def _scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-class _Reader:
-    """Converts YAML's nodes to ours, gathering problems."""
+def _refuse_exotic(text: str, place: Place) -> None:
+    depth, message = 0, ""
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAXIMUM_DEPTH:
+            message = f"is nested deeper than {MAXIMUM_DEPTH} levels"
+        elif getattr(event, "anchor", None):  # of an alias, too
+            message = "anchors and aliases are not supported; `extends:` shares settings"
+        elif getattr(event, "tag", None):
+            message = f"tags such as {event.tag} are not supported"
+        if message:
+            raise RecipeError([place.at(event.start_mark).problem("", message)])
 
-    def __init__(self, file: str, folder: Path) -> None:
-        self.file = file
-        self.folder = folder
-        self.problems: list[Problem] = []
 
-    def refuse_exotic(self, text: str) -> None:
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            message = f"is nested deeper than {MAXIMUM_DEPTH} levels" if depth > MAXIMUM_DEPTH else ""
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                message = "anchors and aliases are not used here; `extends:` shares settings"
-            elif getattr(event, "tag", None):
-                message = f"tags such as {event.tag} are not used here"
-            if message:
-                self.problem(event, "", message)
-                raise RecipeError(self.problems)
-
-    def problem(self, node: Any, key: str, message: str) -> None:
-        self.problems.append(self._place(node).problem(key, message))
-
-    def convert(self, node: yaml.Node, key: str) -> Node:
-        if isinstance(node, yaml.SequenceNode):
-            return Node([self.convert(item, key) for item in node.value], self._place(node))
-        if not isinstance(node, yaml.MappingNode):
-            return Node(node.value if node.style else _scalar(node.value), self._place(node))
-        found: dict[str, Node] = {}
-        for key_node, value_node in node.value:
-            name = f"{key}.{key_node.value}" if key else str(key_node.value)
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.problem(key_node, key, "a key is a plain word")
-            elif key_node.value in found:
-                first = found[key_node.value].place.line
-                self.problem(key_node, name, f"is written twice, first in line {first}")
-            else:  # a value's place is its key's: that is what a message points at
-                found[key_node.value] = Node(self.convert(value_node, name).value, self._place(key_node))
-        return Node(found, self._place(node))
-
-    def _place(self, node: Any) -> Place:
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1, self.folder)
+def _convert(node: yaml.Node, key: str, place: Place, problems: list[Problem]) -> Node:
+    """Return YAML's node as ours, gathering problems; `key` leads to it."""
+    here = place.at(node.start_mark)
+    if isinstance(node, yaml.SequenceNode):
+        return Node([_convert(item, key, place, problems) for item in node.value], here)
+    if not isinstance(node, yaml.MappingNode):
+        return Node(node.value if node.style else _scalar(node.value), here)
+    found: dict[str, Node] = {}
+    for key_node, value_node in node.value:
+        name = f"{key}.{key_node.value}" if key else str(key_node.value)
+        there = place.at(key_node.start_mark)
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.append(there.problem(key, "a key must be a plain word"))
+        elif key_node.value in found:
+            first = found[key_node.value].place.line
+            problems.append(there.problem(name, f"is written twice, first in line {first}"))
+        else:  # a value's place is its key's: that is what a message points at
+            found[key_node.value] = Node(_convert(value_node, name, place, problems).value, there)
+    return Node(found, here)

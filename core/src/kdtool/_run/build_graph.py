@@ -106,7 +106,7 @@ def _identify(context: Context, run: RunInfo) -> None:
 
 def _facts(context: Context, run: RunInfo, student: Node) -> dict[str, ModelFacts]:
     """Return the shapes of the models that describe themselves, by component, and of the student as it was built."""
-    (name,) = context.assembly.named("student")
+    (name,) = context.assembly.of_kind("student")
     built = {name: facts_of(student)} if student.exists else {}
     return {**context.hooks.kdtool_describe(run), **built}
 

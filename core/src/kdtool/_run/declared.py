@@ -27,7 +27,7 @@ __all__ = ["hooks_of"]
 @contextmanager
 def hooks_of(assembly: Assembly, shared: Hooks, node: Node) -> Iterator[Hooks]:
     """Give the hooks with which a node is made; `shared` are those of the run. A phase's own components close at the end."""
-    teachers = assembly.named("teacher")
+    teachers = assembly.of_kind("teacher")
     hidden = {
         name: _Undeclared(name, found, node.name, inherited=name in node.asked)
         for name, found in teachers.items()

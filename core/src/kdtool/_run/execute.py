@@ -168,7 +168,7 @@ def reported(context: Context, run: RunInfo, results: Results) -> Results:
     """
     with storage_errors(context.folder):
         write_results(results)
-    for name in context.assembly.named("reporter"):
+    for name in context.assembly.of_kind("reporter"):
         results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
         if results.report is None or not results.report.exists():
             raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
@@ -264,7 +264,7 @@ def _ended_early(arms: Sequence[Arm]) -> bool:
 def _models(context: Context, stages: Stages) -> dict[str, ModelFacts]:
     """Return the shapes of the student, and of the teachers that describe themselves."""
     facts = next(iter(stages.materials.values())).facts
-    wanted = (*context.assembly.named("student"), *context.assembly.named("teacher"))
+    wanted = (*context.assembly.of_kind("student"), *context.assembly.of_kind("teacher"))
     return {name: facts[name] for name in wanted if name in facts}
 
 

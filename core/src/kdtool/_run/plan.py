@@ -64,7 +64,7 @@ class RecordedSignals:
         for what, there in (("signals", self.folder.is_dir()), ("rows of the signals", self._rows.exists)):
             if not there:
                 raise StorageError(f"the {what} of {self.teacher.name} are not there; run the recipe to make them")
-        with self._context.assembly.reopened() as assembly:
+        with self._context.assembly.reopen() as assembly:
             context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
             run = context.info(Stage("signals"), context.folder)
             tokenizer = context.hooks.component(self.teacher.name, Teacher).kdtool_tokenizer(run)

@@ -1,40 +1,37 @@
-"""What the components of a recipe ask of each other, all of it: whether they fit. Called by the assembly."""
+"""All checks of whether the components of a recipe fit together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from kdtool._assembly.checks.corpus_shares import share_problems
-from kdtool._assembly.checks.dependencies import takes_problems
-from kdtool._assembly.checks.loss_weights import weight_problems
-from kdtool._assembly.checks.requirements import requirement_problems
-from kdtool._assembly.checks.teacher_signals import needs_problems
-from kdtool._assembly.checks.token_columns import column_problems
-from kdtool._assembly.checks.validation import validating_problems
-from kdtool._assembly.checks.weightings import weighing_problems
+from kdtool._assembly.built import BuiltRecipe
+from kdtool._assembly.checks.corpus_shares import check_shares
+from kdtool._assembly.checks.dependencies import check_dependencies
+from kdtool._assembly.checks.loss_weights import check_weights
+from kdtool._assembly.checks.on_policy import check_on_policy
+from kdtool._assembly.checks.requirements import check_requirements
+from kdtool._assembly.checks.teacher_signals import check_signals
+from kdtool._assembly.checks.teacher_training import check_teacher_training
+from kdtool._assembly.checks.token_columns import check_columns
+from kdtool._assembly.checks.validation import check_validation
+from kdtool._assembly.checks.weightings import check_weightings
 from kdtool._errors import Problem
-from kdtool._recipe.model import Recipe
-from kdtool._recipe.yaml import KeyPath
-
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
-
-__all__ = ["fitting_problems"]
 
 _CHECKS = (
-    needs_problems,
-    takes_problems,
-    share_problems,
-    column_problems,
-    weighing_problems,
-    weight_problems,
-    requirement_problems,
-    validating_problems,
+    check_teacher_training,
+    check_signals,
+    check_on_policy,
+    check_dependencies,
+    check_shares,
+    check_columns,
+    check_weightings,
+    check_weights,
+    check_requirements,
+    check_validation,
 )
 
 
-def fitting_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield whatever does not fit; each check expects components that are built, and says its own."""
+def check_components(parts: BuiltRecipe) -> Iterator[Problem]:
+    """Yield the problems that every check finds."""
     for check in _CHECKS:
-        yield from check(recipe, built)
+        yield from check(parts)

@@ -1,38 +1,44 @@
-"""What components take of others by name (`Component.derives_from`): that it is there, is another, and can be given.
-
-`_fitting` asks for the problems of a recipe; the run asks whose text stands behind a text artefact.
-"""
+"""Components derived from others (`Component.derives_from`): the others exist and can be taken from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from kdtool._assembly.built import BuiltRecipe
 from kdtool._contract.component import Component
+from kdtool._contract.corpus import Corpus
 from kdtool._contract.teacher import Teacher
 from kdtool._errors import Problem
-from kdtool._plugins.validation import implements
-from kdtool._recipe.model import ComponentSpec, Recipe, problem_at
-from kdtool._recipe.yaml import KeyPath
-
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
-
-__all__ = ["taken_by", "takes_problems"]
+from kdtool._plugins.hook_specs import implements
 
 
-def takes_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield what is wrong with what the recipe's components take of each other."""
-    lasting = {spec.path: built[spec.key].instance() for spec in recipe.lasting}
-    specs = {spec.path: spec for spec in recipe.lasting}
+def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
+    """Yield the sources that are missing, circular, or unable to give what is taken of them."""
+    specs = {spec.path: spec for spec in parts.recipe.lasting}
+    components: dict[str, Component] = {path: parts.component(spec) for path, spec in specs.items()}
     for path, spec in specs.items():
-        for name in lasting[path].derives_from:
-            if problem := _problem(spec, name, specs, lasting):
-                yield problem_at(recipe, spec.key, *problem)
+        for name, transfer in components[path].derives_from.items():
+            source, message, remedy = components.get(name), "", "name a teacher, or a corpus"
+            if source is None:
+                kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}
+                there = [other for other, found in specs.items() if found.kind in kinds and other != path]
+                message, remedy = f"takes {transfer} of {name!r}, which is missing", f"there are: {', '.join(there)}"
+            elif path in taken_by([path], components):
+                message = f"takes {transfer} of {name}, which takes something of it in turn"
+                remedy = "let one of them begin"
+            elif transfer == "text" and isinstance(source, Teacher):
+                if "text" not in source.offers or not implements(type(source), "kdtool_answer"):
+                    offers = ", ".join(sorted(source.offers)) or "nothing"
+                    message = f"takes text of {name} ({specs[name].use}), which offers {offers}"
+                    remedy = "name a teacher that answers prompts"
+            elif transfer == "text" and not isinstance(source, Corpus):
+                message = f"takes text of {name}, which is a {specs[name].kind}"
+            if message:
+                yield parts.problem(spec.key, message, remedy)
 
 
 def taken_by(names: Iterable[str], components: Mapping[str, Component]) -> tuple[str, ...]:
-    """Return what the named components take of others, and what those take in turn, each name once."""
+    """Return the sources of the named components, and the sources of those in turn, each name once."""
     found: dict[str, None] = {}
     waiting = list(names)
     while waiting:
@@ -41,24 +47,3 @@ def taken_by(names: Iterable[str], components: Mapping[str, Component]) -> tuple
         found.update(dict.fromkeys(taken))
         waiting += taken
     return tuple(found)
-
-
-def _problem(
-    spec: ComponentSpec, name: str, specs: Mapping[str, ComponentSpec], components: Mapping[str, Component]
-) -> tuple[str, str] | None:
-    transfer = components[spec.path].derives_from[name]
-    other = specs.get(name)
-    if other is None:
-        kinds = {"teacher", "corpus"} if transfer == "text" else {"teacher"}
-        there = ", ".join(path for path, found in specs.items() if found.kind in kinds and path != spec.path)
-        return f"takes {transfer} of {name!r}, which is not there", f"there are: {there or 'none'}"
-    if spec.path in taken_by([spec.path], components):
-        return f"takes {transfer} of {name}, which takes something of it in turn", "let one of them begin"
-    teacher = components[name]
-    if transfer == "text" and isinstance(teacher, Teacher):
-        if "text" not in teacher.offers or not implements(type(teacher), "kdtool_answer"):
-            offers = ", ".join(sorted(teacher.offers)) or "nothing"
-            return f"takes text of {name} ({other.use}), which offers {offers}", "name a teacher that answers prompts"
-    elif transfer == "text" and other.kind != "corpus":
-        return f"takes text of {name}, which is a {other.kind}", "name a teacher, or a corpus"
-    return None

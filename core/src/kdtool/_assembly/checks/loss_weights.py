@@ -1,43 +1,35 @@
-"""Weights of losses: whether a phase learns anything at all, and weights that sum to 1 at every step.
-
-`_fitting` asks for the problems of a recipe; `_arms` scales the weights of what a control learns from.
-"""
+"""Weights of losses: a phase learns something, and a control's weights sum to 1 at every step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import isclose
-from typing import TYPE_CHECKING
 
+from kdtool._assembly.built import BuiltRecipe
 from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import Problem
-from kdtool._recipe.model import Recipe, problem_at
-from kdtool._recipe.yaml import KeyPath
-
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
-
-__all__ = ["scaled", "weighs", "weight_problems"]
 
 
-def weight_problems(recipe: Recipe, _: Mapping[KeyPath, Built]) -> Iterator[Problem]:
+def check_weights(parts: BuiltRecipe) -> Iterator[Problem]:
     """Yield the phases that would learn nothing, since all their losses weigh 0 from beginning to end."""
-    for phase in recipe.phases:
+    for phase in parts.recipe.phases:
         if not any(weighs(spec.weight) for spec in phase.losses):
             message = f"in phase {phase.name!r} all losses weigh 0: nothing would be learnt"
-            yield problem_at(recipe, (*phase.key, "losses"), message, "give one of them a weight above 0")
+            yield parts.problem((*phase.key, "losses"), message, "give one of them a weight above 0")
 
 
 def weighs(weight: float | Schedule) -> bool:
     """Return whether a weight is above 0 at any time."""
-    return any(share > 0 for share in _ends(weight))
+    return any(end > 0 for end in _ends(weight))
 
 
-def scaled(weights: Sequence[float | Schedule]) -> list[float | Schedule] | None:
+def scale_to_one(weights: Sequence[float | Schedule]) -> list[float | Schedule] | None:
     """Return weights in the same proportions that sum to 1 at every step; None where no schedules do.
 
-    At least one weight is above 0 at some time. While none is, the proportions are those that there are at another time.
+    While all weights are 0, the proportions are those of another time.
     """
+    if not any(map(weighs, weights)):
+        return None
     first, last = zip(*map(_ends, weights), strict=True)
     starts, ends = _shares(first) or _shares(last), _shares(last) or _shares(first)
     courses = {(w.begin, w.until, w.shape) for w in weights if isinstance(w, Schedule) and w.start != w.end}

@@ -1,72 +1,66 @@
-"""What a recipe requires of the student: `require: {humaneval.pass@1: ">= 0.70"}`, read, checked, and held against results.
+"""Requirements of the student, such as `require: {humaneval.pass@1: ">= 0.70"}`: checked, and held against results.
 
 A key is EVALUATOR.MEASUREMENT, or the measurement's name alone where that begins so. A condition is a comparison with a
-number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`, which holds where the
-95 % interval of the difference says so.
+number (`>= 0.70`), with a share of a teacher's value (`>= 90% of teacher`), or `better than control`, which holds if the
+95 % interval of the difference is on the better side.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import ge, gt, le, lt
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from kdtool._assembly.built import BuiltRecipe
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement
+from kdtool._contract.reporting import Comparison, Requirement, Results, where
 from kdtool._errors import Problem, TargetMissedError, UsageError
-from kdtool._recipe.model import ARMS, Recipe, of_kind, problem_at
-from kdtool._recipe.yaml import KeyPath
+from kdtool._recipe.model import ARMS, of_kind
 from kdtool._text.did_you_mean import did_you_mean
-
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
-    from kdtool._contract.reporting import Comparison, Requirement, Results
-
-__all__ = ["held_against", "refuse_missed", "requirement_problems"]
+from kdtool._text.markdown import signed
 
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, ">": gt, "<": lt}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_BOUND = re.compile(rf"(?P<sign>[<>]=?)\s*(?P<number>{_NUMBER})\s*(?:%\s*of\s+(?P<arm>\S+))?")
-_BETTER = re.compile(r"better\s+than\s+(?P<arm>\S+)")
+_CONDITION = re.compile(
+    rf"\s*(?:(?P<sign>[<>]=?)\s*(?P<number>{_NUMBER})\s*(?:%\s*of\s+(?P<of>\S+))?|better\s+than\s+(?P<than>\S+))\s*"
+)
 _FORMS = '">= 0.70" (or >, <=, <), ">= 90% of teacher", or "better than control"'
 
 
-@dataclass(frozen=True)
-class _Condition:
+class _Condition(NamedTuple):
     """`sign` is "" for "better than"; `arm` is "" for a comparison with a plain number."""
 
     sign: str
-    number: float
+    bound: float
     arm: str
 
 
-def requirement_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield the problems of `require`: unknown measurements, conditions that cannot be read, and missing arms."""
-    required = recipe.data.get("require")
-    if required is None or required is False:
-        return
-    if not isinstance(required, Mapping):
-        yield problem_at(recipe, ("require",), "is a mapping of measurements to conditions", f"conditions: {_FORMS}")
-        return
-    evaluators = {spec.name: built[spec.key].instance() for spec in of_kind(recipe.shared, "evaluator")}
-    for key, text in _wanted(required).items():
-        evaluator, dot, name = key.partition(".")
-        condition = _read(text)
-        if not dot or not name or evaluator not in evaluators:
+def check_requirements(parts: BuiltRecipe) -> Iterator[Problem]:
+    """Yield mistakes in `require`, as far as they can be known before anything is measured."""
+    recipe = parts.recipe
+    evaluators = {spec.name: parts.built[spec.key].component for spec in of_kind(recipe.shared, "evaluator")}
+    teachers = [spec.path for spec in of_kind(recipe.shared, "teacher")]
+    controls = [ARMS[key] for key in recipe.control.match] if recipe.control else []
+    for key, text in _conditions(recipe.data.get("require")).items():
+        evaluator, _, name = key.partition(".")
+        condition, message, hint = _read(text), "", ""
+        arms = teachers if condition and condition.sign else [*controls, *teachers]
+        if not name or evaluator not in evaluators:
+            message = "does not name a measurement of this recipe's evaluators: write EVALUATOR.MEASUREMENT"
             hint = did_you_mean(evaluator, evaluators, what="evaluators of this recipe") or "add `evaluators: [...]`"
-            message = "names no measurement of this recipe's evaluators: write EVALUATOR.MEASUREMENT"
-            yield problem_at(recipe, ("require", key), message, hint)
         elif unknown := _unknown(key, evaluator, evaluators[evaluator]):
-            yield problem_at(recipe, ("require", key), f"is not a measurement of {evaluator!r}", unknown)
+            message, hint = f"is not a measurement of {evaluator!r}", unknown
         elif condition is None:
-            yield problem_at(recipe, ("require", key), f"{text!r} is no condition", f"write for example {_FORMS}")
-        elif condition.arm and condition.arm not in (others := _others(recipe, teachers_only=bool(condition.sign))):
-            hint = did_you_mean(condition.arm, others, what="there are") or "there is none"
-            yield problem_at(recipe, ("require", key), f"compares with {condition.arm!r}, which is not there", hint)
+            message, hint = f"{text!r} is not a condition", f"write for example {_FORMS}"
+        elif condition.arm and condition.arm not in arms:
+            message = f"compares with {condition.arm!r}, which is not in this recipe"
+            hint = did_you_mean(condition.arm, arms, what="there are") or "compare with a number"
+        if message:
+            yield parts.problem(("require", key), message, hint)
 
 
 def held_against(
@@ -84,40 +78,39 @@ def held_against(
         comparisons: of all arms.
     """
     found = []
-    for key, text in _wanted(recipe.get("require")).items():
+    for key, text in _conditions(recipe.get("require")).items():
         evaluator, _, name = key.partition(".")
         own = [one for one in measured.get(evaluator, ()) if one.subject in students]
         named = [one for one in own if one.name in {name, key}]
         condition = _read(text)
         if condition is None or not named:
             names = ", ".join(dict.fromkeys(one.name for one in own)) or "none of the student"
-            found.append(_outcome(key, text, None, False, f"was not measured; {evaluator} measured: {names}"))
+            outcome = f"was not measured; {evaluator} measured: {names}"
+            found.append(Requirement(key, text, None, False, outcome))
         else:
-            wanted = named[0].name, "student", condition.arm
-            compared = [one for one in comparisons if (one.measurement, one.arm, one.against) == wanted]
-            found.append(_held(key, text, fmean(one.value for one in named), condition, compared))
+            value, wanted = fmean(one.value for one in named), (named[0].name, "student", condition.arm)
+            compared = (one for one in comparisons if (one.measurement, one.arm, one.against) == wanted)
+            met, outcome = _judge(value, condition, next(compared, None))
+            found.append(Requirement(key, text, value, met, f"is {outcome}"))
     return found
 
 
 def refuse_missed(results: Results) -> None:
-    """End a finished run, whose results are kept, where the student missed what the recipe requires.
+    """End a finished run, whose results are kept, if the student missed what the recipe requires.
 
     Raises:
         UsageError: a required measurement does not exist.
         TargetMissedError: one was missed.
     """
-    from kdtool._contract.reporting import where
-
     missed = [one for one in results.requirements if not one.met]
-    if not missed:
-        return
-    text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
-    message = f"required: {text}. Everything is kept; {where(results)}"
-    raise UsageError(message) if any(one.value is None for one in missed) else TargetMissedError(message, results)
+    if missed:
+        text = "; ".join(f"{one.measurement} {one.text}" for one in missed)
+        message = f"required: {text}. Everything is kept; {where(results)}"
+        raise UsageError(message) if any(one.value is None for one in missed) else TargetMissedError(message, results)
 
 
 def _unknown(key: str, evaluator: str, component: Component) -> str:
-    """Return which measurement is meant by a key that the evaluator does not declare; "" if it does, or declares none."""
+    """Return a suggestion for a measurement that the evaluator does not declare; "" if it does, or declares none."""
     declared = component.measurements if isinstance(component, Evaluator) else ()
     keys = [name if name.startswith(f"{evaluator}.") else f"{evaluator}.{name}" for name in declared]
     names = {key, key.removeprefix(f"{evaluator}.")}
@@ -126,53 +119,31 @@ def _unknown(key: str, evaluator: str, component: Component) -> str:
     return did_you_mean(key, keys, what=f"measurements of {evaluator!r}")
 
 
-def _wanted(required: Any) -> dict[str, str]:
+def _conditions(required: Any) -> dict[str, str]:
     return {key: str(text) for key, text in (required or {}).items() if text is not False and text is not None}
 
 
 def _read(text: str) -> _Condition | None:
-    if found := _BETTER.fullmatch(text.strip()):
-        return _Condition("", 0.0, found["arm"])
-    if found := _BOUND.fullmatch(text.strip()):
-        return _Condition(found["sign"], float(found["number"]), found["arm"] or "")
-    return None
+    found = _CONDITION.fullmatch(text)
+    return found and _Condition(found["sign"] or "", float(found["number"] or 0), found["of"] or found["than"] or "")
 
 
-def _others(recipe: Recipe, *, teachers_only: bool) -> list[str]:
-    """Return the arms that a condition may name: teachers, and, where no share is asked for, controls."""
-    teachers = [spec.path for spec in of_kind(recipe.shared, "teacher")]
-    controls = [ARMS[key] for key in recipe.control.match] if recipe.control and not teachers_only else []
-    return [*controls, *teachers]
-
-
-def _held(key: str, text: str, value: float, condition: _Condition, compared: Sequence[Comparison]) -> Requirement:
-    if not condition.arm:
-        met = _SIGNS[condition.sign](value, condition.number)
-        return _outcome(key, text, value, met, f"is {value:.4g}{_by(met, condition, value, '')}")
-    if not compared:
-        return _outcome(key, text, value, False, f"is {value:.4g}, and was not compared with {condition.arm}")
-    from kdtool._text.markdown import signed
-
-    (found,) = compared
-    if not condition.sign:
-        low, high = (signed(bound, relative=found.relative) for bound in (found.low, found.high))
-        shown = f"95 % interval of the difference {low} to {high}"
-        met = found.verdict == "better"
-        words = "better than" if met else "not shown to be better than" if found.verdict != "worse" else "worse than"
-        return _outcome(key, text, value, met, f"is {value:.4g}, {words} {condition.arm} ({shown})")
-    if found.share is None:
-        reason = "a share needs a measurement that begins at zero and of which more is better, and a teacher above zero"
-        return _outcome(key, text, value, False, f"is {value:.4g}, but has no share of {condition.arm}: {reason}")
-    share = 100 * found.share[0]
-    met = _SIGNS[condition.sign](share, condition.number)
-    return _outcome(key, text, value, met, f"is {share:.4g}% of {condition.arm}{_by(met, condition, share, ' points')}")
-
-
-def _by(met: bool, condition: _Condition, value: float, unit: str) -> str:
-    return "" if met else f", {abs(condition.number - value):.3g}{unit} off {condition.sign} {condition.number:g}"
-
-
-def _outcome(key: str, condition: str, value: float | None, met: bool, text: str) -> Requirement:
-    from kdtool._contract.reporting import Requirement
-
-    return Requirement(key, condition, value, met, text)
+def _judge(value: float, condition: _Condition, compared: Comparison | None) -> tuple[bool, str]:
+    """Return whether the student's value meets a condition, and the outcome in words."""
+    sign, bound, arm = condition
+    shown, unit = f"{value:.4g}", ""
+    if arm:
+        if compared is None:
+            return False, f"{shown}, and was not compared with {arm}"
+        if not sign:
+            low, high = (signed(end, relative=compared.relative) for end in (compared.low, compared.high))
+            words = "not shown to be better" if compared.verdict.startswith("no") else compared.verdict
+            interval = f"95 % interval of the difference {low} to {high}"
+            return compared.verdict == "better", f"{shown}, {words} than {arm} ({interval})"
+        if compared.share is None:
+            reason = '"% of" needs a higher-is-better metric with a zero point, and a teacher above zero'
+            return False, f"{shown}, but cannot be a share of {arm}: {reason}"
+        value, unit = 100 * compared.share[0], " points"
+        shown = f"{value:.4g}% of {arm}"
+    met = _SIGNS[sign](value, bound)
+    return met, shown if met else f"{shown}, {abs(bound - value):.3g}{unit} off {sign} {bound:g}"

@@ -1,50 +1,38 @@
-"""What losses need of their teachers, compared with what these, or the cache before them, offer.
+"""Signals that losses need, compared with those that their teachers, or the cache before these, offer.
 
-`_fitting` asks for the problems of a recipe; the run asks whom a loss learns from. A loss may learn from a mixture of
-teachers, where it compares the probabilities of single tokens.
+A loss may learn from a mixture of teachers if it compares the probabilities of single tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from kdtool._assembly.checks.on_policy import on_policy_problems
+from kdtool._assembly.built import BuiltRecipe
 from kdtool._contract.loss import Loss
 from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
-from kdtool._contract.teacher import Cache, Teacher
+from kdtool._contract.teacher import Cache
 from kdtool._errors import Problem
+from kdtool._plugins.hook_specs import implements
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.validation import implements
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._recipe.yaml import KeyPath
 
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
-
-__all__ = ["need_met", "needs_problems", "shares_in_words", "source_of", "teachers_of"]
-
-_MIXED: tuple[frozenset[SignalKind], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
-"""What can be mixed: of other tokens than their own, top-k ones say nothing."""
-_OF_ONE_MODEL = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
-"""Hooks by which a loss compares what only one model has."""
+_MIXABLE = ({"logits"}, {"sampled"})
+_HOOKS_OF_ONE_TEACHER = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
 
 
 def teachers_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> list[tuple[ComponentSpec, float]]:
     """Return the teachers that a loss learns from, each with its share, in the recipe's order.
 
-    Empty for a loss that needs none, or where one cannot be told.
+    Empty for a loss that needs none, and for one that names none of several, or a missing one.
     """
     teachers = of_kind(phase.sources, "teacher")
-    if not loss.needs:
+    if not loss.needs or _missing(spec, teachers):
         return []
-    if spec.teacher is None:
+    if not spec.teacher:
         return [(teachers[0], 1.0)] if len(teachers) == 1 else []
-    if _unknown(spec, teachers):
-        return []
-    shares = _shares(spec)
-    asked = [(each, sum(shares.get(name, 0.0) for name in {each.name, each.path})) for each in teachers]
+    asked = [(each, sum(spec.teacher.get(name, 0.0) for name in {each.name, each.path})) for each in teachers]
     return [(teacher, share) for teacher, share in asked if share > 0]
 
 
@@ -53,126 +41,108 @@ def shares_in_words(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
 
 
-def _shares(spec: ComponentSpec) -> Mapping[str, float]:
-    return {spec.teacher: 1.0} if isinstance(spec.teacher, str) else spec.teacher or {}
-
-
-def _unknown(spec: ComponentSpec, teachers: Sequence[ComponentSpec]) -> list[str]:
+def _missing(spec: ComponentSpec, teachers: Sequence[ComponentSpec]) -> list[str]:
     known = {name for teacher in teachers for name in (teacher.name, teacher.path)}
-    return [name for name in _shares(spec) if name not in known]
+    return [name for name in spec.teacher if name not in known]
 
 
-def needs_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield the losses that need what nobody offers them, or tokens at another temperature than others do.
-
-    Also what does not go together with text of the student's own.
-    """
-    temperatures: dict[tuple[KeyPath, str], tuple[str, float]] = {}
-    for phase in recipe.phases:
-        for spec in phase.losses:
-            loss = built[spec.key].instance()
-            if not isinstance(loss, Loss) or not loss.needs:
-                continue
-            teachers = [teacher for teacher, _ in teachers_of(spec, loss, phase)]
-            if not teachers:
-                yield _no_teacher(recipe, phase, spec)
-            for teacher in teachers:
-                source = source_of(phase, teacher)
-                met = need_met(loss, built[source.key].instance())
-                if met is None:
-                    yield _unmet(recipe, spec, loss, source, built)
-                elif problem := _untakeable(recipe, source, teacher, met, built):
-                    yield problem
-                elif met & FIXED_AT_CAPTURE:
-                    first = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
-                    if loss.temperature != first[1]:
-                        yield _two_temperatures(recipe, spec, loss, first)
-            if len(teachers) > 1:
-                yield from _unmixable(recipe, phase, spec, loss, teachers, built)
-    yield from on_policy_problems(recipe, built)
-
-
-def source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
-    """Return who gives a teacher's signals in a phase: its cache, or the teacher itself."""
+def _source_of(phase: PhaseSpec, teacher: ComponentSpec) -> ComponentSpec:
+    """Return the source of a teacher's signals in a phase: its cache, or the teacher itself."""
     return next(iter(of_kind(phase.sources, "cache")), teacher)
 
 
-def _two_temperatures(recipe: Recipe, spec: ComponentSpec, loss: Loss, first: tuple[str, float]) -> Problem:
-    message = f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one alone"
-    remedy = f"{first[0]} works at {first[1]:g}: give both the same, or take signals of all logits"
-    return problem_at(recipe, spec.key, message, remedy)
-
-
-def _unmixable(
-    recipe: Recipe,
-    phase: PhaseSpec,
-    spec: ComponentSpec,
-    loss: Loss,
-    teachers: Sequence[ComponentSpec],
-    built: Mapping[KeyPath, Built],
-) -> Iterator[Problem]:
-    """Say why what a loss learns of several teachers has no mixture."""
-    key = (*spec.key, "teacher")
-    if any(implements(type(loss), name) for name in _OF_ONE_MODEL):
-        message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
-        yield problem_at(
-            recipe, key, message, "name one teacher; or have the loss twice, under two names, one for each"
-        )
-        return
-    met = {each.name: need_met(loss, built[source_of(phase, each).key].instance()) for each in teachers}
-    forms = {form for form in met.values() if form is not None}
-    if len(forms) > 1 or not forms <= set(_MIXED):
-        given = ", ".join(f"{name} gives {'+'.join(sorted(form))}" for name, form in met.items() if form is not None)
-        message = f"is a mixture, but {given}: all must give logits, or all sampled tokens"
-        reason = "what a teacher thinks of tokens outside its top k is not known, and the mixture needs it"
-        yield problem_at(recipe, key, message, reason if frozenset({"top-k"}) in forms else "")
-
-
-def need_met(loss: Loss, source: object) -> frozenset[SignalKind] | None:
-    """Return the first of the loss's needs that its source offers."""
-    offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
+def signals_for(
+    parts: BuiltRecipe, phase: PhaseSpec, loss: Loss, teacher: ComponentSpec
+) -> frozenset[SignalKind] | None:
+    """Return the first of a loss's needs that the source of a teacher's signals offers."""
+    offers = parts.component(_source_of(phase, teacher)).offers
     return next((need for need in loss.needs if need <= offers), None)
 
 
-def _no_teacher(recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec) -> Problem:
-    names = ", ".join(item.name for item in of_kind(phase.sources, "teacher"))
-    unknown = _unknown(spec, of_kind(phase.sources, "teacher"))
-    message = f"names the teacher {unknown[0]!r}, which is not there" if unknown else "needs one teacher"
+def in_words(needs: Iterable[frozenset[SignalKind]]) -> str:
+    """Return alternative needs as users read them: `hidden+logits or sampled`."""
+    return " or ".join("+".join(sorted(need)) for need in needs)
+
+
+def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
+    """Yield the losses that need a teacher or signals that are missing, or tokens at another temperature than others."""
+    temperatures: dict[tuple[KeyPath, str], tuple[str, float]] = {}
+    for phase in parts.recipe.phases:
+        for spec in phase.losses:
+            loss: Loss = parts.component(spec)
+            teachers = [teacher for teacher, _ in teachers_of(spec, loss, phase)]
+            if loss.needs and not teachers:
+                yield _refuse_teacher(parts, phase, spec)
+            for teacher in teachers:
+                source, signals = _source_of(phase, teacher), signals_for(parts, phase, loss, teacher)
+                if signals is None:
+                    yield _refuse_source(parts, spec, source)
+                elif not (kinds := _kinds_to_record(parts, source, teacher, signals)) <= _offers(parts, teacher):
+                    given = (
+                        f"teacher {teacher.name!r} ({teacher.use}) offers {', '.join(sorted(_offers(parts, teacher)))}"
+                    )
+                    message = f"{source.use} is made of {in_words([kinds])}, but {given}"
+                    yield parts.problem(source.key, message, "leave `signals` out, or name another teacher")
+                elif signals & FIXED_AT_CAPTURE:
+                    first, at = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
+                    if loss.temperature != at:
+                        message = (
+                            f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one alone"
+                        )
+                        remedy = f"{first} works at {at:g}: give both the same, or use signals of all logits"
+                        yield parts.problem(spec.key, message, remedy)
+            if len(teachers) > 1:
+                yield from _check_mixture(parts, phase, spec, teachers)
+
+
+def _refuse_teacher(parts: BuiltRecipe, phase: PhaseSpec, spec: ComponentSpec) -> Problem:
+    teachers = of_kind(phase.sources, "teacher")
+    names, missing = ", ".join(teacher.name for teacher in teachers), _missing(spec, teachers)
+    message = f"names the teacher {missing[0]!r}, which is not in this recipe" if missing else "needs one teacher"
     remedy = f"teachers: {names}; write `teacher: NAME` in the loss" if names else "add `teacher: {use: …}`"
-    return problem_at(recipe, spec.key, message, remedy)
+    return parts.problem(spec.key, message, remedy)
 
 
-def _unmet(
-    recipe: Recipe, spec: ComponentSpec, loss: Loss, source: ComponentSpec, built: Mapping[KeyPath, Built]
-) -> Problem:
-    needs = " or ".join("+".join(sorted(need)) for need in loss.needs)
-    cached = source.kind == "cache"
-    giver = f"signals ({source.use})" if cached else f"teacher {source.name!r} ({source.use})"
-    message = f"needs {needs}, but the {giver} offers {_offers(built[source.key].instance())}"
+def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpec) -> Problem:
+    is_cache = source.kind == "cache"
+    giver = f"signals ({source.use})" if is_cache else f"teacher {source.name!r} ({source.use})"
+    offers = ", ".join(sorted(_offers(parts, source))) or "nothing"
+    message = f"needs {in_words(parts.component(spec).needs)}, but the {giver} offers {offers}"
     remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
-    return problem_at(recipe, spec.key, message, remedy if cached else "")
+    return parts.problem(spec.key, message, remedy if is_cache else "use another loss, or another teacher")
 
 
-def _untakeable(
-    recipe: Recipe,
-    source: ComponentSpec,
-    teacher: ComponentSpec,
-    met: frozenset[SignalKind],
-    built: Mapping[KeyPath, Built],
-) -> Problem | None:
-    """Say where a cache must ask of the teacher what that does not offer."""
-    cache, asked = built[source.key].instance(), built[teacher.key].instance()
-    wanted: object = None
-    if isinstance(cache, Cache):
-        recorder = ComponentHooks({source.path: cache}).component(source.path, Cache)
+def _offers(parts: BuiltRecipe, source: ComponentSpec) -> frozenset[SignalKind]:
+    offers: frozenset[SignalKind] = parts.component(source).offers
+    return offers
+
+
+def _kinds_to_record(
+    parts: BuiltRecipe, source: ComponentSpec, teacher: ComponentSpec, signals: frozenset[SignalKind]
+) -> frozenset[SignalKind]:
+    """Return the signals that a cache asks of its teacher so that it can serve `signals`."""
+    if source.kind == "cache":
+        cache = ComponentHooks({source.path: parts.component(source)}).component(source.path, Cache)
         with suppress(Exception):  # the run reports it when it asks
-            wanted = recorder.kdtool_wanted(SignalRequest(met), getattr(asked, "offers", frozenset()))
-    if not isinstance(wanted, SignalRequest) or not isinstance(asked, Teacher) or wanted.kinds <= asked.offers:
-        return None
-    kinds = "+".join(sorted(wanted.kinds))
-    message = f"{source.use} is made of {kinds}, but teacher {teacher.name!r} ({teacher.use}) offers {_offers(asked)}"
-    return problem_at(recipe, source.key, message, "leave `signals` out, or name another teacher")
+            return cache.kdtool_wanted(SignalRequest(signals), _offers(parts, teacher)).kinds
+    return frozenset()
 
 
-def _offers(source: object) -> str:
-    return ", ".join(sorted(getattr(source, "offers", ()))) or "nothing"
+def _check_mixture(
+    parts: BuiltRecipe, phase: PhaseSpec, spec: ComponentSpec, teachers: Sequence[ComponentSpec]
+) -> Iterator[Problem]:
+    """Yield the reason why the signals of several teachers cannot be mixed for a loss."""
+    loss: Loss = parts.component(spec)
+    found = {teacher.name: signals_for(parts, phase, loss, teacher) for teacher in teachers}
+    forms = {form for form in found.values() if form is not None}
+    message = remedy = ""
+    if any(implements(type(loss), name) for name in _HOOKS_OF_ONE_TEACHER):
+        message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
+        remedy = "name one teacher; or have the loss twice, under two names, one for each"
+    elif len(forms) > 1 or not all(form in _MIXABLE for form in forms):
+        given = ", ".join(f"{name} gives {in_words([form])}" for name, form in found.items() if form is not None)
+        message = f"is a mixture, but {given}: all must give logits, or all sampled tokens"
+        if {"top-k"} in forms:
+            remedy = "what a teacher thinks of tokens outside its top k is not known, and the mixture needs it"
+    if message:
+        yield parts.problem((*spec.key, "teacher"), message, remedy)

@@ -1,61 +1,46 @@
-"""What weightings ask of their phase: what they see of a teacher, and losses that they name.
+"""Signals and losses that weightings need in their phase.
 
-`_fitting` asks for the problems of a recipe. The control has the same weightings with no teacher, and may have other losses:
-what they ask is compared with the recipe's own phases alone.
+The control has the same weightings with no teacher, and may have other losses: only the recipe's own phases are checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from kdtool._assembly.checks.teacher_signals import need_met, source_of, teachers_of
-from kdtool._contract.loss import Loss, Weighting
+from kdtool._assembly.built import BuiltRecipe
+from kdtool._assembly.checks.teacher_signals import in_words, signals_for, teachers_of
+from kdtool._contract.loss import Weighting
 from kdtool._contract.signals import SignalKind
 from kdtool._errors import Problem
-from kdtool._plugins.validation import implements
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
-from kdtool._recipe.yaml import KeyPath
+from kdtool._plugins.hook_specs import implements
+from kdtool._recipe.model import PhaseSpec
 from kdtool._text.did_you_mean import did_you_mean
 
-if TYPE_CHECKING:
-    from kdtool._assembly.built import Built
 
-__all__ = ["weighing_problems"]
-
-
-def weighing_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterator[Problem]:
-    """Yield the weightings that see something else of the teacher than they need, or name a loss that is not there."""
-    for phase in recipe.phases:
-        seen = _seen(phase, built)
+def check_weightings(parts: BuiltRecipe) -> Iterator[Problem]:
+    """Yield the weightings that see other signals than they need, or name a missing loss."""
+    for phase in parts.recipe.phases:
+        loss, signals = _first_signals(parts, phase)
+        names = [spec.name for spec in phase.losses]
         for spec in phase.weightings:
-            weighting = built[spec.key].instance()
-            if not isinstance(weighting, Weighting):
-                continue
-            if seen and weighting.needs and not any(need <= seen[1] for need in weighting.needs):
-                yield _unserved(recipe, spec, weighting, *seen)
-            names = [loss.name for loss in phase.losses]
+            weighting: Weighting = parts.component(spec)
+            if signals and weighting.needs and not any(need <= signals for need in weighting.needs):
+                needs = in_words(weighting.needs)
+                message = f"needs {needs} of the teacher, but sees what {loss} learns from: {in_words([signals])}"
+                remedy = (
+                    f"use signals that keep {needs}, leave `signals` out where they are set, or use another weighting"
+                )
+                yield parts.problem(spec.key, message, remedy)
             for name in sorted(weighting.terms.difference(names)):
                 hint = did_you_mean(name, names, what="losses of this phase", shown=20)
-                yield problem_at(recipe, spec.key, f"names the loss {name!r}, which phase {phase.name!r} has not", hint)
+                yield parts.problem(spec.key, f"names the loss {name!r}, which is not in phase {phase.name!r}", hint)
 
 
-def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSpec, frozenset[SignalKind]] | None:
-    """Return the first token loss that has a teacher, and what it gets of that; None where no loss has one."""
+def _first_signals(parts: BuiltRecipe, phase: PhaseSpec) -> tuple[str, frozenset[SignalKind] | None]:
+    """Return the name of the first token loss that has a teacher, and its signals; None without such a loss."""
     for spec in phase.losses:
-        loss = built[spec.key].instance()
-        if isinstance(loss, Loss) and implements(type(loss), "kdtool_token_loss"):
-            teachers = teachers_of(spec, loss, phase)
-            if teachers:
-                met = need_met(loss, built[source_of(phase, teachers[0][0]).key].instance())
-                return None if met is None else (spec, met)  # one that is not met is told as the loss's problem
-    return None
-
-
-def _unserved(
-    recipe: Recipe, spec: ComponentSpec, weighting: Weighting, loss: ComponentSpec, seen: frozenset[SignalKind]
-) -> Problem:
-    needs = " or ".join("+".join(sorted(need)) for need in weighting.needs)
-    message = f"needs {needs} of the teacher, but sees what {loss.name} learns from: {'+'.join(sorted(seen))}"
-    remedy = f"take signals that keep {needs}, leave `signals` out where they are set, or use another weighting"
-    return problem_at(recipe, spec.key, message, remedy)
+        loss = parts.component(spec)
+        teachers = teachers_of(spec, loss, phase)
+        if teachers and implements(type(loss), "kdtool_token_loss"):
+            return spec.name, signals_for(parts, phase, loss, teachers[0][0])
+    return "", None

@@ -66,8 +66,6 @@ def _acknowledged(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[st
     if value is None or value is False:
         return {}, []
     example = 'such as {teacher: "Apache-2.0"}'
-    if not isinstance(value, Mapping):
-        return {}, [problem_at(assembly.recipe, (KEY,), f"is a mapping of components to licences, {example}")]
     said, problems = {}, []
     for name, text in _flat(value):
         if isinstance(text, str):

@@ -55,7 +55,7 @@ def run_forecast_of(
 ) -> tuple[RunForecast, list[str]]:
     """Return what components are told of the run, and what could not be found out."""
     assembly = context.assembly
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     left_out = adapting_phases(context.assembly.recipe)
     unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
     phases = [
@@ -69,9 +69,9 @@ def run_forecast_of(
         "students",
         *dict.fromkeys(one.stage for one in signals),
         *dict.fromkeys(phase.stage for phase in phases),
-        *(stage for kind, stage in kinds.items() if assembly.named(kind)),
+        *(stage for kind, stage in kinds.items() if assembly.of_kind(kind)),
     ]
-    teachers = tuple(assembly.named("teacher"))
+    teachers = tuple(assembly.of_kind("teacher"))
     return RunForecast(models, student, tuple(stages), tuple(phases), tuple(signals), teachers), unknown
 
 
@@ -151,7 +151,7 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
 def _outlined(
     assembly: Assembly, hooks: Hooks, phase: PhaseSpec, run: RunInfo, unknown: list[str]
 ) -> LanguageModel | None:
-    (student,) = assembly.named("student")
+    (student,) = assembly.of_kind("student")
     name = student
     try:
         outline = hooks.component(student, Student).kdtool_outline(run)

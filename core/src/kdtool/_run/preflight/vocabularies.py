@@ -34,7 +34,7 @@ def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str
         RecipeError: a loss compares tokens of different vocabularies.
         ServiceError: a tokenizer that is needed is not on this machine and cannot be fetched.
     """
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     found: dict[str, Vocabularies | None] = {}
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         found[teacher] = None
@@ -91,6 +91,6 @@ def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Lo
     """Yield every loss of the student that learns from teachers, with its phase and these."""
     for phase in assembly.arms["student"]:
         for spec in phase.losses:
-            loss = assembly.built[spec.key].instance()
+            loss = assembly.built[spec.key].component
             if isinstance(loss, Loss) and (teachers := teachers_of(spec, loss, phase)):
                 yield phase, spec, loss, [teacher.path for teacher, _ in teachers]

@@ -25,7 +25,7 @@ _FILE = "artifact.json"
 def add_exports(context: Context, graph: Graph, arm: Arm) -> dict[str, Node]:
     """Add what every exporter writes of an arm's model, by the exporter's short name."""
     return {
-        name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in context.assembly.named("exporter")
+        name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in context.assembly.of_kind("exporter")
     }
 
 

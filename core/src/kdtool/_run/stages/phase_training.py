@@ -104,7 +104,7 @@ class PhaseTraining:
         return any(isinstance(weighting, Weighting) and weighting.gradient_norms for weighting in built)
 
     def _spelled(self, run: RunInfo, rows: RowSource) -> RowSource:
-        (student,) = self.context.assembly.named("student")
+        (student,) = self.context.assembly.of_kind("student")
         return Spelled(rows, run.component(student, Student).kdtool_tokenizer(run))
 
     def _signals(self, hooks: Hooks) -> dict[str, SignalSource]:

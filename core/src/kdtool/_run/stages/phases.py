@@ -204,6 +204,6 @@ def _plain(term: LossTerm, *, several: bool) -> list[Any]:
 def _open_student(context: Context, model: Path, run: RunInfo) -> Runtime:
     opened = open_subject(run, Subject("student", "student", model, run.seed))
     if opened is None or opened.value.model is None:
-        (built,) = context.assembly.named("student")
+        (built,) = context.assembly.of_kind("student")
         raise PluginError(f"neither {run.hook.owner(built)} nor another component opens the student in {model}")
     return opened.value

@@ -83,7 +83,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     parts: dict[str, Any] = {"components": [context.part(name) for name in (*corpora, *screens, *taken)]}
     if shares:
         parts["shares"] = list(shares.values())
-    stage, teachers = Stage("text", label, unit="documents"), context.assembly.named("teacher")
+    stage, teachers = Stage("text", label, unit="documents"), context.assembly.of_kind("teacher")
     voices = context.speaking(name for name in taken if name in teachers)
     return graph.add(Node(stage, context.store, True, parts, {}, build, teachers=voices))
 
@@ -101,9 +101,9 @@ def _speaker(context: Context, teacher: str) -> dict[str, Any]:
 
 def try_packers(context: Context, run: RunInfo) -> None:
     """Give every packer the student's tokenizer and nothing to pack, so that one that does not suit is refused at once."""
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     tokenizer = tokenizer_of(context.hooks, student, run)
-    for packer in context.assembly.named("packer"):
+    for packer in context.assembly.of_kind("packer"):
         if any(True for _ in context.hooks.component(packer, Packer).kdtool_rows(run, (), tokenizer)):
             raise PluginError(f"{context.hooks.owner(packer)} gave rows without any text")
 
@@ -117,7 +117,7 @@ def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) ->
         facts: shapes of the student (by its name) and of the teachers, for losses that ask for layers.
     """
     phases = context.assembly.arms["student"]
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     found = {phase.name: add_rows(context, graph, phase, student, facts) for phase in phases}
     for phase in phases:
         own = found[phase.name]
@@ -146,7 +146,7 @@ def _add_translations(context: Context, graph: Graph, phase: PhaseSpec, own: Mat
 
 
 def _add_translation(context: Context, graph: Graph, own: Materials, teacher: str) -> Node:
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     stage = Stage("rows", "-".join(part for part in (own.rows.stage.label, teacher) if part), unit="rows")
     info = context.info(stage, context.folder)
     mine, theirs = (tokenizer_of(context.hooks, name, info) for name in (student, teacher))
@@ -168,7 +168,7 @@ def add_rows(
 ) -> Materials:
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
-    (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.named("student")
+    (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
     columns = {spec.path: context.assembly.shared[spec.path].columns for spec in of_kind(phase.sources, "annotator")}
     info = context.info(Stage("rows"), context.folder)
     tokenizer, usual = (tokenizer_of(context.hooks, name, info) for name in (learner, student))

@@ -62,7 +62,7 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     the student with the first seed.
     """
     found = []
-    for name, component in context.assembly.named("teacher").items():
+    for name, component in context.assembly.of_kind("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
             found += [_teacher(name), *([_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     for position, arm in enumerate(arms):
@@ -81,7 +81,7 @@ def add_scores(
     with one model at a time: what it was before its phases is not measured together with others.
     """
     nodes: dict[str, list[Node]] = {}
-    for name, evaluator in context.assembly.named("evaluator").items():
+    for name, evaluator in context.assembly.of_kind("evaluator").items():
         if name in but:
             continue
         together = isinstance(evaluator, Evaluator) and evaluator.measures_jointly
@@ -110,7 +110,7 @@ def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured
 def _teacher_of(context: Context, one: Measured) -> str:
     """Return the component of a subject that is a teacher, "" of any other."""
     name = one.unadapted or one.name
-    return name if one.node is None and not one.content and name in context.assembly.named("teacher") else ""
+    return name if one.node is None and not one.content and name in context.assembly.of_kind("teacher") else ""
 
 
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
@@ -214,7 +214,7 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in asked},
-        "tokenizers": context.tokenizers(sorted({*context.assembly.named("teacher")} - {*asked})),
+        "tokenizers": context.tokenizers(sorted({*context.assembly.of_kind("teacher")} - {*asked})),
         "subjects": [measured.kept_as for measured in group],
     }
     if contents := {measured.kept_as: measured.content for measured in group if measured.content}:

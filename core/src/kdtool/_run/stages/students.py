@@ -32,7 +32,7 @@ def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]
     A student may calibrate on the text and may be cut from a teacher, which it then names in `derives_from`.
     """
     seeds = context.assembly.recipe.seeds
-    (student,) = context.assembly.named("student").values()
+    (student,) = context.assembly.of_kind("student").values()
     if isinstance(student, Student) and not student.uses_seed:
         return dict.fromkeys(seeds, _add_student(context, graph, None, texts))
     return {seed: _add_student(context, graph, seed, texts) for seed in seeds}
@@ -44,10 +44,12 @@ def facts_of(node: Node) -> ModelFacts:
 
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
-    (name,) = context.assembly.named("student")
+    (name,) = context.assembly.of_kind("student")
     stage = Stage(STUDENTS, "" if seed is None else f"seed{seed}", seed=seed or 0)
     taken = [
-        teacher for teacher in taken_by([name], context.assembly.shared) if teacher in context.assembly.named("teacher")
+        teacher
+        for teacher in taken_by([name], context.assembly.shared)
+        if teacher in context.assembly.of_kind("teacher")
     ]
     tokenizer = context.hooks.component(name, Student).kdtool_tokenizer(context.info(stage, context.folder))
     parts = {

@@ -22,7 +22,7 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
     terms = []
     for spec in phase.losses:
-        loss = assembly.built[spec.key].instance()
+        loss = assembly.built[spec.key].component
         if not isinstance(loss, Loss):
             raise TypeError(f"{spec.path} is no loss")
         shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
@@ -53,7 +53,7 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
         PluginError: a loss asks for layers of a model that does not describe itself.
     """
     hooks = context.assembly.hooks(phase)
-    (student,) = context.assembly.named("student")
+    (student,) = context.assembly.of_kind("student")
     terms = []
     for term in plain_terms(context.assembly, phase):
         pairs = None
