@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from kdtool._contract.reporting import Results
     from kdtool._run.plan import PlannedStage
 
-__all__ = ["check", "plan", "report", "report_of", "run"]
-
 
 @translated()
 def run(

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from kdtool._contract.reporting import Comparison
     from kdtool._results.compare_runs import ComparedRow
 
-__all__ = ["compare", "differences", "values"]
-
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")

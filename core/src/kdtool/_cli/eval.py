@@ -6,8 +6,6 @@ import click
 
 from kdtool._cli.options import offline_option, out_option, set_option, store_option
 
-__all__ = ["evaluate"]
-
 
 @click.command("eval")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")

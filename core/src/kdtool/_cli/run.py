@@ -8,8 +8,6 @@ import click
 
 from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
 
-__all__ = ["run"]
-
 
 @click.command()
 @recipe_argument

@@ -9,8 +9,6 @@ import click
 
 from kdtool._cli.options import json_option, out_option, store_option
 
-__all__ = ["runs"]
-
 
 @click.command()
 @out_option

@@ -37,8 +37,6 @@ from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
 
-__all__ = ["check_recipe"]
-
 
 @dataclass(frozen=True)
 class _Checked:

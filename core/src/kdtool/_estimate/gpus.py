@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 from kdtool._errors import UsageError
 
-__all__ = ["GPUS", "Gpu", "assume", "assumed_gpu", "find_gpu"]
-
 
 @dataclass(frozen=True)
 class Gpu:

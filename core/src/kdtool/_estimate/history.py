@@ -12,8 +12,6 @@ from kdtool._errors import KdtoolError
 from kdtool._results.files import component_record, read_results
 from kdtool._run.preflight.run_forecast import Asked
 
-__all__ = ["timed_by_record"]
-
 
 def timed_by_record(
     asked: list[Asked], assembly: Assembly, models: Mapping[str, ModelFacts], folder: Path

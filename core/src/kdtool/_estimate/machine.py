@@ -11,8 +11,6 @@ from pathlib import Path
 
 from kdtool._errors import UsageError
 
-__all__ = ["free_disk", "memory_here", "read_size", "size"]
-
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

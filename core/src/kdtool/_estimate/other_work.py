@@ -12,8 +12,6 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from time import perf_counter, sleep
 
-__all__ = ["OtherWork", "busy_cores", "is_busy", "prepare_threads", "wait_passively"]
-
 _LEAST = 0.25
 """Cores that must be taken by others before anybody is warned."""
 _PROBE_SECONDS = 0.2

@@ -20,8 +20,6 @@ from kdtool._plugins.registry import installed, load
 from kdtool._recipe.layers import as_written
 from kdtool._run.preflight.run_forecast import Asked
 
-__all__ = ["Attempt", "Remedy", "fitting", "largest", "proposals"]
-
 _TRIES = 24
 """Recipes that are checked for one answer, at most."""
 

@@ -9,8 +9,6 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._run.preflight.run_forecast import Asked
 
-__all__ = ["Forecast", "Memory", "Spent", "add_up", "cache_bytes"]
-
 _CONTROL_OF_TIME = "control-time"
 
 

@@ -17,8 +17,6 @@ from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, NO_NAME, name_from
 from kdtool._text.terminal import print_line
 
-__all__ = ["evaluate"]
-
 
 @translated()
 def evaluate(

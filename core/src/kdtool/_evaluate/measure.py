@@ -26,8 +26,6 @@ from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.text import StoredTexts
 
-__all__ = ["measure"]
-
 
 def measure(
     assembly: Assembly,

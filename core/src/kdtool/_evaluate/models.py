@@ -15,8 +15,6 @@ from kdtool._results.model_cards import CARD
 from kdtool._store.layout import MODEL, RESULTS
 from kdtool._text.names import name_from
 
-__all__ = ["Model", "models_of"]
-
 
 @dataclass(frozen=True)
 class Model:

@@ -20,8 +20,6 @@ from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
 from kdtool._text.terminal import print_line
 
-__all__ = ["measuring_recipe"]
-
 _KEYS = ("corpora", "screens", "teachers", "evaluators", "exporters", "trackers", "reporter")
 
 

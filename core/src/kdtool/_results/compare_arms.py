@@ -23,8 +23,6 @@ from kdtool._statistics.jackknife import Pair, Statistic, Table, estimate, margi
 from kdtool._statistics.randomisation_test import chance
 from kdtool._store.atomic_files import json_lines
 
-__all__ = ["compare", "compare_all", "differing", "interval", "read_items"]
-
 Verdict = Literal["better", "worse", "no evidence of a difference"]
 Items = Mapping[str, Pair]
 BySeed = Mapping[int | None, Measurement]

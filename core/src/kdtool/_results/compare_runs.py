@@ -22,8 +22,6 @@ from kdtool._results.verdict import side_by_side
 from kdtool._store.layout import RESULTS
 from kdtool._text.did_you_mean import did_you_mean
 
-__all__ = ["Compared", "ComparedRow", "arm_of", "as_results", "compare", "rows_of", "run_folder"]
-
 
 @dataclass(frozen=True)
 class ComparedRow:

@@ -18,8 +18,6 @@ from kdtool._errors import StorageError, UsageError
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import RESULTS
 
-__all__ = ["PLAIN", "component_record", "environment", "read_results", "write_results"]
-
 PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
 """Writes JSON in which numbers without end are "Infinity", which is read as that number again; JSON has none for them."""
 _ADAPTER: TypeAdapter[Results] = TypeAdapter(Results)

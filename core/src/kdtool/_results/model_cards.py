@@ -15,8 +15,6 @@ from kdtool._contract.reporting import Results
 from kdtool._store.atomic_files import write_beside
 from kdtool._text.markdown import aligned, number
 
-__all__ = ["CARD", "card_of", "write_card"]
-
 CARD = "README.md"
 """Where hubs look for it."""
 

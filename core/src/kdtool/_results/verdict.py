@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from kdtool._contract.reporting import Comparison
 from kdtool._text.markdown import signed
 
-__all__ = ["side_by_side", "verdict"]
-
 _CONTROLS = {
     "control": "the same student trained without the teacher on equally many tokens",
     "control-time": "the same student trained without the teacher for the same time, the teacher's share included",

@@ -9,8 +9,6 @@ from typing import Literal
 
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
-__all__ = ["arm_interval", "exponential", "interval_of", "level_of", "wide_enough"]
-
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
 _ROUNDED = 1e-9
 """A width of zero where shares are not binary fractions."""

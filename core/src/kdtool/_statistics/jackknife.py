@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import cbrt, exp, hypot, lgamma, log, log1p, sqrt
 
-__all__ = ["Statistic", "Table", "Totals", "estimate", "margins", "student_t", "weighing"]
-
 Pair = tuple[float, float]
 Table = Sequence[Sequence[Pair]]
 """Sum and weight by seed, then item; all tables of a statistic have the same seeds and items."""

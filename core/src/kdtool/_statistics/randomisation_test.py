@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["chance"]
-
 _FINEST = 100
 """Differences are counted in the same parts of an item, a hundredth at least: seeds and samples divide it so."""
 _MOST = 1 << 13

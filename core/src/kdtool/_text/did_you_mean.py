@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean"]
-
 
 def did_you_mean(given: str, known: Iterable[str], *, what: str = "known", shown: int = 8) -> str:
     """Say which of `known` is meant by `given`, or list what there is, cut to `shown` entries; "" if there is nothing."""

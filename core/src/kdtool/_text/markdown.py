@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isinf
 
-__all__ = ["aligned", "number", "signed"]
-
 
 def number(value: float) -> str:
     """Return a value as tables show it: whole where it is large, else with four digits."""

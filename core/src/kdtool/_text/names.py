@@ -6,8 +6,6 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["NAME", "NO_NAME", "name_from"]
-
 _LONGEST = 64
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 NO_NAME = f"is no name: letters, digits, - and _, at most {_LONGEST}, a letter or digit first"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["BYTE_END", "BYTE_START", "byte_spans", "meeting_points", "whole_characters"]
-
 BYTE_START, BYTE_END = "byte_start", "byte_end"
 """Columns of rows: where in its document, in bytes of UTF-8, a token begins and ends."""
 

@@ -12,8 +12,6 @@ from typing import Literal
 
 from kdtool._contract.tokenizer import Tokenizer
 
-__all__ = ["Vocabularies", "compare_vocabularies"]
-
 _SHOWN = 3
 _PROBE = """\
 def quantity_of(self, items: list[str], *, limit: int = 1024) -> float:
