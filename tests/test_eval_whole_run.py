@@ -128,7 +128,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
     [
         (["plain"], "nothing says what to measure"),
         (["--with", "perplexity", *TEXT], "nothing to measure"),
-        (["nowhere", "--with", "perplexity"], "is no model, nor a finished run"),
+        (["nowhere", "--with", "perplexity"], "is not a model, nor a finished run"),
         (["plain", "plain", "--with", "perplexity"], "two models are called 'plain'"),
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
         (["plain", "--with", "perplexity", "--set", "student.layers=3"], "student: is no key here"),

@@ -15,12 +15,8 @@ from kdtool._cli.options import offline_option, out_option, recipe_argument, set
 @out_option
 @store_option
 @offline_option
-@click.option(
-    "--verify",
-    is_flag=True,
-    help="Read every stored file that is reused, and stop at one that is not what was written.",
-)
-@click.option("--plan", "only_plan", is_flag=True, help="Only say which stages would run, which are reused, and why.")
+@click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
+@click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
 def run(
     recipe: str,
@@ -37,12 +33,13 @@ def run(
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
     from kdtool._run.distributed import rank_and_world
+    from kdtool._text.terminal import print_line
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
             click.echo(f"{stage.action:<8}  {stage.name:<40}  {'; '.join(stage.why)}".rstrip())
         return
-    trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
+    trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{results.verdict}\n\n{where(results)}")

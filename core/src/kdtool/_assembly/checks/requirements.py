@@ -136,11 +136,11 @@ def _held(key: str, text: str, value: float, condition: _Condition, compared: Se
         return _outcome(key, text, value, met, f"is {value:.4g}{_by(met, condition, value, '')}")
     if not compared:
         return _outcome(key, text, value, False, f"is {value:.4g}, and was not compared with {condition.arm}")
-    from kdtool._text.markdown import signed
+    from kdtool._text.markdown import signed_difference
 
     (found,) = compared
     if not condition.sign:
-        low, high = (signed(bound, relative=found.relative) for bound in (found.low, found.high))
+        low, high = (signed_difference(bound, relative=found.relative) for bound in (found.low, found.high))
         shown = f"95 % interval of the difference {low} to {high}"
         met = found.verdict == "better"
         words = "better than" if met else "not shown to be better than" if found.verdict != "worse" else "worse than"
