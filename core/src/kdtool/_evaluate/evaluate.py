@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdtool._evaluate.measure import measure
 from kdtool._evaluate.models import models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translated
+from kdtool._run.execute import session
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, NO_NAME, name_from
 from kdtool._text.terminal import print_line
@@ -34,13 +36,13 @@ def evaluate(
     """Measure models and compare them with each other; a second call goes on where the first stopped.
 
     Args:
-        models: model folders, exported files, runs (folders, or names below `out`) whose students are measured with all
-            seeds; each may have a name in front: "base=path/to/model". None where teachers alone are measured.
-        evaluators: what measures; by default what the recipe names.
+        models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
+            each may have a name in front: "base=path/to/model". None to measure teachers alone.
+        evaluators: names of evaluators; by default those of the recipe.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
-        corpus: the plugin that gives held-out text; by default the recipe's.
-        recipe: a recipe file from which text, teachers, evaluators' settings, trackers and reporter are taken.
-        name: the run's name, and that of its folder; by default "eval" with the names of models and evaluators.
+        corpus: the plugin that provides held-out text; by default the recipe's.
+        recipe: a recipe file with text, teachers, evaluators' settings, trackers and reporter.
+        name: the name of the run and its folder; by default "eval" with the names of models and evaluators.
         out: the folder for runs.
         store: the folder for what runs share.
         offline: use no network.
@@ -63,11 +65,11 @@ def evaluate(
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )
-        folder = Path(out).absolute() / loaded.name
-        return measure(assembly, found, evaluators, folder, store_folder(store), offline=offline)
+        work = partial(measure, found, evaluators)
+        return session(assembly, Path(out).absolute() / name, store_folder(store), work, offline=offline)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
-    """Return a name that other models or evaluators do not get; `rest` counts where no model is named, or it is too long."""
+    """Return a name for a run of these arms and evaluators; `rest` goes into it if there are no arms, or it is too long."""
     whole = "-".join(["eval", *dict.fromkeys([*arms, *evaluators])]).replace(".", "_")
     return whole if arms and NAME.fullmatch(whole) else name_from(whole, "eval", apart=repr(rest))
