@@ -1,4 +1,4 @@
-"""The Python API behind the commands: `kdtool.run`, `kdtool.plan`, `kdtool.check`, `kdtool.report`."""
+"""The Python API behind the commands: `kdtool.run`, `kdtool.plan`, `kdtool.report`."""
 
 from __future__ import annotations
 
@@ -84,56 +84,6 @@ def plan(
     loaded = load_recipe(_as_path(recipe), settings)
     with assemble(loaded, print_line) as assembly:
         return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
-
-
-@translated()
-def check(
-    recipe: Path | str | Mapping[str, Any],
-    settings: Mapping[str, Any] | None = None,
-    *,
-    memory: int | str | None = None,
-    fit: bool = False,
-    gpu: str | None = None,
-    out: Path | str = "runs",
-    store: Path | str | None = None,
-) -> dict[str, Any]:
-    """Check a recipe without loading weights or fetching anything, and forecast its needs.
-
-    Args:
-        recipe: a file, or its content as a mapping.
-        settings: key paths to values, laid over the recipe.
-        memory: the limit in bytes, or text such as "8GB"; by default this machine's memory.
-        fit: also look for the largest student that fits, and settings for it; takes some seconds for each attempt.
-        gpu: the name of a GPU, such as "a100-80gb", of a machine elsewhere: memory and time are estimated for it, from its
-            published figures.
-        out: the folder for runs; an earlier one of the same name shows how long training takes.
-        store: the folder for text, rows and signals.
-
-    Returns:
-        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
-        student takes under them), `mixtures` (a line on each loss with several teachers at once), `vocabularies` (the
-        student's beside each teacher's; null where a tokenizer is not on this machine), `forecast` (memory, disk, tokens,
-        time, …), `fits`, `limits`, `remedies` and `proposal`.
-
-    Raises:
-        RecipeError: with all mistakes, or all that this machine lacks.
-        UsageError: `memory` is not a size, or the GPU is unknown.
-    """
-    from kdtool._estimate.check import check_recipe
-    from kdtool._estimate.gpus import find_gpu
-    from kdtool._estimate.machine import read_size
-    from kdtool._store.shared_store import store_folder
-
-    return check_recipe(
-        _as_path(recipe),
-        settings or {},
-        limit=read_size(memory) if isinstance(memory, str) else memory,
-        fit=fit,
-        gpu=None if gpu is None else find_gpu(gpu),
-        out=Path(out).absolute(),
-        store=store_folder(store),
-        say=print_line,
-    )
 
 
 @translated()

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from kdtool._cli.options import json_option, recipe_argument, set_option
+from kdtool._errors import MemoryExceededError
+from kdtool._estimate.machine import size
 
 
 @click.command()
@@ -35,8 +37,7 @@ def check(
     as_json: bool,
 ) -> None:
     """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
-    from kdtool._api import check as check_recipe
-    from kdtool._errors import MemoryExceededError
+    from kdtool._estimate.check import check as check_recipe
 
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
@@ -46,37 +47,28 @@ def check(
         click.echo(json.dumps(found, indent=1))
     else:
         advice = _proposal(found, fit) if fit is not None else _remedies(found)
-        for line in (
-            f"{recipe} is fine: {_summary(found)}",
-            *_description(found),
-            *_needs(found),
-            *_fits(found),
-            *advice,
-        ):
+        for line in (*_description(recipe, found), *_needs(found["forecast"]), *_fits(found), *advice):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if found["proposal"] is None if fit is not None else asked:
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
 
 
-def _summary(found: Mapping[str, Any]) -> str:
-    return f"{len(found['components'])} components, arms {', '.join(found['arms'])}"
-
-
-def _description(found: Mapping[str, Any]) -> Iterator[str]:
+def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
     from kdtool._contract.licences import Licensed, told
     from kdtool._run.preflight.vocabularies import noted
     from kdtool._tokenizers.vocabulary import Vocabularies
 
+    yield f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}"
     for component in found["components"]:
         line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
         yield line.rstrip()
     for name, facts in found["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
-        cache = _size(found["forecast"]["cache"][name])
+        cache = size(found["forecast"]["cache"][name])
         yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {cache}"
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} parameters learn"
@@ -85,20 +77,19 @@ def _description(found: Mapping[str, Any]) -> Iterator[str]:
     yield from found["mixtures"]
 
 
-def _needs(found: Mapping[str, Any]) -> Iterator[str]:
-    forecast = found["forecast"]
+def _needs(forecast: Mapping[str, Any]) -> Iterator[str]:
     for name, memory in (("memory", forecast["memory"]), ("memory of the GPU", forecast["device_memory"])):
         if memory["peak"]:
-            yield f"{name}: {_size(memory['peak'])} at most, in {memory['at']}"
-            yield from (f"  {_size(count):>9}  {part}" for part, count in memory["parts"].items())
+            yield f"{name}: {size(memory['peak'])} at most, in {memory['at']}"
+            yield from (f"  {size(count):>9}  {part}" for part, count in memory["parts"].items())
     if forecast["disk"]:
-        yield f"disk: {_size(forecast['disk_bytes'])}"
+        yield f"disk: {size(forecast['disk_bytes'])}"
     for spent in forecast["disk"]:
         times = f" × {spent['times']}" if spent["times"] > 1 else ""
         note = f" ({spent['note']})" if spent["note"] else ""
-        yield f"  {_size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
+        yield f"  {size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
     for spent in forecast["downloads"]:
-        yield f"will download {_size(spent['bytes'])}: {spent['what']} of {spent['of']}"
+        yield f"will download {size(spent['bytes'])}: {spent['what']} of {spent['of']}"
     yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
     if forecast["seconds"]:
         yield f"time of training: about {_duration(forecast['seconds'])}, {forecast['speed']}"
@@ -115,10 +106,10 @@ def _fits(found: Mapping[str, Any]) -> Iterator[str]:
         ("gpu", "memory of the GPU", forecast["device_memory"]["peak"]),
     ):
         if not found["fits"][key]:
-            text = f"does not fit: {_size(needed)} of {name} are needed, of {_size(limits[key])}"
+            text = f"does not fit: {size(needed)} of {name} are needed, of {size(limits[key])}"
             yield click.style(text, fg="red", bold=True)
         elif limits[key] and key != "disk":
-            yield f"fits: {_size(needed)} of {_size(limits[key])} of {name}"
+            yield f"fits: {size(needed)} of {size(limits[key])} of {name}"
 
 
 def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +120,7 @@ def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "would fit:"
     for remedy in found["remedies"]:
-        yield f"  {_options(remedy['settings'])}: {_size(remedy['peak'])} ({remedy['cost']})"
+        yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])} ({remedy['cost']})"
 
 
 def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
@@ -137,7 +128,7 @@ def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
     if proposal is None:
         yield f"nothing that components propose fits into {limit}"
         return
-    figures = f"a student of {proposal['parameters']:,} parameters, {_size(proposal['peak'])} of {limit}"
+    figures = f"a student of {proposal['parameters']:,} parameters, {size(proposal['peak'])} of {limit}"
     settings = _options(proposal["settings"]) or "the recipe as it is"
     cost = f" ({proposal['cost']})" if proposal["cost"] else ""
     yield f"proposed: {figures}: {settings}{cost}"
@@ -145,12 +136,6 @@ def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
 
 def _options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
-
-
-def _size(count: int) -> str:
-    from kdtool._estimate.machine import size
-
-    return size(count)
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ import json
 import click
 
 from kdtool._cli.options import json_option, store_option
+from kdtool._estimate.machine import size
 
 
 @click.command()
@@ -18,7 +19,6 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
-    from kdtool._estimate.machine import size
     from kdtool._store.clean import clean as clean_store
     from kdtool._store.shared_store import store_folder
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,21 +22,23 @@ from kdtool._cli.report import report
 from kdtool._cli.run import run
 from kdtool._cli.runs import runs
 from kdtool._cli.schema import schema
-
-if TYPE_CHECKING:
-    from kdtool._plugins.registry import Entry
+from kdtool._errors import PluginError
+from kdtool._plugins.distributions import origin_of
+from kdtool._plugins.importing import import_point
+from kdtool._plugins.registry import Entry, find, installed, package_of
+from kdtool._text.did_you_mean import did_you_mean
 
 
 class _Commands(click.Group):
     """Imports a plugin when its command is used; help shows the summary of its distribution."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *_plugin_commands()]
+        return [*self.commands, *installed("command")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.commands:
             return self.commands[cmd_name]
-        return _load_command(cmd_name) if cmd_name in _plugin_commands() else None
+        return _load_command(cmd_name) if cmd_name in installed("command") else None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,9 +50,6 @@ class _Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
-            from kdtool._plugins.registry import package_of
-            from kdtool._text.did_you_mean import did_you_mean
-
             package = package_of("command", args[0])
             near = did_you_mean(args[0], self.list_commands(ctx), what="commands")
             hint = f"get it with: pip install {package}" if package else near
@@ -59,29 +58,17 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
-        rows += [(name, _summary(entries[0])) for name, entries in _plugin_commands().items()]
+        rows += [(name, _summary(entries[0])) for name, entries in installed("command").items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def _plugin_commands() -> dict[str, tuple[Entry, ...]]:
-    from kdtool._plugins.registry import installed
-
-    return installed("command")
-
-
 def _summary(entry: Entry) -> str:
-    from kdtool._plugins.distributions import origin_of
-
     text = origin_of(entry.point.dist).summary
     return f"{text} ({entry.distribution})" if text else f"(from {entry.distribution})"
 
 
 def _load_command(name: str) -> click.Command:
-    from kdtool._errors import PluginError
-    from kdtool._plugins.importing import import_point
-    from kdtool._plugins.registry import find
-
     entry = find("command", name)
     loaded, _ = import_point("command", name, entry.point)
     if not isinstance(loaded, click.Command):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdtool._cli.options import json_option, out_option
+from kdtool._text.markdown import markdown_table, measurement_title, number, number_range, signed_difference
 
 if TYPE_CHECKING:
     from kdtool._contract.reporting import Comparison
@@ -47,8 +48,6 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
 
 def value_tables(rows: Sequence[ComparedRow]) -> Iterator[str]:
     """Yield a table of each measurement: every arm's value with its interval."""
-    from kdtool._text.markdown import markdown_table, measurement_title, number, number_range
-
     for name in dict.fromkeys(row.measurement for row in rows):
         own = [row for row in rows if row.measurement == name]
         cells = [[r.run, r.arm, number(r.value), number_range(r.low, r.high), str(r.seeds)] for r in own]
@@ -58,8 +57,6 @@ def value_tables(rows: Sequence[ComparedRow]) -> Iterator[str]:
 
 def differences(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Iterator[str]:
     """Yield a table of the comparisons, and the notes on pairs that were not compared."""
-    from kdtool._text.markdown import markdown_table, signed_difference
-
     rows = []
     for found in comparisons:
         numbers = (found.difference, found.low, found.high)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from kdtool._cli.options import json_option
-
-if TYPE_CHECKING:
-    from kdtool._plugins.registry import Entry
+from kdtool._errors import UsageError
+from kdtool._plugins.distributions import contracts_of, misplaced, origin_of, refusal
+from kdtool._plugins.registry import GROUPS, Entry, find, installed
+from kdtool._plugins.sentences import sentence_of
+from kdtool._text.did_you_mean import did_you_mean
 
 _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
 
@@ -30,9 +32,6 @@ def plugins(context: click.Context) -> None:
 @json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from kdtool._plugins.distributions import misplaced
-    from kdtool._plugins.registry import GROUPS, installed
-
     found = [entries for kind in GROUPS for entries in installed(kind).values()]
     rows = [_row(entry, twice=len(entries) > 1) for entries in found for entry in entries]
     for trouble in misplaced(GROUPS.values()):
@@ -48,9 +47,6 @@ def list_plugins(as_json: bool = False) -> None:
 
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
-    from kdtool._plugins.distributions import contracts_of, origin_of, refusal
-    from kdtool._plugins.sentences import sentence_of
-
     dist = entry.point.dist
     summary = (refusal(dist) if dist else "") or sentence_of(entry.value) or origin_of(dist).summary
     return {
@@ -72,7 +68,6 @@ def show(name: str, kind: str | None) -> None:
     from textwrap import indent
 
     from kdtool._assembly.json_schema import class_and_settings
-    from kdtool._plugins.registry import find
 
     for each in _kinds_of(name, kind):
         entry = find(each, name)
@@ -88,10 +83,6 @@ def show(name: str, kind: str | None) -> None:
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
-    from kdtool._errors import UsageError
-    from kdtool._plugins.registry import GROUPS, installed
-    from kdtool._text.did_you_mean import did_you_mean
-
     found = [each for each in GROUPS if name in installed(each)]
     if not found:
         known = {other for each in GROUPS for other in installed(each)}

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
+from kdtool._text.terminal import print_line
 
 
 @click.command()
@@ -33,7 +34,6 @@ def run(
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where
     from kdtool._run.distributed import rank_and_world
-    from kdtool._text.terminal import print_line
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):

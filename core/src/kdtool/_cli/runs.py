@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.options import json_option, out_option, store_option
+from kdtool._estimate.machine import size
 
 
 @click.command()
@@ -16,7 +17,6 @@ from kdtool._cli.options import json_option, out_option, store_option
 @json_option
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
-    from kdtool._estimate.machine import size
     from kdtool._store.known_runs import list_runs
     from kdtool._store.shared_store import store_folder
 

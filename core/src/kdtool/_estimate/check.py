@@ -1,4 +1,4 @@
-"""The findings of `kdtool.check`: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
+"""`kdtool.check`: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
 Where the run would not fit, it is checked again with each of the changes that are proposed.
 """
@@ -19,11 +19,12 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.gpus import Gpu, assume
+from kdtool._estimate.gpus import assume, find_gpu
 from kdtool._estimate.history import apply_earlier_speed
-from kdtool._estimate.machine import free_disk, memory_here
+from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
 from kdtool._estimate.totals import Forecast, add_up
+from kdtool._plugins.attribution import translated
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
@@ -36,6 +37,8 @@ from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_
 from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
+from kdtool._store.shared_store import store_folder
+from kdtool._text.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,49 @@ class _Limits:
     memory_given: bool
 
 
-def check_recipe(
-    recipe: Path | Mapping[str, Any],
-    settings: Mapping[str, Any],
+@translated()
+def check(
+    recipe: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
     *,
-    limit: int | None,
-    fit: bool,
-    gpu: Gpu | None,
-    out: Path,
-    store: Path,
-    say: Callable[[str], None],
+    memory: int | str | None = None,
+    fit: bool = False,
+    gpu: str | None = None,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Check a recipe; see `kdtool.check`."""
+    """Check a recipe without loading weights or fetching anything, and forecast its needs.
+
+    Args:
+        recipe: a file, or its content as a mapping.
+        settings: key paths to values, laid over the recipe.
+        memory: the limit in bytes, or text such as "8GB"; by default this machine's memory.
+        fit: also look for the largest student that fits, and settings for it; takes some seconds for each attempt.
+        gpu: the name of a GPU, such as "a100-80gb", of a machine elsewhere: memory and time are estimated for it, from its
+            published figures.
+        out: the folder for runs; an earlier one of the same name shows how long training takes.
+        store: the folder for text, rows and signals.
+
+    Returns:
+        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
+        student takes under them), `mixtures` (a line on each loss with several teachers at once), `vocabularies` (the
+        student's beside each teacher's; null where a tokenizer is not on this machine), `forecast` (memory, disk, tokens,
+        time, …), `fits`, `limits`, `remedies` and `proposal`.
+
+    Raises:
+        RecipeError: with all mistakes, or all that this machine lacks.
+        UsageError: `memory` is not a size, or the GPU is unknown.
+    """
+    limit = read_size(memory) if isinstance(memory, str) else memory
+    assumed = None if gpu is None else find_gpu(gpu)
+    folder, shared = Path(out).absolute(), store_folder(store)
+    path = Path(recipe) if isinstance(recipe, str) else recipe
     known = Known()
-    with assume(gpu):
-        found = _look(load_recipe(recipe, settings), out, say, known)
-    here = memory_here() if gpu is None else 0  # nothing is known of the machine with an assumed GPU
-    disk = min(free_disk(out), free_disk(store))
-    limits = _Limits(limit or here, disk, gpu.memory if gpu else 0, limit is not None)
+    with assume(assumed):
+        found = _look(load_recipe(path, settings), folder, print_line, known)
+    here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
+    disk = min(free_disk(folder), free_disk(shared))
+    limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
     fits = {
         "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
         "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
@@ -88,9 +116,10 @@ def check_recipe(
     def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
             return _attempt_of(found, limits)
-        with assume(gpu), _opening(load_recipe(recipe, {**settings, **further}), lambda _: None) as (context, info):
+        changed = load_recipe(path, {**(settings or {}), **further})
+        with assume(assumed), _opening(changed, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.fine)
-            return _attempt_of(_foresee(context, info, out, known), limits)
+            return _attempt_of(_foresee(context, info, folder, known), limits)
 
     enough = fits["memory"] and fits["gpu"]
     proposed = proposals(found.assembly, found.asked) if fit or not enough else []

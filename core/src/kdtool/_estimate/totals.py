@@ -100,7 +100,7 @@ def _memory(ahead: RunForecast, asked: Sequence[Asked], what: str) -> Memory:
     moments: dict[str, dict[str, int]] = {}
     for position, stage in enumerate(ahead.stages):
         for moment in sorted(one for one in named if one.startswith(f"{stage}: ")) or [stage]:
-            moments[moment] = parts = {}
+            parts = moments.setdefault(moment, {})
             unloaded = {name for part in asked if moment in part.estimate.stages for name in part.estimate.unloads}
             for part in asked:
                 if part.estimate.stages:
