@@ -80,8 +80,8 @@ def check(
     Args:
         recipe: a file, or its content as a mapping.
         settings: key paths to values, laid over the recipe.
-        memory: the limit in bytes, or text such as "8GB"; by default this machine's memory.
-        fit: also look for the largest student that fits, and settings for it; takes some seconds for each attempt.
+        memory: the limit in bytes, or text such as "8GB" (default: this machine's memory).
+        fit: also look for the largest student that fits, and settings for it, in some seconds for each attempt.
         gpu: the name of a GPU, such as "a100-80gb", of a machine elsewhere: memory and time are estimated for it, from its
             published figures.
         out: the folder for runs; an earlier one of the same name shows how long training takes.
@@ -123,8 +123,18 @@ def check(
 
     enough = fits["memory"] and fits["gpu"]
     proposed = proposals(found.assembly, found.asked) if fit or not enough else []
+    return {
+        **_describe(found),
+        "limits": vars(limits),
+        "fits": fits,
+        "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
+        "proposal": _plain(largest(proposed, attempt) if fit else None),
+    }
+
+
+def _describe(found: _Checked) -> dict[str, Any]:
     facts = {phase.stage.removeprefix("phases/"): phase.facts for phase in found.planned.phases}
-    plain: dict[str, Any] = TypeAdapter(Any).dump_python(
+    described: dict[str, Any] = _plain(
         {
             "name": found.assembly.recipe.name,
             "arms": list(found.assembly.arms),
@@ -135,14 +145,13 @@ def check(
             "vocabularies": found.vocabularies,
             "mixtures": mixtures_noted(found.assembly),
             "forecast": found.forecast,
-            "limits": limits,
-            "fits": fits,
-            "remedies": [] if enough or fit else fitting(proposed, attempt),
-            "proposal": largest(proposed, attempt) if fit else None,
-        },
-        mode="json",
+        }
     )
-    return plain
+    return described
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
 
 
 def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:

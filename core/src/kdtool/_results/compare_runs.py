@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -108,11 +109,8 @@ def run_folder(run: Path, out: Path, what: str = "finished run") -> Path:
 
 def _labels(folders: Sequence[Path]) -> dict[str, Path]:
     """Name runs after their folders, with as much of the path as distinguishes them."""
-    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
-        labels = {"/".join(folder.parts[-depth:]): folder for folder in folders}
-        if len(labels) == len(folders):
-            return labels
-    return {str(folder): folder for folder in folders}
+    depth = next(n for n in count(1) if len({folder.parts[-n:] for folder in folders}) == len(folders))
+    return {"/".join(folder.parts[-depth:]): folder for folder in folders}
 
 
 def _default_arms(subjects: Sequence[Subject]) -> set[str]:

@@ -80,7 +80,9 @@ def as_markdown(sweep: SweepResults) -> str:
         direction = "higher" if table.higher_is_better else "lower"
         parts.append(f"## {table.measurement} ({table.unit}; {direction} is better)")
         ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
-        parts.append(markdown_table(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows]))
+        parts.append(
+            markdown_table(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows])
+        )
         parts += [f"{table.note[0].upper()}{table.note[1:]}."] if table.note else []
     cells = (cell for table in sweep.tables for row in table.rows for cell in row.cells.values())
     parts += [_INTERVALS] if any(cell.low is not None for cell in cells) else []
