@@ -76,7 +76,7 @@ def interface() -> str:
     }
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    homes = ("kdtool._api", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run")
+    homes = ("kdtool._api", "kdtool._estimate.check", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run")
     running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]

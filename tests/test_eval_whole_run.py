@@ -126,13 +126,13 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plain"], "nothing says what to measure"),
+        (["plain"], "no evaluator is named"),
         (["--with", "perplexity", *TEXT], "nothing to measure"),
-        (["nowhere", "--with", "perplexity"], "is no model, nor a finished run"),
+        (["nowhere", "--with", "perplexity"], "is not a model, nor a finished run"),
         (["plain", "plain", "--with", "perplexity"], "two models are called 'plain'"),
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
         (["plain", "--with", "perplexity", "--set", "student.layers=3"], "student: unknown key"),
-        (["plain", "--with", "perplexity", "--name", "a b"], "is no name"),
+        (["plain", "--with", "perplexity", "--name", "a b"], "is not a name"),
         (["plain", "--with", "perplexity"], "perplexity.split: 'test' holds no documents"),
         ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
     ],

@@ -139,7 +139,7 @@ def test_a_command_that_is_none_is_named(site: Path, capsys: pytest.CaptureFixtu
         (
             "X = 3  # of another length than the next: bytecode is told apart by that",
             1,
-            "command 'x-bad' of x-bad 1.0 is no click command but int",
+            "command 'x-bad' of x-bad 1.0 must be a click command, but is int",
         ),
         ("1 / 0", 1, "command 'x-bad' (entry point 'x_bad:X' of x-bad 1.0) cannot be imported: ZeroDivisionError"),
         ("import click, sys\n@click.command()\ndef X(): sys.exit(7)", 7, ""),

@@ -206,7 +206,7 @@ def test_a_plugin_of_another_kind_than_was_asked_for_is_told_as_what_it_is(tmp_p
     command = _kdtool("plugins", "show", "x-told", path=tmp_path)
     assert (command.returncode, command.stderr) == (
         2,
-        "error: 'x-told' is a command: kdtool x-told --help says what it does\n",
+        "error: 'x-told' is a command, not a component; see: kdtool x-told --help\n",
     )
 
 

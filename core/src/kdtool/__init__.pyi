@@ -2,7 +2,6 @@
 
 from pydantic import Field as Field
 
-from kdtool._api import check as check
 from kdtool._api import plan as plan
 from kdtool._api import report as report
 from kdtool._api import run as run
@@ -104,6 +103,7 @@ from kdtool._errors import ServiceError as ServiceError
 from kdtool._errors import StorageError as StorageError
 from kdtool._errors import TargetMissedError as TargetMissedError
 from kdtool._errors import UsageError as UsageError
+from kdtool._estimate.check import check as check
 from kdtool._estimate.gpus import Gpu as Gpu
 from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
 from kdtool._estimate.other_work import OtherWork as OtherWork

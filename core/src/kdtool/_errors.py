@@ -1,19 +1,6 @@
-"""Every error that kdtool raises for its user, and the exit code each has.
+"""Every error that kdtool raises for its user, and the exit code of each.
 
-KdtoolError
-├── UsageError             2   the call or the recipe is wrong
-│   └── RecipeError        2   all that is wrong with a recipe, with places
-├── PluginError            1   a plugin is broken: cannot be imported, registered, or gave a wrong result
-├── BudgetError            3   a limit would be exceeded
-├── AuthenticationError    4   a key is missing or refused, or billing failed
-├── ServiceError           5   a remote service stayed down, or something cannot be had offline
-├── TargetMissedError           6   a required score was not reached
-├── LockedError            7   another process works on the same run
-├── StorageError           8   disk full, read-only, or a stored file is damaged
-├── MemoryExceededError         9   not enough memory
-└── SandboxError          10   no safe way to execute generated code
-
-Messages say what was given, what was expected, where, and what to do next.
+Messages name the key or value that is wrong, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -21,23 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-__all__ = [
-    "AuthenticationError",
-    "BudgetError",
-    "KdtoolError",
-    "LockedError",
-    "MemoryExceededError",
-    "PluginError",
-    "Problem",
-    "RecipeError",
-    "SandboxError",
-    "ServiceError",
-    "StorageError",
-    "TargetMissedError",
-    "UsageError",
-    "cause_of",
-]
 
 
 class KdtoolError(Exception):
@@ -54,9 +24,9 @@ class UsageError(KdtoolError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a recipe: where (file, line and column from 1, key path), what, and what to do.
+    """One mistake in a recipe: where (file, line and column from 1, key path), what, and what to do.
 
-    `plugin` says that not the recipe is wrong but the plugin that it names.
+    `plugin` marks a mistake in the plugin that the recipe names, not in the recipe.
     """
 
     key: str
@@ -69,7 +39,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        text = ": ".join(part for part in (where, self.key, self.message) if part)
+        text = ": ".join(filter(None, (where, self.key, self.message)))
         return f"{text}\n    {self.remedy}" if self.remedy else text
 
 
@@ -81,8 +51,8 @@ class RecipeError(UsageError):
         if self.problems and all(problem.plugin for problem in self.problems):
             self.exit_code = PluginError.exit_code
         count = len(self.problems)
-        head = "1 problem in the recipe" if count == 1 else f"{count} problems in the recipe"
-        super().__init__("\n".join([f"{head}:", *(f"  {line}" for p in self.problems for line in str(p).splitlines())]))
+        lines = [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
+        super().__init__("\n".join([f"{count} problem{'s' * (count != 1)} in the recipe:", *lines]))
 
 
 class PluginError(KdtoolError):
@@ -108,11 +78,10 @@ class ServiceError(KdtoolError):
 
 
 class TargetMissedError(KdtoolError):
-    """A required score was not reached; the run is finished."""
+    """A required score was not reached; the run is finished. `results` are its `Results`."""
 
     exit_code = 6
     results: Any
-    """The finished run's `Results`."""
 
     def __init__(self, message: str, results: Any = None) -> None:
         super().__init__(message)
@@ -149,6 +118,6 @@ def cause_of(error: BaseException) -> str:
         return f"it calls sys.exit({error.code!r})"
     try:
         text = str(error).strip()
-    except Exception:  # foreign exceptions may fail to say what they are
+    except Exception:  # `__str__` of a foreign exception may fail
         text = ""
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")

@@ -1,7 +1,4 @@
-"""`kdtool check RECIPE`: everything that can be known before weights load or anything is fetched.
-
-`kdtool.check` finds it out; here it is put into lines.
-"""
+"""`kdtool check RECIPE`: prints the findings of `kdtool.check`."""
 
 from __future__ import annotations
 
@@ -13,18 +10,21 @@ from typing import Any
 import click
 
 from kdtool._cli.options import json_option, recipe_argument, set_option
-
-__all__ = ["check"]
+from kdtool._errors import MemoryExceededError
+from kdtool._estimate.machine import size
 
 
 @click.command()
 @recipe_argument
 @set_option
-@click.option("--memory", metavar="SIZE", help="Memory that the run is to fit into, such as 8GB; else this machine's.")
+@click.option("--memory", metavar="SIZE", help="Memory that the run should fit into, such as 8GB [default: all].")
 @click.option("--fit", metavar="SIZE", help="Propose the largest student that fits into SIZE, and settings for it.")
 @click.option("--gpu", metavar="NAME", help="Estimate for a machine with this GPU, such as t4, l4, a100-80gb or h200.")
 @click.option(
-    "--out", type=click.Path(file_okay=False), default="runs", help="The folder for runs: earlier ones tell time."
+    "--out",
+    type=click.Path(file_okay=False),
+    default="runs",
+    help="The folder for runs: earlier ones show how long training takes.",
 )
 @json_option
 def check(
@@ -37,32 +37,27 @@ def check(
     as_json: bool,
 ) -> None:
     """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
-    from kdtool._api import check as check_recipe
+    from kdtool._estimate.check import check as check_recipe
 
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
     found = check_recipe(Path(recipe), settings, memory=fit or memory, fit=fit is not None, gpu=gpu, out=out)
+    fits = found["fits"]
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        for line in (*_is_what(recipe, found), *_takes(found["forecast"]), *_fits(found, remedies=fit is None)):
+        advice = _proposal(found, fit) if fit is not None else _remedies(found)
+        for line in (*_description(recipe, found), *_needs(found["forecast"]), *_fits(found), *advice):
             click.echo(line)
-        if fit is not None:
-            click.echo("\n".join(_proposed(found, fit)))
-    asked = (memory is not None and not found["fits"]["memory"]) or (gpu is not None and not found["fits"]["gpu"])
+    asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if found["proposal"] is None if fit is not None else asked:
-        raise click.exceptions.Exit(_EXCEEDED)
+        raise click.exceptions.Exit(MemoryExceededError.exit_code)
 
 
-_EXCEEDED = 9
-"""The exit code of `MemoryExceededError`."""
-
-
-def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
+def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
     from kdtool._contract.licences import Licensed, told
-    from kdtool._estimate.machine import size
     from kdtool._run.preflight.vocabularies import noted
     from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -73,8 +68,8 @@ def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     for name, facts in found["models"].items():
         shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
         yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
-        cache = found["forecast"]["cache"][name]
-        yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {size(cache)}"
+        cache = size(found["forecast"]["cache"][name])
+        yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {cache}"
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} parameters learn"
     yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
@@ -82,50 +77,43 @@ def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     yield from found["mixtures"]
 
 
-def _takes(forecast: Mapping[str, Any]) -> Iterator[str]:
-    from kdtool._estimate.machine import size
-
+def _needs(forecast: Mapping[str, Any]) -> Iterator[str]:
     for name, memory in (("memory", forecast["memory"]), ("memory of the GPU", forecast["device_memory"])):
         if memory["peak"]:
             yield f"{name}: {size(memory['peak'])} at most, in {memory['at']}"
-            for part, count in memory["parts"].items():
-                yield f"  {size(count):>9}  {part}"
+            yield from (f"  {size(count):>9}  {part}" for part, count in memory["parts"].items())
     if forecast["disk"]:
         yield f"disk: {size(forecast['disk_bytes'])}"
-        for spent in forecast["disk"]:
-            times = f" × {spent['times']}" if spent["times"] > 1 else ""
-            note = f" ({spent['note']})" if spent["note"] else ""
-            yield f"  {size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
+    for spent in forecast["disk"]:
+        times = f" × {spent['times']}" if spent["times"] > 1 else ""
+        note = f" ({spent['note']})" if spent["note"] else ""
+        yield f"  {size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
     for spent in forecast["downloads"]:
         yield f"will download {size(spent['bytes'])}: {spent['what']} of {spent['of']}"
     yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
     if forecast["seconds"]:
-        yield f"time of training: about {_time(forecast['seconds'])}, {forecast['speed']}"
+        yield f"time of training: about {_duration(forecast['seconds'])}, {forecast['speed']}"
     if forecast["picodollars"]:
         yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars"
-    for line in forecast["unknown"]:
-        yield f"not known: {line}"
+    yield from (f"not known: {line}" for line in forecast["unknown"])
 
 
-def _fits(found: Mapping[str, Any], *, remedies: bool) -> Iterator[str]:
-    from kdtool._estimate.machine import size
-
+def _fits(found: Mapping[str, Any]) -> Iterator[str]:
     forecast, limits = found["forecast"], found["limits"]
-    if not found["fits"]["disk"]:
-        text = f"does not fit: {size(forecast['disk_bytes'])} of disk are needed, {size(limits['disk'])} are free"
-        yield click.style(text, fg="red", bold=True)
-    here = "" if limits["memory_given"] else " that are here"
-    for key, name, held, where in (
-        ("memory", "memory", "memory", here),
-        ("gpu", "memory of the GPU", "device_memory", ""),
+    for key, name, needed in (
+        ("disk", "disk", forecast["disk_bytes"]),
+        ("memory", "memory", forecast["memory"]["peak"]),
+        ("gpu", "memory of the GPU", forecast["device_memory"]["peak"]),
     ):
-        peak, limit = forecast[held]["peak"], limits[key]
         if not found["fits"][key]:
-            text = f"does not fit: {size(peak)} of {name} are needed, of {size(limit)}{where}"
+            text = f"does not fit: {size(needed)} of {name} are needed, of {size(limits[key])}"
             yield click.style(text, fg="red", bold=True)
-        elif limit:
-            yield f"fits: {size(peak)} of {size(limit)} of {name}"
-    if not remedies or (found["fits"]["memory"] and found["fits"]["gpu"]):
+        elif limits[key] and key != "disk":
+            yield f"fits: {size(needed)} of {size(limits[key])} of {name}"
+
+
+def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["fits"]["memory"] and found["fits"]["gpu"]:
         return
     if not found["remedies"]:
         yield "no change that a component proposes makes it fit: take a smaller student or teacher"
@@ -135,9 +123,7 @@ def _fits(found: Mapping[str, Any], *, remedies: bool) -> Iterator[str]:
         yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])} ({remedy['cost']})"
 
 
-def _proposed(found: Mapping[str, Any], limit: str) -> Iterator[str]:
-    from kdtool._estimate.machine import size
-
+def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
     proposal = found["proposal"]
     if proposal is None:
         yield f"nothing that components propose fits into {limit}"
@@ -152,7 +138,7 @@ def _options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"

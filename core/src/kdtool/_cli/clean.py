@@ -7,8 +7,7 @@ import json
 import click
 
 from kdtool._cli.options import json_option, store_option
-
-__all__ = ["clean"]
+from kdtool._estimate.machine import size
 
 
 @click.command()
@@ -16,11 +15,10 @@ __all__ = ["clean"]
 @click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
 @json_option
 def clean(store: str | None, yes: bool, as_json: bool) -> None:
-    """Show what no run needs in the folder that runs share, and free it with --yes.
+    """Show or free what no run needs in the folder that runs share.
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """
-    from kdtool._estimate.machine import size
     from kdtool._store.clean import clean as clean_store
     from kdtool._store.shared_store import store_folder
 
@@ -36,13 +34,11 @@ def clean(store: str | None, yes: bool, as_json: bool) -> None:
         return
     for item in done.found:
         click.echo(f"{size(item.bytes):>9}  {item.path}  ({done.left.get(item.path) or item.why})")
-    freed = sum(item.bytes for item in done.found if item.path not in done.left)
-    runs = f"{done.runs} run{'' if done.runs == 1 else 's'}"
-    of = f"of {size(done.total)} in {folder} ({runs})"
+    freed = size(sum(item.bytes for item in done.found if item.path not in done.left))
+    total = f"of {size(done.total)} in {folder} ({done.runs} run{'s' * (done.runs != 1)})"
     if not done.found:
-        click.echo(f"Nothing to free: all {of} is needed.")
+        click.echo(f"Nothing to free: all {total} is needed.")
     elif yes:
-        click.echo(f"Freed {size(freed)} {of}.")
+        click.echo(f"Freed {freed} {total}.")
     else:
-        command = "kdtool clean" + (f" --store {folder}" if store else "")
-        click.echo(f"{size(freed)} {of}. To free them: {command} --yes")
+        click.echo(f"{freed} {total}. To free them: kdtool clean{f' --store {folder}' if store else ''} --yes")

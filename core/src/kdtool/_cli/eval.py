@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from kdtool._cli.options import offline_option, out_option, set_option, store_option
 
-__all__ = ["evaluate"]
-
 
 @click.command("eval")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--with", "evaluators", metavar="NAME,NAME", help="Evaluators [default: those of --recipe].")
+@click.option("--with", "evaluators", metavar="NAME,NAME", default="", help="Evaluators [default: those of --recipe].")
 @click.option("--corpus", help="The corpus plugin that gives held-out text [default: those of --recipe].")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="A recipe to take text, teacher and evaluators from.")
 @set_option
@@ -19,32 +19,20 @@ __all__ = ["evaluate"]
 @out_option
 @store_option
 @offline_option
-def evaluate(
-    models: tuple[str, ...],
-    evaluators: str | None,
-    corpus: str | None,
-    recipe: str | None,
-    settings: dict[str, str],
-    name: str | None,
-    out: str,
-    store: str | None,
-    offline: bool,
-) -> None:
+def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str], **options: Any) -> None:
     """Measure models that are there already, and compare each with each; nothing is trained.
 
     A MODEL is a model's folder, an exported file, or a run (its name or folder), of which the student is measured with all
     its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. The same
     command goes on where it stopped.
     """
-    from kdtool._cli.compare import differences, values
+    from kdtool._cli.compare import differences, value_tables
     from kdtool._contract.reporting import where
     from kdtool._evaluate.evaluate import evaluate as evaluate_models
     from kdtool._results.compare_runs import rows_of
 
-    wanted = [text.strip() for text in (evaluators or "").split(",") if text.strip()]
-    results = evaluate_models(
-        models, wanted, settings, corpus=corpus, recipe=recipe, name=name, out=out, store=store, offline=offline
-    )
-    rows = tuple(rows_of(results.name, results))
-    click.echo("\n\n".join(["", *values(rows), *differences(results.comparisons, results.notes), results.verdict]))
+    wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
+    results = evaluate_models(models, wanted, settings, **options)
+    tables = value_tables(list(rows_of(results.name, results)))
+    click.echo("\n\n".join(["", *tables, *differences(results.comparisons, results.notes), results.verdict]))
     click.echo(f"\n{where(results)}")

@@ -1,4 +1,4 @@
-"""From an exception to a sentence and an exit code: what failed, whose code it was, and what to do."""
+"""Errors explained to the user: the cause, the plugin that failed, a remedy, and the exit code."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 
 import click
 
-from kdtool._cli.leaving import INTERRUPTED, Stopped
+from kdtool._cli.interrupts import INTERRUPTED
 from kdtool._errors import KdtoolError, cause_of
 from kdtool._plugins.attribution import culprit, told, translated
 from kdtool._plugins.owner import owner_of
 
-__all__ = ["explain"]
-
 
 def explain(error: BaseException, *, debug: bool) -> int:
-    """Print what ended a command to standard error and return the exit code."""
+    """Explain on standard error why a command ended, and return the exit code."""
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if isinstance(error, KeyboardInterrupt | click.Abort):
-            return _explain_interruption(error)
+            how = f"stopped by {error}" if str(error) else "interrupted"
+            click.echo(f"\n{how}; what is finished is kept, and the same command goes on from there", err=True)
+            return INTERRUPTED
         if isinstance(error, click.exceptions.Exit):
             return error.exit_code
         if isinstance(error, click.ClickException):
             error.show()
             return error.exit_code
         if isinstance(error, BrokenPipeError):
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # nobody reads it
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # the reader has gone
             return 1
     if debug:
         traceback.print_exception(error)
@@ -39,19 +39,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
         click.echo(f"error: {told(known)}", err=True)
         return known.exit_code
     except BaseException:
-        return _explain_foreign(error)
-
-
-def _explain_interruption(error: BaseException) -> int:
-    stopped = next((one for one in (error, error.__cause__) if isinstance(one, Stopped)), None)
-    how = f"stopped by {stopped}" if stopped else "interrupted"
-    click.echo(f"\n{how}; what is finished is kept, and the same command goes on from there", err=True)
-    return INTERRUPTED
-
-
-def _explain_foreign(error: BaseException) -> int:
-    who = culprit(error)
-    click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
-    remedy = "The plugin's authors need" if who else "You can see where with"
-    click.echo(f"  What was finished is kept. {remedy} the traceback: start it as `kdtool --debug …`.", err=True)
-    return KdtoolError.exit_code
+        who = culprit(error)
+        click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
+        remedy = "The plugin's authors need" if who else "You can see where with"
+        click.echo(f"  Finished work is kept. {remedy} the traceback: start it as `kdtool --debug …`.", err=True)
+        return KdtoolError.exit_code

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from kdtool._cli.options import json_option
+from kdtool._errors import UsageError
+from kdtool._plugins.distributions import contracts_of, misplaced, origin_of, refusal
+from kdtool._plugins.registry import GROUPS, Entry, find, installed
+from kdtool._plugins.sentences import sentence_of
+from kdtool._text.did_you_mean import did_you_mean
 
-if TYPE_CHECKING:
-    from kdtool._plugins.registry import Entry
-
-__all__ = ["NOTHING_INSTALLED", "plugins"]
-
-NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. What the quickstart needs:
+_NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
 
     pip install kdtool-quickstart
 """
@@ -32,86 +32,72 @@ def plugins(context: click.Context) -> None:
 @json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from kdtool._plugins.distributions import misplaced
-    from kdtool._plugins.registry import GROUPS, installed
-
-    rows = [
-        _row(entry, twice=len(entries) > 1)
-        for kind in GROUPS
-        for entries in installed(kind).values()
-        for entry in entries
-    ]
+    found = [entries for kind in GROUPS for entries in installed(kind).values()]
+    rows = [_row(entry, twice=len(entries) > 1) for entries in found for entry in entries]
     for trouble in misplaced(GROUPS.values()):
         click.echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    if not rows:
-        click.echo(NOTHING_INSTALLED)
-        return
-    widths = {key: max(len(row[key]) for row in rows) for key in ("kind", "name")}
+    width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        name = f"{row['kind']:<{widths['kind']}}  {row['name']:<{widths['name']}}"
-        click.echo(f"{name}  {row['version']:<8} {row['summary']}")
+        click.echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
+    if not rows:
+        click.echo(_NOTHING_INSTALLED)
 
 
 def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
-    from kdtool._plugins.distributions import contracts_of, origin_of, refusal
-    from kdtool._plugins.sentences import sentence_of
-
     dist = entry.point.dist
-    contracts = ",".join(map(str, sorted(contracts_of(dist)))) if dist else ""
     summary = (refusal(dist) if dist else "") or sentence_of(entry.value) or origin_of(dist).summary
     return {
         "kind": entry.kind,
         "name": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
-        "contract": contracts,
+        "contract": ",".join(map(str, sorted(contracts_of(dist)))) if dist else "",
         "summary": f"offered twice; {summary}" if twice else summary,
     }
 
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", help="Which kind, where a name stands for several.")
+@click.option("--kind", help="The kind, where several have a plugin of this name.")
 def show(name: str, kind: str | None) -> None:
-    """Show a plugin: what it does, where it comes from, and its settings."""
+    """Show a plugin: its purpose, origin and settings."""
     from inspect import cleandoc, getdoc
     from textwrap import indent
 
     from kdtool._assembly.json_schema import class_and_settings
-    from kdtool._errors import UsageError
-    from kdtool._plugins.registry import GROUPS, find, installed
-    from kdtool._text.did_you_mean import did_you_mean
 
-    there = [each for each in GROUPS if name in installed(each)]
-    kinds = [each for each in there if each != "command" and kind in {None, each}]
-    if there == ["command"]:
-        raise UsageError(f"{name!r} is a command: kdtool {name} --help says what it does")
-    if there and not kinds:
-        raise UsageError(f"{name!r} is of the kind {' and '.join(there)}, not {kind}")
-    if not kinds:
-        known = {found for each in GROUPS for found in installed(each)}
-        raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
-    for each in kinds:
+    for each in _kinds_of(name, kind):
         entry = find(each, name)
         cls, schema = class_and_settings(each, name)
         click.echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
         click.echo(indent(getdoc(cls) or "", "  ") + "\n")
         for field, about in schema.get("properties", {}).items():
-            click.echo(f"  {field}: {_type(about)}{_default(field, about, schema)}")
+            default = "(required)" if field in schema.get("required", []) else f"= {json.dumps(about.get('default'))}"
+            click.echo(f"  {field}: {_type(about)} {default}")
             if about.get("description"):
                 click.echo(indent(cleandoc(str(about["description"])), "      "))
+
+
+def _kinds_of(name: str, kind: str | None) -> list[str]:
+    """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
+    found = [each for each in GROUPS if name in installed(each)]
+    if not found:
+        known = {other for each in GROUPS for other in installed(each)}
+        raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
+    if found == ["command"]:
+        raise UsageError(f"{name!r} is a command, not a component; see: kdtool {name} --help")
+    wanted = [each for each in found if each != "command" and kind in {None, each}]
+    if not wanted:
+        raise UsageError(f"{name!r} is of the kind {' and '.join(found)}, not {kind}")
+    return wanted
 
 
 def _type(about: dict[str, Any]) -> str:
     if "enum" in about:
         return " | ".join(map(str, about["enum"]))
     if "anyOf" in about:
-        return " | ".join(_type(option) for option in about["anyOf"])
+        return " | ".join(map(_type, about["anyOf"]))
     return str(about.get("type", about.get("$ref", "").rpartition("/")[2]))
-
-
-def _default(field: str, about: dict[str, Any], schema: dict[str, Any]) -> str:
-    return " (required)" if field in schema.get("required", []) else f" = {json.dumps(about.get('default'))}"

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import click
 
-__all__ = ["report"]
-
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--use", help="Which reporter [default: the one of the run's recipe].")
+@click.option("--use", help="Name of the reporter [default: the one of the run's recipe].")
 def report(folder: str, use: str | None) -> None:
     """Write the report of a finished run (its FOLDER) again, without computing anything."""
     from kdtool._api import report as write_report

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
-
-__all__ = ["run"]
+from kdtool._text.terminal import print_line
 
 
 @click.command()
@@ -17,12 +16,8 @@ __all__ = ["run"]
 @out_option
 @store_option
 @offline_option
-@click.option(
-    "--verify",
-    is_flag=True,
-    help="Read every stored file that is reused, and stop at one that is not what was written.",
-)
-@click.option("--plan", "only_plan", is_flag=True, help="Only say which stages would run, which are reused, and why.")
+@click.option("--verify", is_flag=True, help="Read every stored file that is reused, and stop at one that has changed.")
+@click.option("--plan", "only_plan", is_flag=True, help="Only show which stages would run or be reused, and why.")
 @click.option("--trace-hooks", is_flag=True, help="Print every hook call to standard error.")
 def run(
     recipe: str,
@@ -44,7 +39,7 @@ def run(
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
             click.echo(f"{stage.action:<8}  {stage.name:<40}  {'; '.join(stage.why)}".rstrip())
         return
-    trace = (lambda text: click.echo(text, err=True)) if trace_hooks else None
+    trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)
     if rank_and_world()[0] == 0:
         click.echo(f"\n{results.verdict}\n\n{where(results)}")

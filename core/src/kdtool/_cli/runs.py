@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.options import json_option, out_option, store_option
-
-__all__ = ["runs"]
+from kdtool._estimate.machine import size
 
 
 @click.command()
@@ -18,7 +17,6 @@ __all__ = ["runs"]
 @json_option
 def runs(out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store."""
-    from kdtool._estimate.machine import size
     from kdtool._store.known_runs import list_runs
     from kdtool._store.shared_store import store_folder
 

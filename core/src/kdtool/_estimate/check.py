@@ -1,6 +1,6 @@
-"""What `kdtool check` finds out: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
+"""`kdtool.check`: a recipe is assembled, described and estimated; nothing is loaded, fetched or made.
 
-Called by `kdtool._api.check`. Where the run would not fit, it is checked again with each of the changes that are proposed.
+Where the run would not fit, it is checked again with each of the changes that are proposed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from kdtool._contract.estimates import RunForecast
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import ServiceError
-from kdtool._estimate.gpus import Gpu, assume
-from kdtool._estimate.history import timed_by_record
-from kdtool._estimate.machine import free_disk, memory_here
+from kdtool._estimate.gpus import assume, find_gpu
+from kdtool._estimate.history import apply_earlier_speed
+from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
 from kdtool._estimate.totals import Forecast, add_up
+from kdtool._plugins.attribution import translated
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
@@ -36,127 +37,156 @@ from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_
 from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import mixtures_noted
-
-__all__ = ["check_recipe"]
+from kdtool._store.shared_store import store_folder
+from kdtool._text.terminal import print_line
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """One look at a recipe: what is known of it, and what it will take."""
+    """A recipe with its forecast; attempts at other settings leave out licences and vocabularies."""
 
     assembly: Assembly
     models: Mapping[str, ModelFacts]
-    trainable: Mapping[str, int]
-    licences: Any
-    vocabularies: Any
+    planned: RunForecast
     asked: list[Asked]
     forecast: Forecast
+    licences: Any = ()
+    vocabularies: Any = None
 
 
-def check_recipe(
-    recipe: Path | Mapping[str, Any],
-    settings: Mapping[str, Any],
+@dataclass(frozen=True)
+class _Limits:
+    """Bytes that a run may use; 0 for no limit. `memory_given`: by the user, not by this machine."""
+
+    memory: int
+    disk: int
+    gpu: int
+    memory_given: bool
+
+
+@translated()
+def check(
+    recipe: Path | str | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
     *,
-    limit: int | None,
-    fit: bool,
-    gpu: Gpu | None,
-    out: Path,
-    store: Path,
-    say: Callable[[str], None],
+    memory: int | str | None = None,
+    fit: bool = False,
+    gpu: str | None = None,
+    out: Path | str = "runs",
+    store: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Check a recipe; see `kdtool.check`."""
+    """Check a recipe without loading weights or fetching anything, and forecast its needs.
+
+    Args:
+        recipe: a file, or its content as a mapping.
+        settings: key paths to values, laid over the recipe.
+        memory: the limit in bytes, or text such as "8GB" (default: this machine's memory).
+        fit: also look for the largest student that fits, and settings for it, in some seconds for each attempt.
+        gpu: the name of a GPU, such as "a100-80gb", of a machine elsewhere: memory and time are estimated for it, from its
+            published figures.
+        out: the folder for runs; an earlier one of the same name shows how long training takes.
+        store: the folder for text, rows and signals.
+
+    Returns:
+        Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
+        student takes under them), `mixtures` (a line on each loss with several teachers at once), `vocabularies` (the
+        student's beside each teacher's; null where a tokenizer is not on this machine), `forecast` (memory, disk, tokens,
+        time, …), `fits`, `limits`, `remedies` and `proposal`.
+
+    Raises:
+        RecipeError: with all mistakes, or all that this machine lacks.
+        UsageError: `memory` is not a size, or the GPU is unknown.
+    """
+    limit = read_size(memory) if isinstance(memory, str) else memory
+    assumed = None if gpu is None else find_gpu(gpu)
+    folder, shared = Path(out).absolute(), store_folder(store)
+    path = Path(recipe) if isinstance(recipe, str) else recipe
     known = Known()
-    with assume(gpu):
-        found = _look(load_recipe(recipe, settings), out, say, known)
-    # The memory of this machine says nothing of the one that a GPU is assumed in.
-    memory = limit or (memory_here() if gpu is None else 0)
-    on_gpu = 0 if gpu is None else gpu.memory
-    disk = min(free_disk(out), free_disk(store))
+    with assume(assumed):
+        found = _look(load_recipe(path, settings), folder, print_line, known)
+    here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
+    disk = min(free_disk(folder), free_disk(shared))
+    limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
     fits = {
-        "memory": not memory or found.forecast.memory.peak <= memory,
-        "gpu": not on_gpu or found.forecast.device_memory.peak <= on_gpu,
+        "memory": not limits.memory or found.forecast.memory.peak <= limits.memory,
+        "gpu": not limits.gpu or found.forecast.device_memory.peak <= limits.gpu,
         "disk": found.forecast.disk_bytes <= disk,
     }
 
     def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
-            return _figures(found.assembly, found.models, found.forecast, memory, on_gpu)
-        with assume(gpu), _opened(load_recipe(recipe, {**settings, **further}), lambda _: None) as (context, info):
+            return _attempt_of(found, limits)
+        changed = load_recipe(path, {**(settings or {}), **further})
+        with assume(assumed), _opening(changed, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.fine)
-            models, _, _, forecast = _foreseen(context, info, out, known)
-            return _figures(context.assembly, models, forecast, memory, on_gpu)
+            return _attempt_of(_foresee(context, info, folder, known), limits)
 
     enough = fits["memory"] and fits["gpu"]
     proposed = proposals(found.assembly, found.asked) if fit or not enough else []
-    proposal = largest(proposed, attempt) if fit else None
-    plain: dict[str, Any] = TypeAdapter(Any).dump_python(
+    return {
+        **_describe(found),
+        "limits": vars(limits),
+        "fits": fits,
+        "remedies": _plain([] if enough or fit else fitting(proposed, attempt)),
+        "proposal": _plain(largest(proposed, attempt) if fit else None),
+    }
+
+
+def _describe(found: _Checked) -> dict[str, Any]:
+    facts = {phase.stage.removeprefix("phases/"): phase.facts for phase in found.planned.phases}
+    described: dict[str, Any] = _plain(
         {
             "name": found.assembly.recipe.name,
             "arms": list(found.assembly.arms),
             "components": [component_record(built) for built in found.assembly.built.values()],
             "models": found.models,
-            "trainable": found.trainable,
+            "trainable": {name: own.trainable for name, own in facts.items() if own is not None},
             "licences": found.licences,
             "vocabularies": found.vocabularies,
             "mixtures": mixtures_noted(found.assembly),
             "forecast": found.forecast,
-            "limits": {"memory": memory, "disk": disk, "gpu": on_gpu, "memory_given": limit is not None},
-            "fits": fits,
-            "remedies": [] if enough or fit else fitting(proposed, attempt),
-            "proposal": proposal,
-        },
-        mode="json",
+        }
     )
-    return plain
+    return described
 
 
-def _figures(
-    assembly: Assembly, models: Mapping[str, ModelFacts], forecast: Forecast, memory: int, on_gpu: int
-) -> Attempt:
-    (student,) = assembly.of_kind("student")
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
+
+
+def _attempt_of(found: _Checked, limits: _Limits) -> Attempt:
+    (student,) = found.assembly.of_kind("student")
     over: dict[str, int] = {}
-    for held, limit in ((forecast.memory, memory), (forecast.device_memory, on_gpu)):
-        totals = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
-        over |= {moment: max(above, over.get(moment, 0)) for moment, above in totals.items() if above > 0}
-    peak = (forecast.device_memory if on_gpu else forecast.memory).peak
-    return Attempt(peak, models[student].parameters if student in models else 0, over)
+    for held, limit in ((found.forecast.memory, limits.memory), (found.forecast.device_memory, limits.gpu)):
+        above = {moment: sum(parts.values()) - limit for moment, parts in held.moments.items() if limit}
+        over |= {moment: max(count, over.get(moment, 0)) for moment, count in above.items() if count > 0}
+    peak = (found.forecast.device_memory if limits.gpu else found.forecast.memory).peak
+    return Attempt(peak, found.models[student].parameters if student in found.models else 0, over)
 
 
 def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -> _Checked:
-    """Find out everything; `known` is added to for later attempts."""
-    with _opened(recipe, say) as (context, info):
+    """Check a recipe; `known` is added to for later attempts."""
+    with _opening(recipe, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
         refuse_missing(context.assembly, info, known.fine)
         with suppress(ServiceError):  # the student's tokenizer is not on this machine
             try_packers(context, info)
-        models, ahead, asked, forecast = _foreseen(context, info, out, known)
-        learns = {phase.stage.removeprefix("phases/"): phase.facts for phase in ahead.phases}
-        return _Checked(
-            assembly=context.assembly,
-            models=models,
-            trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
-            licences=licences,
-            vocabularies=compared(context, info, needed=False),
-            asked=asked,
-            forecast=forecast,
-        )
+        found = _foresee(context, info, out, known)
+        return replace(found, licences=licences, vocabularies=compared(context, info, needed=False))
 
 
 @contextmanager
-def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
+def _opening(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Context, RunInfo]]:
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
         yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
 
 
-def _foreseen(
-    context: Context, info: RunInfo, out: Path, known: Known
-) -> tuple[Mapping[str, ModelFacts], RunForecast, list[Asked], Forecast]:
-    """Return the models, what lies ahead, and what components answered, apart and added up."""
+def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:
     models = describe(context, info, known)
-    ahead, unknown = run_forecast_of(context, info, models, known)
-    answers = ask(context, info, ahead, unknown)
-    asked = timed_by_record(answers, context.assembly, models, out / context.assembly.recipe.name)
+    planned, unknown = run_forecast_of(context, info, models, known)
+    answers = ask(context, info, planned, unknown)
+    asked = apply_earlier_speed(answers, context.assembly, models, out / context.assembly.recipe.name)
     refuse_uneven(context.assembly, asked)
-    return models, ahead, asked, add_up(ahead, asked, unknown)
+    return _Checked(context.assembly, models, planned, asked, add_up(planned, asked, unknown))

@@ -1,8 +1,8 @@
-"""Published figures of GPUs, for `kdtool check --gpu NAME`: estimates for a machine that is elsewhere.
+"""Published figures of GPUs, for `kdtool check --gpu NAME`: estimates for a machine elsewhere.
 
-All are dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as much. NVIDIA publishes
-them in the documents below. The 16-bit figures here were checked by the number of multiprocessors, clock and operations of
-each, the L40S's by a copy of its sheet, and not against the documents themselves:
+All are dense: data sheets of L4, L40S, H100 and H200 print 16-bit figures with sparsity, twice as much. The 16-bit figures
+were checked by the number of multiprocessors, clock and operations of each, the L40S's by a copy of its sheet, and not
+against NVIDIA's documents themselves:
 
 - T4, V100 (SXM2), A10, A100, L4, L40S, H100 (SXM), H200 (SXM): the data sheet of that name. PCIe versions of V100,
   H100 and H200 are slower.
@@ -20,12 +20,10 @@ from dataclasses import dataclass
 
 from kdtool._errors import UsageError
 
-__all__ = ["GPUS", "Gpu", "assume", "assumed_gpu", "find_gpu"]
-
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its maker describes it: memory, and dense operations a second in 16 bits and in float32.
+    """A GPU's published figures: memory in bytes, and dense operations a second in 16 bits and in float32.
 
     `bfloat16` is True for those that compute in it, on which flash attention runs too.
     """

@@ -1,4 +1,4 @@
-"""What an earlier run of the same name tells about time: seconds a token, where student and trainer were the same."""
+"""Seconds a token, from an earlier run of the same name with the same student and trainer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from kdtool._errors import KdtoolError
 from kdtool._results.files import component_record, read_results
 from kdtool._run.preflight.run_forecast import Asked
 
-__all__ = ["timed_by_record"]
 
-
-def timed_by_record(
+def apply_earlier_speed(
     asked: list[Asked], assembly: Assembly, models: Mapping[str, ModelFacts], folder: Path
 ) -> list[Asked]:
-    """Return the parts with the speed of the finished run in `folder`, in phases that are as they were then."""
+    """Return the parts with the speed of the finished run in `folder`, in phases with unchanged settings."""
     try:
         before = read_results(folder)
     except KdtoolError:
@@ -29,18 +27,16 @@ def timed_by_record(
     configs = {record.name: record.config for record in before.components}
     speeds: dict[tuple[str, str, str], float] = {}
     for arm in before.arms:
-        phases = {phase.name: phase for phase in assembly.arms.get(arm.arm, ())}
-        for name, trained in arm.phases.items():
-            spec = phases[name].trainer if name in phases else None
-            if spec is None or not trained.tokens:
+        for phase in assembly.arms.get(arm.arm, ()):
+            trained, spec = arm.phases.get(phase.name), phase.trainer
+            if trained is None or spec is None or not trained.tokens:
                 continue
             if configs.get(spec.path) == component_record(assembly.built[spec.key]).config:
-                speeds[arm.arm, name, spec.path] = trained.seconds / trained.tokens
-    return [_timed(part, speeds, folder) for part in asked]
+                speeds[arm.arm, phase.name, spec.path] = trained.seconds / trained.tokens
+    return [_with_speed(part, speeds.get((part.arm, part.phase, part.component)), folder) for part in asked]
 
 
-def _timed(part: Asked, speeds: Mapping[tuple[str, str, str], float], folder: Path) -> Asked:
-    speed = speeds.get((part.arm, part.phase, part.component))
+def _with_speed(part: Asked, speed: float | None, folder: Path) -> Asked:
     if speed is None or not part.estimate.seconds:
         return part
     note = f"at the speed of the run in {folder}: {1 / max(speed, 1e-12):,.0f} tokens a second"

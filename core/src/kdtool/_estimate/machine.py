@@ -11,21 +11,19 @@ from pathlib import Path
 
 from kdtool._errors import UsageError
 
-__all__ = ["free_disk", "memory_here", "read_size", "size"]
-
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def read_size(text: str) -> int:
-    """Read `8GB`, `512 MiB` or `1.5gb`.
+    """Return the bytes of `8GB`, `512 MiB` or `1.5gb`.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: the text is not a size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)\s*", text, re.IGNORECASE)
     if found is None or found[2].lower() not in _UNITS or not float(found[1]):
-        raise UsageError(f"{text!r} is no size: write for instance 8GB, 512MB or 6GiB")
+        raise UsageError(f"{text!r} is not a size; write for instance 8GB, 512MB or 6GiB")
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
@@ -39,8 +37,8 @@ def size(count: float) -> str:
 
 
 def memory_here() -> int:
-    """Return the memory that this machine, or the container that this process is in, has; 0 where it does not say."""
-    found = [_installed()]
+    """Return the memory of this machine, or of the container that this process runs in; 0 if unknown."""
+    found = [_machine_memory()]
     for limit in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max", or no such file
             found.append(int(Path(limit).read_text(encoding="ascii")))
@@ -54,26 +52,13 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _installed() -> int:
+def _machine_memory() -> int:
     if sys.platform == "win32":
-        return _installed_on_windows()
+        import ctypes
+
+        kilobytes = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+        return 1024 * kilobytes.value
     with contextlib.suppress(OSError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0
-
-
-def _installed_on_windows() -> int:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            ("total", ctypes.c_ulonglong),
-            ("others", ctypes.c_ulonglong * 6),
-        )
-
-    status = Status()
-    status.length = ctypes.sizeof(Status)
-    library = getattr(ctypes, "windll").kernel32  # noqa: B009 - it is there on Windows alone
-    return int(status.total) if library.GlobalMemoryStatusEx(ctypes.byref(status)) else 0

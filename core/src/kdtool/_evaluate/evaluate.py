@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.assemble import assemble
+from kdtool._contract.evaluation import Subject
 from kdtool._contract.reporting import Results
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
-from kdtool._evaluate.measure import measure
-from kdtool._evaluate.models import models_of
+from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translated
+from kdtool._results.compare_arms import compare_all
+from kdtool._results.files import component_record, environment
+from kdtool._results.verdict import side_by_side
+from kdtool._run.context import Context
+from kdtool._run.execute import keep, reported, session
+from kdtool._run.graph import Graph
+from kdtool._run.preflight.measurable import refuse_unmeasurable
+from kdtool._run.preflight.missing import refuse_missing
+from kdtool._run.stages.rows import add_texts, corpora_of
+from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
+from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, NO_NAME, name_from
 from kdtool._text.terminal import print_line
-
-__all__ = ["evaluate"]
 
 
 @translated()
@@ -36,13 +49,13 @@ def evaluate(
     """Measure models and compare them with each other; a second call goes on where the first stopped.
 
     Args:
-        models: model folders, exported files, runs (folders, or names below `out`) whose students are measured with all
-            seeds; each may have a name in front: "base=path/to/model". None where teachers alone are measured.
-        evaluators: what measures; by default what the recipe names.
+        models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
+            each may have a name in front: "base=path/to/model". None to measure teachers alone.
+        evaluators: names of evaluators; by default those of the recipe.
         settings: key paths to values, such as {"evaluators.perplexity.documents": 16, "corpus.folder": "src"}.
-        corpus: the plugin that gives held-out text; by default the recipe's.
-        recipe: a recipe file from which text, teachers, evaluators' settings, trackers and reporter are taken.
-        name: the run's name, and that of its folder; by default "eval" with the names of models and evaluators.
+        corpus: the plugin that provides held-out text; by default the recipe's.
+        recipe: a recipe file with text, teachers, evaluators' settings, trackers and reporter.
+        name: the name of the run and its folder; by default "eval" with the names of models and evaluators.
         out: the folder for runs.
         store: the folder for what runs share.
         offline: use no network.
@@ -65,11 +78,63 @@ def evaluate(
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )
-        folder = Path(out).absolute() / loaded.name
-        return measure(assembly, found, evaluators, folder, store_folder(store), offline=offline)
+        work = partial(_measure, found, evaluators)
+        return session(assembly, Path(out).absolute() / name, store_folder(store), work, offline=offline)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
-    """Return a name that other models or evaluators do not get; `rest` counts where no model is named, or it is too long."""
+    """Return a name for a run of these arms and evaluators; `rest` goes into it if there are no arms, or it is too long."""
     whole = "-".join(["eval", *dict.fromkeys([*arms, *evaluators])]).replace(".", "_")
     return whole if arms and NAME.fullmatch(whole) else name_from(whole, "eval", apart=repr(rest))
+
+
+def _measure(models: Sequence[Model], evaluators: Collection[str], context: Context, run: RunInfo) -> Results:
+    """Measure models beside the recipe's teachers, by `evaluators`, or by all of the recipe if there are none.
+
+    Raises:
+        UsageError: nothing was measured.
+    """
+    start = time.monotonic()
+    named = context.assembly.of_kind("evaluator")
+    only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
+    stand_by = context.assembly.of_kind("exporter")
+    refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
+    context.identities.update(context.hooks.kdtool_identity(run))
+    graph = Graph()
+    texts = add_texts(context, graph, context.assembly.recipe.shared)
+    measured = [*map(_subject_of, models), *subjects_of(context, (), {})]
+    scores = add_scores(context, graph, measured, texts, but=only_asked)
+    keep(context, graph)
+    context.make(texts)
+    refuse_unmeasurable(context, texts, but=only_asked)
+    for node in graph.nodes.values():
+        context.make(node)
+    found = list(chain.from_iterable(read_scores(context, scores).values()))
+    subjects = tuple(one.subject() for one in measured)
+    comparisons, notes = compare_all(found, subjects, {one.name: one.arm for one in measured})
+    notes += said_of(context, chain.from_iterable(scores.values()))
+    unmeasured = {model.name for model in models} - {each.subject for each in found}
+    notes += [f"nothing was measured of {name}" for name in sorted(unmeasured)]
+    results = Results(
+        name=context.assembly.recipe.name, folder=context.folder, verdict=side_by_side(comparisons),
+        measurements=tuple(found), comparisons=tuple(comparisons), arms=(), stages=tuple(context.stages),
+        components=tuple(component_record(built) for built in context.assembly.built.values()), models={},
+        data=StoredTexts(texts.path).counts(corpora_of(context, context.assembly.recipe.shared)),
+        recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
+        seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
+    )  # fmt: skip
+    results = reported(context, run, results)
+    if not found:
+        raise UsageError(_NOTHING)
+    return results
+
+
+_NOTHING = (
+    "nothing was measured: evaluators of text need a corpus (--corpus, or one from --recipe), those that compare with a "
+    "teacher need one (--recipe, or --set teacher.use=…), and a model is a folder or file that some exporter writes"
+)
+
+
+def _subject_of(model: Model) -> Measured:
+    subject = Subject(model.name, "artifact", model.path, model.seed, arm=model.arm)
+    return Measured(model.name, model.arm, None, lambda: subject, content=model.digest())

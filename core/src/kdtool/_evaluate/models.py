@@ -1,4 +1,4 @@
-"""What was given to measure: a model's folder, an exported file, or a run, whose student is measured with every seed."""
+"""Models to measure: a model's folder, an exported file, or the student of a run with every seed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from kdtool._results.model_cards import CARD
 from kdtool._store.layout import MODEL, RESULTS
 from kdtool._text.names import name_from
 
-__all__ = ["Model", "models_of"]
-
 
 @dataclass(frozen=True)
 class Model:
-    """One model: `arm` is what all its seeds are called, `seed` None for what was trained elsewhere."""
+    """One model: `arm` is the name of all its seeds, `of` their number; `seed` is None for a model from elsewhere."""
 
     arm: str
     path: Path
@@ -33,7 +31,7 @@ class Model:
         return f"{self.arm}-seed{self.seed}" if self.of > 1 else self.arm
 
     def digest(self) -> str:
-        """Return a hash of all its files but the card: another model in the same place is measured again."""
+        """Return a hash of all its files except the card: another model in the same place is measured again."""
         found = hashlib.sha256()
         files = [self.path] if self.path.is_file() else sorted(path for path in self.path.rglob("*") if path.is_file())
         for path in (path for path in files if path != self.path / CARD):
@@ -44,10 +42,10 @@ class Model:
 
 
 def models_of(given: Sequence[Path | str], out: Path) -> list[Model]:
-    """Return the models that are given, each by itself or with all seeds of a run.
+    """Return the given models, each by itself or with all seeds of a run.
 
     Raises:
-        UsageError: one is not there, or two have the same name.
+        UsageError: one is missing, or two have the same name.
     """
     found = [list(_models(str(each), out)) for each in given]
     names = [name for models in found for name in {name for model in models for name in (model.arm, model.name)}]
@@ -60,22 +58,15 @@ def _models(given: str, out: Path) -> Iterator[Model]:
     label, sign, text = given.partition("=")
     if not sign or Path(given).exists():
         label, text = "", given
-    path = Path(text)
-    if (path.is_dir() and not (path / RESULTS).is_file()) or path.is_file():
-        yield Model(_named(label or _own_name(path.absolute())), path.absolute())
+    path = Path(text).absolute()
+    if path.is_file() or (path.is_dir() and not (path / RESULTS).is_file()):
+        generic = {MODEL, *installed("exporter")}  # folders of a run that are named by what kind of thing is in them
+        own = path.parent.name if path.name in generic else path.name
+        yield Model(name_from(label or own, "model", dots=True), path)
         return
-    folder = run_folder(path, out, what="model, nor a finished run")
+    folder = run_folder(Path(text), out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")
     for arm in students:
-        yield Model(_named(label or folder.name), folder / arm.path, arm.seed, len(students))
-
-
-def _own_name(path: Path) -> str:
-    generic = {MODEL, *installed("exporter")}  # folders of a run that are named by what kind of thing is in them
-    return path.parent.name if path.name in generic else path.name
-
-
-def _named(text: str) -> str:
-    return name_from(text, "model", dots=True)
+        yield Model(name_from(label or folder.name, "model", dots=True), folder / arm.path, arm.seed, len(students))

@@ -1,7 +1,6 @@
 """The recipe of a run that only measures: from a whole recipe, or from names on the command line, or both.
 
-Of a whole recipe only what measuring needs is taken. To open models, every installed exporter stands by: who writes a format
-reads it, too.
+Installed exporters are added, because the exporter that writes a format also reads it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from kdtool._recipe.parser import Parser
 from kdtool._recipe.yaml import Node, Place, as_node
 from kdtool._text.terminal import print_line
 
-__all__ = ["measuring_recipe"]
-
 _KEYS = ("corpora", "screens", "teachers", "evaluators", "exporters", "trackers", "reporter")
 
 
@@ -37,26 +34,27 @@ def measuring_recipe(
 
     Args:
         name: the run's name, a valid one.
-        evaluators: what measures; others that the recipe names are left out, unless it has screens, which may ask them.
+        evaluators: names; others of the recipe are left out, unless it has screens, which may ask them.
         settings: key paths to values, laid over all else.
-        corpus: what gives text, in place of the recipe's corpora and screens.
-        recipe: a whole recipe to take from.
+        corpus: the corpus, in place of the recipe's corpora and screens.
+        recipe: a whole recipe, of which the keys for measuring are used.
 
     Raises:
-        RecipeError: with all that is wrong.
-        UsageError: nothing says what measures.
+        RecipeError: with all mistakes.
+        UsageError: no evaluator is named.
     """
     place = Place(str(recipe or ""), 0, 0, Path.cwd())
-    below = _taken(compose(read_layers(recipe)), evaluators, corpus) if recipe else Node({}, place)
+    below = _select(compose(read_layers(recipe)), evaluators, corpus) if recipe else Node({}, place)
     own: dict[str, Any] = {"evaluators": {evaluator: {} for evaluator in evaluators}}
     if corpus:
         own["corpus"] = corpus
     composed = compose([below, as_node(own, place), settings_layer(settings)])
     data = composed.plain()
     if not data.get("evaluators"):
-        raise UsageError("nothing says what to measure: name evaluators, `--with NAME`, or give a recipe")
+        raise UsageError("no evaluator is named; name some, `--with NAME`, or give a recipe")
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
-        data["exporters"] = {**_openers(exporters), **exporters}
+        used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
+        data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
     data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
@@ -66,11 +64,10 @@ def measuring_recipe(
     return Recipe(name, (0,), shared, (), None, parser.data, parser.empty.places)
 
 
-def _taken(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
-    """Return what a whole recipe has of use here.
+def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
+    """Return the parts of a recipe for measuring.
 
-    Screens may ask evaluators for their problems, and screen by those of all: without the evaluators that measure nothing
-    here the text would be another one.
+    All evaluators stay beside screens, which may ask them for their problems: without some the text would change.
     """
     kept = {key: node for key, node in whole.value.items() if key in _KEYS}
     if corpus:
@@ -83,19 +80,13 @@ def _taken(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
     return Node(kept, whole.place)
 
 
-def _openers(exporters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the installed exporters that need no settings, which open models."""
-    used = {entry.get("use", name) for name, entry in exporters.items() if isinstance(entry, Mapping)}
-    return {name: {} for name in _without_settings() if name not in used and name not in exporters}
-
-
-def _without_settings() -> Iterator[str]:
+def _openers() -> Iterator[str]:
+    """Yield the names of installed exporters that need no settings."""
     for name in installed("exporter"):
         try:
             load("exporter", name, Path.cwd(), print_line).cls.Config()
+            yield name
         except pydantic.ValidationError:  # it needs settings: a recipe names it
             continue
         except KdtoolError as error:
             print_line(f"models that only the exporter {name!r} opens cannot be measured: {error}")
-            continue
-        yield name

@@ -1,1 +1,1 @@
-"""What a finished run says: its record, comparisons, verdict and model cards."""
+"""The results of a finished run: its record, comparisons, verdict and model cards."""

@@ -1,13 +1,13 @@
-"""Finished runs side by side: what was measured of every subject, and what differs between the runs, with intervals.
+"""Finished runs side by side: every subject's values, and the differences between runs, with intervals.
 
-`kdtool.compare` and the command `kdtool compare` use it. Nothing is measured anew: values come from `results.json`, and
-pairs from the items that evaluators wrote.
+Nothing is measured anew: values come from `results.json`, and pairs from the items that evaluators wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,8 +21,6 @@ from kdtool._results.files import read_results
 from kdtool._results.verdict import side_by_side
 from kdtool._store.layout import RESULTS
 from kdtool._text.did_you_mean import did_you_mean
-
-__all__ = ["Compared", "ComparedRow", "arm_of", "as_results", "compare", "rows_of", "run_folder"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs side by side. `notes` say which pairs were not compared, and why; `verdict` says in words what is shown."""
+    """Runs side by side. `notes` name the pairs that were not compared, and why; `verdict` is the outcome in words."""
 
     rows: tuple[ComparedRow, ...]
     comparisons: tuple[Comparison, ...]
@@ -76,58 +74,53 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
     known = {arm_of(subject) for results in found.values() for subject in results.subjects}
     if unknown := [arm for arm in arms if arm not in known]:
         raise UsageError(f"no run has an arm {unknown[0]!r}; {did_you_mean(unknown[0], known, what='there are')}")
-    measurements, subjects, chosen = _renamed(found, arms)
+    measurements: list[Measurement] = []
+    subjects: list[Subject] = []
+    chosen: dict[str, str] = {}
+    run_of: dict[str, str] = {}
+    for label, results in found.items():
+        measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _with_items(results)]
+        subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
+        wanted = set(arms) or _default_arms(results.subjects)
+        for subject in results.subjects:
+            if (arm := arm_of(subject)) in wanted:
+                chosen[f"{label}/{subject.name}"] = shown = label if len(wanted) == 1 else f"{label}/{arm}"
+                run_of[shown] = label
     comparisons, notes = compare_all(measurements, subjects, chosen)
-    run_of = {arm: label for label in found for arm in chosen.values() if arm == label or arm.startswith(f"{label}/")}
     between = tuple(c for c in comparisons if run_of[c.arm] != run_of[c.against])
     rows = tuple(row for label, results in found.items() for row in rows_of(label, results))
     return Compared(rows, between, tuple(notes), side_by_side(between), tuple(measurements), tuple(subjects))
 
 
 def arm_of(subject: Subject) -> str:
-    """Return what all seeds of a subject are called."""
+    """Return the name that all seeds of a subject share."""
     return subject.arm or subject.name
 
 
 def run_folder(run: Path, out: Path, what: str = "finished run") -> Path:
-    """Return the folder of a run that is given by folder or name; `what` is said to be missing where there is none."""
+    """Return the folder of a run, given as a folder or by name; `what` goes into the message if there is none."""
     for folder in (run, out / run):
         if (folder / RESULTS).is_file():
             return folder.absolute()
     there = [path.parent.name for path in out.glob(f"*/{RESULTS}")]
     hint = did_you_mean(str(run), there, what=f"finished runs in {out}") or f"there are none in {out}"
-    raise UsageError(f"{str(run)!r} is no {what}: neither a folder with {RESULTS}, nor a name in {out}; {hint}")
+    raise UsageError(f"{str(run)!r} is not a {what}: neither a folder with {RESULTS}, nor a name in {out}; {hint}")
 
 
 def _labels(folders: Sequence[Path]) -> dict[str, Path]:
-    """Name runs after their folders, with as much of the path as tells them apart."""
-    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
-        labels = {"/".join(folder.parts[-depth:]): folder for folder in folders}
-        if len(labels) == len(folders):
-            return labels
-    return {str(folder): folder for folder in folders}
+    """Name runs after their folders, with as much of the path as distinguishes them."""
+    depth = next(n for n in count(1) if len({folder.parts[-n:] for folder in folders}) == len(folders))
+    return {"/".join(folder.parts[-depth:]): folder for folder in folders}
 
 
-def _renamed(
-    found: Mapping[str, Results], arms: Sequence[str]
-) -> tuple[list[Measurement], list[Subject], dict[str, str]]:
-    """Return measurements and subjects of all runs under names that say the run, and the arms that are compared."""
-    measurements, subjects, chosen = [], [], {}
-    for label, results in found.items():
-        measurements += [replace(m, subject=f"{label}/{m.subject}") for m in _measured(results)]
-        subjects += [replace(s, name=f"{label}/{s.name}", arm=f"{label}/{arm_of(s)}") for s in results.subjects]
-        trained = [subject for subject in results.subjects if subject.role == "student"]
-        measured = trained or [subject for subject in results.subjects if subject.role != "teacher"]
-        wanted = arms or {arm_of(subject) for subject in measured or results.subjects}
-        alone = len(wanted) == 1
-        for subject in results.subjects:
-            if (arm := arm_of(subject)) in wanted:
-                chosen[f"{label}/{subject.name}"] = label if alone else f"{label}/{arm}"
-    return measurements, subjects, chosen
+def _default_arms(subjects: Sequence[Subject]) -> set[str]:
+    trained = [subject for subject in subjects if subject.role == "student"]
+    measured = trained or [subject for subject in subjects if subject.role != "teacher"]
+    return {arm_of(subject) for subject in measured or subjects}
 
 
-def _measured(results: Results) -> Iterator[Measurement]:
-    """Yield a run's measurements with the places of their items."""
+def _with_items(results: Results) -> Iterator[Measurement]:
+    """Yield a run's measurements with the paths of their items."""
     for measurement in results.measurements:
         items = measurement.items and results.folder / measurement.items
         if items and not items.is_file():
@@ -140,7 +133,7 @@ def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:
     """Yield every arm's value on every measurement of a run."""
     known = {subject.name: arm_of(subject) for subject in results.subjects}
     grouped: dict[tuple[str, str], list[Measurement]] = {}
-    for measurement in _measured(results):
+    for measurement in _with_items(results):
         grouped.setdefault((measurement.name, known[measurement.subject]), []).append(measurement)
     for (name, arm), seeds in grouped.items():
         first = seeds[0]
@@ -150,7 +143,7 @@ def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:
 
 
 def as_results(found: Compared, folder: Path) -> Results:
-    """Return what reporters take: a run that measured nothing itself."""
+    """Return a comparison as the results of a run, for reporters."""
     nothing: dict[str, Any] = {"arms": (), "stages": (), "components": (), "models": {}, "data": {}, "recipe": {}}
     return Results(
         name="comparison", folder=folder, verdict=found.verdict, measurements=found.measurements,

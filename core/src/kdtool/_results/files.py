@@ -1,10 +1,11 @@
-"""The record of a run: `results.json`, written at the end and read again by `kdtool report`, and what it ran on."""
+"""The record of a run, `results.json`: written at the end, and read again by other commands."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,10 +19,8 @@ from kdtool._errors import StorageError, UsageError
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import RESULTS
 
-__all__ = ["PLAIN", "component_record", "environment", "read_results", "write_results"]
-
 PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
-"""Writes JSON in which numbers without end are "Infinity", which is read as that number again; JSON has none for them."""
+"""Writes infinite numbers as "Infinity", which is read as that number again; JSON has none."""
 _ADAPTER: TypeAdapter[Results] = TypeAdapter(Results)
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pluggy", "pydantic")
 
@@ -42,19 +41,17 @@ def read_results(folder: Path) -> Results:
         StorageError: the file is damaged.
     """
     path = folder / RESULTS
+    remedy = "Run the recipe again to write it anew; what is finished is reused"
     try:
-        results = _ADAPTER.validate_json(
-            read_sealed(path, "Run the recipe again to write it anew; what is finished is reused")
-        )
+        return replace(_ADAPTER.validate_json(read_sealed(path, remedy)), folder=folder)
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no finished run: there is no {RESULTS} in it") from error
     except ValidationError as error:
         raise StorageError(f"{path} cannot be read: {error.error_count()} entries are not as written") from error
-    return replace(results, folder=folder)
 
 
 def component_record(built: Built) -> ComponentRecord:
-    """Return what a run's record says of a component; the config has its defaults."""
+    """Return the record of a component; its config includes defaults."""
     owner, config = built.owner, built.config.model_dump(mode="json")
     source = built.loaded.source
     use = f"{source}:{owner.use.rpartition(':')[2]}" if source else owner.use
@@ -62,7 +59,7 @@ def component_record(built: Built) -> ComponentRecord:
 
 
 def environment() -> Mapping[str, str]:
-    """Return what the numbers of a run depend on besides the recipe: Python, system, processor, libraries."""
+    """Return the surroundings that a run's numbers depend on: Python, system, processor, libraries."""
     found = {
         "kdtool": version("kdtool"),
         "python": platform.python_version(),
@@ -70,10 +67,8 @@ def environment() -> Mapping[str, str]:
         "processors": str(os.cpu_count() or ""),
     }
     for library in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -82,6 +77,4 @@ def _relative(value: Any, folder: Path) -> Any:
         return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
     if isinstance(value, Mapping):
         return {key: _relative(item, folder) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_relative(item, folder) for item in value]
-    return value
+    return [_relative(item, folder) for item in value] if isinstance(value, list | tuple) else value

@@ -1,26 +1,23 @@
-"""Model cards: what an exporter says of its artefact, and below it what this run measured.
+"""Model cards: an exporter's description of its artefact, and below it the measurements of this run.
 
-A card is README.md in the artefact's folder, or beside its file. It is no part of the artefact: measuring comes later, and
-another evaluator changes the card and not the model.
+A card is README.md in the artefact's folder, or beside its file. It does not belong to the artefact: measuring comes later,
+and another evaluator changes the card and not the model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
 from kdtool._contract.reporting import Results
 from kdtool._store.atomic_files import write_beside
-from kdtool._text.markdown import aligned, number
-
-__all__ = ["CARD", "card_of", "write_card"]
+from kdtool._text.markdown import markdown_table, measurement_title, number, number_range
 
 CARD = "README.md"
-"""Where hubs look for it."""
-
-_NOTHING = "–"
+"""The name that hubs look for."""
+_ORDER = ("student", "control", "teacher")
 
 
 def card_of(artifact: Artifact) -> Path:
@@ -29,54 +26,50 @@ def card_of(artifact: Artifact) -> Path:
 
 
 def write_card(artifact: Artifact, results: Results | None = None) -> None:
-    """Write the card of an artefact that has one; with `results`, what was measured follows."""
+    """Write the card of an artefact that has one; with `results`, its measurements follow."""
     if artifact.card:
-        lines = _measured(artifact, results) if results else ()
+        lines = _measurements(artifact, results) if results else ()
         write_beside(card_of(artifact), "\n".join([artifact.card.rstrip("\n"), *lines]) + "\n")
 
 
-def _measured(artifact: Artifact, results: Results) -> Iterator[str]:
-    """Yield the section on what was measured of the artefact or its student; nothing where neither was."""
+def _measurements(artifact: Artifact, results: Results) -> Iterator[str]:
+    """Yield the section on measurements of the artefact or its student; nothing where neither was measured."""
     found = {(one.name, one.subject): one for one in results.measurements}
     columns = _columns(artifact, results)
-    own = [name for name, subject in columns.items() if subject.role in ("artifact", "student")]
     named: dict[str, Measurement] = {}
-    for column in own:
-        named |= {name: one for (name, of), one in found.items() if of == columns[column].name and name not in named}
+    for subject in columns.values():
+        if subject.role in ("artifact", "student"):
+            named |= {name: one for (name, of), one in found.items() if of == subject.name and name not in named}
     if not named:
         return
     yield from ("", "## What was measured", "")
     before = "" if "this model" in columns else " The model itself was not: the student is what it was exported from."
     yield f"By kdtool in the run `{results.name}`; in brackets 95 % intervals over the measured items.{before}"
     rows = [
-        [_title(one), *(_cell(found.get((name, subject.name))) for subject in columns.values())]
+        [
+            measurement_title(name, one.unit, higher_is_better=one.higher_is_better),
+            *(_cell(found.get((name, subject.name))) for subject in columns.values()),
+        ]
         for name, one in named.items()
     ]
-    yield from ("", aligned(["measurement", *columns], rows), "", results.verdict)
+    yield from ("", markdown_table(["measurement", *columns], rows), "", results.verdict)
     yield from ("", "<details><summary>How it was measured</summary>", "", "```json")
     settings = json.dumps({name: dict(one.settings) for name, one in named.items()}, indent=1, ensure_ascii=False)
-    yield settings.replace("`", "\\u0060")  # as JSON has it: no fence ends there
+    yield settings.replace("`", "\\u0060")  # the same text in JSON, which cannot end the fence
     yield from ("```", "", "</details>")
 
 
 def _columns(artifact: Artifact, results: Results) -> dict[str, Subject]:
-    """Return who is shown: the artefact where it was measured, of its seed the student and controls, and the teachers."""
+    """Return the artefact, if it was measured, then the student and controls of its seed, and the teachers."""
     itself = next(one for one in results.subjects if one.path == artifact.path)
-    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, itself.seed)]
     measured = any(one.subject == itself.name for one in results.measurements)
-    return {**({"this model": itself} if measured else {}), **{one.name: one for one in _student_first(others)}}
-
-
-def _student_first(subjects: Sequence[Subject]) -> list[Subject]:
-    return sorted(subjects, key=lambda one: ("student", "control", "teacher").index(one.role))
-
-
-def _title(one: Measurement) -> str:
-    return f"{one.name} ({one.unit}; {'higher' if one.higher_is_better else 'lower'} is better)"
+    others = [one for one in results.subjects if one.role != "artifact" and one.seed in (None, itself.seed)]
+    others.sort(key=lambda one: _ORDER.index(one.role))
+    return {**({"this model": itself} if measured else {}), **{one.name: one for one in others}}
 
 
 def _cell(one: Measurement | None) -> str:
     if one is None:
-        return _NOTHING
-    bounds = "" if one.low is None or one.high is None else f" ({number(one.low)} to {number(one.high)})"
-    return number(one.value) + bounds
+        return "–"
+    bounds = number_range(one.low, one.high)
+    return f"{number(one.value)} ({bounds})" if bounds else number(one.value)

@@ -1,82 +1,70 @@
-"""The verdict of a run in words: what the intervals say, and nothing more."""
+"""The verdict of a run in words, from its intervals alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from kdtool._contract.reporting import Comparison
-from kdtool._text.markdown import signed
-
-__all__ = ["side_by_side", "verdict"]
+from kdtool._text.markdown import signed_difference
 
 _CONTROLS = {
     "control": "the same student trained without the teacher on equally many tokens",
     "control-time": "the same student trained without the teacher for the same time, the teacher's share included",
 }
-_SAME_ROWS = "the same student trained without the teacher on the same rows, with as many tokens or more"
-"""What the control is where the student learned also on text of its own."""
-_EACH_BEST = "the same student trained without the teacher on the same rows, each until it got no better"
-"""What it is where training ended early."""
-
-
-_ONE_SEED = (
-    "With one seed, intervals say what other items might give with these very models, and nothing of what another training "
-    "would give."
+_ON_POLICY = "the same student trained without the teacher on the same rows, with as many tokens or more"
+_ENDED_EARLY = "the same student trained without the teacher on the same rows, each until it got no better"
+_NO_CONTROL = (
+    "Nothing is shown about distillation: no control was trained, or no evaluator measured it on two items or more, "
+    "item by item."
 )
+_NO_PAIR = (
+    "Nothing is compared: one model was measured, or nothing was measured in the same way on two items or more, "
+    "item by item."
+)
+_ONE_SEED = (
+    "With one seed, intervals cover what other items might give with these very models, and nothing of what another "
+    "training would give."
+)
+_OUTCOMES = {"better": "better", "worse": "worse", "no evidence of a difference": "not shown to differ"}
 
 
 def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended_early: bool = False) -> str:
-    """Say against which arms the student is better, worse, or not shown to differ, and what share of the teacher it has.
+    """State against which arms the student is better, worse, or not shown to differ, and its share of the teacher.
 
-    `on_policy`: the student learned also on text of its own. `ended_early`: it or the control stopped before all its steps.
+    `on_policy`: the student also learned from text that it wrote. `ended_early`: it or the control stopped before all steps.
     """
-    like = _EACH_BEST if ended_early else _SAME_ROWS if on_policy else _CONTROLS["control"]
-    known = {**_CONTROLS, "control": like}
+    control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _CONTROLS["control"]
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]
+    shares = [f"The student has {share}." for share in map(_share, own) if share]
     if not controls:
-        nothing = (
-            "Nothing is shown about distillation: no control was trained, or no evaluator measured it on two items or more, "
-            "item by item."
-        )
-        return " ".join([nothing, *_shares(own)])
+        return " ".join([_NO_CONTROL, *shares])
     sentences = []
-    for control in dict.fromkeys(found.against for found in controls):
-        shown = _outcome([found for found in controls if found.against == control])
-        sentences.append(f"Against {known[control]}, the distilled student is {shown}.")
+    for arm in dict.fromkeys(found.against for found in controls):
+        shown = _outcome([found for found in controls if found.against == arm])
+        sentences.append(
+            f"Against {control if arm == 'control' else _CONTROLS[arm]}, the distilled student is {shown}."
+        )
     one_seed = [_ONE_SEED] if all(found.seeds == 1 for found in controls) else []
-    return " ".join([*sentences, *_several(controls), *_shares(own), *one_seed])
+    return " ".join([*sentences, *_several(controls), *shares, *one_seed])
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
-    """Say of each pair of arms, none of which was trained here, what is shown."""
-    pairs = dict.fromkeys((found.arm, found.against) for found in comparisons)
-    if not pairs:
-        return (
-            "Nothing is compared: one model was measured, or nothing was measured in the same way on two items or more, "
-            "item by item."
-        )
+    """State the outcome for each pair of arms, none of which was trained here."""
     sentences = []
-    for arm, against in pairs:
+    for arm, against in dict.fromkeys((found.arm, found.against) for found in comparisons):
         shown = _outcome([found for found in comparisons if (found.arm, found.against) == (arm, against)])
         sentences.append(f"Against {against}, {arm} is {shown}.")
     shares = [f"{found.arm}: {_share(found)}." for found in comparisons if found.share]
-    return " ".join([*sentences, *_several(comparisons), *shares])
+    return " ".join([*sentences, *_several(comparisons), *shares]) or _NO_PAIR
 
 
 def _several(comparisons: Sequence[Comparison]) -> list[str]:
-    """Say how likely one of several comparisons is to look like a difference by chance; nothing of a single one."""
+    """Return a sentence on several comparisons: how likely one of them looks like a difference by chance."""
     count = len(comparisons)
-    if count < 2:
-        return []
-    return [
-        f"These are {count} comparisons at the 5 % level each: without any difference, up to {1 - 0.95**count:.0%} of runs "
-        "would show one."
-    ]
-
-
-def _shares(comparisons: Sequence[Comparison]) -> list[str]:
-    return [f"The student has {_share(found)}." for found in comparisons if found.share]
+    chance = f"{1 - 0.95**count:.0%} of runs would show one."
+    text = f"These are {count} comparisons at the 5 % level each: without any difference, up to {chance}"
+    return [text] if count > 1 else []
 
 
 def _share(found: Comparison) -> str:
@@ -89,21 +77,15 @@ def _share(found: Comparison) -> str:
 
 def _outcome(comparisons: Sequence[Comparison]) -> str:
     parts = []
-    for outcome, words in (("better", "better"), ("worse", "worse")):
-        named = [_with_interval(item) for item in comparisons if item.verdict == outcome]
+    for outcome, words in _OUTCOMES.items():
+        named = [_with_interval(found) for found in comparisons if found.verdict == outcome]
         if named:
-            parts.append(f"{words} in {_listed(named)}")
-    unclear = [_with_interval(item) for item in comparisons if item.verdict == "no evidence of a difference"]
-    if unclear:
-        parts.append(f"not shown to differ in {_listed(unclear)}")
+            *others, last = named
+            parts.append(f"{words} in {', '.join(others)} and {last}" if others else f"{words} in {last}")
     return "; ".join(parts)
 
 
-def _with_interval(comparison: Comparison) -> str:
-    numbers = comparison.difference, *sorted((comparison.low, comparison.high))
-    value, low, high = (signed(number, relative=comparison.relative) for number in numbers)
-    return f"{comparison.measurement} ({value}, 95 % interval {low} to {high})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _with_interval(found: Comparison) -> str:
+    numbers = (found.difference, *sorted((found.low, found.high)))
+    value, low, high = (signed_difference(each, relative=found.relative) for each in numbers)
+    return f"{found.measurement} ({value}, 95 % interval {low} to {high})"

@@ -9,8 +9,6 @@ from typing import Literal
 
 from kdtool._statistics.jackknife import Statistic, Table, Totals, estimate, margins, weighing
 
-__all__ = ["arm_interval", "exponential", "interval_of", "level_of", "wide_enough"]
-
 _PASS_OR_FAIL = ((0.0, 1.0), (1.0, 1.0))
 _ROUNDED = 1e-9
 """A width of zero where shares are not binary fractions."""
@@ -21,12 +19,12 @@ def interval_of(
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of transform(Σ sum / Σ weight), as runs compute it; None for fewer than two items that weigh.
 
-    Student's interval on the jackknife, with Hall's where items are skewed. Of a fraction it lies within 0 and 1; where each
-    item passes or fails it is Wilson's score interval (JASA 22, 1927).
+    Student's interval on the jackknife, with Hall's where items are skewed. For a fraction it lies within 0 and 1; where
+    each item passes or fails it is Wilson's score interval (JASA 22, 1927).
 
     Args:
         items: sum and weight of each document or task.
-        unit: "fraction" for what passes or fails, or is a share from 0 to 1.
+        unit: "fraction" for shares from 0 to 1, such as of tasks that pass.
         transform: as in `Measurement`.
     """
     return arm_interval([list(items)], unit, transform)
@@ -39,22 +37,23 @@ def arm_interval(table: Table, unit: str, transform: str) -> tuple[float, float]
     if reach is None:
         return None
     middle = estimate(level, [table])
-    if unit != "fraction":
-        low, high = middle - reach[0], middle + reach[1]
-        return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
-    if len(table) == 1 and _all_pass_or_fail([table]):
-        return _wilson(middle, len(table[0]))
-    below, above = wide_enough(reach, [table], (middle, 1 - middle))
-    return max(0.0, middle - below), min(1.0, middle + above)
+    if unit == "fraction":
+        if len(table) == 1 and _all_pass_or_fail([table]):
+            return _wilson(middle, len(table[0]))
+        below, above = widen_fraction(reach, [table], (middle, 1 - middle))
+        return max(0.0, middle - below), min(1.0, middle + above)
+    low, high = middle - reach[0], middle + reach[1]
+    return (exponential(low), exponential(high)) if transform == "exp" else (low, high)
 
 
-def wide_enough(reach: tuple[float, float], tables: Sequence[Table], room: tuple[float, float]) -> tuple[float, float]:
-    """Return how far a fraction's interval reaches, which the jackknife makes too short where items are hardly unlike.
+def widen_fraction(
+    reach: tuple[float, float], tables: Sequence[Table], room: tuple[float, float]
+) -> tuple[float, float]:
+    """Return how far a fraction's interval reaches, where equal items make the jackknife's too short.
 
-    Where all are alike, a share of others may still be otherwise, each by up to `room`: the way to either end of what the
-    fraction can be. The share is 1 − 0.025^(1/n) of n items (Clopper and Pearson, Biometrika 26, 1934), so three tasks of
-    three against none show no difference, as in the exact sign test. Tasks that pass or fail have that width in any case:
-    one that goes another way makes nothing more certain.
+    Where n items are all alike, up to a share of 1 − 0.025^(1/n) of others may still differ (Clopper and Pearson, Biometrika
+    26, 1934), each by up to `room`, below and above. Tasks that pass or fail have that width in any case: one that goes
+    another way makes nothing more certain.
     """
     if max(reach) >= _ROUNDED and not _all_pass_or_fail(tables):
         return reach
@@ -63,7 +62,7 @@ def wide_enough(reach: tuple[float, float], tables: Sequence[Table], room: tuple
 
 
 def level_of(transform: str) -> Statistic:
-    """Return an arm's value; its logarithm for "exp", which no exponent makes too large."""
+    """Return the statistic "mean over seeds" of one arm; for "exp" its logarithm, which cannot overflow."""
 
     def level(totals: Totals) -> float:
         means = [total / weight if weight else 0.0 for total, weight in totals[0]]
@@ -76,7 +75,7 @@ def level_of(transform: str) -> Statistic:
 
 
 def exponential(exponent: float) -> float:
-    """Return the power of e; infinity where a seed diverged so far that no number is large enough."""
+    """Return the power of e; infinity where it overflows, as after a seed that diverged."""
     try:
         return exp(exponent)
     except OverflowError:
@@ -88,7 +87,6 @@ def _all_pass_or_fail(tables: Sequence[Table]) -> bool:
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a share of so many tasks, between 0 and 1."""
     z = NormalDist().inv_cdf(0.975)
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)

@@ -1,12 +1,10 @@
-"""95 % intervals of what is computed from items and seeds, by the jackknife over each.
+"""95 % intervals of statistics of items and seeds, by the jackknife over each.
 
-A table holds one arm's sums and weights by seed and item. A statistic of tables is computed anew without each item, then
-without each seed. Each end of the interval is √(q²·V_items + t²(S − 1)·V_seeds) away from the statistic, with t the 97.5 %
-point of Student's distribution. With q = t(m − 1), where m = (Σw)²/Σw² is the number of items that weigh as much as they do,
-this covers at least 95 % where both parts are normal (Banerjee, Sankhyā 23, 1961): a sum of variances with its own degrees
-of freedom (Satterthwaite), or a bootstrap of two or three seeds, covers far less. Where items are skewed, Student's interval
-ends too early on their long side; there q is what Hall's transformation, which removes the skewness, makes of t(m − 1).
-With one seed V_seeds is left out: that seed is then fixed, not a sample.
+A statistic is computed anew without each item, then without each seed. Each end of the interval is
+√(q²·V_items + t²(S − 1)·V_seeds) away from the statistic, with t the 97.5 % point of Student's distribution. With
+q = t(m − 1), where m = (Σw)²/Σw² is the effective number of items, this covers at least 95 % where both parts are normal
+(Banerjee, Sankhyā 23, 1961). Where items are skewed, Student's interval ends too early on their long side; q is then
+t(m − 1) after Hall's transformation, which removes the skewness. A single seed counts as fixed: V_seeds is left out.
 
 Sources: Miller, The jackknife: a review, Biometrika 61, 1974; Efron and Stein, Annals of Statistics 9, 1981; Hall, On the
 removal of skewness by transformation, Journal of the Royal Statistical Society B 54, 1992.
@@ -18,11 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import cbrt, exp, hypot, lgamma, log, log1p, sqrt
 
-__all__ = ["Statistic", "Table", "Totals", "estimate", "margins", "student_t", "weighing"]
-
 Pair = tuple[float, float]
 Table = Sequence[Sequence[Pair]]
-"""Sum and weight by seed, then item; all tables of a statistic have the same seeds and items."""
+"""An arm's sum and weight by seed, then item; all tables of a statistic have the same seeds and items."""
 Totals = Sequence[Sequence[Pair]]
 """Sum and weight over items, by table, then seed."""
 Statistic = Callable[[Totals], float]
@@ -38,10 +34,9 @@ def estimate(statistic: Statistic, tables: Sequence[Table]) -> float:
 
 
 def margins(statistic: Statistic, tables: Sequence[Table]) -> tuple[float, float] | None:
-    """Return how far the statistic's 95 % interval reaches below and above it; None for fewer than two items that weigh.
+    """Return how far the statistic's 95 % interval reaches below and above it; None for fewer than two items with weight.
 
-    Items are a sample of those that might have been asked, and seeds, where there are several, of those that might have
-    been trained with.
+    The interval covers other items, and other seeds where there are several.
     """
     totals, shares = _totals(tables), _shares(tables)
     if weighing(tables) < 2:
@@ -50,17 +45,17 @@ def margins(statistic: Statistic, tables: Sequence[Table]) -> tuple[float, float
     influences = [whole - statistic(_without_item(tables, totals, item)) for item in range(count)]
     spread = sqrt((count - 1) / count) * hypot(*influences)
     point = student_t(max(1 / sum(share * share for share in shares) - 1, 1.0))
-    seeds = _of_seeds(statistic, totals)
-    below, above = (hypot(reach * spread, seeds) for reach in _reaches(point, influences))
-    return below, above
+    seeds = _seed_margin(statistic, totals)
+    below, above = _reaches(point, influences)
+    return hypot(below * spread, seeds), hypot(above * spread, seeds)
 
 
 def weighing(tables: Sequence[Table]) -> int:
-    """Return how many items weigh anything."""
+    """Return the number of items with weight."""
     return sum(share > 0 for share in _shares(tables))
 
 
-def _of_seeds(statistic: Statistic, totals: Totals) -> float:
+def _seed_margin(statistic: Statistic, totals: Totals) -> float:
     """Return the part of the half-width that is due to seeds; 0 for one seed."""
     seeds = len(totals[0])
     if seeds < 2:
@@ -76,15 +71,15 @@ def _reaches(point: float, influences: Sequence[float]) -> tuple[float, float]:
     if abs(skewness) < _ROUNDED:
         return point, point
 
-    def back(value: float) -> float:
+    def invert(value: float) -> float:
         """Invert Hall's g(T) = T + aT²/3 + a²T³/27 + a/6, for a, the skewness over √n."""
         return 3 / skewness * (cbrt(1 + skewness * (value - skewness / 6)) - 1)
 
-    return max(point, back(point)), max(point, -back(-point))
+    return max(point, invert(point)), max(point, -invert(-point))
 
 
 def _skewness(values: Sequence[float]) -> float:
-    """Return the adjusted skewness of a sample; 0 of fewer than three, and of values that are all alike."""
+    """Return the adjusted skewness of a sample; 0 for fewer than three values, and for equal ones."""
     count, mean = len(values), sum(values) / len(values)
     largest = max(abs(value - mean) for value in values)
     if count < 3 or not largest > _TINY:
@@ -96,10 +91,7 @@ def _skewness(values: Sequence[float]) -> float:
 
 @lru_cache(maxsize=1024)
 def student_t(degrees: float) -> float:
-    """Return the 97.5 % point of Student's distribution, found by halving.
-
-    P(T > x) = I(ν/(ν + x²); ν/2, 1/2)/2 with the regularised incomplete beta function I.
-    """
+    """Return the 97.5 % point of Student's distribution, found by halving: P(T > x) = I(ν/(ν + x²); ν/2, 1/2)/2."""
     low, high = 0.0, 13.0
     while high - low > 1e-10:
         middle = (low + high) / 2
@@ -128,7 +120,7 @@ def _shares(tables: Sequence[Table]) -> list[float]:
 
 
 def _beta(a: float, b: float, x: float) -> float:
-    """Return I(x; a, b) by its continued fraction (Abramowitz and Stegun 26.5.8, evaluated as Lentz does)."""
+    """Return I(x; a, b), the incomplete beta ratio, by its continued fraction (Abramowitz and Stegun 26.5.8; Lentz)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):

@@ -1,15 +1,13 @@
-"""Did-you-mean, for component names, recipe keys, hooks and commands alike."""
+"""Suggestions for misspelt names of components, recipe keys, hooks and commands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean"]
-
 
 def did_you_mean(given: str, known: Iterable[str], *, what: str = "known", shown: int = 8) -> str:
-    """Say which of `known` is meant by `given`, or list what there is, cut to `shown` entries; "" if there is nothing."""
+    """Return the names in `known` close to `given`, or else the first `shown` of them; "" if there are none."""
     names = sorted(set(known))
     close = get_close_matches(given, names, n=2, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Names of runs and of a recipe's components, and names that are made of other text, such as a file's or a model's."""
+"""Names of runs and of a recipe's components, and names derived from other text, such as a file's or a model's."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["NAME", "NO_NAME", "name_from"]
-
 _LONGEST = 64
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
-NO_NAME = f"is no name: letters, digits, - and _, at most {_LONGEST}, a letter or digit first"
-"""Says of text that it is none, and what one is."""
+NO_NAME = f"is not a name: letters, digits, - and _, at most {_LONGEST}, a letter or digit first"
+"""The end of a message on text that does not match `NAME`."""
 
 
 def name_from(text: str, word: str, *, dots: bool = False, apart: str = "") -> str:
-    """Return text as a name, with `-` for what cannot be in one: it is valid in recipes and on every file system.
+    """Return text as a name that is valid in recipes and on every file system, with `-` for other characters.
 
-    Where letters are lost, or it would be too long, a hash of the whole follows.
+    If letters are lost, or it would be too long, a hash of the whole follows.
 
     Args:
-        text: what to make a name of.
-        word: stands for text of which nothing is left.
-        dots: whether `.` stays, as in the names of models.
-        apart: sets names of the same text apart; such a name always has a hash.
+        text: the source of the name.
+        word: the name if no character of the text is left.
+        dots: keep `.`, as in the names of models.
+        apart: distinguishes names of the same text; such a name always has a hash.
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     plain = re.sub(rf"[^A-Za-z0-9_{'.' if dots else ''}-]+", "-", plain).strip("-_.") or word
     if text.isascii() and len(plain) <= _LONGEST and not apart:
         return plain
-    told = hashlib.sha256((text + apart).encode(errors="backslashreplace")).hexdigest()[:8]
-    return f"{plain[: _LONGEST - 9].rstrip('-_.')}-{told}"
+    digest = hashlib.sha256((text + apart).encode(errors="backslashreplace")).hexdigest()[:8]
+    return f"{plain[: _LONGEST - 9].rstrip('-_.')}-{digest}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 
-__all__ = ["print_line"]
-
 
 def print_line(text: str) -> None:
     """Print a line to standard error; a closed stream does not end a run."""

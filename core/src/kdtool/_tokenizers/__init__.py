@@ -1,1 +1,1 @@
-"""How vocabularies and token boundaries of two tokenizers relate."""
+"""Shared vocabularies and token boundaries of two tokenizers."""

@@ -1,7 +1,6 @@
-"""Vocabularies: which tokens two tokenizers have in common, and what that means for losses that compare them.
+"""The tokens that two tokenizers have in common.
 
-A model's true vocabulary is its tokenizer's: rows that pad its embedding are no tokens. `compare_vocabularies` is what the
-engine, trainers and evaluators ask; plugins find it as `kdtool.compare_vocabularies`.
+A model's true vocabulary is its tokenizer's: rows that pad its embedding do not count.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ from typing import Literal
 
 from kdtool._contract.tokenizer import Tokenizer
 
-__all__ = ["Vocabularies", "compare_vocabularies"]
-
 _SHOWN = 3
 _PROBE = """\
 def quantity_of(self, items: list[str], *, limit: int = 1024) -> float:
     \"\"\"Count « naïve » items — 漢字, 12 345.678.\"\"\"
     return sum(weights[item] for item in items if item not in self._excluded) / len(items)
 """
-"""Text that tells ways of splitting apart."""
+"""Text that different ways of splitting cut differently."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class Vocabularies:
 
     `relation`: "same" (the same map from text to ids), "tokens" (the same tokens by the same ids, but texts are split
     otherwise), "prefix" (one begins with all tokens of the other, and plain text is the same in both), "different". `sizes`
-    are both true vocabularies, `shared` the number of ids from 0 that stand for the same token in both. `differing` are the
-    first ids that do not, with own and other token.
+    are both true vocabularies, `shared` the number of ids from 0 with the same token in both, `differing` the first ids
+    without, with own and other token.
     """
 
     relation: Literal["same", "tokens", "prefix", "different"]
@@ -40,11 +37,11 @@ class Vocabularies:
 
     @property
     def comparable(self) -> bool:
-        """Whether logits can be compared token by token, over the first `shared` tokens."""
+        """True if logits can be compared token by token, over the first `shared` tokens."""
         return self.relation != "different"
 
     def sentence(self, own: str, other: str) -> str:
-        """Say how they compare, with the names of both sides; "" where they are the same."""
+        """Return a sentence on the differences, with the names of both sides; "" where they are the same."""
         if self.relation == "same":
             return ""
         sizes = f"{own} has {self.sizes[0]:,} tokens and {other} {self.sizes[1]:,}"
@@ -59,7 +56,7 @@ class Vocabularies:
 
 
 def compare_vocabularies(own: Tokenizer, other: Tokenizer) -> Vocabularies:
-    """Compare two tokenizers. Cheap: their tokens are listed, and a line of text is encoded."""
+    """Compare two tokenizers by their tokens, and by the ids of a few lines of code."""
     sizes = (own.vocabulary, other.vocabulary)
     if own.fingerprint == other.fingerprint:
         return Vocabularies("same", sizes, own.vocabulary)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdtool._text.markdown import aligned, number
+from kdtool._text.markdown import markdown_table, number
 from pydantic import ConfigDict, TypeAdapter
 
 from kdtool_command_sweep.folder import write
@@ -74,13 +74,15 @@ def as_markdown(sweep: SweepResults) -> str:
     """Return the tables as Markdown that is aligned, so that it reads well in a terminal, too."""
     parts = [
         f"# Sweep of {sweep.name}",
-        aligned(["point", "result", "report"], [_outcome(p, sweep) for p in sweep.points]),
+        markdown_table(["point", "result", "report"], [_outcome(p, sweep) for p in sweep.points]),
     ]
     for table in sweep.tables:
         direction = "higher" if table.higher_is_better else "lower"
         parts.append(f"## {table.measurement} ({table.unit}; {direction} is better)")
         ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
-        parts.append(aligned(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows]))
+        parts.append(
+            markdown_table(["point", *table.columns, *ranked], [_cells(row, table, ranked) for row in table.rows])
+        )
         parts += [f"{table.note[0].upper()}{table.note[1:]}."] if table.note else []
     cells = (cell for table in sweep.tables for row in table.rows for cell in row.cells.values())
     parts += [_INTERVALS] if any(cell.low is not None for cell in cells) else []

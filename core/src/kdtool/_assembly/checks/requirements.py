@@ -21,7 +21,7 @@ from kdtool._contract.reporting import Comparison, Requirement, Results, where
 from kdtool._errors import Problem, TargetMissedError, UsageError
 from kdtool._recipe.model import ARMS, of_kind
 from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.markdown import signed
+from kdtool._text.markdown import signed_difference
 
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, ">": gt, "<": lt}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -136,7 +136,7 @@ def _judge(value: float, condition: _Condition, compared: Comparison | None) -> 
         if compared is None:
             return False, f"{shown}, and was not compared with {arm}"
         if not sign:
-            low, high = (signed(end, relative=compared.relative) for end in (compared.low, compared.high))
+            low, high = (signed_difference(end, relative=compared.relative) for end in (compared.low, compared.high))
             words = "not shown to be better" if compared.verdict.startswith("no") else compared.verdict
             interval = f"95 % interval of the difference {low} to {high}"
             return compared.verdict == "better", f"{shown}, {words} than {arm} ({interval})"

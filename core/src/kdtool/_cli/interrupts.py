@@ -1,0 +1,34 @@
+"""Signals that stop the process: Ctrl-C, and those that clusters send."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+"""The exit code of a process that was stopped."""
+_STOPS = ("SIGTERM", "SIGBREAK")
+
+
+def interrupt_on_stop_signals() -> None:
+    """Have stop signals raise KeyboardInterrupt with their name, as Ctrl-C does without; an ignored one stays ignored."""
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    _handle(_STOPS, interrupt)
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
+    _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+def _handle(names: tuple[str, ...], handler: Callable[[int, Any], object]) -> None:
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            signal.signal(number, handler)
