@@ -31,11 +31,11 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.missing import refuse_missing
+from kdtool._run.preflight.refusals import refuse_missing
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
-from kdtool._run.preflight.vocabularies import compared
+from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.rows import try_packers
-from kdtool._run.stages.terms import mixtures_noted
+from kdtool._run.stages.terms import describe_mixtures
 
 __all__ = ["check_recipe"]
 
@@ -82,7 +82,7 @@ def check_recipe(
         if not further:
             return _figures(found.assembly, found.models, found.forecast, memory, on_gpu)
         with assume(gpu), _opened(load_recipe(recipe, {**settings, **further}), lambda _: None) as (context, info):
-            refuse_missing(context.assembly, info, known.fine)
+            refuse_missing(context.assembly, info, known.complete)
             models, _, _, forecast = _foreseen(context, info, out, known)
             return _figures(context.assembly, models, forecast, memory, on_gpu)
 
@@ -98,7 +98,7 @@ def check_recipe(
             "trainable": found.trainable,
             "licences": found.licences,
             "vocabularies": found.vocabularies,
-            "mixtures": mixtures_noted(found.assembly),
+            "mixtures": describe_mixtures(found.assembly),
             "forecast": found.forecast,
             "limits": {"memory": memory, "disk": disk, "gpu": on_gpu, "memory_given": limit is not None},
             "fits": fits,
@@ -126,7 +126,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
     """Find out everything; `known` is added to for later attempts."""
     with _opened(recipe, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
-        refuse_missing(context.assembly, info, known.fine)
+        refuse_missing(context.assembly, info, known.complete)
         with suppress(ServiceError):  # the student's tokenizer is not on this machine
             try_packers(context, info)
         models, ahead, asked, forecast = _foreseen(context, info, out, known)
@@ -136,7 +136,7 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
             models=models,
             trainable={name: facts.trainable for name, facts in learns.items() if facts is not None},
             licences=licences,
-            vocabularies=compared(context, info, needed=False),
+            vocabularies=compare_with_teachers(context, info, needed=False),
             asked=asked,
             forecast=forecast,
         )
@@ -147,7 +147,7 @@ def _opened(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Contex
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
+        yield context, replace(context.info(Stage("check")), say=say)  # nothing runs that trackers could show
 
 
 def _foreseen(

@@ -3,7 +3,7 @@
 An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it with what it
 had committed (`committed`). When it is whole its files are synced, a manifest of sizes and SHA-256 is written, and the
 folder is renamed. A second process that makes the same artefact waits and takes the first's. Of what is reused the sizes are
-compared with the manifest at once, and the bytes before they are used: `verify` a folder, `checked` a file.
+compared with the manifest at once, and the bytes before they are used: `verify` a folder, `check_file` a file.
 
 Two processes are kept apart by locks of the operating system (flock, or LockFileEx on Windows). A network file system must
 support them and renames that are at once seen everywhere: NFS from version 4 and SMB do; where locks are missing, two
@@ -41,7 +41,7 @@ from kdtool._store.committed import (
     sync,
 )
 
-__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "storage_errors", "verify"]
+__all__ = ["MANIFEST", "Artefact", "Artefacts", "check_file", "is_begun", "storage_errors", "verify"]
 
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
@@ -176,7 +176,7 @@ def verify(path: Path, *, hashing: bool = True) -> None:
             raise _damaged(path, f"{path / name} {problem}")
 
 
-def checked(path: Path, name: str) -> Path:
+def check_file(path: Path, name: str) -> Path:
     """Return the path of a file of a complete artefact, after comparing it with the manifest; of a partial one as it is.
 
     Of several processes the first alone compares contents.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kdtool._contract.data import Row
 from kdtool._errors import PluginError, StorageError
-from kdtool._store.artefacts import checked
+from kdtool._store.artefacts import check_file
 
 __all__ = ["StoredRows", "write_rows"]
 
@@ -62,7 +62,7 @@ class StoredRows:
     """A `RowSource` on a rows artefact."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        index = json.loads(checked(folder, INDEX).read_text(encoding="utf-8"))
+        index = json.loads(check_file(folder, INDEX).read_text(encoding="utf-8"))
         self.length: int = index["length"]
         self.fingerprint = fingerprint
         self._files = [folder / shard["file"] for shard in index["shards"]]
