@@ -51,11 +51,11 @@ class Node:
         parts: settings and code that its content depends on besides its inputs, as plain data by readable names.
         inputs: the nodes that it is made from, by their role.
         build: fills its folder, which still holds the files that a killed process committed.
-        texts: the text that components may read meanwhile; None before there is any.
+        texts: the text that components may read meanwhile, or None.
         total: returns the number of units to do, given the folder that is filled, once its inputs exist.
-        phase: the phase whose components take part; None for those of the run alone.
+        phase: the phase with components of its own that take part, or None.
         join: fills the folder together with rank 0, on other ranks, and returns whether it could; None for rank 0 alone.
-        teachers: the teachers that it asks, each with the node whose weights it needs; None for the original weights.
+        teachers: the teachers that it asks, each with the node that trained its weights, or None.
     """
 
     stage: Stage
@@ -75,14 +75,14 @@ class Node:
         return self.stage.name
 
     @property
-    def shared(self) -> bool:
+    def in_store(self) -> bool:
         """Return whether runs share it; then its folder does not carry the label."""
         return self.stage.kind in SHARED_KINDS
 
     @property
     def key(self) -> tuple[str, str, str]:
         """Kind, label and fingerprint, by which `where` finds the artefact."""
-        return self.stage.kind, "" if self.shared else self.stage.label, self.fingerprint
+        return self.stage.kind, "" if self.in_store else self.stage.label, self.fingerprint
 
     @cached_property
     def sources(self) -> Mapping[str, Node]:
@@ -142,7 +142,7 @@ class Graph:
         """
         nodes = {
             node.name: {
-                "in": "store" if node.shared else "run",
+                "in": "store" if node.in_store else "run",
                 "path": node.path.relative_to(node.where.root).as_posix(),
                 "fingerprint": node.fingerprint,
                 "parts": node.parts,

@@ -147,8 +147,10 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
         name, run = student, replace(run, hook=hooks)
         try:
             outline = hooks.component(student, Student).kdtool_outline(run)
-            for name in (spec.path for spec in phase.transforms if outline is not None):
-                outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
+            for spec in phase.transforms:
+                name = spec.path
+                if outline is not None:
+                    outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
         except Exception as error:
             if isinstance(error, KdtoolError) and not isinstance(
                 error, ServiceError
