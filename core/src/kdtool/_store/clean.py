@@ -68,7 +68,7 @@ def clean(store: Path, *, remove: bool = False) -> Cleaned:
             runs = known_runs(store)
             folders = sorted({folder.resolve() for folder in runs.values() if folder.is_dir()})
             needed = {path for folder in folders for path in _needs(store, folder)}
-            found = tuple(_unneeded(store, folders, needed))
+            found = tuple(_find_unneeded(store, folders, needed))
             total = bytes_below(store)
             left = {item.path: reason for item in found if remove for reason in [_remove(item.path)] if reason}
             for file, folder in runs.items():
@@ -94,7 +94,7 @@ def _needs(store: Path, folder: Path) -> Iterator[Path]:
         yield (store if node["in"] == "store" else folder) / node["path"]
 
 
-def _unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Iterator[Found]:
+def _find_unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Iterator[Found]:
     places = [store / kind for kind in SHARED_KINDS] + [folder / kind for folder in folders for kind in OWN_KINDS]
     for path in (path for place in places for path in sorted(place.glob("*"))):
         name = _NAME.fullmatch(path.name)
