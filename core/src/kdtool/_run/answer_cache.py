@@ -21,8 +21,6 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError
 from kdtool._plugins.hooks import ComponentHooks
 
-__all__ = ["cache_answers"]
-
 Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
@@ -31,12 +29,9 @@ _TABLE = """CREATE TABLE IF NOT EXISTS answers
 
 @contextmanager
 def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
-    """Yield the run with hooks that ask the named teachers only for answers that are not in the file.
+    """Yield the run with hooks that ask `teachers` (keys by name) only for answers that are not in the database `file`.
 
-    Args:
-        run: the run; shows the number of cached answers at the end.
-        file: the database, created if missing. Several processes may use it at once.
-        teachers: the key of each teacher, by its name.
+    Several processes may use the file at once. The run shows the number of cached answers at the end.
 
     Raises:
         StorageError: the file cannot be read or written, or is damaged.

@@ -24,8 +24,6 @@ from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.students import add_students, facts_of
 from kdtool._run.stages.teachers import add_teachers
 
-__all__ = ["Stages", "add_stages"]
-
 _TIME_ARM = "control-time"
 
 
@@ -55,10 +53,8 @@ class Stages:
 def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stages:
     """Build the graph of a run.
 
-    Args:
-        context: the run.
-        make: called with the graph up to the untrained students, and the node of the run's text. If it makes nothing (in a
-            plan) and the students are not there, the shapes that the student describes are used.
+    `make` is called with the graph up to the untrained students, and the node of the run's text. If it makes nothing (in a
+    plan) and the students are not there, the shapes that the student describes are used.
 
     Raises:
         KdtoolError: a component refuses: a file is missing, tokenizers differ, a model does not describe itself.

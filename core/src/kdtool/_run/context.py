@@ -30,8 +30,6 @@ from kdtool._store.layout import MODEL
 from kdtool._store.locks import is_led
 from kdtool._tokenizers.vocabulary import Vocabularies
 
-__all__ = ["Context", "NoTexts"]
-
 _RUN = Stage("run")
 
 

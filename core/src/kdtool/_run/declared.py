@@ -20,8 +20,6 @@ from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
 from kdtool._run.graph import Node
 
-__all__ = ["hooks_of"]
-
 
 @contextmanager
 def hooks_of(assembly: Assembly, shared: Hooks, node: Node) -> Iterator[Hooks]:

@@ -20,8 +20,6 @@ from kdtool._run.graph import Node
 from kdtool._store.artefacts import Artefact
 from kdtool._store.atomic_files import write_beside
 
-__all__ = ["invite_ranks", "may_join", "rank_and_world", "wait_for"]
-
 _BEGUN = ".begun"
 """The file in an unfinished folder that names the rank 0 which fills it."""
 _GLIMPSE = 0.1

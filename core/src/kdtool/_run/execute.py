@@ -51,8 +51,6 @@ from kdtool._store.layout import GRAPH
 from kdtool._store.locks import holder_of, run_lock
 from kdtool._store.shared_store import register_run
 
-__all__ = ["execute", "keep", "session", "write_report"]
-
 
 @translated()
 def execute(

@@ -27,8 +27,6 @@ from packaging.utils import canonicalize_name
 from kdtool._assembly.built import Built
 from kdtool._contract.tokenizer import Tokenizer
 
-__all__ = ["component_part", "fingerprint", "tokenizer_part"]
-
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
 _OURS = "kdtool-"

@@ -18,8 +18,6 @@ from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.layout import SHARED_KINDS
 
-__all__ = ["Graph", "Node", "Stage"]
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -135,10 +133,7 @@ class Graph:
     def record(self, name: str, store: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return plain data for `graph.json`: `clean` reads the folders that the run needs, `plan` explains changes by it.
 
-        Args:
-            name: the run's name.
-            store: the folder that runs share.
-            before: for a graph that is not whole yet, the nodes of the last run, which are kept where it has none of a name.
+        A graph that is not whole yet keeps the nodes of the last run in `before`, unless it has one of the same name.
         """
         nodes = {
             node.name: {

@@ -7,8 +7,6 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import Named, RunInfo
 from kdtool._contract.teacher import Teacher
 
-__all__ = ["UNADAPTED", "open_subject"]
-
 UNADAPTED = ".unadapted"
 """Behind a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
 

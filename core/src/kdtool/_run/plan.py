@@ -30,8 +30,6 @@ from kdtool._run.stages.signals import from_cache
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 
-__all__ = ["PlannedStage", "RecordedSignals", "changes", "last_nodes", "plan_run"]
-
 
 @dataclass(frozen=True)
 class RecordedSignals:
@@ -94,11 +92,6 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
 
     Without the untrained student, the layers that it describes are used: if a loss asks for layers, reuse of signals may
     then differ.
-
-    Args:
-        assembly: the recipe with its plugins.
-        folder: the run's own folder; it need not exist.
-        store: the folder that runs share.
 
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.

@@ -18,8 +18,6 @@ from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import GRAPH
 from kdtool._store.locks import holder_of
 
-__all__ = ["agree"]
-
 _FOLDER = "ranks"
 _GLIMPSE = 0.1
 """Seconds between two looks."""

@@ -40,8 +40,6 @@ from kdtool._store.committed import (
     sync,
 )
 
-__all__ = ["MANIFEST", "Artefact", "Artefacts", "check_file", "is_begun", "storage_errors", "verify"]
-
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -100,13 +98,8 @@ class Artefacts:
     ) -> Artefact:
         """Return the artefact, making it by `build(partial_folder)` if it is not there.
 
-        Args:
-            kind: the folder below the root.
-            label: a readable name in front of the fingerprint; "" for none.
-            fingerprint: what it depends on.
-            build: fills the folder, in which the files that a killed process committed are left.
-            waiting: called with a line while another process makes the same artefact, and for damaged work of a killed one.
-            about: recorded in the manifest.
+        Files that a killed process committed are still in the folder. `waiting` is called with a line while another process
+        makes the same artefact, and for damaged work of a killed one. `about` goes into the manifest.
 
         Raises:
             StorageError: the disk is full or read-only, or the artefact is damaged.

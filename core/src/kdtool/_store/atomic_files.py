@@ -15,8 +15,6 @@ from typing import Any
 
 from kdtool._errors import StorageError
 
-__all__ = ["json_lines", "read_sealed", "write_beside", "write_sealed"]
-
 
 def write_beside(path: Path, text: str) -> None:
     """Write a small file beside its place, sync it, and rename it, so that it is never half there."""

@@ -24,8 +24,6 @@ from kdtool._store.layout import GRAPH, OWN_KINDS, SHARED_KINDS
 from kdtool._store.locks import HOLDER, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs, refuse_other_folders, store_lock
 
-__all__ = ["Cleaned", "Found", "clean"]
-
 _NAME = re.compile(r"(.+-)?[0-9a-f]{16}(\.partial|\.removed|)")
 
 

@@ -16,22 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "KEPT",
-    "RECORD",
-    "commit",
-    "discard_uncommitted",
-    "entry_of",
-    "problem_of",
-    "process_number",
-    "record_files",
-    "remember",
-    "seal_line",
-    "sync",
-    "uncommit",
-    "unseal_line",
-]
-
 RECORD = ".committed-"
 """The beginning of the names of the record files."""
 KEPT = ".seconds"

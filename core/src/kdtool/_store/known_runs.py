@@ -14,8 +14,6 @@ from kdtool._store.layout import GRAPH, RESULTS
 from kdtool._store.locks import HOLDER, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs
 
-__all__ = ["KnownRun", "list_runs"]
-
 
 @dataclass(frozen=True)
 class KnownRun:

@@ -18,8 +18,6 @@ from kdtool._errors import LockedError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_beside
 
-__all__ = ["HOLDER", "holder_of", "is_led", "run_lock", "worker_of"]
-
 HOLDER = "lock.json"
 _GLIMPSE = 0.5
 """Seconds for which a run's lock is asked for: `kdtool runs` holds it for a moment to see whether anyone else does."""

@@ -22,16 +22,6 @@ from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import GRAPH
 
-__all__ = [
-    "REGISTERED",
-    "bytes_below",
-    "known_runs",
-    "refuse_other_folders",
-    "register_run",
-    "store_folder",
-    "store_lock",
-]
-
 REGISTERED = "runs"
 _MARK = "kdtool-store.json"
 

@@ -18,8 +18,6 @@ from kdtool._run.graph import Stage
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, run_forecast_of
 from kdtool._run.stages.phases import Arm
 
-__all__ = ["describe_on_policy", "on_policy_keys", "refuse_uneven", "refuse_uneven_ahead", "refuse_uneven_arms"]
-
 
 def on_policy_keys(assembly: Assembly) -> tuple[str, ...]:
     """Return the keys by which the student's phases train on-policy, as the user wrote them."""

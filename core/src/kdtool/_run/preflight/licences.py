@@ -17,8 +17,6 @@ from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.model import problem_at
 from kdtool._run.stages.terms import plain_terms
 
-__all__ = ["KEY", "licences_of"]
-
 KEY = "terms_acknowledged"
 """The recipe's key for acknowledged licences: component → licence."""
 _OWN: Mapping[str, Transfer] = {"student": "weights", "corpus": "text"}

@@ -17,19 +17,13 @@ from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import verify
 from kdtool._store.layout import MODEL
 
-__all__ = ["refuse_missing", "refuse_unexportable", "refuse_unmeasurable"]
-
 
 def refuse_missing(
     assembly: Assembly, run: RunInfo, complete: set[str] | None = None, *, but: Collection[str] = ()
 ) -> None:
     """Ask every component `but` some for the libraries, devices and tools that it lacks on this machine.
 
-    Args:
-        assembly: the recipe's.
-        run: passed to the components.
-        complete: components with settings that lack nothing, which are not asked again; added to.
-        but: names of components that are not asked.
+    `complete` are components with settings that lack nothing and are not asked again; added to.
 
     Raises:
         RecipeError: with all that is missing, each at the component that needs it.
@@ -62,12 +56,7 @@ def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] =
 
 
 def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
-    """Have every exporter that has not written yet check the untrained student, which is made.
-
-    Args:
-        context: the run.
-        student: the untrained student of one seed.
-        exports: the nodes of exporters, by their short names.
+    """Have every exporter that has not written yet check an untrained student, which is made; `exports` are by short name.
 
     Raises:
         RecipeError: with all that cannot be exported, each at its exporter.

@@ -19,8 +19,6 @@ from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 from kdtool._run.stages.terms import join_requests, request_of, teachers_of_terms, terms_of
 
-__all__ = ["Asked", "Known", "ask", "describe", "run_forecast_of"]
-
 
 @dataclass(frozen=True)
 class Known:

@@ -19,8 +19,6 @@ from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
 from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 
-__all__ = ["compare_with_teachers", "describe_vocabularies"]
-
 _REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
 

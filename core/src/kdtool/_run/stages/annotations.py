@@ -11,8 +11,6 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError
 from kdtool._plugins.owner import blame
 
-__all__ = ["annotate"]
-
 
 def annotate(run: RunInfo, examples: Iterable[Example], columns: Mapping[str, frozenset[str]]) -> Iterator[Example]:
     """Yield the examples with annotations; `columns` are the expected ones of each annotator, by component.

@@ -9,8 +9,6 @@ from typing import Any, get_args
 
 from kdtool._contract.data import Example, Preference, Split, parts_of
 
-__all__ = ["Counts", "size_of", "texts_of"]
-
 _SHOWN = 20
 _ABOUT = {"licences": "licence", "languages": "language", "sources": "source"}
 

@@ -16,8 +16,6 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.stages.phases import Arm
 from kdtool._store.artefacts import check_file
 
-__all__ = ["add_exports", "read_artifact"]
-
 _ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
 _FILE = "artifact.json"
 

@@ -16,8 +16,6 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._run.stages.counts import Counts, size_of, texts_of
 
-__all__ = ["gather"]
-
 _SCREEN_BATCH = 256
 Tagged = tuple[str, Example]
 """An example with the name of its corpus."""

@@ -32,8 +32,6 @@ from kdtool._store.atomic_files import json_lines, write_beside
 from kdtool._store.committed import commit, uncommit
 from kdtool._store.layout import MODEL
 
-__all__ = ["PhaseTraining", "read_history", "read_trained"]
-
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
 _CHECKPOINTS = "checkpoints"

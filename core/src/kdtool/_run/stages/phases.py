@@ -32,8 +32,6 @@ from kdtool._store.atomic_files import write_beside
 from kdtool._store.committed import commit
 from kdtool._store.layout import MODEL
 
-__all__ = ["Arm", "MatchedTime", "add_arm", "phase_node"]
-
 _STEPS_FILE = "steps.json"
 
 
@@ -95,15 +93,9 @@ def add_arm(
     materials: Mapping[str, Materials],
     matched: MatchedTime | None = None,
 ) -> Arm:
-    """Add the phases of one arm with one seed, each on the model that the one before left.
+    """Add the phases of the arm and seed of `stage`, each on the model that the one before left, the first on `initial`.
 
-    Args:
-        context: the run.
-        graph: gets the nodes.
-        stage: arm and seed.
-        initial: the untrained student.
-        materials: data and signals of each phase, by its name.
-        matched: returns the steps of a control at equal time; None for the recipe's steps.
+    `materials` are by the phase's name. `matched` returns the steps of a control at equal time; None for the recipe's steps.
     """
     phases = context.assembly.arms[stage.arm]
     nodes = [initial]

@@ -18,8 +18,6 @@ from kdtool._contract.data import Row
 from kdtool._errors import PluginError, StorageError
 from kdtool._store.artefacts import check_file
 
-__all__ = ["StoredRows", "write_rows"]
-
 INDEX = "rows.json"
 _SHARD_TOKENS = 4_000_000
 _INT = "i" if array("i").itemsize == 4 else "l"

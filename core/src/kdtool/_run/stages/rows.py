@@ -31,8 +31,6 @@ from kdtool._run.stages.teacher_rows import Translation
 from kdtool._run.stages.terms import join_requests, plain_terms, request_of, teachers_of_terms, terms_of
 from kdtool._run.stages.text import write_texts
 
-__all__ = ["Materials", "add_data", "add_rows", "add_texts", "corpora_of", "rows_of", "try_packers"]
-
 ANSWERS = "answers.sqlite"
 """The file in the store with teachers' answers for texts."""
 
@@ -109,10 +107,7 @@ def try_packers(context: Context, run: RunInfo) -> None:
 def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
     """Add texts, rows and signals of every phase that trains the student; phases with the same sources share them.
 
-    Args:
-        context: the run.
-        graph: gets the nodes.
-        facts: shapes of the student (by its name) and of the teachers, for losses that ask for layers.
+    `facts` are the shapes of the student and the teachers by name, for losses that ask for layers.
     """
     phases = context.assembly.arms["student"]
     (student,) = context.assembly.named("student")

@@ -24,8 +24,6 @@ from kdtool._run.stages.phases import Arm
 from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
 
-__all__ = ["Measured", "add_scores", "read_scores", "said_of", "subjects_of"]
-
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
 _SAID = "said.json"
@@ -35,17 +33,18 @@ _SAID = "said.json"
 class Measured:
     """A model to measure, and its arm: the student, a control, a teacher, an exported file.
 
-    `subject` is called when `node`, which holds it, is made; a teacher has no node. `unadapted` names a teacher that is
-    measured before phases of this run trained it, "" for all other subjects. `content` is the hash of a model that no node
-    holds. `lasting` is the name in its artefact, where that is not `name`: the student's name depends on the number of
-    seeds, its measurements do not.
+    `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher` is the component of a teacher,
+    `unadapted` if it is measured before phases of this run trained it. `content` is the hash of a model that no node holds.
+    `lasting` is the name in its artefact, where that is not `name`: the student's name depends on the number of seeds, its
+    measurements do not.
     """
 
     name: str
     arm: str
     node: Node | None
     subject: Callable[[], Subject]
-    unadapted: str = ""
+    teacher: str = ""
+    unadapted: bool = False
     content: str = ""
     lasting: str = ""
 
@@ -100,17 +99,11 @@ def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured
     found: dict[str, list[Measured]] = {}
     for one in measured:
         key = one.name
-        if teacher := _teacher_of(context, one):
-            adapted = None if one.unadapted else context.adapted.get(teacher)
-            key = fingerprint("teacher", {**context.part(teacher), "adapted": adapted and adapted.fingerprint})
+        if one.teacher:
+            adapted = None if one.unadapted else context.adapted.get(one.teacher)
+            key = fingerprint("teacher", {**context.part(one.teacher), "adapted": adapted and adapted.fingerprint})
         found.setdefault(key, []).append(one)
     return list(found.values())
-
-
-def _teacher_of(context: Context, one: Measured) -> str:
-    """Return the component of a subject that is a teacher, "" of any other."""
-    name = one.unadapted or one.name
-    return name if one.node is None and not one.content and name in context.assembly.named("teacher") else ""
 
 
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
@@ -162,7 +155,7 @@ def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
 
 def _of_teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
-    return Measured(subject.name, subject.name, None, lambda: subject, unadapted=name if suffix else "")
+    return Measured(subject.name, subject.name, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
 def _of_arm(context: Context, arm: Arm) -> Measured:
@@ -206,7 +199,7 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
 
     evaluator = context.assembly.shared[name]
     reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
-    asked = sorted({*more, *filter(None, (_teacher_of(context, one) for one in group))})
+    asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),
@@ -216,7 +209,7 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     }
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
-    teachers = {**context.weights_of(asked), **{measured.unadapted: None for measured in group if measured.unadapted}}
+    teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     read = texts if reads else None
     return graph.add(Node(stage, context.own, parts, inputs, build, texts=read, teachers=teachers))
 

@@ -14,8 +14,6 @@ from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import UsageError
 from kdtool._tokenizers.vocabulary import Vocabularies
 
-__all__ = ["BoundSignals", "cut_signal", "from_cache", "from_teacher"]
-
 
 @dataclass(frozen=True)
 class BoundSignals:

@@ -18,8 +18,6 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
 
-__all__ = ["add_students", "facts_of"]
-
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
 

@@ -15,8 +15,6 @@ from kdtool._contract.data import Row, RowSource
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
 
-__all__ = ["Spelled", "Translation"]
-
 _MULTIPLE = 8
 
 

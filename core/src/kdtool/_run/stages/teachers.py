@@ -18,8 +18,6 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.stages.phases import Arm, phase_node
 from kdtool._run.stages.rows import Materials, add_rows, add_texts, corpora_of
 
-__all__ = ["add_teachers"]
-
 _SEED = 0
 
 

@@ -15,8 +15,6 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 
-__all__ = ["describe_mixtures", "join_requests", "plain_terms", "request_of", "teachers_of_terms", "terms_of"]
-
 
 def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""

@@ -13,8 +13,6 @@ from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
 from kdtool._store.artefacts import check_file
 
-__all__ = ["StoredTexts", "write_texts"]
-
 COUNTS = "counts.json"
 
 
