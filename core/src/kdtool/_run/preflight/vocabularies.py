@@ -63,7 +63,7 @@ def _problems(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> I
                 yield problem_at(assembly.recipe, spec.key, f"compares token by token, but {sentence}", _REMEDY)
             if on_policy and (not vocabularies.comparable or vocabularies.sizes[0] > vocabularies.shared):
                 message = f"needs {name} to score on-policy text, but {sentence}"
-                remedy = f"use a student without tokens that {name} does not have, or remove `{as_written(on_policy)}`"
+                remedy = f"use a student without tokens that {name} lacks, or leave `{as_written(on_policy)}` out"
                 yield problem_at(assembly.recipe, spec.key, message, remedy)
         if len({vocabularies.shared for vocabularies in known.values()}) > 1:
             shared = ", ".join(f"{name} {vocabularies.shared:,}" for name, vocabularies in known.items())
