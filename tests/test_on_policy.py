@@ -57,7 +57,7 @@ def test_contrastive_learns_from_both_kinds_of_text_and_the_control_from_the_cor
     assert all(value > 0 for value in values)
     assert not control.phases["train"].notes
     assert control.phases["train"].tokens > student.phases["train"].tokens
-    assert any(note.startswith("trainer.on_policy: the control learns the same rows") for note in results.notes)
+    assert any(note.startswith("trainer.on_policy: the control trains on the same rows") for note in results.notes)
     plain = kdtool.run(
         on_policy, {"trainer.on_policy": None, "name": "plain", "train.losses.contrastive.use": "skew-kl"}
     )
@@ -106,7 +106,7 @@ def test_teachers_with_other_tokens_are_refused(on_policy: dict[str, Any], other
     on_policy["train"]["losses"] = {"uld": {}}
     on_policy["control"] = {"losses": {"ce": {}}}
     kdtool.check(on_policy, {"trainer.on_policy": None})
-    with pytest.raises(kdtool.RecipeError, match=r"uld.*is told by teacher about text that the student writes"):
+    with pytest.raises(kdtool.RecipeError, match=r"uld.*needs teacher to score on-policy text"):
         kdtool.check(on_policy)
 
 

@@ -145,7 +145,7 @@ def test_annotations_that_would_not_come_to_the_tokens_are_refused(recipe: dict[
 
 def test_an_annotator_that_forgets_a_character_is_named(recipe: dict[str, Any]) -> None:
     with pytest.raises(
-        kdtool.PluginError, match=r"gave vowel \[\d+\] of example 'd\d+'; expected one number"
+        kdtool.PluginError, match=r"returned vowel \[\d+\] for example 'd\d+'; expected one number"
     ) as caught:
         kdtool.run(annotated(recipe, "Wrong"))
     assert "annotator 'annotators.vowels' (./own.py:Wrong)" in str(caught.value.__notes__)

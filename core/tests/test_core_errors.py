@@ -139,7 +139,7 @@ CORES_OWN: dict[str, tuple[Callable[[Path], subprocess.CompletedProcess[str]], s
     "KdtoolError": (_fault("Corpus.kdtool_examples=ValueError"), "faulty-plugins 1.0) failed: ValueError: planned"),
     "UsageError": (lambda site: _kdtool(site, "report", "nowhere"), "holds no finished run"),
     "RecipeError": (_broken_recipe, "recipe.yaml:2:1: cannot be read as YAML"),
-    "PluginError": (_fault("Corpus.kdtool_examples=same id"), "gives the example id 'same' twice"),
+    "PluginError": (_fault("Corpus.kdtool_examples=same id"), "yields the example id 'same' twice"),
     "BudgetError": (_fault("Teacher.kdtool_signal=BudgetError"), "planned\n  in teacher 'teacher'"),
     "AuthenticationError": (_fault("Teacher.kdtool_signal=AuthenticationError"), "planned\n  in teacher 'teacher'"),
     "ServiceError": (_fault("Teacher.kdtool_signal=ServiceError"), "planned\n  in teacher 'teacher'"),

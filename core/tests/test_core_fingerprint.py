@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import kdtool
 import pydantic
 import pytest
-from kdtool._run.fingerprint import _deciding, _libraries, _required
+from kdtool._run.fingerprint import _deciding, _libraries, _requirements_of
 from plugin_site import forget_installed, install
 
 ONE_SEED = {"seeds": [0], "control": False}
@@ -44,7 +44,7 @@ def _forget() -> None:
     local = {"counting", "space", "kdtool_top", "kdtool_base", "kdtool_extra", "kdtool_elsewhere"}
     for name in [name for name in sys.modules if name.partition(".")[0] in local]:
         del sys.modules[name]
-    for cached in (_libraries, _required):
+    for cached in (_libraries, _requirements_of):
         cached.cache_clear()
     invalidate_caches()
     forget_installed()

@@ -138,7 +138,7 @@ def test_components_for_planned_signals_are_closed(counted: dict[str, Any]) -> N
     kdtool.run(counted)
     planned = next(stage.signals for stage in kdtool.plan(counted) if stage.signals is not None)
     events()
-    with planned.opened() as (rows, tokenizer, _):
+    with planned.open() as (rows, tokenizer, _):
         assert len(rows)
         assert tokenizer.encode("a")
     assert_balanced()

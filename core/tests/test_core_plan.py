@@ -130,7 +130,7 @@ def test_recorded_signals_are_opened_with_their_rows_and_tokenizer(recipe: dict[
     recipe = {**recipe, **ONE_SEED}
     ahead = _signals(recipe)
     assert not ahead.folder.exists()
-    with pytest.raises(kdtool.StorageError, match="the signals of teacher are not there"), ahead.opened():
+    with pytest.raises(kdtool.StorageError, match="the signals of teacher are not there"), ahead.open():
         pass
     results = kdtool.run(recipe)
     made = {stage.name: stage.path for stage in results.stages}
@@ -138,12 +138,12 @@ def test_recorded_signals_are_opened_with_their_rows_and_tokenizer(recipe: dict[
     assert found.folder == ahead.folder == made["signals/teacher"]
     assert (found.teacher.name, found.cache.name, found.cache.kind) == ("teacher", "signals", "cache")
     assert found.want == kdtool.SignalRequest(frozenset({"logits"}), (0,))  # logits serve every temperature
-    with found.opened() as (rows, tokenizer, source):
+    with found.open() as (rows, tokenizer, source):
         assert source.want == found.want
         assert source.signal(None).counts[str(ord("a"))] == 1.0
         assert [tokenizer.decode(row.input_ids)[:8] for row in rows] == ["document"] * len(rows)
     shutil.rmtree(made["rows"])
-    with pytest.raises(kdtool.StorageError, match="the rows of the signals of teacher are not there"), found.opened():
+    with pytest.raises(kdtool.StorageError, match="the rows of the signals of teacher are not there"), found.open():
         pass
 
 
@@ -154,7 +154,7 @@ def test_what_an_interrupted_recording_has_is_opened(recipe: dict[str, Any]) -> 
     partial = whole.rename(whole.with_name(f"{whole.name}.partial"))
     (partial / "manifest.json").unlink()
     assert _signals(recipe).folder == partial
-    with _signals(recipe).opened() as (_, _, source):
+    with _signals(recipe).open() as (_, _, source):
         assert source.signal(None).counts
 
 
@@ -171,7 +171,7 @@ def test_components_that_read_signals_are_made_for_it_and_closed(
         closed.append(self)
 
     monkeypatch.setattr(type(planned), "kdtool_close", close)
-    with found.opened() as (_, _, source):
+    with found.open() as (_, _, source):
         assert source.signal(None).counts
         assert closed == []
     assert [type(cache) for cache in closed] == [type(planned)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import kdtool
 import pytest
 from filelock import FileLock
-from kdtool._run.distributed import joined, may_join, rank_and_world, wait_for
+from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.roll_call import agree
 from kdtool._store.artefacts import Artefacts
@@ -53,7 +53,7 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
         joined.set()
         return True
 
-    node = Node(Stage("phases", "x"), Artefacts(tmp_path), False, {}, {}, lambda run, folder: None)
+    node = Node(Stage("phases", "x"), Artefacts(tmp_path), {}, {}, lambda run, folder: None)
     first = threading.Thread(target=lambda: node.where.make(*node.key, build=build, waiting=print))
     first.start()
     found = wait_for(node, join, lambda: True)
@@ -64,17 +64,17 @@ def test_another_rank_joins_once_and_waits_until_all_is_there(tmp_path: Path) ->
 
 
 def test_a_rank_that_waits_ends_when_rank_0_is_gone(tmp_path: Path) -> None:
-    node = Node(Stage("phases", "x"), Artefacts(tmp_path), False, {}, {}, lambda run, folder: None)
+    node = Node(Stage("phases", "x"), Artefacts(tmp_path), {}, {}, lambda run, folder: None)
     with pytest.raises(kdtool.UsageError, match=r"process 0 of this run ended before phases/x was made"):
         wait_for(node, lambda _: False, lambda: False)
 
 
 def graph_of(root: Path, factor: int, name: str = "x") -> Graph:
     graph = Graph()
-    text = Node(Stage("text"), Artefacts(root), True, {}, {}, lambda run, folder: None)
+    text = Node(Stage("text"), Artefacts(root), {}, {}, lambda run, folder: None)
     graph.add(text)
     parts = {"trainer": {"config": {"factor": factor}}}
-    graph.add(Node(Stage("phases", name), Artefacts(root), False, parts, {"text": text}, lambda run, folder: None))
+    graph.add(Node(Stage("phases", name), Artefacts(root), parts, {"text": text}, lambda run, folder: None))
     return graph
 
 
@@ -145,14 +145,14 @@ def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path:
     artefacts, new, looks = Artefacts(tmp_path), {**KILLED, "pid": 2}, list[bool]()
     partial = artefacts.path_of("signals", "", "f" * 64).with_suffix(".partial")
     partial.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), joined(partial, KILLED):
+    with pytest.raises(KeyboardInterrupt), invite_ranks(partial, KILLED):
         raise KeyboardInterrupt
     assert may_join(partial, KILLED)
     assert not may_join(partial, new)
 
     def build(folder: Path) -> None:
         assert not may_join(folder, KILLED)
-        with joined(folder, new):
+        with invite_ranks(folder, new):
             looks.extend(may_join(folder, leader) for leader in (new, KILLED, None))
 
     made = artefacts.make("signals", "", "f" * 64, build=build, waiting=print)

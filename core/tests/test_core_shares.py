@@ -70,7 +70,7 @@ def test_every_beginning_has_the_shares_to_within_a_document(
     corpora = {name: Given(own) for name, own in zip(shares, documents, strict=True)}
     kept = {name: [pair for pair in corpus.sizes if not screen or pair[1] <= 30] for name, corpus in corpora.items()}
     if not all(any(split == "train" for split, _ in own) for own in kept.values()):
-        with pytest.raises(kdtool.UsageError, match=r"has the share .* and gives no text"):
+        with pytest.raises(kdtool.UsageError, match=r"has the share .* and yields no text"):
             gathered(corpora, shares, screen)
         return
     found, summary = gathered(corpora, shares, screen)

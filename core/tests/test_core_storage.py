@@ -217,7 +217,7 @@ def test_no_room_at_the_end_of_any_stage_is_a_sentence_and_the_run_goes_on(
     monkeypatch.setattr(Artefacts, "_build", build_or_fail)
     for stage in ("text", "students", "rows", "signals", "phases", "exports", "scores"):
         full_at = stage
-        with pytest.raises(kdtool.StorageError, match=rf"cannot write .*{stage}.*What is finished is kept; make room"):
+        with pytest.raises(kdtool.StorageError, match=rf"cannot write .*{stage}.*Finished stages are kept; make room"):
             kdtool.run(recipe)
     full_at = ""
     assert len(kdtool.run(recipe).stages) == len(made) == len(set(made))

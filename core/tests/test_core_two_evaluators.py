@@ -110,5 +110,5 @@ def test_the_evaluator_whose_name_it_bears_keeps_it(twice: dict[str, Any]) -> No
 
 
 def test_one_evaluator_that_tells_a_name_twice_is_refused(twice: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.PluginError, match=r"gave a measurement 'bench\.pass@1' of 'teacher' twice"):
+    with pytest.raises(kdtool.PluginError, match=r"returned a measurement 'bench\.pass@1' of 'teacher' twice"):
         kdtool.run(twice, {"evaluators.chat.times": 2})

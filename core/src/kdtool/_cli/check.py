@@ -58,7 +58,7 @@ def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
     from kdtool._contract.licences import Licensed, told
-    from kdtool._run.preflight.vocabularies import noted
+    from kdtool._run.preflight.vocabularies import describe_vocabularies
     from kdtool._tokenizers.vocabulary import Vocabularies
 
     yield f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}"
@@ -73,7 +73,7 @@ def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} parameters learn"
     yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
-    yield from noted(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
+    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
     yield from found["mixtures"]
 
 

@@ -32,11 +32,11 @@ from kdtool._run.context import Context
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.missing import refuse_missing
+from kdtool._run.preflight.refusals import refuse_missing
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
-from kdtool._run.preflight.vocabularies import compared
+from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.rows import try_packers
-from kdtool._run.stages.terms import mixtures_noted
+from kdtool._run.stages.terms import describe_mixtures
 from kdtool._store.shared_store import store_folder
 from kdtool._text.terminal import print_line
 
@@ -118,7 +118,7 @@ def check(
             return _attempt_of(found, limits)
         changed = load_recipe(path, {**(settings or {}), **further})
         with assume(assumed), _opening(changed, lambda _: None) as (context, info):
-            refuse_missing(context.assembly, info, known.fine)
+            refuse_missing(context.assembly, info, known.complete)
             return _attempt_of(_foresee(context, info, folder, known), limits)
 
     enough = fits["memory"] and fits["gpu"]
@@ -143,7 +143,7 @@ def _describe(found: _Checked) -> dict[str, Any]:
             "trainable": {name: own.trainable for name, own in facts.items() if own is not None},
             "licences": found.licences,
             "vocabularies": found.vocabularies,
-            "mixtures": mixtures_noted(found.assembly),
+            "mixtures": describe_mixtures(found.assembly),
             "forecast": found.forecast,
         }
     )
@@ -168,11 +168,11 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
     """Check a recipe; `known` is added to for later attempts."""
     with _opening(recipe, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
-        refuse_missing(context.assembly, info, known.fine)
+        refuse_missing(context.assembly, info, known.complete)
         with suppress(ServiceError):  # the student's tokenizer is not on this machine
             try_packers(context, info)
         found = _foresee(context, info, out, known)
-        return replace(found, licences=licences, vocabularies=compared(context, info, needed=False))
+        return replace(found, licences=licences, vocabularies=compare_with_teachers(context, info, needed=False))
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def _opening(recipe: Recipe, say: Callable[[str], None]) -> Iterator[tuple[Conte
     with assemble(recipe, say) as assembly, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         context = Context.of(assembly, folder, folder)
-        yield context, replace(context.info(Stage("check"), folder), say=say)  # nothing runs that trackers could show
+        yield context, replace(context.info(Stage("check")), say=say)  # nothing runs that trackers could show
 
 
 def _foresee(context: Context, info: RunInfo, out: Path, known: Known) -> _Checked:

@@ -21,10 +21,9 @@ from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import component_record, environment
 from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
-from kdtool._run.execute import keep, reported, session
+from kdtool._run.execute import keep, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.measurable import refuse_unmeasurable
-from kdtool._run.preflight.missing import refuse_missing
+from kdtool._run.preflight.refusals import refuse_missing, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.text import StoredTexts
@@ -123,7 +122,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
         recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
         seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
     )  # fmt: skip
-    results = reported(context, run, results)
+    results = write_report(context, run, results)
     if not found:
         raise UsageError(_NOTHING)
     return results

@@ -1,8 +1,7 @@
-"""Answers that stay: what a corpus asked a teacher once is not asked again, whatever else of the recipe changes.
+"""Cache of paid answers: a corpus never asks a teacher the same question twice, whatever else of the recipe changes.
 
-They lie in one SQLite file of the store, by the fingerprint of the teacher (or what its `answer_cache_key`, and what it was
-trained to) and by all of the request but its id. `kdtool clean` leaves it alone: what is in it was paid for, with money or
-time.
+Answers lie in one SQLite file of the store, by the fingerprint of the teacher (or its `answer_cache_key`, with its training)
+and by the whole request but its id. `kdtool clean` leaves it alone: it cost money or time.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import StorageError
 from kdtool._plugins.hooks import ComponentHooks
 
-__all__ = ["remembering"]
-
 Ask = Callable[[Iterable[Request]], Iterator[TextAnswer]]
 _SECONDS_FOR_OTHERS = 60
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
@@ -31,13 +28,10 @@ _TABLE = """CREATE TABLE IF NOT EXISTS answers
 
 
 @contextmanager
-def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
-    """Give the run other hooks on the same components: the named teachers are asked only for what is not in the file.
+def cache_answers(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterator[RunInfo]:
+    """Yield the run with hooks that ask `teachers` (keys by name) only for answers that are not in the database `file`.
 
-    Args:
-        run: is told, too, how many answers were there.
-        file: where answers are kept; made where it is not there. Several processes may use it at once.
-        teachers: what stands for each teacher, by its name.
+    Several processes may use the file at once. The run shows the number of cached answers at the end.
 
     Raises:
         StorageError: the file cannot be read or written, or is damaged.
@@ -48,16 +42,16 @@ def remembering(run: RunInfo, file: Path, teachers: Mapping[str, str]) -> Iterat
     with closing(database):
         with _storage_errors(file):
             database.execute(_TABLE)
-        kept = {name: _Kept(database, file, teacher) for name, teacher in teachers.items()}
+        cached = {name: _Answers(database, file, teacher) for name, teacher in teachers.items()}
         hooks = cast("ComponentHooks", run.hook)
-        yield replace(run, hook=hooks.replacing("kdtool_answer", {name: one.ask for name, one in kept.items()}))
-        for name, one in kept.items():
+        yield replace(run, hook=hooks.replacing("kdtool_answer", {name: one.ask for name, one in cached.items()}))
+        for name, one in cached.items():
             if one.found:
                 run.say(f"{one.found:,} answers of {name} are there already and are not asked for again")
 
 
-class _Kept:
-    """The answers of one teacher; refusals are none."""
+class _Answers:
+    """The cached answers of one teacher, without refusals."""
 
     def __init__(self, database: sqlite3.Connection, file: Path, teacher: str) -> None:
         self._database = database
@@ -66,59 +60,56 @@ class _Kept:
         self.found = 0
 
     def ask(self, ask: Ask, requests: Iterable[Request]) -> Iterator[TextAnswer]:
-        """Yield the answers to all requests; the teacher is not asked at all where every one is there."""
+        """Yield the answers to all requests; the teacher is not called at all if every one is cached."""
         waiting = iter(requests)
         for request in waiting:
             found = self._find(request)
             if found is None:
-                yield from self._beside_new_ones(ask, chain([request], waiting))
+                yield from self._ask_missing(ask, chain([request], waiting))
                 return
             yield found
 
-    def _beside_new_ones(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
-        there: list[TextAnswer] = []
+    def _ask_missing(self, ask: Ask, requests: Iterator[Request]) -> Iterator[TextAnswer]:
+        cached: list[TextAnswer] = []
         asked: dict[str, Request] = {}
 
-        def new() -> Iterator[Request]:
+        def missing() -> Iterator[Request]:
             for request in requests:
                 found = self._find(request)
                 if found is None:
                     asked[request.id] = request
                     yield request
                 else:
-                    there.append(found)
+                    cached.append(found)
 
-        for answer in ask(new()):
+        for answer in ask(missing()):
             if answer.id in asked and answer.finish != "refused":  # a server that refuses now may have more room later
                 self._keep(asked[answer.id], answer)
             yield answer
-            yield from there
-            there.clear()
-        yield from there
+            yield from cached
+            cached.clear()
+        yield from cached
 
     def _find(self, request: Request) -> TextAnswer | None:
+        query = "SELECT answer, sha256 FROM answers WHERE teacher = ? AND request = ?"
         with _storage_errors(self._file):
-            found = self._database.execute(
-                "SELECT answer, sha256 FROM answers WHERE teacher = ? AND request = ?", (self._teacher, _key(request))
-            ).fetchone()
-        if found is None or found[1] != _digest(found[0]):  # a changed byte: as if it were not there
+            found = self._database.execute(query, (self._teacher, _key(request))).fetchone()
+        if found is None or found[1] != _digest(found[0]):  # a changed byte counts as missing
             return None
         self.found += 1
         return replace(TextAnswer(**json.loads(found[0])), id=request.id)
 
     def _keep(self, request: Request, answer: TextAnswer) -> None:
         text = json.dumps(asdict(answer))
+        row = (self._teacher, _key(request), text, _digest(text))
         with _storage_errors(self._file):
-            self._database.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
-                (self._teacher, _key(request), text, _digest(text)),
-            )
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
 
 
 def _key(request: Request) -> str:
     left_out = {"id"} if request.temperature else {"id", "seed"}
-    told = {name: value for name, value in asdict(request).items() if name not in left_out}
-    return _digest(json.dumps(told, sort_keys=True))
+    content = {name: value for name, value in asdict(request).items() if name not in left_out}
+    return _digest(json.dumps(content, sort_keys=True))
 
 
 def _digest(text: str) -> str:
@@ -130,7 +121,5 @@ def _storage_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        remedy = (
-            "free space or give the right to write there; a damaged file may be moved away, then all is asked again"
-        )
+        remedy = "free space or allow writing there; move a damaged file away to ask for all answers again"
         raise StorageError(f"answers of teachers cannot be kept in {file}: {error}; {remedy}") from error

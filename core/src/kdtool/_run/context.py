@@ -1,4 +1,4 @@
-"""What the stages of a run share: components, folders, fingerprints of components, and how a stage is told to trackers."""
+"""State shared by the stages of a run: components, folders, fingerprints of components, and events for trackers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from kdtool._contract.data import Example, Split, TextSource
 from kdtool._contract.licences import Licensed
 from kdtool._contract.reporting import StageRecord
 from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import KdtoolError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
-from kdtool._run.distributed import joined, may_join, rank_and_world, wait_for
-from kdtool._run.fingerprint import component_part
+from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
+from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node, Stage
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
@@ -28,7 +30,7 @@ from kdtool._store.layout import MODEL
 from kdtool._store.locks import is_led
 from kdtool._tokenizers.vocabulary import Vocabularies
 
-__all__ = ["Context", "NoTexts"]
+_RUN = Stage("run")
 
 
 class NoTexts:
@@ -47,9 +49,9 @@ class NoTexts:
 class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
-    `verify` hashes also what is reused and not read; `leader` is what rank 0 of several says of itself.
-    `adapted` holds the nodes with what teachers learnt in phases of their own, by component; `names` what measured subjects
-    are called in this run, by the name of the node that measures them and what its artefact calls them.
+    `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
+    `adapted` holds the last node that trained a teacher, by teacher. `names` are the names of measured subjects in this run,
+    by the name of the node that measures them and their name in its artefact.
     """
 
     assembly: Assembly
@@ -69,8 +71,8 @@ class Context:
     made: dict[str, Artefact] = field(default_factory=dict)
     adapted: dict[str, Node] = field(default_factory=dict)
     names: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    _voices: dict[str, Node | None] = field(default_factory=dict)
-    _tokenizers: dict[str, list[Any]] = field(default_factory=dict)
+    _loaded: dict[str, Node | None] = field(default_factory=dict)
+    _tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -83,18 +85,16 @@ class Context:
         licences: tuple[Licensed, ...] = (),
         verify: bool = False,
     ) -> Context:
-        """Return the context of a run in `folder`, as this process sees it."""
-        rank, world = rank_and_world()
-        stored, own = Artefacts(store), Artefacts(folder)
-        hooks = assembly.hooks()
-        return cls(assembly, folder, stored, own, offline, hooks, rank, world, licences=licences, verify=verify)
+        """Return the context of a run in `folder`, for this process."""
+        stored, own, ranks = Artefacts(store), Artefacts(folder), rank_and_world()
+        return cls(assembly, folder, stored, own, offline, assembly.hooks(), *ranks, licences=licences, verify=verify)
 
-    def info(self, stage: Stage, folder: Path, texts: TextSource | None = None) -> RunInfo:
-        """Return what components of a stage may know."""
+    def info(self, stage: Stage = _RUN, texts: TextSource | None = None) -> RunInfo:
+        """Return the view that components of a stage have of the run."""
         return RunInfo(
             name=self.assembly.recipe.name,
             stage=stage.kind,
-            folder=folder,
+            folder=self.folder,
             hook=self.hooks,
             texts=texts or NoTexts(),
             arm=stage.arm,
@@ -102,60 +102,60 @@ class Context:
             rank=self.rank,
             world=self.world,
             offline=self.offline,
-            say=lambda text: self.say(text),
+            say=self.say,
             phase=stage.phase,
             licences=self.licences,
             label=stage.label,
         )
 
     def say(self, text: str) -> None:
-        """Show the user a line, on rank 0. All trackers get it; where none of them shows it, it goes to the terminal."""
+        """Show the user a line, on rank 0. All trackers get it; if none of them shows it, it goes to the terminal."""
         if self.rank:
             return
-        self.hooks.kdtool_said(self._silent_info(), text)
+        self.hooks.kdtool_said(self.info(), text)
         if not self.assembly.shows_messages():
             self.assembly.complain(text)
 
     def part(self, name: str, phase: PhaseSpec | None = None) -> dict[str, Any]:
-        """Return what stands for a component in fingerprints."""
+        """Return the part of a fingerprint that stands for a component."""
         return component_part(self.assembly.built_for(phase)[name], self.identities.get(name))
 
-    def tokenizers(self, teachers: Collection[str]) -> dict[str, list[Any]]:
-        """Return what stands in fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
-        having = [name for name in teachers if name in self.hooks.implementing("kdtool_tokenizer")]
-        for name in having:
-            if name not in self._tokenizers:
-                found = None
-                with suppress(KdtoolError):  # one that cannot tell its tokenizer gives it to nobody else either
-                    found = self.hooks.component(name, Teacher).kdtool_tokenizer(self._silent_info())
-                about = [found.fingerprint, list(found.document_start), found.chat_fingerprint] if found else []
-                self._tokenizers[name] = about
-        return {name: self._tokenizers[name] for name in having if self._tokenizers[name]}
+    def tokenizer_of(self, name: str, run: RunInfo | None = None) -> Tokenizer:
+        """Return the tokenizer of the student or a teacher."""
+        kind: type[Student | Teacher] = Teacher if name in self.assembly.of_kind("teacher") else Student
+        return self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
 
-    def speaking(self, teachers: Iterable[str]) -> dict[str, Node | None]:
-        """Return what `Node.teachers` is to hold for these teachers: they speak with what they have learnt."""
+    def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return parts of fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
+        for name in {*teachers} & {*self.hooks.implementing("kdtool_tokenizer")} - self._tokenizers.keys():
+            self._tokenizers[name] = {}
+            with suppress(KdtoolError):  # then no other component can get its tokenizer either
+                self._tokenizers[name] = tokenizer_part(self.tokenizer_of(name))
+        return {name: self._tokenizers[name] for name in teachers if self._tokenizers.get(name)}
+
+    def weights_of(self, teachers: Iterable[str]) -> dict[str, Node | None]:
+        """Return each teacher with the node that trained it last; None for its original weights."""
         return {name: self.adapted.get(name) for name in teachers}
 
     def make(self, node: Node) -> Artefact:
-        """Make or reuse a node's artefact, and tell the trackers and the run's record; once for each node.
+        """Make or reuse a node's artefact, and notify the trackers and the run's record; once for each node.
 
         Ranks other than 0 wait for it, and take part where they are needed.
         """
-        if node.name in self.made:
-            return self.made[node.name]
-        stage = node.stage
-        texts = StoredTexts(node.texts.path) if node.texts else None
-        shown = self.info(stage, self.folder, texts)
-        if self.rank:
-            return self._wait_for(node, shown)
-        start = time.monotonic()
+        if node.name not in self.made:
+            shown = self.info(node.stage, StoredTexts(node.texts.path) if node.texts else None)
+            self.made[node.name] = self._wait_for(node, shown) if self.rank else self._make(node, shown)
+        return self.made[node.name]
+
+    def _make(self, node: Node, shown: RunInfo) -> Artefact:
+        stage, start = node.stage, time.monotonic()
 
         def begin(folder: Path) -> None:
             for source in node.sources.values():
                 verify(source.path)
             self.hooks.kdtool_stage_start(shown, node.total(folder) if node.total else None, stage.unit)
-            self._give_voices(node, shown)
-            with hooks_of(self.assembly, self.hooks, node) as hooks, joined(folder, self.leader):
+            self._load_weights(node, shown)
+            with hooks_of(self.assembly, self.hooks, node) as hooks, invite_ranks(folder, self.leader):
                 node.build(replace(shown, folder=folder, hook=hooks), folder)
 
         about = {"stage": stage.kind, "arm": stage.arm, "seed": stage.seed}
@@ -164,30 +164,21 @@ class Context:
             verify(artefact.path)
         self.hooks.kdtool_stage_end(shown, time.monotonic() - start, artefact.reused)
         self.stages.append(StageRecord(node.name, node.fingerprint, artefact.seconds, artefact.reused, artefact.path))
-        self.made[node.name] = artefact
         return artefact
 
     def _wait_for(self, node: Node, shown: RunInfo) -> Artefact:
         def join(folder: Path) -> bool:
             if node.join is None or not may_join(folder, self.leader):
                 return False
-            self._give_voices(node, shown)
+            self._load_weights(node, shown)
             with hooks_of(self.assembly, self.hooks, node) as hooks:
                 return node.join(replace(shown, folder=folder, hook=hooks), folder)
 
-        self.made[node.name] = wait_for(node, join, partial(is_led, self.folder, self.leader))
-        return self.made[node.name]
+        return wait_for(node, join, partial(is_led, self.folder, self.leader))
 
-    def seconds(self, node: Node) -> float:
-        """Return what making a node took, whenever that was; it has been made or reused."""
-        return self.made[node.name].seconds
-
-    def _give_voices(self, node: Node, run: RunInfo) -> None:
-        """Have each teacher that the node asks speak with the model that the node says."""
+    def _load_weights(self, node: Node, run: RunInfo) -> None:
+        """Load the weights that this node expects into each teacher that it asks."""
         for name, source in node.teachers.items():
-            if self._voices.get(name) is not source:
+            if self._loaded.get(name) is not source:
                 self.hooks.component(name, Teacher).kdtool_adapted(run, None if source is None else source.path / MODEL)
-                self._voices[name] = source
-
-    def _silent_info(self) -> RunInfo:
-        return self.info(Stage("run"), self.folder)
+                self._loaded[name] = source

@@ -1,9 +1,8 @@
 """Several processes of one run, as torchrun starts them: rank 0 does the run, the others take part where they are needed.
 
-All of them build the same graph and go through its nodes in the same order. Rank 0 makes each; the others wait until it is
-there, and join in the training of a phase. They share the run's folder and the store, and say nothing. Before anything is
-made they compare their graphs (`roll_call`). Where one of them fails, torchrun ends all; where rank 0 is gone, the others
-end by themselves.
+All of them build the same graph (`roll_call` compares them) and go through its nodes in the same order. Rank 0 makes each;
+the others wait for it, and join in the training of a phase. They share the run's folder and the store, and show no messages.
+Where one of them fails, torchrun ends all; where rank 0 is gone, the others end by themselves.
 """
 
 from __future__ import annotations
@@ -21,36 +20,34 @@ from kdtool._run.graph import Node
 from kdtool._store.artefacts import Artefact
 from kdtool._store.atomic_files import write_beside
 
-__all__ = ["joined", "may_join", "rank_and_world", "wait_for"]
-
 _BEGUN = ".begun"
 """The file in an unfinished folder that names the rank 0 which fills it."""
 _GLIMPSE = 0.1
-"""Seconds between two looks at whether rank 0 has made something."""
+"""Seconds between two looks at the folder that rank 0 makes."""
 _BETWEEN_LOOKS_AT_RANK_0 = 1.0
-"""Seconds between two looks at whether rank 0 is still there."""
+"""Seconds between two looks at the lock of rank 0."""
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's number and how many there are, as torchrun tells them; 0 and 1 without it.
+    """Return this process's number and their count, as torchrun sets them; 0 and 1 without it.
 
     Raises:
-        UsageError: RANK and WORLD_SIZE are set and make no sense.
+        UsageError: RANK and WORLD_SIZE are set to impossible values.
     """
-    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    given = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        rank, world = map(int, told)
+        rank, world = map(int, given)
     except ValueError:
         rank, world = -1, 0
     if not 0 <= rank < world:
         raise UsageError(
-            f"RANK={told[0]} and WORLD_SIZE={told[1]} number no process; start several with torchrun, or unset both"
+            f"RANK={given[0]} and WORLD_SIZE={given[1]} number no process; start several with torchrun, or unset both"
         )
     return rank, world
 
 
 @contextmanager
-def joined(folder: Path, leader: dict[str, Any] | None) -> Iterator[None]:
+def invite_ranks(folder: Path, leader: dict[str, Any] | None) -> Iterator[None]:
     """Let the other ranks of the run that `leader` leads join in filling a folder, now that a killed run's rest is gone.
 
     A run that has one process, or another run that waits for the same artefact, never joins.
@@ -63,29 +60,28 @@ def joined(folder: Path, leader: dict[str, Any] | None) -> Iterator[None]:
 
 
 def may_join(folder: Path, leader: dict[str, Any] | None) -> bool:
-    """Say whether rank 0, as it was when the graph was agreed on, has begun to fill the folder."""
+    """Return whether the rank 0 that was agreed on has begun to fill the folder."""
     try:
-        begun_by: dict[str, Any] = json.loads((folder / _BEGUN).read_text(encoding="utf-8"))
+        return bool(json.loads((folder / _BEGUN).read_text(encoding="utf-8")) == leader)
     except (OSError, ValueError):
         return False
-    return begun_by == leader
 
 
 def wait_for(node: Node, join: Callable[[Path], bool], is_led: Callable[[], bool]) -> Artefact:
-    """Return the artefact that rank 0 makes; `join` is given its unfinished folder until it says that it took part.
+    """Return the artefact that rank 0 makes; `join` is called with its unfinished folder until it returns True.
 
     Raises:
-        UsageError: rank 0 ended without it, as `is_led` says.
+        UsageError: rank 0 ended without it (`is_led` returns False).
     """
-    unfinished, joined = node.path.with_name(node.path.name + ".partial"), False
-    looked = time.monotonic()
+    joined, looked = False, time.monotonic()
     while not node.exists:
         if time.monotonic() - looked > _BETWEEN_LOOKS_AT_RANK_0:
             looked = time.monotonic()
             if not is_led() and not node.exists:
-                raise UsageError(f"process 0 of this run ended before {node.name} was made; its own message says why")
-        if not joined and unfinished.is_dir():
-            joined = join(unfinished)
+                raise UsageError(
+                    f"process 0 of this run ended before {node.name} was made; its own message has the reason"
+                )
+        joined = joined or (node.partial.is_dir() and join(node.partial))
         time.sleep(_GLIMPSE)
     found = node.where.find(*node.key)
     if found is None:

@@ -1,4 +1,4 @@
-"""Fingerprints: what an artefact depends on, as one SHA-256.
+"""Fingerprints: one SHA-256 of everything that an artefact depends on.
 
 In it: the format's number, the stage, inputs' fingerprints, the seed where it is used, and of each component that took
 part kind, plugin, class, distribution, version, settings with defaults, a hash of its Python sources, and `identity()`.
@@ -25,8 +25,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from kdtool._assembly.built import Built
-
-__all__ = ["FORMAT", "component_part", "fingerprint"]
+from kdtool._contract.tokenizer import Tokenizer
 
 FORMAT = 2
 """Grows when artefacts of an older kdtool can no longer be used."""
@@ -57,10 +56,19 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
     }
 
 
+def tokenizer_part(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the parts of a fingerprint that stand for a tokenizer, as plain data."""
+    return {
+        "tokenizer": tokenizer.fingerprint,
+        "start": list(tokenizer.document_start),
+        "chat": tokenizer.chat_fingerprint,
+    }
+
+
 def _deciding(value: Any, plain: Any) -> Any:
     """Return the plain form of a config's value without the settings that do not affect results, in nested ones too.
 
-    What a serializer gives another form than the value has stays as it is.
+    Values that a serializer turns into another form stay as they are.
     """
     if isinstance(value, pydantic.RootModel):
         return _deciding(value.root, plain)
@@ -109,7 +117,7 @@ def _libraries(name: str) -> dict[str, str]:
     waiting, seen = [name], {str(canonicalize_name(name))}
     while waiting:
         other = waiting.pop()
-        for library in _required(other, extras=other == name or other.startswith(_OURS)):
+        for library in _requirements_of(other, extras=other == name or other.startswith(_OURS)):
             if library not in seen:
                 seen.add(library)
                 waiting.append(library)
@@ -121,9 +129,9 @@ def _libraries(name: str) -> dict[str, str]:
 
 
 @cache
-def _required(name: str, *, extras: bool) -> tuple[str, ...]:
-    """Return the installed distributions that one requires on this machine, with `extras` also what its extras ask for."""
-    installed = _installed(name)
+def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
+    """Return the installed distributions that one requires on this machine, with `extras` also those of its extras."""
+    installed = _find_distribution(name)
     if installed is None:
         return ()
     asked = ["", *(installed.metadata.get_all("Provides-Extra", ()) if extras else ())]
@@ -137,11 +145,11 @@ def _required(name: str, *, extras: bool) -> tuple[str, ...]:
             continue
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in asked):
-            found += [canonicalize_name(requirement.name)] * (_installed(requirement.name) is not None)
+            found += [canonicalize_name(requirement.name)] * (_find_distribution(requirement.name) is not None)
     return tuple(found)
 
 
-def _installed(name: str) -> Distribution | None:
+def _find_distribution(name: str) -> Distribution | None:
     try:
         return distribution(name) if name else None
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """The graph of a run: every artefact that it consists of, before any of them is made.
 
-`build_graph` builds it from an assembly, `execute` makes its nodes in order, `plan` says beforehand which of them are there.
-A node's fingerprint is known as soon as those of its inputs are, and so is the folder that it will be in.
+`build_graph` builds it from an assembly, `execute` makes its nodes in order, `plan` compares them with the last run's.
+A node's fingerprint is known as soon as those of its inputs are, and so is its folder.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
-
-__all__ = ["Graph", "Node", "Stage"]
+from kdtool._store.layout import SHARED_KINDS
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is called and for whom it is. `label` tells nodes of the same kind apart; `unit` is what it counts.
+    """Name of a node, and the arm and seed that it serves.
 
-    `phase` is the name of the phase that is trained, "" in other stages.
+    `label` distinguishes nodes of one kind, `unit` is what progress counts, `phase` is the phase that is trained or "".
     """
 
     kind: str
@@ -47,20 +46,18 @@ class Node:
     Attributes:
         stage: its name.
         where: the store that runs share, or the run's own folder.
-        shared: whether runs share it; then its folder does not carry the label.
-        parts: what its content depends on besides its inputs, as plain data by readable names.
-        inputs: the nodes that it is made from, by what they are to it.
-        teachers: the teachers that it asks, each with the node whose model it speaks with; None for its own.
-        build: fills its folder. What a killed process committed is still in it.
-        texts: the text that components may read meanwhile; None before there is any.
-        total: how many units there are to do, asked when its inputs are there; it is given the folder that is filled.
-        phase: the phase whose components take part; None where those of the run do alone.
-        join: takes part in filling its folder as another rank than 0, and says whether it could; None: only rank 0 does.
+        parts: settings and code that its content depends on besides its inputs, as plain data by readable names.
+        inputs: the nodes that it is made from, by their role.
+        build: fills its folder, which still holds the files that a killed process committed.
+        texts: the text that components may read meanwhile, or None.
+        total: returns the number of units to do, given the folder that is filled, once its inputs exist.
+        phase: the phase with components of its own that take part, or None.
+        join: fills the folder together with rank 0, on other ranks, and returns whether it could; None for rank 0 alone.
+        teachers: the teachers that it asks, each with the node that trained its weights, or None.
     """
 
     stage: Stage
     where: Artefacts
-    shared: bool
     parts: Mapping[str, Any]
     inputs: Mapping[str, Node]
     build: Callable[[RunInfo, Path], None]
@@ -76,34 +73,44 @@ class Node:
         return self.stage.name
 
     @property
+    def in_store(self) -> bool:
+        """Return whether runs share it; then its folder does not carry the label."""
+        return self.stage.kind in SHARED_KINDS
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Kind, label and fingerprint, by which `where` finds the artefact."""
-        return self.stage.kind, "" if self.shared else self.stage.label, self.fingerprint
+        return self.stage.kind, "" if self.in_store else self.stage.label, self.fingerprint
 
     @cached_property
     def sources(self) -> Mapping[str, Node]:
-        """All nodes that it depends on: its inputs, and what its teachers learnt."""
+        """All nodes that it depends on: its inputs, and those that trained its teachers."""
         return {**self.inputs, **{f"adapted {name}": node for name, node in self.teachers.items() if node}}
 
     @cached_property
-    def asked(self) -> frozenset[str]:
-        """The teachers that its fingerprint stands for: those that it asks, and those that its sources asked."""
-        return frozenset(self.teachers).union(*(node.asked for node in self.sources.values()))
+    def known_teachers(self) -> frozenset[str]:
+        """The teachers in its fingerprint: those that it asks, and those that its sources asked."""
+        return frozenset(self.teachers).union(*(node.known_teachers for node in self.sources.values()))
 
     @cached_property
     def fingerprint(self) -> str:
-        """What stands for the parts and all inputs."""
+        """The fingerprint of the parts and all inputs."""
         inputs = {role: node.fingerprint for role, node in self.sources.items()}
         return fingerprint(self.stage.kind, {**self.parts, **inputs})
 
     @property
     def path(self) -> Path:
-        """The folder in which the artefact is, once it is made."""
+        """The folder of the artefact, once it is made."""
         return self.where.path_of(*self.key)
 
     @property
+    def partial(self) -> Path:
+        """The folder of the artefact while it is made."""
+        return self.path.with_name(f"{self.path.name}.partial")
+
+    @property
     def exists(self) -> bool:
-        """Whether the artefact is there."""
+        """Return whether the artefact is there."""
         return self.where.exists(*self.key)
 
 
@@ -124,16 +131,13 @@ class Graph:
         return node
 
     def record(self, name: str, store: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return plain data for `graph.json`: `clean` reads what the run needs, `plan` what has changed since.
+        """Return plain data for `graph.json`: `clean` reads the folders that the run needs, `plan` explains changes by it.
 
-        Args:
-            name: the run's name.
-            store: the folder that runs share.
-            before: for a graph that is not whole yet, the nodes of the last run, which are kept where it has none of a name.
+        A graph that is not whole yet keeps the nodes of the last run in `before`, unless it has one of the same name.
         """
         nodes = {
             node.name: {
-                "in": "store" if node.shared else "run",
+                "in": "store" if node.in_store else "run",
                 "path": node.path.relative_to(node.where.root).as_posix(),
                 "fingerprint": node.fingerprint,
                 "parts": node.parts,
@@ -141,10 +145,5 @@ class Graph:
             }
             for node in self.nodes.values()
         }
-        return {
-            "format": 1,
-            "name": name,
-            "store": str(store),
-            "whole": before is None,
-            "nodes": {**(before or {}), **nodes},
-        }
+        whole = before is None
+        return {"format": 1, "name": name, "store": str(store), "whole": whole, "nodes": {**(before or {}), **nodes}}

@@ -1,4 +1,4 @@
-"""Opening a subject by the component that it belongs to."""
+"""Open a subject by the component that it belongs to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from kdtool._contract.language_model import Runtime
 from kdtool._contract.run_info import Named, RunInfo
 from kdtool._contract.teacher import Teacher
 
-__all__ = ["UNADAPTED", "open_subject"]
-
 UNADAPTED = ".unadapted"
 """Behind a teacher's name: the subject is the teacher as it was before phases of the run trained it."""
 
 
 def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
-    """Open a subject and say which component did; None where no component can.
+    """Open a subject and return it with the name of the component that did; None where no component can.
 
-    A teacher's name is its component's name, perhaps with `UNADAPTED` behind it, and that component alone is asked, so that
-    several teachers are not taken for each other. For all others the first component that answers counts. The caller
-    closes the runtime. A model in memory needs nobody to open it; the name is then "".
+    A teacher is opened by its own component, which it is named after, perhaps with `UNADAPTED` behind. All other subjects
+    are opened by the first component that can. For a model in memory the name is "". The caller closes the runtime.
     """
     if isinstance(subject, LiveSubject) and subject.model is not None:
         return Named("", subject.model.opened())

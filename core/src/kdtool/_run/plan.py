@@ -1,7 +1,6 @@
-"""What a run would do: which stages are reused, which run, and why. Nothing is made, fetched or locked.
+"""Plan of a run: the stages that are reused, those that run, and why. Nothing is made, fetched or locked.
 
-`kdtool run --plan` prints it. The reasons come from comparing the graph with the one that the last run of this name left
-in its folder.
+`kdtool run --plan` prints it. The reasons come from comparing the graph with that of the last run of this name.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._contract.data import RowSource
 from kdtool._contract.reporting import ComponentRecord
 from kdtool._contract.signals import SignalRequest
-from kdtool._contract.teacher import SignalSource, Teacher
+from kdtool._contract.teacher import SignalSource
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
@@ -31,18 +30,16 @@ from kdtool._run.stages.signals import from_cache
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
 
-__all__ = ["PlannedStage", "RecordedSignals", "changes", "last_nodes", "plan_run"]
-
 
 @dataclass(frozen=True)
 class RecordedSignals:
-    """Signals that a cache records: whose they are, what is kept of them, where they lie, and how they are read.
+    """Signals that a cache records, and access to them.
 
     Attributes:
-        teacher: who gives them.
-        cache: who records and recalls them.
-        want: what all phases that learn from them want.
-        folder: where they are or will be; of an interrupted recording, where there is what it has so far.
+        teacher: the teacher that computes them.
+        cache: the cache that records and recalls them.
+        want: the request of all phases that learn from them.
+        folder: the folder in which they are or will be; of an interrupted recording, that of its part so far.
     """
 
     teacher: ComponentRecord
@@ -53,10 +50,10 @@ class RecordedSignals:
     _context: Context = field(repr=False, compare=False)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[RowSource, Tokenizer, SignalSource]]:
-        """Give the rows, the teacher's tokenizer, which reads them, and what the cache recalls of them.
+    def open(self) -> Iterator[tuple[RowSource, Tokenizer, SignalSource]]:
+        """Yield the rows, the teacher's tokenizer, which decodes them, and the recorded signals.
 
-        The components are made for this, and closed afterwards. Since 0.1.
+        Components are built for this, and closed afterwards. Since 0.1.
 
         Raises:
             StorageError: the signals or their rows are not there.
@@ -66,8 +63,7 @@ class RecordedSignals:
                 raise StorageError(f"the {what} of {self.teacher.name} are not there; run the recipe to make them")
         with self._context.assembly.reopen() as assembly:
             context = replace(self._context, assembly=assembly, hooks=assembly.hooks())
-            run = context.info(Stage("signals"), context.folder)
-            tokenizer = context.hooks.component(self.teacher.name, Teacher).kdtool_tokenizer(run)
+            tokenizer = context.tokenizer_of(self.teacher.name, context.info(Stage("signals")))
             source = from_cache(context.hooks, self.cache.name, self.want, self.folder)
             yield rows_of(self._rows), tokenizer, source
 
@@ -78,10 +74,10 @@ class PlannedStage:
 
     Attributes:
         name: such as `rows` or `phases/student-seed0-train`.
-        action: "reuse" what is there, "continue" what was interrupted, or "run".
-        why: what has changed since the last run, a line each; empty where it is reused.
+        action: "reuse" a complete artefact, "continue" an interrupted one, or "run".
+        why: the changes since the last run, a line each; empty where it is reused.
         path: the folder in which its artefact is, or will be.
-        signals: what there is to know of recorded signals; None for all other stages.
+        signals: recorded signals; None for all other stages.
     """
 
     name: str
@@ -92,15 +88,10 @@ class PlannedStage:
 
 
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
-    """Return what a run of the assembly would do, in order.
+    """Return the stages of a run of the assembly, in order.
 
-    Where the untrained student is not there yet, its layers are taken as it describes them beforehand: what is reused of
-    signals may then differ, if a loss asks for layers.
-
-    Args:
-        assembly: the recipe with its plugins.
-        folder: the run's own folder; it need not exist.
-        store: the folder that runs share.
+    Without the untrained student, the layers that it describes are used: if a loss asks for layers, reuse of signals may
+    then differ.
 
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
@@ -109,13 +100,13 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     stages = add_stages(context, make=lambda *_: None)
     before, signals = last_nodes(folder), dict(_signals(context, stages))
     return tuple(
-        replace(_planned(node, before), path=node.path, signals=signals.get(name))
+        PlannedStage(name, *_action(node, before), node.path, signals.get(name))
         for name, node in stages.graph.nodes.items()
     )
 
 
 def last_nodes(folder: Path) -> Mapping[str, Any]:
-    """Return the nodes of the last run; none where there is no record, or one that cannot be read."""
+    """Return the nodes of the last run; none without a readable record."""
     try:
         nodes: Mapping[str, Any] = json.loads(read_sealed(folder / GRAPH, "Run again: it is written anew"))["nodes"]
     except (FileNotFoundError, StorageError):
@@ -124,54 +115,45 @@ def last_nodes(folder: Path) -> Mapping[str, Any]:
 
 
 def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSignals]]:
-    """Yield what there is to know of the recorded signals, by the names of their stages."""
+    """Yield the recorded signals by the names of their stages."""
     built = context.assembly.built_for()
     for phase in context.assembly.arms["student"]:
         own = stages.materials[phase.name]
         for teacher, node in own.signals.items():
             (cache,) = of_kind(phase.sources, "cache")
             kinds, layers, temperature = node.parts["want"]
-            folder = _partial(node) if _partial(node).is_dir() and not node.exists else node.path
+            folder = node.partial if node.partial.is_dir() and not node.exists else node.path
             who = component_record(built[teacher]), component_record(built[cache.path])
             want = SignalRequest(frozenset(kinds), tuple(layers), temperature)
             rows = own.teacher_rows.get(teacher, own.rows)
             yield node.name, RecordedSignals(*who, want, folder, rows, context)
 
 
-def _partial(node: Node) -> Path:
-    return node.path.with_name(node.path.name + ".partial")
-
-
-def _planned(node: Node, before: Mapping[str, Any]) -> PlannedStage:
+def _action(node: Node, before: Mapping[str, Any]) -> tuple[Literal["reuse", "continue", "run"], tuple[str, ...]]:
+    """Return the action for a node and its reasons; `before` are the nodes of the last run."""
     if node.exists:
-        return PlannedStage(node.name, "reuse")
-    last = before.get(node.name)
-    if _partial(node).is_dir():
-        return PlannedStage(node.name, "continue", ("it was interrupted",))
-    if last is None:
-        return PlannedStage(
-            node.name, "run", ("it was not part of this run before" if before else "nothing is there yet",)
-        )
-    if last["fingerprint"] == node.fingerprint:
-        return PlannedStage(node.name, "run", ("it was not finished, or has been deleted",))
-    return PlannedStage(node.name, "run", changes(node, before))
+        return "reuse", ()
+    if node.partial.is_dir():
+        return "continue", ("it was interrupted",)
+    if node.name not in before:
+        return "run", ("it was not part of this run before" if before else "nothing is there yet",)
+    if before[node.name]["fingerprint"] == node.fingerprint:
+        return "run", ("it was not finished, or has been deleted",)
+    return "run", changes(node, before)
 
 
 def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in what a node differs from the one of its name among `before`, a line each."""
+    """Return the differences of a node from the one of its name among `before`, a line each."""
     last = before[node.name]
     old, new = dict(_flat(last["parts"])), dict(_flat(node.parts))
-    changed = [f"{key}: {_change(key, old, new)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    inputs = [_input_change(role, other, last, before) for role, other in node.sources.items()]
-    gone = [f"{role} is no longer used" for role in last["inputs"] if role not in node.sources]
-    return (*changed, *(text for text in inputs if text), *gone)
-
-
-def _input_change(role: str, other: Node, last: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    name = last["inputs"].get(role)
-    if name is None:
-        return f"{role} is new: {other.name}"
-    return "" if before[name]["fingerprint"] == other.fingerprint else f"{other.name} changes"
+    found = [_change(key, old, new) for key in {**old, **new} if old.get(key) != new.get(key)]
+    for role, other in node.sources.items():
+        name = last["inputs"].get(role)
+        if name is None:
+            found.append(f"{role} is new: {other.name}")
+        elif before[name]["fingerprint"] != other.fingerprint:
+            found.append(f"{other.name} changes")
+    return (*found, *(f"{role} is no longer used" for role in last["inputs"] if role not in node.sources))
 
 
 def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -186,14 +168,8 @@ def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if key.rpartition(".")[2] == "source" or ".libraries." in key:
-        return "the code changed"
+        return f"{key}: the code changed"
     if ".identity." in key:
-        return "the content changed"
-    return " → ".join(_shown(values, key) for values in (old, new))
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    if key not in values:
-        return "(not there)"
-    text = json.dumps(values[key], ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+        return f"{key}: the content changed"
+    texts = [json.dumps(values[key], ensure_ascii=False) if key in values else "(not there)" for values in (old, new)]
+    return f"{key}: " + " → ".join(text if len(text) <= 60 else f"{text[:57]}…" for text in texts)

@@ -1,1 +1,1 @@
-"""How files stay whole: artefacts, atomic files, locks, the store that runs share, and freeing it."""
+"""Files that stay whole: artefacts, atomic files, locks, the store that runs share, and freeing it."""

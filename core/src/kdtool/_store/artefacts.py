@@ -1,14 +1,14 @@
 """Artefacts: folders that are complete or absent.
 
-An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage continues in it with what it
-had committed (`committed`). When it is whole its files are synced, a manifest of sizes and SHA-256 is written, and the
-folder is renamed. A second process that makes the same artefact waits and takes the first's. Of what is reused the sizes are
-compared with the manifest at once, and the bytes before they are used: `verify` a folder, `checked` a file.
+An artefact is made in `<name>.partial`, which carries its fingerprint, so that a killed stage resumes there with the files
+that it had committed (`committed`). When it is whole its files are synced, a manifest of sizes and SHA-256 is written, and
+the folder is renamed. A second process that makes the same artefact waits for the first. Sizes of a reused artefact are
+compared with the manifest at once, bytes before they are used: `verify` a folder, `check_file` a file.
 
 Two processes are kept apart by locks of the operating system (flock, or LockFileEx on Windows). A network file system must
-support them and renames that are at once seen everywhere: NFS from version 4 and SMB do; where locks are missing, two
+support them and renames that are at once seen everywhere: NFS from version 4 and SMB do. Where locks are missing, two
 machines must not share a store or a run. On Windows a file that another process has mapped cannot be renamed or deleted:
-nothing here does either to a complete artefact, and `kdtool clean` leaves such a folder and says so.
+nothing here does either to a complete artefact, and `kdtool clean` reports such a folder and keeps it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import contextlib
 import errno
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,8 +40,6 @@ from kdtool._store.committed import (
     sync,
 )
 
-__all__ = ["MANIFEST", "Artefact", "Artefacts", "checked", "is_begun", "storage_errors", "verify"]
-
 MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -52,7 +49,7 @@ _REFUSED = {*_NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST}
 
 @dataclass(frozen=True)
 class Artefact:
-    """A complete artefact. `seconds` is what making it took, whenever that was."""
+    """A complete artefact. `seconds` is the time that making it took, whenever that was."""
 
     path: Path
     fingerprint: str
@@ -71,7 +68,7 @@ class Artefacts:
         return self.root / kind / "-".join(part for part in (label, fingerprint[:_KEPT_DIGITS]) if part)
 
     def exists(self, kind: str, label: str, fingerprint: str) -> bool:
-        """Say whether the artefact is there, without reading its files."""
+        """Return whether the artefact is there, without reading its files."""
         return (self.path_of(kind, label, fingerprint) / MANIFEST).is_file()
 
     def find(self, kind: str, label: str, fingerprint: str) -> Artefact | None:
@@ -86,7 +83,7 @@ class Artefacts:
         verify(path, hashing=False)
         manifest = _manifest(path)
         if manifest["fingerprint"] != fingerprint:
-            raise _damaged(path, f"{path / MANIFEST} belongs to another artefact")
+            raise _damage(path, f"{path / MANIFEST} belongs to another artefact")
         return Artefact(path, fingerprint, manifest["seconds"], reused=True)
 
     def make(
@@ -101,13 +98,8 @@ class Artefacts:
     ) -> Artefact:
         """Return the artefact, making it by `build(partial_folder)` if it is not there.
 
-        Args:
-            kind: the folder below the root.
-            label: a readable name in front of the fingerprint; "" for none.
-            fingerprint: what it depends on.
-            build: fills the folder; what a killed process committed is still in it.
-            waiting: is told when another process is making the same artefact, and what of a killed one's work is damaged.
-            about: recorded in the manifest.
+        Files that a killed process committed are still in the folder. `waiting` is called with a line while another process
+        makes the same artefact, and for damaged work of a killed one. `about` goes into the manifest.
 
         Raises:
             StorageError: the disk is full or read-only, or the artefact is damaged.
@@ -115,7 +107,7 @@ class Artefacts:
         path = self.path_of(kind, label, fingerprint)
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with storage_errors(path.parent, own=False), _locked(path.with_name(path.name + ".lock"), waiting):
+        with storage_errors(path.parent, own=False), _lock(path.with_name(path.name + ".lock"), waiting):
             found = self.find(kind, label, fingerprint)
             if found is not None:
                 return found
@@ -135,10 +127,11 @@ class Artefacts:
             verify(partial)
             _complete(partial, path)
             return Artefact(path, fingerprint, _manifest(path)["seconds"], reused=False)
+        before, start = _time_spent(partial, say), time.monotonic()
         discard_uncommitted(partial, say)
-        with _Stopwatch(partial / KEPT, say) as stopwatch:
-            build(partial)
-        seconds = stopwatch.seconds
+        write_sealed(partial / KEPT, {"seconds": before})
+        build(partial)
+        seconds = before + time.monotonic() - start
         own = {*partial.glob(f"{KEPT}*"), *record_files(partial)}
         made = sorted({found for found in partial.rglob("*") if found.is_file()} - own)
         for file in made:
@@ -153,14 +146,14 @@ class Artefacts:
 
 
 def _complete(partial: Path, path: Path) -> None:
-    """Rename a folder whose manifest is written, without what is of use to unfinished ones alone."""
+    """Rename a folder whose manifest is written, without the engine's files of unfinished folders."""
     for left in (*partial.glob(f"{KEPT}*"), *record_files(partial)):
         left.unlink()
     partial.replace(path)
 
 
 def is_begun(partial: Path) -> bool:
-    """Say whether an unfinished artefact is one that was begun here: a file of the engine's is in it, or nothing yet."""
+    """Return whether an unfinished artefact was begun by kdtool: a file of the engine is in it, or nothing yet."""
     names = [found.name for found in partial.iterdir()]
     return not names or any(name.startswith((KEPT, MANIFEST, RECORD)) for name in names)
 
@@ -173,10 +166,10 @@ def verify(path: Path, *, hashing: bool = True) -> None:
     """
     for name, entry in _manifest(path)["files"].items():
         if problem := problem_of(path / name, entry, hashing=hashing):
-            raise _damaged(path, f"{path / name} {problem}")
+            raise _damage(path, f"{path / name} {problem}")
 
 
-def checked(path: Path, name: str) -> Path:
+def check_file(path: Path, name: str) -> Path:
     """Return the path of a file of a complete artefact, after comparing it with the manifest; of a partial one as it is.
 
     Of several processes the first alone compares contents.
@@ -186,56 +179,30 @@ def checked(path: Path, name: str) -> Path:
     """
     entry = _manifest(path)["files"].get(name) if (path / MANIFEST).exists() else None
     if entry and (problem := problem_of(path / name, entry, hashing=process_number() == "0")):
-        raise _damaged(path, f"{path / name} {problem}")
+        raise _damage(path, f"{path / name} {problem}")
     return path / name
 
 
-class _Stopwatch:
-    """Time spent on an artefact over all attempts, kept in a file every second, so that kill -9 forgets next to nothing.
-
-    The file is there from the beginning until the manifest is: by it a folder is known as an artefact that was begun.
-    """
-
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self._path = path
-        self._before = 0.0
-        try:
-            self._before = float(json.loads(read_sealed(path, ""))["seconds"]) if path.exists() else 0.0
-        except (StorageError, OSError, ValueError, KeyError, TypeError):
-            say(f"{path} is damaged: the time that was spent before is not counted")
-        self._start = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    def __enter__(self) -> _Stopwatch:
-        self._write()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._write()
-
-    def _keep(self) -> None:
-        while not self._done.wait(1.0):
-            self._write()
-
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk is the build's to report
-            write_sealed(self._path, {"seconds": self.seconds})
+def _time_spent(partial: Path, say: Callable[[str], None]) -> float:
+    """Return the seconds of earlier attempts, each up to the last change of a file: nothing records when a process dies."""
+    file = partial / KEPT
+    if not file.exists():
+        return 0.0
+    try:
+        before = float(json.loads(read_sealed(file, ""))["seconds"])
+    except (StorageError, OSError, ValueError, KeyError, TypeError):
+        say(f"{file} is damaged: the time that was spent before is not counted")
+        return 0.0
+    last = max(found.stat().st_mtime for found in (partial, *partial.rglob("*")))
+    return before + max(0.0, last - file.stat().st_mtime)
 
 
 @contextmanager
 def storage_errors(folder: Path, *, own: bool = True) -> Iterator[None]:
-    """Turn a full or read-only disk into a sentence; what is done stays.
+    """Turn the error of a full or read-only disk into a StorageError; finished work stays.
 
-    A refusal is the disk's where only `own` writes happen, and otherwise where it is `folder` that may not be written.
-    Libraries that write weights report a full disk as errors of their own, known by the system's words in them.
+    With `own` every refused write counts, otherwise only those below `folder`. Libraries that write weights report a full
+    disk as errors of their own, which contain the system's words for it.
     """
     try:
         yield
@@ -256,12 +223,12 @@ def _is_below(name: object, folder: Path) -> bool:
 
 
 def _unwritable(where: object, reason: str) -> StorageError:
-    remedy = "What is finished is kept; make room or choose another folder, then run the same command again"
+    remedy = "Finished stages are kept; make room or choose another folder, then run the same command again"
     return StorageError(f"cannot write {where}: {reason}. {remedy}")
 
 
 @contextmanager
-def _locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+def _lock(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0.2)
@@ -278,13 +245,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(read_sealed(path / MANIFEST, ""))
     except FileNotFoundError:
-        raise _damaged(path, f"{path / MANIFEST} is missing") from None
+        raise _damage(path, f"{path / MANIFEST} is missing") from None
     except (StorageError, OSError, ValueError):
-        raise _damaged(path, f"{path / MANIFEST} is not what was written") from None
+        raise _damage(path, f"{path / MANIFEST} is not what was written") from None
     return manifest
 
 
-def _damaged(path: Path, problem: str) -> StorageError:
+def _damage(path: Path, problem: str) -> StorageError:
     remedy = f"Delete the folder {path} and run again to make it anew"
     return StorageError(
         f"a stored file is damaged: {problem}. {remedy}; kdtool run --verify finds what else is damaged"

@@ -1,7 +1,7 @@
 """Small files that are never half written, JSON files in which a changed byte is noticed, and lines of JSON.
 
-A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Used for manifests, the
-graph, the results and what else a run keeps outside artefacts.
+A sealed file is a JSON object whose last entry, `sha256`, is the digest of every byte before it. Manifests, the graph and
+results are sealed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import StorageError
-
-__all__ = ["json_lines", "read_sealed", "write_beside", "write_sealed"]
 
 
 def write_beside(path: Path, text: str) -> None:
@@ -46,7 +44,7 @@ def read_sealed(path: Path, remedy: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: its content is not what was written; `remedy` says what to do.
+        StorageError: its content is not what was written; the message ends with `remedy`.
     """
     content = path.read_bytes()
     body = content[: -len(_tail(b""))]

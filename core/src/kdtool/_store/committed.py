@@ -1,9 +1,9 @@
-"""Files of an unfinished folder from which a killed process may go on: each recorded by digest, all others discarded.
+"""Files of an unfinished folder that survive a kill: each recorded by digest, all others discarded.
 
-Whoever writes a file that is worth keeping calls `commit` once it is whole; the engine calls `discard_uncommitted` before it
-goes on with the folder of a killed process. So a stage finds what was committed, byte by byte as it was, and nothing else.
-Beside the files lies the record, a line of JSON for each call, by process of a run: `.committed-0`. A file that grows
-line by line is committed once, and each of its lines carries its own digest (`seal_line`, `unseal_line`).
+A stage calls `commit` for each file worth keeping once it is whole; the engine calls `discard_uncommitted` before it resumes
+the folder of a killed process. So a stage finds the committed files byte by byte, and nothing else. The record lies beside
+the files, a line of JSON for each call and a file for each process of a run: `.committed-0`. A file that grows line by line
+is committed once, and each of its lines carries its own digest (`seal_line`, `unseal_line`).
 """
 
 from __future__ import annotations
@@ -12,29 +12,12 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "KEPT",
-    "RECORD",
-    "commit",
-    "discard_uncommitted",
-    "entry_of",
-    "problem_of",
-    "process_number",
-    "record_files",
-    "remember",
-    "seal_line",
-    "sync",
-    "uncommit",
-    "unseal_line",
-]
-
 RECORD = ".committed-"
-"""The beginning of the names of the files that say what is committed."""
+"""The beginning of the names of the record files."""
 KEPT = ".seconds"
 """The beginning of the names of the engine's own files, which are neither committed nor discarded."""
 _TAIL = (b', "sha256": "', b'"}\n')
@@ -59,36 +42,32 @@ def commit(folder: Path, *paths: Path, growing: bool = False, pending: Mapping[P
     """
     now = pending or {}
     files = sorted({file for path in paths for file in ([path] if growing or path in now else _files(path))})
-    names = [file.relative_to(folder).as_posix() for file in files]
-    if growing:
-        _append(folder, {"growing": names})
-        return
-    there = [now.get(file, file) for file in files]
-    for place in (*there, *sorted({place for file in there for place in _between(file, folder)})):
-        sync(place)
-    entries = [entry_of(place) for place in there]
-    for file, place, entry in zip(files, there, entries, strict=True):
-        remember(file, entry, place)
-    _append(folder, {"files": dict(zip(names, entries, strict=True))})
+    entries: dict[str, Any] = dict.fromkeys(file.relative_to(folder).as_posix() for file in files)
+    if not growing:
+        there = [now.get(file, file) for file in files]
+        for place in (*there, *sorted({place for file in there for place in _between(file, folder)})):
+            sync(place)
+        for name, file, place in zip(entries, files, there, strict=True):
+            entries[name] = entry_of(place)
+            remember(file, entries[name], place)
+    _append(folder, {"files": entries})
 
 
 def uncommit(folder: Path, *paths: Path) -> None:
-    """Record that files below `folder`, whoever committed them, are about to be deleted."""
+    """Record that files below `folder` are about to be deleted, also those that other processes committed."""
     _append(folder, {"gone": [path.relative_to(folder).as_posix() for path in paths]})
 
 
 def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
-    """Delete all files below `folder` that are not committed, or not as they were when they were; `say` names the latter."""
+    """Delete all files below `folder` that are not committed or are damaged; `say` gets a line for each of the latter."""
     kept: set[Path] = set()
     records = {path: _read(path) for path in record_files(folder)}
-    for path, record in records.items():
-        gone = {other.parent / name for other in records if other != path for name in records[other].gone}
-        groups = list(_whole(path.parent, record.groups, gone, say))
-        growing = [name for name in record.growing if (path.parent / name).is_file()]
-        kept |= {path.parent / name for name in (*(name for group in groups for name in group), *growing)}
-        lines = [*(seal_line({"files": group}) for group in groups), seal_line({"growing": growing})]
+    for path, (groups, _) in records.items():
+        gone = {other.parent / name for other in records if other != path for name in records[other][1]}
+        whole = list(_intact(path.parent, groups, gone, say))
+        kept |= {path.parent / name for group in whole for name in group}
         beside = path.with_name(f"{path.name}.writing")
-        beside.write_bytes(b"".join(lines if groups or growing else ()))
+        beside.write_bytes(b"".join(seal_line({"files": group}) for group in whole))
         beside.replace(path)
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
@@ -99,12 +78,12 @@ def discard_uncommitted(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the files at any depth below `folder` that say what is committed."""
+    """Return the record files at any depth below `folder`."""
     return sorted(path for path in folder.rglob(f"{RECORD}*") if _is_record(path))
 
 
 def problem_of(file: Path, entry: Mapping[str, Any], *, hashing: bool = True) -> str | None:
-    """Return what is wrong with a file that had this size and SHA-256, None for nothing; hashed once in a process.
+    """Return the damage of a file that had this size and SHA-256, None for an intact one; hashed once in a process.
 
     Hashing takes a second for about 2 GB. A file whose size or time of change differs is hashed again.
     """
@@ -144,7 +123,7 @@ def _key(file: Path, status: os.stat_result) -> tuple[str, int, int]:
 
 
 def process_number() -> str:
-    """Return which process of a run this is, as torchrun numbers them."""
+    """Return the number of this process in its run, as torchrun sets it."""
     return os.environ.get("RANK", "0")
 
 
@@ -163,52 +142,37 @@ def unseal_line(line: bytes) -> dict[str, Any] | None:
     return content
 
 
-@dataclass
-class _Record:
-    """Committed files: those that belong together with their sizes and digests, and files that grow.
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the groups of a record (size and digest by name, None for a growing file), and all names ever given up.
 
-    `gone` is what was given up at any time. It may have been committed by other processes, before or afterwards.
+    A damaged line counts as if it had not been written. Other processes may have committed a name that was given up.
     """
-
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    growing: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-
-
-def _read(path: Path) -> _Record:
-    """Read a record; a damaged line counts as if it had not been written."""
-    record = _Record()
+    groups: list[dict[str, Any]] = []
+    gone: list[str] = []
     for content in filter(None, map(unseal_line, path.read_bytes().splitlines(keepends=True))):
-        gone = content.get("gone", ())
-        record.gone += gone
-        record.groups = [group for group in record.groups if not _names_any(group, gone)]
-        record.growing = [name for name in record.growing if not _names_any([name], gone)]
-        if "files" in content:
-            record.groups.append(content["files"])
-        record.growing += [name for name in content.get("growing", ()) if name not in record.growing]
-    return record
+        now = [Path(name) for name in content.get("gone", ())]
+        gone += content.get("gone", ())
+        groups = [group for group in groups if not any(Path(name).is_relative_to(up) for name in group for up in now)]
+        groups += [content["files"]] if "files" in content else []
+    return groups, gone
 
 
-def _names_any(group: Iterable[str], paths: Iterable[str]) -> bool:
-    return any(name == path or name.startswith(f"{path}/") for name in group for path in paths)
-
-
-def _whole(
+def _intact(
     folder: Path, groups: Sequence[Mapping[str, Any]], gone: Collection[Path], say: Callable[[str], None]
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the groups whose files are as they were, each without what a later one has; `say` names what is damaged.
+    """Yield the groups whose files are intact, each without the files of a later one; `say` gets a line for damage.
 
-    `gone` is what other processes gave up: it may lie there in parts, which need not be said.
+    Files that other processes gave up (`gone`) may be there in parts, which is not reported.
     """
     taken: set[str] = set()
     broken: list[tuple[Mapping[str, Any], str]] = []
     for whole in reversed(groups):
         group = {name: entry for name, entry in whole.items() if name not in taken}
-        found = ((name, problem_of(folder / name, entry)) for name, entry in group.items())
+        found = ((name, problem_of(folder / name, entry)) for name, entry in group.items() if entry)
         problem = next((f"{name} {what}" for name, what in found if what), "")
         if problem:
             broken.append((whole, problem))
-        elif group:
+        elif group := {name: entry for name, entry in group.items() if entry or (folder / name).is_file()}:
             taken |= group.keys()
             yield group
     for whole, problem in broken:
@@ -219,8 +183,7 @@ def _whole(
 
 
 def _append(folder: Path, content: Mapping[str, Any]) -> None:
-    path = folder / f"{RECORD}{process_number()}"
-    with path.open("a+b") as file:
+    with (folder / f"{RECORD}{process_number()}").open("a+b") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         if file.read(1) not in {b"", b"\n"}:  # a line that a killed process left half written

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["GRAPH", "MODEL", "OWN_KINDS", "RESULTS", "SHARED_KINDS"]
-
 GRAPH = "graph.json"
 """The file in a run's folder that holds what `Graph.record` returns."""
 MODEL = "model"

@@ -18,8 +18,6 @@ from kdtool._errors import LockedError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_beside
 
-__all__ = ["HOLDER", "holder_of", "is_led", "run_lock", "worker_of"]
-
 HOLDER = "lock.json"
 _GLIMPSE = 0.5
 """Seconds for which a run's lock is asked for: `kdtool runs` holds it for a moment to see whether anyone else does."""
@@ -57,9 +55,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def worker_of(folder: Path) -> str | None:
-    """Return what is known of the process that works on the run in `folder`; None where none does.
+    """Return a description of the process that works on the run in `folder`; None where none does.
 
-    Where nothing can be written, also by another user's rights, nobody can ask: then a run counts as held if it names who.
+    Where the lock cannot be opened for writing, a run counts as held if it names a holder.
     """
     path = folder / ".lock"
     if not path.exists():
@@ -76,7 +74,7 @@ def worker_of(folder: Path) -> str | None:
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
-    """Return what the process that works on the run says of itself; None where none does."""
+    """Return the record of the process that works on the run; None where none does."""
     try:
         holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -85,7 +83,7 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
-    """Say whether rank 0, as it was when the graph was agreed on, still works on the run."""
+    """Return whether the rank 0 that was agreed on still works on the run."""
     return leader is not None and holder_of(folder) == leader
 
 

@@ -1,8 +1,7 @@
-"""The store that runs share: where it is, and which runs use it.
+"""The store that runs share: its folder, and the runs that use it.
 
-Every run leaves a small file in `<store>/runs/` that names its folder, so that what it needs is known to be in use, and
-marks the store as one, so that nothing is freed in a folder that is none. The runner calls `register_run` while it holds
-the run's lock; `known_runs` lists the runs, `clean` frees what none needs.
+Every run leaves a small file in `<store>/runs/` that names its folder, so that its artefacts are known to be in use. It also
+marks the store as one, so that `clean` frees nothing in other folders.
 """
 
 from __future__ import annotations
@@ -23,27 +22,17 @@ from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import GRAPH
 
-__all__ = [
-    "REGISTERED",
-    "bytes_below",
-    "known_runs",
-    "refuse_other_folders",
-    "register_run",
-    "store_folder",
-    "store_lock",
-]
-
 REGISTERED = "runs"
 _MARK = "kdtool-store.json"
 
 
 def store_folder(given: Path | str | None) -> Path:
-    """Return the store: the one that is given, else KDTOOL_STORE, else in the user's cache."""
+    """Return the store: the given one, else KDTOOL_STORE, else a folder in the user's cache."""
     return Path(given or os.environ.get("KDTOOL_STORE") or user_cache_path("kdtool") / "store").absolute()
 
 
 def register_run(store: Path, folder: Path) -> None:
-    """Mark the store and note in it that the run in `folder` uses it; called by whoever holds the run's lock.
+    """Mark the store, and record in it that the run in `folder` uses it; the caller holds the run's lock.
 
     Waits while the store is being cleaned, so that nothing vanishes between being found and being used.
 
@@ -65,30 +54,28 @@ def refuse_other_folders(store: Path) -> None:
     """Refuse a folder that no run has used as its store.
 
     Raises:
-        UsageError: it is a run's folder, or none of kdtool's.
+        UsageError: it is a run's folder, or not of kdtool.
     """
     if (store / _MARK).is_file():
         return
     remedy = "give --store (or KDTOOL_STORE) the folder that runs were given"
     if (store / GRAPH).exists():
-        raise UsageError(
-            f"{store} is the folder of a run, and no store; {remedy}. To delete the run, delete its folder"
-        )
-    raise UsageError(f"{store} is no store: it lacks {_MARK}, which every run writes into its store; {remedy}")
+        raise UsageError(f"{store} is the folder of a run, not a store; {remedy}. To delete the run, delete its folder")
+    raise UsageError(f"{store} is not a store: it lacks {_MARK}, which every run writes into its store; {remedy}")
 
 
 @contextmanager
 def store_lock(store: Path) -> Iterator[None]:
-    """Hold the store while its runs are registered or what none of them needs is removed."""
+    """Hold the store while a run is registered or artefacts are removed."""
     with FileLock(store / ".lock"):
         yield
 
 
 def known_runs(store: Path) -> dict[Path, Path]:
-    """Return the files that runs left in the store, each with the run's folder, which may be gone since.
+    """Return the files that runs left in the store, each with the run's folder, which may be deleted since.
 
     Raises:
-        StorageError: such a file is damaged, so that a run may be unknown.
+        StorageError: such a file is damaged, so that a run is unknown.
     """
     files = sorted((store / REGISTERED).glob("*.json"))
     remedy = "Run that run again, or delete the file if there is no such run"

@@ -72,7 +72,7 @@ def inspect(
     from kdtool_command_data._sample import take_sample
 
     stage, found = find_signals(recipe, settings, store, name)
-    with found.opened() as (rows, tokenizer, source):
+    with found.open() as (rows, tokenizer, source):
         recording = read_recording(stage, found, rows, verify=verify)
         recording.require_row(row)
         if not as_json:

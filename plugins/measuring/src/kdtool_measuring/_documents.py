@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import kdtool
 
-from kdtool_measuring._answers import cannot, opened
+from kdtool_measuring._answers import cannot, open_for_measuring
 from kdtool_measuring._items import Document, held_out, without_text
 
 __all__ = ["DocumentEvaluator", "score_texts", "unfit_to_score"]
@@ -55,7 +55,7 @@ def score_texts(
     run: kdtool.RunInfo, subject: kdtool.Subject, texts: Sequence[str], *, evaluator: str
 ) -> list[kdtool.LogLikelihood] | None:
     """Return the log-likelihoods of texts, in order; None, and a line for the user, if the subject cannot score them."""
-    with opened(run, subject, evaluator, unfit_to_score) as runtime:
+    with open_for_measuring(run, subject, evaluator, unfit_to_score) as runtime:
         return None if runtime is None else list(runtime.score(texts))
 
 

@@ -1,1 +1,1 @@
-"""What is checked before a run makes anything; `kdtool check` and `kdtool run` share it."""
+"""Checks before a run makes anything; `kdtool check` and `kdtool run` share them."""

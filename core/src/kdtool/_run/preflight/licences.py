@@ -1,7 +1,7 @@
-"""The licences of a recipe: what the student takes of which component, judged before anything is loaded.
+"""Licences of a recipe: components whose weights, text or signals end up in the student, judged before anything is loaded.
 
-Called by `run`, `plan` and `check`. A student takes weights (its own, and those that it says), its corpora's text, and the
-signals of the teachers that its losses learn from; controls and plain cross-entropy take nothing of a teacher.
+Called by `run`, `plan` and `check`. A student has weights (its own, and those in `derives_from`), its corpora's text, and
+the signals of the teachers that its losses learn from. Controls and plain cross-entropy use nothing of a teacher.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.model import problem_at
 from kdtool._run.stages.terms import plain_terms
 
-__all__ = ["KEY", "licences_of"]
-
 KEY = "terms_acknowledged"
-"""The recipe's key for what its writer acknowledges: component → licence."""
+"""The recipe's key for acknowledged licences: component → licence."""
 _OWN: Mapping[str, Transfer] = {"student": "weights", "corpus": "text"}
-"""What a student takes of a component of that kind by having it: the terms are those of what the component brings."""
+"""Transfer into the student from a component of that kind in the recipe."""
 
 
 def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
-    """Return the terms that the components bring, with what the student takes under them.
+    """Return the terms of the components, with their transfers into the student.
 
     Raises:
-        RecipeError: terms are not acknowledged, forbid what the recipe does, or what it acknowledges is not in it.
+        RecipeError: terms are not acknowledged or forbid this use, or an acknowledged component is not in the recipe.
     """
     names = _names(assembly)
-    said, problems = _acknowledged(assembly, names)
+    acknowledged, problems = _read_acknowledgements(assembly, names)
     taken: dict[str, set[Transfer]] = {}
-    for name, transfer in _taken(assembly):
+    for name, transfer in _transfers(assembly):
         taken.setdefault(names.get(name, name), set()).add(transfer)
-    found, objections = judged(hooks.kdtool_acknowledge(), taken, said)
+    found, objections = judged(hooks.kdtool_acknowledge(), taken, acknowledged)
     if problems or objections:
         raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
     return found
@@ -50,7 +48,7 @@ def _names(assembly: Assembly) -> dict[str, str]:
     return found | {name: spec.path for spec in specs for name in (".".join(map(str, spec.key)), spec.path)}
 
 
-def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
+def _transfers(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
     for spec in assembly.recipe.lasting:
         if spec.kind in _OWN:
             yield spec.path, _OWN[spec.kind]
@@ -61,20 +59,21 @@ def _taken(assembly: Assembly) -> Iterator[tuple[str, Transfer]]:
             yield from ((name, "text" if text else "signals") for name in term.teachers if weighs(term.weight))
 
 
-def _acknowledged(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
+def _read_acknowledgements(assembly: Assembly, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
     value = assembly.recipe.data.get(KEY)
     if value is None or value is False:
         return {}, []
     example = 'such as {teacher: "Apache-2.0"}'
-    said, problems = {}, []
+    if not isinstance(value, Mapping):
+        return {}, [problem_at(assembly.recipe, (KEY,), f"is a mapping of components to licences, {example}")]
+    acknowledged, problems = {}, []
     for name, text in _flat(value):
         if isinstance(text, str):
-            said[names.get(name, name)] = text
-        elif text is not False:  # switches off what a recipe below says
-            problems.append(
-                problem_at(assembly.recipe, (KEY, *name.split(".")), f"is the name of a licence, {example}")
-            )
-    return said, problems
+            acknowledged[names.get(name, name)] = text
+        elif text is not False:  # switches off an entry of a recipe below
+            key = (KEY, *name.split("."))
+            problems.append(problem_at(assembly.recipe, key, f"is the name of a licence, {example}"))
+    return acknowledged, problems
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

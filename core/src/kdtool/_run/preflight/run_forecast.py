@@ -1,8 +1,8 @@
-"""The prospect of an assembly, and what its components answer when they are asked for estimates."""
+"""The forecast of a run for an assembly, and the estimates of its components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kdtool._assembly.assemble import Assembly
@@ -12,28 +12,29 @@ from kdtool._contract.corpus import Packer
 from kdtool._contract.estimates import Estimate, PlannedPhase, PlannedSignals, RunForecast
 from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.signals import SignalRequest
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
-from kdtool._run.stages.terms import teachers_asked, terms_of, want_of
-
-__all__ = ["Asked", "Known", "ask", "describe", "run_forecast_of"]
+from kdtool._run.stages.terms import join_requests, request_of, teachers_of_terms, terms_of
 
 
 @dataclass(frozen=True)
 class Known:
-    """Results that arms, and attempts to make a recipe fit, share, by the settings that they follow from; added to."""
+    """Results by the settings that they depend on, shared by arms and by attempts to make a recipe fit; added to.
+
+    `complete` holds components that lack nothing on this machine.
+    """
 
     models: dict[str, Mapping[str, ModelFacts]] = field(default_factory=dict)
     outlines: dict[str, LanguageModel | None] = field(default_factory=dict)
-    fine: set[str] = field(default_factory=set)
-    """Components that lack nothing on this machine."""
+    complete: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One part with who answered; `runs` is how often it is spent: once, or for each seed of an arm."""
+    """One estimate and its component; `runs` is how often it is spent: once, or for each seed of an arm."""
 
     component: str
     estimate: Estimate
@@ -53,24 +54,20 @@ def describe(context: Context, run: RunInfo, known: Known) -> Mapping[str, Model
 def run_forecast_of(
     context: Context, run: RunInfo, models: Mapping[str, ModelFacts], known: Known
 ) -> tuple[RunForecast, list[str]]:
-    """Return what components are told of the run, and what could not be found out."""
+    """Return the forecast that components get, and lines about everything that is unknown."""
     assembly = context.assembly
     (student,) = assembly.of_kind("student")
-    left_out = adapting_phases(context.assembly.recipe)
+    left_out = adapting_phases(assembly.recipe)
     unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
     phases = [
-        _phase_ahead(context, run, models, arm, phase, unknown, known)
+        _plan_phase(context, run, models, arm, phase, unknown, known)
         for arm, own in assembly.arms.items()
         for phase in own
     ]
-    signals = list(_signals_ahead(context, run, models))
+    signals = _plan_signals(context, run, models)
     kinds = {"exporter": "exports", "evaluator": "scores"}
-    stages = [
-        "students",
-        *dict.fromkeys(one.stage for one in signals),
-        *dict.fromkeys(phase.stage for phase in phases),
-        *(stage for kind, stage in kinds.items() if assembly.of_kind(kind)),
-    ]
+    stages = dict.fromkeys(["students", *(one.stage for one in signals), *(phase.stage for phase in phases)])
+    stages |= dict.fromkeys(stage for kind, stage in kinds.items() if assembly.of_kind(kind))
     teachers = tuple(assembly.of_kind("teacher"))
     return RunForecast(models, student, tuple(stages), tuple(phases), tuple(signals), teachers), unknown
 
@@ -85,14 +82,13 @@ def ask(context: Context, run: RunInfo, ahead: RunForecast, unknown: list[str]) 
     ]
     for phase in ahead.phases:
         (spec,) = (own for own in assembly.arms[phase.arm] if own.name == phase.name)
-        hooks = assembly.hooks(spec)
-        names = {own.path for own in spec.components}
-        told = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
+        hooks, names = assembly.hooks(spec), {own.path for own in spec.components}
+        info = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
         found += [
             Asked(name, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
             for name in hooks.implementing("kdtool_estimate")
             if name in names
-            for estimate in _answers(hooks, name, told, replace(ahead, phase=phase), unknown)
+            for estimate in _answers(hooks, name, info, replace(ahead, phase=phase), unknown)
         ]
     return found
 
@@ -112,7 +108,7 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, KdtoolError) else f"{type(error).__name__}: {text}"
 
 
-def _phase_ahead(
+def _plan_phase(
     context: Context,
     run: RunInfo,
     models: Mapping[str, ModelFacts],
@@ -122,7 +118,7 @@ def _phase_ahead(
     known: Known,
 ) -> PlannedPhase:
     terms = terms_of(context, phase, models)
-    teachers = tuple(teachers_asked(terms))
+    teachers = tuple(teachers_of_terms(terms))
     cached = bool(of_kind(phase.sources, "cache"))
     key = _settings(context.assembly, phase)
     if key not in known.outlines:
@@ -144,31 +140,27 @@ def _phase_ahead(
 
 def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[str]) -> LanguageModel | None:
     """Return the student's outline after the phase's transforms."""
-    with assembly.scope(phase) as hooks:
-        return _outlined(assembly, hooks, phase, replace(run, hook=hooks), unknown)
-
-
-def _outlined(
-    assembly: Assembly, hooks: Hooks, phase: PhaseSpec, run: RunInfo, unknown: list[str]
-) -> LanguageModel | None:
     (student,) = assembly.of_kind("student")
-    name = student
-    try:
-        outline = hooks.component(student, Student).kdtool_outline(run)
-        for spec in phase.transforms:
-            name = spec.path
-            if outline is not None:
-                outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
-    except Exception as error:
-        if isinstance(error, KdtoolError) and not isinstance(error, ServiceError):  # its tokenizer may not be here yet
-            raise
-        unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
-        return None
+    with assembly.scope(phase) as hooks:
+        name, run = student, replace(run, hook=hooks)
+        try:
+            outline = hooks.component(student, Student).kdtool_outline(run)
+            for spec in phase.transforms:
+                name = spec.path
+                if outline is not None:
+                    outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
+        except Exception as error:
+            if isinstance(error, KdtoolError) and not isinstance(
+                error, ServiceError
+            ):  # its tokenizer may be missing yet
+                raise
+            unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
+            return None
     return outline
 
 
 def _settings(assembly: Assembly, phase: PhaseSpec | None = None) -> str:
-    """Return the settings that models follow from: those of student, teachers and the phase's transforms, in order."""
+    """Return the settings that models depend on: those of student, teachers and the phase's transforms, in order."""
     shared = [built for built in assembly.built.values() if built.spec.kind in ("student", "teacher")]
     own = [assembly.built[spec.key] for spec in phase.transforms] if phase else []
     return repr([(built.spec.use, built.spec.path * (built in shared), built.config) for built in (*shared, *own)])
@@ -180,27 +172,23 @@ def _row_length(assembly: Assembly, phase: PhaseSpec) -> int:
     return component.row_length if isinstance(component, Packer) else 0
 
 
-def _signals_ahead(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> Iterator[PlannedSignals]:
-    """Yield what caches will record, once for phases that share it; what they want is joined."""
-    found: dict[tuple[str, str], PlannedSignals] = {}
+def _plan_signals(context: Context, run: RunInfo, models: Mapping[str, ModelFacts]) -> list[PlannedSignals]:
+    """Return the signals that caches will record; phases that share a recording join their requests."""
+    requests: dict[tuple[str, str], list[SignalRequest]] = {}
+    last: dict[tuple[str, str], PhaseSpec] = {}
     for phase in context.assembly.arms["student"]:
         for cache in of_kind(phase.sources, "cache"):
             terms = terms_of(context, phase, models)
-            for teacher in teachers_asked(terms):
-                want = want_of(context, phase, terms, teacher)
+            for teacher in teachers_of_terms(terms):
                 key = (cache.path, teacher)
-                if key in found:
-                    before = found[key].want
-                    layers = tuple(sorted({*before.layers, *want.layers}))
-                    want = replace(want, kinds=want.kinds | before.kinds, layers=layers)
-                length = _row_length(context.assembly, phase)
-                stage = "signals" if cache.path == "signals" else f"signals/{cache.path}"
-                found[key] = PlannedSignals(stage, cache.path, teacher, want, length, _tokens(context, run, phase))
-    yield from found.values()
-
-
-def _tokens(context: Context, run: RunInfo, phase: PhaseSpec) -> int:
-    """Return how many tokens the phase's packer makes, as far as it says."""
-    (packer,) = of_kind(phase.sources, "packer")
-    parts = _answers(context.hooks, packer.path, run, RunForecast(), [])
-    return sum(part.tokens for part in parts)
+                requests.setdefault(key, []).append(request_of(context, phase, terms, teacher))
+                last[key] = phase
+    found = []
+    for (cache_name, teacher), wanted in requests.items():
+        phase = last[cache_name, teacher]
+        (packer,) = of_kind(phase.sources, "packer")
+        tokens = sum(part.tokens for part in _answers(context.hooks, packer.path, run, RunForecast(), []))
+        stage = "signals" if cache_name == "signals" else f"signals/{cache_name}"
+        length = _row_length(context.assembly, phase)
+        found.append(PlannedSignals(stage, cache_name, teacher, join_requests(wanted), length, tokens))
+    return found

@@ -1,6 +1,6 @@
-"""The vocabularies of a run: the student's beside that of every teacher that a loss compares it with.
+"""Vocabularies of the student and of every teacher that a loss compares it with, checked before anything is loaded.
 
-Called before anything is loaded. Losses that do not say that they work across vocabularies are refused where they differ.
+Losses that do not work across vocabularies (`same_vocabulary`) are refused where these differ.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, problem_at
 from kdtool._run.context import Context
-from kdtool._run.tokenizer_of import tokenizer_of
 from kdtool._tokenizers.vocabulary import Vocabularies, compare_vocabularies
 
-__all__ = ["compared", "noted"]
-
-_REMEDY = "take a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
+_REMEDY = "use a student that inherits the teacher's tokenizer, or a loss that works across vocabularies"
 
 
-def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str, Vocabularies | None]:
-    """Return how the student's tokenizer compares with those of the teachers that losses learn from, by teacher.
+def compare_with_teachers(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str, Vocabularies | None]:
+    """Compare the student's tokenizer with those of the teachers that losses learn from, by teacher.
 
     Unless they are `needed`, None stands for tokenizers that are not on this machine.
 
@@ -39,52 +36,39 @@ def compared(context: Context, run: RunInfo, *, needed: bool = True) -> dict[str
     for teacher in dict.fromkeys(name for _, _, _, teachers in _learning(context.assembly) for name in teachers):
         found[teacher] = None
         with nullcontext() if needed else suppress(ServiceError):
-            own, other = (tokenizer_of(context.hooks, name, run) for name in (student, teacher))
-            found[teacher] = compare_vocabularies(own, other)
-    _refuse(context.assembly, found)
+            found[teacher] = compare_vocabularies(*(context.tokenizer_of(name, run) for name in (student, teacher)))
+    if problems := list(dict.fromkeys(_problems(context.assembly, found))):
+        raise RecipeError(problems)
     return found
 
 
-def noted(found: Mapping[str, Vocabularies | None]) -> tuple[str, ...]:
+def describe_vocabularies(found: Mapping[str, Vocabularies | None]) -> tuple[str, ...]:
     """Return a line for the user for each teacher whose vocabulary is not, or may not be, the student's own."""
-    sentences = (_sentence(name, vocabularies) for name, vocabularies in found.items())
+    sentences = (
+        f"that of {name} is compared when a run begins, since its tokenizer is not on this machine yet"
+        if vocabularies is None
+        else vocabularies.sentence("the student", name)
+        for name, vocabularies in found.items()
+    )
     return tuple(f"vocabularies: {sentence}" for sentence in sentences if sentence)
 
 
-def _sentence(teacher: str, vocabularies: Vocabularies | None) -> str:
-    if vocabularies is None:
-        return f"that of {teacher} is compared when a run begins, since its tokenizer is not on this machine yet"
-    return vocabularies.sentence("the student", teacher)
-
-
-def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> None:
-    problems: list[Problem] = []
+def _problems(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> Iterator[Problem]:
     for phase, spec, loss, teachers in _learning(assembly):
+        on_policy = on_policy_key(phase, assembly.built)
         known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
         for name, vocabularies in known.items():
+            sentence = vocabularies.sentence("the student", name)
             if (loss.same_vocabulary or len(teachers) > 1) and not vocabularies.comparable:
-                message = f"compares token by token, but {vocabularies.sentence('the student', name)}"
-                problems.append(problem_at(assembly.recipe, spec.key, message, _REMEDY))
-            problems.extend(_of_own_text(assembly, phase, spec, name, vocabularies))
+                yield problem_at(assembly.recipe, spec.key, f"compares token by token, but {sentence}", _REMEDY)
+            if on_policy and (not vocabularies.comparable or vocabularies.sizes[0] > vocabularies.shared):
+                message = f"needs {name} to score on-policy text, but {sentence}"
+                remedy = f"use a student without tokens that {name} lacks, or leave `{as_written(on_policy)}` out"
+                yield problem_at(assembly.recipe, spec.key, message, remedy)
         if len({vocabularies.shared for vocabularies in known.values()}) > 1:
             shared = ", ".join(f"{name} {vocabularies.shared:,}" for name, vocabularies in known.items())
             message = f"mixes teachers that have different numbers of tokens in common with the student: {shared}"
-            problems.append(problem_at(assembly.recipe, spec.key, message, "name teachers with the same tokens"))
-    if problems:
-        raise RecipeError(list(dict.fromkeys(problems)))
-
-
-def _of_own_text(
-    assembly: Assembly, phase: PhaseSpec, spec: ComponentSpec, teacher: str, found: Vocabularies
-) -> Iterator[Problem]:
-    """Refuse a teacher that cannot read whatever the student writes."""
-    key = on_policy_key(phase, assembly.built)
-    if key is not None and (not found.comparable or found.sizes[0] > found.shared):
-        message = (
-            f"is told by {teacher} about text that the student writes, but {found.sentence('the student', teacher)}"
-        )
-        remedy = f"take a student without tokens that {teacher} does not have, or leave `{as_written(key)}` out"
-        yield problem_at(assembly.recipe, spec.key, message, remedy)
+            yield problem_at(assembly.recipe, spec.key, message, "name teachers with the same tokens")
 
 
 def _learning(assembly: Assembly) -> Iterator[tuple[PhaseSpec, ComponentSpec, Loss, list[str]]]:

@@ -1,1 +1,1 @@
-"""How each kind of artefact is made: text, rows, signals, students, teachers, phases, exports, scores."""
+"""One module for each kind of artefact: text, rows, signals, students, teachers, phases, exports, scores."""

@@ -1,4 +1,4 @@
-"""What a text artefact holds, in figures: by split and by corpus, and what was rejected or left out."""
+"""Counts of documents and bytes in a text artefact: by split and corpus, kept, rejected and left out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any, get_args
 
 from kdtool._contract.data import Example, Preference, Split, parts_of
 
-__all__ = ["Counts", "size_of", "texts_of"]
-
 _SHOWN = 20
 _ABOUT = {"licences": "licence", "languages": "language", "sources": "source"}
 
 
 def texts_of(example: Example) -> tuple[str, ...]:
-    """Return all texts of an example: the parts of its body, and what a preference rejects."""
+    """Return all texts of an example: the parts of its body, and the rejected completion of a preference."""
     rejected = (example.body.rejected,) if isinstance(example.body, Preference) else ()
     return (*parts_of(example.body), *rejected)
 
@@ -49,20 +47,20 @@ class Counts:
             own.by[name][value] += 1
 
     def reject(self, screen: str, reasons: Iterable[tuple[str, str]]) -> None:
-        """Count what a screen turned away, by corpus and reason."""
+        """Count examples that a screen rejected, as pairs of corpus and reason."""
         found = self._rejected.setdefault(screen, Counter())
         for corpus, reason in reasons:
             found[reason] += 1
             self._corpora[corpus].rejected[reason] += 1
 
     def leave_out(self, corpus: str, example: Example) -> None:
-        """Count an example that its corpus's share has no room for."""
+        """Count an example that exceeds the share of its corpus."""
         own = self._corpora[corpus].left_out
         own["documents"] += 1
         own["bytes"] += size_of(example)
 
     def left_out(self) -> dict[str, tuple[int, int]]:
-        """Return documents and bytes that the shares had no room for, of each corpus that has any."""
+        """Return documents and bytes that exceeded the shares, of each corpus that has any."""
         found = {name: own.left_out for name, own in self._corpora.items() if own.left_out["documents"]}
         return {name: (counter["documents"], counter["bytes"]) for name, counter in found.items()}
 
@@ -73,11 +71,11 @@ class Counts:
         return {
             "splits": self._splits,
             **by,
-            "corpora": [self._described(name, own, train) for name, own in self._corpora.items()],
+            "corpora": [self._describe(name, own, train) for name, own in self._corpora.items()],
             "rejected": {name: dict(found) for name, found in self._rejected.items()},
         }
 
-    def _described(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:
+    def _describe(self, name: str, own: _Corpus, train: int) -> dict[str, Any]:
         about = {key: dict(own.by[key].most_common(_SHOWN)) for key in ("licences", "languages")}
         about |= {"rejected": dict(own.rejected.most_common(_SHOWN))} if own.rejected else {}
         if name not in self._shares:

@@ -14,24 +14,21 @@ from kdtool._results.model_cards import card_of
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.stages.phases import Arm
-from kdtool._store.artefacts import checked
-
-__all__ = ["add_exports", "read_artifact"]
+from kdtool._store.artefacts import check_file
 
 _ARTIFACT: TypeAdapter[Artifact] = TypeAdapter(Artifact)
 _FILE = "artifact.json"
 
 
 def add_exports(context: Context, graph: Graph, arm: Arm) -> dict[str, Node]:
-    """Add what every exporter writes of an arm's model, by the exporter's short name."""
-    return {
-        name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in context.assembly.of_kind("exporter")
-    }
+    """Add the files that every exporter writes of an arm's model, by the exporter's short name."""
+    exporters = context.assembly.of_kind("exporter")
+    return {name.rpartition(".")[2]: _add_export(context, graph, name, arm) for name in exporters}
 
 
 def read_artifact(node: Node) -> Artifact:
-    """Return what an exporter wrote; the node is made."""
-    artifact = _ARTIFACT.validate_json(checked(node.path, _FILE).read_bytes())
+    """Return the description of exported files; the node is made."""
+    artifact = _ARTIFACT.validate_json(check_file(node.path, _FILE).read_bytes())
     path = node.path / artifact.path
     return replace(artifact, path=path, how_to_use=artifact.how_to_use.replace("{path}", str(path)))
 
@@ -39,13 +36,14 @@ def read_artifact(node: Node) -> Artifact:
 def _add_export(context: Context, graph: Graph, name: str, arm: Arm) -> Node:
     def build(run: RunInfo, folder: Path) -> None:
         artifact = run.component(name, Exporter).kdtool_export(run, arm.model)
+        owner = run.hook.owner(name)
         if not (artifact.path.is_relative_to(folder) and artifact.path.exists()):
-            raise PluginError(f"{run.hook.owner(name)} gave {artifact.path}, which is no file or folder below {folder}")
+            raise PluginError(f"{owner} returned {artifact.path}; expected an existing file or folder below {folder}")
         if artifact.card and card_of(artifact).exists():
-            raise PluginError(f"{run.hook.owner(name)} gave a card and wrote {card_of(artifact)}, where that would go")
+            raise PluginError(f"{owner} returned a card and also wrote {card_of(artifact)}; do one of both")
         relative = replace(artifact, path=artifact.path.relative_to(folder))
         (folder / _FILE).write_bytes(_ARTIFACT.dump_json(relative, indent=1))
 
     stage = Stage("exports", name.rpartition(".")[2], arm.arm, arm.seed)
     parts = {"exporter": context.part(name), "licences": [asdict(licensed) for licensed in context.licences]}
-    return graph.add(Node(stage, context.own, False, parts, {"model": arm.nodes[-1]}, build))
+    return graph.add(Node(stage, context.own, parts, {"model": arm.nodes[-1]}, build))

@@ -1,7 +1,7 @@
 """Examples of several corpora as one stream, after the screens: one corpus after the other, or mixed by their shares.
 
-`write_texts` writes what comes out. Screens see batches; a corpus that is mixed is read a batch at a time, so that nothing
-but a batch of each is in memory.
+`write_texts` writes the stream. Screens see batches. Mixed corpora are read a batch at a time, so that only one of each
+is in memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._run.stages.counts import Counts, size_of, texts_of
 
-__all__ = ["gather"]
-
 _SCREEN_BATCH = 256
 Tagged = tuple[str, Example]
 """An example with the name of its corpus."""
@@ -29,16 +27,16 @@ def gather(
     """Yield the examples of all corpora that the screens keep.
 
     Without shares the corpora follow each other. With them, examples of the split "train" alternate so that every beginning
-    of the stream holds each corpus's share of the bytes, to within a document; they end where the corpus whose turn it is
-    has no more. What is left of the others is counted. Examples of other splits are all taken.
+    of the stream holds each corpus's share of the bytes, to within a document. They end as soon as the next corpus in turn
+    is exhausted, and the rest of the others is only counted. Examples of other splits are all kept.
 
     Raises:
-        PluginError: a corpus gives an id twice or what is no text, or a screen judges another number of examples than it
-            was given.
-        UsageError: a corpus with a share has nothing to learn from.
+        PluginError: a corpus yields an id twice or text that is not valid Unicode, or a screen returns another number of
+            verdicts than it got examples.
+        UsageError: a corpus with a share yields no example of the split "train".
     """
     if not shares:
-        yield from _screened(run.hook, screens, (pair for name in corpora for pair in _read(run, name)), counts)
+        yield from _screen(run.hook, screens, (pair for name in corpora for pair in _read(run, name)), counts)
         return
     streams = {name: _Stream(run, name, screens, counts) for name in corpora}
     used = dict.fromkeys(corpora, 0)
@@ -51,15 +49,15 @@ def gather(
         yield name, example
     if not used[name]:
         raise UsageError(
-            f"{run.hook.owner(name)} has the share {shares[name]:g} and gives no text of the split 'train'; "
-            "take its share away, or look at its settings and at what screens reject"
+            f"{run.hook.owner(name)} has the share {shares[name]:g} and yields no text of the split 'train'; "
+            "remove its share, or check its settings and the screens"
         )
     for stream in streams.values():
         yield from stream.leave_out_the_rest()
 
 
 class _Stream:
-    """One corpus that is mixed with others: screened examples to learn from, one at a time; others go past."""
+    """One corpus that is mixed with others: screened training examples one at a time; others pass through."""
 
     def __init__(self, run: RunInfo, name: str, screens: Sequence[str], counts: Counts) -> None:
         self._name = name
@@ -70,12 +68,12 @@ class _Stream:
         self._ready: deque[Example] = deque()
 
     def next_to_learn(self) -> Generator[Tagged, None, Example | None]:
-        """Yield examples of other splits until there is one to learn from, and return that; None where there is no more."""
+        """Yield examples of other splits up to the next training example, and return that; None at the end."""
         while not self._ready:
             batch = list(islice(self._source, _SCREEN_BATCH))
             if not batch:
                 return None
-            for name, example in _screened(self._hooks, self._screens, batch, self._counts):
+            for name, example in _screen(self._hooks, self._screens, batch, self._counts):
                 if example.split == "train":
                     self._ready.append(example)
                 else:
@@ -83,11 +81,11 @@ class _Stream:
         return self._ready.popleft()
 
     def leave_out_the_rest(self) -> Iterator[Tagged]:
-        """Yield what remains of other splits, and count what remains to learn from."""
+        """Yield the remaining examples of other splits, and count those of the training split."""
         for example in self._ready:
             self._counts.leave_out(self._name, example)
         others = self._others()
-        yield from _screened(self._hooks, self._screens, others, self._counts)
+        yield from _screen(self._hooks, self._screens, others, self._counts)
 
     def _others(self) -> Iterator[Tagged]:
         for name, example in self._source:
@@ -101,14 +99,14 @@ def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
     seen: set[str] = set()
     for example in run.component(corpus, Corpus).kdtool_examples(run):
         if example.id in seen:
-            raise PluginError(f"{run.hook.owner(corpus)} gives the example id {example.id!r} twice")
+            raise PluginError(f"{run.hook.owner(corpus)} yields the example id {example.id!r} twice")
         if not _is_text(example):
-            raise PluginError(f"{run.hook.owner(corpus)} gives text in {example.id!r} that no file can hold")
+            raise PluginError(f"{run.hook.owner(corpus)} yields text in {example.id!r} that cannot be written as UTF-8")
         seen.add(example.id)
         yield corpus, example
 
 
-def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
+def _screen(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
     iterator = iter(examples)
     while batch := list(islice(iterator, _SCREEN_BATCH)):
         for screen in screens:
@@ -122,7 +120,7 @@ def _screened(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], 
 
 
 def _is_text(example: Example) -> bool:
-    """Return whether everything can be written as UTF-8: strings may hold lone surrogates."""
+    """Return whether everything can be written as UTF-8; Python strings may hold lone surrogates."""
     roles = tuple(role for role, _ in example.body.turns) if isinstance(example.body, Messages) else ()
     fields = (example.id, example.language, example.licence, example.source, *example.meta, *example.meta.values())
     try:

@@ -1,6 +1,6 @@
-"""How one phase is trained when its node is made, and what it leaves: a model, a report and the history of its steps.
+"""Training of one phase, when its node is made: the folder then holds a model, a report and the history of its steps.
 
-`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, in which the next continues.
+`phases` adds the nodes. A killed process leaves the trainer's checkpoints in a node's folder, from which the next resumes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from kdtool._contract.data import RowSource
 from kdtool._contract.language_model import LanguageModel, Runtime
 from kdtool._contract.loss import Weighting
 from kdtool._contract.loss_terms import LossTerm
-from kdtool._contract.run_info import Hooks, Owner, RunInfo
+from kdtool._contract.run_info import Owner, RunInfo
 from kdtool._contract.student import Student, Transform
 from kdtool._contract.teacher import SignalSource
 from kdtool._contract.trainer import Phase, StepReport, Trained, Trainer
@@ -27,13 +26,11 @@ from kdtool._run.context import Context
 from kdtool._run.stages.rows import Materials, rows_of
 from kdtool._run.stages.signals import from_cache, from_teacher
 from kdtool._run.stages.teacher_rows import Spelled
-from kdtool._run.stages.terms import teachers_asked, want_of
-from kdtool._store.artefacts import checked
+from kdtool._run.stages.terms import request_of, teachers_of_terms
+from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines, write_beside
 from kdtool._store.committed import commit, uncommit
 from kdtool._store.layout import MODEL
-
-__all__ = ["PhaseTraining", "read_history", "read_trained"]
 
 _TRAINED: TypeAdapter[Trained] = TypeAdapter(Trained)
 _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
@@ -44,15 +41,9 @@ _HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True)
 class PhaseTraining:
-    """Trains a phase.
+    """Trains a phase: its terms on its materials.
 
-    Attributes:
-        context: the run.
-        phase: the phase, as the recipe has it.
-        terms: its losses.
-        materials: what it trains on.
-        open_learner: opens the model that it trains, as it is before.
-        steps: gives its number of steps; it is given the folder that is filled.
+    `open_learner` opens the model to train. `steps` returns the number of steps, given the folder that is filled.
     """
 
     context: Context
@@ -63,8 +54,8 @@ class PhaseTraining:
     steps: Callable[[Path], int]
 
     def build(self, run: RunInfo, folder: Path) -> None:
-        """Train, and fill the folder with what comes of it."""
-        plan = self._planned(run, folder)
+        """Train, and fill the folder with model, report and history."""
+        plan = self._plan(run, folder)
         plan.checkpoints.mkdir(exist_ok=True)  # tells the other ranks to begin
         if not (folder / _TRAINED_FILE).exists():  # else a killed process had nothing left to train
             trained = self._train(plan, run, folder / MODEL)
@@ -77,86 +68,68 @@ class PhaseTraining:
         shutil.rmtree(plan.checkpoints)
 
     def join(self, run: RunInfo, folder: Path) -> bool:
-        """Train with rank 0, which keeps what comes of it; say whether it has begun and there is anything left to train."""
+        """Train with rank 0, which keeps the result; return False before rank 0 has begun, or if all is trained."""
         if not (folder / _CHECKPOINTS).exists() or (folder / _TRAINED_FILE).exists():
             return False
-        self._train(self._planned(run, folder), run, None)
+        self._train(self._plan(run, folder), run, None)
         return True
 
-    def _planned(self, run: RunInfo, folder: Path) -> Phase:
-        """Return what the trainer is told of the phase."""
-        asked = teachers_asked(self.terms)
-        translated = {name: node for name, node in self.materials.teacher_rows.items() if name in asked}
+    def _plan(self, run: RunInfo, folder: Path) -> Phase:
+        """Return the trainer's view of the phase."""
+        assembly, rows, teachers = self.context.assembly, rows_of(self.materials.rows), teachers_of_terms(self.terms)
+        translated = {name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers}
+        (student,) = assembly.of_kind("student")
+        weightings = [assembly.built[spec.key].component for spec in self.phase.weightings]
         return Phase(
             name=self.phase.name,
             steps=self.steps(folder),
             terms=self.terms,
-            rows=self._spelled(run, rows_of(self.materials.rows)) if translated else rows_of(self.materials.rows),
-            signals=self._signals(run.hook),
+            rows=Spelled(rows, run.component(student, Student).kdtool_tokenizer(run)) if translated else rows,
+            signals={teacher: self._signals(run, teacher) for teacher in teachers},
             checkpoints=folder / _CHECKPOINTS,
             weightings=tuple(spec.path for spec in self.phase.weightings),
-            teacher_rows={name: rows_of(node) for name, node in translated.items()},
-            gradient_norms=self._uses_gradient_norms(),
+            teacher_rows=translated,
+            gradient_norms=any(isinstance(each, Weighting) and each.gradient_norms for each in weightings),
         )
 
-    def _uses_gradient_norms(self) -> bool:
-        built = (self.context.assembly.built[spec.key].component for spec in self.phase.weightings)
-        return any(isinstance(weighting, Weighting) and weighting.gradient_norms for weighting in built)
-
-    def _spelled(self, run: RunInfo, rows: RowSource) -> RowSource:
-        (student,) = self.context.assembly.of_kind("student")
-        return Spelled(rows, run.component(student, Student).kdtool_tokenizer(run))
-
-    def _signals(self, hooks: Hooks) -> dict[str, SignalSource]:
-        found: dict[str, SignalSource] = {}
-        for teacher in teachers_asked(self.terms):
-            want = want_of(self.context, self.phase, self.terms, teacher)
-            recorded = self.materials.signals.get(teacher)
-            if recorded:
-                (cache,) = of_kind(self.phase.sources, "cache")
-                source = from_cache(hooks, cache.path, want, recorded.path)
-            else:
-                source = from_teacher(hooks, teacher, want, self.context.vocabularies.get(teacher))
-            shared = next(term.shared for term in self.terms if teacher in term.teachers)
-            found[teacher] = replace(source, shared=shared)
-        return found
+    def _signals(self, run: RunInfo, teacher: str) -> SignalSource:
+        want = request_of(self.context, self.phase, self.terms, teacher)
+        if recorded := self.materials.signals.get(teacher):
+            (cache,) = of_kind(self.phase.sources, "cache")
+            source = from_cache(run.hook, cache.path, want, recorded.path)
+        else:
+            source = from_teacher(run.hook, teacher, want, self.context.vocabularies.get(teacher))
+        return replace(source, shared=next(term.shared for term in self.terms if teacher in term.teachers))
 
     def _train(self, plan: Phase, run: RunInfo, target: Path | None) -> Trained:
-        """Open who learns, transform it, train it and save it in `target`; ranks other than 0 have none."""
-        hooks, phase = run.hook, self.phase
-        if phase.trainer is None:
-            raise PluginError(f"phase {phase.name!r} has no trainer")
+        """Open the model, transform it, train it and save it in `target`; ranks other than 0 pass None."""
+        if self.phase.trainer is None:
+            raise PluginError(f"phase {plan.name!r} has no trainer")
         with self.open_learner(run) as runtime:
             if runtime.model is None:
-                raise PluginError(f"phase {phase.name!r}: what was opened to be trained gives no model")
-            student = self._transformed(runtime.model, "kdtool_transform", run)
-            trained = hooks.component(phase.trainer.path, Trainer).kdtool_train(run, plan, student)
+                raise PluginError(f"phase {plan.name!r}: the opened student or teacher has no model to train")
+            student = self._transform(runtime.model, "kdtool_transform", run)
+            trained = run.component(self.phase.trainer.path, Trainer).kdtool_train(run, plan, student)
             if target is not None:
-                _check_history(trained.history, hooks.owner(phase.trainer.path))
-            finished = self._transformed(student, "kdtool_finish", run, backwards=True)
+                _check_history(trained.history, run.hook.owner(self.phase.trainer.path))
+            finished = self._transform(student, "kdtool_finish", run)
             if target is not None:
                 finished.save(target)
             return trained
 
-    def _transformed(
-        self,
-        student: LanguageModel,
-        hook: Literal["kdtool_transform", "kdtool_finish"],
-        run: RunInfo,
-        *,
-        backwards: bool = False,
+    def _transform(
+        self, student: LanguageModel, hook: Literal["kdtool_transform", "kdtool_finish"], run: RunInfo
     ) -> LanguageModel:
-        """Pass the student through the phase's transforms, each getting the result of the one before."""
-        names = [spec.path for spec in self.phase.transforms]
-        for name in reversed(names) if backwards else names:
-            student = getattr(run.component(name, Transform), hook)(student, run) or student
+        """Pass the student through the phase's transforms, in the opposite order to finish them."""
+        for spec in self.phase.transforms if hook == "kdtool_transform" else reversed(self.phase.transforms):
+            student = getattr(run.component(spec.path, Transform), hook)(student, run) or student
         return student
 
 
 def read_trained(folder: Path) -> Trained:
     """Read the report of a phase that is trained."""
-    report = _TRAINED.validate_json(checked(folder, _TRAINED_FILE).read_bytes())
-    return replace(report, history=checked(folder, _HISTORY_FILE))
+    report = _TRAINED.validate_json(check_file(folder, _TRAINED_FILE).read_bytes())
+    return replace(report, history=check_file(folder, _HISTORY_FILE))
 
 
 def read_history(path: Path) -> tuple[StepReport, ...]:
@@ -169,4 +142,4 @@ def _check_history(path: Path, owner: Owner | None) -> None:
         read_history(path)
     except (OSError, ValueError) as error:
         cause = str(error).splitlines()[0]
-        raise PluginError(f"{owner} left no history of its steps that can be read in {path}: {cause}") from error
+        raise PluginError(f"{owner} left no readable history of its steps in {path}: {cause}") from error

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from kdtool._contract.data import Row
 from kdtool._errors import PluginError, StorageError
-from kdtool._store.artefacts import checked
-
-__all__ = ["StoredRows", "write_rows"]
+from kdtool._store.artefacts import check_file
 
 INDEX = "rows.json"
 _SHARD_TOKENS = 4_000_000
@@ -62,7 +60,7 @@ class StoredRows:
     """A `RowSource` on a rows artefact."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        index = json.loads(checked(folder, INDEX).read_text(encoding="utf-8"))
+        index = json.loads(check_file(folder, INDEX).read_text(encoding="utf-8"))
         self.length: int = index["length"]
         self.fingerprint = fingerprint
         self._files = [folder / shard["file"] for shard in index["shards"]]

@@ -1,4 +1,4 @@
-"""Scores: what evaluators measure of teachers, student, controls and exported files."""
+"""Scores: measurements of teachers, students, controls and exported files by the recipe's evaluators."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.open_subject import UNADAPTED
 from kdtool._run.stages.exports import read_artifact
 from kdtool._run.stages.phases import Arm
-from kdtool._store.artefacts import checked
+from kdtool._store.artefacts import check_file
 from kdtool._store.atomic_files import json_lines
-
-__all__ = ["Measured", "add_scores", "read_scores", "said_of", "subjects_of"]
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _FILE = "measurements.jsonl"
@@ -33,52 +31,53 @@ _SAID = "said.json"
 
 @dataclass(frozen=True)
 class Measured:
-    """Who is measured, and of which arm: the student, a control, a teacher, a file.
+    """A model to measure, and its arm: the student, a control, a teacher, an exported file.
 
-    `subject` is asked for when `node`, which holds it, is made; a teacher has no node. `unadapted` is the teacher that is
-    measured as it was before phases of this run trained it; "" for all other subjects. `content` is the hash of a model
-    that no node holds. `lasting` is the name under which it is measured and kept, where that is not `name`: what a student
-    is called depends on how many seeds there are, and what was measured of it does not.
+    `subject` is called when `node`, which holds it, is made; a teacher has no node. `teacher` is the component of a teacher,
+    `unadapted` if it is measured before phases of this run trained it. `content` is the hash of a model that no node holds.
+    `lasting` is the name in its artefact, where that is not `name`: the student's name depends on the number of seeds, its
+    measurements do not.
     """
 
     name: str
     arm: str
     node: Node | None
     subject: Callable[[], Subject]
-    unadapted: str = ""
+    teacher: str = ""
+    unadapted: bool = False
     content: str = ""
     lasting: str = ""
 
     @property
     def kept_as(self) -> str:
-        """What its artefact calls it."""
+        """The name in its artefact."""
         return self.lasting or self.name
 
 
 def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node]) -> list[Measured]:
-    """Return who is measured: teachers that open as a model or answer with text, every arm and seed, and exported files.
+    """Return the models to measure: teachers that offer logits or text, every arm and seed, and exported files.
 
-    A teacher that a phase of this run trained is measured as it teaches, and as it was before. Exports are of the first arm,
-    the student with the first seed.
+    A teacher that a phase of this run trained is measured after and before it. Exports are of the first arm, the student
+    with the first seed.
     """
     found = []
     for name, component in context.assembly.of_kind("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
-            found += [_teacher(name), *([_teacher(name, UNADAPTED)] if name in context.adapted else [])]
+            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
     for position, arm in enumerate(arms):
-        trained = _trained(context, arm)
+        trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()
-        found += [trained, *(_exported(trained, label, arm, node) for label, node in exported)]
+        found += [trained, *(_of_export(trained, label, arm, node) for label, node in exported)]
     return found
 
 
 def add_scores(
     context: Context, graph: Graph, measured: Sequence[Measured], texts: Node, *, but: Collection[str] = ()
 ) -> dict[str, list[Node]]:
-    """Add the scores of every evaluator `but` some, by name: of one subject at a time, or of all where it says so.
+    """Add the scores of every evaluator `but` some, by name: a node for each subject, or one for all (`measures_jointly`).
 
-    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher speaks
-    with one model at a time: what it was before its phases is not measured together with others.
+    Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher has
+    one set of weights at a time, so that its weights before training are left out of joint measurements.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.of_kind("evaluator").items():
@@ -100,24 +99,18 @@ def _alike(context: Context, measured: Iterable[Measured]) -> list[list[Measured
     found: dict[str, list[Measured]] = {}
     for one in measured:
         key = one.name
-        if teacher := _teacher_of(context, one):
-            adapted = None if one.unadapted else context.adapted.get(teacher)
-            key = fingerprint("teacher", {**context.part(teacher), "adapted": adapted and adapted.fingerprint})
+        if one.teacher:
+            adapted = None if one.unadapted else context.adapted.get(one.teacher)
+            key = fingerprint("teacher", {**context.part(one.teacher), "adapted": adapted and adapted.fingerprint})
         found.setdefault(key, []).append(one)
     return list(found.values())
 
 
-def _teacher_of(context: Context, one: Measured) -> str:
-    """Return the component of a subject that is a teacher, "" of any other."""
-    name = one.unadapted or one.name
-    return name if one.node is None and not one.content and name in context.assembly.of_kind("teacher") else ""
-
-
 def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[str, list[Measurement]]:
-    """Read the measurements of made nodes, by evaluator and under the names that subjects have now, and tell the trackers.
+    """Read the measurements of made nodes, by evaluator and under the names that subjects have now; notify the trackers.
 
-    What an evaluator that is called otherwise than its plugin (`chat: {use: humaneval}`) measures is called by evaluator and
-    name, as `require` calls it, whatever else is measured; so is what two evaluators measure under one name.
+    Measurements of an evaluator that is not named as its plugin (`chat: {use: humaneval}`) are named by evaluator and name,
+    as in `require`; so are those that two evaluators have under one name.
     """
     built = context.assembly.built_for()
     renamed = {one for one in scores if not built[one].loaded.source and built[one].spec.use != one.rpartition(".")[2]}
@@ -129,18 +122,15 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
     for evaluator, node, found in read:
         for subject in context.names[node.name, found.subject]:
             one = replace(found, subject=subject)
-            one = _called(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measured(context.info(node.stage, context.folder), one)
+            one = _with_prefix(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
+            context.hooks.kdtool_measured(context.info(node.stage), one)
             called[evaluator].append(one)
     return called
 
 
 def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
-    """Return what evaluators said while they measured, such as what they left out and why, each line once.
-
-    Behind them stands which names are one model, since evaluators name one of these alone.
-    """
-    files = [checked(node.path, _SAID) for node in nodes]
+    """Return the lines that evaluators showed while they measured, each once, then the names that are one model."""
+    files = [check_file(node.path, _SAID) for node in nodes]
     lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
     same = [
         f"{', '.join(others)}: the same model as {first}, measured once"
@@ -151,31 +141,31 @@ def said_of(context: Context, nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def _read(node: Node) -> Iterator[Measurement]:
-    for line in json_lines(checked(node.path, _FILE)):
+    for line in json_lines(check_file(node.path, _FILE)):
         measurement = _MEASUREMENT.validate_json(line)
-        items = measurement.items and checked(node.path, measurement.items.as_posix())
+        items = measurement.items and check_file(node.path, measurement.items.as_posix())
         yield replace(measurement, items=items)
 
 
-def _called(evaluator: str, found: Measurement) -> Measurement:
-    """Return a measurement whose name begins with that of its evaluator."""
+def _with_prefix(evaluator: str, found: Measurement) -> Measurement:
+    """Return the measurement under a name that begins with that of its evaluator."""
     prefix = f"{evaluator.rpartition('.')[2]}."
     return found if found.name.startswith(prefix) else replace(found, name=prefix + found.name)
 
 
-def _teacher(name: str, suffix: str = "") -> Measured:
+def _of_teacher(name: str, suffix: str = "") -> Measured:
     subject = Subject(name + suffix, "teacher")
-    return Measured(subject.name, subject.name, None, lambda: subject, unadapted=name if suffix else "")
+    return Measured(subject.name, subject.name, None, lambda: subject, teacher=name, unadapted=bool(suffix))
 
 
-def _trained(context: Context, arm: Arm) -> Measured:
+def _of_arm(context: Context, arm: Arm) -> Measured:
     role = "student" if arm.arm == "student" else "control"
     name = arm.arm if len(context.assembly.recipe.seeds) == 1 else f"{arm.arm}-seed{arm.seed}"
     subject = Subject(name, role, arm.model, arm.seed, arm=arm.arm)  # type: ignore[arg-type]
     return Measured(name, arm.arm, arm.nodes[-1], lambda: subject, lasting=f"{arm.arm}-seed{arm.seed}")
 
 
-def _exported(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
+def _of_export(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
     name, kind = f"{trained.name}-{label}", f"{arm.arm}-{label}"
 
     def subject() -> Subject:
@@ -193,14 +183,14 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
         given: set[tuple[str, str]] = set()
 
         def say(text: str) -> None:
-            # What a recipe calls otherwise than its plugin (`chat: {use: humaneval}`) speaks under the plugin's name.
+            # An evaluator named otherwise than its plugin (`chat: {use: humaneval}`) begins lines with the plugin's name.
             text = text if re.match(rf"{re.escape(short)}\b", text) else f"{short}: {text}"
             said.append(text)
             run.say(text)
 
         for measurement in run.component(name, Evaluator).kdtool_evaluate(replace(run, say=say), subjects):
             if problem := _problem(measurement, {subject.name for subject in subjects}, folder, given):
-                raise PluginError(f"{run.hook.owner(name)} gave a measurement {measurement.name!r} {problem}")
+                raise PluginError(f"{run.hook.owner(name)} returned a measurement {measurement.name!r} {problem}")
             given.add((measurement.name, measurement.subject))
             items = measurement.items and Path(measurement.items).relative_to(folder)
             lines.append(_MEASUREMENT.dump_json(replace(measurement, items=items)).decode())
@@ -209,30 +199,27 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
 
     evaluator = context.assembly.shared[name]
     reads, more = (evaluator.reads_text, evaluator.asks) if isinstance(evaluator, Evaluator) else (True, ())
-    asked = sorted({*more, *filter(None, (_teacher_of(context, one) for one in group))})
+    asked = sorted({*more, *(one.teacher for one in group if one.teacher)})
     stage = Stage("scores", short if len(group) > 1 else f"{short}-{group[0].kept_as}", unit="documents")
     parts = {
         "evaluator": context.part(name),
         "teachers": {teacher: context.part(teacher) for teacher in asked},
         "tokenizers": context.tokenizers(sorted({*context.assembly.of_kind("teacher")} - {*asked})),
-        "subjects": [measured.kept_as for measured in group],
+        "subjects": [[measured.kept_as, measured.content] for measured in group],
     }
-    if contents := {measured.kept_as: measured.content for measured in group if measured.content}:
-        parts["models"] = contents
     inputs = {"texts": texts} if reads else {}
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
-    teachers = context.speaking(asked)
-    teachers.update({measured.unadapted: None for measured in group if measured.unadapted})
+    teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     read = texts if reads else None
-    return graph.add(Node(stage, context.own, False, parts, inputs, build, texts=read, teachers=teachers))
+    return graph.add(Node(stage, context.own, parts, inputs, build, texts=read, teachers=teachers))
 
 
 def _problem(
     measurement: Measurement, subjects: Collection[str], folder: Path, given: Collection[tuple[str, str]]
 ) -> str:
-    """Say what is wrong with a measurement that cannot be stored or compared; "" for nothing.
+    """Return the reason why a measurement cannot be stored or compared, or "".
 
-    `given` are the names and subjects of those that were given before.
+    `given` are the names and subjects of earlier measurements.
     """
     if measurement.subject not in subjects:
         return f"of {measurement.subject!r}, which it was not asked to measure"
@@ -240,7 +227,7 @@ def _problem(
         return f"of {measurement.subject!r} twice"
     numbers = [value for value in (measurement.value, measurement.low, measurement.high) if value is not None]
     if not all(map(isfinite, numbers)):
-        return f"of {measurement.subject!r} that is no number: {', '.join(map(str, numbers))}"
+        return f"of {measurement.subject!r} that is not finite: {', '.join(map(str, numbers))}"
     if measurement.items is None:
         return ""
     if not measurement.items.is_relative_to(folder):

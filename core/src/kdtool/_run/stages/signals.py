@@ -1,4 +1,4 @@
-"""Signals of a phase: from the teacher itself, or from a cache that recorded them before."""
+"""Signals of a phase: from the teacher itself, or from a cache that recorded them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from kdtool._contract.signals import Signal, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import UsageError
 from kdtool._tokenizers.vocabulary import Vocabularies
-
-__all__ = ["BoundSignals", "cut_signal", "from_cache", "from_teacher"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class BoundSignals:
 def from_teacher(
     hooks: Hooks, teacher: str, want: SignalRequest, vocabularies: Vocabularies | None = None
 ) -> BoundSignals:
-    """Return signals that the teacher gives while they are asked for, over all its tokens.
+    """Return signals that the teacher computes on demand, over all its tokens.
 
-    Where the student knows more tokens than the teacher, rows that hold one of these are refused.
+    Where the student has more tokens than the teacher, rows that hold one of these are refused.
     """
     signal = hooks.component(teacher, Teacher).kdtool_signal
     ask = BoundSignals(want, lambda batch: signal(batch, want))
@@ -52,10 +50,10 @@ def from_cache(hooks: Hooks, cache: str, want: SignalRequest, folder: Path) -> B
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
-    """Return the signal over the first `shared` tokens: what the teacher says of others is left out.
+    """Return the signal over the first `shared` tokens.
 
-    Logits are cut before any softmax, and sampled tokens weighed anew: both are the teacher's distribution given that the
-    token is one of these. Of top-k tokens the others go, and the rest keep their probability.
+    Logits are cut before any softmax, and sampled tokens weighted anew: both are the teacher's distribution conditional on
+    these tokens. Top-k tokens outside are dropped, and the rest keep their probability.
     """
     lazy, sparse = signal.lazy, signal.sparse
     if lazy is not None:
@@ -74,7 +72,7 @@ def _readable(ask: Callable[[Batch], Signal], teacher: str, known: int, batch: B
     for key, greatest in zip(batch.row_keys, rows, strict=True):
         if greatest >= known:
             raise UsageError(
-                f"row {key!r} holds token {greatest:,}, which {teacher} does not have: its tokens are those below "
-                f"{known:,}. Leave out what brings such tokens, such as filling in the middle, or take another teacher"
+                f"row {key!r} holds token {greatest:,}; {teacher} has only tokens below {known:,}. Leave out the "
+                "component that adds such tokens, such as filling in the middle, or use another teacher"
             )
     return ask(batch)

@@ -13,14 +13,10 @@ from kdtool._contract.student import Student
 from kdtool._plugins.owner import blame
 from kdtool._plugins.return_types import require
 from kdtool._run.context import Context
+from kdtool._run.fingerprint import tokenizer_part
 from kdtool._run.graph import Graph, Node, Stage
-from kdtool._store.artefacts import checked
+from kdtool._store.artefacts import check_file
 from kdtool._store.layout import MODEL
-
-__all__ = ["STUDENTS", "add_students", "facts_of"]
-
-STUDENTS = "students"
-"""The kind of the stage that builds untrained students."""
 
 _FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 _FACTS_FILE = "facts.json"
@@ -40,25 +36,19 @@ def add_students(context: Context, graph: Graph, texts: Node) -> dict[int, Node]
 
 def facts_of(node: Node) -> ModelFacts:
     """Return the shapes of the student in an artefact."""
-    return _FACTS.validate_json(checked(node.path, _FACTS_FILE).read_bytes())
+    return _FACTS.validate_json(check_file(node.path, _FACTS_FILE).read_bytes())
 
 
 def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) -> Node:
     (name,) = context.assembly.of_kind("student")
-    stage = Stage(STUDENTS, "" if seed is None else f"seed{seed}", seed=seed or 0)
-    taken = [
-        teacher
-        for teacher in taken_by([name], context.assembly.shared)
-        if teacher in context.assembly.of_kind("teacher")
-    ]
-    tokenizer = context.hooks.component(name, Student).kdtool_tokenizer(context.info(stage, context.folder))
+    stage = Stage("students", "" if seed is None else f"seed{seed}", seed=seed or 0)
+    taken = taken_by([name], context.assembly.shared)
+    teachers = [teacher for teacher in context.assembly.of_kind("teacher") if teacher in taken]
     parts = {
         "student": context.part(name),
         "seed": seed,
-        "teachers": {teacher: context.part(teacher) for teacher in taken},
-        "tokenizer": tokenizer.fingerprint,
-        "start": list(tokenizer.document_start),
-        "chat": tokenizer.chat_fingerprint,
+        "teachers": {teacher: context.part(teacher) for teacher in teachers},
+        **tokenizer_part(context.tokenizer_of(name)),
     }
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -68,5 +58,5 @@ def _add_student(context: Context, graph: Graph, seed: int | None, texts: Node) 
             student.save(folder / MODEL)
         (folder / _FACTS_FILE).write_bytes(_FACTS.dump_json(student.facts, indent=1))
 
-    teachers = context.speaking(taken)
-    return graph.add(Node(stage, context.store, True, parts, {"texts": texts}, build, texts=texts, teachers=teachers))
+    speaking = context.weights_of(teachers)
+    return graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers=speaking))

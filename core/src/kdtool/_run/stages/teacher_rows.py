@@ -1,7 +1,8 @@
 """Rows of the same texts in a teacher's own tokenizer, for losses that work across vocabularies.
 
-Each of the student's rows becomes one of the teacher's, under the same key: its documents are spelled out and encoded again,
-and begin as the teacher's tokenizer begins a document. Both sides say which bytes of its document a token stands for.
+Each of the student's rows becomes one of the teacher's, under the same key: its documents are decoded and encoded again,
+and begin as the teacher's tokenizer begins a document. Columns of both rows hold the bytes of the document that each token
+covers.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from kdtool._contract.data import Row, RowSource
 from kdtool._contract.tokenizer import Tokenizer
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
 
-__all__ = ["Spelled", "Translation"]
-
 _MULTIPLE = 8
 
 
 class Spelled:
-    """A `RowSource` whose rows say which bytes each token stands for."""
+    """A `RowSource` whose rows have columns with the bytes of the document that each token covers."""
 
     def __init__(self, rows: RowSource, tokenizer: Tokenizer) -> None:
         self._rows = rows
@@ -41,7 +40,7 @@ class Spelled:
 
 @dataclass
 class _Tokens:
-    """What becomes of a row, before it is padded."""
+    """A translated row before padding."""
 
     ids: list[int] = field(default_factory=list)
     labelled: list[bool] = field(default_factory=list)
@@ -51,7 +50,7 @@ class _Tokens:
 
 
 class Translation:
-    """The student's rows, written in another tokenizer. `left_out` counts documents whose bytes that one changes."""
+    """The student's rows in another tokenizer. `left_out` counts documents that do not survive it byte by byte."""
 
     def __init__(self, rows: RowSource, own: Tokenizer, other: Tokenizer) -> None:
         self._rows, self._own, self._other = rows, own, other
@@ -59,12 +58,12 @@ class Translation:
 
     def rows(self) -> Iterator[Row]:
         """Yield rows of one length, one for each of the student's, in their order."""
-        longest = max((len(self._translated(self._rows[index]).ids) for index in range(len(self._rows))), default=0)
+        longest = max((len(self._translate(self._rows[index]).ids) for index in range(len(self._rows))), default=0)
         length = max(2, -(-longest // _MULTIPLE) * _MULTIPLE)
         self.left_out = 0
         for index in range(len(self._rows)):
             row = self._rows[index]
-            found = self._translated(row)
+            found = self._translate(row)
             missing = length - len(found.ids)
             yield Row(
                 row.key,
@@ -74,14 +73,14 @@ class Translation:
                 {BYTE_START: found.starts + [0] * missing, BYTE_END: found.ends + [0] * missing},
             )
 
-    def _translated(self, row: Row) -> _Tokens:
+    def _translate(self, row: Row) -> _Tokens:
         found = _Tokens()
         for part in _documents(row):
             self._add(found, row.input_ids[part], row.labelled[part], row.document[part.start])
         return found
 
     def _add(self, found: _Tokens, ids: Sequence[int], labelled: Sequence[bool], number: int) -> None:
-        """Add a document, or the piece of one that lies in the row."""
+        """Add a document, or the part of one that lies in the row."""
         pieces = self._own.pieces(ids)
         content = b"".join(pieces)
         try:
@@ -111,7 +110,7 @@ class Translation:
 
 
 def _documents(row: Row) -> Iterator[slice]:
-    """Yield where the row's documents are; padding is none."""
+    """Yield the span of each document in the row, without padding."""
     begin = 0
     for number, tokens in groupby(row.document):
         end = begin + len(list(tokens))

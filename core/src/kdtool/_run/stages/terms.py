@@ -1,4 +1,4 @@
-"""The terms of a phase: its losses with weights, temperatures, teachers and layers, and what they want of a teacher."""
+"""The terms of a phase: its losses with weights, temperatures, teachers and layers, and the signals that they need."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
 
-__all__ = ["mixtures_noted", "plain_terms", "teachers_asked", "terms_of", "want_of"]
-
 
 def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     """Return the phase's terms, without the layers that losses ask for once the models' shapes are known."""
@@ -24,7 +22,7 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     for spec in phase.losses:
         loss = assembly.built[spec.key].component
         if not isinstance(loss, Loss):
-            raise TypeError(f"{spec.path} is no loss")
+            raise TypeError(f"{spec.path} is not a Loss")
         shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
         scale = loss.temperature**loss.temperature_power
         asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
@@ -33,12 +31,12 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
     return tuple(terms)
 
 
-def teachers_asked(terms: Iterable[LossTerm]) -> list[str]:
+def teachers_of_terms(terms: Iterable[LossTerm]) -> list[str]:
     """Return the teachers that the terms learn from, in alphabetical order."""
     return sorted({teacher for term in terms for teacher in term.teachers})
 
 
-def mixtures_noted(assembly: Assembly) -> tuple[str, ...]:
+def describe_mixtures(assembly: Assembly) -> tuple[str, ...]:
     """Return a line for the user for each loss of the student that learns from a mixture of teachers."""
     terms = (term for phase in assembly.arms["student"] for term in plain_terms(assembly, phase))
     return tuple(
@@ -47,7 +45,7 @@ def mixtures_noted(assembly: Assembly) -> tuple[str, ...]:
 
 
 def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]) -> tuple[LossTerm, ...]:
-    """Return the phase's terms, with the layers that losses ask for.
+    """Return the phase's terms, with the layers that losses ask for and the tokens that student and teacher share.
 
     Raises:
         PluginError: a loss asks for layers of a model that does not describe itself.
@@ -64,31 +62,32 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
             pairs = hooks.component(term.name, Loss).kdtool_layers(facts[student], facts[term.teacher])
         paired = tuple((int(own), int(other)) for own, other in pairs or ())
-        terms.append(replace(term, layers=paired, shared=_shared(context, term)))
+        found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
+        shared = next((each.shared for each in found if each.relation == "prefix"), None)
+        terms.append(replace(term, layers=paired, shared=shared))
     return tuple(terms)
 
 
-def _shared(context: Context, term: LossTerm) -> int | None:
-    """Return over how many tokens student and teacher are compared, None where they have the same; one for a mixture."""
-    found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
-    return next((each.shared for each in found if each.relation == "prefix"), None)
+def request_of(context: Context, phase: PhaseSpec, terms: tuple[LossTerm, ...], teacher: str) -> SignalRequest:
+    """Return the signals that the terms need of a teacher: for each loss its first need that the source can meet.
 
-
-def want_of(context: Context, phase: PhaseSpec, terms: tuple[LossTerm, ...], teacher: str) -> SignalRequest:
-    """Return what the terms want of a teacher: for each loss its first need that the source can meet.
-
-    Tokens are taken at the temperature of the losses that read them; `_needs` refuses losses that differ in it.
+    Sampled tokens have the temperature of the losses that read them; `teacher_signals` refuses losses that differ in it.
     """
     caches = of_kind(phase.sources, "cache")
     source = context.assembly.shared[caches[0].path if caches else teacher]
     offers: frozenset[SignalKind] = getattr(source, "offers", frozenset())
-    kinds: set[SignalKind] = set()
-    layers: set[int] = set()
-    temperature = 1.0
-    for term in terms:
-        if teacher in term.teachers:
-            met = next(need for need in term.needs if need <= offers)
-            kinds |= met
-            layers.update(other for _, other in term.layers)
-            temperature = term.temperature if met & FIXED_AT_CAPTURE else temperature
-    return SignalRequest(frozenset(kinds), tuple(sorted(layers)), temperature)
+    asking = [term for term in terms if teacher in term.teachers]
+    met = [next(need for need in term.needs if need <= offers) for term in asking]
+    return join_requests(
+        SignalRequest(frozenset(need), tuple(other for _, other in term.layers), term.temperature)
+        for term, need in zip(asking, met, strict=True)
+    )
+
+
+def join_requests(requests: Iterable[SignalRequest]) -> SignalRequest:
+    """Return all kinds and layers of the requests, at the temperature of those that need one at capture, else 1."""
+    requests = list(requests)
+    kinds = frozenset(kind for request in requests for kind in request.kinds)
+    layers = tuple(sorted({layer for request in requests for layer in request.layers}))
+    temperatures = [request.temperature for request in requests if request.kinds & FIXED_AT_CAPTURE]
+    return SignalRequest(kinds, layers, next(iter(temperatures), 1.0))

@@ -1,4 +1,4 @@
-"""The text artefact: examples of all corpora after the screens, one JSON Lines file a split, and a count of everything."""
+"""The text artefact: examples of all corpora after the screens, in one JSON Lines file per split, and their counts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from kdtool._contract.data import Completion, Example, Messages, Preference, Spl
 from kdtool._contract.run_info import RunInfo
 from kdtool._run.stages.counts import Counts
 from kdtool._run.stages.gathering import gather
-from kdtool._store.artefacts import checked
-
-__all__ = ["StoredTexts", "write_texts"]
+from kdtool._store.artefacts import check_file
 
 COUNTS = "counts.json"
 
@@ -49,17 +47,17 @@ class StoredTexts:
 
     def examples(self, split: Split) -> Iterator[Example]:
         """Yield the examples of one split, in the order in which they were written."""
-        with checked(self.folder, f"{split}.jsonl").open(encoding="utf-8") as file:
+        with check_file(self.folder, f"{split}.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield _from_plain(json.loads(line), split)
 
     def counts(self, corpora: Sequence[str]) -> dict[str, Any]:
-        """Return documents and bytes a split, licences, languages, sources, the same of each corpus, and what was rejected.
+        """Return documents and bytes per split, licences, languages, sources, the same of each corpus, and rejections.
 
         Args:
             corpora: the recipe's names of the corpora, in its order; recipes that share the text may name them otherwise.
         """
-        counts: dict[str, Any] = json.loads(checked(self.folder, COUNTS).read_text(encoding="utf-8"))
+        counts: dict[str, Any] = json.loads(check_file(self.folder, COUNTS).read_text(encoding="utf-8"))
         return {**counts, "corpora": dict(zip(corpora, counts["corpora"], strict=True))}
 
 
