@@ -23,8 +23,8 @@ from kdtool_exporter_safetensors import Safetensors
 class Looked(Safetensors):
     """Looks at the student beforehand."""
 
-    def kdtool_exportable(self, run, untrained):
-        assert (untrained / "config.json").is_file()
+    def kdtool_check(self, run, when):
+        assert when == "start" or (run.untrained / "config.json").is_file()
 
 
 class Short(kdtool.Screen):
@@ -71,7 +71,7 @@ class Once(kdtool.Tracker):
 class Noted(kdtool.Transform):
     """Changes nothing."""
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return []
 
     def kdtool_outlined(self, student, run):

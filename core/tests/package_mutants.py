@@ -149,7 +149,7 @@ HOOKS = (
     "kdtool_acknowledge",
     "kdtool_estimate",
     "kdtool_close",
-    "kdtool_missing",
+    "kdtool_check",
 )
 OWN_HOOKS = {
     "loss": ("kdtool_token_loss", "kdtool_layers"),

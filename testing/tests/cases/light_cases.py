@@ -445,8 +445,9 @@ class TestStays(ExporterConformance):
 class Bits(kdtool.Evaluator):
     """Bits per byte of the test texts."""
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        self.texts(run)
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
+        if when == "text":
+            self.texts(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         texts = self.texts(run)
@@ -527,7 +528,7 @@ class Content(Bits):
 class Late(Bits):
     """Refuses no texts only when it measures."""
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Say nothing."""
 
 

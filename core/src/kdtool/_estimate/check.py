@@ -29,9 +29,9 @@ from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
 from kdtool._run.graph import Stage
+from kdtool._run.preflight.component_checks import refuse_missing
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
 from kdtool._run.preflight.vocabularies import compared
 from kdtool._run.stages.rows import try_packers

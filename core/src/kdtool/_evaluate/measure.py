@@ -20,8 +20,7 @@ from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import keep, reported, session
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.measurable import refuse_unmeasurable
-from kdtool._run.preflight.missing import refuse_missing
+from kdtool._run.preflight.component_checks import refuse_missing, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.text import StoredTexts

@@ -31,10 +31,9 @@ from kdtool._run.build_graph import Stages, add_stages
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
 from kdtool._run.plan import last_nodes
+from kdtool._run.preflight.component_checks import refuse_missing, refuse_unexportable, refuse_unmeasurable
 from kdtool._run.preflight.equal_tokens import refuse_uneven_ahead
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.measurable import refuse_unexportable, refuse_unmeasurable
-from kdtool._run.preflight.missing import refuse_missing
 from kdtool._run.preflight.on_policy import note_on_policy, on_policy_keys
 from kdtool._run.preflight.vocabularies import noted
 from kdtool._run.roll_call import agree

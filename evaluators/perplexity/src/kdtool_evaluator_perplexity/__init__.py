@@ -44,13 +44,14 @@ class Perplexity(kdtool.Evaluator):
             size = ahead.student_bytes + bytes_of_exact_heads(ahead) + layer + logits
             yield kdtool.Estimate("measured student", ("scores: perplexity",), compute_bytes=size)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
 
         Raises:
             kdtool.UsageError: there is no text to score.
         """
-        self._documents(run)
+        if when == "text":
+            self._documents(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `perplexity` and `bits-per-byte` of each subject; see the README for the formulas.

@@ -98,7 +98,7 @@ class Answers(kdtool.Corpus):
             pass
         return {path.name: digest(path) for path in self.config.prompts}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
         return [f"prompts: there is no file {path.absolute()}" for path in self.config.prompts if not path.exists()]
 

@@ -41,7 +41,7 @@ class Verified(kdtool.Corpus):
         """Return the version of the Python that judges."""
         return {"python": platform.python_version()}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say why programs cannot be run safely here, if so."""
         from kdtool_sandbox import missing
 

@@ -63,8 +63,26 @@ class PassAtK(kdtool.Evaluator):
         """Return what the settings of a measurement say of the benchmark, besides how it was asked and judged."""
         return {"like": self.harness.get(self.config.form, "")}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say why programs cannot be run safely here, if so."""
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
+        """Return why programs cannot be run safely here; then read the problems, and ask whether the student can be asked.
+
+        Raises:
+            kdtool.UsageError: there are no problems, or the student has no chat template where `form` is `chat`.
+        """
+        if when == "start":
+            return self.missing()
+        self._asked(run)
+        students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
+        for name in students:
+            if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
+                raise kdtool.UsageError(
+                    "form: chat asks by a chat template, and the student's tokenizer has none; set form: base, or take a "
+                    "tokenizer with a template"
+                )
+        return ()
+
+    def missing(self) -> Sequence[str]:
+        """Return why programs cannot be run safely on this machine."""
         from kdtool_sandbox import missing
 
         return missing()
@@ -76,21 +94,6 @@ class PassAtK(kdtool.Evaluator):
         if student is not None:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), compute_bytes=size)
-
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Read the problems, and look whether the run's student can be asked.
-
-        Raises:
-            kdtool.UsageError: there are none, or it has no chat template where `form` is `chat`.
-        """
-        self._asked(run)
-        students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
-        for name in students:
-            if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
-                raise kdtool.UsageError(
-                    "form: chat asks by a chat template, and the student's tokenizer has none; set form: base, or take a "
-                    "tokenizer with a template"
-                )
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.

@@ -89,11 +89,13 @@ class Validator:
         run = self._run_in(self._folder)
         for name in self._asked():
             try:
-                run.component(name, kdtool.Evaluator).kdtool_measurable(run)
+                problems = run.component(name, kdtool.Evaluator).kdtool_check(run, "text") or ()
             except kdtool.UsageError as error:
+                problems = [str(error)]
+            for problem in problems:
                 raise kdtool.UsageError(
-                    f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
-                ) from error
+                    f"validation: {problem}. While a student learns, the split 'validation' stands for 'test'"
+                )
         if self._config.watch is not None:
             self._measured(0)
 

@@ -1,0 +1,107 @@
+"""Ask components for problems before anything is spent (`kdtool_check`): all are reported at once, each at its key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.checks.teacher_training import adapting_phases
+from kdtool._contract.component import Component
+from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._errors import Problem, RecipeError, UsageError
+from kdtool._recipe.model import problem_at
+from kdtool._run.context import Context
+from kdtool._run.graph import Node, Stage
+from kdtool._run.stages.text import StoredTexts
+from kdtool._store.artefacts import verify
+from kdtool._store.layout import MODEL
+
+__all__ = ["refuse_missing", "refuse_unexportable", "refuse_unmeasurable"]
+
+HOOK = "kdtool_check"
+
+
+def refuse_missing(
+    assembly: Assembly, run: RunInfo, fine: set[str] | None = None, *, but: Collection[str] = ()
+) -> None:
+    """Ask every component `but` some what it lacks here: shared components once, those of every phase in each.
+
+    Args:
+        assembly: the recipe's.
+        run: passed to the components.
+        fine: components with settings that lack nothing, which are not asked again; added to. None: all are asked.
+        but: names of components that are not asked.
+
+    Raises:
+        RecipeError: with all that is missing, each at the component that needs it.
+    """
+    problems: dict[Problem, None] = {}
+    asked = set(but)
+    fine = set() if fine is None else fine
+    phases = [phase for own in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in own]
+    for phase in (None, *phases):
+        hooks, built = assembly.hooks(phase), assembly.built_for(phase)
+        for name in [name for name in hooks.implementing(HOOK) if name not in asked]:
+            settings = repr((built[name].spec.use, built[name].config))
+            lacks = () if settings in fine else tuple(_problems(hooks, name, run, "start"))
+            fine |= set() if lacks else {settings}
+            problems |= {problem_at(assembly.recipe, built[name].spec.key, text): None for text in lacks}
+        asked.update(assembly.shared)
+    if problems:
+        raise RecipeError(list(problems))
+
+
+def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] = ()) -> None:
+    """Have every evaluator `but` some look at the text, which is made, and at its files.
+
+    Raises:
+        RecipeError: with all that leaves nothing to measure on, each at its evaluator.
+    """
+    run: RunInfo = context.info(Stage("run"), context.folder, StoredTexts(texts.path))
+    _refuse(context, [name for name in _checking(context, "evaluator") if name not in but], run, "text")
+
+
+def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
+    """Have every exporter that has not written yet look at the untrained student, which is made.
+
+    Args:
+        context: the run.
+        student: the untrained student of one seed.
+        exports: the exporters' nodes, by their short names.
+
+    Raises:
+        RecipeError: with all that could not be written of it, each at its exporter.
+    """
+    run = replace(context.info(Stage("run"), context.folder), untrained=student.path / MODEL)
+    names = [name for name in _checking(context, "exporter") if not exports[name.rpartition(".")[2]].exists]
+    if names and not context.rank:
+        verify(student.path)
+    _refuse(context, names, run, "student")
+
+
+def _checking(context: Context, kind: str) -> list[str]:
+    """Return the components of a kind that have the hook."""
+    of_kind = context.assembly.named(kind)
+    return [name for name in context.hooks.implementing(HOOK) if name in of_kind]
+
+
+def _refuse(context: Context, names: Iterable[str], run: RunInfo, when: Literal["text", "student"]) -> None:
+    recipe, built = context.assembly.recipe, context.assembly.built_for()
+    problems = [
+        problem_at(recipe, built[name].spec.key, text)
+        for name in (() if context.rank else names)
+        for text in _problems(context.hooks, name, run, when)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _problems(hooks: Hooks, name: str, run: RunInfo, when: Literal["start", "text", "student"]) -> Iterator[str]:
+    try:
+        found = hooks.component(name, Component).kdtool_check(run, when)
+    except UsageError as error:
+        yield str(error)
+    else:
+        yield from (f"cannot work here: {text}" if when == "start" else text for text in found or ())
