@@ -136,10 +136,10 @@ def test_every_hook_refuses_what_it_does_not_allow(name: str) -> None:
     for wrong in (None, *WRONG):
         answers.append(wrong)
         allowed = wrong is None and not SPECS[name].answers.must_answer
-        if allowed or SPECS[name].answers.none_at_all:  # nobody looks at what it returns
+        if allowed or SPECS[name].answers.is_none:  # nobody looks at what it returns
             assert hook(**values) is None
             continue
-        with pytest.raises(kdtool.PluginError, match=rf"{name} gave what it must not: the (answer|item 0)") as caught:
+        with pytest.raises(kdtool.PluginError, match=rf"{name} returned a wrong value: the (answer|item 0)") as caught:
             _read(hook(**values))
         assert getattr(owner_of(caught.value), "name", "") == "wrong"
 

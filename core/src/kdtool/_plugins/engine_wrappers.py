@@ -66,7 +66,7 @@ def _guard(spec: Spec, owners: Mapping[str, Owner]) -> Wrapper:
     def guard(component: str) -> Generator[None, Any, Any]:
         owner = owners[component]
         with blame(owner, spec.name):
-            answer = spec.answers.checked((yield))
+            answer = spec.answers.check((yield))
         return _blamed_generator(answer, owner, spec.name) if isgenerator(answer) else answer
 
     return guard

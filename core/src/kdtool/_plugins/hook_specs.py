@@ -11,7 +11,7 @@ from typing import Any
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Calling, calling_of
 from kdtool._contract.kinds import KINDS
-from kdtool._plugins.return_types import Answers
+from kdtool._plugins.return_types import ReturnType
 
 __all__ = ["BASES", "PREFIX", "SPECS", "Spec", "implements", "is_wrapper"]
 
@@ -42,9 +42,9 @@ class Spec:
         return tuple(inspect.signature(self.declared).parameters)[1:]
 
     @cached_property
-    def answers(self) -> Answers:
+    def answers(self) -> ReturnType:
         """What it may return."""
-        return Answers(self.declared)
+        return ReturnType(self.declared)
 
     def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name.
