@@ -174,7 +174,7 @@ def _yields(self: Any, chunks: Any) -> Generator[None, Any, Any]:
         (_tracker(kdtool_token_loss=lambda self: None), "mark it with @kdtool.hookimpl(wrapper=True)"),
         (_tracker(kdtool_token_loss=_wrapper(_yields)), "did you mean 'chunk'"),
         (_tracker(kdtool_token_loss=_wrapper(lambda self, chunk: None)), "does not yield"),
-        (_tracker(kdtool_token_los=_wrapper(_yields)), "which is no hook"),
+        (_tracker(kdtool_token_los=_wrapper(_yields)), "which is not a hook"),
         (_tracker(kdtool_close=_wrapper(_tens)), "called on each component alone"),
     ],
 )

@@ -329,7 +329,7 @@ class Events(kdtool.Tracker):
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
         Events.heard.append(f"{run.stage} {run.arm} {run.seed} {'reused' if reused else 'made'}")
 
-    def kdtool_said(self, run: RunInfo, text: str) -> None:
+    def kdtool_message(self, run: RunInfo, text: str) -> None:
         Events.heard.append(f"said {text}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool._errors import UsageError
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "plan", "report", "report_of", "run"]
 
 
-@translated()
+@translate_errors()
 def run(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -63,7 +63,7 @@ def run(
     return results
 
 
-@translated()
+@translate_errors()
 def plan(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -88,7 +88,7 @@ def plan(
         return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
-@translated()
+@translate_errors()
 def check(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -140,7 +140,7 @@ def check(
     )
 
 
-@translated()
+@translate_errors()
 def report(folder: Path | str, use: str | None = None) -> Path:
     """Write the report of a finished run again and return its path.
 
@@ -162,12 +162,12 @@ def report_of(results: Results, use: str | None = None) -> Path:
     from kdtool._assembly.assemble import assemble
     from kdtool._contract.reporting import Reporter
     from kdtool._contract.run_info import RunInfo
-    from kdtool._plugins.registry import installed
+    from kdtool._plugins.registry import entries_by_name
     from kdtool._recipe.model import ComponentSpec, Recipe
     from kdtool._run.context import NoTexts
 
     named = [record for record in results.components if record.kind == "reporter"]
-    use = use or (named[0].use if named else None) or next(iter(installed("reporter")), None)
+    use = use or (named[0].use if named else None) or next(iter(entries_by_name("reporter")), None)
     if use is None:
         raise UsageError(
             "no reporter is installed: install a package that has one; `kdtool plugins list` then shows it"

@@ -180,7 +180,7 @@ class Ordered(Counts):
     def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
         self.lines: list[str] = []
 
-    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
+    def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
         self.lines.append(text)
 
 

@@ -22,7 +22,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
-from kdtool._plugins.attribution import told, using
+from kdtool._plugins.attribution import describe, using
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.loaded import Loaded
 from kdtool._plugins.registry import load
@@ -62,7 +62,7 @@ class Assembly:
         self._lifetime.complain(text)
 
     def shows_messages(self) -> bool:
-        """Return whether a tracker that has not failed shows the user the lines that `kdtool_said` gets."""
+        """Return whether a tracker that has not failed shows the user the lines that `kdtool_message` gets."""
         trackers = {name: item for name, item in self.shared.items() if isinstance(item, Tracker)}
         return any(item.shows_messages and name not in self._muted for name, item in trackers.items())
 
@@ -160,7 +160,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
         with using(owner_of_spec(spec, loaded), "its class"):
             return _configured(recipe, spec, loaded, lifetime, problems)
     except (UsageError, PluginError) as error:
-        problems.append(replace(problem_at(recipe, key, told(error)), plugin=isinstance(error, PluginError)))
+        problems.append(replace(problem_at(recipe, key, describe(error)), plugin=isinstance(error, PluginError)))
     return None
 
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from kdtool._contract.component import Component
 from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import KdtoolError, PluginError, cause_of
-from kdtool._plugins.registry import installed, load
+from kdtool._plugins.registry import entries_by_name, load
 from kdtool._plugins.validation import mistakes
 from kdtool._recipe.control import CONTROL_KEYS
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
@@ -95,7 +95,7 @@ def _section(key: str) -> dict[str, Any]:
     if key in SINGLE:
         return {"$ref": f"#/$defs/{SINGLE[key]}"}
     kind = COLLECTIONS[key]
-    names = list(installed(kind))
+    names = list(entries_by_name(kind))
     return {
         "anyOf": [
             {
@@ -112,7 +112,7 @@ def _section(key: str) -> dict[str, Any]:
 def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     choices: list[Any] = [{"type": "string"}, {"type": ["null", "boolean"]}]
     broken = []
-    for name in installed(kind):
+    for name in entries_by_name(kind):
         try:
             schema = _settings(kind, name)
         except KdtoolError as error:

@@ -61,7 +61,7 @@ _EXCEEDED = 9
 def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
-    from kdtool._contract.licences import Licensed, told
+    from kdtool._contract.licences import Licensed, licence_lines
     from kdtool._estimate.machine import size
     from kdtool._run.preflight.vocabularies import noted
     from kdtool._tokenizers.vocabulary import Vocabularies
@@ -77,7 +77,7 @@ def _is_what(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {size(cache)}"
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} parameters learn"
-    yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+    yield from licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
     yield from noted(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
     yield from found["mixtures"]
 

@@ -74,9 +74,9 @@ class _LazyGroup(click.Group):
 
 
 def _plugin_commands() -> dict[str, Any]:
-    from kdtool._plugins.registry import installed
+    from kdtool._plugins.registry import entries_by_name
 
-    return installed("command")
+    return entries_by_name("command")
 
 
 def _summary(entry: Any) -> str:

@@ -32,16 +32,16 @@ def plugins(context: click.Context) -> None:
 @json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    from kdtool._plugins.distributions import misplaced
-    from kdtool._plugins.registry import GROUPS, installed
+    from kdtool._plugins.distributions import find_misplaced
+    from kdtool._plugins.registry import GROUPS, entries_by_name
 
     rows = [
         _row(entry, twice=len(entries) > 1)
         for kind in GROUPS
-        for entries in installed(kind).values()
+        for entries in entries_by_name(kind).values()
         for entry in entries
     ]
-    for trouble in misplaced(GROUPS.values()):
+    for trouble in find_misplaced(GROUPS.values()):
         click.echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -82,17 +82,17 @@ def show(name: str, kind: str | None) -> None:
 
     from kdtool._assembly.json_schema import class_and_settings
     from kdtool._errors import UsageError
-    from kdtool._plugins.registry import GROUPS, find, installed
+    from kdtool._plugins.registry import GROUPS, entries_by_name, find
     from kdtool._text.did_you_mean import did_you_mean
 
-    there = [each for each in GROUPS if name in installed(each)]
+    there = [each for each in GROUPS if name in entries_by_name(each)]
     kinds = [each for each in there if each != "command" and kind in {None, each}]
     if there == ["command"]:
         raise UsageError(f"{name!r} is a command: kdtool {name} --help says what it does")
     if there and not kinds:
         raise UsageError(f"{name!r} is of the kind {' and '.join(there)}, not {kind}")
     if not kinds:
-        known = {found for each in GROUPS for found in installed(each)}
+        known = {found for each in GROUPS for found in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
     for each in kinds:
         entry = find(each, name)

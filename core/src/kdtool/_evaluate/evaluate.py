@@ -12,7 +12,7 @@ from kdtool._errors import UsageError
 from kdtool._evaluate.measure import measure
 from kdtool._evaluate.models import models_of
 from kdtool._evaluate.recipe import measuring_recipe
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, NO_NAME, name_from
 from kdtool._text.terminal import print_line
@@ -20,7 +20,7 @@ from kdtool._text.terminal import print_line
 __all__ = ["evaluate"]
 
 
-@translated()
+@translate_errors()
 def evaluate(
     models: Sequence[Path | str],
     evaluators: Sequence[str] = (),

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 
 from kdtool._errors import KdtoolError, RecipeError, UsageError
-from kdtool._plugins.registry import installed, load
+from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.parser import Parser
@@ -57,7 +57,9 @@ def measuring_recipe(
         raise UsageError("nothing says what to measure: name evaluators, `--with NAME`, or give a recipe")
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         data["exporters"] = {**_openers(exporters), **exporters}
-    data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
+    data.setdefault(
+        "reporter", {"use": next(iter(entries_by_name("reporter")))} if entries_by_name("reporter") else None
+    )
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
     shared = parser.shared
@@ -90,7 +92,7 @@ def _openers(exporters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_settings() -> Iterator[str]:
-    for name in installed("exporter"):
+    for name in entries_by_name("exporter"):
         try:
             load("exporter", name, Path.cwd(), print_line).cls.Config()
         except pydantic.ValidationError:  # it needs settings: a recipe names it

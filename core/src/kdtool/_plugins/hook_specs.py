@@ -33,7 +33,7 @@ class Spec:
 
     @cached_property
     def calling(self) -> Calling:
-        """How it is called."""
+        """The way of calling it."""
         return calling_of(self.declared)
 
     @cached_property
@@ -43,7 +43,7 @@ class Spec:
 
     @cached_property
     def answers(self) -> ReturnType:
-        """What it may return."""
+        """Its declared return type."""
         return ReturnType(self.declared)
 
     def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Spec:
         return values
 
 
-def _declared() -> dict[str, Spec]:
+def _read_declarations() -> dict[str, Spec]:
     found: dict[str, Spec] = {}
     for base in BASES:
         for name, declared in vars(base).items():
@@ -67,7 +67,7 @@ def _declared() -> dict[str, Spec]:
     return found
 
 
-SPECS: Mapping[str, Spec] = _declared()
+SPECS: Mapping[str, Spec] = _read_declarations()
 """Every hook by name."""
 
 
