@@ -30,8 +30,8 @@ class Looked(Safetensors):
 class Short(kdtool.Screen):
     """Keeps what is short."""
 
-    def kdtool_screen(self, examples):
-        return [kdtool.Rejection("long") if len(example.body.text) > 20_000 else None for example in examples]
+    def kdtool_screen(self, run, examples):
+        return ["long" if len(example.body.text) > 20_000 else None for example in examples]
 
 
 class Blank(kdtool.Annotator):

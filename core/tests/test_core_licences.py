@@ -10,9 +10,9 @@ from typing import Any
 import kdtool
 import pytest
 import yaml
-from kdtool import LicenceTerms, Transfer
+from kdtool import LicenceTerms
 from kdtool._cli import call
-from kdtool._contract.licences import judge_terms, published_name
+from kdtool._contract.licences import Transfer, judge_terms, published_name
 
 FREE = LicenceTerms("Apache-2.0", "https://example.org/free")
 RULES = LicenceTerms("Rules 1.0", "https://example.org/rules", ("do no harm",))

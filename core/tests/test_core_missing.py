@@ -30,7 +30,7 @@ class Deep(kdtool.Screen):
     def kdtool_check(self, run, when):
         return None if Path("there").exists() else ["no library: pip install deep"]
 
-    def kdtool_screen(self, examples):
+    def kdtool_screen(self, run, examples):
         return [None for _ in examples]
 
 

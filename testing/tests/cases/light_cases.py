@@ -28,31 +28,31 @@ from kdtool_testing import (
 class Long(kdtool.Screen):
     """Rejects what is long."""
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> list[kdtool.Rejection | None]:
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
         return [self.judge(example, number) for number, example in enumerate(examples)]
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection("long") if len(repr(example.body)) > 5000 else None
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return "long" if len(repr(example.body)) > 5000 else None
 
 
 class LongAndNamed(Long):
     """Names the example in its reason."""
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection(f"{example.id} is long") if len(repr(example.body)) > 5000 else None
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return f"{example.id} is long" if len(repr(example.body)) > 5000 else None
 
 
 class EverySeventh(Long):
     """Depends on how examples are cut into batches."""
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection("seventh") if number % 7 == 6 else super().judge(example, number)
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return "seventh" if number % 7 == 6 else super().judge(example, number)
 
 
 class Survivors(Long):
     """Returns the survivors instead of a judgement of each."""
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Any:
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
         return [None for example in examples if self.judge(example, 0) is None]
 
 

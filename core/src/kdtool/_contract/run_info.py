@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kdtool._contract.data import TextSource
-from kdtool._contract.licences import Licensed
+from kdtool._contract.licences import Licensed, published_name
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -97,6 +97,11 @@ class RunInfo:
     licences: tuple[Licensed, ...] = ()
     label: str = ""
     untrained: Path | None = None
+
+    @property
+    def published_name(self) -> str:
+        """The name required of a published model of the run, such as one that begins with a teacher's name. Since 0.1."""
+        return published_name(self.name, self.licences)
 
     def component(self, name: str, kind: type[K]) -> K:
         """Return one component, to call its hooks: see `Hooks.component`. Since 0.1."""

@@ -117,8 +117,8 @@ def _problem(value: Any, hint: Any, *, shallow: bool = False) -> str:
     if not _is_instance(value, origin or hint):
         return _is_not(value, hint)
     if origin is None:
-        if is_dataclass(hint):
-            parts = ((f".{name}", getattr(value, name), of) for name, of in _hints(hint).items())
+        members = _hints(hint).items() if is_dataclass(hint) else ()  # type: ignore[arg-type]  # of a class, not an instance
+        parts = ((f".{name}", getattr(value, name), of) for name, of in members)
     elif issubclass(origin, Mapping):
         keys = ((f"'s key {key!r}", key, options[0]) for key in value)
         parts = (*keys, *((f"[{key!r}]", entry, options[1]) for key, entry in value.items()))

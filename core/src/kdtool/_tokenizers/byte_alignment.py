@@ -1,34 +1,17 @@
 """Tokens of two tokenizers that stand for the same bytes of a text.
 
 Rows say of each token after how many bytes of its document it begins and ends (the columns `byte_start` and `byte_end`); two
-ways of cutting the same bytes meet where these numbers are equal. Plugins find `meeting_points` as `kdtool.meeting_points`.
+ways of cutting the same bytes meet where these numbers are equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-__all__ = ["BYTE_END", "BYTE_START", "byte_spans", "meeting_points", "whole_characters"]
+__all__ = ["BYTE_END", "BYTE_START", "byte_spans", "whole_characters"]
 
 BYTE_START, BYTE_END = "byte_start", "byte_end"
 """Columns of rows: where in its document, in bytes of UTF-8, a token begins and ends."""
-
-
-def meeting_points(own: Sequence[int], other: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) where own[i] equals other[j], in order, each index once; both sequences never fall.
-
-    Given two tokenizers' ends of tokens in one document it gives the tokens that end together: from one pair to the next,
-    both sides stand for the same bytes.
-    """
-    i = j = 0
-    while i < len(own) and j < len(other):
-        if own[i] == other[j]:
-            yield i, j
-            i, j = i + 1, j + 1
-        elif own[i] < other[j]:
-            i += 1
-        else:
-            j += 1
 
 
 def byte_spans(pieces: Sequence[bytes], begin: int = 0) -> tuple[list[int], list[int]]:

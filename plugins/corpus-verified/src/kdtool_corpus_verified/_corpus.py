@@ -34,7 +34,7 @@ class Verified(kdtool.Corpus):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.derives_from: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
+        self.derives_from = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
         self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:

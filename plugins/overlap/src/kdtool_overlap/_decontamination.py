@@ -39,25 +39,26 @@ class Decontamination(kdtool.Screen):
         Raises:
             kdtool.UsageError: no evaluator has any.
         """
-        from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
+        from kdtool_overlap._benchmarks import digest_of, problems_of
 
-        problems = problems_of(run, "decontamination")
-        self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
-        return {"problems": digest_of(problems)}
+        return {"problems": digest_of(problems_of(run, "decontamination"))}
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None]:
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
         """Reject what holds a problem; the reason says of which benchmark.
 
         Raises:
-            kdtool.PluginError: it was not asked for its identity before, and so knows no problems.
+            kdtool.UsageError: no evaluator has problems.
         """
+        from kdtool_overlap._benchmarks import Benchmark, problems_of
+
         if self._benchmarks is None:
-            raise kdtool.PluginError("decontamination judges nothing before its kdtool_identity has asked for problems")
+            problems = problems_of(run, "decontamination")
+            self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
         return [self._judged(example, self._benchmarks) for example in examples]
 
-    def _judged(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> kdtool.Rejection | None:
+    def _judged(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> str | None:
         from kdtool_overlap._words import words_learned
 
         words = words_learned(example)
         found = [benchmark.name for benchmark in benchmarks if benchmark.found_in(words)]
-        return kdtool.Rejection(f"{self.config.n} words of {', '.join(found)}"[:80]) if found else None
+        return f"{self.config.n} words of {', '.join(found)}"[:80] if found else None

@@ -168,8 +168,8 @@ class Validator:
         shutil.rmtree(folder, ignore_errors=True)  # answers of a process that was killed are of weights that are gone
         folder.mkdir(parents=True)
         run = self._run_in(folder)
-        role: kdtool.Role = "student" if run.arm == "student" else "control"
-        subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
+        student = run.arm == "student"
+        subject = kdtool.LiveSubject(run.arm, "student" if student else "control", None, run.seed, self._student)
         with isolated_rng(run.seed), self._autocast():
             for name in self._asked():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):
