@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import kdtool
+from kdtool_loss_across_tokenizers import meeting_points
 
 
 class Meeting(kdtool.Loss):
@@ -45,7 +46,7 @@ def meetings(view: kdtool.StepView) -> Iterator[tuple[int, int, int]]:
     mine, theirs = places(view.batch), places(view.teacher_batch or view.batch)
     for key in mine.keys() & theirs.keys():
         own, other = mine[key], theirs[key]
-        for i, j in kdtool.meeting_points([at for at, _ in own], [at for at, _ in other]):
+        for i, j in meeting_points([at for at, _ in own], [at for at, _ in other]):
             Meeting.met.append((view.batch.row_keys[key[0]], own[i][0]))
             yield key[0], own[i][1], other[j][1]
 

@@ -144,7 +144,7 @@ def test_attempts_ask_for_what_is_missing_only_where_settings_are_new(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(CausalTeacher, "kdtool_missing", lambda self, run: asked.append(repr(self.config)))
+    monkeypatch.setattr(CausalTeacher, "kdtool_check", lambda self, run, when: asked.append(repr(self.config)))
     assert kdtool.check(Path(file), memory="600MB")["fits"]["memory"] is False
     assert len(asked) == len(set(asked)) > 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kdtool_testing
 import pytest
-from kdtool._plugins.registry import GROUPS, installed
+from kdtool._plugins.registry import GROUPS, entries_by_name
 from kdtool_testing.offered import OfferedConformance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def test_there_are_components_of_most_kinds_and_none_is_forgotten() -> None:
     assert len(REGISTERED) > 20
     assert len({kind for kind, _, _ in REGISTERED}) > 10
     for kind, name, folder in REGISTERED:
-        assert name in installed(kind), f"{folder.relative_to(ROOT)} is not installed: run bootstrap.py"
+        assert name in entries_by_name(kind), f"{folder.relative_to(ROOT)} is not installed: run bootstrap.py"
 
 
 @pytest.mark.parametrize(("kind", "name", "folder"), REGISTERED, ids=[f"{kind}-{name}" for kind, name, _ in REGISTERED])

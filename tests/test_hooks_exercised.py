@@ -23,15 +23,15 @@ from kdtool_exporter_safetensors import Safetensors
 class Looked(Safetensors):
     """Looks at the student beforehand."""
 
-    def kdtool_exportable(self, run, untrained):
-        assert (untrained / "config.json").is_file()
+    def kdtool_check(self, run, when):
+        assert when == "start" or (run.untrained / "config.json").is_file()
 
 
 class Short(kdtool.Screen):
     """Keeps what is short."""
 
-    def kdtool_screen(self, examples):
-        return [kdtool.Rejection("long") if len(example.body.text) > 20_000 else None for example in examples]
+    def kdtool_screen(self, run, examples):
+        return ["long" if len(example.body.text) > 20_000 else None for example in examples]
 
 
 class Blank(kdtool.Annotator):
@@ -71,7 +71,7 @@ class Once(kdtool.Tracker):
 class Noted(kdtool.Transform):
     """Changes nothing."""
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return []
 
     def kdtool_outlined(self, student, run):

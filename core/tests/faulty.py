@@ -151,7 +151,7 @@ def _built(cls: Any) -> Callable[..., None]:
 class Screen(kdtool.Screen):
     """Keeps everything."""
 
-    def kdtool_screen(self, examples: Any) -> Any:
+    def kdtool_screen(self, run: Any, examples: Any) -> Any:
         return [None] * len(examples)
 
 

@@ -29,7 +29,7 @@ KINDS = {
         "def kdtool_examples(self, run):\n    for n in range(9):\n"
         "        yield kdtool.Example(str(n), kdtool.Text('word ' * 20), 'test' if n % 3 == 0 else 'train')",
     ),
-    "tracker": ("Tracker", "trackers", "def kdtool_said(self, run, text):\n    pass"),
+    "tracker": ("Tracker", "trackers", "def kdtool_message(self, run, text):\n    pass"),
     "evaluator": ("Evaluator", "evaluators", "def kdtool_evaluate(self, run, subjects):\n    return iter(())"),
 }
 """Base class, group and a good hook of the kinds that are mutated."""
@@ -149,13 +149,13 @@ HOOKS = (
     "kdtool_acknowledge",
     "kdtool_estimate",
     "kdtool_close",
-    "kdtool_missing",
+    "kdtool_check",
 )
 OWN_HOOKS = {
     "loss": ("kdtool_token_loss", "kdtool_layers"),
     "teacher": ("kdtool_tokenizer", "kdtool_signal", "kdtool_open"),
     "corpus": ("kdtool_examples",),
-    "tracker": ("kdtool_run_start", "kdtool_stage_end", "kdtool_said", "kdtool_run_end", "kdtool_progress"),
+    "tracker": ("kdtool_run_start", "kdtool_stage_end", "kdtool_message", "kdtool_run_end", "kdtool_progress"),
     "evaluator": ("kdtool_evaluate",),
 }
 VALUES = (

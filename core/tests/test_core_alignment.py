@@ -10,23 +10,10 @@ import kdtool
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kdtool import meeting_points
 from kdtool._run.stages.teacher_rows import Spelled, Translation
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
 from kdtool_testing import ListSource
 from toy import Bytes
-
-_RISING = st.lists(st.integers(0, 12), max_size=10).map(sorted)
-
-
-@given(own=_RISING, other=_RISING)
-def test_points_meet_where_numbers_are_equal(own: list[int], other: list[int]) -> None:
-    found = list(meeting_points(own, other))
-    assert all(own[i] == other[j] for i, j in found)
-    assert found == sorted(found)
-    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
-    # as many as there can be
-    assert len(found) == sum(min(own.count(value), other.count(value)) for value in set(own))
 
 
 @given(text=st.text(max_size=12), begin=st.integers(0, 40), end=st.integers(0, 40))

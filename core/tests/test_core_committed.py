@@ -11,7 +11,7 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool._store.committed import RECORD
+from kdtool._store.committed import RECORD, discard_uncommitted
 
 
 def _flip(path: Path) -> None:
@@ -56,7 +56,7 @@ def test_what_was_committed_stays_and_all_else_goes(tmp_path: Path) -> None:
     (folder / "empty" / "inside").mkdir(parents=True)
     (folder / ".seconds").write_text("the engine's own", encoding="utf-8")
     for _ in range(2):  # killed again before anything was done
-        kdtool.discard_uncommitted(folder, said.append)
+        discard_uncommitted(folder, said.append)
         assert _left(folder) == {
             **{name: before[name] for name in set().union(*GROUPS)},
             ".seconds": b"the engine's own",
@@ -75,7 +75,7 @@ def test_damage_to_any_file_discards_what_belongs_to_it_and_nothing_else(tmp_pat
         name = file.relative_to(whole).as_posix()
         DAMAGE[damage](folder / name)
         said = list[str]()
-        kdtool.discard_uncommitted(folder, said.append)
+        discard_uncommitted(folder, said.append)
         left = _left(folder)
         if name == "log/answers":  # its lines carry digests of their own
             left.pop(name, None)
@@ -102,7 +102,7 @@ def test_what_is_committed_again_or_given_up_counts_as_it_was_last(tmp_path: Pat
     file.write_text("second", encoding="utf-8")
     kdtool.commit(tmp_path, file)
     kdtool.uncommit(tmp_path, other.parent)
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {"file": b"second"}
 
 
@@ -112,12 +112,12 @@ def test_while_a_file_is_replaced_one_of_the_two_counts_at_any_moment(tmp_path: 
     kdtool.commit(tmp_path, file)
     beside.write_text("second", encoding="utf-8")
     kdtool.commit(tmp_path, file, pending={file: beside})
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {"file": b"first"}
     beside.write_text("second", encoding="utf-8")
     kdtool.commit(tmp_path, file, pending={file: beside})
     beside.replace(file)
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {"file": b"second"}
 
 
@@ -130,7 +130,7 @@ def test_each_process_of_a_run_has_a_record_of_its_own(tmp_path: Path, monkeypat
         file.write(b'{"files": {"ha')  # killed while it wrote a line
     (tmp_path / "more").write_text("more", encoding="utf-8")
     kdtool.commit(tmp_path, tmp_path / "more")
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert set(_left(tmp_path)) == {"0", "1", "more"}
 
 
@@ -142,11 +142,11 @@ def test_what_one_file_of_a_group_is_replaced_with_leaves_the_others(tmp_path: P
     kdtool.commit(tmp_path, tmp_path / "b", pending={tmp_path / "b": tmp_path / "new"})
     (tmp_path / "new").replace(tmp_path / "b")
     for _ in range(2):
-        kdtool.discard_uncommitted(tmp_path, pytest.fail)
+        discard_uncommitted(tmp_path, pytest.fail)
         assert _left(tmp_path) == {"a": b"first", "b": b"second"}
     said = list[str]()
     (tmp_path / "a").write_text("third", encoding="utf-8")
-    kdtool.discard_uncommitted(tmp_path, said.append)
+    discard_uncommitted(tmp_path, said.append)
     assert _left(tmp_path) == {"b": b"second"}
     assert len(said) == 1
 
@@ -155,7 +155,7 @@ def test_a_file_that_grows_can_be_given_up(tmp_path: Path) -> None:
     kdtool.commit(tmp_path, tmp_path / "lines", growing=True)
     kdtool.uncommit(tmp_path, tmp_path / "lines")
     (tmp_path / "lines").write_text("half", encoding="utf-8")
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {}
 
 
@@ -169,7 +169,7 @@ def test_what_another_process_gave_up_is_not_reported(tmp_path: Path, monkeypatc
     monkeypatch.setenv("RANK", "0")
     kdtool.uncommit(tmp_path, tmp_path / "checkpoints")
     (checkpoint / "state").unlink()
-    kdtool.discard_uncommitted(tmp_path, pytest.fail)
+    discard_uncommitted(tmp_path, pytest.fail)
     assert _left(tmp_path) == {}
 
 
@@ -186,7 +186,7 @@ def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
-    kdtool.discard_uncommitted(folder, pytest.fail)
+    discard_uncommitted(folder, pytest.fail)
     assert not list(folder.iterdir())
     assert (tmp_path / "elsewhere" / "file").exists()
 

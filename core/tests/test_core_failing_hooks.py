@@ -100,7 +100,7 @@ class Breaks(toy.Trainer):
 class File(kdtool.Tracker):
     'Writes messages down.'
 
-    def kdtool_said(self, run, text):
+    def kdtool_message(self, run, text):
         write(f"file: {{text}}")
 
 
@@ -109,14 +109,14 @@ class Screen(File):
 
     shows_messages = True
 
-    def kdtool_said(self, run, text):
+    def kdtool_message(self, run, text):
         print(f"screen: {{text}}")
 
 
 class Breaking(Screen):
     'Would show messages.'
 
-    def kdtool_said(self, run, text):
+    def kdtool_message(self, run, text):
         raise ValueError("no screen")
 
 

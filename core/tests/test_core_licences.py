@@ -10,9 +10,9 @@ from typing import Any
 import kdtool
 import pytest
 import yaml
-from kdtool import LicenceTerms, Transfer
+from kdtool import LicenceTerms
 from kdtool._cli import call
-from kdtool._contract.licences import judged, published_name
+from kdtool._contract.licences import Transfer, judge_terms, published_name
 
 FREE = LicenceTerms("Apache-2.0", "https://example.org/free")
 RULES = LicenceTerms("Rules 1.0", "https://example.org/rules", ("do no harm",))
@@ -46,36 +46,36 @@ def test_teacher_ancestry_and_transfer_decide(
     terms = {"teacher": teacher} | ({"student": student} if student else {})
     taken: dict[str, tuple[Transfer, ...]] = {"teacher": takes, "student": ("weights",)}
     own = {"student": student.licence} if student and student.restrictions else {}
-    found, objections = judged(terms, taken, own)
+    found, objections = judge_terms(terms, taken, own)
     assert found[0].needed == needed
     assert [objection.component for objection in objections] == (["teacher"] if needed else [])
     if needed:
         assert f'teacher: "{needed}"' in objections[0].remedy
         assert teacher.licence in objections[0].message
-        again, none = judged(terms, taken, {**own, "teacher": needed})
+        again, none = judge_terms(terms, taken, {**own, "teacher": needed})
         assert not none
         assert again[0].acknowledged == needed
         # to have read the terms is not to have permission
-        _, still = judged(terms, taken, {**own, "teacher": teacher.licence})
+        _, still = judge_terms(terms, taken, {**own, "teacher": teacher.licence})
         assert bool(still) == (needed != teacher.licence)
 
 
 def test_what_names_nothing_is_refused_and_says_what_there_is() -> None:
     terms: dict[str, LicenceTerms] = {"teacher": FREE, "student": RULES}
     taken: dict[str, tuple[Transfer, ...]] = {"student": ("weights",)}
-    _, objections = judged(terms, taken, {"student": "Rules 1.0", "oracle": "Rules 1.0"})
+    _, objections = judge_terms(terms, taken, {"student": "Rules 1.0", "oracle": "Rules 1.0"})
     assert [objection.line for objection in objections] == ["oracle"]
     assert "components with terms: teacher, student" in objections[0].remedy
-    _, objections = judged(terms, taken, {"student": "Rules 2.0"})
+    _, objections = judge_terms(terms, taken, {"student": "Rules 2.0"})
     assert {objection.line for objection in objections} == {"student", ""}
     assert "comes under: Rules 1.0" in objections[0].message
     # what is there may be acknowledged though nothing asks for it
-    assert judged(terms, taken, {"student": "Rules 1.0", "teacher": "Apache-2.0"})[1] == ()
+    assert judge_terms(terms, taken, {"student": "Rules 1.0", "teacher": "Apache-2.0"})[1] == ()
 
 
 def test_published_name_begins_as_the_terms_ask() -> None:
-    bound, _ = judged({"teacher": NAMED}, {"teacher": ("signals",)}, {"teacher": "Named 3"})
-    free, _ = judged({"teacher": NAMED}, {}, {})
+    bound, _ = judge_terms({"teacher": NAMED}, {"teacher": ("signals",)}, {"teacher": "Named 3"})
+    free, _ = judge_terms({"teacher": NAMED}, {}, {})
     assert published_name("small", bound) == "Named-small"
     assert published_name("Named-small", bound) == "Named-small"
     assert published_name("small", free) == "small"
@@ -126,7 +126,7 @@ def test_forbidden_signals_are_refused_before_anything_is_loaded(recipe: dict[st
             way(recipe)
         text = str(refused.value)
         assert "teacher: the Own Kind Only (https://example.org/own) forbids what this recipe does" in text
-        assert "a model learns what it says about tokens" in text
+        assert "a model learns its predictions" in text
         assert "it has no weights of others" in text
         assert 'terms_acknowledged: {teacher: "Own Kind Only, with permission for signals"}' in text
     assert not Path("runs").exists()
@@ -191,7 +191,7 @@ def test_acknowledged_terms_are_told_recorded_and_reported(recipe: dict[str, Any
     [
         (["Named 3"], "terms_acknowledged: must be a mapping of components to licences"),
         ({"teacher": 3}, "terms_acknowledged.teacher: is the name of a licence"),
-        ({"techer": "Named 3"}, "terms_acknowledged.techer: techer is no component of this recipe that has terms"),
+        ({"techer": "Named 3"}, "terms_acknowledged.techer: techer is not a component of this recipe with terms"),
         ({"teacher": "named"}, "terms_acknowledged.teacher: is 'named', but teacher comes under: Named 3"),
         ({"teachers": {"teacher": "Named 2"}}, "but teacher comes under: Named 3"),
         ({"teacher": False}, 'terms_acknowledged: {teacher: "Named 3"}'),
@@ -223,7 +223,5 @@ def test_command_lists_licences_and_refuses_without_acknowledgement(
     assert 'terms_acknowledged: {teacher: "Named 3"}' in capsys.readouterr().err
     assert call(["check", str(file), "--set", "terms_acknowledged.teacher=Named 3"]) == 0
     told = capsys.readouterr().out
-    assert (
-        "terms of teacher: Named 3; the student takes what it says about tokens; acknowledged\n  name it so\n" in told
-    )
+    assert "terms of teacher: Named 3; the student takes its predictions; acknowledged\n  name it so\n" in told
     assert "such as Named-toy" in told

@@ -63,7 +63,7 @@ class Failing(Trainer):
 class Lacking(Count):
     "Lacks something."
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return ["a library"]
 
 

@@ -24,7 +24,9 @@ class Picky(kdtool.Evaluator):
         documents: int = 100
         """Documents at least."""
 
-    def kdtool_measurable(self, run):
+    def kdtool_check(self, run, when):
+        if when != "text":
+            return
         count = len(list(run.texts.examples("test")))
         if count < self.config.documents and not Path("there").exists():
             raise kdtool.UsageError(f"{count} documents are less than {self.config.documents}")
@@ -92,9 +94,10 @@ import kdtool
 class Choosy(kdtool.Exporter):
     """Writes one model of another kind."""
 
-    def kdtool_exportable(self, run, untrained):
+    def kdtool_check(self, run, when):
         assert not (run.folder / "phases").exists()
-        raise kdtool.UsageError(f"cannot be written: {sorted(path.name for path in untrained.iterdir())}")
+        if when == "student":
+            return [f"cannot be written: {sorted(path.name for path in run.untrained.iterdir())}"]
 
     def kdtool_export(self, run, trained):
         raise AssertionError

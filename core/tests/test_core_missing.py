@@ -17,7 +17,7 @@ import kdtool
 class Heavy(kdtool.Transform):
     """Needs two things."""
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return [text for text in ("no GPU: leave it out", "no compiler: get one") if not Path("there").exists()]
 
     def kdtool_close(self):
@@ -27,17 +27,17 @@ class Heavy(kdtool.Transform):
 class Deep(kdtool.Screen):
     """Needs another one."""
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return None if Path("there").exists() else ["no library: pip install deep"]
 
-    def kdtool_screen(self, examples):
+    def kdtool_screen(self, run, examples):
         return [None for _ in examples]
 
 
 class Wrong(kdtool.Transform):
     """Says it wrongly."""
 
-    def kdtool_missing(self, run):
+    def kdtool_check(self, run, when):
         return "no GPU"
 '''
 
@@ -69,5 +69,5 @@ def test_all_that_is_missing_is_said_before_anything_is_made(lacking: dict[str, 
 def test_a_wrong_answer_is_the_plugins_fault(lacking: dict[str, Any]) -> None:
     lacking["train"]["transforms"]["heavy"]["use"] = "./lacking.py:Wrong"
     Path("there").touch()
-    with pytest.raises(kdtool.PluginError, match="kdtool_missing gave what it must not"):
+    with pytest.raises(kdtool.PluginError, match="kdtool_check returned a wrong value"):
         kdtool.check(lacking)

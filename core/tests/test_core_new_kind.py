@@ -1,4 +1,4 @@
-"""A new kind needs a class and a line of the table: all else follows."""
+"""A new kind is a class and a line of the table: groups, recipe keys, reserved keys, hooks and the schema follow."""
 
 from __future__ import annotations
 

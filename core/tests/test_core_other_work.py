@@ -10,7 +10,7 @@ from time import perf_counter
 
 import pytest
 from kdtool._estimate import other_work
-from kdtool._estimate.other_work import OtherWork, busy_cores, is_busy, prepare_threads, wait_passively
+from kdtool._estimate.other_work import OtherWork, busy_cores, prepare_threads, wait_passively
 
 BURN = "while True: pass"
 
@@ -42,11 +42,9 @@ def test_work_of_others_is_seen_and_ones_own_is_not_counted() -> None:
 
 def test_a_machine_is_busy_where_others_leave_too_few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert not is_busy(None, 8)
-    assert not is_busy(0.1, 8)
-    assert is_busy(1.0, 8)
-    assert not is_busy(3.0, 4)
-    assert is_busy(5.0, 4)
+    for others, threads, disturbing in ((None, 8, 0), (0.1, 8, 0), (1.0, 8, 1.0), (3.0, 4, 0), (5.0, 4, 5.0)):
+        monkeypatch.setattr(OtherWork, "cores", lambda _, others=others: others)
+        assert OtherWork().disturbance(threads) == disturbing
 
 
 @pytest.mark.parametrize(("others", "expected"), [(0.0, None), (1.0, "PASSIVE")])

@@ -17,7 +17,7 @@ from kdtool._plugins import registry
 from kdtool._plugins.hook_specs import SPECS
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.owner import owner_of
-from kdtool._plugins.registry import GROUPS, installed
+from kdtool._plugins.registry import GROUPS, entries_by_name
 from kdtool._plugins.validation import mistakes
 from plugin_site import install
 
@@ -53,7 +53,7 @@ async def _coroutine(self: Any, chunk: Any) -> Any:
         (_loss(Config=type("Config", (kdtool.Config,), {"__annotations__": {"weight": int}})), "'weight'"),
         (kdtool.Teacher, "is a teacher, not a loss"),
         (object, "does not extend kdtool.Loss"),
-        (3, "is no class but int"),
+        (3, "is not a class but int"),
     ],
 )
 def test_mistake_is_named(cls: Any, message: str) -> None:
@@ -136,10 +136,10 @@ def test_every_hook_refuses_what_it_does_not_allow(name: str) -> None:
     for wrong in (None, *WRONG):
         answers.append(wrong)
         allowed = wrong is None and not SPECS[name].answers.must_answer
-        if allowed or SPECS[name].answers.none_at_all:  # nobody looks at what it returns
+        if allowed or SPECS[name].answers.is_none:  # nobody looks at what it returns
             assert hook(**values) is None
             continue
-        with pytest.raises(kdtool.PluginError, match=rf"{name} gave what it must not: the (answer|item 0)") as caught:
+        with pytest.raises(kdtool.PluginError, match=rf"{name} returned a wrong value: the (answer|item 0)") as caught:
             _read(hook(**values))
         assert getattr(owner_of(caught.value), "name", "") == "wrong"
 
@@ -250,7 +250,7 @@ def test_unknown_command_is_suggested_and_exits_with_2(tmp_path: Path) -> None:
 
 def test_registry_groups_cover_every_kind() -> None:
     assert set(GROUPS) == {*KINDS, "command"}
-    assert isinstance(installed("loss"), dict)
+    assert isinstance(entries_by_name("loss"), dict)
 
 
 LOCAL = """\

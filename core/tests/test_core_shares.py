@@ -33,11 +33,8 @@ class Given(kdtool.Corpus):
 class Short(kdtool.Screen):
     """Rejects texts of more than 30 bytes."""
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None]:
-        return [
-            kdtool.Rejection("long") if isinstance(e.body, kdtool.Text) and len(e.body.text) > 30 else None
-            for e in examples
-        ]
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+        return ["long" if isinstance(e.body, kdtool.Text) and len(e.body.text) > 30 else None for e in examples]
 
 
 def size(example: kdtool.Example) -> int:

@@ -43,7 +43,7 @@ class Solves(kdtool.Evaluator):
 class Hears(kdtool.Tracker):
     """Writes down what was measured of the student."""
 
-    def kdtool_measured(self, run, measurement):
+    def kdtool_measurement(self, run, measurement):
         if measurement.subject == "student":
             with open("heard.txt", "a") as file:
                 file.write(measurement.name + "\\n")

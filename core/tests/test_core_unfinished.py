@@ -13,6 +13,7 @@ from typing import Any
 
 import kdtool
 import pytest
+from kdtool._store.committed import discard_uncommitted
 from kdtool._store.layout import OWN_KINDS
 
 
@@ -91,6 +92,6 @@ def test_while_the_checkpoints_of_a_finished_phase_are_removed(
         with pytest.raises(KeyboardInterrupt):
             kdtool.run(recipe)
     (partial,) = Path("runs/toy/phases").glob("*.partial")
-    kdtool.discard_uncommitted(partial, pytest.fail)
+    discard_uncommitted(partial, pytest.fail)
     assert (partial / "trained.json").exists()
     kdtool.run(recipe)

@@ -137,23 +137,23 @@ def test_a_failing_wrapper_of_a_notification_is_disabled_and_the_tracker_still_h
 class Asks(kdtool.Evaluator):
     """Asks while it is asked."""
 
-    def kdtool_measurable(self, run: Any) -> None:
-        run.component("a", kdtool.Component).kdtool_missing(run)
+    def kdtool_evaluate(self, run: Any, subjects: Any) -> Any:
+        return run.component("a", kdtool.Component).kdtool_check(run, "start")
 
 
 class Lacks(kdtool.Screen):
     """Lacks nothing."""
 
-    def kdtool_missing(self, run: Any) -> list[str]:
+    def kdtool_check(self, run: Any, when: str) -> list[str]:
         return []
 
 
 def test_the_trace_shows_which_hook_calls_which() -> None:
     lines: list[str] = []
     hooks: Any = ComponentHooks({"a": Lacks(None), "asks": Asks(None)}, trace=lines.append)
-    hooks.kdtool_measurable(hooks)
-    hooks.kdtool_missing(None)
-    assert lines == ["kdtool_measurable -> asks", "  kdtool_missing -> a", "kdtool_missing -> a"]
+    hooks.kdtool_evaluate(hooks, ())
+    hooks.kdtool_check(None, "start")
+    assert lines == ["kdtool_evaluate -> asks", "  kdtool_check -> a", "kdtool_check -> a"]
 
 
 def _tracker(**members: Any) -> type:
@@ -174,7 +174,7 @@ def _yields(self: Any, chunks: Any) -> Generator[None, Any, Any]:
         (_tracker(kdtool_token_loss=lambda self: None), "mark it with @kdtool.hookimpl(wrapper=True)"),
         (_tracker(kdtool_token_loss=_wrapper(_yields)), "did you mean 'chunk'"),
         (_tracker(kdtool_token_loss=_wrapper(lambda self, chunk: None)), "does not yield"),
-        (_tracker(kdtool_token_los=_wrapper(_yields)), "which is no hook"),
+        (_tracker(kdtool_token_los=_wrapper(_yields)), "which is not a hook"),
         (_tracker(kdtool_close=_wrapper(_tens)), "called on each component alone"),
     ],
 )

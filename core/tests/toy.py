@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 from kdtool import Example, Field, Row, RunInfo, SignalRequest, Subject
@@ -56,7 +56,7 @@ class Bytes(kdtool.Tokenizer):
 class Sayings(Corpus):
     """The same sentences, as the teacher would have them."""
 
-    derives_from: Mapping[str, kdtool.Transfer] = {"teacher": "text"}
+    derives_from: Mapping[str, Literal["text"]] = {"teacher": "text"}
 
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         for example in super().kdtool_examples(run):
@@ -316,7 +316,7 @@ class Events(kdtool.Tracker):
     def kdtool_stage_end(self, run: RunInfo, seconds: float, reused: bool) -> None:
         Events.heard.append(f"{run.stage} {run.arm} {run.seed} {'reused' if reused else 'made'}")
 
-    def kdtool_said(self, run: RunInfo, text: str) -> None:
+    def kdtool_message(self, run: RunInfo, text: str) -> None:
         Events.heard.append(f"said {text}")
 
 

@@ -18,7 +18,6 @@ from kdtool._contract.data import Completion as Completion
 from kdtool._contract.data import Example as Example
 from kdtool._contract.data import Messages as Messages
 from kdtool._contract.data import Preference as Preference
-from kdtool._contract.data import Rejection as Rejection
 from kdtool._contract.data import Row as Row
 from kdtool._contract.data import RowSource as RowSource
 from kdtool._contract.data import Split as Split
@@ -35,7 +34,6 @@ from kdtool._contract.evaluation import Evaluator as Evaluator
 from kdtool._contract.evaluation import Exporter as Exporter
 from kdtool._contract.evaluation import LiveSubject as LiveSubject
 from kdtool._contract.evaluation import Measurement as Measurement
-from kdtool._contract.evaluation import Role as Role
 from kdtool._contract.evaluation import Subject as Subject
 from kdtool._contract.hooks import hookimpl as hookimpl
 from kdtool._contract.language_model import Ability as Ability
@@ -47,8 +45,6 @@ from kdtool._contract.language_model import Runtime as Runtime
 from kdtool._contract.language_model import TextAnswer as TextAnswer
 from kdtool._contract.licences import LicenceTerms as LicenceTerms
 from kdtool._contract.licences import Licensed as Licensed
-from kdtool._contract.licences import Transfer as Transfer
-from kdtool._contract.licences import published_name as published_name
 from kdtool._contract.loss import Loss as Loss
 from kdtool._contract.loss import PerSequence as PerSequence
 from kdtool._contract.loss import PerToken as PerToken
@@ -69,7 +65,6 @@ from kdtool._contract.reporting import StageRecord as StageRecord
 from kdtool._contract.reporting import Tracker as Tracker
 from kdtool._contract.run_info import Hooks as Hooks
 from kdtool._contract.run_info import Named as Named
-from kdtool._contract.run_info import Owner as Owner
 from kdtool._contract.run_info import RunInfo as RunInfo
 from kdtool._contract.signals import DenseTokens as DenseTokens
 from kdtool._contract.signals import Head as Head
@@ -108,11 +103,8 @@ from kdtool._estimate.gpus import Gpu as Gpu
 from kdtool._estimate.gpus import assumed_gpu as assumed_gpu
 from kdtool._estimate.other_work import OtherWork as OtherWork
 from kdtool._estimate.other_work import busy_cores as busy_cores
-from kdtool._estimate.other_work import is_busy as is_busy
 from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
-from kdtool._plugins.distributions import CONTRACT as CONTRACT
-from kdtool._plugins.owner import blame as blame
 from kdtool._results.compare_runs import Compared as Compared
 from kdtool._results.compare_runs import ComparedRow as ComparedRow
 from kdtool._results.compare_runs import compare as compare
@@ -121,11 +113,9 @@ from kdtool._run.plan import PlannedStage as PlannedStage
 from kdtool._run.plan import RecordedSignals as RecordedSignals
 from kdtool._statistics.arm_interval import interval_of as interval_of
 from kdtool._store.committed import commit as commit
-from kdtool._store.committed import discard_uncommitted as discard_uncommitted
 from kdtool._store.committed import seal_line as seal_line
 from kdtool._store.committed import uncommit as uncommit
 from kdtool._store.committed import unseal_line as unseal_line
-from kdtool._tokenizers.byte_alignment import meeting_points as meeting_points
 from kdtool._tokenizers.vocabulary import Vocabularies as Vocabularies
 from kdtool._tokenizers.vocabulary import compare_vocabularies as compare_vocabularies
 

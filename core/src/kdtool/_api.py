@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtool._errors import UsageError
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdtool._run.plan import PlannedStage
 
 
-@translated()
+@translate_errors()
 def run(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -61,7 +61,7 @@ def run(
     return results
 
 
-@translated()
+@translate_errors()
 def plan(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -86,7 +86,7 @@ def plan(
         return plan_run(assembly, Path(out).absolute() / loaded.name, store_folder(store))
 
 
-@translated()
+@translate_errors()
 def report(folder: Path | str, use: str | None = None) -> Path:
     """Write the report of a finished run again and return its path.
 
@@ -108,12 +108,12 @@ def report_of(results: Results, use: str | None = None) -> Path:
     from kdtool._assembly.assemble import assemble
     from kdtool._contract.reporting import Reporter
     from kdtool._contract.run_info import RunInfo
-    from kdtool._plugins.registry import installed
+    from kdtool._plugins.registry import entries_by_name
     from kdtool._recipe.model import ComponentSpec, Recipe
     from kdtool._run.context import NoTexts
 
     configs = {record.use: record.config for record in results.components if record.kind == "reporter"}
-    use = use or next(iter([*configs, *installed("reporter")]), None)
+    use = use or next(iter([*configs, *entries_by_name("reporter")]), None)
     if use is None:
         raise UsageError("no reporter is installed; install a package with one: `kdtool plugins list` then shows it")
     spec = ComponentSpec("reporter", "reporter", "reporter", use, configs.get(use, {}), ("reporter",))

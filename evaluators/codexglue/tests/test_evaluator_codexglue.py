@@ -228,10 +228,10 @@ def test_a_file_that_is_not_there_is_refused_before_a_run(tmp_path: Path) -> Non
 def test_what_codebleu_lacks_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     monkeypatch.setattr("kdtool_evaluator_codexglue._programs.version", lambda name: "0.23.0")
-    said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_missing(run)
+    said = CodeXGlue(CodeXGlue.Config(generation=tmp_path / "dev.json")).kdtool_check(run, "start")
     assert len(said) == 3
     assert all("kdtool-evaluator-codexglue[codebleu]" in line for line in said)
-    assert CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "test.json")).kdtool_missing(run) == ()
+    assert CodeXGlue(CodeXGlue.Config(line_completion=tmp_path / "test.json")).kdtool_check(run, "start") == ()
 
 
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")

@@ -189,11 +189,14 @@ def test_one_seed_stands_for_all_and_an_exported_folder_for_the_student(tmp_path
 
 
 @pytest.mark.parametrize(("others", "marked"), [(None, False), (0.0, False), (100.0, True)])
-def test_what_was_measured_beside_other_work_says_so(others: float | None, marked: bool, tmp_path: Path) -> None:
+def test_what_was_measured_beside_other_work_says_so(
+    others: float | None, marked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdtool.OtherWork, "cores", lambda _: others)
     said: list[str] = []
     run = replace(make_run(tmp_path), say=said.append)
     subject = kdtool.Subject("student", "student")
-    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "")}, others).values()  # type: ignore[arg-type]
+    (ready,) = beside_other_work(run, {subject: Ready(None, {"machine": "cpu"}, "")}, kdtool.OtherWork()).values()  # type: ignore[arg-type]
     assert ("busy" in ready.settings) == marked
     assert bool(said) == marked
     assert ready.settings["machine"] == "cpu"

@@ -204,7 +204,7 @@ def test_each_language_is_measured_apart(tmp_path: Path) -> None:
 def test_missing_toolchains_are_named_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = own.written(tmp_path, *own.MULTIPL_E.values())
     monkeypatch.setenv("PATH", "/nowhere")
-    said = "\n".join(evaluator(file).kdtool_missing(make_run(tmp_path)))
+    said = "\n".join(evaluator(file).kdtool_check(make_run(tmp_path), "start"))
     for name, programs in {"go": "go and gofmt", "java": "java and javac", "rust": "rustc and gcc"}.items():
         assert f"programs in {name} cannot be run: {programs} not found" in said
 
@@ -217,7 +217,7 @@ def test_toolchain_that_does_not_run_in_the_sandbox_is_named_beforehand(
     (tmp_path / "node").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     file = own.written(tmp_path, own.HUMANEVAL_X["javascript"])
-    (said,) = evaluator(file).kdtool_missing(make_run(tmp_path))
+    (said,) = evaluator(file).kdtool_check(make_run(tmp_path), "start")
     assert "programs in javascript cannot be run" in said
     assert "FileNotFoundError" in said
 

@@ -373,7 +373,7 @@ def test_it_says_what_it_takes_of_whom() -> None:
 
 def test_a_missing_sandbox_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (lacks,) = Verified(Verified.Config(corpus="corpora.problems")).kdtool_missing(make_run(tmp_path))
+    (lacks,) = Verified(Verified.Config(corpus="corpora.problems")).kdtool_check(make_run(tmp_path), "start")
     assert "bubblewrap" in lacks
 
 

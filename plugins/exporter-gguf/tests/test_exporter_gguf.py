@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def test_a_file_of_another_model_is_refused(student: TransformersModel, tmp_path
 def test_models_of_other_classes_are_refused(tmp_path: Path) -> None:
     save_student(tmp_path / "granite", family="granite")
     with pytest.raises(kdtool.UsageError, match="class granite cannot be written as GGUF"):
-        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "granite")
+        GGUF(GGUF.Config()).kdtool_check(replace(make_run(tmp_path), untrained=tmp_path / "granite"), "student")
 
 
 def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -201,13 +202,13 @@ def test_a_tokenizer_that_the_format_has_no_name_for_is_refused_with_a_way_out(t
     student.tokenizer.inner.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     student.save(tmp_path / "student")
     with pytest.raises(kdtool.UsageError, match=r"convert_hf_to_gguf\.py"):
-        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "student")
+        GGUF(GGUF.Config()).kdtool_check(replace(make_run(tmp_path), untrained=tmp_path / "student"), "student")
 
 
 def test_a_vocabulary_without_room_for_the_merge_that_the_format_wants_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path / "full", vocabulary=257)
     with pytest.raises(kdtool.UsageError, match=r"vocabulary is full at 257: give the model more rows"):
-        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "full")
+        GGUF(GGUF.Config()).kdtool_check(replace(make_run(tmp_path), untrained=tmp_path / "full"), "student")
 
 
 def set_normalizer(backend: Tokenizer) -> None:
@@ -250,7 +251,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_follow_is_refused_before_training(
     change(student.tokenizer.inner.backend_tokenizer)
     student.tokenizer.save(tmp_path / "student")
     with pytest.raises(kdtool.UsageError, match=said):
-        GGUF(GGUF.Config()).kdtool_exportable(make_run(tmp_path), tmp_path / "student")
+        GGUF(GGUF.Config()).kdtool_check(replace(make_run(tmp_path), untrained=tmp_path / "student"), "student")
 
 
 def save_marked(folder: Path) -> TransformersModel:
@@ -266,7 +267,7 @@ def save_marked(folder: Path) -> TransformersModel:
 def test_added_tokens_are_the_student_s_own_within_text(tmp_path: Path) -> None:
     student = save_marked(tmp_path / "student")
     exporter = GGUF(GGUF.Config(dtype="f32", threads=1))
-    exporter.kdtool_exportable(make_run(tmp_path), tmp_path / "student")
+    exporter.kdtool_check(replace(make_run(tmp_path), untrained=tmp_path / "student"), "student")
     file = exporter.kdtool_export(make_run(tmp_path), tmp_path / "student").path
     told = GGUFReader(file)
     tokens, kinds = (told.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type"))

@@ -243,9 +243,9 @@ def test_without_a_benchmark_there_is_nothing_to_compare_with(component: type[An
         component(component.Config()).kdtool_identity(make_run(tmp_path))
 
 
-def test_nothing_is_judged_before_problems_are_known() -> None:
-    with pytest.raises(kdtool.PluginError, match="before its kdtool_identity"):
-        Decontamination(Decontamination.Config()).kdtool_screen([CLEAN])
+def test_a_screen_judges_without_its_identity_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path, asking())
+    assert Decontamination(Decontamination.Config()).kdtool_screen(run, [CLEAN]) == [None]
 
 
 def test_other_problems_are_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

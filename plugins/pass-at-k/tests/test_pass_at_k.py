@@ -321,10 +321,10 @@ def test_a_student_without_a_chat_template_is_refused_before_it_is_trained(tmp_p
     with pytest.raises(
         kdtool.UsageError, match="form: chat needs a chat template, but the student's tokenizer has none"
     ):
-        adding(form="chat").kdtool_measurable(without)
-    adding(form="base").kdtool_measurable(without)
-    adding(form="chat").kdtool_measurable(make_run(tmp_path, {"student": Templated("brackets")}))
-    adding(form="chat").kdtool_measurable(run_with(tmp_path, Answering()))  # nothing is trained
+        adding(form="chat").kdtool_check(without, "text")
+    adding(form="base").kdtool_check(without, "text")
+    adding(form="chat").kdtool_check(make_run(tmp_path, {"student": Templated("brackets")}), "text")
+    adding(form="chat").kdtool_check(run_with(tmp_path, Answering()), "text")  # nothing is trained
 
 
 def test_without_problems_there_is_no_score(tmp_path: Path) -> None:

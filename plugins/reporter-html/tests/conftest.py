@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kdtool
 import pytest
@@ -73,7 +73,7 @@ def subjects() -> Iterator[kdtool.Subject]:
     """Give the subjects of a run with three seeds, and of one with a single seed, whose names say no seed."""
     yield kdtool.Subject("teacher", "teacher")
     for arm in ("student", "control", "control-time"):
-        role: kdtool.Role = "student" if arm == "student" else "control"
+        role: Literal["student", "control"] = "student" if arm == "student" else "control"
         yield kdtool.Subject(arm, role, None, 0)
         yield from (kdtool.Subject(f"{arm}-seed{seed}", role, None, seed, arm=arm) for seed in (0, 1, 2))
     for label in ("safetensors", "gguf", "q4", "big"):

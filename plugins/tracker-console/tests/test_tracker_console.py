@@ -33,9 +33,11 @@ def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     told.kdtool_stage_end(text, 0.01, True)
     told.kdtool_stage_start(training, 100, "steps")
     told.kdtool_step_end(training, report(40))
-    told.kdtool_said(training, "learning \x1b[31mrate\x1b[0m [bold]halved[/bold]\r ü")
+    told.kdtool_message(training, "learning \x1b[31mrate\x1b[0m [bold]halved[/bold]\r ü")
     told.kdtool_stage_end(training, 150.0, False)
-    told.kdtool_measured(text, kdtool.Measurement("perplexity", "student", "per token", 12.08, 64, False, 11.5, 12.6))
+    told.kdtool_measurement(
+        text, kdtool.Measurement("perplexity", "student", "per token", 12.08, 64, False, 11.5, 12.6)
+    )
     told.kdtool_run_end(text, "done", folder / "report.html")
 
 

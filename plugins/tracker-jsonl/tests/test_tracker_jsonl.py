@@ -42,9 +42,9 @@ def test_every_hook_of_a_tracker_writes_a_line(tmp_path: Path) -> None:
     told.kdtool_stage_start(run, None, "steps")
     told.kdtool_progress(run, 5)
     told.kdtool_step_end(run, REPORT)
-    told.kdtool_measured(run, measurement)
+    told.kdtool_measurement(run, measurement)
     told.kdtool_checkpoint(run, tmp_path / "c", 3)
-    told.kdtool_said(run, "zwei\nZeilen ü")
+    told.kdtool_message(run, "zwei\nZeilen ü")
     told.kdtool_stage_end(run, 1.5, True)
     told.kdtool_run_end(run, "done", tmp_path / "report.html")
     found = lines(tmp_path)
@@ -61,7 +61,7 @@ def test_every_hook_of_a_tracker_writes_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "kept"),
-    [(b'{"event": "progr', 1), (b'{"event": "said"}', 2), (b'{"text": "\xc3', 1), (b"", 1)],
+    [(b'{"event": "progr', 1), (b'{"event": "message"}', 2), (b'{"text": "\xc3', 1), (b"", 1)],
     ids=["torn", "only the end of line is missing", "torn inside a character", "whole"],
 )
 def test_a_torn_last_line_does_not_spoil_the_file(tmp_path: Path, left: bytes, kept: int) -> None:
@@ -80,8 +80,8 @@ def test_lines_are_there_when_the_process_is_killed(tmp_path: Path) -> None:
         "from kdtool_tracker_jsonl import JsonLinesTracker\n"
         "tracker, run = JsonLinesTracker(JsonLinesTracker.Config()), make_run(Path(sys.argv[1]))\n"
         "tracker.kdtool_run_start(run)\n"
-        "tracker.kdtool_said(run, 'last words')\n"
+        "tracker.kdtool_message(run, 'last words')\n"
         "os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
-    assert [line["event"] for line in lines(tmp_path)] == ["run_start", "said"]
+    assert [line["event"] for line in lines(tmp_path)] == ["run_start", "message"]

@@ -60,7 +60,7 @@ def explode(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
 MISTAKES: dict[str, tuple[Any, str]] = {
     "mean": (lambda right, _: right.mean(), r"returned a tensor of shape \[\] .*expected.*shape \[\d+\]"),
     "dtype": (lambda right, _: right.bfloat16(), "dtype bfloat16; expected.*float32"),
-    "none": (lambda *_: None, "kdtool_token_loss gave what it must not: the answer is None"),
+    "none": (lambda *_: None, "kdtool_token_loss returned a wrong value: the answer is None"),
     "list": (lambda right, _: right.tolist(), "returned list; expected"),
     "nan": (lambda right, _: right * float("nan"), "returned nan at .* of .* positions"),
     "detached": (lambda right, _: right.detach(), "does not depend on chunk.student_logits"),
@@ -108,7 +108,7 @@ BY_HAND: dict[str, tuple[Any, str]] = {
         "kdtool_token_gradient returned a tensor of .*dtype bfloat16; expected",
     ),
     "not a number": (lambda v, g, _: (v, g / 0), "kdtool_token_gradient returned .* of .* positions"),
-    "alone": (lambda v, g, _: g, "kdtool_token_gradient gave what it must not"),
+    "alone": (lambda v, g, _: g, "kdtool_token_gradient returned a wrong value"),
     "in place": (lambda v, g, chunk: (v, chunk.student_logits.copy_(g)), "changed chunk.student_logits"),
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool._store.committed import discard_uncommitted
 from kdtool_trainer_standard import _checkpoints
 from safetensors.torch import load_file
 from trainer_models import TinyModel, make_model
@@ -133,7 +134,7 @@ def test_a_changed_byte_in_any_file_of_a_checkpoint_is_found(killed: Path, tmp_p
         said: list[str] = []
         shutil.copytree(killed / "checkpoints", root)
         flip(root / "checkpoint-9" / name)
-        kdtool.discard_uncommitted(root, said.append)
+        discard_uncommitted(root, said.append)
         assert _checkpoints.latest_valid(root, said.append) == root / "checkpoint-6"
         assert str(root / "checkpoint-9") in said[0]
         assert name in said[0]
@@ -209,7 +210,7 @@ def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
     (third / "weights").write_text("weights at 100", encoding="utf-8")
     unfinished = _checkpoints.start_writing(tmp_path) / "checkpoint-5000"
     unfinished.mkdir()
-    kdtool.discard_uncommitted(tmp_path, said.append)
+    discard_uncommitted(tmp_path, said.append)
     assert _checkpoints.latest_valid(tmp_path, said.append) == second
     assert len(said) == 2
     assert "weights is missing" in said[0]

@@ -12,6 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool._store.committed import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, continued_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
@@ -367,7 +368,7 @@ def train(
     components = {**mixture(), "wave": Wave(Wave.Config())} if "validation" in settings else mixture()
     info = make_run(folder / "run", {**components, **(more or {})}, **(run or {}))
     if info.rank == 0:
-        kdtool.discard_uncommitted(phase.checkpoints, info.say)  # as the engine does before a phase
+        discard_uncommitted(phase.checkpoints, info.say)  # as the engine does before a phase
     trained = make_trainer(**settings).kdtool_train(info, phase, student)
     assert trained is not None
     return trained

@@ -141,7 +141,7 @@ def test_models_that_cannot_be_compiled_are_explained(tmp_path: Path) -> None:
 
 def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said() -> list[str]:
-        return list(Compile(Compile.Config()).kdtool_missing(make_run(tmp_path)))
+        return list(Compile(Compile.Config()).kdtool_check(make_run(tmp_path), "start"))
 
     monkeypatch.setattr(_machine, "pick_device", lambda: torch.device("cpu"))
     monkeypatch.setenv("CXX", "no-such-compiler")

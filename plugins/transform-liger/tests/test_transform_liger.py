@@ -115,7 +115,7 @@ def test_what_the_machine_lacks_is_said_beforehand(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             "kdtool_transform_liger._transform.find_spec", lambda name: name if name in installed else None
         )
-        return list(Liger(Liger.Config()).kdtool_missing(make_run(tmp_path)))
+        return list(Liger(Liger.Config()).kdtool_check(make_run(tmp_path), "start"))
 
     library, device = said("cpu")
     assert 'pip install "kdtool-transform-liger[liger]"' in library

@@ -341,11 +341,11 @@ def test_qlora_says_which_models_it_cannot_store(tmp_path: Path) -> None:
 
 
 def test_qlora_without_bitsandbytes_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert make(Qlora).kdtool_missing(make_run(tmp_path)) == []
+    assert make(Qlora).kdtool_check(make_run(tmp_path), "start") == []
     monkeypatch.setattr("kdtool_transform_lora._transforms.find_spec", lambda name: None)
-    (text,) = make(Qlora).kdtool_missing(make_run(tmp_path)) or ()
+    (text,) = make(Qlora).kdtool_check(make_run(tmp_path), "start") or ()
     assert 'pip install "kdtool-transform-lora[qlora]"' in text
-    assert make(Lora).kdtool_missing(make_run(tmp_path)) is None
+    assert make(Lora).kdtool_check(make_run(tmp_path), "start") is None
 
 
 def test_layers_that_another_transform_made_are_refused(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class ComponentConformance(RegistrationConformance):
 def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
     identity = component.kdtool_identity(run)
     facts = component.kdtool_describe(run)
-    missing = component.kdtool_missing(run)
+    missing = component.kdtool_check(run, "start")
     return identity, facts, component.kdtool_acknowledge(), missing
 
 

@@ -181,7 +181,7 @@ class EvaluatorConformance(ComponentConformance):
         assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
         assert alike or self._early_refusal(tmp_path, ()) == refusal, (
-            "kdtool_measurable says so, before anything is trained"
+            "kdtool_check reports it, before anything is trained"
         )
 
     def test_files_that_leave_nothing_to_measure_are_an_error(self, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ class EvaluatorConformance(ComponentConformance):
             with pytest.raises(UsageError, match=re.escape(self.entry_point)) as caught:
                 self._measure(tmp_path / str(number), settings=settings)
             early = self._early_refusal(tmp_path / str(number), self.examples(), settings)
-            assert early == str(caught.value), "kdtool_measurable says so, before anything is trained"
+            assert early == str(caught.value), "kdtool_check reports it, before anything is trained"
 
     def test_prompts_without_an_answer_end_nothing(
         self, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +249,7 @@ class EvaluatorConformance(ComponentConformance):
     ) -> str:
         run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, examples)
         try:
-            self.build(**{**self.prepared(run.folder), **(settings or {})}).kdtool_measurable(run)
+            self.build(**{**self.prepared(run.folder), **(settings or {})}).kdtool_check(run, "text")
         except UsageError as error:
             return str(error)
         return ""

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from kdtool._assembly.assemble import Assembly, assemble
 from kdtool._errors import RecipeError
-from kdtool._plugins.registry import installed
+from kdtool._plugins.registry import entries_by_name
 from kdtool._recipe.read import load_recipe
 
 from kdtool_testing.stand_ins import BASE, ON_POLICY, STAND_INS
@@ -62,5 +62,5 @@ def _replacements(recipe: Path, stand_ins: Mapping[str, str]) -> Iterator[tuple[
     found = load_recipe(recipe)
     trained = [own for phase in found.phases for own in phase.components]
     for spec in {spec.key: spec for spec in (*found.lasting, *trained)}.values():
-        if ":" not in spec.use and spec.use not in installed(spec.kind):
+        if ":" not in spec.use and spec.use not in entries_by_name(spec.kind):
             yield ".".join(map(str, (*spec.key, "use"))), stand_ins[spec.kind]

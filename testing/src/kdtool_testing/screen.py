@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kdtool._contract.data import Completion, Example, Messages, Preference, Rejection, Text
+from kdtool._contract.data import Completion, Example, Messages, Preference, Text
 from kdtool._contract.run_info import RunInfo
 
 from kdtool_testing.component import ComponentConformance
@@ -39,13 +39,13 @@ class ScreenConformance(ComponentConformance):
         raise NotImplementedError
 
     def test_there_is_one_answer_for_each_example(self, run: RunInfo) -> None:
-        answers = self.ready(run).kdtool_screen(EXAMPLES)
+        answers = self.ready(run).kdtool_screen(run, EXAMPLES)
         assert len(answers) == len(EXAMPLES)
         for answer in answers:
-            assert answer is None or isinstance(answer, Rejection)
+            assert answer is None or isinstance(answer, str)
 
     def test_reasons_are_short_and_few(self, run: RunInfo) -> None:
-        reasons = {answer.reason for answer in self.ready(run).kdtool_screen(EXAMPLES) if answer}
+        reasons = {answer for answer in self.ready(run).kdtool_screen(run, EXAMPLES) if answer}
         for reason in reasons:
             assert 0 < len(reason) <= 80, reason
             assert "\n" not in reason
@@ -55,24 +55,24 @@ class ScreenConformance(ComponentConformance):
         kept, rejected = self.examples()
         assert kept
         assert rejected
-        answers = self.ready(run).kdtool_screen([*kept, *rejected])
+        answers = self.ready(run).kdtool_screen(run, [*kept, *rejected])
         assert [answer is None for answer in answers] == [True] * len(kept) + [False] * len(rejected)
 
     def test_nothing_to_judge_is_no_error(self, run: RunInfo) -> None:
-        assert list(self.ready(run).kdtool_screen([])) == []
+        assert list(self.ready(run).kdtool_screen(run, [])) == []
 
     def test_it_decides_the_same_each_time_and_in_any_batches(self, run: RunInfo) -> None:
-        whole = list(self.ready(run).kdtool_screen(EXAMPLES))
-        assert list(self.ready(run).kdtool_screen(EXAMPLES)) == whole
+        whole = list(self.ready(run).kdtool_screen(run, EXAMPLES))
+        assert list(self.ready(run).kdtool_screen(run, EXAMPLES)) == whole
         for size in (1, 5):
             screen = self.ready(run)
-            assert [answer for batch in _cut(size) for answer in screen.kdtool_screen(batch)] == whole
+            assert [answer for batch in _cut(size) for answer in screen.kdtool_screen(run, batch)] == whole
 
     def test_examples_stay_as_they_are(self, run: RunInfo) -> None:
         meta: Mapping[str, Any] = {"stars": "3"}
         example = Example("a", Text("x = 1\n"), meta=dict(meta))
         before = repr(example)
-        self.ready(run).kdtool_screen([example])
+        self.ready(run).kdtool_screen(run, [example])
         assert repr(example) == before
 
 

@@ -59,9 +59,9 @@ class TrackerConformance(ComponentConformance):
             report = StepReport(0, 0, 0, number, number, number, number, {ODD: TermReport(number, number, number)})
             tracker.kdtool_step_end(run, report)
             measured = Measurement(ODD, ODD, ODD, number, 0, False, number, number, {ODD: ODD})
-            tracker.kdtool_measured(run, measured)
-        tracker.kdtool_said(run, ODD)
-        tracker.kdtool_said(run, "")
+            tracker.kdtool_measurement(run, measured)
+        tracker.kdtool_message(run, ODD)
+        tracker.kdtool_message(run, "")
         tracker.kdtool_stage_start(run, 0, "")
         tracker.kdtool_stage_start(run, None, ODD)
         for done in (0, 10**15, 3, 3):
@@ -74,7 +74,7 @@ class TrackerConformance(ComponentConformance):
     def test_it_shows_messages_if_it_declares_so(self, run: RunInfo, capfd: pytest.CaptureFixture[str]) -> None:
         tracker = self.ready(run)
         tracker.kdtool_run_start(run)
-        tracker.kdtool_said(run, "a line for the user")
+        tracker.kdtool_message(run, "a line for the user")
         tracker.kdtool_close()
         shown = "a line for the user" in "".join(capfd.readouterr())
         assert shown == tracker.shows_messages, "`shows_messages` says whether kdtool need not print messages itself"
@@ -163,8 +163,8 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
         ("kdtool_stage_start", (run, 4, "steps")),
         *training,
         ("kdtool_checkpoint", (run, run.folder / "checkpoint-2", 2)),
-        ("kdtool_said", (run, "a line for the user")),
+        ("kdtool_message", (run, "a line for the user")),
         ("kdtool_stage_end", (run, 2.0, False)),
-        ("kdtool_measured", (run, measured)),
+        ("kdtool_measurement", (run, measured)),
         ("kdtool_run_end", (run, "done", run.folder / "report.html")),
     ]

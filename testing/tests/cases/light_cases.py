@@ -28,31 +28,31 @@ from kdtool_testing import (
 class Long(kdtool.Screen):
     """Rejects what is long."""
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> list[kdtool.Rejection | None]:
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> list[str | None]:
         return [self.judge(example, number) for number, example in enumerate(examples)]
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection("long") if len(repr(example.body)) > 5000 else None
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return "long" if len(repr(example.body)) > 5000 else None
 
 
 class LongAndNamed(Long):
     """Names the example in its reason."""
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection(f"{example.id} is long") if len(repr(example.body)) > 5000 else None
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return f"{example.id} is long" if len(repr(example.body)) > 5000 else None
 
 
 class EverySeventh(Long):
     """Depends on how examples are cut into batches."""
 
-    def judge(self, example: kdtool.Example, number: int) -> kdtool.Rejection | None:
-        return kdtool.Rejection("seventh") if number % 7 == 6 else super().judge(example, number)
+    def judge(self, example: kdtool.Example, number: int) -> str | None:
+        return "seventh" if number % 7 == 6 else super().judge(example, number)
 
 
 class Survivors(Long):
     """Returns the survivors instead of a judgement of each."""
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Any:
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Any:
         return [None for example in examples if self.judge(example, 0) is None]
 
 
@@ -180,7 +180,7 @@ class Ordered(Counts):
     def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
         self.lines: list[str] = []
 
-    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
+    def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
         self.lines.append(text)
 
 
@@ -447,8 +447,9 @@ class Bits(kdtool.Evaluator):
 
     measurements: Sequence[str] = ("nats",)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        self.texts(run)
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
+        if when == "text":
+            self.texts(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         texts = self.texts(run)
@@ -529,7 +530,7 @@ class Content(Bits):
 class Late(Bits):
     """Refuses no texts only when it measures."""
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Say nothing."""
 
 

@@ -18,7 +18,7 @@ from kdtool._contract.kinds import KINDS
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
-from kdtool._plugins.attribution import told, using
+from kdtool._plugins.attribution import using
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
@@ -59,7 +59,7 @@ class Assembly:
         self._lifetime.close()
 
     def shows_messages(self) -> bool:
-        """Return whether a tracker that has not failed shows the user the lines that `kdtool_said` gets."""
+        """Return whether a tracker that has not failed shows the user the lines that `kdtool_message` gets."""
         return any(
             isinstance(item, Tracker) and item.shows_messages and name not in self._muted
             for name, item in self.shared.items()

@@ -14,7 +14,7 @@ from typing import Any
 from kdtool._contract.component import Component, Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import KdtoolError, PluginError, cause_of
-from kdtool._plugins.registry import installed, load
+from kdtool._plugins.registry import entries_by_name, load
 from kdtool._plugins.validation import mistakes
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE
@@ -75,7 +75,7 @@ def _section(own: type[Config], keys: Iterable[str], definitions: dict[str, Any]
             properties[key] = {"$ref": f"#/$defs/{SINGLE[key]}"}
         elif kind := COLLECTIONS.get(key):
             one = {"$ref": f"#/$defs/{kind}"}
-            names = {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in installed(kind)}
+            names = {name: {"$ref": f"#/$defs/{kind}.{name}"} for name in entries_by_name(kind)}
             several = {"type": "object", "properties": names, "additionalProperties": one}
             listed = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
             properties |= {kind: one, key: {"anyOf": [several, listed, _OFF]}}
@@ -87,7 +87,7 @@ def _component(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     own = _own_keys(COMPONENT_KEYS.get(kind, Config), definitions)
     choices: list[Any] = [{"type": "string"}, _DEFAULTS, _OTHER]
     broken = []
-    for name in installed(kind):
+    for name in entries_by_name(kind):
         try:
             cls, schema = class_and_settings(kind, name)
         except KdtoolError as error:

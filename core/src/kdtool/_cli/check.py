@@ -57,7 +57,7 @@ def check(
 def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import TypeAdapter
 
-    from kdtool._contract.licences import Licensed, told
+    from kdtool._contract.licences import Licensed, licence_lines
     from kdtool._run.preflight.vocabularies import describe_vocabularies
     from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -72,7 +72,7 @@ def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {cache}"
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} parameters learn"
-    yield from told(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+    yield from licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
     yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
     yield from found["mixtures"]
 

@@ -25,7 +25,7 @@ from kdtool._cli.schema import schema
 from kdtool._errors import PluginError
 from kdtool._plugins.distributions import origin_of
 from kdtool._plugins.importing import import_point
-from kdtool._plugins.registry import Entry, find, installed, package_of
+from kdtool._plugins.registry import Entry, entries_by_name, find, package_of
 from kdtool._text.did_you_mean import did_you_mean
 
 
@@ -33,12 +33,12 @@ class _Commands(click.Group):
     """Imports a plugin when its command is used; help shows the summary of its distribution."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *installed("command")]
+        return [*self.commands, *entries_by_name("command")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.commands:
             return self.commands[cmd_name]
-        return _load_command(cmd_name) if cmd_name in installed("command") else None
+        return _load_command(cmd_name) if cmd_name in entries_by_name("command") else None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -58,7 +58,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
-        rows += [(name, _summary(entries[0])) for name, entries in installed("command").items()]
+        rows += [(name, _summary(entries[0])) for name, entries in entries_by_name("command").items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

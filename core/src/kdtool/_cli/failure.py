@@ -11,7 +11,7 @@ import click
 
 from kdtool._cli.interrupts import INTERRUPTED
 from kdtool._errors import KdtoolError, cause_of
-from kdtool._plugins.attribution import culprit, told, translated
+from kdtool._plugins.attribution import culprit, describe, translate_errors
 from kdtool._plugins.owner import owner_of
 
 
@@ -33,10 +33,10 @@ def explain(error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     try:
-        with translated():
+        with translate_errors():
             raise error
     except KdtoolError as known:
-        click.echo(f"error: {told(known)}", err=True)
+        click.echo(f"error: {describe(known)}", err=True)
         return known.exit_code
     except BaseException:
         who = culprit(error)

@@ -9,8 +9,8 @@ import click
 
 from kdtool._cli.options import json_option
 from kdtool._errors import UsageError
-from kdtool._plugins.distributions import contracts_of, misplaced, origin_of, refusal
-from kdtool._plugins.registry import GROUPS, Entry, find, installed
+from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
+from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -32,9 +32,9 @@ def plugins(context: click.Context) -> None:
 @json_option
 def list_plugins(as_json: bool = False) -> None:
     """List the installed plugins by kind."""
-    found = [entries for kind in GROUPS for entries in installed(kind).values()]
+    found = [entries for kind in GROUPS for entries in entries_by_name(kind).values()]
     rows = [_row(entry, twice=len(entries) > 1) for entries in found for entry in entries]
-    for trouble in misplaced(GROUPS.values()):
+    for trouble in find_misplaced(GROUPS.values()):
         click.echo(f"note: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -83,9 +83,9 @@ def show(name: str, kind: str | None) -> None:
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
-    found = [each for each in GROUPS if name in installed(each)]
+    found = [each for each in GROUPS if name in entries_by_name(each)]
     if not found:
-        known = {other for each in GROUPS for other in installed(each)}
+        known = {other for each in GROUPS for other in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
     if found == ["command"]:
         raise UsageError(f"{name!r} is a command, not a component; see: kdtool {name} --help")

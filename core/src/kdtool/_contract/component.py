@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -91,12 +91,20 @@ class Component:
         component (its signals, its weights, its text), and recorded in results and model card. Since 0.1.
         """
 
-    def kdtool_missing(self, run: RunInfo) -> Sequence[str] | None:
-        """Return requirements that this machine lacks (a library, a GPU, a compiler), each with its remedy.
+    def kdtool_check(self, run: RunInfo, when: Literal["start", "text", "student"]) -> Sequence[str] | None:
+        """Return problems that would stop the run later, each with its remedy; empty or None if there are none.
 
-        Called on every component, those of phases too, by `kdtool check` and before a run makes anything, on rank 0.
-        Missing requirements of all components are shown at once, and the run does not start. Load no weights and fetch
-        nothing. Empty or None if nothing is missing. Since 0.1.
+        The problems of all components are shown at once, each at its component's key, and nothing is trained. A `UsageError`
+        counts as a problem, too. Must be cheap: load no weights, fetch and write nothing. Called on rank 0:
+
+        - "start": of every component, those of phases too, by `kdtool check` and before a run makes anything. Look for
+          what this machine lacks: a library, a GPU, a compiler, a file.
+        - "text": of evaluators, once `run.texts` exists, except for those of a teacher that the text comes from. Refuse
+          text and files that leave nothing to measure on, with the errors that `kdtool_evaluate` would raise.
+        - "student": of exporters, once the untrained student exists in folder `run.untrained`. Refuse a student that cannot
+          be exported, with the errors that `kdtool_export` would raise. Read only its configuration and tokenizer.
+
+        Since 0.1.
         """
 
     def kdtool_state(self) -> Mapping[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kdtool._contract.component import Component
-from kdtool._contract.data import Example, Rejection, Row
+from kdtool._contract.data import Example, Row
 from kdtool._contract.hooks import hook
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.tokenizer import Tokenizer
@@ -33,11 +33,12 @@ class Screen(Component):
     kind = "screen"
 
     @hook(needed=True)
-    def kdtool_screen(self, examples: Sequence[Example]) -> Sequence[Rejection | None]:
-        """Judge a batch of examples: one entry each, None to keep it.
+    def kdtool_screen(self, run: RunInfo, examples: Sequence[Example]) -> Sequence[str | None]:
+        """Judge a batch of examples: one entry each, None to keep it, or a short reason to reject it.
 
         Called batch by batch (some hundred) in the order of the recipe, on rank 0; kept examples pass to the next screen. A
-        judgement may depend on the examples before (near-duplicates), never on where batches begin. Since 0.1.
+        judgement may depend on the examples before (near-duplicates), never on where batches begin. The report counts
+        rejections by reason. Since 0.1.
         """
         raise NotImplementedError
 

@@ -69,13 +69,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """A screen's rejection of an example, with a short reason, counted in the report."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Row:
     """A row of tokens, not yet shifted.
 

@@ -97,14 +97,6 @@ class Evaluator(Component):
     """Teachers that it uses besides the subjects, such as a judge, by their names in the recipe (`teacher`,
     `teachers.NAME`); may depend on the config. Scores depend on them. Other teachers refuse to answer."""
 
-    def kdtool_measurable(self, run: RunInfo) -> None:
-        """Refuse text (`run.texts`) and files that leave nothing to measure on. On rank 0, once the text exists.
-
-        Called before training, except of a teacher that the text comes from. Raises the UsageErrors that `kdtool_evaluate`
-        would raise: those of all evaluators are shown at once. Must be cheap; nothing is written, and subjects do not exist
-        yet. Since 0.1.
-        """
-
     @hook(needed=True)
     def kdtool_evaluate(self, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         """Yield measurements of the subjects; open them by `kdtool.open_subject(run, subject)`. On rank 0.
@@ -128,13 +120,6 @@ class Exporter(Component):
     """Writes a trained student in a format, and opens the result."""
 
     kind = "exporter"
-
-    def kdtool_exportable(self, run: RunInfo, untrained: Path) -> None:
-        """Refuse the student in folder `untrained` if it cannot be exported once it is trained. On rank 0.
-
-        Raises the UsageErrors that `kdtool_export` would raise: those of all exporters are shown at once. Cheap: read only
-        the model's configuration and tokenizer. Since 0.1.
-        """
 
     @hook(needed=True)
     def kdtool_export(self, run: RunInfo, trained: Path) -> Artifact:

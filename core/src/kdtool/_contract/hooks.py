@@ -19,10 +19,10 @@ kind; `tryfirst=True` and `trylast=True` change its place. Hooks of a component'
 
 @dataclass(frozen=True)
 class Calling:
-    """How a hook is called.
+    """The way in which a hook is called.
 
-    `needed`: a component of the kind is useless without it. `first`: in a call of all components the first answer counts.
-    `tolerant`: a component that raises is disabled for the rest of the run, unless the recipe says `required`.
+    `needed`: every component of the kind must implement it. `first`: a call of all components ends with the first answer.
+    `tolerant`: a component that raises is disabled for the rest of the run, unless the recipe marks it `required`.
     """
 
     needed: bool = False

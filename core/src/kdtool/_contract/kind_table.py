@@ -1,4 +1,7 @@
-"""The kinds of component: what is known of each before its class is imported. A new kind needs a class and a line here."""
+"""The kinds of component: what is known of each before its class is imported. A new kind is a class and a line here.
+
+The table stands apart from the classes so that listing plugins imports neither them nor pydantic.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,15 @@ class Kind(NamedTuple):
     scope: Literal["source", "run", "phase"]
     single: bool = False
     keys: tuple[str, ...] = ()
-    plural: str = ""
 
     @property
     def group(self) -> str:
-        """The group of its entry points."""
-        return f"kdtool.{self.plural or self.name + 's'}"
+        """The group of its entry points: a plural, which is also the key of a map of components."""
+        return f"kdtool.{self.name}s" if self.single else f"kdtool.{self.key}"
 
 
 TABLE: tuple[Kind, ...] = (
-    Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",), plural="corpora"),
+    Kind("corpus", "kdtool._contract.corpus:Corpus", "corpora", "source", keys=("share",)),
     Kind("screen", "kdtool._contract.corpus:Screen", "screens", "source"),
     Kind("annotator", "kdtool._contract.corpus:Annotator", "annotators", "source"),
     Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
@@ -38,7 +40,7 @@ TABLE: tuple[Kind, ...] = (
     Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
     Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
     Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
-    Kind("loss", "kdtool._contract.loss:Loss", "losses", "phase", keys=("weight", "teacher"), plural="losses"),
+    Kind("loss", "kdtool._contract.loss:Loss", "losses", "phase", keys=("weight", "teacher")),
     Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),

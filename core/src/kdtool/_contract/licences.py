@@ -1,7 +1,7 @@
 """Licences: transfers to the student, the terms that allow or forbid them, and the recipe's acknowledgements.
 
-`judged` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by the `LicenceTerms` of
-its component, never by name.
+`judge_terms` decides; `_run.preflight.licences` gathers its input from a recipe. A licence is defined by its component's
+`LicenceTerms`, never by name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LicenceTerms", "Licensed", "Objection", "Transfer", "judged", "published_name", "told"]
+__all__ = ["LicenceTerms", "Licensed", "Objection", "Transfer", "judge_terms", "licence_lines", "published_name"]
 
 Transfer = Literal["weights", "signals", "text"]
 """Ways in which a student derives from others: copied weights, signals of a model, text."""
@@ -34,7 +34,7 @@ class LicenceTerms:
     name_prefix: str = ""
 
 
-_WORDS: Mapping[Transfer, str] = {"weights": "weights", "signals": "what it says about tokens", "text": "its text"}
+_WORDS: Mapping[Transfer, str] = {"weights": "weights", "signals": "its predictions", "text": "its text"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Licensed:
         taken = " and ".join(_WORDS[transfer] for transfer in self.transfers) or "nothing of it"
         said = "acknowledged" if self.needed and self.acknowledged else ""
         if self.forbidden and self.acknowledged:
-            said = "which the terms forbid: done with permission, as the recipe says"
+            said = "which the terms forbid: done with permission, according to the recipe"
         parts = (
             f"{self.component}: {self.terms.licence} {self.terms.url}".rstrip(),
             f"the student takes {taken}",
@@ -82,7 +82,7 @@ class Objection:
     remedy: str
 
 
-def judged(
+def judge_terms(
     terms: Mapping[str, LicenceTerms], taken: Mapping[str, Iterable[Transfer]], acknowledged: Mapping[str, str]
 ) -> tuple[tuple[Licensed, ...], tuple[Objection, ...]]:
     """Decide which transfers the terms allow.
@@ -114,7 +114,7 @@ def published_name(name: str, licences: Iterable[Licensed]) -> str:
     return name
 
 
-def told(licences: Iterable[Licensed], name: str) -> Iterator[str]:
+def licence_lines(licences: Iterable[Licensed], name: str) -> Iterator[str]:
     """Yield lines for the user: the terms of the run `name`, and their requirements for a published student."""
     licences = tuple(licences)
     for licensed in licences:
@@ -131,7 +131,7 @@ def _unknown(found: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iter
         if name not in here:
             there = ", ".join(here) or "none"
             remedy = f"components with terms: {there}; leave out what the recipe does not use"
-            yield Objection("", name, f"{name} is no component of this recipe that has terms", remedy)
+            yield Objection("", name, f"{name} is not a component of this recipe with terms", remedy)
         elif text not in {here[name].needed, here[name].terms.licence, _with_permission(here[name])}:
             message = f"is {text!r}, but {name} comes under: {here[name].terms.licence}"
             yield Objection("", name, message, f"write {here[name].needed or here[name].terms.licence!r}")

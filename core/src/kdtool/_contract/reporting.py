@@ -133,7 +133,7 @@ class Tracker(Component):
 
     kind = "tracker"
     shows_messages: bool = False
-    """True if it shows each line of `kdtool_said` to the user at once. If no tracker does, kdtool prints the lines to
+    """True if it shows each line of `kdtool_message` to the user at once. If no tracker does, kdtool prints the lines to
     standard error."""
 
     @hook(tolerant=True)
@@ -156,7 +156,7 @@ class Tracker(Component):
         """A training step was logged. On rank 0. Since 0.1."""
 
     @hook(tolerant=True)
-    def kdtool_measured(self, run: RunInfo, measurement: Measurement) -> None:
+    def kdtool_measurement(self, run: RunInfo, measurement: Measurement) -> None:
         """A measurement was made. Since 0.1."""
 
     @hook(tolerant=True)
@@ -164,7 +164,7 @@ class Tracker(Component):
         """A checkpoint is complete on disk. Since 0.1."""
 
     @hook(tolerant=True)
-    def kdtool_said(self, run: RunInfo, text: str) -> None:
+    def kdtool_message(self, run: RunInfo, text: str) -> None:
         """A component, or kdtool, emits a line for the user; see `shows_messages`. Since 0.1."""
 
     @hook(tolerant=True)

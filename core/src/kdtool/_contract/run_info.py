@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kdtool._contract.data import TextSource
-from kdtool._contract.licences import Licensed
+from kdtool._contract.licences import Licensed, published_name
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -79,7 +79,7 @@ class RunInfo:
     trained. `stage` is the kind of artefact being made; for a phase of training, `phase` is its name. `label` distinguishes
     artefacts of one kind, such as "perplexity-student" among the scores; "" if there is only one. `rank` and `world` count
     processes. `say` shows a line to the user. `licences` are the terms of the run's components, and the student's use of
-    them.
+    them. `untrained` is the untrained student's folder while exporters check it (`kdtool_check`).
     """
 
     name: str
@@ -96,6 +96,12 @@ class RunInfo:
     phase: str = ""
     licences: tuple[Licensed, ...] = ()
     label: str = ""
+    untrained: Path | None = None
+
+    @property
+    def published_name(self) -> str:
+        """The name required of a published model of the run, such as one that begins with a teacher's name. Since 0.1."""
+        return published_name(self.name, self.licences)
 
     def component(self, name: str, kind: type[K]) -> K:
         """Return one component, to call its hooks: see `Hooks.component`. Since 0.1."""

@@ -24,12 +24,13 @@ from kdtool._estimate.history import apply_earlier_speed
 from kdtool._estimate.machine import free_disk, memory_here, read_size
 from kdtool._estimate.remedies import Attempt, fitting, largest, proposals
 from kdtool._estimate.totals import Forecast, add_up
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
 from kdtool._run.graph import Stage
+from kdtool._run.preflight.component_checks import refuse_missing
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.refusals import refuse_missing
@@ -64,7 +65,7 @@ class _Limits:
     memory_given: bool
 
 
-@translated()
+@translate_errors()
 def check(
     recipe: Path | str | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,

@@ -38,10 +38,10 @@ class OtherWork:
         elapsed = max(perf_counter() - self._begun, 1e-9)
         return max(0.0, (now - self._all) - (self._own() - self._mine)) / elapsed
 
-
-def is_busy(others: float | None, threads: int) -> bool:
-    """Return whether other work, in cores, leaves too few cores for `threads` threads."""
-    return others is not None and others > _LEAST and others + threads > (os.cpu_count() or 1)
+    def disturbance(self, threads: int) -> float:
+        """Return how many cores others took on average if that left too few for so many threads, else 0."""
+        others = self.cores() or 0.0
+        return others if others > _LEAST and others + threads > (os.cpu_count() or 1) else 0.0
 
 
 def busy_cores(threads: int) -> float:
@@ -50,8 +50,7 @@ def busy_cores(threads: int) -> float:
     if work.cores() is None:
         return 0.0
     sleep(_PROBE_SECONDS)
-    others = work.cores() or 0.0
-    return others if is_busy(others, threads) else 0.0
+    return work.disturbance(threads)
 
 
 def wait_passively(environment: MutableMapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from kdtool._assembly.assemble import Assembly
 from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError
-from kdtool._plugins.registry import installed, load
+from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import as_written
 from kdtool._run.preflight.run_forecast import Asked
 
@@ -170,7 +170,7 @@ def _transforms(assembly: Assembly) -> Iterator[Remedy]:
     (student,) = assembly.of_kind("student")
     component = assembly.shared[student]
     random = isinstance(component, Student) and component.uses_seed
-    for name in installed("transform"):
+    for name in entries_by_name("transform"):
         try:
             cls = load("transform", name, Path.cwd(), assembly.complain).cls
         except KdtoolError:

@@ -16,7 +16,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._errors import UsageError
 from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import component_record, environment
 from kdtool._results.verdict import side_by_side
@@ -32,7 +32,7 @@ from kdtool._text.names import NAME, NO_NAME, name_from
 from kdtool._text.terminal import print_line
 
 
-@translated()
+@translate_errors()
 def evaluate(
     models: Sequence[Path | str],
     evaluators: Sequence[str] = (),

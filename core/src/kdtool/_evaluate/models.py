@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdtool._errors import UsageError
-from kdtool._plugins.registry import installed
+from kdtool._plugins.registry import entries_by_name
 from kdtool._results.compare_runs import run_folder
 from kdtool._results.files import read_results
 from kdtool._results.model_cards import CARD
@@ -60,7 +60,7 @@ def _models(given: str, out: Path) -> Iterator[Model]:
         label, text = "", given
     path = Path(text).absolute()
     if path.is_file() or (path.is_dir() and not (path / RESULTS).is_file()):
-        generic = {MODEL, *installed("exporter")}  # folders of a run that are named by what kind of thing is in them
+        generic = {MODEL, *entries_by_name("exporter")}  # folders of a run that are named by what kind of thing is in them
         own = path.parent.name if path.name in generic else path.name
         yield Model(name_from(label or own, "model", dots=True), path)
         return

@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 
 from kdtool._errors import KdtoolError, RecipeError, UsageError
-from kdtool._plugins.registry import installed, load
+from kdtool._plugins.registry import entries_by_name, load
 from kdtool._recipe.layers import compose, read_layers, settings_layer
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.parser import Parser
@@ -55,7 +55,7 @@ def measuring_recipe(
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
         data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
-    data.setdefault("reporter", {"use": next(iter(installed("reporter")))} if installed("reporter") else None)
+    data.setdefault("reporter", {"use": next(iter(entries_by_name("reporter")))} if entries_by_name("reporter") else None)
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
     shared = parser.shared
@@ -82,7 +82,7 @@ def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:
 
 def _openers() -> Iterator[str]:
     """Yield the names of installed exporters that need no settings."""
-    for name in installed("exporter"):
+    for name in entries_by_name("exporter"):
         try:
             load("exporter", name, Path.cwd(), print_line).cls.Config()
             yield name

@@ -1,1 +1,1 @@
-"""Which plugins are installed, how they are imported, validated and called, and who is to blame when one fails."""
+"""Find, import, validate and call plugins, and name the one that fails."""

@@ -1,8 +1,8 @@
-"""Whose code failed, and what errors of the system and of libraries mean to a user.
+"""Find the plugin whose code failed, and turn errors of the system and of libraries into errors for the user.
 
-A component is known by the hook that raised. What a hook returned (a model, a tokenizer) may fail later, outside of any
-hook: then the plugin is known by the code that the exception came through. The Python API and the command line both use
-`translated`, so that a lack of memory or of disk is the same error wherever it happens and whichever library found it.
+The component is known from the hook that raised. A hook's result (a model, a tokenizer) may fail later, outside of any
+hook: the plugin is then found by the code that the exception passed through. The Python API and the command line both use
+`translate_errors`, so that a lack of memory or disk is the same error wherever it happens.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kdtool._errors import KdtoolError, MemoryExceededError, PluginError, Storag
 from kdtool._plugins.distributions import origin_of, points
 from kdtool._plugins.owner import blame, owner_of
 
-__all__ = ["culprit", "out_of_memory", "told", "translated", "using"]
+__all__ = ["culprit", "describe", "out_of_memory", "translate_errors", "using"]
 
 _TORCH_SAYS = ("DefaultCPUAllocator: ", "CUDA out of memory", "MPS backend out of memory")
 _DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def culprit(error: BaseException) -> str:
-    """Return the component, or else the plugin, whose code raised; "" where it was kdtool's own or cannot be told."""
+    """Return the component, or else the plugin, whose code raised; "" if it was kdtool's own or is unknown."""
     owner = owner_of(error)
     if owner is not None:
         return str(owner)
@@ -40,8 +40,8 @@ def culprit(error: BaseException) -> str:
     return ""
 
 
-def told(error: BaseException) -> str:
-    """Return what an error for the user says, and the component that raised it where that is not said already."""
+def describe(error: BaseException) -> str:
+    """Return the message of an error for the user, with the component that raised it unless the message names it."""
     owner, text = owner_of(error), str(error)
     return f"{text}\n  in {owner}" if owner is not None and str(owner) not in text else text
 
@@ -56,10 +56,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def using(owner: Owner, what: str) -> Iterator[None]:
-    """Run code of a plugin that is no hook: its class, its settings, its constructor.
+    """Run code of a plugin outside of hooks: its class, its settings, its constructor.
 
     Raises:
-        PluginError: it raised something that is not for the user.
+        PluginError: it raised anything but a `KdtoolError` or a lack of memory.
     """
     with blame(owner, what):
         try:
@@ -73,8 +73,8 @@ def using(owner: Owner, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn a lack of memory or disk, or of room in a path, that nobody has explained yet into an error for the user.
+def translate_errors() -> Iterator[None]:
+    """Turn a lack of memory or disk, or a path that is too long, into an error for the user.
 
     Raises:
         UsageError: a path is longer than the system allows.
@@ -89,14 +89,14 @@ def translated() -> Iterator[None]:
         if out_of_memory(error):
             who = culprit(error) or "kdtool itself"
             first = (str(error).strip().splitlines() or ["MemoryError"])[0]
-            remedy = "A smaller batch, shorter rows or a smaller model need less. What was finished is kept."
+            remedy = "A smaller batch, shorter rows or a smaller model need less. Finished work is kept."
             raise MemoryExceededError(f"not enough memory in {who}: {first}\n  {remedy}") from error
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             start = str(error.filename or "a path")[:200]
             raise UsageError(f"{start}… is longer than this system allows; choose a shorter name or folder") from error
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f" {error.filename}" if error.filename else ""
-            remedy = "make room or choose another folder, then run the same command again; what was finished is kept"
+            remedy = "make room or choose another folder, then run the same command again; finished work is kept"
             who = culprit(error)
             raise StorageError(
                 f"cannot write{where}: {error.strerror}{f' (in {who})' if who else ''}; {remedy}"

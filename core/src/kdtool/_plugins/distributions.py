@@ -30,7 +30,7 @@ __all__ = [
     "CONTRACTS",
     "Origin",
     "contracts_of",
-    "misplaced",
+    "find_misplaced",
     "module_origin",
     "origin_of",
     "points",
@@ -68,7 +68,7 @@ def points() -> tuple[EntryPoint, ...]:
         return tuple(point for found in distributions() for point in _readable(found))
 
 
-def misplaced(groups: Collection[str]) -> tuple[str, ...]:
+def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each entry point in an unknown group of ours."""
     return tuple(
         f"{origin_of(point.dist).name} registers {point.name!r} in a group {point.group!r}, which is unknown; "

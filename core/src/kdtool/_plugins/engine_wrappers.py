@@ -48,13 +48,13 @@ def guarded_wrapper(
     """Return a component's wrapper of a hook, whose errors name the component."""
 
     @wraps(wrapper)
-    def guarded(*args: Any) -> Generator[None, Any, Any]:
+    def guard_call(*args: Any) -> Generator[None, Any, Any]:
         if owner.name in muted:
             return (yield)
         with blame(owner, f"its wrapper of {hook}"):
             return (yield from wrapper(*args))
 
-    return guarded
+    return guard_call
 
 
 def _plugin(name: str, make: Callable[[Spec], Wrapper], specs: Iterable[Spec], *, outermost: bool) -> object:
@@ -66,7 +66,7 @@ def _guard(spec: Spec, owners: Mapping[str, Owner]) -> Wrapper:
     def guard(component: str) -> Generator[None, Any, Any]:
         owner = owners[component]
         with blame(owner, spec.name):
-            answer = spec.answers.checked((yield))
+            answer = spec.answers.check((yield))
         return _blamed_generator(answer, owner, spec.name) if isgenerator(answer) else answer
 
     return guard
@@ -98,7 +98,7 @@ def _tolerance(
 
 
 def _trace(spec: Spec, trace: Callable[[str], None], depth: list[int]) -> Wrapper:
-    def traced(component: str) -> Generator[None, Any, Any]:
+    def trace_call(component: str) -> Generator[None, Any, Any]:
         trace(f"{'  ' * depth[0]}{spec.name} -> {component}")
         depth[0] += 1
         try:
@@ -106,4 +106,4 @@ def _trace(spec: Spec, trace: Callable[[str], None], depth: list[int]) -> Wrappe
         finally:
             depth[0] -= 1
 
-    return traced
+    return trace_call

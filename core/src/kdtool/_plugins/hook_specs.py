@@ -11,7 +11,7 @@ from typing import Any
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Calling, calling_of
 from kdtool._contract.kinds import KINDS
-from kdtool._plugins.return_types import Answers
+from kdtool._plugins.return_types import ReturnType
 
 __all__ = ["BASES", "PREFIX", "SPECS", "Spec", "implements", "is_wrapper"]
 
@@ -33,7 +33,7 @@ class Spec:
 
     @cached_property
     def calling(self) -> Calling:
-        """How it is called."""
+        """The way of calling it."""
         return calling_of(self.declared)
 
     @cached_property
@@ -42,9 +42,9 @@ class Spec:
         return tuple(inspect.signature(self.declared).parameters)[1:]
 
     @cached_property
-    def answers(self) -> Answers:
-        """What it may return."""
-        return Answers(self.declared)
+    def answers(self) -> ReturnType:
+        """Its declared return type."""
+        return ReturnType(self.declared)
 
     def values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name.
@@ -58,7 +58,7 @@ class Spec:
         return values
 
 
-def _declared() -> dict[str, Spec]:
+def _read_declarations() -> dict[str, Spec]:
     found: dict[str, Spec] = {}
     for base in BASES:
         for name, declared in vars(base).items():
@@ -67,7 +67,7 @@ def _declared() -> dict[str, Spec]:
     return found
 
 
-SPECS: Mapping[str, Spec] = _declared()
+SPECS: Mapping[str, Spec] = _read_declarations()
 """Every hook by name."""
 
 

@@ -133,7 +133,7 @@ class ComponentHooks:
                 if spec.calling.first:
                     return Named(name, answer)
                 answers[name] = answer
-        return None if spec.calling.first or spec.answers.none_at_all else answers
+        return None if spec.calling.first or spec.answers.is_none else answers
 
     def _guard_wrappers(self, component: Component, owner: Owner) -> None:
         """Have errors of the component's own wrappers name it."""

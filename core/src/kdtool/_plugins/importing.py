@@ -114,4 +114,4 @@ def _remedy(error: BaseException, origin: Origin) -> str:
     for requirement in origin.requires:
         if re.sub(r"[-_.]+", "-", re.split(r"[\s;<>=!~\[(]", requirement)[0]).lower() == wanted:
             return f"; try: pip install '{requirement.partition(';')[0].strip()}'"
-    return f"; the module {missing!r} is missing and is not among what its package says it needs"
+    return f"; the module {missing!r} is missing, and the requirements of the package do not list it"

@@ -1,6 +1,6 @@
-"""Who stands behind a component, and how an exception is made to name it.
+"""Note on an exception which component raised it.
 
-Hooks blame the component that they ask; the engine blames one for what it returned, where that fails later.
+Hooks blame the component that they call. The engine blames one for its result, if that fails later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["blame", "owner_of"]
 
 @contextmanager
 def blame(owner: Owner | None, hook: str) -> Iterator[None]:
-    """Note on any exception from the block that `owner` raised it in `hook`. Innermost owner wins; Ctrl-C is nobody's."""
+    """Note on any exception from the block that `owner` raised it in `hook`. The innermost owner wins; Ctrl-C has none."""
     try:
         try:
             yield

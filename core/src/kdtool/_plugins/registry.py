@@ -1,4 +1,4 @@
-"""What is installed: components by kind and name, from package metadata alone.
+"""Find installed components by kind and name, from package metadata alone.
 
 Listing, searching and suggesting import nothing but `importlib.metadata`. `load` imports the one class that is used:
 by a registered name, as `module:Class`, or as `./file.py:Class` beside the recipe. It raises `PluginError` with the
@@ -18,13 +18,13 @@ from typing import Any
 
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.distributions import misplaced, origin_of, points
+from kdtool._plugins.distributions import find_misplaced, origin_of, points
 from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
 
 GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "command": "kdtool.commands"}
-"""Entry-point group of each kind; a command is no component but a lazily imported click command."""
+"""Entry-point group of each kind; a command is a lazily imported click command, not a component."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _all_entries() -> tuple[Entry, ...]:
     )
 
 
-def installed(kind: str) -> dict[str, tuple[Entry, ...]]:
+def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
     """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
     own = [entry for entry in _all_entries() if entry.kind == kind]
     return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
@@ -63,7 +63,7 @@ def find(kind: str, name: str) -> Entry:
         UsageError: nothing of that name is installed.
         PluginError: two distributions offer it.
     """
-    entries = installed(kind).get(name, ())
+    entries = entries_by_name(kind).get(name, ())
     if len(entries) == 1:
         return entries[0]
     if entries:
@@ -73,8 +73,13 @@ def find(kind: str, name: str) -> Entry:
         )
     if package := package_of(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
-    known = did_you_mean(name, {*installed(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}")
-    hints = [known or f"no {kind} is installed", *(text for text in misplaced(GROUPS.values()) if repr(name) in text)]
+    known = did_you_mean(
+        name, {*entries_by_name(kind), *_first_party().get(kind, {})}, what=f"installed {GROUPS[kind][7:]}"
+    )
+    hints = [
+        known or f"no {kind} is installed",
+        *(text for text in find_misplaced(GROUPS.values()) if repr(name) in text),
+    ]
     raise UsageError(f"no {kind} is called {name!r}; {'; '.join(hints)}")
 
 
@@ -85,10 +90,10 @@ def load(kind: str, use: str, folder: Path, announce: Callable[[str], None]) -> 
         kind: the kind it must be of (not checked here).
         use: a registered name, `module:Class`, or a path to a Python file with `:Class` behind it.
         folder: where a relative path starts.
-        announce: is told before code from a local file runs.
+        announce: called with a line before code from a local file runs.
 
     Raises:
-        UsageError: there is nothing of that name.
+        UsageError: the name is unknown.
         PluginError: it cannot be imported.
     """
     if ".py:" in use:

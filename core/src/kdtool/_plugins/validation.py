@@ -19,17 +19,17 @@ __all__ = ["implements", "mistakes"]
 
 
 def mistakes(cls: object, kind: str) -> Iterator[str]:
-    """Yield what is wrong with a class that is to be a component of `kind`."""
+    """Yield the mistakes in a class of a component of `kind`."""
     base = KINDS[kind]
     if not inspect.isclass(cls):
-        yield f"is no class but {type(cls).__name__}"
+        yield f"is not a class but {type(cls).__name__}"
         return
     if not issubclass(cls, base):
         others = [other for other, other_base in KINDS.items() if issubclass(cls, other_base)]
         yield f"is a {others[0]}, not a {kind}" if others else f"does not extend kdtool.{base.__name__}"
         return
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
-        yield "overrides equality, by which components are told apart; remove __eq__ and __hash__"
+        yield "overrides equality, which identifies components; remove __eq__ and __hash__"
     yield from _config_mistakes(cls)
     needed = sorted(name for name, declared in vars(base).items() if calling_of(declared).needed)
     yield from (f"has no {name}, which every {kind} needs" for name in needed if not implements(cls, name))
@@ -51,7 +51,7 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
     found = inspect.getattr_static(cls, name)
     wraps = is_wrapper(found)
     if not (hasattr(base, name) or (wraps and name in SPECS)):
-        what = "a hook of another kind" if name in SPECS else "which is no hook"
+        what = "a hook of another kind" if name in SPECS else "which is not a hook"
         hint = did_you_mean(name, [hook for hook in SPECS if hasattr(base, hook)], what="hooks of this kind")
         wrap = "; to wrap it, mark it with @kdtool.hookimpl(wrapper=True)" if name in SPECS else ""
         yield f"has {name}, {what}; {hint}{wrap}"
@@ -60,7 +60,7 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
             name, found, (*SPECS[name].arguments, "component") if wraps else SPECS[name].arguments
         )
         if wraps and not inspect.isgeneratorfunction(found):
-            yield f"has {name} as a wrapper that does not yield; write `answer = yield` where the hook is to be called"
+            yield f"has {name} as a wrapper that does not yield; write `answer = yield` at the place of the call"
         if wraps and name == "kdtool_close":
             yield "wraps kdtool_close, which is called on each component alone"
 

@@ -15,7 +15,7 @@ from typing import Any
 from kdtool._contract.evaluation import Measurement, Subject
 from kdtool._contract.reporting import Comparison, Results
 from kdtool._errors import UsageError
-from kdtool._plugins.attribution import translated
+from kdtool._plugins.attribution import translate_errors
 from kdtool._results.compare_arms import compare_all, interval
 from kdtool._results.files import read_results
 from kdtool._results.verdict import side_by_side
@@ -50,7 +50,7 @@ class Compared:
     subjects: tuple[Subject, ...]
 
 
-@translated()
+@translate_errors()
 def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Sequence[str] = ()) -> Compared:
     """Put finished runs side by side.
 

@@ -112,7 +112,7 @@ class Context:
         """Show the user a line, on rank 0. All trackers get it; if none of them shows it, it goes to the terminal."""
         if self.rank:
             return
-        self.hooks.kdtool_said(self.info(), text)
+        self.hooks.kdtool_message(self.info(), text)
         if not self.assembly.shows_messages():
             self.assembly.complain(text)
 

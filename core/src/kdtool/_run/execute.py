@@ -17,11 +17,11 @@ from typing import Any
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.requirements import held_against
 from kdtool._contract.evaluation import Artifact
-from kdtool._contract.licences import Licensed, told
+from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, cause_of
-from kdtool._plugins.attribution import culprit, translated
+from kdtool._plugins.attribution import culprit, translate_errors
 from kdtool._results.compare_arms import compare_all
 from kdtool._results.files import component_record, environment, write_results
 from kdtool._results.model_cards import card_of, write_card
@@ -52,7 +52,7 @@ from kdtool._store.locks import holder_of, run_lock
 from kdtool._store.shared_store import register_run
 
 
-@translated()
+@translate_errors()
 def execute(
     assembly: Assembly,
     folder: Path,
@@ -103,7 +103,7 @@ def session(
     with run_lock(folder):
         register_run(store, folder)
         context.hooks.kdtool_run_start(run)
-        for line in told(licences, assembly.recipe.name):
+        for line in licence_lines(licences, assembly.recipe.name):
             context.say(line)
         try:
             results = work(context, run)

@@ -131,12 +131,12 @@ def _libraries(name: str) -> dict[str, str]:
 @cache
 def _requirements_of(name: str, *, extras: bool) -> tuple[str, ...]:
     """Return the installed distributions that one requires on this machine, with `extras` also those of its extras."""
-    installed = _find_distribution(name)
-    if installed is None:
+    entries_by_name = _find_distribution(name)
+    if entries_by_name is None:
         return ()
-    asked = ["", *(installed.metadata.get_all("Provides-Extra", ()) if extras else ())]
+    asked = ["", *(entries_by_name.metadata.get_all("Provides-Extra", ()) if extras else ())]
     found = []
-    for text in installed.requires or ():
+    for text in entries_by_name.requires or ():
         if not extras and "extra" in text.partition(";")[2]:
             continue  # parsing hundreds of these would take seconds
         try:

@@ -7,28 +7,11 @@ the same bytes meet where these numbers are equal.
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 BYTE_START, BYTE_END = "byte_start", "byte_end"
 """Columns of rows: where in its document, in bytes of UTF-8, a token begins and ends."""
-
-
-def meeting_points(own: Sequence[int], other: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) where own[i] equals other[j], in order, each index once; both sequences never fall.
-
-    For the ends of two tokenizers' tokens in one document these are the tokens that end together: from one pair to the next,
-    both sides stand for the same bytes.
-    """
-    i = j = 0
-    while i < len(own) and j < len(other):
-        if own[i] == other[j]:
-            yield i, j
-            i, j = i + 1, j + 1
-        elif own[i] < other[j]:
-            i += 1
-        else:
-            j += 1
 
 
 def byte_spans(pieces: Sequence[bytes], begin: int = 0) -> tuple[list[int], list[int]]:

@@ -48,13 +48,14 @@ class Agreement(kdtool.Evaluator):
             size = ahead.student_bytes + bytes_of_exact_heads(ahead, ahead.teachers) + layer + logits
             yield kdtool.Estimate("measured student", ("scores: agreement",), compute_bytes=size, uses=ahead.teachers)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
 
         Raises:
             kdtool.UsageError: there is no text to compare on.
         """
-        self._documents(run)
+        if when == "text":
+            self._documents(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `kl-to-<teacher>` and `top-1-agreement-with-<teacher>` of each student and control.

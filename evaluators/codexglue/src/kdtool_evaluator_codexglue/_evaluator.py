@@ -75,11 +75,19 @@ class CodeXGlue(kdtool.Evaluator):
 
         return {name: read_and_hash(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say what CodeBLEU lacks, where programs are to be compared."""
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
+        """Return what CodeBLEU lacks, where programs are to be compared; then read the files.
+
+        Raises:
+            kdtool.UsageError: a file is in another form, or holds nothing.
+        """
         from kdtool_evaluator_codexglue._programs import missing
 
-        return () if self.config.generation is None else tuple(missing())
+        if when == "start":
+            return () if self.config.generation is None else tuple(missing())
+        list(self._tasks(run))
+        self._codes()
+        return ()
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_measuring import bytes_of_exact_heads, bytes_to_answer
@@ -88,15 +96,6 @@ class CodeXGlue(kdtool.Evaluator):
         if student is not None:
             size = bytes_to_answer(ahead, min(_LONGEST, student.context or _LONGEST)) + bytes_of_exact_heads(ahead)
             yield kdtool.Estimate("measured student", ("scores: codexglue",), compute_bytes=size)
-
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Read the files.
-
-        Raises:
-            kdtool.UsageError: one is in another form, or holds nothing.
-        """
-        list(self._tasks(run))
-        self._codes()
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield the measures of each file's task; items are its examples, for token accuracy its programs.

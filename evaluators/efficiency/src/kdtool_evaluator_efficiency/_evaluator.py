@@ -89,7 +89,7 @@ class Efficiency(kdtool.Evaluator):
             ready = self._ready(run, stack, folders, answering)
             work = kdtool.OtherWork(own_seconds)
             turns = in_turns({subject.name: each.timed for subject, each in ready.items()}, self.config.turns, run)
-            ready = beside_other_work(run, ready, work.cores())
+            ready = beside_other_work(run, ready, work)
             for subject, each in ready.items():
                 if subject.name in turns:
                     yield from measurements(run, subject, each, turns[subject.name], self.config)

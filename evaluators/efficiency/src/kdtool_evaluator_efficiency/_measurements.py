@@ -32,12 +32,13 @@ class Ready:
 
 
 def beside_other_work(
-    run: kdtool.RunInfo, ready: Mapping[kdtool.Subject, Ready], others: float | None
+    run: kdtool.RunInfo, ready: Mapping[kdtool.Subject, Ready], work: kdtool.OtherWork
 ) -> dict[kdtool.Subject, Ready]:
     """Mark what was measured while other processes took the processors, and say so."""
     import torch
 
-    if others is None or not kdtool.is_busy(others, torch.get_num_threads()):
+    others = work.disturbance(torch.get_num_threads())
+    if not others:
         return dict(ready)
     busy = f"other processes took {others:.1f} of {os.cpu_count()} cores: too slow, and not to be compared"
     run.say(f"efficiency: the machine was busy, {busy}; measure again when it is idle: kdtool eval --with efficiency")

@@ -49,13 +49,14 @@ class LineCompletion(kdtool.Evaluator):
             size = bytes_to_answer(ahead, min(tokens, student.context or tokens))
             yield kdtool.Estimate("measured student", ("scores: line-completion",), compute_bytes=size)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without lines.
 
         Raises:
             kdtool.UsageError: no document has a line to complete.
         """
-        self._places(run)
+        if when == "text":
+            self._places(run)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `line-completion.exact-match` and `.edit-similarity` of each subject; items are documents.

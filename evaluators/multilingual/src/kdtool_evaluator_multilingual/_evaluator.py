@@ -60,8 +60,8 @@ class Multilingual(PassAtK):
         """
         return self._published.data_set.terms
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
-        """Say which toolchains are not on this machine or do not run in the sandbox, and why none runs there, if so.
+    def missing(self) -> Sequence[str]:
+        """Return which toolchains are not on this machine or do not run in the sandbox, and why none runs there, if so.
 
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.

@@ -15,7 +15,7 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Spans", "meetings", "of_spans", "spans"]
+__all__ = ["Spans", "meeting_points", "meetings", "of_spans", "spans"]
 
 
 class Token(NamedTuple):
@@ -39,6 +39,23 @@ class Spans:
         return self.numbers[self.lengths.cumsum(0) - 1]
 
 
+def meeting_points(own: Sequence[int], other: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (i, j) where own[i] equals other[j], in order, each index once; both sequences never fall.
+
+    Given two tokenizers' ends of tokens in one document it gives the tokens that end together: from one pair to the next,
+    both sides stand for the same bytes.
+    """
+    i = j = 0
+    while i < len(own) and j < len(other):
+        if own[i] == other[j]:
+            yield i, j
+            i, j = i + 1, j + 1
+        elif own[i] < other[j]:
+            i += 1
+        else:
+            j += 1
+
+
 def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
     """Return the numbers of own and teacher's positions that have read the same bytes of a document, [M] each."""
     if view.teacher_batch is None:
@@ -47,7 +64,7 @@ def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
     pairs = [
         (own[i].number, other[j].number)
         for own, other in _documents(view.batch, view.teacher_batch)
-        for i, j in kdtool.meeting_points([token.start for token in own], [token.start for token in other])
+        for i, j in meeting_points([token.start for token in own], [token.start for token in other])
     ]
     device = view.batch.labels.device
     return _numbers([own for own, _ in pairs], device), _numbers([other for _, other in pairs], device)
@@ -112,9 +129,9 @@ def _with_bytes(tokens: Sequence[Token]) -> list[Token]:
 
 def _spans(own: Sequence[Token], other: Sequence[Token]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the numbers of own and other tokens of each span of a document."""
-    begins = list(kdtool.meeting_points([token.start for token in own], [token.start for token in other]))
+    begins = list(meeting_points([token.start for token in own], [token.start for token in other]))
     done = 0
-    for i, j in kdtool.meeting_points([token.end for token in own], [token.end for token in other]):
+    for i, j in meeting_points([token.end for token in own], [token.end for token in other]):
         latest = done
         while latest < len(begins) and begins[latest][0] <= i:
             latest += 1

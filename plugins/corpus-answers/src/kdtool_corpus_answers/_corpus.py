@@ -85,7 +85,7 @@ class Answers(kdtool.Corpus):
         if config.fallback is not None:
             self._teachers = [name for name in self._teachers if name != config.fallback] + [config.fallback]
         taken = self._teachers if config.corpus is None else [*self._teachers, config.corpus]
-        self.derives_from: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted(taken), "text")
+        self.derives_from = dict.fromkeys(sorted(taken), "text")
         self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
@@ -98,7 +98,7 @@ class Answers(kdtool.Corpus):
             pass
         return {path.name: digest(path) for path in self.config.prompts}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
         return [f"prompts: there is no file {path.absolute()}" for path in self.config.prompts if not path.exists()]
 

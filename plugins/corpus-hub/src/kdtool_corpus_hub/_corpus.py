@@ -51,7 +51,7 @@ class Hub(kdtool.Corpus):
             "as named on its data card", url=f"https://huggingface.co/datasets/{self.config.dataset}"
         )
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
         return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
 

@@ -71,7 +71,7 @@ class JsonLines(kdtool.Corpus):
         """Return each file's SHA-256."""
         return {path.name: _digest(path) for path in self.config.files}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
         return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
 

@@ -52,7 +52,7 @@ class Mbpp(kdtool.Corpus):
         """Give the licence of the problems."""
         return kdtool.LicenceTerms("CC-BY-4.0", url="https://creativecommons.org/licenses/by/4.0/")
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say that the file is not there, if so."""
         file = self.config.file
         return [f"file: there is no file {file.absolute()}"] if file is not None and not file.exists() else []

@@ -83,7 +83,7 @@ class PythonSource(kdtool.Corpus):
         lines = "".join(f"{file.digest} {file.id}\n" for file in self._files())
         return {"files": hashlib.sha256(lines.encode("utf-8")).hexdigest()}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say that the folder is not there, if so."""
         folder = self.config.folder
         return [f"folder: there is no folder {folder.absolute()}"] if folder is not None and not folder.is_dir() else []

@@ -34,14 +34,14 @@ class Verified(kdtool.Corpus):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.derives_from: Mapping[str, kdtool.Transfer] = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
+        self.derives_from = dict.fromkeys(sorted({config.ask, config.corpus}), "text")
         self._asked: set[Path] = set()
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the version of the Python that runs the tests."""
         return {"python": platform.python_version()}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Return what the sandbox lacks to run programs safely here."""
         from kdtool_sandbox import missing
 

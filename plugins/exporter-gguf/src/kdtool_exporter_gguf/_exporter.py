@@ -38,7 +38,7 @@ class GGUF(kdtool.Exporter):
             yield kdtool.Estimate("exported student", ("exports",), 4 * student.parameters + 2 * size)
             yield kdtool.Estimate("exported student", disk_bytes=size)
 
-    def kdtool_exportable(self, run: kdtool.RunInfo, untrained: Path) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a student that is not a plain Llama, or whose tokenizer llama.cpp does not support.
 
         Raises:
@@ -48,7 +48,10 @@ class GGUF(kdtool.Exporter):
 
         from kdtool_exporter_gguf._checking import require_readable
 
-        config, tokenizer = open_config(untrained, offline=True), open_tokenizer(untrained, offline=True)
+        if run.untrained is None:
+            return
+        config = open_config(run.untrained, offline=True)
+        tokenizer = open_tokenizer(run.untrained, offline=True)
         require_gguf(config, tokenizer)
         require_readable(config, tokenizer)
 

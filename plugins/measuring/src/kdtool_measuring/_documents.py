@@ -42,13 +42,14 @@ class DocumentEvaluator(kdtool.Evaluator):
             raise without_text(self.name, self.config.split)
         return found
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a split without text.
 
         Raises:
             kdtool.UsageError: there is no text to measure on.
         """
-        self.documents(run)
+        if when == "text":
+            self.documents(run)
 
 
 def score_texts(

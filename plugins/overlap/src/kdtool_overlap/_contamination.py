@@ -49,13 +49,14 @@ class Contamination(kdtool.Evaluator):
 
         return {"problems": digest_of(problems_of(run, "contamination"))}
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse a recipe without training text, or without problems that can be found.
 
         Raises:
             kdtool.UsageError: there is no training text, or no problem can be found in it.
         """
-        self._benchmarks(run)
+        if when == "text":
+            self._benchmarks(run)
 
     def _benchmarks(self, run: kdtool.RunInfo) -> list[_Found]:
         from kdtool_overlap._benchmarks import Benchmark, problems_of

@@ -39,27 +39,26 @@ class Decontamination(kdtool.Screen):
         Raises:
             kdtool.UsageError: no evaluator publishes any.
         """
-        from kdtool_overlap._benchmarks import Benchmark, digest_of, problems_of
+        from kdtool_overlap._benchmarks import digest_of, problems_of
 
-        problems = problems_of(run, "decontamination")
-        self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
-        return {"problems": digest_of(problems)}
+        return {"problems": digest_of(problems_of(run, "decontamination"))}
 
-    def kdtool_screen(self, examples: Sequence[kdtool.Example]) -> Sequence[kdtool.Rejection | None]:
-        """Reject examples that contain a problem; the reason names the benchmark.
+    def kdtool_screen(self, run: kdtool.RunInfo, examples: Sequence[kdtool.Example]) -> Sequence[str | None]:
+        """Return the benchmark of the problem that an example contains, or None.
 
         Raises:
-            kdtool.PluginError: `kdtool_identity`, which collects the problems, was not called before.
+            kdtool.UsageError: no evaluator has problems.
         """
+        from kdtool_overlap._benchmarks import Benchmark, problems_of
+
         if self._benchmarks is None:
-            raise kdtool.PluginError(
-                "decontamination cannot screen before its kdtool_identity has collected the problems"
-            )
+            problems = problems_of(run, "decontamination")
+            self._benchmarks = [Benchmark(name, found, self.config.n) for name, found in problems.items()]
         return [self._screen(example, self._benchmarks) for example in examples]
 
-    def _screen(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> kdtool.Rejection | None:
+    def _screen(self, example: kdtool.Example, benchmarks: Sequence[Benchmark]) -> str | None:
         from kdtool_overlap._words import words_of_example
 
         words = words_of_example(example)
         found = [benchmark.name for benchmark in benchmarks if benchmark.found_in(words)]
-        return kdtool.Rejection(f"{self.config.n} words of {', '.join(found)}"[:80]) if found else None
+        return f"{self.config.n} words of {', '.join(found)}"[:80] if found else None

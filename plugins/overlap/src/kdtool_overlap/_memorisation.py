@@ -53,13 +53,14 @@ class Memorisation(kdtool.Evaluator):
             size = bytes_to_answer(ahead, tokens)
             yield kdtool.Estimate("measured student", ("scores: memorisation",), compute_bytes=size)
 
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> None:
         """Refuse text without a passage.
 
         Raises:
             kdtool.UsageError: no document is long enough for one.
         """
-        self._passages(run, 1)
+        if when == "text":
+            self._passages(run, 1)
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `memorised` and `longest-copy` of each subject; items are documents, since their passages are correlated.

@@ -68,7 +68,25 @@ class PassAtK(kdtool.Evaluator):
         """Return the measurement's settings that are specific to the benchmark."""
         return {"like": self.harness.get(self.config.form, "")}
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> Sequence[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
+        """Return what the sandbox lacks; once there is text, check the problems and the student's chat template.
+
+        Raises:
+            kdtool.UsageError: there are no problems, or `form` is `chat` and the student lacks a chat template.
+        """
+        if when == "start":
+            return self.missing()
+        self._select_problems(run)
+        students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
+        for name in students:
+            if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
+                raise kdtool.UsageError(
+                    "form: chat needs a chat template, but the student's tokenizer has none; set form: base, or use a "
+                    "tokenizer with a template"
+                )
+        return ()
+
+    def missing(self) -> Sequence[str]:
         """Return what the sandbox lacks to run programs safely here."""
         from kdtool_sandbox import missing
 
@@ -81,21 +99,6 @@ class PassAtK(kdtool.Evaluator):
         if student is not None:
             size = bytes_to_answer(ahead, 2 * self.config.maximum_tokens)
             yield kdtool.Estimate("measured student", (f"scores: {self.benchmark}",), compute_bytes=size)
-
-    def kdtool_measurable(self, run: kdtool.RunInfo) -> None:
-        """Read the problems, and check that the run's student can be asked.
-
-        Raises:
-            kdtool.UsageError: there are no problems, or `form` is `chat` and the student lacks a chat template.
-        """
-        self._select_problems(run)
-        students = run.implementing("kdtool_build_student") if self.config.form == "chat" else ()
-        for name in students:
-            if not run.component(name, kdtool.Student).kdtool_tokenizer(run).chat_fingerprint:
-                raise kdtool.UsageError(
-                    "form: chat needs a chat template, but the student's tokenizer has none; set form: base, or use a "
-                    "tokenizer with a template"
-                )
 
     def kdtool_evaluate(self, run: kdtool.RunInfo, subjects: Sequence[kdtool.Subject]) -> Iterator[kdtool.Measurement]:
         """Yield `<benchmark>.pass@<k>` of each subject that answers; items are problems.

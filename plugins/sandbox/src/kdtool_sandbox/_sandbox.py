@@ -284,7 +284,7 @@ def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
 def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
     """Return why programs cannot be run safely on this machine, with the remedy; nothing where they can.
 
-    For `kdtool_missing` of components that run programs: a sandbox is started and tried, and a program of each language.
+    For `kdtool_check` of components that run programs: a sandbox is started and tried, and a program of each language.
     """
     found = []
     for spoken in ([], *([name] for name in languages)):

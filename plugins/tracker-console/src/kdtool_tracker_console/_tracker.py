@@ -38,12 +38,12 @@ class ConsoleTracker(kdtool.Tracker):
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         self._display.step(_title(run), report)
 
-    def kdtool_measured(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
+    def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
         from kdtool_tracker_console._words import describe_measurement
 
         self._display.line(describe_measurement(measurement))
 
-    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
+    def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
         self._display.line(text)
 
     def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:

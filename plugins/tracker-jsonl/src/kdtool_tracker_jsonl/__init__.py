@@ -42,14 +42,14 @@ class JsonLinesTracker(kdtool.Tracker):
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
         self._write(run, "step_end", report=report)
 
-    def kdtool_measured(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
-        self._write(run, "measured", measurement=measurement)
+    def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
+        self._write(run, "measurement", measurement=measurement)
 
     def kdtool_checkpoint(self, run: kdtool.RunInfo, path: Path, step: int) -> None:
         self._write(run, "checkpoint", path=path, step=step)
 
-    def kdtool_said(self, run: kdtool.RunInfo, text: str) -> None:
-        self._write(run, "said", text=text)
+    def kdtool_message(self, run: kdtool.RunInfo, text: str) -> None:
+        self._write(run, "message", text=text)
 
     def kdtool_stage_end(self, run: kdtool.RunInfo, seconds: float, reused: bool) -> None:
         self._write(run, "stage_end", seconds=seconds, reused=reused)

@@ -67,8 +67,8 @@ def warn_of_other_work(run: kdtool.RunInfo, device: torch.device) -> None:
 
 def other_work_noted(work: kdtool.OtherWork, device: torch.device) -> Iterator[str]:
     """Yield a note where other processes took the processors while a phase trained: its speed is not the machine's."""
-    others = work.cores()
-    if device.type == "cpu" and others is not None and kdtool.is_busy(others, torch.get_num_threads()):
+    others = work.disturbance(torch.get_num_threads()) if device.type == "cpu" else 0.0
+    if others:
         yield f"other processes took {others:.1f} of {os.cpu_count()} cores meanwhile: alone it trains faster"
 
 

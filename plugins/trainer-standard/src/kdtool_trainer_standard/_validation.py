@@ -89,11 +89,13 @@ class Validator:
         run = self._run_in(self._folder)
         for name in self._evaluators():
             try:
-                run.component(name, kdtool.Evaluator).kdtool_measurable(run)
+                problems = run.component(name, kdtool.Evaluator).kdtool_check(run, "text") or ()
             except kdtool.UsageError as error:
+                problems = [str(error)]
+            for problem in problems:
                 raise kdtool.UsageError(
-                    f"validation: {error}. While a student learns, the split 'validation' stands for 'test'"
-                ) from error
+                    f"validation: {problem}. While a student learns, the split 'validation' stands for 'test'"
+                )
         if self._config.watch is not None:
             self._measure(0)
 
@@ -166,8 +168,8 @@ class Validator:
         shutil.rmtree(folder, ignore_errors=True)  # answers of a process that was killed are of weights that are gone
         folder.mkdir(parents=True)
         run = self._run_in(folder)
-        role: kdtool.Role = "student" if run.arm == "student" else "control"
-        subject = kdtool.LiveSubject(run.arm, role, None, run.seed, self._student)
+        student = run.arm == "student"
+        subject = kdtool.LiveSubject(run.arm, "student" if student else "control", None, run.seed, self._student)
         with isolated_rng(run.seed), self._autocast():
             for name in self._evaluators():
                 for measurement in run.component(name, kdtool.Evaluator).kdtool_evaluate(run, (subject,)):

@@ -19,7 +19,7 @@ class Compile(kdtool.Transform):
         super().__init__(config)
         self._layers: CompiledLayers | None = None
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         from kdtool_transform_compile._machine import missing
 
         return missing()

@@ -20,7 +20,7 @@ class Liger(kdtool.Transform):
         super().__init__(config)
         self._modules: FusedModules | None = None
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         from kdtool_transformers import pick_device
 
         found = []

@@ -73,7 +73,7 @@ class Qlora(Lora):
     saves_memory = kdtool.Saving({}, "only adapters learn, beside weights of 4 bits", changes_result=True, freezes=True)
     config: Config
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         if find_spec("bitsandbytes") is not None:
             return []
         return ['bitsandbytes is not installed: pip install "kdtool-transform-lora[qlora]"; lora does without']

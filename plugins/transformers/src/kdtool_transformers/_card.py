@@ -34,7 +34,7 @@ def model_card(
         "pipeline_tag: text-generation",
         "tags: [code, distillation, kdtool]",
         "---",
-        f"# {kdtool.published_name(run.name, binding)}",
+        f"# {run.published_name}",
         "",
         f"A student of {facts.parameters:,} parameters ({facts.layers} layers, width {facts.hidden}, vocabulary "
         f"{facts.vocabulary:,}, context {facts.context:,}), distilled with kdtool. Arm `{run.arm}`, seed {run.seed}.",

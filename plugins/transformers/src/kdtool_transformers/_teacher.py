@@ -101,7 +101,7 @@ class CausalTeacher(kdtool.Teacher):
         """Render a prompt in the model's format; called for every request of `kdtool_answer`."""
         return prompt
 
-    def kdtool_missing(self, run: kdtool.RunInfo) -> list[str]:
+    def kdtool_check(self, run: kdtool.RunInfo, when: str) -> list[str]:
         asked, here = self.config.device, devices_here()
         if asked is None or asked in here or (asked == "cuda" and "cuda:0" in here):
             return []

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.loss_weights import weighs
-from kdtool._contract.licences import Licensed, Objection, Transfer, judged
+from kdtool._contract.licences import Licensed, Objection, Transfer, judge_terms
 from kdtool._contract.run_info import Hooks
 from kdtool._errors import Problem, RecipeError
 from kdtool._recipe.model import problem_at
@@ -34,7 +34,7 @@ def licences_of(assembly: Assembly, hooks: Hooks) -> tuple[Licensed, ...]:
     taken: dict[str, set[Transfer]] = {}
     for name, transfer in _transfers(assembly):
         taken.setdefault(names.get(name, name), set()).add(transfer)
-    found, objections = judged(hooks.kdtool_acknowledge(), taken, acknowledged)
+    found, objections = judge_terms(hooks.kdtool_acknowledge(), taken, acknowledged)
     if problems or objections:
         raise RecipeError([*problems, *(_problem(assembly, objection) for objection in objections)])
     return found

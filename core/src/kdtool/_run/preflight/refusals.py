@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_training import adapting_phases
 from kdtool._contract.component import Component
-from kdtool._contract.evaluation import Evaluator, Exporter
-from kdtool._contract.run_info import RunInfo
+from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._errors import Problem, RecipeError, UsageError
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
@@ -16,6 +17,8 @@ from kdtool._run.graph import Node
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import verify
 from kdtool._store.layout import MODEL
+
+HOOK = "kdtool_check"
 
 
 def refuse_missing(
@@ -33,12 +36,11 @@ def refuse_missing(
     phases = [phase for own in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in own]
     for phase in (None, *phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
-        for name in [name for name in hooks.implementing("kdtool_missing") if name not in asked]:
+        for name in [name for name in hooks.implementing(HOOK) if name not in asked]:
             settings = repr((built[name].spec.use, built[name].config))
-            lacks = () if settings in complete else tuple(hooks.component(name, Component).kdtool_missing(run) or ())
+            lacks = () if settings in complete else tuple(_problems(hooks, name, run, "start"))
             complete |= set() if lacks else {settings}
-            key = built[name].spec.key
-            problems |= {problem_at(assembly.recipe, key, f"cannot work here: {text}"): None for text in lacks}
+            problems |= {problem_at(assembly.recipe, built[name].spec.key, text): None for text in lacks}
         asked.update(assembly.shared)
     if problems:
         raise RecipeError(list(problems))
@@ -50,9 +52,8 @@ def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] =
     Raises:
         RecipeError: with all that leaves nothing to measure on, each at its evaluator.
     """
-    run, hooks = context.info(texts=StoredTexts(texts.path)), context.hooks
-    names = set(hooks.implementing("kdtool_measurable")) - set(but)
-    _collect(context, names, lambda name: hooks.component(name, Evaluator).kdtool_measurable(run))
+    run = context.info(texts=StoredTexts(texts.path))
+    _refuse(context, [name for name in _checking(context, "evaluator") if name not in but], run, "text")
 
 
 def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, Node]) -> None:
@@ -61,21 +62,35 @@ def refuse_unexportable(context: Context, student: Node, exports: Mapping[str, N
     Raises:
         RecipeError: with all that cannot be exported, each at its exporter.
     """
-    run, hooks = context.info(), context.hooks
-    names = [name for name in hooks.implementing("kdtool_exportable") if not exports[name.rpartition(".")[2]].exists]
+    run = replace(context.info(), untrained=student.path / MODEL)
+    names = [name for name in _checking(context, "exporter") if not exports[name.rpartition(".")[2]].exists]
     if names and not context.rank:
         verify(student.path)
-    _collect(context, names, lambda name: hooks.component(name, Exporter).kdtool_exportable(run, student.path / MODEL))
+    _refuse(context, names, run, "student")
 
 
-def _collect(context: Context, names: Iterable[str], check: Callable[[str], None]) -> None:
+def _checking(context: Context, kind: str) -> list[str]:
+    """Return the components of a kind that have the hook."""
+    of_kind = context.assembly.of_kind(kind)
+    return [name for name in context.hooks.implementing(HOOK) if name in of_kind]
+
+
+def _refuse(context: Context, names: Iterable[str], run: RunInfo, when: Literal["text", "student"]) -> None:
     """Check all, on rank 0, and raise all refusals at once."""
-    problems = []
-    for name in () if context.rank else names:
-        try:
-            check(name)
-        except UsageError as error:
-            key = context.assembly.built_for()[name].spec.key
-            problems.append(problem_at(context.assembly.recipe, key, str(error)))
+    recipe, built = context.assembly.recipe, context.assembly.built_for()
+    problems = [
+        problem_at(recipe, built[name].spec.key, text)
+        for name in (() if context.rank else names)
+        for text in _problems(context.hooks, name, run, when)
+    ]
     if problems:
         raise RecipeError(problems)
+
+
+def _problems(hooks: Hooks, name: str, run: RunInfo, when: Literal["start", "text", "student"]) -> Iterator[str]:
+    try:
+        found = hooks.component(name, Component).kdtool_check(run, when)
+    except UsageError as error:
+        yield str(error)
+    else:
+        yield from (f"cannot work here: {text}" if when == "start" else text for text in found or ())

@@ -12,7 +12,7 @@ from itertools import islice
 
 from kdtool._contract.corpus import Corpus, Screen
 from kdtool._contract.data import Example, Messages
-from kdtool._contract.run_info import Hooks, RunInfo
+from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, UsageError
 from kdtool._run.stages.counts import Counts, size_of, texts_of
 
@@ -36,7 +36,7 @@ def gather(
         UsageError: a corpus with a share yields no example of the split "train".
     """
     if not shares:
-        yield from _screen(run.hook, screens, (pair for name in corpora for pair in _read(run, name)), counts)
+        yield from _screen(run, screens, (pair for name in corpora for pair in _read(run, name)), counts)
         return
     streams = {name: _Stream(run, name, screens, counts) for name in corpora}
     used = dict.fromkeys(corpora, 0)
@@ -61,7 +61,7 @@ class _Stream:
 
     def __init__(self, run: RunInfo, name: str, screens: Sequence[str], counts: Counts) -> None:
         self._name = name
-        self._hooks = run.hook
+        self._run = run
         self._screens = screens
         self._counts = counts
         self._source = _read(run, name)
@@ -73,7 +73,7 @@ class _Stream:
             batch = list(islice(self._source, _SCREEN_BATCH))
             if not batch:
                 return None
-            for name, example in _screen(self._hooks, self._screens, batch, self._counts):
+            for name, example in _screen(self._run, self._screens, batch, self._counts):
                 if example.split == "train":
                     self._ready.append(example)
                 else:
@@ -85,7 +85,7 @@ class _Stream:
         for example in self._ready:
             self._counts.leave_out(self._name, example)
         others = self._others()
-        yield from _screen(self._hooks, self._screens, others, self._counts)
+        yield from _screen(self._run, self._screens, others, self._counts)
 
     def _others(self) -> Iterator[Tagged]:
         for name, example in self._source:
@@ -106,16 +106,16 @@ def _read(run: RunInfo, corpus: str) -> Iterator[Tagged]:
         yield corpus, example
 
 
-def _screen(hooks: Hooks, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
+def _screen(run: RunInfo, screens: Sequence[str], examples: Iterable[Tagged], counts: Counts) -> Iterator[Tagged]:
     iterator = iter(examples)
     while batch := list(islice(iterator, _SCREEN_BATCH)):
         for screen in screens:
-            verdicts = hooks.component(screen, Screen).kdtool_screen([example for _, example in batch])
+            verdicts = run.component(screen, Screen).kdtool_screen(run, [example for _, example in batch])
             if len(verdicts) != len(batch):
-                raise PluginError(f"{hooks.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
-            judged = list(zip(batch, verdicts, strict=True))
-            counts.reject(screen, ((corpus, verdict.reason) for (corpus, _), verdict in judged if verdict is not None))
-            batch = [pair for pair, verdict in judged if verdict is None]
+                raise PluginError(f"{run.hook.owner(screen)} judged {len(verdicts)} of {len(batch)} examples")
+            judge_terms = list(zip(batch, verdicts, strict=True))
+            counts.reject(screen, ((corpus, verdict) for (corpus, _), verdict in judge_terms if verdict is not None))
+            batch = [pair for pair, verdict in judge_terms if verdict is None]
         yield from batch
 
 

@@ -77,18 +77,18 @@ class PhaseTraining:
     def _plan(self, run: RunInfo, folder: Path) -> Phase:
         """Return the trainer's view of the phase."""
         assembly, rows, teachers = self.context.assembly, rows_of(self.materials.rows), teachers_of_terms(self.terms)
-        translated = {name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers}
+        translate_errors = {name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers}
         (student,) = assembly.of_kind("student")
         weightings = [assembly.built[spec.key].component for spec in self.phase.weightings]
         return Phase(
             name=self.phase.name,
             steps=self.steps(folder),
             terms=self.terms,
-            rows=Spelled(rows, run.component(student, Student).kdtool_tokenizer(run)) if translated else rows,
+            rows=Spelled(rows, run.component(student, Student).kdtool_tokenizer(run)) if translate_errors else rows,
             signals={teacher: self._signals(run, teacher) for teacher in teachers},
             checkpoints=folder / _CHECKPOINTS,
             weightings=tuple(spec.path for spec in self.phase.weightings),
-            teacher_rows=translated,
+            teacher_rows=translate_errors,
             gradient_norms=any(isinstance(each, Weighting) and each.gradient_norms for each in weightings),
         )
 

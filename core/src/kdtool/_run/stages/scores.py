@@ -123,7 +123,7 @@ def read_scores(context: Context, scores: Mapping[str, Iterable[Node]]) -> dict[
         for subject in context.names[node.name, found.subject]:
             one = replace(found, subject=subject)
             one = _with_prefix(evaluator, one) if evaluator in renamed or len(evaluators[found.name]) > 1 else one
-            context.hooks.kdtool_measured(context.info(node.stage), one)
+            context.hooks.kdtool_measurement(context.info(node.stage), one)
             called[evaluator].append(one)
     return called
 
