@@ -19,7 +19,7 @@ from kdtool._assembly.arms import arms_of
 from kdtool._assembly.built import Built, Lifetime, owner_of_spec
 from kdtool._assembly.checks.all_checks import fitting_problems
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import KINDS
+from kdtool._contract.kinds import form_of
 from kdtool._contract.reporting import Tracker
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
 from kdtool._plugins.attribution import told, using
@@ -179,6 +179,6 @@ def _configured(
         return None
     json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
     built = Built(spec, loaded, config, lifetime.build(owner, cls, config))
-    if problem := attribute_problem(built.component, KINDS[spec.kind]):
+    if problem := attribute_problem(built.component, form_of(cls, spec.kind)):
         raise PluginError(f"{owner}: {problem}")
     return built

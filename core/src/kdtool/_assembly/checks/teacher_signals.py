@@ -11,12 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kdtool._assembly.checks.on_policy import on_policy_problems
-from kdtool._contract.loss import Loss
-from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
+from kdtool._contract.loss import Loss, TokenLoss
+from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest, alternatives
 from kdtool._contract.teacher import Cache, Teacher
 from kdtool._errors import Problem
 from kdtool._plugins.hooks import ComponentHooks
-from kdtool._plugins.validation import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml import KeyPath
 
@@ -27,8 +26,6 @@ __all__ = ["need_met", "needs_problems", "shares_in_words", "source_of", "teache
 
 _MIXED: tuple[frozenset[SignalKind], ...] = (frozenset({"logits"}), frozenset({"sampled"}))
 """What can be mixed: of other tokens than their own, top-k ones say nothing."""
-_OF_ONE_MODEL = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
-"""Hooks by which a loss compares what only one model has."""
 
 
 def teachers_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> list[tuple[ComponentSpec, float]]:
@@ -113,7 +110,7 @@ def _unmixable(
 ) -> Iterator[Problem]:
     """Say why what a loss learns of several teachers has no mixture."""
     key = (*spec.key, "teacher")
-    if any(implements(type(loss), name) for name in _OF_ONE_MODEL):
+    if not isinstance(loss, TokenLoss):
         message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
         yield problem_at(
             recipe, key, message, "name one teacher; or have the loss twice, under two names, one for each"
@@ -131,7 +128,7 @@ def _unmixable(
 def need_met(loss: Loss, source: object) -> frozenset[SignalKind] | None:
     """Return the first of the loss's needs that its source offers."""
     offers = source.offers if isinstance(source, Cache | Teacher) else frozenset()
-    return next((need for need in loss.needs if need <= offers), None)
+    return next((need for need in alternatives(loss.needs) if need <= offers), None)
 
 
 def _no_teacher(recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec) -> Problem:
@@ -145,7 +142,7 @@ def _no_teacher(recipe: Recipe, phase: PhaseSpec, spec: ComponentSpec) -> Proble
 def _unmet(
     recipe: Recipe, spec: ComponentSpec, loss: Loss, source: ComponentSpec, built: Mapping[KeyPath, Built]
 ) -> Problem:
-    needs = " or ".join("+".join(sorted(need)) for need in loss.needs)
+    needs = " or ".join("+".join(sorted(need)) for need in alternatives(loss.needs))
     cached = source.kind == "cache"
     giver = f"signals ({source.use})" if cached else f"teacher {source.name!r} ({source.use})"
     message = f"needs {needs}, but the {giver} offers {_offers(built[source.key].instance())}"

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from kdtool._assembly.checks.teacher_signals import need_met, source_of, teachers_of
-from kdtool._contract.loss import Loss, Weighting
-from kdtool._contract.signals import SignalKind
+from kdtool._contract.loss import TokenLoss, Weighting
+from kdtool._contract.signals import SignalKind, alternatives
 from kdtool._errors import Problem
-from kdtool._plugins.validation import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
@@ -32,7 +31,7 @@ def weighing_problems(recipe: Recipe, built: Mapping[KeyPath, Built]) -> Iterato
             weighting = built[spec.key].instance()
             if not isinstance(weighting, Weighting):
                 continue
-            if seen and weighting.needs and not any(need <= seen[1] for need in weighting.needs):
+            if seen and weighting.needs and not any(need <= seen[1] for need in alternatives(weighting.needs)):
                 yield _unserved(recipe, spec, weighting, *seen)
             names = [loss.name for loss in phase.losses]
             for name in sorted(weighting.terms.difference(names)):
@@ -44,7 +43,7 @@ def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSp
     """Return the first token loss that has a teacher, and what it gets of that; None where no loss has one."""
     for spec in phase.losses:
         loss = built[spec.key].instance()
-        if isinstance(loss, Loss) and implements(type(loss), "kdtool_token_loss"):
+        if isinstance(loss, TokenLoss):
             teachers = teachers_of(spec, loss, phase)
             if teachers:
                 met = need_met(loss, built[source_of(phase, teachers[0][0]).key].instance())
@@ -55,7 +54,7 @@ def _seen(phase: PhaseSpec, built: Mapping[KeyPath, Built]) -> tuple[ComponentSp
 def _unserved(
     recipe: Recipe, spec: ComponentSpec, weighting: Weighting, loss: ComponentSpec, seen: frozenset[SignalKind]
 ) -> Problem:
-    needs = " or ".join("+".join(sorted(need)) for need in weighting.needs)
+    needs = " or ".join("+".join(sorted(need)) for need in alternatives(weighting.needs))
     message = f"needs {needs} of the teacher, but sees what {loss.name} learns from: {'+'.join(sorted(seen))}"
     remedy = f"take signals that keep {needs}, leave `signals` out where they are set, or use another weighting"
     return problem_at(recipe, spec.key, message, remedy)

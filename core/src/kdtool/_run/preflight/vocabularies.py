@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.on_policy import on_policy_key
 from kdtool._assembly.checks.teacher_signals import teachers_of
-from kdtool._contract.loss import Loss
+from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
@@ -61,8 +61,9 @@ def _refuse(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> Non
     problems: list[Problem] = []
     for phase, spec, loss, teachers in _learning(assembly):
         known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
+        across = isinstance(loss, SequenceLoss) and not loss.same_vocabulary
         for name, vocabularies in known.items():
-            if (loss.same_vocabulary or len(teachers) > 1) and not vocabularies.comparable:
+            if not across and not vocabularies.comparable:
                 message = f"compares token by token, but {vocabularies.sentence('the student', name)}"
                 problems.append(problem_at(assembly.recipe, spec.key, message, _REMEDY))
             problems.extend(_of_own_text(assembly, phase, spec, name, vocabularies))
