@@ -157,8 +157,9 @@ def _outlined(
         outline = hooks.component(student, Student).kdtool_outline(run)
         for spec in phase.transforms:
             name = spec.path
-            if outline is not None:
-                outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
+            transform = hooks.component(name, Transform)
+            if outline is not None and transform.on_meta_device:
+                outline = transform.kdtool_transform(outline, run) or outline
     except Exception as error:
         if isinstance(error, KdtoolError) and not isinstance(error, ServiceError):  # its tokenizer may not be here yet
             raise
