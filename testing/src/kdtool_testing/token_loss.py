@@ -188,7 +188,7 @@ class TokenLossConformance(LossConformance):
             yield TokenChunk(
                 student_logits=student,
                 labels=torch.randint(VOCABULARY, (POSITIONS,), generator=generator),
-                teacher=need and teacher_tokens(need, teacher, loss.temperature),
+                teacher=None if need is None else teacher_tokens(need, teacher, loss.temperature),
                 positions=torch.arange(POSITIONS),
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),

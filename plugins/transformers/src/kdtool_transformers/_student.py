@@ -35,12 +35,13 @@ class CausalStudent(kdtool.Student):
         tokenizer = self.kdtool_tokenizer(run)
         return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts | None:
-        outline = self.kdtool_outline(run)
-        return None if outline is None else outline.facts
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        return self._build_without_values(run).facts
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
-        """Build the student without memory for its weights."""
+        return self._build_without_values(run)
+
+    def _build_without_values(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         import torch
 
         with torch.device("meta"):
@@ -129,16 +130,16 @@ class LlamaStudent(CausalStudent):
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return self._tokenizer(run)
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts | None:
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         vocabulary = self._absent_vocabulary(run)
         return super().kdtool_describe(run) if vocabulary is None else self._facts(run, vocabulary)
 
-    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transformers._activation_memory import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
-            return super().kdtool_outline(run)
+            return self._build_without_values(run)
         config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.tied)
         config.published_tokenizer = self._published_tokenizer(run)
         return outline_of(config)
