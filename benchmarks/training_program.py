@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kdtool
+from kdtool._contract.signals import alternatives
 from kdtool_testing import ListSource, make_run
 from lockstep import Stopwatch
 
@@ -29,10 +30,10 @@ PHASE_STEPS = 1000
 ROWS = 64
 
 
-class FocalKL(kdtool.Loss):
+class FocalKL(kdtool.TokenLoss):
     """Forward KL that looks at tokens on which the teacher is unsure."""
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     divergence = True
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
@@ -44,7 +45,7 @@ class FocalKL(kdtool.Loss):
         return (1 - teacher.amax(-1).exp()) ** 2 * divergence
 
 
-class States(kdtool.Loss):
+class States(kdtool.SequenceLoss):
     """The size of the student's final states: neither logits nor a teacher."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
@@ -146,7 +147,9 @@ def main(name: str, work: Path) -> None:
         work / name, {f"losses.{name}": loss, "teller": teller}, say=lambda text: print(text, file=sys.stderr)
     )
     asked = "teacher" if source else None
-    term = kdtool.LossTerm(f"losses.{name}", name, 1.0, teacher=asked, needs=loss.needs, divergence=loss.divergence)
+    term = kdtool.LossTerm(
+        f"losses.{name}", name, 1.0, teacher=asked, needs=alternatives(loss.needs), divergence=loss.divergence
+    )
     signals: dict[str, Any] = {"teacher": source} if source else {}
     phase = kdtool.Phase("distil", PHASE_STEPS, (term,), rows_of(work), signals, work / name / "checkpoints")
     trainer = StandardTrainer(

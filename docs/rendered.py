@@ -33,18 +33,19 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def hooks() -> str:
     """Render every hook by kind, and the attributes that a kind's components may set."""
-    from kdtool._contract.kinds import KINDS
+    from kdtool._contract.kinds import FORMS, KINDS
     from kdtool._plugins.registry import GROUPS
 
     blocks = [_module(), "## Every component", *_class(kdtool.Component)]
     for kind, cls in KINDS.items():
         blocks += [f"## {kind.capitalize()}", f"Entry-point group `{GROUPS[kind]}`.", *_class(cls)]
+        blocks += [block for form in FORMS[kind] if form is not cls for block in _class(form)]
     return "\n\n".join(blocks)
 
 
 def records() -> str:
     """Render the records that hooks take and return, by the module that explains them."""
-    from kdtool._contract.kinds import KINDS
+    from kdtool._plugins.hook_specs import BASES
 
     headings = {
         "data": "Text, rows and batches",
@@ -65,7 +66,7 @@ def records() -> str:
         home = f"kdtool._contract.{module}"
         blocks += [f"## {heading}", _text(import_module(home).__doc__)]
         for name in [name for name, found in kdtool._HOME_OF.items() if found == home]:
-            blocks += [] if getattr(kdtool, name) in KINDS.values() else _named(name)
+            blocks += [] if getattr(kdtool, name) in BASES else _named(name)
     return "\n\n".join(blocks)
 
 
@@ -283,8 +284,9 @@ _FIELDS = {"Args": "param", "Raises": "raises"}
 def _link(found: re.Match[str]) -> str:
     name = found[1]
     if name.startswith("kdtool_"):
-        kinds: tuple[type, ...] = (kdtool.Component, *kdtool.Component.__subclasses__())
-        owners = [cls for cls in kinds if name in vars(cls)]
+        from kdtool._plugins.hook_specs import BASES
+
+        owners = [cls for cls in BASES if name in vars(cls)]
         return f"{{py:meth}}`~kdtool.{owners[0].__name__}.{name}`" if owners else found[0]
     return f"{{py:obj}}`~kdtool.{name}`" if name in kdtool._HOME_OF and name != "Field" else found[0]
 

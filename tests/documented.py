@@ -23,7 +23,7 @@ class Example(NamedTuple):
     @property
     def class_name(self) -> str:
         """The component's class."""
-        found = re.search(r"^class (\w+)\((?:kdtool\.|DocumentEvaluator)", self.code, re.MULTILINE)
+        found = re.search(r"^class (\w+)\((?:kdtool\.|CausalStudent|DocumentEvaluator)", self.code, re.MULTILINE)
         return found[1] if found else ""
 
     @property

@@ -9,11 +9,11 @@ import kdtool
 from kdtool_loss_across_tokenizers import meeting_points
 
 
-class Meeting(kdtool.Loss):
+class Meeting(kdtool.SequenceLoss):
     """Squared distance of normalised last states, projected, at the places where both sides have read the same text."""
 
     same_vocabulary = False
-    needs = (frozenset({"hidden"}),)
+    needs = "hidden"
     met: list[tuple[str, int]] = []  # noqa: RUF012  # read by tests
 
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> Sequence[tuple[int, int]]:

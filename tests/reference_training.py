@@ -16,6 +16,7 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool._contract.signals import alternatives
 from kdtool_testing import make_run
 from kdtool_trainer_standard import StandardTrainer
 from reference_losses import ELSEWHERE, TEMPERATURE
@@ -53,11 +54,12 @@ def cases() -> dict[str, tuple[kdtool.Loss, kdtool.LossTerm]]:
             continue
         cls: Any = point.load()
         settings = {"temperature": TEMPERATURE} if cls.temperature_power else {}
-        needs: tuple[frozenset[kdtool.SignalKind], ...] = cls(cls.Config(**settings)).needs
+        needs = alternatives(cls(cls.Config(**settings)).needs)
         for need in needs or (frozenset(),):
             loss = cls(cls.Config(**settings))
             form = next((form for form in ("sampled", "top-k") if form in need), "dense")
-            label, pairs = f"{point.name}-{form}", tuple(loss.kdtool_layers(*facts) or ())
+            label = f"{point.name}-{form}"
+            pairs = tuple(loss.kdtool_layers(*facts) or ()) if isinstance(loss, kdtool.SequenceLoss) else ()
             scale = loss.temperature**loss.temperature_power
             weight = 0.5 + len(found) / 10
             found[label] = loss, kdtool.LossTerm(
@@ -97,7 +99,8 @@ def train_each(folder: Path, cut: Cut, rank: int = 0, by_hand: bool = True) -> l
     losses, terms = zip(*cases().values(), strict=True)
     components: dict[str, kdtool.Component] = {term.name: loss for loss, term in zip(losses, terms, strict=True)}
     for loss in losses if not by_hand else ():
-        loss.__class__ = type("AutogradAlone", (type(loss),), {"kdtool_token_gradient": _NOTHING})
+        if isinstance(loss, kdtool.TokenLoss):
+            loss.__class__ = type("AutogradAlone", (type(loss),), {"kdtool_token_gradient": _NOTHING})
     components |= {"weightings.one": OneByOne(OneByOne.Config())}
     for form in ("dense", "sampled", "top-k"):
         components[form] = told = Describing(Describing.Config())
@@ -139,4 +142,4 @@ def train_as_rank(folder: Path, cuts: Sequence[Cut], rank: int, ports: Sequence[
         torch.distributed.destroy_process_group()
 
 
-_NOTHING = vars(kdtool.Loss)["kdtool_token_gradient"]
+_NOTHING = vars(kdtool.TokenLoss)["kdtool_token_gradient"]

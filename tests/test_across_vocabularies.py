@@ -83,16 +83,6 @@ def test_cache_and_teacher_beside_the_student_teach_the_same(across: dict[str, A
         assert tensor.allclose(found[1][name], atol=1e-5), name
 
 
-def test_token_loss_cannot_work_across_vocabularies(across: dict[str, Any], tmp_path: Path) -> None:
-    source = "import kdtool\n\nclass Wrong(kdtool.Loss):\n    same_vocabulary = False\n"
-    source += "    needs = (frozenset({'logits'}),)\n    def kdtool_token_loss(self, chunk):\n"
-    source += "        return chunk.student_logits.float().sum(-1)\n"
-    (tmp_path / "wrong.py").write_text(source, encoding="utf-8")
-    across["train"]["losses"] = {"wrong": {"use": f"{tmp_path / 'wrong.py'}:Wrong"}}
-    with pytest.raises(kdtool.PluginError, match="compares position by position, and teacher has others"):
-        kdtool.run(across)
-
-
 def test_other_losses_beside_it_are_still_refused(across: dict[str, Any]) -> None:
     across["train"]["losses"]["forward-kl"] = {}
     with pytest.raises(kdtool.RecipeError, match="forward-kl: compares token by token, but the student has 512 tokens"):

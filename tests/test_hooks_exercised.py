@@ -74,9 +74,6 @@ class Noted(kdtool.Transform):
     def kdtool_check(self, run, when):
         return []
 
-    def kdtool_outlined(self, student, run):
-        return student
-
     def kdtool_transform(self, student, run):
         run.say("about to train")
 

@@ -48,7 +48,7 @@ def expected() -> Gradients:
         values = FORMULAS[label.rpartition("-")[0] if term.teacher != "top-k" else label.removesuffix("-top-k")](
             Compared(**{**vars(compared), "pairs": term.layers, "told": told})
         )
-        per_token = type(loss).kdtool_token_loss is not kdtool.Loss.kdtool_token_loss
+        per_token = isinstance(loss, kdtool.TokenLoss)
         weights = (
             token_weights(batch.positions[batch.labels != -100]) if per_token else torch.ones(len(compared.labels))
         )

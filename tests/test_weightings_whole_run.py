@@ -16,7 +16,7 @@ OWN = '''
 import kdtool
 
 
-class Targets(kdtool.Loss):
+class Targets(kdtool.TokenLoss):
     """Cross-entropy, perhaps with other targets where the token is a `#` or a `9`, which stand in comments alone."""
 
     class Config(kdtool.Config):

@@ -21,7 +21,7 @@ class Package:
 
 
 KINDS = {
-    "loss": ("Loss", "losses", "def kdtool_token_loss(self, chunk):\n    return chunk"),
+    "loss": ("TokenLoss", "losses", "def kdtool_token_loss(self, chunk):\n    return chunk"),
     "teacher": ("Teacher", "teachers", "def kdtool_tokenizer(self, run):\n    return toy.Bytes()"),
     "corpus": (
         "Corpus",
@@ -34,15 +34,16 @@ KINDS = {
 }
 """Base class, group and a good hook of the kinds that are mutated."""
 BASES = (
-    "object", "kdtool.Component", "kdtool.Loss, kdtool.Teacher", "Exception", "kdtool.{base}, metaclass=Odd",
+    "object", "kdtool.Component", "kdtool.TokenLoss, kdtool.Teacher", "Exception", "kdtool.{base}, metaclass=Odd",
     "toy.Teacher", "kdtool.{base}, abc.ABC", "kdtool.{base}, Generic[T]", "kdtool.Config", "type", "str", "enum.Enum",
     "kdtool.Corpus",
 )  # fmt: skip
 IN_PLACE_OF_A_CLASS = (
     "X = 3", "X = None", "X = kdtool", "def X(config): return config", "X = lambda config: 1 / 0", "X = property()",
+    "X = kdtool.TokenLoss",
     "X = kdtool.Loss", "X = kdtool.Component", "X = int", "X = typing.Any", "X = list[int]", "X = type('X', (), {})",
     "", "def __getattr__(name): raise ValueError(name)", "def __getattr__(name): return 3", "X = Odd('X', (), {})",
-    "X = functools.partial(kdtool.Loss)", "X = typing.NewType('X', int)",
+    "X = functools.partial(kdtool.TokenLoss)", "X = typing.NewType('X', int)",
 )  # fmt: skip
 AT_IMPORT = (
     "raise ValueError('no')", "import sys; sys.exit(0)", "import nothing_of_that_name",
@@ -54,7 +55,8 @@ AT_IMPORT = (
     "kdtool.Loss.extra = 1; del kdtool.Loss.extra",
 )  # fmt: skip
 ATTRIBUTES = (
-    "needs = None", "needs = ({'logits'},)", "needs = (frozenset({'nothing'}),)", "needs = frozenset({'logits'})",
+    "needs = None", "needs = 'logits'", "needs = ('logits', 3)",
+    "needs = ({'logits'},)", "needs = (frozenset({'nothing'}),)", "needs = frozenset({'logits'})",
     "offers = []", "needs = (frozenset({'logits'}),)", "needs = property(lambda self: 1 / 0)",
     "offers = frozenset({3})", "temperature_power = 'yes'", "temperature = 0", "temperature = 'hot'", "temperature = None",
     "temperature = -1.0", "temperature = float('nan')", "kind = 'other'", "kind = None", "config = 3",
@@ -152,7 +154,7 @@ HOOKS = (
     "kdtool_check",
 )
 OWN_HOOKS = {
-    "loss": ("kdtool_token_loss", "kdtool_layers"),
+    "loss": ("kdtool_token_loss", "kdtool_token_gradient"),
     "teacher": ("kdtool_tokenizer", "kdtool_signal", "kdtool_open"),
     "corpus": ("kdtool_examples",),
     "tracker": ("kdtool_run_start", "kdtool_stage_end", "kdtool_message", "kdtool_run_end", "kdtool_progress"),

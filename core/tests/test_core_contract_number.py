@@ -96,5 +96,8 @@ def test_the_list_says_what_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_local_code_states_no_number(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n", encoding="utf-8")
+    (tmp_path / "own.py").write_text(
+        "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n",
+        encoding="utf-8",
+    )
     assert load("loss", "./own.py:X", tmp_path, lambda _: None).distribution == ""

@@ -75,7 +75,7 @@ def test_everything_that_plugins_name_is_in_it() -> None:
     assert found["Teacher.kdtool_open"].endswith(" first")
     assert found["SignalRequest.temperature"] == "2: float = 1.0"
     assert found["RunInfo.folder"] == "required 2: Path"
-    assert found["Loss.needs"] == "tuple[frozenset[SignalKind], ...] = ()"
+    assert found["Loss.needs"] == "Needs = ()"
 
 
 def test_writing_it_anew_hides_no_break(

@@ -7,8 +7,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.kinds import KINDS
-from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
 
 REFUSING = {name: spec for name, spec in SPECS.items() if not spec.calling.tolerant}
@@ -25,7 +24,7 @@ def _refuse(self: Any) -> None:
 
 
 def _hooks(name: str, complaints: list[str], *, required: bool = False) -> ComponentHooks:
-    kind = next(base for base in KINDS.values() if hasattr(base, name))
+    kind = next(base for base in BASES[1:] if hasattr(base, name))
     refusing = type("Refusing", (kind,), {name: _refuse})(None)
     named = frozenset({"refusing"} if required else ())
     return ComponentHooks({"refusing": refusing}, required=named, complain=complaints.append)

@@ -14,7 +14,7 @@ from kdtool._cli import call
 from kdtool._plugins.registry import load
 from plugin_site import forget_installed, install
 
-GOOD = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"
+GOOD = "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n"
 CONFIG = "class Config(kdtool.Config):\n"
 ENTRY = "[kdtool.losses]\nx-bad = x_bad:X\n"
 

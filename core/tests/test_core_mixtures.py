@@ -20,14 +20,14 @@ import sys
 sys.path.insert(0, {str(TOY.parent)!r})
 import kdtool, toy
 
-class Likely(kdtool.Loss):
+class Likely(kdtool.TokenLoss):
     "Learns what is likely."
-    needs = (frozenset({{"logits"}}), frozenset({{"sampled"}}), frozenset({{"top-k"}}))
+    needs = ("logits", "sampled", "top-k")
     def kdtool_token_loss(self, chunk): ...
 
-class Whole(Likely):
+class Whole(kdtool.SequenceLoss):
     "Looks at whole sequences."
-    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
+    needs = Likely.needs
     def kdtool_sequence_loss(self, view): ...
 
 class Terse(toy.Teacher):

@@ -29,7 +29,6 @@ class Writing(toy.Trainer):
 class Telling(toy.Imitate):
     "Tells what the student wrote from the rest."
     on_policy = True
-    def kdtool_token_loss(self, chunk): ...
 
 class Preferring(toy.Imitate):
     "Compares answers that rows mark."
@@ -40,7 +39,7 @@ class Pairs(toy.Packer):
     "Would mark answers."
     columns = frozenset({{"marked"}})
 
-class Twice(kdtool.Loss):
+class Twice(kdtool.TokenLoss):
     "Compares two passes."
     divergence = True
     forward_passes = 2
@@ -75,8 +74,6 @@ class Anything(toy.Imitate):
     "Works across vocabularies."
     same_vocabulary = False
     def kdtool_layers(self, student, teacher): ...
-    kdtool_token_loss = kdtool.Loss.kdtool_token_loss
-    def kdtool_sequence_loss(self, view): ...
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from kdtool._cli import call
 from kdtool._contract.kinds import KINDS
 from kdtool._plugins import registry
-from kdtool._plugins.hook_specs import SPECS
+from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.owner import owner_of
 from kdtool._plugins.registry import GROUPS, entries_by_name
@@ -22,7 +22,7 @@ from kdtool._plugins.validation import mistakes
 from plugin_site import install
 
 
-class Good(kdtool.Loss):
+class Good(kdtool.TokenLoss):
     """A loss."""
 
     def kdtool_token_loss(self, chunk: Any) -> Any:
@@ -30,7 +30,7 @@ class Good(kdtool.Loss):
 
 
 def _loss(**members: Any) -> type:
-    return type("Bad", (kdtool.Loss,), members)
+    return type("Bad", (kdtool.TokenLoss,), members)
 
 
 async def _coroutine(self: Any, chunk: Any) -> Any:
@@ -47,12 +47,16 @@ async def _coroutine(self: Any, chunk: Any) -> Any:
         (_loss(kdtool_token_loss=staticmethod(lambda chunk: chunk)), "staticmethod"),
         (_loss(kdtool_token_loss=property(lambda self: 1 / 0)), "property"),
         (_loss(kdtool_token_loss=_coroutine), "async def"),
-        (_loss(kdtool_examples=lambda self, run: iter(())), "another kind"),
+        (_loss(kdtool_examples=lambda self, run: iter(())), "a hook of kdtool.Corpus"),
+        (_loss(kdtool_layers=lambda self, student, teacher: ()), "a hook of kdtool.SequenceLoss"),
+        (_loss(), "has no kdtool_token_loss"),
         (_loss(__eq__=lambda self, other: True), "equality"),
         (_loss(Config=dict), "does not extend kdtool.Config"),
         (_loss(Config=type("Config", (kdtool.Config,), {"__annotations__": {"weight": int}})), "'weight'"),
         (kdtool.Teacher, "is a teacher, not a loss"),
-        (object, "does not extend kdtool.Loss"),
+        (object, "does not extend kdtool.TokenLoss or kdtool.SequenceLoss"),
+        (kdtool.Loss, "does not extend kdtool.TokenLoss or kdtool.SequenceLoss"),
+        (type("Both", (kdtool.TokenLoss, kdtool.SequenceLoss), {}), "extends more than one of kdtool.TokenLoss or"),
         (3, "is not a class but int"),
     ],
 )
@@ -62,7 +66,7 @@ def test_mistake_is_named(cls: Any, message: str) -> None:
 
 def test_good_component_and_fewer_arguments_are_accepted() -> None:
     assert not list(mistakes(Good, "loss"))
-    assert not list(mistakes(_loss(kdtool_layers=lambda self, student: []), "loss"))
+    assert not list(mistakes(_loss(kdtool_token_loss=lambda self: []), "loss"))
 
 
 def _hooks(**components: Any) -> kdtool.Hooks:
@@ -88,15 +92,15 @@ def test_answers_are_named_in_order_and_none_is_left_out() -> None:
 def test_one_component_is_called_with_any_arguments_and_typed_as_its_kind() -> None:
     chunk: Any = "y"
     hooks = _hooks(a=Good(None), b=_loss(divergence=True)(None))
-    loss = hooks.component("a", kdtool.Loss)
+    loss = hooks.component("a", kdtool.TokenLoss)
     assert loss.kdtool_token_loss(chunk) == loss.kdtool_token_loss(chunk=chunk) == "y"
     assert hooks.component("b", kdtool.Loss).divergence
-    assert loss.kdtool_layers(chunk, chunk) is None, "what it does not implement answers as the inherited default"
+    assert loss.kdtool_token_gradient(chunk) is None, "what it does not implement answers as the inherited default"
     with pytest.raises(LookupError, match=r"loss 'b' \(b\) does not implement kdtool_token_loss"):
-        hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk)
-    with pytest.raises(LookupError, match=r"'d' is not a loss of this run"):
+        hooks.component("b", kdtool.TokenLoss).kdtool_token_loss(chunk)
+    with pytest.raises(LookupError, match=r"'d' is not a Loss of this run"):
         hooks.component("d", kdtool.Loss)
-    with pytest.raises(LookupError, match=r"loss 'a' \(a\) is not a teacher of this run"):
+    with pytest.raises(LookupError, match=r"loss 'a' \(a\) is not a Teacher of this run"):
         hooks.component("a", kdtool.Teacher)
     with pytest.raises(TypeError, match="takes exactly"):
         hooks.kdtool_token_loss()
@@ -129,7 +133,7 @@ UNCHECKED = {"kdtool_token_loss", "kdtool_token_weight", "kdtool_modules"}
 @pytest.mark.parametrize("name", sorted(SPECS.keys() - UNCHECKED))
 def test_every_hook_refuses_what_it_does_not_allow(name: str) -> None:
     answers: list[Any] = [None]
-    kind = next(base for base in KINDS.values() if hasattr(base, name))
+    kind = next(base for base in BASES[1:] if hasattr(base, name))
     component = type("Wrong", (kind,), {name: lambda self: answers[-1]})
     hook = getattr(ComponentHooks({"wrong": component(None)}).component("wrong", kind), name)
     values = dict.fromkeys(SPECS[name].arguments)
@@ -172,7 +176,7 @@ def _kdtool(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still_work(tmp_path: Path) -> None:
-    good = "import kdtool\nclass X(kdtool.Loss):\n    'A loss.'\n"
+    good = "import kdtool\nclass X(kdtool.TokenLoss):\n    'A loss.'\n    def kdtool_token_loss(self, chunk): ...\n"
     _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", good)
     _distribution(tmp_path, "x-broken", "kdtool.losses", "x-broken = x_broken:X", "import tree_nope", "tree-nope>=0.2")
     _distribution(tmp_path, "x-one", "kdtool.losses", "x-twice = x_one:X", good)
@@ -258,7 +262,7 @@ import kdtool
 from kdtool import Field
 
 
-class Focal(kdtool.Loss):
+class Focal(kdtool.TokenLoss):
     '''Looks at hard tokens.'''
 
     class Config(kdtool.Config):
@@ -266,6 +270,8 @@ class Focal(kdtool.Loss):
         '''How strongly.'''
 
     config: Config
+
+    def kdtool_token_loss(self, chunk): ...
 """
 
 
@@ -274,7 +280,7 @@ def test_local_file_mistakes_name_file_and_line(recipe: dict[str, Any], tmp_path
         (LOCAL.replace("class Focal", "class Fokal"), "has no 'Focal'; did you mean 'Fokal'"),
         ("import kdtool\nx = 1 / 0\n", "focal.py:2: ZeroDivisionError"),
         ("def broken(:\n", "focal.py:1: SyntaxError"),
-        (LOCAL.replace("kdtool.Loss", "object"), "does not extend kdtool.Loss"),
+        (LOCAL.replace("kdtool.TokenLoss", "object"), "does not extend kdtool.TokenLoss"),
     ):
         (tmp_path / "focal.py").write_text(text, encoding="utf-8")
         recipe["train"]["losses"]["focal"] = {"use": "./focal.py:Focal"}

@@ -211,14 +211,14 @@ class Likeliest(Draws):
     def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
         return kdtool.SignalRequest(want.kinds if want.kinds <= offers else frozenset({"logits"}))
 
-class Likely(kdtool.Loss):
+class Likely(kdtool.TokenLoss):
     "Learns from likely tokens."
-    needs = (frozenset({"top-k"}),)
+    needs = "top-k"
     def kdtool_token_loss(self, chunk): ...
 
-class Warm(kdtool.Loss):
+class Warm(kdtool.TokenLoss):
     "Learns from tokens at a temperature."
-    needs = (frozenset({"sampled"}), frozenset({"logits"}))
+    needs = ("sampled", "logits")
     class Config(kdtool.Config):
         at: float = 1.0
     config: Config

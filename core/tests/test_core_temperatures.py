@@ -29,7 +29,7 @@ class Drawn(toy.Cache):
         return super().kdtool_record(run, rows, source, folder)
 
 
-class Likely(kdtool.Loss):
+class Likely(kdtool.TokenLoss):
     """Learns what is likely at temperature 2."""
 
     needs = (frozenset({{"sampled"}}),)
@@ -45,7 +45,7 @@ class Likely(kdtool.Loss):
     def kdtool_token_loss(self, chunk): ...
 
 
-class Inside(kdtool.Loss):
+class Inside(kdtool.SequenceLoss):
     """Looks inside, where no temperature plays a part."""
 
     needs = (frozenset({{"hidden"}}),)

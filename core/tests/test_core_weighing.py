@@ -16,14 +16,14 @@ sys.path.insert(0, {str(TOY.parent)!r})
 import kdtool, toy
 
 
-class Likely(kdtool.Loss):
+class Likely(kdtool.TokenLoss):
     """Learns what is likely."""
 
     needs = (frozenset({{"logits"}}), frozenset({{"sampled"}}))
     def kdtool_token_loss(self, chunk): ...
 
 
-class Inside(kdtool.Loss):
+class Inside(kdtool.SequenceLoss):
     """Looks inside, at no tokens."""
 
     needs = (frozenset({{"hidden"}}),)

@@ -12,7 +12,7 @@ from kdtool._plugins.owner import owner_of
 from kdtool._plugins.validation import mistakes
 
 
-class Doubles(kdtool.Loss):
+class Doubles(kdtool.TokenLoss):
     """A loss."""
 
     def kdtool_token_loss(self, chunk: Any) -> Any:
@@ -45,7 +45,7 @@ def test_a_wrapper_is_around_every_way_of_calling() -> None:
     notes = Notes(None)
     hooks = ComponentHooks({"a": Doubles(None), "notes": notes, "b": Doubles(None)})
     assert hooks.kdtool_token_loss(1) == {"a": 3, "b": 3}
-    assert hooks.component("b", kdtool.Loss).kdtool_token_loss(chunk=2) == 5  # type: ignore[arg-type]
+    assert hooks.component("b", kdtool.TokenLoss).kdtool_token_loss(chunk=2) == 5  # type: ignore[arg-type]
     assert hooks.bound("kdtool_token_loss")["a"](3) == 7
     assert notes.noted == [("a", 1, 2), ("b", 1, 2), ("b", 2, 4), ("a", 3, 6)]
     assert hooks.implementing("kdtool_token_loss") == ("a", "b")

@@ -223,19 +223,22 @@ class Cache(kdtool.Cache):
         return Alphabet("alphabet", counts=json.loads((folder / "signal.json").read_text(encoding="utf-8")))
 
 
-class Count(kdtool.Loss):
+class Count(kdtool.TokenLoss):
     """Learn from the text itself."""
 
     def kdtool_token_loss(self, chunk: Any) -> Any:
         return chunk
 
 
-class Imitate(kdtool.Loss):
+class Imitate(kdtool.SequenceLoss):
     """Learn the teacher's alphabet."""
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     temperature_power = 2
     temperature = 2.0
+
+    def kdtool_sequence_loss(self, view: Any) -> Any:
+        raise NotImplementedError
 
     def kdtool_layers(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> list[tuple[int, int]]:
         return [(0, 0)]

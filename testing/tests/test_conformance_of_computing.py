@@ -20,7 +20,7 @@ def run_test(suite: Any, test: str, component: type[kdtool.Component], *given: A
 
 
 def token_loss(function: Any, **attributes: Any) -> type[kdtool.Loss]:
-    return type("Some", (kdtool.Loss,), {"kdtool_token_loss": lambda self, chunk: function(chunk), **attributes})
+    return type("Some", (kdtool.TokenLoss,), {"kdtool_token_loss": lambda self, chunk: function(chunk), **attributes})
 
 
 def nll(chunk: kdtool.TokenChunk) -> Any:
@@ -67,7 +67,7 @@ def test_a_loss_whose_weight_would_grow_with_its_temperature_is_refused(power: i
     def build(self: kdtool.Loss, config: Softened) -> None:
         self.config, self.temperature = config, config.temperature
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     loss = token_loss(distance, needs=needs, temperature_power=power, Config=Softened, __init__=build)
     with nullcontext() if power == 1 else pytest.raises(AssertionError, match=f"of {power}"):
         run_test(TokenLossConformance, "test_a_weight_means_the_same_at_every_temperature", loss)
@@ -158,7 +158,7 @@ def test_a_cross_entropy_is_no_divergence() -> None:
         assert isinstance(chunk.teacher, kdtool.DenseTokens)
         return -(chunk.teacher.logits.softmax(-1) * chunk.student_logits.log_softmax(-1)).sum(-1)
 
-    wrong = token_loss(cross_entropy, divergence=True, needs=(frozenset({"logits"}),))
+    wrong = token_loss(cross_entropy, divergence=True, needs="logits")
     with pytest.raises(AssertionError):
         run_test(TokenLossConformance, "test_a_divergence_is_nothing_between_equals_and_never_negative", wrong)
 
@@ -168,7 +168,7 @@ def sequence_loss(function: Any, *needs: kdtool.SignalKind, **attributes: Any) -
         "kdtool_sequence_loss": lambda self, view: function(view),
         "kdtool_layers": lambda self, student, teacher: [(0, 0)],
     }
-    return type("Some", (kdtool.Loss,), {**methods, "needs": (frozenset(needs or {"hidden"}),), **attributes})
+    return type("Some", (kdtool.SequenceLoss,), {**methods, "needs": (frozenset(needs or {"hidden"}),), **attributes})
 
 
 @pytest.mark.parametrize(

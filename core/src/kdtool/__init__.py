@@ -7,7 +7,7 @@ Example, a loss in a file beside the recipe:
 
     import kdtool
 
-    class Focal(kdtool.Loss):
+    class Focal(kdtool.TokenLoss):
         \"\"\"Cross-entropy that looks at hard tokens.\"\"\"
 
         def kdtool_token_loss(self, chunk: kdtool.TokenChunk):

@@ -48,8 +48,10 @@ from kdtool._contract.licences import Licensed as Licensed
 from kdtool._contract.loss import Loss as Loss
 from kdtool._contract.loss import PerSequence as PerSequence
 from kdtool._contract.loss import PerToken as PerToken
+from kdtool._contract.loss import SequenceLoss as SequenceLoss
 from kdtool._contract.loss import StepView as StepView
 from kdtool._contract.loss import TokenChunk as TokenChunk
+from kdtool._contract.loss import TokenLoss as TokenLoss
 from kdtool._contract.loss import Weighting as Weighting
 from kdtool._contract.loss import pair_layers as pair_layers
 from kdtool._contract.loss_terms import LossTerm as LossTerm

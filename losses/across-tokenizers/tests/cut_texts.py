@@ -88,7 +88,7 @@ def like_the_teacher(view: kdtool.StepView) -> kdtool.StepView:
     return replace(view, student=kdtool.ModelOutputs(states), head=view.teacher.lazy.head)
 
 
-def values_of(loss: kdtool.Loss, view: kdtool.StepView) -> torch.Tensor:
+def values_of(loss: kdtool.SequenceLoss, view: kdtool.StepView) -> torch.Tensor:
     """Return the loss's values, [N]."""
     found: Any = loss.kdtool_sequence_loss(view)
     assert isinstance(found, kdtool.PerToken)

@@ -55,7 +55,7 @@ def sides(view: kdtool.StepView, temperature: float = 1.0) -> tuple[list[list[fl
     return own, probabilities(view.teacher.lazy.hidden, view.teacher.lazy.head, temperature)
 
 
-def gradients(loss: kdtool.Loss, view: kdtool.StepView) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(loss: kdtool.SequenceLoss, view: kdtool.StepView) -> tuple[Tensor, Tensor, Tensor]:
     """Return values, and gradients by states and head of a sum that weighs each position otherwise."""
     assert view.head is not None
     values = values_of(loss, view)
@@ -116,7 +116,9 @@ def test_spans_by_hand() -> None:
 
 @each_loss
 @pytest.mark.parametrize("other", [OTHER, None], ids=["two tokenizers", "one"])
-def test_gradients_are_right_however_it_is_cut(loss: kdtool.Loss, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_right_however_it_is_cut(
+    loss: kdtool.SequenceLoss, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = view_of(OWN, other)
     whole = gradients(loss, view)
     monkeypatch.setattr(_chunks, "ELEMENTS", 30)  # one position at a time, or two
@@ -134,7 +136,7 @@ def test_gradients_are_right_however_it_is_cut(loss: kdtool.Loss, other: Any, mo
 
 
 @each_loss
-def test_equal_models_have_no_value_and_no_gradient(loss: kdtool.Loss) -> None:
+def test_equal_models_have_no_value_and_no_gradient(loss: kdtool.SequenceLoss) -> None:
     view = like_the_teacher(view_of(OWN))
     found = values_of(loss, view)
     (gradient,) = torch.autograd.grad(found.sum(), view.student.last)
@@ -143,7 +145,7 @@ def test_equal_models_have_no_value_and_no_gradient(loss: kdtool.Loss) -> None:
 
 
 @each_loss
-def test_it_learns_until_it_agrees(loss: kdtool.Loss) -> None:
+def test_it_learns_until_it_agrees(loss: kdtool.SequenceLoss) -> None:
     view = view_of(OWN, OTHER, plain=True)
     states = view.student.last
     first = values_of(loss, view).sum().item()
@@ -156,7 +158,7 @@ def test_it_learns_until_it_agrees(loss: kdtool.Loss) -> None:
 
 
 @each_loss
-def test_what_the_teacher_does_not_read_has_no_influence(loss: kdtool.Loss) -> None:
+def test_what_the_teacher_does_not_read_has_no_influence(loss: kdtool.SequenceLoss) -> None:
     view = view_of(OWN, OTHER)
     values = values_of(loss, view)
     apart = (values == 0).nonzero()[:, 0]
@@ -170,7 +172,7 @@ def test_what_the_teacher_does_not_read_has_no_influence(loss: kdtool.Loss) -> N
 
 @each_loss
 @pytest.mark.parametrize("own", [[[Document((0, 3))]], [[Document((0, 3, 4))]]], ids=["no labels", "no meeting"])
-def test_without_a_meeting_everything_still_has_a_gradient(loss: kdtool.Loss, own: Any) -> None:
+def test_without_a_meeting_everything_still_has_a_gradient(loss: kdtool.SequenceLoss, own: Any) -> None:
     """Processes that train together wait for each other's gradients."""
     view = view_of(own, [[Document((0, 1, 4) if len(own[0][0].cuts) > 2 else (0, 3))]])
     values, states, weight = gradients(loss, view)
@@ -180,7 +182,7 @@ def test_without_a_meeting_everything_still_has_a_gradient(loss: kdtool.Loss, ow
 
 
 @each_loss
-def test_the_graph_serves_twice(loss: kdtool.Loss) -> None:
+def test_the_graph_serves_twice(loss: kdtool.SequenceLoss) -> None:
     """The trainer measures gradient norms before it goes backward."""
     view = view_of(OWN, OTHER)
     total = values_of(loss, view).sum()
@@ -191,7 +193,7 @@ def test_the_graph_serves_twice(loss: kdtool.Loss) -> None:
 
 
 @each_loss
-def test_a_signal_of_inference_mode_and_half_precision_work(loss: kdtool.Loss) -> None:
+def test_a_signal_of_inference_mode_and_half_precision_work(loss: kdtool.SequenceLoss) -> None:
     view = view_of(OWN, OTHER, plain=True)
     assert view.head is not None
     assert view.teacher is not None
@@ -232,7 +234,9 @@ def most_alive(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("loss", [uld(), span_likelihood()])
-def test_memory_does_not_grow_with_positions_times_tokens(loss: kdtool.Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_positions_times_tokens(
+    loss: kdtool.SequenceLoss, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Eight times the positions: 20 MB more of each tensor of logits, if they were all there."""
     monkeypatch.setattr(_chunks, "ELEMENTS", 2**16)
     found = []
@@ -265,7 +269,7 @@ def test_memory_does_not_grow_with_positions_times_tokens(loss: kdtool.Loss, mon
         ),
     ],
 )
-def test_what_is_missing_is_named(loss: kdtool.Loss, spoil: Any, message: str) -> None:
+def test_what_is_missing_is_named(loss: kdtool.SequenceLoss, spoil: Any, message: str) -> None:
     name = "uld" if isinstance(loss, UniversalLogitDistillation) else "span-likelihood"
     with pytest.raises(kdtool.PluginError, match=f"^{name}.*{message}"):
         loss.kdtool_sequence_loss(spoil(view_of(OWN, OTHER)))

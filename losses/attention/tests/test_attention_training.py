@@ -11,6 +11,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
+from kdtool._contract.signals import alternatives
 from kdtool_loss_attention import AttentionMaps, Relations
 from kdtool_testing import ListSource, make_run
 from kdtool_trainer_standard import StandardTrainer
@@ -66,7 +67,9 @@ def train(folder: Path, student: TransformersModel, steps: int, **settings: Any)
         pairs = tuple(loss.kdtool_layers(student.facts, teacher.model.facts))
         label = name.removeprefix("losses.")
         terms.append(
-            kdtool.LossTerm(name, label, 1.0, teacher="teacher", needs=loss.needs, divergence=True, layers=pairs)
+            kdtool.LossTerm(
+                name, label, 1.0, teacher="teacher", needs=alternatives(loss.needs), divergence=True, layers=pairs
+            )
         )
     layers = tuple(sorted({other for term in terms for _, other in term.layers}))
     source = Frozen(teacher.model, kdtool.SignalRequest(frozenset({"attentions", "projections"}), layers))

@@ -40,7 +40,7 @@ def train_with(
     return make_trainer(**settings).kdtool_train(run, phase, make_model(1))
 
 
-class Wrong(kdtool.Loss):
+class Wrong(kdtool.TokenLoss):
     """Returns what a test tells it to, from the right values and the chunk."""
 
     def __init__(self, returned: Any) -> None:
@@ -151,11 +151,6 @@ def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
     assert any("loss 'losses.mine'" in note and "kdtool_token_loss" in note for note in caught.value.__notes__)
 
 
-def test_a_loss_without_its_hook_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.*neither"):
-        train_with(tmp_path, kdtool.Loss(kdtool.Loss.Config()))
-
-
 def test_a_divergence_of_what_is_inside_that_is_not_zero_at_equality_is_refused(tmp_path: Path) -> None:
     term, teacher = replace(KEYS, name="losses.mine"), TinyTeacher(make_model(99), layers=(1,), inside="projections")
     train_with(tmp_path / "right", Keys(Keys.Config()), term, teacher)
@@ -230,24 +225,21 @@ def test_different_vocabularies_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_whose_teacher_says_something_else_is_refused(tmp_path: Path) -> None:
-    class NeedsLogits(KL):
-        needs = (frozenset({"logits"}),)
-
     with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* needs logits of teacher, whose signal holds top-k"):
         train_with(
             tmp_path,
-            NeedsLogits(KL.Config()),
-            kl_term("losses.mine", needs=NeedsLogits.needs),
+            KL(KL.Config()),
+            kl_term("losses.mine", needs=(frozenset({"logits"}),)),
             TinyTeacher(make_model(99), top_k=5),
         )
 
 
 def test_sequence_losses_are_checked_too(tmp_path: Path) -> None:
-    class Scalar(kdtool.Loss):
+    class Scalar(kdtool.SequenceLoss):
         def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:
             return view.student.last.square().mean()  # type: ignore[return-value]
 
-    class TooFew(kdtool.Loss):
+    class TooFew(kdtool.SequenceLoss):
         def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
             return kdtool.PerSequence(view.student.last.square().mean(-1))
 

@@ -263,7 +263,7 @@ def test_each_term_is_the_mean_over_the_tokens_that_it_sees(tmp_path: Path, worl
             assert float((gradients[f"{number} {name}"].double() - gradient).norm() / gradient.norm()) < 1e-5
 
 
-class TokenLoss(kdtool.Loss):
+class WholeCE(kdtool.SequenceLoss):
     """Cross-entropy as a sequence loss, of each token or of each row."""
 
     class Config(kdtool.Config):
@@ -284,7 +284,7 @@ class TokenLoss(kdtool.Loss):
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_sequence_loss_without_a_teacher_learns_nothing_from_the_students_own(tmp_path: Path, rows: bool) -> None:
-    losses = {"losses.ce": TokenLoss(TokenLoss.Config(rows=rows)), "losses.kl": mixture()["losses.kl"]}
+    losses = {"losses.ce": WholeCE(WholeCE.Config(rows=rows)), "losses.kl": mixture()["losses.kl"]}
     terms = [kdtool.LossTerm("losses.ce", "ce", 1.0), replace(MIXTURE[0], weight=1e-9)]
     for fraction, learned in ((1.0, False), (1e-9, True)):
         folder = tmp_path / str(fraction)

@@ -175,7 +175,7 @@ def test_dropout_that_changes_nothing_yet_is_dropout(tmp_path: Path) -> None:
     run_with(tmp_path, student, Consistency(Consistency.Config()))
 
 
-class OfTwo(kdtool.Loss):
+class OfTwo(kdtool.TokenLoss):
     """What a function makes of the chunk."""
 
     forward_passes = 2
@@ -227,7 +227,7 @@ def test_both_passes_are_cut_to_the_tokens_that_are_shared(tmp_path: Path) -> No
 
 
 def test_a_sequence_loss_is_given_both_passes_and_learns_through_both(tmp_path: Path) -> None:
-    class Apart(kdtool.Loss):
+    class Apart(kdtool.SequenceLoss):
         forward_passes = 2
 
         def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerToken:

@@ -38,7 +38,7 @@ PLACES = 4
 LABELS = ("kl", "ce", "hidden", "whole")
 
 
-class Whole(kdtool.Loss):
+class Whole(kdtool.SequenceLoss):
     """A row's mean square of states, at every labelled position."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:

@@ -12,6 +12,7 @@ from typing import Any
 
 import kdtool
 import torch
+from kdtool._contract.signals import alternatives
 from kdtool._store.committed import discard_uncommitted
 from kdtool_testing import ByteTokenizer, ListSource, continued_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
@@ -160,17 +161,17 @@ class TinyTeacher:
         return kdtool.Signal("tiny", lazy, sparse, outputs.hidden, projections=outputs.projections)
 
 
-class CE(kdtool.Loss):
+class CE(kdtool.TokenLoss):
     """Cross-entropy."""
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         return -chunk.student_logits.float().log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]
 
 
-class KL(kdtool.Loss):
+class KL(kdtool.TokenLoss):
     """Forward KL at a temperature."""
 
-    needs: tuple[frozenset[kdtool.SignalKind], ...] = (frozenset({"logits"}), frozenset({"top-k"}))
+    needs = ("logits", "top-k")
     temperature_power = 2
     divergence = True
     temperature = 2.0
@@ -184,7 +185,7 @@ class KL(kdtool.Loss):
         return (p.exp() * (p - q)).sum(-1)
 
 
-class One(kdtool.Loss):
+class One(kdtool.TokenLoss):
     """1 for each token: a term's value is then the mean of what tokens weigh."""
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
@@ -201,14 +202,14 @@ class ByEntropy(kdtool.Weighting):
 
 
 def kl_term(
-    name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.SignalKind], ...] = KL.needs
+    name: str, weight: float = 1.0, needs: tuple[frozenset[kdtool.SignalKind], ...] = alternatives(KL.needs)
 ) -> kdtool.LossTerm:
     """Return the term of a `KL`, as the engine would."""
     label = name.rpartition(".")[2]
     return kdtool.LossTerm(name, label, weight, KL.temperature, KL.temperature**2, "teacher", needs, divergence=True)
 
 
-class Consistency(kdtool.Loss):
+class Consistency(kdtool.TokenLoss):
     """Half the symmetric KL between two passes of the student."""
 
     divergence = True
@@ -231,10 +232,10 @@ class Turns(nn.Module):
         return states * 2 * (torch.arange(WIDTH) % 2 == (self.calls - 1) // 2 % 2)
 
 
-class Hidden(kdtool.Loss):
+class Hidden(kdtool.SequenceLoss):
     """Squared distance of hidden states, through a projector if told so."""
 
-    needs = (frozenset({"hidden"}),)
+    needs = "hidden"
 
     class Config(kdtool.Config):
         """Settings."""
@@ -252,10 +253,10 @@ class Hidden(kdtool.Loss):
         return kdtool.PerToken((states - view.teacher.hidden[0]).float().square().mean(-1))
 
 
-class Keys(kdtool.Loss):
+class Keys(kdtool.SequenceLoss):
     """Squared distance of keys, and so much more."""
 
-    needs = (frozenset({"projections"}),)
+    needs = "projections"
     divergence = True
 
     class Config(kdtool.Config):
@@ -271,7 +272,7 @@ class Keys(kdtool.Loss):
 
 
 KEYS = kdtool.LossTerm(
-    "losses.keys", "keys", 1.0, teacher="teacher", needs=Keys.needs, divergence=True, layers=((1, 1),)
+    "losses.keys", "keys", 1.0, teacher="teacher", needs=alternatives(Keys.needs), divergence=True, layers=((1, 1),)
 )
 
 
@@ -330,7 +331,9 @@ def make_trainer(**settings: Any) -> StandardTrainer:
 MIXTURE = (
     kl_term("losses.kl", 0.7),
     kdtool.LossTerm("losses.ce", "ce", kdtool.Schedule(0.3, 0.6)),
-    kdtool.LossTerm("losses.hidden", "hidden", 0.5, teacher="teacher", needs=Hidden.needs, layers=((0, 0),)),
+    kdtool.LossTerm(
+        "losses.hidden", "hidden", 0.5, teacher="teacher", needs=alternatives(Hidden.needs), layers=((0, 0),)
+    ),
 )
 
 

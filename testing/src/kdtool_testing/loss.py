@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import ClassVar, get_args
 
 import pytest
-from kdtool._contract.signals import SignalKind
-from kdtool._plugins.validation import implements
+from kdtool._contract.loss import Loss
+from kdtool._contract.signals import SignalKind, alternatives
 
 from kdtool_testing.component import ComponentConformance
 
@@ -18,21 +18,15 @@ class LossConformance(ComponentConformance):
     """What a loss says of itself is possible."""
 
     kind: ClassVar[str] = "loss"
-    _form: ClassVar[str] = "kdtool_token_loss"
-    """The hook that a loss of this suite implements."""
+    _form: ClassVar[type[Loss]]
+    """The class that a loss of this suite extends."""
 
-    def test_it_implements_one_form_of_loss(self) -> None:
-        forms = [name for name in ("kdtool_token_loss", "kdtool_sequence_loss") if implements(self.component, name)]
-        assert forms == [self._form]
-        by_hand = implements(self.component, "kdtool_token_gradient")
-        assert not by_hand or self._form == "kdtool_token_loss", (
-            "the engine asks losses of tokens alone for gradients by hand"
-        )
+    def test_it_extends_the_class_of_its_form(self) -> None:
+        assert issubclass(self.component, self._form)
 
     def test_what_it_declares_is_possible(self) -> None:
         loss = self.build()
-        assert isinstance(loss.needs, tuple)
-        for alternative in loss.needs:
+        for alternative in alternatives(loss.needs):
             assert alternative
             assert alternative <= frozenset(get_args(SignalKind))
         assert loss.temperature > 0

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtool._contract.component import Component
+from kdtool._contract.component import Component, Config
 from kdtool._contract.data import Batch
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss import Loss, PerToken, StepView, TokenChunk, Weighting
+from kdtool._contract.loss import PerToken, SequenceLoss, StepView, TokenChunk, TokenLoss, Weighting
 from kdtool._contract.loss_terms import LossTerm, Schedule, TermReport
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import RunInfo
@@ -67,12 +67,12 @@ def make_phase(folder: Path, steps: int, rows: int = 8, terms: tuple[LossTerm, .
 def companions() -> dict[str, Component]:
     """Return the losses, the weightings and the teacher of the phase, by the names that its terms have."""
     return {
-        "teacher": Describing(Teacher.Config()),
-        "losses.likelihood": Likelihood(Loss.Config()),
-        "losses.divergence": Divergence(Loss.Config()),
-        "losses.states": States(Loss.Config()),
-        "weightings.first": Early(Weighting.Config()),
-        "weightings.balance": Running(Weighting.Config()),
+        "teacher": Describing(Config()),
+        "losses.likelihood": Likelihood(Config()),
+        "losses.divergence": Divergence(Config()),
+        "losses.states": States(Config()),
+        "weightings.first": Early(Config()),
+        "weightings.balance": Running(Config()),
     }
 
 
@@ -118,7 +118,7 @@ class Describing(Teacher):
         return toy_model(99).facts
 
 
-class Widths(Loss):
+class Widths(TokenLoss):
     """Forward KL that remembers how many tokens it was given of student and teacher."""
 
     def __init__(self, config: Any) -> None:
@@ -133,11 +133,11 @@ class Widths(Loss):
         return (p.exp() * (p - chunk.student_logits.float().log_softmax(-1))).sum(-1)
 
 
-class Beside(Loss):
+class Beside(SequenceLoss):
     """Nothing but the student's states; remembers what the teacher was told about, beside what the student was."""
 
     same_vocabulary = False
-    needs = (frozenset({"hidden"}),)
+    needs = "hidden"
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -148,7 +148,7 @@ class Beside(Loss):
         return PerToken(view.student.last.float().square().mean(-1))
 
 
-class Twice(Loss):
+class Twice(TokenLoss):
     """Squared difference of two passes' logits; remembers how many tokens each had, and how far apart they were."""
 
     forward_passes = 2
@@ -166,7 +166,7 @@ class Twice(Loss):
         return apart
 
 
-class Likelihood(Loss):
+class Likelihood(TokenLoss):
     """Cross-entropy."""
 
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
@@ -175,10 +175,10 @@ class Likelihood(Loss):
         return -chunk.student_logits.float().log_softmax(-1).gather(-1, chunk.labels[:, None])[:, 0]
 
 
-class Divergence(Loss):
+class Divergence(TokenLoss):
     """Forward KL at temperature 2."""
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     temperature_power = 2
     divergence = True
     temperature = 2.0
@@ -191,10 +191,10 @@ class Divergence(Loss):
         return (p.exp() * (p - q)).sum(-1)
 
 
-class States(Loss):
+class States(SequenceLoss):
     """Distance of hidden states through a projector that trains along."""
 
-    needs = (frozenset({"hidden"}),)
+    needs = "hidden"
 
     def kdtool_modules(self, student: ModelFacts, teacher: ModelFacts) -> Module:
         import torch
@@ -234,7 +234,7 @@ class Running(Weighting):
         self._means = dict(state)
 
 
-class BrokenLoss(Loss):
+class BrokenLoss(TokenLoss):
     """Gives, instead of cross-entropy, what a function makes of it."""
 
     def __init__(self, spoil: Any) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from kdtool._contract.data import Batch
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss import PerSequence, PerToken, StepView
-from kdtool._contract.signals import Head, LazyLogits, ModelOutputs, Projections, Signal
+from kdtool._contract.loss import Loss, PerSequence, PerToken, SequenceLoss, StepView
+from kdtool._contract.signals import Head, LazyLogits, ModelOutputs, Projections, Signal, alternatives
 
 from kdtool_testing.loss import LossConformance
 
@@ -26,7 +26,7 @@ class SequenceLossConformance(LossConformance):
     """A sequence loss gives one finite value a labelled position or a row, with gradient to the student alone."""
 
     student = ModelFacts(1000, 1000, 4, 8, 2, 2, 16, 50, 64, "float32", True, "t")
-    _form: ClassVar[str] = "kdtool_sequence_loss"
+    _form: ClassVar[type[Loss]] = SequenceLoss
     _module: Any = None
     teacher = ModelFacts(9000, 9000, 6, 12, 2, 2, 24, 50, 64, "float32", True, "t")
 
@@ -109,11 +109,12 @@ class SequenceLossConformance(LossConformance):
         labels.view(-1)[:labelled] = 7
         batch = Batch(labels.clamp(min=0), torch.arange(6).repeat(2, 1), labels, torch.zeros(2, 6).int(), ("a", "b"))
         batch = replace(batch, columns=self.columns(labels))
-        kinds = {"hidden", *(kind for need in loss.needs[:1] for kind in need)}
+        needs = alternatives(loss.needs)
+        kinds: set[str] = {"hidden", *(kind for need in needs[:1] for kind in need)}
         mine = _outputs(self.student, {own: 0 if equal else own for own, _ in pairs}, batch, kinds)
         theirs = _outputs(teacher, {other: 0 if equal else -1 - other for _, other in pairs}, batch, kinds)
         own, other = _head(self.student, 1, width), _head(teacher, 1 if equal else 2, width)
-        lazy = LazyLogits(theirs.last, other) if any("logits" in need for need in loss.needs) else None
+        lazy = LazyLogits(theirs.last, other) if any("logits" in need for need in needs) else None
         signal = Signal("t", lazy, None, theirs.hidden, theirs.attentions, theirs.projections)
         again = _outputs(self.student, {layer: 0 if equal else 100 + layer for layer, _ in pairs}, batch, kinds)
         second = again if equal else replace(again, last=again.last.flip(0))

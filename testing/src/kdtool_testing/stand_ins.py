@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from kdtool._contract.component import Component, Config
-from kdtool._contract.kinds import KINDS
+from kdtool._contract.kinds import FORMS
 from kdtool._contract.signals import SignalKind
 
 __all__ = ["BASE", "ON_POLICY", "STAND_INS"]
@@ -44,7 +44,7 @@ def _nothing(self: Component) -> None:
     """Stand in for a hook."""
 
 
-_CLASSES = {base.__name__: _stand_in(base) for base in KINDS.values()}
+_CLASSES = {forms[0].__name__: _stand_in(forms[0]) for forms in FORMS.values()}
 STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
 """What to write after `use` for a component of each kind that does nothing; it offers and carries everything."""
 

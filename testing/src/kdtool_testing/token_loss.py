@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from kdtool._contract.loss import TokenChunk
-from kdtool._contract.signals import DenseTokens, SparseTokens
+from kdtool._contract.loss import Loss, TokenChunk, TokenLoss
+from kdtool._contract.signals import DenseTokens, SparseTokens, alternatives
 from kdtool._errors import KdtoolError
 from kdtool._plugins.validation import implements
 
@@ -27,6 +27,8 @@ POSITIONS, VOCABULARY = 7, 11
 
 class TokenLossConformance(LossConformance):
     """A token loss gives one right-shaped, finite, pure value a position, whatever else is in the chunk."""
+
+    _form: ClassVar[type[Loss]] = TokenLoss
 
     def test_one_value_a_position_in_float32(self) -> None:
         import torch
@@ -181,12 +183,12 @@ class TokenLossConformance(LossConformance):
             scale * torch.randn(POSITIONS, VOCABULARY, generator=generator, dtype=dtype or torch.float32)
             for _ in range(3)
         )
-        signals = [teacher_tokens(need, teacher, loss.temperature) for need in loss.needs] if loss.needs else [None]
-        for signal in signals:
+        needs = alternatives(loss.needs) or (None,)
+        for need in needs:
             yield TokenChunk(
                 student_logits=student,
                 labels=torch.randint(VOCABULARY, (POSITIONS,), generator=generator),
-                teacher=signal,
+                teacher=None if need is None else teacher_tokens(need, teacher, loss.temperature),
                 positions=torch.arange(POSITIONS),
                 temperature=loss.temperature,
                 progress=torch.tensor(0.5),

@@ -348,19 +348,18 @@ class TestPickled(StudentConformance):
 class Adapter(kdtool.Transform):
     """A small addition to the first block's matrix that learns in its place, added to it at the end."""
 
+    on_meta_device = True
+
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         layer = student.model.layers[0]
         shape = layer.weight.shape
-        start = torch.randn(shape[0], 2, generator=self.generator(run))
+        start = torch.randn(shape[0], 2, generator=self.generator(run)).to(layer.weight)
         student.model.requires_grad_(requires_grad=False)
         torch.nn.utils.parametrize.register_parametrization(layer, "weight", _LowRank(start, shape[1]))
         return student
 
     def generator(self, run: kdtool.RunInfo) -> torch.Generator | None:
         return torch.Generator().manual_seed(run.seed)
-
-    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
-        return self.kdtool_transform(student, run)
 
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         torch.nn.utils.parametrize.remove_parametrizations(student.model.layers[0], "weight")
@@ -372,7 +371,7 @@ class _LowRank(torch.nn.Module):
     def __init__(self, start: Tensor, width: int) -> None:
         super().__init__()
         self.down = torch.nn.Parameter(start)
-        self.up = torch.nn.Parameter(torch.zeros(2, width))
+        self.up = torch.nn.Parameter(start.new_zeros(2, width))
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.down @ self.up
@@ -415,8 +414,7 @@ class Drawn(Adapter):
 class Untold(Adapter):
     """Does not say beforehand that it freezes."""
 
-    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
-        return None
+    on_meta_device = False
 
 
 class TestAdapter(TransformConformance):

@@ -14,11 +14,11 @@ from kdtool._assembly.arms import arms_of
 from kdtool._assembly.built import Built, BuiltRecipe, Lifetime
 from kdtool._assembly.checks.all_checks import check_components
 from kdtool._contract.component import Component
-from kdtool._contract.kinds import KINDS
+from kdtool._contract.kinds import form_of
 from kdtool._contract.reporting import Tracker
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError, Problem, RecipeError, UsageError
-from kdtool._plugins.attribution import using
+from kdtool._plugins.attribution import describe, using
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
@@ -137,7 +137,7 @@ def assemble(
             except RecipeError as error:
                 problems += error.problems
             except (UsageError, PluginError) as error:
-                problem = problem_at(recipe, (*spec.key, "use"), told(error))
+                problem = problem_at(recipe, (*spec.key, "use"), describe(error))
                 problems.append(replace(problem, plugin=isinstance(error, PluginError)))
         if problems:
             raise RecipeError(problems)
@@ -163,6 +163,6 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
             raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
         json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)
-        if problem := attribute_problem(component, KINDS[spec.kind]):
+        if problem := attribute_problem(component, form_of(cls, spec.kind)):
             raise PluginError(f"{owner}: {problem}")
     return Built(spec, loaded, config, component, owner)

@@ -15,7 +15,7 @@ class Kind(NamedTuple):
 
     `scope` is where components stand in a recipe: those of a "source" beside the phases or in one, those of a "run" beside
     them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
-    own keys of an entry, beside the settings.
+    own keys of an entry, beside the settings. `forms` are the classes of which a component extends one, if not the base.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Kind(NamedTuple):
     scope: Literal["source", "run", "phase"]
     single: bool = False
     keys: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
@@ -40,7 +41,14 @@ TABLE: tuple[Kind, ...] = (
     Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
     Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
     Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
-    Kind("loss", "kdtool._contract.loss:Loss", "losses", "phase", keys=("weight", "teacher")),
+    Kind(
+        "loss",
+        "kdtool._contract.loss:Loss",
+        "losses",
+        "phase",
+        keys=("weight", "teacher"),
+        forms=("kdtool._contract.loss:TokenLoss", "kdtool._contract.loss:SequenceLoss"),
+    ),
     Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from kdtool._contract.component import Component
 from kdtool._contract.data import Batch
+from kdtool._contract.hooks import hook
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Signal, SignalKind, SparseTokens
+from kdtool._contract.signals import DenseTokens, Head, ModelOutputs, Needs, Signal, SparseTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,35 +87,36 @@ class PerSequence:
 
 
 class Loss(Component):
-    """One term of the training objective. Implement `kdtool_token_loss` or `kdtool_sequence_loss`, not both."""
+    """One term of the training objective: extend `TokenLoss` or `SequenceLoss`."""
 
     kind = "loss"
-    needs: tuple[frozenset[SignalKind], ...] = ()
-    """Required signals of a teacher: alternatives, best first; () if it needs none. May depend on the config."""
+    needs: Needs = ()
+    """Required signals of a teacher: `"logits"`, or alternatives, best first: `("logits", "sampled")`; a frozenset holds
+    signals that are needed together. () if it needs no teacher. May depend on the config."""
+    divergence: bool = False
+    """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; tested before
+    training."""
+    temperature: float = 1.0
+    """The temperature of the loss, passed as `TokenChunk.temperature`. May depend on the config."""
     temperature_power: Literal[0, 1, 2] = 0
     """Exponent p such that the gradient scales as T^-p with its temperature T; the engine multiplies by T^p. 2 for a loss
     that is quadratic in small differences of softened distributions, such as the KLs, 1 for one that is linear in them,
     such as total variation, 0 for one without softened distributions."""
-    temperature: float = 1.0
-    """The temperature of the loss, passed as `TokenChunk.temperature`. May depend on the config."""
-    divergence: bool = False
-    """True if it is zero, with zero gradient, when student and teacher (and the two passes) agree; tested before
-    training."""
     forward_passes: Literal[1, 2] = 1
     """2 for a loss that compares two passes of the student over the same rows, with different dropout. Other losses see the
     first; a student without dropout is refused. May depend on the config."""
-    same_vocabulary: bool = True
-    """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
-    Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment, which
-    only a sequence loss can use. May depend on the config."""
     on_policy: bool = False
     """True if it needs the column `student_generated` of a trainer with on-policy text: 1 for tokens that the student
     generated, 0 for the corpus's. Other trainers are refused. May depend on the config."""
-
     corpus_only: bool = False
     """True if it learns from rows of the corpus alone, such as pairs of answers that a packer marks. A phase whose trainer
     also learns on on-policy text refuses it. May depend on the config."""
 
+
+class TokenLoss(Loss):
+    """A loss of single positions, from the logits there. Its teacher must use the student's tokens."""
+
+    @hook(needed=True)
     def kdtool_token_loss(self, chunk: TokenChunk) -> Tensor:
         """Return one value for each of the chunk's C positions, shape [C], float32.
 
@@ -133,6 +135,16 @@ class Loss(Component):
         two passes. Compared with autograd before training. Since 0.1.
         """
 
+
+class SequenceLoss(Loss):
+    """A loss of whole rows: of hidden states, attention, or text that a teacher reads in tokens of its own."""
+
+    same_vocabulary: bool = True
+    """True if it needs a teacher with the student's tokens: the same vocabulary, or one of which one begins with the other.
+    Otherwise a teacher with other tokens receives the same texts in its tokens, and `StepView` holds the alignment. May
+    depend on the config."""
+
+    @hook(needed=True)
     def kdtool_sequence_loss(self, view: StepView) -> PerToken | PerSequence:
         """Return one value per labelled position or per row, with gradient through `view.student` and `view.second`.
 
@@ -158,9 +170,9 @@ class Weighting(Component):
     """Weights tokens, or balances terms."""
 
     kind = "weighting"
-    needs: tuple[frozenset[SignalKind], ...] = ()
-    """Required signals of the teacher: alternatives; () if any will do. It receives the signals of the phase's first token
-    loss with a teacher; checked before anything is made. May depend on the config."""
+    needs: Needs = ()
+    """Required signals of the teacher, written as those of a `Loss`; () if any will do. It receives the signals of the
+    phase's first token loss with a teacher; checked before anything is made. May depend on the config."""
     terms: frozenset[str] = frozenset()
     """Losses in its settings, by their names in the recipe: a phase without one of them is refused, except in the
     control."""

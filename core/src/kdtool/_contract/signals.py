@@ -20,6 +20,16 @@ and values), text answers. Hidden states, maps and projections belong to layers;
 from the student."""
 
 
+Needs = SignalKind | tuple[SignalKind | frozenset[SignalKind], ...]
+"""Required signals of a teacher: one kind, or alternatives, best first; a frozenset holds kinds that are needed together."""
+
+
+def alternatives(needs: Needs) -> tuple[frozenset[SignalKind], ...]:
+    """Return each alternative of `needs` as a set of kinds."""
+    each = (needs,) if isinstance(needs, str) else needs
+    return tuple(frozenset({one}) if isinstance(one, str) else one for one in each)
+
+
 FIXED_AT_CAPTURE: frozenset[SignalKind] = frozenset({"sampled", "top-k"})
 """Signals that hold a distribution at one temperature, chosen when they are taken."""
 

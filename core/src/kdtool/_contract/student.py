@@ -23,10 +23,10 @@ class Student(Component):
         raise NotImplementedError
 
     def kdtool_outline(self, run: RunInfo) -> LanguageModel | None:
-        """Return the student with weights that have shapes, but no values or memory.
+        """Return the student with weights that have shapes, but no values or memory: in PyTorch on the device "meta".
 
-        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, once per phase. In PyTorch
-        such weights are on the device "meta". Since 0.1.
+        Its backbone cannot be run; `facts` are those of the student. Called for `kdtool check`, once per phase. A method of
+        its own, because `kdtool_build_student` may read weights or ask teachers that are not on this machine. Since 0.1.
         """
 
     @hook(needed=True)
@@ -51,19 +51,16 @@ class Transform(Component):
     kind = "transform"
     saves_memory: Saving | None = None
     """Settings and their costs, if `kdtool check` may propose it for a run that does not fit."""
+    on_meta_device: bool = False
+    """True if `kdtool_transform` also works on weights without values, on torch's device "meta": `kdtool check` calls it to
+    count what learns and what is kept for backward. Otherwise the check assumes that it changes neither."""
 
     def kdtool_transform(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
         """Change the student before a phase; in the order of the recipe, each on the result of the previous one.
 
         None leaves it unchanged. A resumed phase repeats this and then reads its checkpoint: the parameters' names and
-        shapes must be the same each time. Frozen parameters have `requires_grad` off. On every rank. Since 0.1.
-        """
-
-    def kdtool_outlined(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:
-        """Apply `kdtool_transform` to the outline of a student: freeze, add, switch on.
-
-        Called for `kdtool check`. None if shapes, trainable parameters and tensors kept for backward do not change.
-        Since 0.1.
+        shapes must be the same each time. Frozen parameters have `requires_grad` off. On every rank; if `on_meta_device`,
+        also for `kdtool check`, once per phase and without `kdtool_finish`. Since 0.1.
         """
 
     def kdtool_finish(self, student: LanguageModel, run: RunInfo) -> LanguageModel | None:

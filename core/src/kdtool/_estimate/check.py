@@ -30,7 +30,6 @@ from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
 from kdtool._run.context import Context
 from kdtool._run.graph import Stage
-from kdtool._run.preflight.component_checks import refuse_missing
 from kdtool._run.preflight.equal_tokens import refuse_uneven
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.refusals import refuse_missing

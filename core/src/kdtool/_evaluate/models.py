@@ -60,7 +60,10 @@ def _models(given: str, out: Path) -> Iterator[Model]:
         label, text = "", given
     path = Path(text).absolute()
     if path.is_file() or (path.is_dir() and not (path / RESULTS).is_file()):
-        generic = {MODEL, *entries_by_name("exporter")}  # folders of a run that are named by what kind of thing is in them
+        generic = {
+            MODEL,
+            *entries_by_name("exporter"),
+        }  # folders of a run that are named by what kind of thing is in them
         own = path.parent.name if path.name in generic else path.name
         yield Model(name_from(label or own, "model", dots=True), path)
         return

@@ -55,7 +55,9 @@ def measuring_recipe(
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
         data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
-    data.setdefault("reporter", {"use": next(iter(entries_by_name("reporter")))} if entries_by_name("reporter") else None)
+    data.setdefault(
+        "reporter", {"use": next(iter(entries_by_name("reporter")))} if entries_by_name("reporter") else None
+    )
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
     shared = parser.shared

@@ -10,13 +10,13 @@ from typing import Any
 
 from kdtool._contract.component import Component
 from kdtool._contract.hooks import Calling, calling_of
-from kdtool._contract.kinds import KINDS
+from kdtool._contract.kinds import FORMS, KINDS
 from kdtool._plugins.return_types import ReturnType
 
 __all__ = ["BASES", "PREFIX", "SPECS", "Spec", "implements", "is_wrapper"]
 
 PREFIX = "kdtool_"
-BASES: tuple[type[Component], ...] = (Component, *KINDS.values())
+BASES: tuple[type[Component], ...] = (Component, *KINDS.values(), *(form for forms in FORMS.values() for form in forms))
 """The classes that declare hooks."""
 
 
@@ -30,6 +30,11 @@ class Spec:
     def name(self) -> str:
         """The hook's name."""
         return self.declared.__name__
+
+    @cached_property
+    def owner(self) -> str:
+        """The name of the class that declares it."""
+        return self.declared.__qualname__.partition(".")[0]
 
     @cached_property
     def calling(self) -> Calling:

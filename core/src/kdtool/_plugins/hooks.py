@@ -73,7 +73,7 @@ class ComponentHooks:
         """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
         if isinstance(self._components.get(name), kind):
             return cast("K", self._of(name))
-        raise LookupError(f"{self.owner(name) or repr(name)} is not a {kind.__name__.lower()} of this run")
+        raise LookupError(f"{self.owner(name) or repr(name)} is not a {kind.__name__} of this run")
 
     def implementing(self, hook: str) -> tuple[str, ...]:
         """Return the names of the components that implement a hook, in the order in which they are called."""

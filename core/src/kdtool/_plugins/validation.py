@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from kdtool._contract.component import Component, Config
 from kdtool._contract.hooks import calling_of
 from kdtool._contract.kind_table import reserved_keys
-from kdtool._contract.kinds import KINDS
+from kdtool._contract.kinds import FORMS, KINDS
 from kdtool._plugins.hook_specs import PREFIX, SPECS, implements, is_wrapper
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -20,17 +20,20 @@ __all__ = ["implements", "mistakes"]
 
 def mistakes(cls: object, kind: str) -> Iterator[str]:
     """Yield the mistakes in a class of a component of `kind`."""
-    base = KINDS[kind]
     if not inspect.isclass(cls):
         yield f"is not a class but {type(cls).__name__}"
         return
-    if not issubclass(cls, base):
-        others = [other for other, other_base in KINDS.items() if issubclass(cls, other_base)]
-        yield f"is a {others[0]}, not a {kind}" if others else f"does not extend kdtool.{base.__name__}"
+    extended = [form for form in FORMS[kind] if issubclass(cls, form)]
+    if len(extended) != 1:
+        others = [other for other, base in KINDS.items() if other != kind and issubclass(cls, base)]
+        forms = " or ".join(f"kdtool.{form.__name__}" for form in FORMS[kind])
+        expected = f"extends more than one of {forms}" if extended else f"does not extend {forms}"
+        yield f"is a {others[0]}, not a {kind}" if others else expected
         return
+    (base,) = extended
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
         yield "overrides equality, which identifies components; remove __eq__ and __hash__"
-    yield from _config_mistakes(cls)
+    yield from _config_mistakes(getattr(cls, "Config", None))
     needed = sorted(name for name, declared in vars(base).items() if calling_of(declared).needed)
     yield from (f"has no {name}, which every {kind} needs" for name in needed if not implements(cls, name))
     for name in dir(cls):
@@ -38,8 +41,7 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
             yield from _hook_mistakes(cls, base, name)
 
 
-def _config_mistakes(cls: type[Component]) -> Iterator[str]:
-    config = cls.Config
+def _config_mistakes(config: object) -> Iterator[str]:
     if not (inspect.isclass(config) and issubclass(config, Config)):
         yield "has a Config that does not extend kdtool.Config"
         return
@@ -51,10 +53,13 @@ def _hook_mistakes(cls: type, base: type[Component], name: str) -> Iterator[str]
     found = inspect.getattr_static(cls, name)
     wraps = is_wrapper(found)
     if not (hasattr(base, name) or (wraps and name in SPECS)):
-        what = "a hook of another kind" if name in SPECS else "which is not a hook"
-        hint = did_you_mean(name, [hook for hook in SPECS if hasattr(base, hook)], what="hooks of this kind")
-        wrap = "; to wrap it, mark it with @kdtool.hookimpl(wrapper=True)" if name in SPECS else ""
-        yield f"has {name}, {what}; {hint}{wrap}"
+        if name in SPECS:
+            wrap = "to wrap it, mark it with @kdtool.hookimpl(wrapper=True)"
+            yield f"has {name}, a hook of kdtool.{SPECS[name].owner}; {wrap}"
+        else:
+            hooks = [hook for hook in SPECS if hasattr(base, hook)]
+            hint = did_you_mean(name, hooks, what=f"hooks of kdtool.{base.__name__}")
+            yield f"has {name}, which is not a hook; {hint}"
     elif wraps or implements(cls, name):
         yield from _method_mistakes(
             name, found, (*SPECS[name].arguments, "component") if wraps else SPECS[name].arguments

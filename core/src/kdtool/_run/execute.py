@@ -208,7 +208,9 @@ def _results(context: Context, stages: Stages) -> Results:
         arms=tuple(arms),
         stages=tuple(context.stages),
         components=tuple(component_record(built) for built in assembly.built.values()),
-        models={name: facts[name] for kind in ("student", "teacher") for name in assembly.of_kind(kind) if name in facts},
+        models={
+            name: facts[name] for kind in ("student", "teacher") for name in assembly.of_kind(kind) if name in facts
+        },
         data=_data(context, stages),
         recipe=assembly.recipe.data,
         recipe_text="",

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["SpanLikelihood", "UniversalLogitDistillation"]
 
 
-class _AcrossTokenizers(kdtool.Loss):
+class _AcrossTokenizers(kdtool.SequenceLoss):
     """What both losses are: divergences from the teacher's logits, whatever tokens it reads."""
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     divergence = True
     same_vocabulary = False
 

@@ -53,7 +53,7 @@ class AttentionMaps(PairedLayers):
     The mean over pairs of layers, 0 for equal maps, at most 2. Not softened: no temperature.
     """
 
-    needs = (frozenset({"attentions"}),)
+    needs = "attentions"
     config: Config
 
     class Config(kdtool.Config):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["PairedLayers"]
 
 
-class PairedLayers(kdtool.Loss):
+class PairedLayers(kdtool.SequenceLoss):
     """A loss that is the mean over pairs of layers of something that subclasses say: `pair` and `compare`.
 
     0, with zero gradient, where both models agree. Not softened: no temperature.

@@ -57,7 +57,7 @@ class Relations(PairedLayers):
     are as attention multiplies them, after rotary positions. Not softened: no temperature.
     """
 
-    needs = (frozenset({"projections"}),)
+    needs = "projections"
     config: Config
 
     class Config(kdtool.Config):

@@ -67,7 +67,7 @@ def cross_entropy_gradient(
     return values[:, 0], gradient
 
 
-class CrossEntropy(kdtool.Loss):
+class CrossEntropy(kdtool.TokenLoss):
     """Cross-entropy of the student with the text's own next token: learning without a teacher.
 
     Not softened, so the trainer multiplies by its weight only.

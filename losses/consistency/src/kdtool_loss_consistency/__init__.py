@@ -37,7 +37,7 @@ def consistency(first_logits: Tensor, second_logits: Tensor, temperature: float 
     return ((p_log.exp() - q_log.exp()) * (p_log - q_log)).sum(-1) / 2
 
 
-class Consistency(kdtool.Loss):
+class Consistency(kdtool.TokenLoss):
     """Symmetric KL between two dropout passes of the student: it learns to say the same, whatever is dropped (R-Drop).
 
     Needs no teacher, but a student with dropout, and costs a second forward and backward pass.

@@ -44,12 +44,12 @@ __all__ = [
 Result = TypeVar("Result")
 
 
-class _Divergence(kdtool.Loss):
+class _Divergence(kdtool.TokenLoss):
     """What the divergences share: their temperature, and what the engine must know of them."""
 
     temperature_power: Literal[0, 1, 2] = 2
     divergence = True
-    needs: tuple[frozenset[kdtool.SignalKind], ...] = (frozenset({"logits"}),)
+    needs: kdtool.SignalKind | tuple[kdtool.SignalKind, ...] = "logits"
     config: Config
 
     class Config(kdtool.Config):
@@ -70,7 +70,7 @@ class ForwardKL(_Divergence):
     does not see how the remaining probability is spread (below k = 100 expect a student worse than one without teacher).
     """
 
-    needs = (frozenset({"logits"}), frozenset({"sampled"}), frozenset({"top-k"}))
+    needs = ("logits", "sampled", "top-k")
 
     def kdtool_token_loss(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the divergence of each position, [C]; the form follows the signal that is there."""

@@ -38,14 +38,14 @@ def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (_normalised(student) - _normalised(teacher)).square().mean(-1)
 
 
-class HiddenStates(kdtool.Loss):
+class HiddenStates(kdtool.SequenceLoss):
     """Mean over pairs of layers of the squared error between RMS-normalised hidden states.
 
     The student learns to keep the teacher's inner representations. Not softened: no temperature. 0 when all paired states
     agree and no projector stands between.
     """
 
-    needs = (frozenset({"hidden"}),)
+    needs = "hidden"
     config: Config
 
     class Config(kdtool.Config):

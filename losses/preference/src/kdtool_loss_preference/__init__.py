@@ -59,14 +59,14 @@ def margins(student: Tensor, reference: Tensor, rejected: Tensor, row: Tensor, r
     return ratio.new_zeros(rows).index_add(0, row, ratio.where(rejected == 0, -ratio))
 
 
-class DirectPreference(kdtool.Loss):
+class DirectPreference(kdtool.SequenceLoss):
     """A chosen answer is to become likelier than a rejected one, by more than a reference model finds it (DPO).
 
     The teacher is the reference, usually the student as it was before. Rows are those of `rows: {use: pairs}`. Likelihoods
     are of whole answers, not of a mean token.
     """
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
     columns = frozenset({"rejected"})
     corpus_only = True
     config: Config

@@ -42,7 +42,7 @@ KINDS: Mapping[str, Kind] = {
         (LIBRARIES["rows"], LIBRARIES["models"], "safetensors[torch]>=0.8", TORCH),
     ),
     "student": Kind(
-        "kdtool.students", "A small Llama that starts from random weights", (LIBRARIES["models"], TORCH, TRANSFORMERS)
+        "kdtool.students", "A small Llama that starts from random weights", (LIBRARIES["models"], TRANSFORMERS)
     ),
     "transform": Kind("kdtool.transforms", "Shrinks weights and adds noise before a phase", (TORCH,)),
     "loss": Kind("kdtool.losses", "Forward KL that looks at tokens on which the teacher is unsure", (TORCH,)),

@@ -299,10 +299,10 @@ def _inside(ahead: kdtool.RunForecast, term: kdtool.LossTerm, student: kdtool.Mo
 
 def _modules(run: kdtool.RunInfo, ahead: kdtool.RunForecast, term: kdtool.LossTerm, facts: kdtool.ModelFacts) -> int:
     teacher = ahead.models.get(term.teacher or "")
-    if teacher is None:
+    if teacher is None or term.name not in run.implementing("kdtool_modules"):
         return 0
     with torch.device("meta"):
-        module = run.component(term.name, kdtool.Loss).kdtool_modules(facts, teacher)
+        module = run.component(term.name, kdtool.SequenceLoss).kdtool_modules(facts, teacher)
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 

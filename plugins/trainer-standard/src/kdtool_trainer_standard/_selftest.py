@@ -229,7 +229,7 @@ def _check_token_loss(
 def _value_and_gradients(
     run: kdtool.RunInfo, index: int, bound: BoundTerm, work: HeadWork, logits: Logits, rows: ChunkRows
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    hook = run.component(bound.term.name, kdtool.Loss).kdtool_token_loss
+    hook = run.component(bound.term.name, kdtool.TokenLoss).kdtool_token_loss
     leaves = tuple(one.detach().clone().requires_grad_() for one in logits[: bound.term.forward_passes])
     with torch.enable_grad():
         answer = hook(work.loss.chunk(index, leaves, rows))
@@ -256,7 +256,7 @@ def _check_analytic_gradient(
     values, (expected,) = _value_and_gradients(run, index, bound, work, logits, rows)
     chunk, before = work.loss.chunk(index, logits, rows), logits[0].clone()
     with torch.no_grad():
-        answer = run.component(bound.term.name, kdtool.Loss).kdtool_token_gradient(chunk)
+        answer = run.component(bound.term.name, kdtool.TokenLoss).kdtool_token_gradient(chunk)
     if answer is None:
         return
     name, hook = bound.term.name, "kdtool_token_gradient"
@@ -284,7 +284,7 @@ def _check_analytic_gradient(
 def _check_sequence_loss(
     run: kdtool.RunInfo, module: DistillationModule, bound: BoundTerm, view: kdtool.StepView
 ) -> None:
-    hook = run.component(bound.term.name, kdtool.Loss).kdtool_sequence_loss
+    hook = run.component(bound.term.name, kdtool.SequenceLoss).kdtool_sequence_loss
     _expect_result(run, bound, hook(view), view)
     has_module = bound.term.name.replace(".", "/") in module.loss_modules  # which changes the states that it compares
     if not bound.term.divergence or has_module or view.teacher is None:

@@ -57,7 +57,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
     """Bind the phase's terms, in order. `signals` are those of a first batch: they say in which form teachers answer.
 
     Raises:
-        PluginError: a loss implements neither hook or both, or its teacher's signal holds nothing that it can use.
+        PluginError: a teacher's signal holds nothing that the loss can use.
         UsageError: a loss is to learn from a mixture of teachers in a form that cannot be mixed, or from tokens that were
             taken at another temperature than it reads them at.
     """
@@ -65,19 +65,7 @@ def bind_terms(run: kdtool.RunInfo, phase: kdtool.Phase, signals: Mapping[str, k
     gradients = run.bound("kdtool_token_gradient")
     bound = []
     for term in phase.terms:
-        if (term.name in token) == (term.name in sequence):
-            which = "both" if term.name in token else "neither"
-            raise kdtool.PluginError(
-                f"{run.hook.owner(term.name) or term.name} implements {which} of kdtool_token_loss and "
-                "kdtool_sequence_loss; exactly one is expected"
-            )
         per_token = term.name in token
-        foreign = [name for name in term.teachers if name in phase.teacher_rows]
-        if per_token and foreign:
-            raise kdtool.PluginError(
-                f"{run.hook.owner(term.name) or term.name} works across vocabularies, but kdtool_token_loss compares "
-                f"position by position, and {foreign[0]} has other rows; implement kdtool_sequence_loss"
-            )
         call: Callable[[Any], Any] = token[term.name] if per_token else sequence[term.name]
         form, captured = _form(run, term, signals) if per_token else ("none", 1.0)
         if term.mixture and form not in ("dense", "sampled"):

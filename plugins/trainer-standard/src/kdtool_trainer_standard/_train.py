@@ -228,7 +228,7 @@ def _loss_modules(run: kdtool.RunInfo, phase: kdtool.Phase, student: kdtool.Lang
                 )
     with isolated_rng(run.seed):
         modules = {
-            name: run.component(name, kdtool.Loss).kdtool_modules(student.facts, teacher)
+            name: run.component(name, kdtool.SequenceLoss).kdtool_modules(student.facts, teacher)
             for name, teacher in facts.items()
             if teacher
         }

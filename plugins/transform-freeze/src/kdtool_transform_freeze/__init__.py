@@ -22,6 +22,8 @@ EMBEDDINGS = "embeddings"
 class Freeze(kdtool.Transform):
     """Keeps the parameters whose names match as they are, so that only the others learn."""
 
+    on_meta_device = True
+
     class Config(kdtool.Config):
         """Parameters that are frozen."""
 
@@ -47,9 +49,6 @@ class Freeze(kdtool.Transform):
         if not any(parameter.requires_grad for parameter in student.model.parameters()):
             raise kdtool.UsageError(f"freeze: {self.config.names} leaves nothing that learns")
         return student
-
-    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        return self.kdtool_transform(student, run)
 
     def kdtool_finish(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         for parameter in self._frozen:

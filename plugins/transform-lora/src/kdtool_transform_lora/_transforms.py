@@ -23,6 +23,7 @@ class Lora(kdtool.Transform):
         """Size and place of the adapters."""
 
     saves_memory = kdtool.Saving({}, "only adapters of low rank learn", changes_result=True, freezes=True)
+    on_meta_device = True
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -33,12 +34,6 @@ class Lora(kdtool.Transform):
         from kdtool_transform_lora._adapters import Adapters
 
         self._adapters = Adapters(student, self.config, run.seed)
-        return student
-
-    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        from kdtool_transform_lora._adapters import Adapters
-
-        Adapters(student, self.config, run.seed)
         return student
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
@@ -81,15 +76,18 @@ class Qlora(Lora):
     def kdtool_transform(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transform_lora._adapters import Adapters
 
-        self._adapters = Adapters(student, self.config, run.seed, double_quantisation=self.config.double_quantisation)
+        double = self.config.double_quantisation
+        if next(student.model.parameters()).is_meta:
+            return self._store_in_bits(student, run, _BITS[double])
+        self._adapters = Adapters(student, self.config, run.seed, double_quantisation=double)
         return student
 
-    def kdtool_outlined(self, student: kdtool.LanguageModel, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+    def _store_in_bits(self, student: kdtool.LanguageModel, run: kdtool.RunInfo, bits: float) -> kdtool.LanguageModel:
+        """Give weights without values the size that they will have, where bitsandbytes may be missing."""
         from kdtool_transformers import store_as
 
         from kdtool_transform_lora._adapters import linear_layers
 
-        bits = _BITS[self.config.double_quantisation]
         for layer in linear_layers(student).values():
             store_as(layer.weight, int(layer.weight.numel() * bits / 8))
-        return super().kdtool_outlined(student, run)
+        return super().kdtool_transform(student, run)

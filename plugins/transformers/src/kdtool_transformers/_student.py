@@ -14,20 +14,57 @@ import kdtool
 from kdtool_transformers._llama import LlamaShape, llama_config
 
 if TYPE_CHECKING:
-    from kdtool_transformers._model import TransformersModel
     from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = ["CausalStudent", "LlamaStudent", "LlamaStudentConfig"]
 
 
 class CausalStudent(kdtool.Student):
-    """A student whose folder is a causal language model of transformers."""
+    """A student whose folder is a causal language model of transformers.
+
+    One that starts from random weights implements `kdtool_tokenizer` and `kdtool_build_student`; one that reads weights also
+    `kdtool_describe` and `kdtool_outline`, which must not read any.
+    """
+
+    _or_own = ""
+    """Another remedy where no teacher has a tokenizer that fits."""
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers._tokenizer import TransformersTokenizer
 
         tokenizer = self.kdtool_tokenizer(run)
         return {"tokenizer": tokenizer.identity} if isinstance(tokenizer, TransformersTokenizer) else {}
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
+        return self._build_without_values(run).facts
+
+    def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel | None:
+        return self._build_without_values(run)
+
+    def _build_without_values(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
+        import torch
+
+        with torch.device("meta"):
+            return self.kdtool_build_student(run)
+
+    def tokenizer_of(self, run: kdtool.RunInfo, source: str) -> TransformersTokenizer:
+        """Return the tokenizer of a teacher.
+
+        Raises:
+            kdtool.UsageError: `source` is not a teacher of the recipe with a tokenizer of transformers.
+        """
+        from kdtool_transformers._tokenizer import TransformersTokenizer
+
+        if source not in run.implementing("kdtool_tokenizer"):
+            raise kdtool.UsageError(
+                f"source: {source} is not a teacher of this recipe that has a tokenizer; name one that has{self._or_own}"
+            )
+        found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
+        if not isinstance(found, TransformersTokenizer):
+            raise kdtool.UsageError(
+                f"source: the tokenizer of {source} is not one of transformers; name another teacher{self._or_own}"
+            )
+        return found
 
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         from kdtool_transformers._parts import student_parts
@@ -65,6 +102,7 @@ class LlamaStudent(CausalStudent):
     """
 
     config: LlamaStudentConfig
+    _or_own = ", or give tokenizer: a folder or hub name"
 
     def __init__(self, config: LlamaStudentConfig) -> None:
         super().__init__(config)
@@ -94,26 +132,19 @@ class LlamaStudent(CausalStudent):
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
         vocabulary = self._absent_vocabulary(run)
-        if vocabulary is None:
-            return self._model(run, None).facts
-        return self._facts(run, vocabulary)
+        return super().kdtool_describe(run) if vocabulary is None else self._facts(run, vocabulary)
 
     def kdtool_outline(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
         from kdtool_transformers._activation_memory import outline_of
 
         vocabulary = self._absent_vocabulary(run)
         if vocabulary is None:
-            return self._model(run, None)
+            return self._build_without_values(run)
         config = llama_config(self.shape(vocabulary), vocabulary, context=self.context, tied=self.is_tied)
         config.published_tokenizer = self._published_tokenizer(run)
         return outline_of(config)
 
     def kdtool_build_student(self, run: kdtool.RunInfo) -> kdtool.LanguageModel:
-        return self._model(run, run.seed)
-
-    def _model(self, run: kdtool.RunInfo, seed: int | None) -> TransformersModel:
-        """Build the model; without a seed, and without memory for its weights, where `seed` is None."""
-        import torch
         from transformers import LlamaForCausalLM
 
         from kdtool_transformers._isolated_rng import isolated_rng
@@ -123,7 +154,7 @@ class LlamaStudent(CausalStudent):
         shape = self.shape(tokenizer.vocabulary)
         config = llama_config(shape, tokenizer, context=self.context, tied=self.is_tied)
         self._say(run, shape, tokenizer.vocabulary)
-        with isolated_rng(seed), torch.device("meta" if seed is None else "cpu"):
+        with isolated_rng(run.seed):
             model = LlamaForCausalLM(config)
         return TransformersModel(model.eval(), tokenizer)
 
@@ -165,21 +196,9 @@ class LlamaStudent(CausalStudent):
 
     def _tokenizer(self, run: kdtool.RunInfo) -> TransformersTokenizer:
         from kdtool_transformers._open import open_tokenizer
-        from kdtool_transformers._tokenizer import TransformersTokenizer
 
         if self.config.tokenizer is not None:
             if self._own_tokenizer is None:
                 self._own_tokenizer = open_tokenizer(self.config.tokenizer, offline=run.offline)
             return self._own_tokenizer
-        source = self.config.source
-        if source not in run.implementing("kdtool_tokenizer"):
-            raise kdtool.UsageError(
-                f"source: {source} is not a teacher of this recipe that has a tokenizer; name one that has, or give "
-                "tokenizer: a folder or hub name"
-            )
-        found = run.component(source, kdtool.Teacher).kdtool_tokenizer(run)
-        if not isinstance(found, TransformersTokenizer):
-            raise kdtool.UsageError(
-                f"source: the tokenizer of {source} is not one of transformers; set tokenizer: to a folder or hub name"
-            )
-        return found
+        return self.tokenizer_of(run, self.config.source)

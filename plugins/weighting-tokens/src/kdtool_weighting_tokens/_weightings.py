@@ -45,7 +45,7 @@ class TeacherEntropy(_Entropy):
     Where there is no teacher, as in the control, all positions weigh 1. Sampled and top-k tokens do not tell its entropy.
     """
 
-    needs = (frozenset({"logits"}),)
+    needs = "logits"
 
     def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
         """Return the weight of each position, [C].
@@ -79,7 +79,7 @@ class Confidence(kdtool.Weighting):
     Where there is no teacher, as in the control, all positions weigh 1.
     """
 
-    needs = (frozenset({"logits"}), frozenset({"top-k"}))
+    needs = ("logits", "top-k")
     config: Config
 
     class Config(kdtool.Config):

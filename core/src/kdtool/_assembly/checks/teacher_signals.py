@@ -5,21 +5,19 @@ A loss may learn from a mixture of teachers if it compares the probabilities of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from kdtool._assembly.built import BuiltRecipe
-from kdtool._contract.loss import Loss
-from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
+from kdtool._contract.loss import Loss, TokenLoss
+from kdtool._contract.signals import FIXED_AT_CAPTURE, Needs, SignalKind, SignalRequest, alternatives
 from kdtool._contract.teacher import Cache
 from kdtool._errors import Problem
-from kdtool._plugins.hook_specs import implements
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._recipe.yaml import KeyPath
 
 _MIXABLE = ({"logits"}, {"sampled"})
-_HOOKS_OF_ONE_TEACHER = ("kdtool_sequence_loss", "kdtool_layers", "kdtool_modules")
 
 
 def teachers_of(spec: ComponentSpec, loss: Loss, phase: PhaseSpec) -> list[tuple[ComponentSpec, float]]:
@@ -56,12 +54,12 @@ def signals_for(
 ) -> frozenset[SignalKind] | None:
     """Return the first of a loss's needs that the source of a teacher's signals offers."""
     offers = parts.component(_source_of(phase, teacher)).offers
-    return next((need for need in loss.needs if need <= offers), None)
+    return next((need for need in alternatives(loss.needs) if need <= offers), None)
 
 
-def in_words(needs: Iterable[frozenset[SignalKind]]) -> str:
+def in_words(needs: Needs) -> str:
     """Return alternative needs as users read them: `hidden+logits or sampled`."""
-    return " or ".join("+".join(sorted(need)) for need in needs)
+    return " or ".join("+".join(sorted(need)) for need in alternatives(needs))
 
 
 def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
@@ -81,7 +79,7 @@ def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
                     given = (
                         f"teacher {teacher.name!r} ({teacher.use}) offers {', '.join(sorted(_offers(parts, teacher)))}"
                     )
-                    message = f"{source.use} is made of {in_words([kinds])}, but {given}"
+                    message = f"{source.use} is made of {in_words((kinds,))}, but {given}"
                     yield parts.problem(source.key, message, "leave `signals` out, or name another teacher")
                 elif signals & FIXED_AT_CAPTURE:
                     first, at = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
@@ -136,11 +134,11 @@ def _check_mixture(
     found = {teacher.name: signals_for(parts, phase, loss, teacher) for teacher in teachers}
     forms = {form for form in found.values() if form is not None}
     message = remedy = ""
-    if any(implements(type(loss), name) for name in _HOOKS_OF_ONE_TEACHER):
+    if not isinstance(loss, TokenLoss):
         message = "is a mixture, but only probabilities of tokens can be mixed, and this loss compares more than these"
         remedy = "name one teacher; or have the loss twice, under two names, one for each"
     elif len(forms) > 1 or not all(form in _MIXABLE for form in forms):
-        given = ", ".join(f"{name} gives {in_words([form])}" for name, form in found.items() if form is not None)
+        given = ", ".join(f"{name} gives {in_words((form,))}" for name, form in found.items() if form is not None)
         message = f"is a mixture, but {given}: all must give logits, or all sampled tokens"
         if {"top-k"} in forms:
             remedy = "what a teacher thinks of tokens outside its top k is not known, and the mixture needs it"

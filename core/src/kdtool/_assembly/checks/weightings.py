@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 from kdtool._assembly.built import BuiltRecipe
 from kdtool._assembly.checks.teacher_signals import in_words, signals_for, teachers_of
-from kdtool._contract.loss import Weighting
-from kdtool._contract.signals import SignalKind
+from kdtool._contract.loss import TokenLoss, Weighting
+from kdtool._contract.signals import SignalKind, alternatives
 from kdtool._errors import Problem
-from kdtool._plugins.hook_specs import implements
 from kdtool._recipe.model import PhaseSpec
 from kdtool._text.did_you_mean import did_you_mean
 
@@ -24,9 +23,9 @@ def check_weightings(parts: BuiltRecipe) -> Iterator[Problem]:
         names = [spec.name for spec in phase.losses]
         for spec in phase.weightings:
             weighting: Weighting = parts.component(spec)
-            if signals and weighting.needs and not any(need <= signals for need in weighting.needs):
+            if signals and weighting.needs and not any(need <= signals for need in alternatives(weighting.needs)):
                 needs = in_words(weighting.needs)
-                message = f"needs {needs} of the teacher, but sees what {loss} learns from: {in_words([signals])}"
+                message = f"needs {needs} of the teacher, but sees what {loss} learns from: {in_words((signals,))}"
                 remedy = (
                     f"use signals that keep {needs}, leave `signals` out where they are set, or use another weighting"
                 )
@@ -41,6 +40,6 @@ def _first_signals(parts: BuiltRecipe, phase: PhaseSpec) -> tuple[str, frozenset
     for spec in phase.losses:
         loss = parts.component(spec)
         teachers = teachers_of(spec, loss, phase)
-        if teachers and implements(type(loss), "kdtool_token_loss"):
+        if teachers and isinstance(loss, TokenLoss):
             return spec.name, signals_for(parts, phase, loss, teachers[0][0])
     return "", None

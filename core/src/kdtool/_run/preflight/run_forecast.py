@@ -147,12 +147,13 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
             outline = hooks.component(student, Student).kdtool_outline(run)
             for spec in phase.transforms:
                 name = spec.path
-                if outline is not None:
-                    outline = hooks.component(name, Transform).kdtool_outlined(outline, run) or outline
+                transform = hooks.component(name, Transform)
+                if outline is not None and transform.on_meta_device:
+                    outline = transform.kdtool_transform(outline, run) or outline
         except Exception as error:
             if isinstance(error, KdtoolError) and not isinstance(
                 error, ServiceError
-            ):  # its tokenizer may be missing yet
+            ):  # which a missing tokenizer raises
                 raise
             unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
             return None

@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.on_policy import on_policy_key
 from kdtool._assembly.checks.teacher_signals import teachers_of
-from kdtool._contract.loss import Loss
+from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError
 from kdtool._recipe.layers import as_written
@@ -57,9 +57,10 @@ def _problems(assembly: Assembly, found: Mapping[str, Vocabularies | None]) -> I
     for phase, spec, loss, teachers in _learning(assembly):
         on_policy = on_policy_key(phase, assembly.built)
         known = {name: vocabularies for name in teachers if (vocabularies := found[name]) is not None}
+        across = isinstance(loss, SequenceLoss) and not loss.same_vocabulary
         for name, vocabularies in known.items():
             sentence = vocabularies.sentence("the student", name)
-            if (loss.same_vocabulary or len(teachers) > 1) and not vocabularies.comparable:
+            if not across and not vocabularies.comparable:
                 yield problem_at(assembly.recipe, spec.key, f"compares token by token, but {sentence}", _REMEDY)
             if on_policy and (not vocabularies.comparable or vocabularies.sizes[0] > vocabularies.shared):
                 message = f"needs {name} to score on-policy text, but {sentence}"

@@ -77,7 +77,9 @@ class PhaseTraining:
     def _plan(self, run: RunInfo, folder: Path) -> Phase:
         """Return the trainer's view of the phase."""
         assembly, rows, teachers = self.context.assembly, rows_of(self.materials.rows), teachers_of_terms(self.terms)
-        translate_errors = {name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers}
+        translate_errors = {
+            name: rows_of(node) for name, node in self.materials.teacher_rows.items() if name in teachers
+        }
         (student,) = assembly.of_kind("student")
         weightings = [assembly.built[spec.key].component for spec in self.phase.weightings]
         return Phase(

@@ -8,9 +8,9 @@ from dataclasses import replace
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.teacher_signals import shares_in_words, teachers_of
 from kdtool._contract.language_model import ModelFacts
-from kdtool._contract.loss import Loss
+from kdtool._contract.loss import Loss, SequenceLoss
 from kdtool._contract.loss_terms import LossTerm
-from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest
+from kdtool._contract.signals import FIXED_AT_CAPTURE, SignalKind, SignalRequest, alternatives
 from kdtool._errors import PluginError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
@@ -26,7 +26,8 @@ def plain_terms(assembly: Assembly, phase: PhaseSpec) -> tuple[LossTerm, ...]:
         shares = {teacher.path: share for teacher, share in teachers_of(spec, loss, phase)}
         scale = loss.temperature**loss.temperature_power
         asked, mixture = (None, shares) if len(shares) > 1 else (next(iter(shares), None), {})
-        term = LossTerm(spec.path, spec.name, spec.weight, loss.temperature, scale, asked, loss.needs, loss.divergence)
+        term = LossTerm(spec.path, spec.name, spec.weight, loss.temperature, scale, asked)
+        term = replace(term, needs=alternatives(loss.needs), divergence=loss.divergence)
         terms.append(replace(term, forward_passes=loss.forward_passes, mixture=mixture))
     return tuple(terms)
 
@@ -60,7 +61,7 @@ def terms_of(context: Context, phase: PhaseSpec, facts: Mapping[str, ModelFacts]
                 if name not in facts:
                     owner = context.hooks.owner(name)
                     raise PluginError(f"{owner} does not describe its model, which the loss {term.name} needs")
-            pairs = hooks.component(term.name, Loss).kdtool_layers(facts[student], facts[term.teacher])
+            pairs = hooks.component(term.name, SequenceLoss).kdtool_layers(facts[student], facts[term.teacher])
         paired = tuple((int(own), int(other)) for own, other in pairs or ())
         found = (context.vocabularies[name] for name in term.teachers if name in context.vocabularies)
         shared = next((each.shared for each in found if each.relation == "prefix"), None)
