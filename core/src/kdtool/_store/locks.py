@@ -18,7 +18,7 @@ from kdtool._errors import LockedError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_beside
 
-__all__ = ["HOLDER", "holder_of", "is_led", "run_lock", "worker_of"]
+__all__ = ["HOLDER", "holder_of", "is_led", "recorded_holder", "run_lock", "worker_of"]
 
 HOLDER = "lock.json"
 _GLIMPSE = 0.5
@@ -77,11 +77,17 @@ def worker_of(folder: Path) -> str | None:
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """Return what the process that works on the run says of itself; None where none does."""
+    holder = recorded_holder(folder)
+    return holder if holder is not None and worker_of(folder) is not None else None
+
+
+def recorded_holder(folder: Path) -> dict[str, Any] | None:
+    """Return what the last holder of the lock wrote, without asking whether it still holds it: for the holder itself."""
     try:
         holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return holder if worker_of(folder) is not None else None
+    return holder
 
 
 def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
