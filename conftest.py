@@ -24,6 +24,15 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _quick_starts() -> Iterator[None]:
+    """Have `kdtool` find in its environment what it would start a second time for, or look at the machine's load for."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _other_work_unseen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the machine not say how busy it is, but to the tests of that."""
