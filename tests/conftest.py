@@ -109,16 +109,18 @@ def _library_searched_once() -> Iterator[None]:
     from kdtool_corpus_python_source import _files
 
     library, find = Path(sysconfig.get_path("stdlib")), _files.find_files
-    found: dict[tuple[Any, ...], tuple[list[_files.SourceFile], list[str]]] = {}
+    found: dict[tuple[str, int, int, frozenset[str]], tuple[list[_files.SourceFile], list[str]]] = {}
 
-    def find_once(folder: Path, *settings: Any) -> Iterator[_files.SourceFile]:
-        *wanted, unread = settings
+    def find_once(
+        folder: Path, pattern: str, minimum: int, maximum: int, skipped: frozenset[str], unread: list[str]
+    ) -> Iterator[_files.SourceFile]:
         if folder != library:
-            return find(folder, *settings)
-        if tuple(wanted) not in found:
+            return find(folder, pattern, minimum, maximum, skipped, unread)
+        wanted = (pattern, minimum, maximum, skipped)
+        if wanted not in found:
             missed: list[str] = []
-            found[tuple(wanted)] = list(find(folder, *wanted, missed)), missed
-        files, missed = found[tuple(wanted)]
+            found[wanted] = list(find(folder, *wanted, missed)), missed
+        files, missed = found[wanted]
         unread.extend(missed)
         return iter(files)
 
