@@ -1,7 +1,10 @@
-"""Settings of all tests, on machines that may be busy: no property has a time limit, and nobody warns of the load."""
+"""Settings of all tests: few examples of properties, without time limits; no waiting for disks; load goes unnoticed."""
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -9,8 +12,33 @@ import pytest
 if find_spec("hypothesis"):
     from hypothesis import settings
 
-    settings.register_profile("kdtool", deadline=None)
-    settings.load_profile("kdtool")
+    settings.register_profile("quick", deadline=None, max_examples=20)
+    settings.register_profile("nightly", deadline=None, max_examples=200)
+    settings.load_profile("quick")  # `--hypothesis-profile nightly` is read later
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out `fsync`, up to half of a test's time: only a power failure shows the difference, not `kill -9`."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_starts() -> Iterator[None]:
+    """Have `kdtool` find in its environment what it would start a second time for, or look at the machine's load for."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_looking_for_garbage_among_modules() -> None:
+    """Leave out of garbage collection what is alive between files: each phase of training collects, a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

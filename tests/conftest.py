@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,32 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _library_searched_once() -> Iterator[None]:
+    """Keep what `python-source` finds in the standard library: a search takes half a second, and every run makes two."""
+    from kdtool_corpus_python_source import _files
+
+    library, find = Path(sysconfig.get_path("stdlib")), _files.find_files
+    found: dict[tuple[str, int, int, frozenset[str]], tuple[list[_files.SourceFile], list[str]]] = {}
+
+    def find_once(
+        folder: Path, pattern: str, minimum: int, maximum: int, skipped: frozenset[str], unread: list[str]
+    ) -> Iterator[_files.SourceFile]:
+        if folder != library:
+            return find(folder, pattern, minimum, maximum, skipped, unread)
+        wanted = (pattern, minimum, maximum, skipped)
+        if wanted not in found:
+            missed: list[str] = []
+            found[wanted] = list(find(folder, *wanted, missed)), missed
+        files, missed = found[wanted]
+        unread.extend(missed)
+        return iter(files)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(_files, "find_files", find_once)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -196,12 +196,13 @@ def test_ci_calls_tox_and_nothing_else() -> None:
     for job in workflow["jobs"].values():
         install, run = [step["run"] for step in job["steps"] if "run" in step]
         assert install == 'python -m pip install "tox>=4.24" "tox-uv>=1.20"'
-        assert re.fullmatch(r"tox run (-m matrix|\$\{\{ matrix.environments \}\})", run)
+        assert re.fullmatch(r"tox run (-m matrix|-e wheels,nightly|\$\{\{ matrix.environments \}\})", run)
     named = {row["environments"] for row in workflow["jobs"]["push"]["strategy"]["matrix"]["include"]}
     assert "-m ci" in named
     listed = {name for names in named - {"-m ci"} for name in names.removeprefix("-e ").split(",")}
     assert listed <= ENVIRONMENTS | {"core"}
     assert "tox run -m matrix" in str(workflow["jobs"]["weekly"])
+    assert "tox run -e wheels,nightly" in str(workflow["jobs"]["nightly"])
 
 
 def test_hooks_before_a_commit_call_tox_so_that_versions_of_tools_stand_in_one_place() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import kdtool
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_packer_packed import Packed, Pairs
 from kdtool_rows import collate
@@ -45,7 +45,6 @@ TEXTS = st.text(st.sampled_from("ab(x=) \n\té漢"), min_size=1, max_size=20)
 PACKED, PAIRS = Packed(Packed.Config(length=256, conversations="plain")), Pairs(Pairs.Config(length=512))
 
 
-@settings(max_examples=60)
 @given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)
 @example(prompt="def f(a):\n", chosen="    return a\n", rejected="  return b\n")
 @example(prompt="x = f(", chosen="a)", rejected=" b)")

@@ -25,5 +25,5 @@ def forget_installed() -> None:
     """Make the registry look again at what is installed."""
     importlib.invalidate_caches()
     registry._all_entries.cache_clear()
-    for cached in (distributions.points, distributions.origin_of):
+    for cached in (distributions.points, distributions.origin_of, distributions.module_origin):
         cached.cache_clear()

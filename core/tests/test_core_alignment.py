@@ -8,7 +8,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._run.stages.teacher_rows import Spelled, Translation
 from kdtool._tokenizers.byte_alignment import BYTE_END, BYTE_START, byte_spans, whole_characters
@@ -101,7 +101,6 @@ def _rows(texts: list[str], own: Any, length: int, masked: int) -> list[kdtool.R
     return rows
 
 
-@settings(max_examples=80)
 @given(
     texts=st.lists(_LETTERS, min_size=1, max_size=4), length=st.integers(4, 12), masked=st.integers(2, 9),
     names=st.sampled_from([

@@ -74,7 +74,7 @@ def _tokens(length: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, 2**31 - 1), min_size=length, max_size=length)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.integers(1, 6).flatmap(
         lambda n: st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=n, max_size=n), min_size=1)

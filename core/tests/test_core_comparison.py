@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool import Measurement, Subject
 from kdtool._results.compare_arms import compare, compare_all, interval
@@ -84,7 +84,6 @@ def test_a_seed_that_diverged_leaves_an_interval_without_end(tmp_path: Path) -> 
     assert bounds[1] == inf
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(-1e30, 1e30), st.just(0.0) | st.floats(1e-9, 1e9)), min_size=4, max_size=4),
     st.sampled_from(["identity", "exp"]),

@@ -92,6 +92,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(recipe: dict[str, A
     assert run(recipe).returncode == 0
 
 
+def test_a_run_does_not_wait_for_the_lock_that_it_holds(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("kdtool._store.locks.worker_of", asked.append)
+    kdtool.run({**recipe, "control": False, "evaluators": False, "seeds": [0]})
+    assert asked == []
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on POSIX only")
 def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
     with process(HOLD, str(tmp_path), "with a worker", "60") as holder:

@@ -60,9 +60,11 @@ def test_threads_sleep_while_they_wait_on_a_busy_machine_alone(
 
 
 @pytest.mark.parametrize("own", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
-def test_a_users_own_setting_stays(own: str) -> None:
+def test_a_users_own_setting_stays_and_nothing_is_measured(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_work, "busy_cores", lambda _: pytest.fail("the machine's load is of no use"))
     environment = {own: "mine"}
     wait_passively(environment)
+    prepare_threads(environment)
     assert environment == {own: "mine"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import kdtool
 import pytest
 from filelock import FileLock
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.atomic_files import write_sealed
@@ -111,7 +111,6 @@ def test_a_damaged_graph_or_list_of_runs_keeps_everything(recipe: dict[str, Any]
     assert contents(tmp_path / "store") == before
 
 
-@settings(max_examples=60)
 @given(
     artefacts=st.sets(st.tuples(st.sampled_from(["text", "rows", "signals"]), st.integers(0, 9)), max_size=12),
     runs=st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9))), max_size=5),

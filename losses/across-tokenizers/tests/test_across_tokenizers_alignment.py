@@ -7,7 +7,7 @@ from dataclasses import replace
 import kdtool
 import pytest
 from cut_texts import Document, Text, same_reading, shortest_spans, view_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_across_tokenizers._alignment import Spans, meeting_points, meetings, spans
 
@@ -40,7 +40,6 @@ def listed(side: Spans) -> list[list[int]]:
     return [numbers[end - length : end] for end, length in zip(ends, side.lengths.tolist(), strict=True)]
 
 
-@settings(max_examples=60)
 @given(texts())
 def test_meetings_are_all_pairs_that_have_read_the_same(cut: tuple[Text, Text]) -> None:
     view = view_of(*cut)
@@ -48,7 +47,6 @@ def test_meetings_are_all_pairs_that_have_read_the_same(cut: tuple[Text, Text]) 
     assert sorted(zip(own.tolist(), other.tolist(), strict=True)) == sorted(same_reading(view))
 
 
-@settings(max_examples=60)
 @given(texts())
 def test_spans_are_the_shortest_that_both_have(cut: tuple[Text, Text]) -> None:
     view = view_of(*cut)

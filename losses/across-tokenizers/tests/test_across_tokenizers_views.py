@@ -20,7 +20,7 @@ from cut_texts import (
     values_of,
     view_of,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_logits import _chunks
 from kdtool_loss_across_tokenizers import SpanLikelihood, UniversalLogitDistillation
@@ -64,7 +64,6 @@ def gradients(loss: kdtool.SequenceLoss, view: kdtool.StepView) -> tuple[Tensor,
     return values.detach(), by_states, by_head
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 50), st.floats(0.5, 3))
 def test_uld_is_what_plain_loops_say(seed: int, temperature: float) -> None:
     view = view_of(OWN, OTHER, seed)
@@ -77,7 +76,6 @@ def test_uld_is_what_plain_loops_say(seed: int, temperature: float) -> None:
     assert values_of(uld(temperature=temperature), view).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 50), st.floats(0.5, 200))
 def test_span_likelihood_is_what_plain_loops_say(seed: int, tau: float) -> None:
     view = view_of(OWN, OTHER, seed)

@@ -8,7 +8,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_loss_attention import AttentionMaps, attention_distance
 from kdtool_loss_attention import _blocks as blocks
@@ -86,7 +86,6 @@ def test_only_labelled_positions_and_what_they_see_have_a_part(heads: int) -> No
         assert gradient.isfinite().all()
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_it_is_within_bounds_and_blind_to_the_size_of_blocks(seed: int, values: int) -> None:
     student, teacher = maps(2, seed), maps(2, seed + 1)

@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_logits import _chunks
 from kdtool_loss_preference import DirectPreference
@@ -120,7 +120,6 @@ answers = st.integers(1, 7)
 pairs = st.lists(st.tuples(st.integers(1, 6), answers, answers), min_size=1, max_size=3)
 
 
-@settings(max_examples=40)
 @given(pairs, st.integers(0, 9), st.floats(0.05, 3), st.floats(0, 0.4))
 def test_it_is_what_plain_loops_say(sizes: list[tuple[int, int, int]], seed: int, beta: float, share: float) -> None:
     view = view_of(*(pair(f"row{number}", *size) for number, size in enumerate(sizes)), seed=seed)

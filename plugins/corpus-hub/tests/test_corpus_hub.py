@@ -18,6 +18,12 @@ from kdtool_testing import CorpusConformance, make_run
 TALK = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the five seconds that `datasets` waits behind every shuffled stream, for threads of pyarrow."""
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)

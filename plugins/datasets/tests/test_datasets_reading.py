@@ -20,6 +20,12 @@ from kdtool_datasets import DataFiles, HubDataset
 ROWS = [{"code": f"x = {number}", "licence": "MIT", "tags": ["a", "b"][: number % 3]} for number in range(40)]
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the five seconds that `datasets` waits behind every shuffled stream, for threads of pyarrow."""
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+
 def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     table = pa.Table.from_pylist(rows)
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()

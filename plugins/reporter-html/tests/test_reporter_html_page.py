@@ -12,7 +12,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool._results.files import read_results, write_results
 from kdtool_reporter_html import HtmlReporter
@@ -203,7 +203,6 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
     assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</header>")[0]
 
 
-@settings(max_examples=25)
 @given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
 @example([0.0, 5e-324])
 def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:

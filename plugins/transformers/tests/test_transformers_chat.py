@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import kdtool
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_transformers import TransformersTokenizer, open_tokenizer
 from kdtool_transformers.testing import save_code_llama_tokenizer, save_starcoder2_tokenizer
@@ -125,7 +125,6 @@ def runs(ids: list[int], labelled: list[bool]) -> list[list[int]]:
 
 @pytest.mark.parametrize("style", STYLES)
 @given(turns=conversations())
-@settings(max_examples=60)
 def test_exactly_the_answers_with_their_end_are_learned(style: str, turns: list[tuple[str, str]]) -> None:
     tokenizer, end = tokenizer_of(style), STYLES[style][3]
     encoded = tokenizer.encode_chat(turns)
@@ -142,7 +141,6 @@ def test_exactly_the_answers_with_their_end_are_learned(style: str, turns: list[
 @pytest.mark.parametrize("spaced", [False, True])
 @pytest.mark.parametrize("style", STYLES)
 @given(turns=conversations(plain))
-@settings(max_examples=30)
 def test_tokens_are_those_of_the_template_written_whole(style: str, spaced: bool, turns: list[tuple[str, str]]) -> None:
     tokenizer = tokenizer_of(style, spaced=spaced)
     encoded = tokenizer.encode_chat(turns)
@@ -222,7 +220,6 @@ code = st.text(string.ascii_letters + string.digits + " .()=:\n\t", max_size=40)
 
 @pytest.mark.parametrize("family", ["starcoder2", "codellama"])
 @given(before=code, middle=code, after=code, suffix_first=st.booleans())
-@settings(max_examples=100)
 def test_the_document_is_recovered_from_its_parts(
     family: str, before: str, middle: str, after: str, suffix_first: bool
 ) -> None:

@@ -15,7 +15,7 @@ import kdtool
 import pytest
 import torch
 import transformers as t
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_transformers import (
     TransformersModel,
@@ -119,7 +119,6 @@ def test_bfloat16_is_close(family: str) -> None:
     assert float((logits - expected).square().mean().sqrt() / expected.std()) < 0.05
 
 
-@settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 40))
 def test_padding_and_neighbours_change_nothing(lengths: list[list[int]], padding: int) -> None:
     wrapped = _LLAMA

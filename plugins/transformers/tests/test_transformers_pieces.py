@@ -7,7 +7,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool_transformers import TransformersTokenizer, open_tokenizer
 from kdtool_transformers._pieces import Pieces
@@ -45,7 +45,6 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Transforme
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=40)
 
 
-@settings(max_examples=60)
 @given(text=_TEXTS)
 @example(text="")
 @example(text=" x")
@@ -63,7 +62,6 @@ def test_pieces_are_the_text(text: str, tokenizers: dict[str, TransformersTokeni
                 assert rest.decode() == tokenizer.decode(ids[cut:]), name
 
 
-@settings(max_examples=60)
 @given(before=_TEXTS, text=_TEXTS)
 @example(before="def f(a):\n", text="    return a\n")
 @example(before="x = f(", text="a, b)")

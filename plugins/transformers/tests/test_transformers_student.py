@@ -9,7 +9,7 @@ import pydantic
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_transformers import LlamaShape, ParameterCount, isolated_rng, readable_count
 from kdtool_transformers._llama import llama_config
@@ -27,7 +27,6 @@ def shapes(draw: st.DrawFn) -> LlamaShape:
 
 
 @given(shapes(), st.booleans())
-@settings(max_examples=25)
 def test_a_shape_counts_what_transformers_builds(shape: LlamaShape, tied: bool) -> None:
     tokenizer = byte_tokenizer()
     with isolated_rng(), torch.device("meta"):

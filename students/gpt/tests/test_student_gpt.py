@@ -12,7 +12,7 @@ import pydantic
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_gpt import Gpt
 from kdtool_student_gpt._solve import _shapes, solve
@@ -48,7 +48,6 @@ def _run(folder: Path, **fields: Any) -> kdtool.RunInfo:
 
 
 @given(TARGETS, VOCABULARIES, st.booleans())
-@settings(max_examples=300)
 def test_a_count_is_met_or_refused_with_the_nearest(wanted: int, vocabulary: int, tied: bool) -> None:
     try:
         shape = solve(wanted, vocabulary, tied)

@@ -10,7 +10,7 @@ from typing import Any
 import kdtool
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_student_pruned import Pruned
 from kdtool_student_pruned._anatomy import Anatomy
@@ -71,7 +71,6 @@ class PublishedSource(PublishedTeacher):
 
 
 @given(st.sampled_from(list(SOURCES)), st.floats(0.001, 1.05))
-@settings(max_examples=60)
 def test_a_count_is_met_or_refused_with_the_nearest(name: str, share: float) -> None:
     source = _source(name)
     whole = source.parameters(source.shape)
@@ -148,7 +147,6 @@ def test_teachers_of_the_systems_get_these_shapes(name: str, wanted: int, shape:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "starcoder2"])
 @given(data=st.data())
-@settings(max_examples=15)
 def test_counts_are_what_transformers_builds(family: str, data: st.DataObject) -> None:
     options: dict[str, Any] = {"tie_word_embeddings": data.draw(st.booleans())}
     if family == "llama":

@@ -64,6 +64,8 @@ def wait_passively(environment: MutableMapping[str, str]) -> None:
 
 def prepare_threads(environment: MutableMapping[str, str]) -> None:
     """Have OpenMP's threads sleep while they wait if this machine is busy now; call it before torch is imported."""
+    if _PASSIVE.keys() & environment.keys():
+        return
     wanted = environment.get("OMP_NUM_THREADS", "")
     if busy_cores(int(wanted) if wanted.isdecimal() else os.cpu_count() or 1):
         wait_passively(environment)

@@ -89,6 +89,7 @@ def origin_of(found: Distribution | None) -> Origin:
         return Origin()
 
 
+@cache
 def module_origin(module: str) -> Distribution | None:
     """Return the distribution that brings a module."""
     try:

@@ -48,7 +48,7 @@ from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import write_sealed
 from kdtool._store.layout import GRAPH
-from kdtool._store.locks import holder_of, run_lock
+from kdtool._store.locks import recorded_holder, run_lock
 from kdtool._store.shared_store import register_run
 
 
@@ -180,7 +180,7 @@ def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None
     if not context.rank:
         record = graph.record(context.assembly.recipe.name, context.store.root, before)
         with storage_errors(context.folder):
-            write_sealed(context.folder / GRAPH, {**record, "by": holder_of(context.folder)})
+            write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
     if context.world > 1:
         context.leader = agree(context.folder, graph, context.rank, context.world, whole=before is None)
 

@@ -75,11 +75,17 @@ def worker_of(folder: Path) -> str | None:
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
     """Return the record of the process that works on the run; None where none does."""
+    holder = recorded_holder(folder)
+    return holder if holder is not None and worker_of(folder) is not None else None
+
+
+def recorded_holder(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the last holder of the lock, which may have ended."""
     try:
         holder: dict[str, Any] = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return holder if worker_of(folder) is not None else None
+    return holder
 
 
 def is_led(folder: Path, leader: dict[str, Any] | None) -> bool:
