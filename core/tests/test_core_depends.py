@@ -224,7 +224,7 @@ def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: dict[st
 
 
 def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.RecipeError, match=r"asks 'teachers\.tall', which is not a teacher of this recipe"):
+    with pytest.raises(kdtool.RecipeError, match=r"asks the teacher 'teachers\.tall', which is not in this recipe"):
         kdtool.plan(two, {"evaluators.bench.judge": "teachers.tall"})
 
 

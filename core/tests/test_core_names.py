@@ -63,7 +63,7 @@ def test_recipe_is_named_after_its_file(
 
 
 def test_a_name_that_is_none_is_refused_with_what_one_is(recipe: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.RecipeError, match="name: 'a b' is not a name: letters, digits, - and _, at most 64"):
+    with pytest.raises(kdtool.RecipeError, match="name: must be a name: letters, digits, - and _, at most 64"):
         kdtool.check({**recipe, "name": "a b"})
 
 

@@ -133,9 +133,8 @@ def assemble(
         lifetime = on_error.enter_context(Lifetime(say, trace))
         for spec in {spec.key: spec for spec in specs}.values():
             try:
-                built[spec.key] = _build(recipe, spec, lifetime)
-            except RecipeError as error:
-                problems += error.problems
+                if item := _build(recipe, spec, lifetime, problems):
+                    built[spec.key] = item
             except (UsageError, PluginError) as error:
                 problem = problem_at(recipe, (*spec.key, "use"), describe(error))
                 problems.append(replace(problem, plugin=isinstance(error, PluginError)))
@@ -150,7 +149,7 @@ def assemble(
     return Assembly(recipe, arms, built, lifetime)
 
 
-def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
+def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: list[Problem]) -> Built | None:
     place, what = recipe.place((*spec.key, "use")), f"{spec.kind} {spec.use!r}"
     loaded = load(spec.kind, spec.use, place.folder if place else Path.cwd(), lifetime.complain)
     cls, owner = loaded.cls, Owner(spec.path, spec.kind, spec.use, loaded.distribution, loaded.version)
@@ -160,7 +159,8 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime) -> Built:
         try:
             config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
         except pydantic.ValidationError as error:
-            raise RecipeError([*invalid(recipe, spec.key, what, cls.Config.model_fields, error)]) from error
+            problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
+            return None
         json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)
         if problem := attribute_problem(component, form_of(cls, spec.kind)):

@@ -82,7 +82,7 @@ class RecipeKeys(Config):
     """Licences that are read and agreed to, by component."""
     require: Annotated[
         dict[str, Any] | _Off,
-        _expect('a mapping of measurements to conditions, such as {humaneval.pass@1: ">= 0.70"}'),
+        _expect('a mapping of measurements to conditions, such as {EVALUATOR.MEASUREMENT: ">= 0.70"}'),
     ] = None
     """Targets of the student: EVALUATOR.MEASUREMENT to a condition such as '>= 0.70'."""
 

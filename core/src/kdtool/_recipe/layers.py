@@ -26,7 +26,7 @@ SINGLE: Mapping[str, str] = {kind.key: kind.name for kind in TABLE if kind.singl
 
 SOURCE_KEYS = tuple(kind.key for kind in TABLE if kind.scope == "source")
 """Where data and signals come from: keys of the recipe that a phase may have of its own."""
-PHASE_KEYS = ("trains", "steps", *(kind.key for kind in TABLE if kind.scope == "phase"), *SOURCE_KEYS)
+PHASE_KEYS = ("steps", "trains", *(kind.key for kind in TABLE if kind.scope != "run"))
 _PLURAL = {kind: key for key, kind in COLLECTIONS.items()}
 
 

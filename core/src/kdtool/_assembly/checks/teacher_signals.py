@@ -75,18 +75,15 @@ def check_signals(parts: BuiltRecipe) -> Iterator[Problem]:
                 source, signals = _source_of(phase, teacher), signals_for(parts, phase, loss, teacher)
                 if signals is None:
                     yield _refuse_source(parts, spec, source)
-                elif not (kinds := _kinds_to_record(parts, source, teacher, signals)) <= _offers(parts, teacher):
-                    given = (
-                        f"teacher {teacher.name!r} ({teacher.use}) offers {', '.join(sorted(_offers(parts, teacher)))}"
-                    )
-                    message = f"{source.use} is made of {in_words((kinds,))}, but {given}"
+                    continue
+                kinds = _kinds_to_record(parts, source, teacher, signals)
+                if not kinds <= parts.component(teacher).offers:
+                    message = f"{source.use} is made of {in_words((kinds,))}, but {_offer(parts, teacher)}"
                     yield parts.problem(source.key, message, "leave `signals` out, or name another teacher")
                 elif signals & FIXED_AT_CAPTURE:
                     first, at = temperatures.setdefault((source.key, teacher.path), (spec.name, loss.temperature))
                     if loss.temperature != at:
-                        message = (
-                            f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one alone"
-                        )
+                        message = f"works at temperature {loss.temperature:g}, but a teacher's tokens are taken at one"
                         remedy = f"{first} works at {at:g}: give both the same, or use signals of all logits"
                         yield parts.problem(spec.key, message, remedy)
             if len(teachers) > 1:
@@ -102,17 +99,16 @@ def _refuse_teacher(parts: BuiltRecipe, phase: PhaseSpec, spec: ComponentSpec) -
 
 
 def _refuse_source(parts: BuiltRecipe, spec: ComponentSpec, source: ComponentSpec) -> Problem:
-    is_cache = source.kind == "cache"
-    giver = f"signals ({source.use})" if is_cache else f"teacher {source.name!r} ({source.use})"
-    offers = ", ".join(sorted(_offers(parts, source))) or "nothing"
-    message = f"needs {in_words(parts.component(spec).needs)}, but the {giver} offers {offers}"
-    remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
-    return parts.problem(spec.key, message, remedy if is_cache else "use another loss, or another teacher")
+    message = f"needs {in_words(parts.component(spec).needs)}, but the {_offer(parts, source)}"
+    remedy = "use another loss, or another teacher"
+    if source.kind == "cache":
+        remedy = "leave `signals` out, so that the teacher runs beside the student, or use another loss"
+    return parts.problem(spec.key, message, remedy)
 
 
-def _offers(parts: BuiltRecipe, source: ComponentSpec) -> frozenset[SignalKind]:
-    offers: frozenset[SignalKind] = parts.component(source).offers
-    return offers
+def _offer(parts: BuiltRecipe, source: ComponentSpec) -> str:
+    giver = f"signals ({source.use})" if source.kind == "cache" else f"teacher {source.name!r} ({source.use})"
+    return f"{giver} offers {', '.join(sorted(parts.component(source).offers)) or 'nothing'}"
 
 
 def _kinds_to_record(
@@ -122,7 +118,7 @@ def _kinds_to_record(
     if source.kind == "cache":
         cache = ComponentHooks({source.path: parts.component(source)}).component(source.path, Cache)
         with suppress(Exception):  # the run reports it when it asks
-            return cache.kdtool_wanted(SignalRequest(signals), _offers(parts, teacher)).kinds
+            return cache.kdtool_wanted(SignalRequest(signals), parts.component(teacher).offers).kinds
     return frozenset()
 
 
