@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def make_teacher(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|endoftext|>", *marks]
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
-    texts = [Path(module).read_text(encoding="utf-8") for module in (pytest.__file__, __file__)]
+    texts = [Path(module).read_text(encoding="utf-8") for module in (argparse.__file__, textwrap.__file__)]
     tokenizer.train_from_iterator(texts * 3, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
     wrapped.chat_template = chat_template

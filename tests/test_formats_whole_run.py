@@ -89,7 +89,7 @@ def test_a_tokenizer_without_marks_is_refused_before_anything_is_made(
     mixed: dict[str, Any], teacher_folder: Path, tmp_path: Path
 ) -> None:
     for command in (kdtool.check, kdtool.run):
-        with pytest.raises(kdtool.UsageError, match=r"rows\.fim: the student's tokenizer has no marks"):
+        with pytest.raises(kdtool.UsageError, match=r"rows\.fim: the student's tokenizer lacks tokens"):
             command(mixed, {"teacher.model": str(teacher_folder)})
     store = tmp_path / "store"
     assert not [path for path in store.rglob("*") if path.parent.name in {"text", "rows", "student"}]

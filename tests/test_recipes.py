@@ -56,7 +56,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "claude-codellama": {
         "student.layers": 4, "rows.length": 64, "train.steps": 2, "corpora.answers.limit": 4,
-        "corpora.answers.max_tokens": 16, "evaluators.memorisation": False,
+        "corpora.answers.max_tokens": 16, "corpora.answers.temperature": 1.0, "evaluators.memorisation": False,
     },
     "smallcoder": {
         "student.parameters": 3_148_032, "rows.maximum_tokens": 1024, "rows.length": 64, "train.steps": 2,

@@ -60,7 +60,7 @@ def explode(right: Tensor, chunk: kdtool.TokenChunk) -> Tensor:
 MISTAKES: dict[str, tuple[Any, str]] = {
     "mean": (lambda right, _: right.mean(), r"returned a tensor of shape \[\] .*expected.*shape \[\d+\]"),
     "dtype": (lambda right, _: right.bfloat16(), "dtype bfloat16; expected.*float32"),
-    "none": (lambda *_: None, "kdtool_token_loss returned a wrong value: the answer is None"),
+    "none": (lambda *_: None, "kdtool_token_loss returned NoneType; expected: a tensor"),
     "list": (lambda right, _: right.tolist(), "returned list; expected"),
     "nan": (lambda right, _: right * float("nan"), "returned nan at .* of .* positions"),
     "detached": (lambda right, _: right.detach(), "does not depend on chunk.student_logits"),

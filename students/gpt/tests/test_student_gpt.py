@@ -133,7 +133,7 @@ def test_an_own_tokenizer_takes_the_place_of_the_teachers(tmp_path: Path) -> Non
         ({}, "give parameters, or the shape"),
         ({"layers": 2, "hidden": 32}, "give parameters, or the shape"),
         ({"parameters": "1M", "layers": 2, "heads": 2}, "leave out layers, heads"),
-        ({"parameters": "1 million"}, "write for instance 125M"),
+        ({"parameters": "1 million"}, "write, for instance, 125M"),
         ({"layers": 2, "hidden": 32, "heads": 5}, "hidden 32 must be heads 5 times"),
         ({"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 3}, "kv_heads 3 does not divide heads 4"),
     ],

@@ -175,7 +175,7 @@ def test_no_layer_left_out_matters_more_than_one_kept(influence: list[float], da
         ({"keep": (1, 0)}, "must name at least one"),
         ({"keep": (-1,)}, "must name at least one"),
         ({"parameters": "350M", "layers": 2, "hidden": 64}, "leave out layers, hidden, or parameters"),
-        ({"parameters": "350 million"}, "write for instance 125M"),
+        ({"parameters": "350 million"}, "write, for instance, 125M"),
         ({"heads": 7, "kv_heads": 2}, "kv_heads: 2 does not divide heads: 7, .* give heads: 6 or 8"),
         ({"heads": 2, "kv_heads": 4}, "kv_heads: 4 does not divide heads: 2, .* give heads: 4, or"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -14,12 +15,16 @@ _STOPS = ("SIGTERM", "SIGBREAK")
 
 
 def interrupt_on_stop_signals() -> None:
-    """Have stop signals raise KeyboardInterrupt with their name, as Ctrl-C does without; an ignored one stays ignored."""
+    """Have stop signals raise KeyboardInterrupt with their name, as Ctrl-C does without; an ignored one stays ignored.
+
+    The interpreter resets handlers while it ends. Signals are ignored from then on, and do not change the exit code.
+    """
 
     def interrupt(number: int, _: Any) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
     _handle(_STOPS, interrupt)
+    atexit.register(_handle, ("SIGINT", *_STOPS), signal.SIG_IGN)
 
 
 def exit_with(code: int) -> NoReturn:
@@ -28,7 +33,7 @@ def exit_with(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _handle(names: tuple[str, ...], handler: Callable[[int, Any], object]) -> None:
+def _handle(names: tuple[str, ...], handler: Callable[[int, Any], object] | signal.Handlers) -> None:
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) not in {signal.SIG_IGN, None}:
             signal.signal(number, handler)

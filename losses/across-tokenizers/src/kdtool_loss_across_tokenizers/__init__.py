@@ -9,9 +9,9 @@ the trainer's.
 
 from __future__ import annotations
 
-from kdtool_loss_across_tokenizers._alignment import meeting_points
 from kdtool_loss_across_tokenizers._divergence import span_divergence
 from kdtool_loss_across_tokenizers._losses import SpanLikelihood, UniversalLogitDistillation
+from kdtool_loss_across_tokenizers._meeting_points import meeting_points
 from kdtool_loss_across_tokenizers._sorted import sorted_distance
 
 __all__ = ["SpanLikelihood", "UniversalLogitDistillation", "meeting_points", "sorted_distance", "span_divergence"]

@@ -15,7 +15,9 @@ import kdtool
 import torch
 from torch import Tensor
 
-__all__ = ["Spans", "meeting_points", "meetings", "of_spans", "spans"]
+from kdtool_loss_across_tokenizers._meeting_points import meeting_points
+
+__all__ = ["Spans", "meetings", "of_spans", "spans"]
 
 
 class Token(NamedTuple):
@@ -37,23 +39,6 @@ class Spans:
     def last(self) -> Tensor:
         """The number of each span's last position, [S]."""
         return self.numbers[self.lengths.cumsum(0) - 1]
-
-
-def meeting_points(own: Sequence[int], other: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) where own[i] equals other[j], in order, each index once; both sequences never fall.
-
-    Given two tokenizers' ends of tokens in one document it gives the tokens that end together: from one pair to the next,
-    both sides stand for the same bytes.
-    """
-    i = j = 0
-    while i < len(own) and j < len(other):
-        if own[i] == other[j]:
-            yield i, j
-            i, j = i + 1, j + 1
-        elif own[i] < other[j]:
-            i += 1
-        else:
-            j += 1
 
 
 def meetings(view: kdtool.StepView) -> tuple[Tensor, Tensor]:
