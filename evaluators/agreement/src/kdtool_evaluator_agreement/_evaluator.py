@@ -24,7 +24,7 @@ class Agreement(kdtool.Evaluator):
     """Measures KL(teacher ‖ student) per token and top-1 agreement of students and controls with each teacher."""
 
     class Config(kdtool.Config):
-        """What is compared on."""
+        """Documents that the models are compared on."""
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
@@ -141,7 +141,7 @@ class Agreement(kdtool.Evaluator):
 
 @dataclass(frozen=True)
 class _Compared:
-    """What was found of a learner at the tokens that its context holds, `length` of a document at most, by document."""
+    """Results of a learner by document, over the tokens that fit its context: the first `length` at most."""
 
     learner: kdtool.Subject
     length: int

@@ -76,7 +76,7 @@ class CodeXGlue(kdtool.Evaluator):
         return {name: read_and_hash(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Return what CodeBLEU lacks, where programs are to be compared; then read the files.
+        """Read the files; return what CodeBLEU lacks, if the task compares programs.
 
         Raises:
             kdtool.UsageError: a file is in another form, or holds nothing.

@@ -31,7 +31,7 @@ class HumanEval(PassAtK):
         """An answer ends after so many tokens; lm-evaluation-harness allows 1,024."""
         plus: Path | None = kdtool.Field(default=None)
         """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the working directory: its tests, some 80 times
-        as many, take the place of the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
+        as many, replace the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
 
     config: Config
 

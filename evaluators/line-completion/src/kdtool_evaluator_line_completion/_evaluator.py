@@ -24,7 +24,7 @@ class LineCompletion(kdtool.Evaluator):
     """Measures how often, and how nearly, a subject completes lines of held-out documents as they are."""
 
     class Config(kdtool.Config):
-        """Which lines, and how they are asked for."""
+        """The lines to complete, and their prompts."""
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""

@@ -39,7 +39,7 @@ class Mbpp(PassAtK):
         """`test` are the problems 11 to 510, by which published scores are had."""
         plus: Path | None = kdtool.Field(default=None)
         """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
-        whatever `split` says; the measurement is called `mbpp+`. null takes MBPP."""
+        for every `split`; the measurement is called `mbpp+`. null takes MBPP."""
 
     config: Config
 
@@ -57,7 +57,7 @@ class Mbpp(PassAtK):
             kdtool.ServiceError: the hub cannot be reached.
         """
         if self.config.plus is None:
-            return self._published.identity(offline=run.offline)
+            return self._problem_file.identity(offline=run.offline)
         return {"plus": read_and_hash(self.config.plus, "mbpp.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
@@ -79,14 +79,14 @@ class Mbpp(PassAtK):
 
         if self.config.plus is not None:
             return plus_problems(self.config.plus)
-        published = self._published.read(offline=run.offline)
+        published = self._problem_file.read(offline=run.offline)
         taken = [one for one in published if split_of(one.number) == self.config.split]
         if not taken:
             raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
         return [problem_of(one) for one in taken]
 
     @cached_property
-    def _published(self) -> MbppProblems:
+    def _problem_file(self) -> MbppProblems:
         from kdtool_datasets.mbpp import MbppProblems
 
         return MbppProblems(self.config.file, self.config.variant, self.config.revision)

@@ -14,7 +14,7 @@ from kdtool_evaluator_multilingual._data_set import DataSet, Record
 from kdtool_evaluator_multilingual._humaneval_x import HUMANEVAL_X
 from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
 
-__all__ = ["Published", "published"]
+__all__ = ["Published", "read_published"]
 
 _KEY = "multilingual.files"
 _DATA_SETS = (HUMANEVAL_X, MULTIPL_E)
@@ -30,7 +30,7 @@ class Published:
     left_out: Mapping[str, Sequence[str]]
 
 
-def published(files: Sequence[Path]) -> Published:
+def read_published(files: Sequence[Path]) -> Published:
     """Return what the files hold.
 
     Raises:
