@@ -21,7 +21,7 @@ __all__ = ["DirectPreference", "margins", "preference_loss"]
 def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
     """Return −(1 − ε)·log σ(β·m) − ε·log σ(−β·m), per pair.
 
-    m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] says how much more the student prefers the
+    m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] is how much more the student prefers the
     chosen answer y_w to the rejected y_l than the reference does. With ε = 0 this is equation 7 of Rafailov et al. (DPO),
     arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs of which a share ε is
     the wrong way round.
