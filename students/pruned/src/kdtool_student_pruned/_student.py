@@ -161,7 +161,7 @@ class Pruned(CausalStudent):
 
 
 class _Plan(NamedTuple):
-    """What is known before weights load: the source described, what it is made of, and the shape of the student."""
+    """Facts known before weights load: the source's description and anatomy, and the shape of the student."""
 
     facts: TransformersFacts
     source: Anatomy
@@ -169,5 +169,5 @@ class _Plan(NamedTuple):
 
     @property
     def cuts_width(self) -> bool:
-        """Whether anything is left out besides layers."""
+        """Return whether anything is left out besides layers."""
         return self.shape[1:] != self.source.shape[1:]

@@ -58,7 +58,7 @@ class SmallCoder(LlamaStudent):
         return shape
 
     def notes(self, vocabulary: int) -> list[str]:
-        """Return what the user must know of the shape: also how far it is from what its name says."""
+        """Return what the user must know of the shape, such as its difference from the size in its name."""
         notes = super().notes(vocabulary)
         if vocabulary != VOCABULARY:
             shape = SHAPES[self.config.size]
