@@ -184,11 +184,11 @@ SAYS_X = {"message": {"content": "x"}}
 @pytest.mark.parametrize(
     ("odd", "reason"),
     [
-        (Reply(200, b"{garbage"), "no JSON that can be read: Expecting property name"),
-        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "no JSON that can be read: 'utf-8' codec"),
-        (Reply(200, b"[" * 200_000), "no JSON that can be read: maximum recursion depth"),
-        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "no JSON that can be read: Exceeds the limit"),
-        (Reply(200, b"plain", {"Content-Type": "text/plain"}), "no JSON but 'plain'"),
+        (Reply(200, b"{garbage"), "not valid JSON: Expecting property name"),
+        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "not valid JSON: 'utf-8' codec"),
+        (Reply(200, b"[" * 200_000), "not valid JSON: maximum recursion depth"),
+        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "not valid JSON: Exceeds the limit"),
+        (Reply(200, b"plain", {"Content-Type": "text/plain"}), "not JSON but 'plain'"),
         (Reply(200, {"choices": "none"}), "holds no choice"),
         (Reply(200, [1, 2]), "holds no choice"),
         (Reply(200, {"error": {"message": "no\nroom \ud83d", "code": 503}}), "the answer is an error: no room \ufffd"),

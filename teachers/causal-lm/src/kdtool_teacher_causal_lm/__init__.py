@@ -1,6 +1,6 @@
 """Teacher plugin `causal-lm`: any causal language model that transformers opens.
 
-`CausalLM` says where the weights are; all else is `kdtool_transformers.CausalTeacher`.
+`CausalLM` names the weights; all else is `kdtool_transformers.CausalTeacher`.
 """
 
 from __future__ import annotations
