@@ -29,9 +29,9 @@ class Agreement(kdtool.Evaluator):
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Documents at most, chosen by the hashes of their ids."""
+        """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Each document is cut after so many tokens, or where the shortest context of the models compared ends: all are
+        """Largest number of tokens of a document, or fewer where the shortest context of the compared models ends: all are
         compared on the same tokens."""
 
     config: Config

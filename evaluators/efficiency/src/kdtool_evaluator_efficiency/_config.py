@@ -39,6 +39,6 @@ class EfficiencyConfig(kdtool.Config):
     generated: int = kdtool.Field(default=32, ge=2, le=100_000)
     """Tokens generated after the prompt, one at a time, greedily; fewer where a model's context ends before."""
     seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
-    """A turn stops generating after so long, even if fewer tokens were generated."""
+    """Longest time that a turn generates, even if fewer tokens were generated."""
     break_even: BreakEven | None = None
     """Prices, to report the tokens after which a student has cost less than an API; null leaves that out."""

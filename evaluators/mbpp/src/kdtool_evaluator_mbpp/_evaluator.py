@@ -32,11 +32,11 @@ class Mbpp(PassAtK):
         file: Path | None = kdtool.Field(default=None)
         """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
         variant: Literal["full", "sanitized"] = "full"
-        """On the hub: all 974 problems, or the 427 that were checked by hand. A file is what it is."""
+        """On the hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
         revision: str | None = None
         """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
         split: Literal["train", "validation", "test"] = "test"
-        """`test` are the problems 11 to 510, by which published scores are had."""
+        """Part of the problems; published scores are for `test`, the problems 11 to 510."""
         plus: Path | None = kdtool.Field(default=None)
         """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
         for every `split`; the measurement is called `mbpp+`. null takes MBPP."""

@@ -70,7 +70,7 @@ class Relations(PairedLayers):
 
         The paper takes the last of 12, and the 21st of 24, here number 20."""
         relation_heads: Literal["auto"] | Annotated[int, kdtool.Field(ge=1, le=4096)] = "auto"
-        """Into how many relation heads all heads' vectors are cut. "auto": as many as hold whole heads, of both models.
+        """Number of relation heads that all heads' vectors are cut into. "auto": as many as hold whole heads of both models.
 
         More, as in the paper (48 for a width of 768), cut through heads; each width of both models must be a multiple."""
 

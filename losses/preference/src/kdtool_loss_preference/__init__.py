@@ -75,9 +75,9 @@ class DirectPreference(kdtool.SequenceLoss):
         """Settings of `preference`."""
 
         beta: float = kdtool.Field(default=0.1, gt=0, le=100)
-        """β: how firmly the reference holds the student; small values let it go far."""
+        """β: strength of the pull towards the reference; small values let the student move far from it."""
         label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=0.5)
-        """Share of the pairs that are taken to be the wrong way round; 0 believes all."""
+        """Share of the pairs that are assumed to be mislabelled; 0 trusts all."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
         """Return `preference_loss` of each row.

@@ -33,7 +33,7 @@ class Gpt(LlamaStudent):
         feed_forward: int | None = kdtool.Field(default=None, ge=1, le=262144)
         """Width of the gated feed-forward layer; absent: 8/3 of hidden, up to the next multiple of 256."""
         context: int = kdtool.Field(default=2048, ge=8, le=1_048_576)
-        """Tokens that it is made for."""
+        """Context length in tokens."""
         tied: bool = True
         """True: the head shares the embedding's weights. False: embeddings are counted twice."""
 

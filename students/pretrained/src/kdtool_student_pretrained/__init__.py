@@ -27,9 +27,9 @@ class Pretrained(CausalStudent):
         model: str = kdtool.Field(min_length=1)
         """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
-        """Branch, tag or commit of a hub name. None: the newest; what it was is recorded with the run."""
+        """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
         dtype: Literal["auto", "float32"] = "auto"
-        """Dtype of weights that do not learn, such as those under adapters. `auto`: as they are stored."""
+        """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
 
     config: Config
 

@@ -32,11 +32,11 @@ class SmallCoder(LlamaStudent):
         """Settings of the student `smallcoder`."""
 
         size: Literal["303m", "106m", "40m", "11m"] = "303m"
-        """Its shape, named by the parameters that it has with 32,000 tokens. `303m` is SmallCoder itself."""
+        """Shape, named by its number of parameters with 32,000 tokens. `303m` is SmallCoder itself."""
         parameters: ParameterCount | None = None
-        """The exact count that it must have, or the run is refused; absent: as many as the tokenizer makes of the shape."""
+        """Exact number of parameters, or the run is refused; absent: any number that shape and tokenizer give."""
         context: int = kdtool.Field(default=4096, ge=8, le=1_048_576)
-        """Tokens that it is made for."""
+        """Context length in tokens."""
 
     config: Config
 

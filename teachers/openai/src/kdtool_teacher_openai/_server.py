@@ -158,13 +158,13 @@ class Server:
             raise RefusedError(f"the answer is not valid JSON: {error}") from None
         if isinstance(answer, str):  # of another content type
             raise RefusedError(f"the answer is not JSON but {answer[:60]!r}")
-        if isinstance(answer, Mapping) and (told := answer.get("error")):
-            raise RefusedError(f"the answer is an error: {self._shorten(_error_message(told))}")
+        if isinstance(answer, Mapping) and (reason := answer.get("error")):
+            raise RefusedError(f"the answer is an error: {self._shorten(_error_message(reason))}")
         return answer
 
     def _to_error(self, error: openai.APIError) -> Exception:
         where = f"the server at {self._config.url}"
-        told = self._shorten(_error_message(error.body) or error.message)
+        reason = self._shorten(_error_message(error.body) or error.message)
         if isinstance(error, openai.APITimeoutError):
             return kdtool.ServiceError(f"{where} gave no answer within {self._config.timeout:g} s; see `timeout`")
         if not isinstance(error, openai.APIStatusError):
@@ -175,17 +175,15 @@ class Server:
             refused = "wants a key: name the environment variable that holds it by `key_variable`"
             if self._config.key_variable:
                 refused = f"refuses the key in {self._config.key_variable}"
-            return kdtool.AuthenticationError(f"{where} {refused} ({status}: {told}). Answers received so far are kept")
+            return kdtool.AuthenticationError(f"{where} {refused} ({status}: {reason}). Answers so far are kept")
         if status == 402 or error.code in _NO_MONEY:
-            return kdtool.AuthenticationError(
-                f"{where} wants to be paid ({status}: {told}). Answers received so far are kept"
-            )
+            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}: {reason}). Answers so far are kept")
         if status in _THIS_REQUEST:
-            return RefusedError(f"{status}: {told}")
+            return RefusedError(f"{status}: {reason}")
         if status in _AGAIN or status >= 500:
             tries = f"after {1 + self._config.retries} attempts" if self._config.retries else "at once"
-            return kdtool.ServiceError(f"{where} fails with {status} {tries}: {told}. Answers received so far are kept")
-        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {told}")
+            return kdtool.ServiceError(f"{where} fails with {status} {tries}: {reason}. Answers so far are kept")
+        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {reason}")
 
     def _shorten(self, text: str) -> str:
         return self._without_key(" ".join(readable(text).split()))[:_SHOWN]

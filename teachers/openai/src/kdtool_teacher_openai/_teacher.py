@@ -51,8 +51,8 @@ class OpenAI(kdtool.Teacher):
         self._offline = run.offline
         if self.config.tokenizer is None:
             raise kdtool.UsageError(
-                "the tokenizer of the server's model is unknown: name it by `tokenizer` (a folder, a hub name, a .gguf file), "
-                "or take the student's from elsewhere"
+                "the tokenizer of the server's model is unknown: name it by `tokenizer` (a folder, a hub name, a .gguf "
+                "file), or take the student's from elsewhere"
             )
         if self._tokenizer is None:
             from kdtool_transformers import open_tokenizer
