@@ -168,7 +168,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with (
         serving(lambda *_: chat("x")) as served,
         teacher(served, key_variable="OWN_KEY") as asked,
-        pytest.raises(kdtool.AuthenticationError, match=r"environment variable OWN_KEY .* is not set"),
+        pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_KEY is not set"),
     ):
         list(asked.kdtool_answer(REQUESTS))
     assert served.posts == []
@@ -307,7 +307,7 @@ def test_closing_ends_what_is_under_way() -> None:
     ("models", "told"),
     [
         (Reply(200, {"data": [{"id": "other"}, {"id": "more"}]}), "does not serve the model 'm', but more, other"),
-        (Reply(200, b"<html>", {"Content-Type": "text/html"}), "no server with the OpenAI protocol"),
+        (Reply(200, b"<html>", {"Content-Type": "text/html"}), "not a server with the OpenAI protocol"),
         (Reply(404, {"detail": "Not Found"}), "no such path"),
         (Reply(302, {}, {"Location": "https://api.openai.com/v1/models"}), "302"),
     ],

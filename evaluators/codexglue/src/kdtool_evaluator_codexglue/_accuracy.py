@@ -64,7 +64,9 @@ def codes_of(file: Path, most: int | None) -> Codes:
         if set(tokens) - SKIPPED:
             found.append(Code(str(number), " ".join(tokens[1:-1])))
     if not found:
-        raise kdtool.UsageError(f"{_KEY}: {file} holds no tokens to predict")
+        raise kdtool.UsageError(
+            f"{_KEY}: {file} holds no tokens to predict; give test.txt of CodeXGLUE's token completion"
+        )
     return Codes(language_of(code.text for code in found), choose(found, most))
 
 

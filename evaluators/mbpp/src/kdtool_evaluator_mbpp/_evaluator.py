@@ -82,7 +82,9 @@ class Mbpp(PassAtK):
         published = self._problem_file.read(offline=run.offline)
         taken = [one for one in published if split_of(one.number) == self.config.split]
         if not taken:
-            raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
+            raise kdtool.UsageError(
+                f"mbpp.split: the problems hold none of split {self.config.split!r}; choose another split or file"
+            )
         return [problem_of(one) for one in taken]
 
     @cached_property

@@ -63,7 +63,7 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
     """
     causal = source.model
     if not all(weight.is_floating_point() for weight in causal.parameters()):
-        raise kdtool.UsageError("the weights to be cut are held in few bits: give a source without quantise")
+        raise kdtool.UsageError("source: its weights are held in few bits: give a source without quantise")
     config, shape = causal.config, None
     if kept.cuts_width:
         shape = _shape(config, kept)

@@ -143,7 +143,8 @@ class Pruned(CausalStudent):
         """Return the source, which implements `hook`."""
         if self.config.source not in run.implementing(hook):
             raise kdtool.UsageError(
-                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut"
+                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut; "
+                "name one that opens weights by transformers"
             )
         return run.component(self.config.source, kdtool.Teacher)
 

@@ -73,7 +73,9 @@ def local_addresses(url: str, *, offline: bool) -> None:
         if not _is_private(address):
             raise kdtool.UsageError(f"url: {host} is {address}, a public address; {_REASON}")
         if offline and not address.is_loopback:
-            raise kdtool.ServiceError(f"the run is offline, and {host} is another machine; give a server on this one")
+            raise kdtool.ServiceError(
+                f"url: the run is offline, and {host} is another machine; give a server on this one"
+            )
 
 
 def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

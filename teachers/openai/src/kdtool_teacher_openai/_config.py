@@ -47,5 +47,5 @@ class OpenAIConfig(kdtool.Config):
     @pydantic.model_validator(mode="after")
     def _tokens_are_known(self) -> OpenAIConfig:
         if self.top_k is not None and self.tokenizer is None:
-            raise ValueError("top_k needs `tokenizer`: token ids mean nothing without knowing whose they are")
+            raise ValueError("top_k needs `tokenizer`, which defines the token ids: give both, or neither")
         return self

@@ -203,7 +203,7 @@ def _key(variable: str | None) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise kdtool.AuthenticationError(f"the environment variable {variable} with the server's key is not set")
+        raise kdtool.AuthenticationError(f"key_variable: {variable} is not set; export it with the server's key")
     return key
 
 

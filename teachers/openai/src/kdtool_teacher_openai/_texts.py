@@ -46,7 +46,9 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
     try:
         listed = server.get("/models")
     except RefusedError as error:
-        raise kdtool.UsageError(f"`url` leads to no server with the OpenAI protocol: {error}") from None
+        raise kdtool.UsageError(
+            f"url: not a server with the OpenAI protocol ({error}); give one such as http://127.0.0.1:8000/v1"
+        ) from None
     entries = listed.get("data") if isinstance(listed, Mapping) else None
     if not isinstance(entries, list) or not entries:
         return None
@@ -55,7 +57,7 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
         if model in [entry.get("id"), *(entry.get("aliases") or [])]:
             return entry
     names = ", ".join(sorted(str(entry.get("id")) for entry in known)[:10])
-    raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; write `model:` accordingly")
+    raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; name one of these by `model`")
 
 
 def require_model(server: Server, config: OpenAIConfig) -> None:
