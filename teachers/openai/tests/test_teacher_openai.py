@@ -217,8 +217,8 @@ def test_the_licence_is_the_model_s_and_unknown_is_not_free(
     [
         ("api.openai.com/v1", "address such as"),
         ("ftp://localhost/v1", "address such as"),
-        ("https://user:key@localhost/v1", "a key comes from the environment"),
-        ("https://localhost/v1?key=1", "a key comes from the environment"),
+        ("https://user:key@localhost/v1", "put a key into an environment variable"),
+        ("https://localhost/v1?key=1", "put a key into an environment variable"),
         ("https://8.8.8.8/v1", "public address; only servers on this machine .* cost money"),
         ("http://[2606:4700::1111]/v1", "public address"),
         ("http://0.0.0.0/v1", "public address"),
