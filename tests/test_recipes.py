@@ -179,7 +179,7 @@ def test_a_student_that_is_made_for_its_teacher_follows_it(
 
 
 LOGITS = r"signals: states is made of logits, but teacher .* offers text"
-TOKENIZER = r"which tokenizer the server's model has is not known"
+TOKENIZER = r"the tokenizer of the server's model is unknown"
 CUT = rf"not a teacher of this recipe whose model can be cut|{TOKENIZER}"
 REFUSED = [
     ("code-craft", {"teacher": SERVER}, LOGITS),

@@ -14,7 +14,7 @@ from statistics import mean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kdtool_evaluator_codexglue._lines import edit_similarity, exact_match, restored, statement
+from kdtool_evaluator_codexglue._lines import edit_similarity, exact_match, restore_literals, statement
 from kdtool_evaluator_codexglue._programs import codebleu, first_method, words_of
 from kdtool_evaluator_codexglue._summaries import bleu_4
 from kdtool_evaluator_codexglue._tokens import correct_tokens
@@ -37,7 +37,7 @@ METHOD = "int function ( ) { int a = size ( ) ; return a ; }"
     ],
 )
 def test_literals_are_restored(code: str, expected: str) -> None:
-    assert restored(code) == expected
+    assert restore_literals(code) == expected
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_server_that_counts_no_tokens_is_not_timed(machine: Machine, monkeypat
     monkeypatch.setattr(
         machine, "answer", lambda requests: (kdtool.TextAnswer(one.id, "x", "length", 0, 0) for one in requests)
     )
-    with pytest.raises(UnmeasurableError, match="does not tell how many tokens"):
+    with pytest.raises(UnmeasurableError, match="does not report how many tokens"):
         timed(machine)
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kdtool_evaluator_multilingual import Multilingual
-from kdtool_evaluator_multilingual._sources import closed, go_program
+from kdtool_evaluator_multilingual._sources import close_function, go_program
 from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Language, Sandbox, Task, Verdict, language
 from kdtool_testing import EvaluatorConformance, make_run
@@ -263,7 +263,10 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
         ([{"prompt": "x"}], "line 1: has neither task_id, prompt.*HumanEval-X.* nor name.*MultiPL-E"),
         ([own.HUMANEVAL_X["cpp"], own.HUMANEVAL_X["cpp"]], "CPP/0 a second time"),
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
-        ([own.MULTIPL_E["cpp"] | {"language": "lua"}], "line 1: is in 'lua'; cpp, go_test.go, java, js, rs, ts can"),
+        (
+            [own.MULTIPL_E["cpp"] | {"language": "lua"}],
+            "line 1: is in 'lua'; expected one of cpp, go_test.go, java, js, rs, ts",
+        ),
         ([own.MULTIPL_E["cpp"] | {"language": "ts"}], "line 1: is in typescript, which no package makes run"),
         ([own.MULTIPL_E["cpp"] | {"stop_tokens": "}"}], "line 1: stop_tokens is .*, not a list of texts"),
         ([own.MULTIPL_E["cpp"] | {"language": 3}], "line 1: language is 3, not a text"),
@@ -286,9 +289,9 @@ def test_what_is_no_such_file_is_refused_with_what_was_expected(
 def test_what_a_stop_took_is_put_back(blocks: int, closing: tuple[str, ...], data: st.DataObject) -> None:
     body = "".join("    if (x) {\n        y();\n    }\n" for _ in range(blocks)) + "    return x;"
     kept = data.draw(st.integers(0, len(closing)))
-    code = closed("\n".join([body, *closing[:kept]]), closing)
+    code = close_function("\n".join([body, *closing[:kept]]), closing)
     assert code.split() == "\n".join([body, *closing]).split()
-    assert closed(code, closing) == code
+    assert close_function(code, closing) == code
 
 
 def test_a_go_program_imports_what_its_code_uses_once() -> None:

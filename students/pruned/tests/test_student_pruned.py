@@ -169,7 +169,7 @@ def test_no_layer_left_out_matters_more_than_one_kept(influence: list[float], da
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "give parameters .how many stay., or what is to be smaller: layers, keep, hidden, heads"),
+        ({}, "give parameters .how many stay., or sizes to reduce: layers, keep, hidden, heads"),
         ({"layers": 2, "keep": (0, 1)}, "give either layers .* or keep"),
         ({"keep": ()}, "must name at least one"),
         ({"keep": (1, 0)}, "must name at least one"),

@@ -168,7 +168,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with (
         serving(lambda *_: chat("x")) as served,
         teacher(served, key_variable="OWN_KEY") as asked,
-        pytest.raises(kdtool.AuthenticationError, match=r"environment variable OWN_KEY .* is not set"),
+        pytest.raises(kdtool.AuthenticationError, match="key_variable: OWN_KEY is not set"),
     ):
         list(asked.kdtool_answer(REQUESTS))
     assert served.posts == []
@@ -184,11 +184,11 @@ SAYS_X = {"message": {"content": "x"}}
 @pytest.mark.parametrize(
     ("odd", "reason"),
     [
-        (Reply(200, b"{garbage"), "no JSON that can be read: Expecting property name"),
-        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "no JSON that can be read: 'utf-8' codec"),
-        (Reply(200, b"[" * 200_000), "no JSON that can be read: maximum recursion depth"),
-        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "no JSON that can be read: Exceeds the limit"),
-        (Reply(200, b"plain", {"Content-Type": "text/plain"}), "no JSON but 'plain'"),
+        (Reply(200, b"{garbage"), "not valid JSON: Expecting property name"),
+        (Reply(200, b'{"choices": [{"message": {"content": "na\xefve"}}]}'), "not valid JSON: 'utf-8' codec"),
+        (Reply(200, b"[" * 200_000), "not valid JSON: maximum recursion depth"),
+        (Reply(200, b'{"usage": ' + b"9" * 5000 + b"}"), "not valid JSON: Exceeds the limit"),
+        (Reply(200, b"plain", {"Content-Type": "text/plain"}), "not JSON but 'plain'"),
         (Reply(200, {"choices": "none"}), "holds no choice"),
         (Reply(200, [1, 2]), "holds no choice"),
         (Reply(200, {"error": {"message": "no\nroom \ud83d", "code": 503}}), "the answer is an error: no room \ufffd"),
@@ -307,7 +307,7 @@ def test_closing_ends_what_is_under_way() -> None:
     ("models", "told"),
     [
         (Reply(200, {"data": [{"id": "other"}, {"id": "more"}]}), "does not serve the model 'm', but more, other"),
-        (Reply(200, b"<html>", {"Content-Type": "text/html"}), "no server with the OpenAI protocol"),
+        (Reply(200, b"<html>", {"Content-Type": "text/html"}), "not a server with the OpenAI protocol"),
         (Reply(404, {"detail": "Not Found"}), "no such path"),
         (Reply(302, {}, {"Location": "https://api.openai.com/v1/models"}), "302"),
     ],

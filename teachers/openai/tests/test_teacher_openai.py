@@ -191,7 +191,7 @@ def test_offers_and_what_they_need_follow_the_settings(tmp_path: Path) -> None:
     }
     with pytest.raises(pydantic.ValidationError, match="top_k needs `tokenizer`"):
         OpenAI.Config(url="http://localhost/v1", model="m", top_k=3)
-    with pytest.raises(kdtool.UsageError, match="say it by `tokenizer`"):
+    with pytest.raises(kdtool.UsageError, match="name it by `tokenizer`"):
         plain.kdtool_tokenizer(make_run(tmp_path))
 
 
@@ -217,8 +217,8 @@ def test_the_licence_is_the_model_s_and_unknown_is_not_free(
     [
         ("api.openai.com/v1", "address such as"),
         ("ftp://localhost/v1", "address such as"),
-        ("https://user:key@localhost/v1", "a key comes from the environment"),
-        ("https://localhost/v1?key=1", "a key comes from the environment"),
+        ("https://user:key@localhost/v1", "put a key into an environment variable"),
+        ("https://localhost/v1?key=1", "put a key into an environment variable"),
         ("https://8.8.8.8/v1", "public address; only servers on this machine .* cost money"),
         ("http://[2606:4700::1111]/v1", "public address"),
         ("http://0.0.0.0/v1", "public address"),
@@ -350,7 +350,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
 @pytest.mark.parametrize(
     ("tokens", "top_k", "told"),
     [
-        ("its own", 21, "tells no 21 likeliest tokens with their ids.*--max-logprobs 21"),
+        ("its own", 21, "does not give the 21 likeliest tokens with their ids.*--max-logprobs 21"),
         ([1, 2, 3], 2, r"token 0 of a sample is \[1, 2, 3\] there"),
         (None, 2, "gave None instead of token ids"),
     ],
@@ -377,7 +377,7 @@ def test_a_server_that_tells_no_ids_keeps_its_text(running: Running, tmp_path: P
         assert [answer.text for answer in plain.kdtool_answer([kdtool.Request("a", "x", 2)])] == ["text"]
         plain.kdtool_close()
         asked = teacher(running._replace(url=served.url), model="m", tokenizer=str(running.folder), top_k=2)
-        with pytest.raises(kdtool.UsageError, match=r"does not tell how it splits text .*learn from its text"):
+        with pytest.raises(kdtool.UsageError, match=r"does not report how it splits text .*learn from its text"):
             asked.kdtool_tokenizer(make_run(tmp_path))
         asked.kdtool_close()
 

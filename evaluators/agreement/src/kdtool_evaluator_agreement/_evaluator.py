@@ -24,14 +24,14 @@ class Agreement(kdtool.Evaluator):
     """Measures KL(teacher ‖ student) per token and top-1 agreement of students and controls with each teacher."""
 
     class Config(kdtool.Config):
-        """What is compared on."""
+        """Documents that the models are compared on."""
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Documents at most, chosen by the hashes of their ids."""
+        """Largest number of documents, chosen by the hashes of their ids."""
         tokens: int = kdtool.Field(default=512, ge=1, le=1_000_000)
-        """Each document is cut after so many tokens, or where the shortest context of the models compared ends: all are
+        """Largest number of tokens of a document, or fewer where the shortest context of the compared models ends: all are
         compared on the same tokens."""
 
     config: Config
@@ -141,7 +141,7 @@ class Agreement(kdtool.Evaluator):
 
 @dataclass(frozen=True)
 class _Compared:
-    """What was found of a learner at the tokens that its context holds, `length` of a document at most, by document."""
+    """Results of a learner by document, over the tokens that fit its context: the first `length` at most."""
 
     learner: kdtool.Subject
     length: int

@@ -58,13 +58,15 @@ def codes_of(file: Path, most: int | None) -> Codes:
         tokens = line.split()
         if tokens and (tokens[0], tokens[-1]) != ("<s>", "</s>"):
             raise kdtool.UsageError(
-                f"{_KEY}: {file}, line {number}: is no program between <s> and </s>; expected is test.txt as "
+                f"{_KEY}: {file}, line {number}: not a program between <s> and </s>; expected test.txt as "
                 "CodeXGLUE's preprocess.py of token completion writes it"
             )
         if set(tokens) - SKIPPED:
             found.append(Code(str(number), " ".join(tokens[1:-1])))
     if not found:
-        raise kdtool.UsageError(f"{_KEY}: {file} holds no tokens to predict")
+        raise kdtool.UsageError(
+            f"{_KEY}: {file} holds no tokens to predict; give test.txt of CodeXGLUE's token completion"
+        )
     return Codes(language_of(code.text for code in found), choose(found, most))
 
 

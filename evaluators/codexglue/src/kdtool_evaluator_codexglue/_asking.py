@@ -13,7 +13,7 @@ __all__ = ["Metric", "Question", "Task", "measurements"]
 
 @dataclass(frozen=True)
 class Question:
-    """What a subject is to continue, and what the authors have there."""
+    """A prompt that a subject continues, and the authors' continuation."""
 
     id: str
     prompt: str

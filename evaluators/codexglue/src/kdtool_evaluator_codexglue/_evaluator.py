@@ -30,7 +30,7 @@ class CodeXGlue(kdtool.Evaluator):
     """Line and token completion, summarisation and text-to-code of CodeXGLUE, each on a file of its authors."""
 
     class Config(kdtool.Config):
-        """Files, relative to the working directory, packed by gzip or not: one for each task that is measured."""
+        """Files of the tasks to measure, one for each, relative to the working directory, packed by gzip or not."""
 
         line_completion: Path | None = kdtool.Field(default=None)
         """test.json of line completion (py150 or javaCorpus): `codexglue.python.line.exact-match`, `.edit-similarity`, or
@@ -42,8 +42,7 @@ class CodeXGlue(kdtool.Evaluator):
         generation: Path | None = kdtool.Field(default=None)
         """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
         examples: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
-        """At most so many examples of each file, chosen by the hashes of their numbers; null takes all, as published scores
-        do."""
+        """Largest number of examples of each file, chosen by the hashes of their numbers; null takes all, as usual."""
 
         @model_validator(mode="after")
         def _something_is_measured(self) -> CodeXGlue.Config:
@@ -76,7 +75,7 @@ class CodeXGlue(kdtool.Evaluator):
         return {name: read_and_hash(file, f"codexglue.{name}")[1] for name, file in self.config.files.items()}
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
-        """Return what CodeBLEU lacks, where programs are to be compared; then read the files.
+        """Read the files; return what CodeBLEU lacks, if the task compares programs.
 
         Raises:
             kdtool.UsageError: a file is in another form, or holds nothing.

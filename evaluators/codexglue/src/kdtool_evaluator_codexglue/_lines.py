@@ -12,7 +12,7 @@ from kdtool_measuring import Kind, choose, records_of
 from kdtool_evaluator_codexglue._asking import Metric, Question, Task
 from kdtool_evaluator_codexglue._tokens import language_of
 
-__all__ = ["edit_similarity", "exact_match", "line_task", "restored"]
+__all__ = ["edit_similarity", "exact_match", "line_task", "restore_literals"]
 
 _LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 _EMPTY = {"<NUM_LIT>": "0", "<STR_LIT>": "", "<CHAR_LIT>": ""}
@@ -22,7 +22,7 @@ _EXPECTED = "test.json of CodeXGLUE's line completion"
 _EVALUATOR = "CodeXGLUE's CodeCompletion-line/evaluator/evaluator.py (there on answers of tuned models by beam search)"
 
 
-def restored(code: str) -> str:
+def restore_literals(code: str) -> str:
     """Put literals in place of the marks that the data sets' preparation left for them.
 
     `<NUM_LIT:1>` becomes `1`, and so do strings and characters; `<NUM_LIT>` becomes `0`, `<STR_LIT>` and `<CHAR_LIT>`
@@ -35,7 +35,7 @@ def restored(code: str) -> str:
 
 def exact_match(completion: str, line: str) -> float:
     """Return 1 where both are the same tokens between white space once literals are restored, else 0."""
-    return float(restored(completion).split() == restored(line).split())
+    return float(restore_literals(completion).split() == restore_literals(line).split())
 
 
 def edit_similarity(completion: str, line: str) -> float:
@@ -46,7 +46,7 @@ def edit_similarity(completion: str, line: str) -> float:
     """
     from rapidfuzz import fuzz
 
-    return float(round(fuzz.ratio(restored(completion.strip()), restored(line))))
+    return float(round(fuzz.ratio(restore_literals(completion.strip()), restore_literals(line))))
 
 
 def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task:
@@ -81,7 +81,7 @@ def line_task(file: Path, most: int | None, settings: Mapping[str, str]) -> Task
 def statement(text: str) -> str:
     """Return the tokens of a text up to the first `;` or `}`, or up to what stands before the first `{`.
 
-    So the data set javaCorpus, which has no line breaks, says what a line is. White space separates tokens.
+    The data set javaCorpus, which has no line breaks, defines a line so. White space separates tokens.
     """
     found = re.match(r"(.*?)(?<!\S)([;{}])(?!\S)", text, re.DOTALL)
     return (found[1] + found[2].replace("{", "") if found else text).strip()

@@ -1,4 +1,4 @@
-"""What a model holds for likeliest at every place of a text."""
+"""The likeliest tokens of a model at every place of a text."""
 
 from __future__ import annotations
 

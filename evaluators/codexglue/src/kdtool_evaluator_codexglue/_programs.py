@@ -104,7 +104,7 @@ def first_method(text: str) -> str:
 
 
 def _prompt(description: str) -> str:
-    """Return the beginning of a class: its members, and the documentation of the method that is to be written.
+    """Return the beginning of a class: its members, and the documentation of the missing method.
 
     CONCODE calls every method `function` and its parameters `arg0`, `arg1`, which nobody could guess.
     """

@@ -34,7 +34,7 @@ def bleu_4(hypothesis: str, reference: str) -> float:
     case; an underscore and each mark of punctuation is a word of its own.
 
     sacrebleu (`add-k`) and NLTK (`method2`) smooth alike, but their brevity penalty is the usual exp(1 − r / h): they give
-    8.40 for the sample of CodeXGLUE's evaluator, which says 9.55.
+    8.40 for the sample of CodeXGLUE's evaluator, which gives 9.55.
     """
     words, expected = (_WORDS.findall(text.strip().lower()) for text in (hypothesis, reference))
     total = 0.0
@@ -60,7 +60,7 @@ def summary_task(file: Path, most: int | None, settings: Mapping[str, str]) -> T
             "each an evaluator of its own"
         )
     questions = [
-        Question(str(number), _prompt(record), _joined(record["docstring_tokens"]))
+        Question(str(number), _prompt(record), _join_words(record["docstring_tokens"]))
         for number, record in enumerate(records, 1)
     ]
     return Task(
@@ -84,10 +84,8 @@ def _n_grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 def _prompt(record: Mapping[str, Any]) -> str:
     """Return a function's tokens, of which the data's authors left its documentation out, and the beginning of a comment."""
-    return (
-        f"{_joined(record['code_tokens'])}\n{_OPENINGS.get(record['language'], '/*')} The goal of this function is to"
-    )
+    return f"{_join_words(record['code_tokens'])}\n{_OPENINGS.get(record['language'], '/*')} The goal of this function is to"
 
 
-def _joined(tokens: Sequence[str]) -> str:
+def _join_words(tokens: Sequence[str]) -> str:
     return " ".join(" ".join(tokens).split())

@@ -1,6 +1,6 @@
 """Timing of what only answers: files that transformers does not open, and servers.
 
-Nothing is seen but a prompt, its answer, and the time between. So a prompt is answered with a single token, which tells the
+Nothing is seen but a prompt, its answer, and the time between. So a prompt is answered with a single token, which gives the
 time to the first one. Decoding is what a long answer takes longer than a single token, both behind a short prompt: reading
 a long one would take most of the time, and its ups and downs would hide the rest. No two prompts begin alike: a server that
 remembers what it read would answer sooner.
@@ -20,7 +20,7 @@ from kdtool_evaluator_efficiency._turns import Amount, Turn, UnmeasurableError
 __all__ = ["Answering"]
 
 _LINES = 8
-"""Lines of the first prompt, which tells how many tokens a line has."""
+"""Lines of the first prompt, from which the tokens in a line are computed."""
 _SHORT = 2
 """Lines of a short prompt."""
 
@@ -34,7 +34,7 @@ class Answering:
         meter: what counts its energy.
 
     Raises:
-        UnmeasurableError: it does neither, refuses every prompt, or tells no numbers of tokens.
+        UnmeasurableError: it does neither, refuses every prompt, or does not report numbers of tokens.
     """
 
     def __init__(self, runtime: kdtool.Runtime, amount: Amount, meter: Meter | None) -> None:
@@ -50,9 +50,9 @@ class Answering:
 
     def turn(self) -> Turn:
         """Have three prompts answered; a fourth where energy is counted."""
-        first, started = self._timed(1, self._lines)
-        _, short = self._timed(1)
-        many, long = self._timed(self._count)
+        first, started = self._time_answer(1, self._lines)
+        _, short = self._time_answer(1)
+        many, long = self._time_answer(self._count)
         # An answer may end by itself. The token that ends it need not be counted, which matters in a short one.
         decoded, seconds = many.tokens_out - 1, long - short
         speed = decoded / seconds if decoded >= self._count / 2 and seconds > 0 else None
@@ -63,18 +63,18 @@ class Answering:
         """Return the joules of a prompt with its long answer, and how many tokens that has."""
         meter = self._meter or Meter()
         before = meter.read()
-        answer, _ = self._timed(self._count, self._lines)
+        answer, _ = self._time_answer(self._count, self._lines)
         return meter.since(before), answer.tokens_out
 
     def _fit_prompt(self, tokens: int) -> None:
         """Find how many lines have so many tokens."""
-        answer = self._shortened()
+        answer = self._shorten_prompt()
         if not answer.tokens_in:
-            raise UnmeasurableError("it does not tell how many tokens it reads and writes")
+            raise UnmeasurableError("it does not report how many tokens it reads and writes")
         self._lines = max(1, round(_longer(self._lines) * tokens / answer.tokens_in))
-        self._shortened()
+        self._shorten_prompt()
 
-    def _shortened(self) -> kdtool.TextAnswer:
+    def _shorten_prompt(self) -> kdtool.TextAnswer:
         """Halve the prompt as often as it is refused; what is answered has tokens to spare, as lines differ in length."""
         while True:
             answer = self._answer(1, _longer(self._lines))
@@ -86,14 +86,14 @@ class Answering:
 
     def _fit_count(self, amount: Amount) -> None:
         """Find how many tokens fit into the time, from few ones on: an answer cannot be stopped."""
-        _, started = self._timed(1)
+        _, started = self._time_answer(1)
         while self._count < amount.generated:
-            _, lasted = self._timed(self._count)
+            _, lasted = self._time_answer(self._count)
             if lasted - started > amount.seconds / 2:  # twice as many would take longer than allowed
                 return
             self._count = min(2 * self._count, amount.generated)
 
-    def _timed(self, tokens: int, lines: int = _SHORT) -> tuple[kdtool.TextAnswer, float]:
+    def _time_answer(self, tokens: int, lines: int = _SHORT) -> tuple[kdtool.TextAnswer, float]:
         start = perf_counter()
         answer = self._answer(tokens, min(lines, self._lines))
         seconds = perf_counter() - start
@@ -102,7 +102,7 @@ class Answering:
         return answer, seconds
 
     def _answer(self, tokens: int, lines: int) -> kdtool.TextAnswer:
-        """Have a prompt answered that nobody saw before; where it is refused, `reason` says why, if anybody does."""
+        """Have a new prompt answered; where it is refused, `reason` holds the explanation, if there is one."""
         rng = self._prompts
         # Models go on with such lines; after other random text many end theirs at once.
         text = "".join(f"value_{rng.randrange(100, 1000)} = {rng.randrange(1000, 10_000)}\n" for _ in range(lines))

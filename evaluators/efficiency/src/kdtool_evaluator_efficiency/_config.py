@@ -1,4 +1,4 @@
-"""How much is timed, and prices."""
+"""Amounts to time, and prices."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["BreakEven", "EfficiencyConfig"]
 
 
 class BreakEven(kdtool.Config):
-    """Prices in one currency, by which is told when a model has paid for itself."""
+    """Prices in one currency, from which the break-even point of a model is computed."""
 
     api_price: float = kdtool.Field(gt=0)
     """Price of a million generated tokens from an API."""
     machine_price: float = kdtool.Field(ge=0)
     """Cost of an hour of this machine while it generates: its rent, or its power and wear."""
     training_cost: float = kdtool.Field(ge=0)
-    """Cost of making the student. A run's report says how many hours it took."""
+    """Cost of making the student. A run's report lists the hours it took."""
 
     def tokens(self, speed: float) -> float | None:
-        """Return after how many generated tokens a model of one's own has cost less than the API; None where it never has.
+        """Return the generated tokens after which an own model has cost less than the API; None where it never has.
 
         training_cost / (api_price / 1,000,000 - machine_price / 3,600 / speed)
 
@@ -30,15 +30,15 @@ class BreakEven(kdtool.Config):
 
 
 class EfficiencyConfig(kdtool.Config):
-    """How much is timed, and prices."""
+    """Amounts to time, and prices."""
 
     turns: int = kdtool.Field(default=5, ge=1, le=1000)
-    """How often each subject is timed; the median is reported, least and most as its bounds."""
+    """Timed turns of each subject; the median is reported, with the least and the most as its bounds."""
     prompt: int = kdtool.Field(default=128, ge=1, le=100_000)
     """Tokens of the prompt; half of a model's context at most."""
     generated: int = kdtool.Field(default=32, ge=2, le=100_000)
     """Tokens generated after the prompt, one at a time, greedily; fewer where a model's context ends before."""
     seconds: float = kdtool.Field(default=2.0, gt=0, le=3600)
-    """A turn stops generating after so long, even if fewer tokens were generated."""
+    """Longest time that a turn generates, even if fewer tokens were generated."""
     break_even: BreakEven | None = None
-    """Prices, to tell after how many tokens a student has cost less than an API; left out, that is not told."""
+    """Prices, to report the tokens after which a student has cost less than an API; null leaves that out."""

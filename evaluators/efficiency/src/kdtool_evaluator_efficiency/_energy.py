@@ -1,7 +1,7 @@
 """Counters of the energy that a machine's processors and its GPU took, read before and after something is done.
 
 They count the whole machine: what else runs meanwhile, and what is drawn when nothing runs. Linux shows the counters of
-Intel's and AMD's processors (RAPL) as files, NVIDIA's driver tells that of a GPU (NVML, by the library `nvidia-ml-py`).
+Intel's and AMD's processors (RAPL) as files, NVIDIA's driver reports that of a GPU (NVML, by the library `nvidia-ml-py`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Meter:
 
     @property
     def parts(self) -> list[str]:
-        """What is counted, such as "processors"."""
+        """Names of the counted parts, such as "processors"."""
         return list(dict.fromkeys(counter.part for counter in self.counters))
 
     def counting(self, *parts: str) -> Meter | None:

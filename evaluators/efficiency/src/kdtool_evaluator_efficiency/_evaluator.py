@@ -30,7 +30,7 @@ class Efficiency(kdtool.Evaluator):
     """Measures parameters, file size, speed of reading and writing, memory and energy, subjects in turns."""
 
     class Config(EfficiencyConfig):
-        """How much is timed, and prices."""
+        """Amounts to time, and prices."""
 
     config: Config
     reads_text = False
@@ -76,7 +76,7 @@ class Efficiency(kdtool.Evaluator):
             folders: dict[kdtool.Subject, Path] = {}
             answering: dict[kdtool.Subject, kdtool.Named[kdtool.Runtime]] = {}
             for subject in _representatives(subjects):
-                path, opened = _found(run, subject, scratch)
+                path, opened = _find_subject(run, subject, scratch)
                 if path is not None:
                     yield file_size(subject.name, path)
                 if opened is not None:
@@ -130,7 +130,7 @@ class Efficiency(kdtool.Evaluator):
                     "ends there"
                 )
             ready[subject] = Ready(
-                worker, {"timed": "the model's passes, by transformers", **here.described, **waiting}, parts
+                worker, {"timed": "the model's passes, by transformers", **here.description, **waiting}, parts
             )
         for subject, opened in answering.items():
             # A server may be elsewhere; a file may compute on the processors or on the GPU.
@@ -161,7 +161,7 @@ def _representatives(subjects: Sequence[kdtool.Subject]) -> list[kdtool.Subject]
     return sorted(chosen.values(), key=lambda subject: list(subjects).index(subject))
 
 
-def _found(
+def _find_subject(
     run: kdtool.RunInfo, subject: kdtool.Subject, scratch: Path
 ) -> tuple[Path | None, kdtool.Named[kdtool.Runtime] | None]:
     """Return the subject's files, and who answers for it where transformers does not open them.

@@ -1,4 +1,4 @@
-"""What came of a subject's files and turns, as measurements."""
+"""Measurements of a subject, from its files and turns."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ __all__ = ["Amount", "Timed", "Turn", "UnmeasurableError", "in_turns"]
 
 
 class UnmeasurableError(Exception):
-    """A subject cannot be timed; the message says why."""
+    """A subject cannot be timed; the message holds the reason."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """What a turn takes: tokens of the prompt, and tokens generated behind it, or as many as the seconds allow."""
+    """Size of a turn: tokens of the prompt, and tokens generated behind it, or as many as the seconds allow."""
 
     prompt: int
     generated: int
@@ -26,7 +26,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a subject did with one prompt, of `prompt` tokens.
+    """Result of a subject for one prompt of `prompt` tokens.
 
     `tokens_per_second` is the speed behind the first token, None where too few came; `joules` were taken for the prompt and
     all `tokens` that were generated, None where nothing counts them.
@@ -47,7 +47,7 @@ class Timed(Protocol):
 
 
 def in_turns(timed: Mapping[str, Timed], turns: int, run: kdtool.RunInfo) -> dict[str, list[Turn]]:
-    """Return what each subject did in each turn; a first turn is not counted. Who fails is left out, with a line."""
+    """Return what each subject did in each turn; a first turn is not counted. Failing subjects are left out, with a line."""
     found: dict[str, list[Turn]] = {name: [] for name in timed}
     for turn in range(turns + 1):
         for name in list(found):

@@ -1,4 +1,4 @@
-"""What runs in a subject's own process: load a model with plain transformers, then generate when asked.
+"""Program of a subject's own process: load a model with plain transformers, then generate when asked.
 
 Run as `python -m kdtool_evaluator_efficiency._worker`. The first line of standard input is the task, each further one asks
 for one turn; answers are JSON lines on standard output, to which nothing else may print.

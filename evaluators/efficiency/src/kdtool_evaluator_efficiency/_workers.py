@@ -24,7 +24,7 @@ from kdtool_evaluator_efficiency._turns import Amount, Turn
 __all__ = ["Place", "Worker", "own_seconds", "place"]
 
 _DEADLINE_SECONDS = 900.0
-"""A process that says nothing for so long is taken for dead."""
+"""Silence after which a process counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Place:
     threads: int
 
     @property
-    def described(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """In words."""
         return {"machine": f"{self.device}, {self.threads} threads", "numbers": self.dtype}
 

@@ -28,10 +28,10 @@ class HumanEval(PassAtK):
         """Settings of `humaneval`."""
 
         maximum_tokens: int = kdtool.Field(default=1024, ge=1, le=100_000)
-        """An answer ends after so many tokens; lm-evaluation-harness allows 1,024."""
+        """Largest number of tokens of an answer; lm-evaluation-harness allows 1,024."""
         plus: Path | None = kdtool.Field(default=None)
         """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the working directory: its tests, some 80 times
-        as many, take the place of the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
+        as many, replace the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
 
     config: Config
 

@@ -1,6 +1,6 @@
 """The evaluator `line-completion`: what a model writes where a line of a held-out document has begun.
 
-The engine calls it once a subject. `_places` says where lines are to be completed, `_scores` compares completions with the
+The engine calls it once a subject. `_places` chooses the lines to complete, `_scores` compares completions with the
 documents' own lines; answers, which a killed run asks for once, are `kdtool_measuring`'s.
 """
 

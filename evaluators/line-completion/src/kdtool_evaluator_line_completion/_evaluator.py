@@ -24,18 +24,18 @@ class LineCompletion(kdtool.Evaluator):
     """Measures how often, and how nearly, a subject completes lines of held-out documents as they are."""
 
     class Config(kdtool.Config):
-        """Which lines, and how they are asked for."""
+        """The lines to complete, and their prompts."""
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are used: `validation` to choose settings, `test` once at the end."""
         documents: int = kdtool.Field(default=64, ge=1, le=1_000_000)
-        """Documents at most, chosen by the hashes of their ids."""
+        """Largest number of documents, chosen by the hashes of their ids."""
         places: int = kdtool.Field(default=4, ge=1, le=10_000)
-        """Lines of a document at most, chosen by the hashes of its id and their numbers."""
+        """Largest number of lines of a document, chosen by the hashes of its id and their numbers."""
         context: int = kdtool.Field(default=2000, ge=1, le=1_000_000)
-        """Characters before a place at most; fewer where a model's context is shorter."""
+        """Largest number of characters before a place; fewer where a model's context is shorter."""
         maximum_tokens: int = kdtool.Field(default=64, ge=1, le=10_000)
-        """A completion that has not come to the line's end by then ends after so many tokens."""
+        """Largest number of tokens of a completion that does not reach the end of its line."""
 
     config: Config
     measurements = ("line-completion.exact-match", "line-completion.edit-similarity", "line-completion.unanswered")

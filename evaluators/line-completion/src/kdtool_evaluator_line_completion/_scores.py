@@ -1,4 +1,4 @@
-"""How alike two lines of code are. Spaces at a line's ends, and how many there are between words, do not count as code."""
+"""Similarity of two lines of code. Spaces at a line's ends, and their number between words, do not count as code."""
 
 from __future__ import annotations
 

@@ -32,14 +32,14 @@ class Mbpp(PassAtK):
         file: Path | None = kdtool.Field(default=None)
         """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
         variant: Literal["full", "sanitized"] = "full"
-        """On the hub: all 974 problems, or the 427 that were checked by hand. A file is what it is."""
+        """On the hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
         revision: str | None = None
         """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
         split: Literal["train", "validation", "test"] = "test"
-        """`test` are the problems 11 to 510, by which published scores are had."""
+        """Part of the problems; published scores are for `test`, the problems 11 to 510."""
         plus: Path | None = kdtool.Field(default=None)
         """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
-        whatever `split` says; the measurement is called `mbpp+`. null takes MBPP."""
+        for every `split`; the measurement is called `mbpp+`. null takes MBPP."""
 
     config: Config
 
@@ -57,7 +57,7 @@ class Mbpp(PassAtK):
             kdtool.ServiceError: the hub cannot be reached.
         """
         if self.config.plus is None:
-            return self._published.identity(offline=run.offline)
+            return self._problem_file.identity(offline=run.offline)
         return {"plus": read_and_hash(self.config.plus, "mbpp.plus")[1]}
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms:
@@ -79,14 +79,16 @@ class Mbpp(PassAtK):
 
         if self.config.plus is not None:
             return plus_problems(self.config.plus)
-        published = self._published.read(offline=run.offline)
+        published = self._problem_file.read(offline=run.offline)
         taken = [one for one in published if split_of(one.number) == self.config.split]
         if not taken:
-            raise kdtool.UsageError(f"mbpp.split: the problems hold none of split {self.config.split!r}")
+            raise kdtool.UsageError(
+                f"mbpp.split: the problems hold none of split {self.config.split!r}; choose another split or file"
+            )
         return [problem_of(one) for one in taken]
 
     @cached_property
-    def _published(self) -> MbppProblems:
+    def _problem_file(self) -> MbppProblems:
         from kdtool_datasets.mbpp import MbppProblems
 
         return MbppProblems(self.config.file, self.config.variant, self.config.revision)

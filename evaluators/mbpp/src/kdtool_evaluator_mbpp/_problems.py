@@ -66,7 +66,7 @@ def _problem(name: str, prompt: str, text: str, shown: Sequence[str], code: str,
 
 
 def _texts(value: Any) -> list[str]:
-    """Return a list of tests, which some records hold as Python's own text of a list."""
+    """Return a list of tests, which some records hold as a Python literal."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)

@@ -1,4 +1,4 @@
-"""What a data set is: how its records are known, and what becomes of them."""
+"""Data sets: the fields that identify their records, and the problems made of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class DataSet:
 
     A record is known by the fields `needed`, and must have `more` in some languages, as the sandbox calls them. `language`
     gives a record's language as the data set calls it, `languages` what the sandbox calls those that are taken. `seconds`
-    is what the data set's own harness allows a program, and `harness` says for each form which harness asks and stops alike.
+    is what the data set's own harness allows a program, and `harness` names for each form the harness that
+    asks and stops alike.
     """
 
     name: str

@@ -30,7 +30,7 @@ class Multilingual(PassAtK):
 
         files: tuple[Path, ...] = kdtool.Field(min_length=1)
         """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), packed by gzip or not,
-        relative to the working directory. Which data set and which language is seen in the records."""
+        relative to the working directory. The records show the data set and the language."""
 
     config: Config
 
@@ -41,7 +41,7 @@ class Multilingual(PassAtK):
     @property
     def seconds(self) -> float:
         """The time limit of a program: what the data set's own harness allows where the config does not say."""
-        return self._published.data_set.seconds if self.config.seconds is None else self.config.seconds
+        return self._problem_set.data_set.seconds if self.config.seconds is None else self.config.seconds
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         """Return the SHA-256 of each file.
@@ -58,7 +58,7 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        return self._published.data_set.terms
+        return self._problem_set.data_set.terms
 
     def missing(self) -> Sequence[str]:
         """Return which toolchains are not on this machine or do not run in the sandbox, and why none runs there, if so.
@@ -68,7 +68,7 @@ class Multilingual(PassAtK):
         """
         from kdtool_sandbox import missing
 
-        return missing(list(dict.fromkeys(problem.language for problem in self._published.problems)))
+        return missing(list(dict.fromkeys(problem.language for problem in self._problem_set.problems)))
 
     def problems(self, run: kdtool.RunInfo) -> Sequence[Problem]:
         """Return the problems of all files, without those that this evaluator cannot judge.
@@ -76,7 +76,7 @@ class Multilingual(PassAtK):
         Raises:
             kdtool.UsageError: a file cannot be read, or is in another form.
         """
-        return self._published.problems
+        return self._problem_set.problems
 
     def parts(self, problems: Sequence[Problem]) -> Mapping[str, Sequence[Problem]]:
         """Return the problems of each language, by `multilingual.<language>`."""
@@ -88,13 +88,13 @@ class Multilingual(PassAtK):
 
     def benchmark_settings(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Return the data set's name, which harness asks alike, and which problems of the language are left out."""
-        data_set, name = self._published.data_set, problems[0].language
+        data_set, name = self._problem_set.data_set, problems[0].language
         found = {"data": data_set.name, "like": data_set.harness[self.config.form]}
-        left_out = self._published.left_out.get(name)
+        left_out = self._problem_set.left_out.get(name)
         return found | ({"left out": ", ".join(left_out)} if left_out else {})
 
     @cached_property
-    def _published(self) -> Published:
-        from kdtool_evaluator_multilingual._published import published
+    def _problem_set(self) -> Published:
+        from kdtool_evaluator_multilingual._published import read_published
 
-        return published(self.config.files)
+        return read_published(self.config.files)

@@ -15,7 +15,7 @@ from kdtool_pass_at_k import Problem
 from kdtool_sandbox import Module, Program, language
 
 from kdtool_evaluator_multilingual._data_set import DataSet, Record, forms
-from kdtool_evaluator_multilingual._sources import closed, go_program, imports_of, without_main
+from kdtool_evaluator_multilingual._sources import close_function, go_program, imports_of, without_main
 
 __all__ = ["HUMANEVAL_X"]
 
@@ -33,7 +33,7 @@ _BOOST = (
     "#include<boost/any.hpp>",
     "#include<any>\nnamespace boost { using std::any; using std::any_cast; using std::bad_any_cast; }",
 )
-"""What CPP/22 and CPP/137 take of Boost has been in C++ itself since 2017."""
+"""The parts of Boost that CPP/22 and CPP/137 use have been in C++ itself since 2017."""
 _TESTIFY = "github.com/stretchr/testify/assert"
 _GO_ASSERT = """
 type testifyPackage struct{}
@@ -49,7 +49,7 @@ func (a testifyAssertions) Equal(expected, actual interface{}, why ...interface{
     }
 }
 """
-"""Stands in for testify, of which the tests use `assert.New(t).Equal`: values are equal if reflect.DeepEqual says so."""
+"""Stands in for testify, of which the tests use `assert.New(t).Equal`: values are equal by reflect.DeepEqual."""
 _CRATES = re.compile(r"^use (?:rand|regex|md5)\b.*\n", re.MULTILINE)
 """Each problem in Rust imports these, and nearly none uses them; programs are compiled without crates."""
 
@@ -61,18 +61,18 @@ def _problem(name: str, record: Record) -> Problem:
     return Problem(
         id=record["task_id"],
         forms=forms(name, prompt, _STOP.get(name, ("\n}",))),
-        continued=partial(_continued, name, record, prompt),
+        continued=partial(_complete_program, name, record, prompt),
         whole=partial(_whole, name, record),
         solution=record["canonical_solution"],
         language=name,
     )
 
 
-def _continued(name: str, record: Record, prompt: str, code: str) -> Module | Program:
+def _complete_program(name: str, record: Record, prompt: str, code: str) -> Module | Program:
     if name == "python":
         outside = re.search(r"^\S", code, re.MULTILINE)  # the first line that is not the function's
         return _work(name, record, prompt, code[: outside.start()] if outside else code)
-    return _work(name, record, prompt, closed(code, _CLOSING.get(name, _CLOSED)))
+    return _work(name, record, prompt, close_function(code, _CLOSING.get(name, _CLOSED)))
 
 
 def _whole(name: str, record: Record, code: str) -> Module | Program:

@@ -46,14 +46,14 @@ def _problem(name: str, record: Record) -> Problem:
     return Problem(
         id=f"{name}/{record['name']}",
         forms=forms(name, prompt, tuple(record["stop_tokens"])),
-        continued=partial(_continued, name, record, prompt),
+        continued=partial(_complete_program, name, record, prompt),
         whole=partial(_whole, name, record),
         solution="",
         language=name,
     )
 
 
-def _continued(name: str, record: Record, prompt: str, code: str) -> Module | Program:
+def _complete_program(name: str, record: Record, prompt: str, code: str) -> Module | Program:
     return _work(name, prompt + code, record["tests"])
 
 

@@ -14,7 +14,7 @@ from kdtool_evaluator_multilingual._data_set import DataSet, Record
 from kdtool_evaluator_multilingual._humaneval_x import HUMANEVAL_X
 from kdtool_evaluator_multilingual._multipl_e import MULTIPL_E
 
-__all__ = ["Published", "published"]
+__all__ = ["Published", "read_published"]
 
 _KEY = "multilingual.files"
 _DATA_SETS = (HUMANEVAL_X, MULTIPL_E)
@@ -30,7 +30,7 @@ class Published:
     left_out: Mapping[str, Sequence[str]]
 
 
-def published(files: Sequence[Path]) -> Published:
+def read_published(files: Sequence[Path]) -> Published:
     """Return what the files hold.
 
     Raises:
@@ -67,13 +67,13 @@ def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
             fields = " nor ".join(f"{', '.join(one.needed)} ({one.name})" for one in _DATA_SETS)
             raise kdtool.UsageError(f"{place}: has neither {fields}; expected is {_EXPECTED}")
         check_fields(record, data_set.needed, place, _EXPECTED)
-        said = data_set.language(record)
-        if said not in data_set.languages:
-            raise kdtool.UsageError(f"{place}: is in {said!r}; {', '.join(data_set.languages)} can be evaluated")
-        if (language := data_set.languages[said]) not in installed_languages():
+        given = data_set.language(record)
+        if given not in data_set.languages:
+            raise kdtool.UsageError(f"{place}: is in {given!r}; expected one of {', '.join(data_set.languages)}")
+        if (language := data_set.languages[given]) not in installed_languages():
             raise kdtool.UsageError(
-                f"{place}: is in {language}, which no package makes run in the sandbox; "
-                f"{', '.join(installed_languages())} run there"
+                f"{place}: is in {language}, which no package makes run in the sandbox: install "
+                f"one that does, or give files in {', '.join(installed_languages())}"
             )
         check_fields(record, data_set.more.get(language, {}), place, _EXPECTED)
         yield data_set, record

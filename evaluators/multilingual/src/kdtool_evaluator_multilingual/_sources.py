@@ -1,21 +1,21 @@
-"""What is done to a program's text, whichever data set it is of, so that answers and tests fit together."""
+"""Changes to a program's text that make answers and tests fit together, for every data set."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-__all__ = ["closed", "go_program", "imports_of", "without_main"]
+__all__ = ["close_function", "go_program", "imports_of", "without_main"]
 
 _IMPORTS = re.compile(r"^(?:#include|import|using)\b.*$", re.MULTILINE)
 _GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*$", re.MULTILINE)
 _GO_IMPORT = re.compile(r"^import\s*(?:\(([^)]*)\)|(.+)$)", re.MULTILINE)
 _GO_COMMENT = re.compile(r"//.*$", re.MULTILINE)
 _GO_PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
-"""What CodeGeeX imports for an answer that uses it (codegeex/benchmark/utils.py, IMPORT_HELPER)."""
+"""Packages that CodeGeeX imports for an answer that uses them (codegeex/benchmark/utils.py, IMPORT_HELPER)."""
 
 
-def closed(code: str, closing: Sequence[str]) -> str:
+def close_function(code: str, closing: Sequence[str]) -> str:
     """Return the code that goes on behind an open function, with what closes it where a stop string took that.
 
     Braces are counted as CodeGeeX counts them, also in strings and comments; one at the beginning of a line ends it all.

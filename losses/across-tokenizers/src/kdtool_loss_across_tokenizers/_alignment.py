@@ -1,4 +1,4 @@
-"""Which labelled positions of student and teacher belong together: where both have read the same, and spans of bytes.
+"""Pairs of labelled positions of student and teacher: places where both have read the same, and spans of bytes.
 
 Positions go by their number among the labelled ones of a batch, row-major, as final states do. A token of no bytes (a
 special one) has no counterpart in other tokenizers, but for the one that ends a document on both sides.
@@ -66,7 +66,7 @@ def spans(view: kdtool.StepView) -> tuple[Spans, Spans]:
         return alone, alone
     found = [pair for documents in _documents(view.batch, view.teacher_batch) for pair in _spans(*documents)]
     device = view.batch.labels.device
-    return _joined([own for own, _ in found], device), _joined([other for _, other in found], device)
+    return _join_spans([own for own, _ in found], device), _join_spans([other for _, other in found], device)
 
 
 def of_spans(values: Tensor, spans: Spans) -> Tensor:
@@ -81,7 +81,7 @@ def _every(view: kdtool.StepView) -> Tensor:
 
 def _documents(batch: kdtool.Batch, other: kdtool.Batch) -> Iterator[tuple[list[Token], list[Token]]]:
     """Yield the tokens of each document that both sides have; where both end it, that end is one of its own."""
-    mine, theirs = _labelled(batch, "student"), _labelled(other, "teacher")
+    mine, theirs = _labelled_tokens(batch, "student"), _labelled_tokens(other, "teacher")
     for key, own in mine.items():
         if told := theirs.get(key):
             yield _with_bytes(own), _with_bytes(told)
@@ -89,7 +89,7 @@ def _documents(batch: kdtool.Batch, other: kdtool.Batch) -> Iterator[tuple[list[
                 yield own[-1:], told[-1:]
 
 
-def _labelled(batch: kdtool.Batch, whose: str) -> dict[tuple[int, int], list[Token]]:
+def _labelled_tokens(batch: kdtool.Batch, whose: str) -> dict[tuple[int, int], list[Token]]:
     """Return the labelled tokens by row and document."""
     missing = [name for name in ("byte_start", "byte_end") if name not in batch.columns]
     if missing:
@@ -129,11 +129,11 @@ def _spans(own: Sequence[Token], other: Sequence[Token]) -> Iterator[tuple[list[
 
 
 def _whole(tokens: Sequence[Token]) -> bool:
-    """Whether no token between them lacks a label."""
+    """Return whether every token between them has a label."""
     return all(before.end == after.start for before, after in pairwise(tokens))
 
 
-def _joined(parts: Sequence[Sequence[int]], device: torch.device) -> Spans:
+def _join_spans(parts: Sequence[Sequence[int]], device: torch.device) -> Spans:
     numbers = [number for part in parts for number in part]
     return Spans(_numbers(numbers, device), _numbers([len(part) for part in parts], device))
 

@@ -17,7 +17,7 @@ __all__ = ["SpanLikelihood", "UniversalLogitDistillation"]
 
 
 class _AcrossTokenizers(kdtool.SequenceLoss):
-    """What both losses are: divergences from the teacher's logits, whatever tokens it reads."""
+    """A divergence from the teacher's logits, for any tokenizer of the teacher; base of both losses."""
 
     needs = "logits"
     divergence = True
@@ -62,8 +62,8 @@ class UniversalLogitDistillation(_AcrossTokenizers):
 class SpanLikelihood(_AcrossTokenizers):
     """Likelihoods of the same spans of bytes, student's against teacher's (approximate likelihood matching, ALM).
 
-    A span runs from one place where both tokenizers end a token to the next. Without debiasing: a token that says something
-    about the byte after it (that a word ends here) is taken as it is.
+    A span runs from one place where both tokenizers end a token to the next. Without debiasing: a token that implies
+    something about the byte after it (that a word ends here) is used as it is.
     """
 
     config: Config

@@ -28,10 +28,10 @@ def sorted_distance(student_logits: Tensor, teacher_logits: Tensor, temperature:
     Returns:
         [C].
     """
-    q, p = _sorted(student_logits, temperature), _sorted(teacher_logits, temperature)
+    q, p = _sort_probabilities(student_logits, temperature), _sort_probabilities(teacher_logits, temperature)
     both = min(q.shape[-1], p.shape[-1])
     return (q[:, :both] - p[:, :both]).abs().sum(-1) + q[:, both:].sum(-1) + p[:, both:].sum(-1)
 
 
-def _sorted(logits: Tensor, temperature: float) -> Tensor:
+def _sort_probabilities(logits: Tensor, temperature: float) -> Tensor:
     return (at_least_float32(logits) / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True).values

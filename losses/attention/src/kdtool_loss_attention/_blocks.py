@@ -1,4 +1,4 @@
-"""Which positions count and what each of them sees, in blocks of bounded size. Used by both losses."""
+"""Counted positions and the positions that each of them sees, in blocks of bounded size. Used by both losses."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ def attention_distance(
     Args:
         student: [B, heads, L, L], [b, h, t, s] being what position t gives to s; computed in float32 or better.
         teacher: [B, heads of the teacher, L, L].
-        document: [B, L] integers that number each row's documents: what maps say of others, and of later positions, is
-            left out.
-        labelled: [B, L] bool, the positions t that count. What they see counts whether it is labelled or not.
+        document: [B, L] integers that number each row's documents: entries for other documents, and for later positions,
+            are left out.
+        labelled: [B, L] bool, the positions t that count. Positions that they see count, labelled or not.
         averaged: compare the means over all heads instead.
 
     Returns:
@@ -67,7 +67,7 @@ class AttentionMaps(PairedLayers):
         """"mapped": head by head; where one model has k times as many, means of k neighbours. "averaged": means of all."""
 
     def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
-        """Pair layers as the settings say; heads are looked at, too."""
+        """Pair layers by the settings; heads are checked, too."""
         if self.config.heads == "mapped":
             shared_heads(student.heads, teacher.heads)
         return kdtool.pair_layers("attention.layers", self.config.layers, student, teacher)

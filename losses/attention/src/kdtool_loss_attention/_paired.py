@@ -1,4 +1,4 @@
-"""What both losses have in common: layers of student and teacher that are compared, pair by pair."""
+"""Base of both losses: layers of student and teacher that are compared, pair by pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PairedLayers"]
 
 
 class PairedLayers(kdtool.SequenceLoss):
-    """A loss that is the mean over pairs of layers of something that subclasses say: `pair` and `compare`.
+    """A loss that is a mean over pairs of layers; subclasses define `pair` and `compare`.
 
     0, with zero gradient, where both models agree. Not softened: no temperature.
     """

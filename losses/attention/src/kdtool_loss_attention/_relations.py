@@ -36,7 +36,7 @@ def relation_divergence(
         teacher: [B, L, W of the teacher].
         relation_heads: A, which divides both widths.
         document: [B, L] integers that number each row's documents.
-        labelled: [B, L] bool, the positions t that count. What they see counts whether it is labelled or not.
+        labelled: [B, L] bool, the positions t that count. Positions that they see count, labelled or not.
 
     Returns:
         [N], row-major.
@@ -70,16 +70,16 @@ class Relations(PairedLayers):
 
         The paper takes the last of 12, and the 21st of 24, here number 20."""
         relation_heads: Literal["auto"] | Annotated[int, kdtool.Field(ge=1, le=4096)] = "auto"
-        """Into how many relation heads all heads' vectors are cut. "auto": as many as hold whole heads, of both models.
+        """Number of relation heads that all heads' vectors are cut into. "auto": as many as hold whole heads of both models.
 
-        More, as in the paper (48 for a width of 768), cut through heads; each width of both models is to be a multiple."""
+        More, as in the paper (48 for a width of 768), cut through heads; each width of both models must be a multiple."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._relation_heads = 1
 
     def pair(self, student: kdtool.ModelFacts, teacher: kdtool.ModelFacts) -> tuple[tuple[int, int], ...]:
-        """Pair layers as the settings say, and find the number of relation heads."""
+        """Pair layers by the settings, and find the number of relation heads."""
         self._relation_heads = _relation_heads(self.config.relation_heads, student, teacher)
         own = (student.layers - 1,) if self.config.layers == "last" else self.config.layers
         pairs = kdtool.pair_layers("relations.layers", own, student, teacher)

@@ -66,8 +66,8 @@ class Consistency(kdtool.TokenLoss):
         """
         if chunk.second_logits is None:
             raise kdtool.PluginError(
-                "consistency compares two passes of the student, and the trainer gave one: it must run the student as often "
-                "as the term's `forward_passes` says, or refuse the phase"
+                "consistency compares two passes of the student, and the trainer gave one: it must run the student "
+                "`forward_passes` times, the term's attribute, or refuse the phase"
             )
         return consistency(chunk.student_logits, chunk.second_logits, chunk.temperature)
 

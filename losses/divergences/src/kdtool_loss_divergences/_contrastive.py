@@ -19,8 +19,8 @@ def contrastive(
 ) -> Tensor:
     """Return `skew_reverse_kl` where the student wrote the token itself, and `skew_kl` elsewhere.
 
-    KL(q ‖ (1 − α)·p + α·q) takes from what the student says and the teacher would not, KL(p ‖ α·p + (1 − α)·q) gives to
-    what the teacher would say: the contrastive loss of Ko et al. (DistiLLM-2), arXiv 2503.07067. There a text of the
+    KL(q ‖ (1 − α)·p + α·q) lowers tokens that the student favours and the teacher does not, KL(p ‖ α·p + (1 − α)·q) raises
+    those that the teacher prefers: the contrastive loss of Ko et al. (DistiLLM-2), arXiv 2503.07067. There a text of the
     teacher's and one of the student's make a pair, and α adapts to each; here the two kinds count as their tokens do, α is
     fixed, and the corpus stands for the teacher (a corpus of its answers does so to the letter). 0 if and only if p = q,
     never above −log α. Not multiplied by T²: the trainer does that.

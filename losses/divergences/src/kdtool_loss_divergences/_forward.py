@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kdtool_logits import LOWEST, log_probabilities
 
-from kdtool_loss_divergences._softened import distribution, softened
+from kdtool_loss_divergences._softened import distribution, soften
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def top_k_forward_kl(student_logits: Tensor, ids: Tensor, weights: Tensor, tempe
         [C], in nats.
     """
     q_log = log_probabilities(student_logits, temperature)
-    nothing, ids = (ids < 0).all(-1), _filled(ids)
+    nothing, ids = (ids < 0).all(-1), _fill_padding(ids)
     # Summing the other tokens is exact where 1 − Σ q would cancel, and its gradient stays finite.
     q_rest_log = q_log.scatter(-1, ids, LOWEST).logsumexp(-1).masked_fill(nothing, 0)
     # Where the K are all tokens there is no rest; what rounding leaves of 1 − Σ w must not meet log 0.
@@ -105,7 +105,7 @@ def sampled_forward_kl_gradient(
 
     (Σ w · q − w)/T, where w stands at the tokens that were drawn. Arguments as in `sampled_forward_kl`.
     """
-    logits, ids = softened(student_logits, temperature), ids.clamp(min=0).long()
+    logits, ids = soften(student_logits, temperature), ids.clamp(min=0).long()
     gradient = logits.softmax(-1)
     top, top_log = logits.amax(-1, keepdim=True), gradient.amax(-1, keepdim=True).log()
     values = (weights * (top - logits.gather(-1, ids) - top_log)).sum(-1)
@@ -121,7 +121,7 @@ def top_k_forward_kl_gradient(
     (q − w)/T at the K tokens, s·(q_rest − w_rest)/T at all others, with s the student's softmax over those alone.
     Arguments as in `top_k_forward_kl`.
     """
-    logits, padding, ids = softened(student_logits, temperature), ids < 0, _filled(ids)
+    logits, padding, ids = soften(student_logits, temperature), ids < 0, _fill_padding(ids)
     chosen = logits.gather(-1, ids)
     rest = logits.scatter_(-1, ids, LOWEST).softmax(-1)
     rest_log = logits.amax(-1) - rest.amax(-1).log()
@@ -135,6 +135,6 @@ def top_k_forward_kl_gradient(
     return values, rest.scatter_(-1, ids, 0).scatter_add_(-1, ids, by_inside.to(rest.dtype))
 
 
-def _filled(ids: Tensor) -> Tensor:
+def _fill_padding(ids: Tensor) -> Tensor:
     """Return token numbers with another one of the same position in place of padding, 0 where there is none."""
     return ids.where(ids >= 0, ids.amax(-1, keepdim=True)).clamp(min=0).long()

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class _Divergence(kdtool.TokenLoss):
-    """What the divergences share: their temperature, and what the engine must know of them."""
+    """Base of the divergences: their temperature, and the attributes that the engine reads."""
 
     temperature_power: Literal[0, 1, 2] = 2
     divergence = True
@@ -114,7 +114,7 @@ class JensenShannon(_Divergence):
 
 
 class _Skewed(_Divergence):
-    """What the skewed divergences share: how much is mixed in."""
+    """Base of the skewed divergences: the share that is mixed in."""
 
     config: Config
 
@@ -122,7 +122,7 @@ class _Skewed(_Divergence):
         """Settings of `skew-kl`, `skew-reverse-kl` and `contrastive`."""
 
         alpha: float = kdtool.Field(default=0.1, gt=0, lt=1)
-        """How much of the distribution that is compared is mixed into the other. The value stays below −log alpha."""
+        """Share of the compared distribution that is mixed into the other. The value stays below −log alpha."""
 
 
 class SkewKL(_Skewed):

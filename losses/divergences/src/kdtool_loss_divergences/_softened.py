@@ -12,7 +12,7 @@ from kdtool_logits import LOWEST
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "softened"]
+__all__ = ["FLOOR", "SMALLEST", "by_logits", "distribution", "soften"]
 
 FLOOR = -100.0
 """The least logarithm of a teacher's probability in a reverse KL, which divides by it: e^-100 is below float32's numbers.
@@ -20,10 +20,10 @@ FLOOR = -100.0
 A token that the teacher excludes costs 100 nats times the student's probability of it, with a gradient of that size.
 Without a floor it costs without bound, and the first such token ends the training."""
 SMALLEST = 1e-37
-"""What a probability counts as at least where its logarithm is taken or it divides; float32 has smaller ones, next to 0."""
+"""Lower bound of a probability where its logarithm is taken or it divides; float32 has smaller ones, next to 0."""
 
 
-def softened(logits: Tensor, temperature: float) -> Tensor:
+def soften(logits: Tensor, temperature: float) -> Tensor:
     """Return logits / T in memory of its own; float64 stays, all else becomes float32."""
     scaled = logits.clone() if logits.dtype.itemsize >= 4 else logits.float()
     return scaled if temperature == 1.0 else scaled.div_(temperature)
@@ -34,7 +34,7 @@ def distribution(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
     The logarithm follows from the logits and the largest probability: an exponential of each is all that is taken.
     """
-    logs = softened(logits, temperature)
+    logs = soften(logits, temperature)
     probabilities = logs.softmax(-1)
     logs.sub_(logs.amax(-1, keepdim=True)).add_(probabilities.amax(-1, keepdim=True).log())
     return probabilities, logs.clamp_(min=LOWEST)

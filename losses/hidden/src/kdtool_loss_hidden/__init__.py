@@ -35,7 +35,7 @@ def state_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         [N].
     """
-    return (_normalised(student) - _normalised(teacher)).square().mean(-1)
+    return (_normalise(student) - _normalise(teacher)).square().mean(-1)
 
 
 class HiddenStates(kdtool.SequenceLoss):
@@ -81,13 +81,13 @@ class HiddenStates(kdtool.SequenceLoss):
                 "`module` that kdtool_modules returned, and a teacher's signal"
             )
         distances = [
-            state_distance(_projected(view.module, mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
+            state_distance(_project(view.module, mine, view.student.hidden[mine]), view.teacher.hidden[theirs])
             for mine, theirs in view.layers
         ]
         return kdtool.PerToken(sum(distances[1:], distances[0]) / len(distances))
 
 
-def _projected(projectors: Module | None, layer: int, states: Tensor) -> Tensor:
+def _project(projectors: Module | None, layer: int, states: Tensor) -> Tensor:
     if projectors is None:
         return states
     projector = projectors.get_submodule(str(layer))
@@ -95,6 +95,6 @@ def _projected(projectors: Module | None, layer: int, states: Tensor) -> Tensor:
     return projected
 
 
-def _normalised(states: Tensor) -> Tensor:
+def _normalise(states: Tensor) -> Tensor:
     states = states if states.dtype.itemsize >= 4 else states.float()
     return states * (states.square().mean(-1, keepdim=True) + EPSILON).rsqrt()

@@ -21,7 +21,7 @@ __all__ = ["DirectPreference", "margins", "preference_loss"]
 def preference_loss(margin: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
     """Return −(1 − ε)·log σ(β·m) − ε·log σ(−β·m), per pair.
 
-    m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] says how much more the student prefers the
+    m = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)] is how much more the student prefers the
     chosen answer y_w to the rejected y_l than the reference does. With ε = 0 this is equation 7 of Rafailov et al. (DPO),
     arXiv 2305.18290; ε > 0 is conservative DPO (Mitchell's note on noisy preferences, 2023), for pairs of which a share ε is
     the wrong way round.
@@ -75,9 +75,9 @@ class DirectPreference(kdtool.SequenceLoss):
         """Settings of `preference`."""
 
         beta: float = kdtool.Field(default=0.1, gt=0, le=100)
-        """β: how firmly the reference holds the student; small values let it go far."""
+        """β: strength of the pull towards the reference; small values let the student move far from it."""
         label_smoothing: float = kdtool.Field(default=0.0, ge=0, lt=0.5)
-        """Share of the pairs that are taken to be the wrong way round; 0 believes all."""
+        """Share of the pairs that are assumed to be mislabelled; 0 trusts all."""
 
     def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
         """Return `preference_loss` of each row.

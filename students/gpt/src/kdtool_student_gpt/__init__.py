@@ -1,4 +1,4 @@
-"""Student plugin `gpt`: a decoder that starts from random weights, of as many parameters as a recipe says.
+"""Student plugin `gpt`: a decoder that starts from random weights, with the recipe's number of parameters.
 
 `Gpt` is the student; `_solve` finds its shape; all else is `kdtool_transformers.LlamaStudent`.
 """

@@ -30,7 +30,7 @@ WIDTH_PER_LAYER = (8, 256)
 FEED_FORWARD_RATIO = (2, 4)
 """Least and greatest width of a feed-forward layer, in widths of states; 8/3 is Llama's."""
 GROUPS = (1, 2, 3, 4)
-"""How many heads may share keys and values."""
+"""Numbers of heads that may share keys and values."""
 LEAST_LAYERS = 2
 
 
@@ -39,7 +39,7 @@ def solve(wanted: int, vocabulary: int, tied: bool) -> LlamaShape:
     """Return the best shape within two per cent of `wanted` parameters, embeddings counted.
 
     Raises:
-        UsageError: there is none; the message says why, and the nearest count that there is.
+        UsageError: no such shape exists; the message holds the reason and the nearest count that exists.
     """
     shape, fits = best_shape(
         wanted,

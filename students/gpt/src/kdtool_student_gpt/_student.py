@@ -20,7 +20,7 @@ class Gpt(LlamaStudent):
         """Settings of the student `gpt`."""
 
         parameters: ParameterCount | None = None
-        """How many parameters it has, embeddings counted: `125M`, `1.2B`, or a whole number. The shape is found, within
+        """Number of parameters, embeddings included: `125M`, `1.2B`, or a whole number. The shape is found, within
         2 %. Give this, or layers, hidden and heads."""
         layers: int | None = kdtool.Field(default=None, ge=1, le=1000)
         """Decoder layers."""
@@ -33,9 +33,9 @@ class Gpt(LlamaStudent):
         feed_forward: int | None = kdtool.Field(default=None, ge=1, le=262144)
         """Width of the gated feed-forward layer; absent: 8/3 of hidden, up to the next multiple of 256."""
         context: int = kdtool.Field(default=2048, ge=8, le=1_048_576)
-        """Tokens that it is made for."""
+        """Context length in tokens."""
         tied: bool = True
-        """Whether the head is the embedding; if not, embeddings are counted twice."""
+        """True: the head shares the embedding's weights. False: embeddings are counted twice."""
 
         @pydantic.model_validator(mode="after")
         def _one_way(self) -> Gpt.Config:
@@ -57,7 +57,7 @@ class Gpt(LlamaStudent):
             return self
 
         def explicit(self) -> LlamaShape | None:
-            """Return the shape that is given, None where it is to be found."""
+            """Return the shape that the settings give, None where `parameters` determine it."""
             if self.layers is None or self.hidden is None or self.heads is None:
                 return None
             return LlamaShape(
@@ -77,7 +77,7 @@ class Gpt(LlamaStudent):
 
     @property
     def is_tied(self) -> bool:
-        """Whether the head is the embedding."""
+        """Return whether the head is the embedding."""
         return self.config.tied
 
     def shape(self, vocabulary: int) -> LlamaShape:

@@ -1,6 +1,6 @@
 """Student plugin `pretrained`: any causal language model of transformers goes on learning.
 
-`Pretrained` is the student. Where its weights are and who licensed them says `kdtool_transformers`.
+`Pretrained` is the student; `kdtool_transformers` finds its weights and their licence.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Pretrained(CausalStudent):
         model: str = kdtool.Field(min_length=1)
         """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
-        """Branch, tag or commit of a hub name. None: the newest; what it was is recorded with the run."""
+        """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
         dtype: Literal["auto", "float32"] = "auto"
-        """Dtype of weights that do not learn, such as those under adapters. `auto`: as they are stored."""
+        """Dtype of frozen weights, such as those under adapters. `auto`: as they are stored."""
 
     config: Config
 
@@ -42,14 +42,14 @@ class Pretrained(CausalStudent):
         from kdtool_transformers import open_tokenizer
 
         if self._tokenizer is None:
-            place, revision = self._located(run)
+            place, revision = self._find_weights(run)
             self._tokenizer = open_tokenizer(place, revision=revision, offline=run.offline)
         return self._tokenizer
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         from kdtool_transformers import source_identity
 
-        weights = source_identity(self._located(run), offline=run.offline)
+        weights = source_identity(self._find_weights(run), offline=run.offline)
         return {"weights": weights, **super().kdtool_identity(run)}
 
     def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
@@ -58,7 +58,7 @@ class Pretrained(CausalStudent):
         published = absent_config(self.config.model, self.config.revision)
         if published is not None:
             return self._in_dtype(absent_facts(published))
-        place, revision = self._located(run)
+        place, revision = self._find_weights(run)
         tokenizer = self.kdtool_tokenizer(run)
         assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
         self._refuse_quantised(run)
@@ -72,7 +72,7 @@ class Pretrained(CausalStudent):
         if published is not None:
             outline = outline_of(published)
         else:
-            place, revision = self._located(run)
+            place, revision = self._find_weights(run)
             tokenizer = self.kdtool_tokenizer(run)
             assert isinstance(tokenizer, TransformersTokenizer)  # noqa: S101
             outline = outline_of(open_config(place, revision=revision, offline=run.offline), tokenizer)
@@ -90,7 +90,7 @@ class Pretrained(CausalStudent):
         import torch
         from kdtool_transformers import open_model
 
-        place, revision = self._located(run)
+        place, revision = self._find_weights(run)
         self._refuse_quantised(run)
         dtype: torch.dtype = getattr(torch, self.kdtool_describe(run).dtype)
         student = open_model(place, dtype=dtype, revision=revision, offline=run.offline)
@@ -105,7 +105,7 @@ class Pretrained(CausalStudent):
     def _in_dtype(self, stored: kdtool.ModelFacts) -> kdtool.ModelFacts:
         return stored if self.config.dtype == "auto" else replace(stored, dtype=self.config.dtype)
 
-    def _located(self, run: kdtool.RunInfo) -> Source:
+    def _find_weights(self, run: kdtool.RunInfo) -> Source:
         from kdtool_transformers import find_source
 
         if self._source is None:
@@ -116,7 +116,7 @@ class Pretrained(CausalStudent):
         """Refuse weights that are stored quantised: they do not learn, and transformers would keep them so."""
         from kdtool_transformers import open_config
 
-        place, revision = self._located(run)
+        place, revision = self._find_weights(run)
         stored = getattr(open_config(place, revision=revision, offline=run.offline), "quantization_config", None)
         if stored is not None:
             method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else type(stored).__name__

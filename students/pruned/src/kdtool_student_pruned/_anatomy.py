@@ -1,4 +1,4 @@
-"""What a source is made of: the axes of every weight, and so how many parameters any smaller shape of it has.
+"""Anatomy of a source: the axes of every weight, and so the number of parameters of any smaller shape of it.
 
 Counting (`_solve`) and cutting (`_cut`) read the same table. Built from a model on the meta device: no weights.
 """
@@ -72,7 +72,7 @@ class Anatomy:
 
     @property
     def heads_fill_hidden(self) -> bool:
-        """Whether llama.cpp opens this class only where heads times head size is the hidden size."""
+        """Return whether llama.cpp opens this class only where heads times head size is the hidden size."""
         return self.model_type != "llama"
 
     def parameters(self, shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""Which units stay for a shape, by their importance. Called by `Pruned`."""
+"""Choice of the units that stay for a shape, by their importance. Called by `Pruned`."""
 
 from __future__ import annotations
 

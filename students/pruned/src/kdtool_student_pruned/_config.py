@@ -17,24 +17,24 @@ class PrunedConfig(kdtool.Config):
     """Settings of the student `pruned`."""
 
     parameters: ParameterCount | None = None
-    """How many parameters stay, embeddings counted: `350M`, `1.2B`, or a whole number. The shape is found, within 2 %.
-    Give this, or what is to be smaller: layers or keep, hidden, heads, kv_heads, feed_forward."""
+    """Number of parameters that stay, embeddings included: `350M`, `1.2B`, or a whole number. The shape is found, within
+    2 %. Give this, or the sizes to reduce: layers or keep, hidden, heads, kv_heads, feed_forward."""
     layers: int | None = kdtool.Field(default=None, ge=1, le=1000)
-    """How many decoder layers stay; `importance` chooses them. Absent, and no `keep`: all."""
+    """Number of decoder layers that stay; `importance` chooses them. Absent, and no `keep`: all."""
     keep: tuple[int, ...] | None = None
     """The teacher's layers to keep, counted from 0, in ascending order."""
     hidden: int | None = kdtool.Field(default=None, ge=1, le=65536)
-    """How many channels of the states between layers stay. Absent: all."""
+    """Number of channels of the states between layers that stay. Absent: all."""
     heads: int | None = kdtool.Field(default=None, ge=1, le=1024)
-    """How many attention heads stay in a layer. Alone: with their KV heads. Absent: all of the KV heads that stay."""
+    """Number of attention heads that stay in a layer. Alone: with their KV heads. Absent: all of the KV heads that stay."""
     kv_heads: int | None = kdtool.Field(default=None, ge=1, le=1024)
-    """How many heads of keys and values stay in a layer. Absent: as many as `heads` ask for, else all."""
+    """Number of heads of keys and values that stay in a layer. Absent: as many as `heads` ask for, else all."""
     feed_forward: int | None = kdtool.Field(default=None, ge=1, le=262144)
-    """How many neurons of a feed-forward layer stay. Absent: all."""
+    """Number of neurons of a feed-forward layer that stay. Absent: all."""
     source: str = "teacher"
     """The component to cut: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
     importance: Literal["block-influence", "uniform"] = "block-influence"
-    """How layers are chosen. `block-influence`: those that change their input most stay (one minus the cosine of a
+    """Method that chooses layers. `block-influence`: those that change their input most stay (one minus the cosine of a
     layer's input and output, mean over calibration tokens; ShortGPT, arXiv 2403.03853). `uniform`: evenly spaced ones,
     first and last included. Widths always follow activations on the calibration text."""
     calibration_rows: int = kdtool.Field(default=16, ge=1, le=4096)
@@ -49,7 +49,7 @@ class PrunedConfig(kdtool.Config):
         if self.parameters is not None and given:
             raise ValueError(f"parameters finds the shape: leave out {', '.join(given)}, or parameters")
         if self.parameters is None and not given:
-            raise ValueError(f"give parameters (how many stay), or what is to be smaller: {', '.join(shape)}")
+            raise ValueError(f"give parameters (how many stay), or sizes to reduce: {', '.join(shape)}")
         if self.layers is not None and self.keep is not None:
             raise ValueError("give either layers (how many stay) or keep (which stay)")
         if self.keep is not None and (not self.keep or list(self.keep) != sorted(set(self.keep)) or self.keep[0] < 0):
@@ -65,7 +65,7 @@ class PrunedConfig(kdtool.Config):
 
     @property
     def count(self) -> int | None:
-        """How many layers stay, None where that is not said."""
+        """Number of layers that stay, None where the settings do not give it."""
         return self.layers if self.keep is None else len(self.keep)
 
     @property

@@ -1,7 +1,8 @@
 """Builds a model with some of another's layers, channels, heads and neurons.
 
-`Kept` says which; `cut` builds. Weights are copied as they are, but for one factor: norms take the mean square over fewer
-channels, which their gains make good, so that leaving out channels that are always zero changes nothing.
+`Kept` names the units that stay; `cut` builds the student. Weights are copied as they are, but for one factor: norms take
+the mean square over fewer channels, which their gains make good, so that leaving out channels that are always zero changes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Kept", "cut"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays of a source, in ascending order.
+    """Units of a source that stay, in ascending order.
 
     `hidden` are channels of the states between layers. `heads`, `kv_heads` and `feed_forward` name for each layer of
     `layers` its heads, KV heads and neurons. None: all of them.
@@ -38,7 +39,7 @@ class Kept:
 
     @property
     def cuts_width(self) -> bool:
-        """Whether anything is left out besides layers."""
+        """Return whether anything is left out besides layers."""
         return any(units is not None for units in (self.hidden, self.heads, self.kv_heads, self.feed_forward))
 
     def index(self, axis: str, place: int | None, head_size: int) -> Tensor | None:
@@ -62,7 +63,7 @@ def cut(source: TransformersModel, kept: Kept) -> TransformersModel:
     """
     causal = source.model
     if not all(weight.is_floating_point() for weight in causal.parameters()):
-        raise kdtool.UsageError("the weights to be cut are held in few bits: give a source without quantise")
+        raise kdtool.UsageError("source: its weights are held in few bits: give a source without quantise")
     config, shape = causal.config, None
     if kept.cuts_width:
         shape = _shape(config, kept)

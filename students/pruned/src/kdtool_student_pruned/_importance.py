@@ -1,4 +1,4 @@
-"""How much each layer, channel, head and neuron of a model matters, measured on calibration text in one pass.
+"""Importance of each layer, channel, head and neuron of a model, measured on calibration text in one pass.
 
 `measure` is called by `Pruned`; `_choice` decides by what it gives. Layers: block influence, one minus the mean cosine of a
 layer's input and output (ShortGPT, arXiv 2403.03853). Widths, after Minitron (arXiv 2407.14679, section 2.2): activations of
@@ -33,8 +33,8 @@ _ROWS_AT_ONCE = 4
 class Importance:
     """Importance of units, on the CPU; greater is more.
 
-    `layers` [L]; `channels` by the name of the norm that reads them [H], shares that sum to 1; `heads` [L, heads];
-    `feed_forward` [L, neurons]. The last three are empty where only layers were measured.
+    `layers` [L], `heads` [L, heads], `feed_forward` [L, neurons], and `channels` [H] by the name of the norm that reads
+    them: shares that sum to 1. All but `layers` are empty where only layers were measured.
     """
 
     layers: Tensor
@@ -60,7 +60,7 @@ def measure(
         UsageError: the examples hold no text.
     """
     sums, tokens = _Sums(), 0
-    with _hooked(model.model, sums, widths):
+    with _record_sums(model.model, sums, widths):
         for batch in _batches(model, examples, rows, min(length, model.facts.context or length)):
             with torch.no_grad():
                 model.backbone(batch, kdtool.SignalRequest())
@@ -72,19 +72,19 @@ def measure(
         )
     layers = decoder_layers(model.model)
 
-    def stacked(kind: str) -> Tensor:
+    def stack_means(kind: str) -> Tensor:
         return torch.stack([sums[f"{kind} {number}"] / tokens for number in range(len(layers))])
 
     return Importance(
-        layers=stacked("layer"),
+        layers=stack_means("layer"),
         channels={name.removeprefix("norm "): s / s.sum() for name, s in sums.items() if name.startswith("norm ")},
-        heads=stacked("heads") if widths else torch.empty(0),
-        feed_forward=stacked("neurons") if widths else torch.empty(0),
+        heads=stack_means("heads") if widths else torch.empty(0),
+        feed_forward=stack_means("neurons") if widths else torch.empty(0),
     )
 
 
 @contextmanager
-def _hooked(causal: Any, sums: _Sums, widths: bool) -> Iterator[None]:
+def _record_sums(causal: Any, sums: _Sums, widths: bool) -> Iterator[None]:
     """Let every forward pass add to `sums` while the block runs."""
     hooks = []
     layers: Iterable[Any] = decoder_layers(causal)

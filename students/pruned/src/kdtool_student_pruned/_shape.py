@@ -17,11 +17,11 @@ class Shape(NamedTuple):
     feed_forward: int
 
     def __str__(self) -> str:
-        heads = _counted(self.heads, "head")
+        heads = _pluralise(self.heads, "head")
         if self.heads != self.kv_heads:
-            heads += f" on {_counted(self.kv_heads, 'KV head')}"
-        return f"{_counted(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
+            heads += f" on {_pluralise(self.kv_heads, 'KV head')}"
+        return f"{_pluralise(self.layers, 'layer')}, hidden {self.hidden}, {heads}, feed-forward {self.feed_forward}"
 
 
-def _counted(number: int, thing: str) -> str:
+def _pluralise(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -22,11 +22,11 @@ __all__ = ["shapes", "solve"]
 WIDE = 1024
 """From this width on only multiples of 256 are looked at, and the source's own."""
 ATTENTION_RATIO = 1.5
-"""How far the width of all heads may leave the source's proportion to the hidden size, up and down."""
+"""Largest factor by which the width of all heads may leave the source's proportion to the hidden size, up and down."""
 FEED_FORWARD_RATIO = 2.0
-"""How far the width of feed-forward layers may, likewise."""
+"""Largest factor for the width of feed-forward layers, likewise."""
 DEPTH = 1 / 3
-"""How much of the cut in width depth takes, in logarithms."""
+"""Cut in depth as a share of the cut in width, in logarithms."""
 LEAST_LAYERS = 2
 
 
@@ -39,7 +39,7 @@ def solve(wanted: int, source: Anatomy, name: str) -> Shape:
         name: the source's name in the recipe, for messages.
 
     Raises:
-        UsageError: there is none; the message says why, and the nearest count that there is.
+        UsageError: no such shape exists; the message holds the reason and the nearest count that exists.
     """
     whole = source.parameters(source.shape)
     if wanted > whole * (1 + TOLERANCE):

@@ -143,7 +143,8 @@ class Pruned(CausalStudent):
         """Return the source, which implements `hook`."""
         if self.config.source not in run.implementing(hook):
             raise kdtool.UsageError(
-                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut"
+                f"source: {self.config.source} is not a teacher of this recipe whose model can be cut; "
+                "name one that opens weights by transformers"
             )
         return run.component(self.config.source, kdtool.Teacher)
 
@@ -161,7 +162,7 @@ class Pruned(CausalStudent):
 
 
 class _Plan(NamedTuple):
-    """What is known before weights load: the source described, what it is made of, and the shape of the student."""
+    """Facts known before weights load: the source's description and anatomy, and the shape of the student."""
 
     facts: TransformersFacts
     source: Anatomy
@@ -169,5 +170,5 @@ class _Plan(NamedTuple):
 
     @property
     def cuts_width(self) -> bool:
-        """Whether anything is left out besides layers."""
+        """Return whether anything is left out besides layers."""
         return self.shape[1:] != self.source.shape[1:]

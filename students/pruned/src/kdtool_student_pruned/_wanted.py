@@ -1,4 +1,4 @@
-"""Which shape a recipe asks for, compared with what its source has; and what is to be known of that shape.
+"""The shape that a recipe asks for, compared with its source's; and notes on that shape.
 
 `wanted_shape` is called by `Pruned` before any weights load.
 """
@@ -25,7 +25,8 @@ def wanted_shape(config: PrunedConfig, source: Anatomy) -> Shape:
     """Return the shape that the settings ask of a source; what they leave out stays as it is.
 
     Raises:
-        UsageError: the source is too small, its class cannot be cut so, or no such model exists; all that is wrong is told.
+        UsageError: the source is too small, its class cannot be cut so, or no such model exists; the message lists all
+        faults.
     """
     name, whole = config.source, source.shape
     if config.width_keys and source.model_type not in CLASSES:

@@ -32,11 +32,11 @@ class SmallCoder(LlamaStudent):
         """Settings of the student `smallcoder`."""
 
         size: Literal["303m", "106m", "40m", "11m"] = "303m"
-        """Its shape, named by the parameters that it has with 32,000 tokens. `303m` is SmallCoder itself."""
+        """Shape, named by its number of parameters with 32,000 tokens. `303m` is SmallCoder itself."""
         parameters: ParameterCount | None = None
-        """The exact count that it must have, or the run is refused; absent: as many as the tokenizer makes of the shape."""
+        """Exact number of parameters, or the run is refused; absent: any number that shape and tokenizer give."""
         context: int = kdtool.Field(default=4096, ge=8, le=1_048_576)
-        """Tokens that it is made for."""
+        """Context length in tokens."""
 
     config: Config
 
@@ -58,7 +58,7 @@ class SmallCoder(LlamaStudent):
         return shape
 
     def notes(self, vocabulary: int) -> list[str]:
-        """Return what the user must know of the shape: also how far it is from what its name says."""
+        """Return what the user must know of the shape, such as its difference from the size in its name."""
         notes = super().notes(vocabulary)
         if vocabulary != VOCABULARY:
             shape = SHAPES[self.config.size]

@@ -1,6 +1,6 @@
 """Teacher plugin `causal-lm`: any causal language model that transformers opens.
 
-`CausalLM` says where the weights are; all else is `kdtool_transformers.CausalTeacher`.
+`CausalLM` names the weights; all else is `kdtool_transformers.CausalTeacher`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CausalLM(CausalTeacher):
         model: str = kdtool.Field(min_length=1)
         """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
-        """Branch, tag or commit of a hub name. None: the newest; what it was is recorded with the run."""
+        """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""
 
     config: Config
 

@@ -1,6 +1,6 @@
 """Teacher plugin `codellama`: Code Llama of 7, 13 and 34 billion parameters, as base, Python and Instruct model.
 
-`CodeLlama` says which model, how it is asked, and its licence; all else is `kdtool_transformers.PublishedTeacher`.
+`CodeLlama` defines the model, its prompts and its licence; all else is `kdtool_transformers.PublishedTeacher`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class CodeLlama(PublishedTeacher):
         """Settings of the teacher `codellama`."""
 
         size: Literal["7B", "13B", "34B"] = "7B"
-        """Which of the family. Own `weights` have a size of their own."""
+        """Size of the published model. Not used with own `weights`."""
         variant: Literal["base", "python", "instruct"] = "base"
-        """What it was tuned for: nothing, Python, or following instructions: then prompts are wrapped in [INST] marks."""
+        """Tuning of the model: none, Python, or instructions (prompts are wrapped in [INST] marks)."""
         dtype: DtypeName = "bfloat16"
         """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 

@@ -1,7 +1,7 @@
-"""Teacher plugin `openai`: a model behind a server that speaks the OpenAI protocol.
+"""Teacher plugin `openai`: a model behind a server with the OpenAI protocol.
 
 `OpenAI` is the teacher, `_runtime` shows it to evaluators. `_server` sends requests, `_texts` turns prompts into answers,
-`_tokens` asks for the likeliest tokens and compares tokenizers, `_address` says which servers may be asked. All of them load
+`_tokens` asks for the likeliest tokens and compares tokenizers, `_address` checks the server's address. All of them load
 in hooks.
 """
 

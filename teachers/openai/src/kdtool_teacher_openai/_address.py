@@ -1,4 +1,4 @@
-"""Which servers may be asked: those on this machine, or at a private address of the network it is in.
+"""Check of addresses: servers on this machine, or at a private address of the network it is in, may be asked.
 
 Requests to paid endpoints cost money that nothing counts yet, and a killed run could pay twice; so none is sent.
 """
@@ -37,10 +37,10 @@ def require_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("is to be an address such as http://127.0.0.1:8000/v1")
+        raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
-            "is to be an address alone; a key comes from the environment variable that `key_variable` names"
+            "must be an address alone: put a key into an environment variable, and name that by `key_variable`"
         )
     try:
         address = ipaddress.ip_address(parts.hostname)
@@ -73,7 +73,9 @@ def local_addresses(url: str, *, offline: bool) -> None:
         if not _is_private(address):
             raise kdtool.UsageError(f"url: {host} is {address}, a public address; {_REASON}")
         if offline and not address.is_loopback:
-            raise kdtool.ServiceError(f"the run is offline, and {host} is another machine; give a server on this one")
+            raise kdtool.ServiceError(
+                f"url: the run is offline, and {host} is another machine; give a server on this one"
+            )
 
 
 def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

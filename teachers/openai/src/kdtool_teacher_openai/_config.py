@@ -20,24 +20,24 @@ class OpenAIConfig(kdtool.Config):
     model: str = kdtool.Field(min_length=1)
     """The model's name as the server lists it. It stands for the weights: other weights need another name."""
     api: Literal["chat", "completions"] = "chat"
-    """`chat`: a prompt is what a user says, written by the server's chat template. `completions`: it is continued."""
+    """`chat`: a prompt is a user's message, formatted by the server's chat template. `completions`: it is continued."""
     tokenizer: str | None = kdtool.Field(default=None, min_length=1)
     """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives text alone."""
     top_k: int | None = kdtool.Field(default=None, ge=1, le=1000)
-    """Ask for so many of the likeliest tokens at each position, for losses on distributions. None: text alone."""
+    """Number of likeliest tokens to ask for at each position, for losses on distributions. None: text alone."""
     licence: str | None = kdtool.Field(default=None, min_length=1)
     """The licence of the server's model, as model cards name it (`apache-2.0`, `llama3.2`). None: that of the publisher,
-    where `model` is a hub name that tells it."""
+    where `model` is a hub name whose card gives it."""
     key_variable: str | None = kdtool.Field(
         default=None, min_length=1, json_schema_extra=kdtool.does_not_affect_results()
     )
-    """The environment variable that holds the server's key. None: the server wants none."""
+    """The environment variable that holds the server's key. None: the server needs no key."""
     concurrency: int = kdtool.Field(default=8, ge=1, le=256, json_schema_extra=kdtool.does_not_affect_results())
-    """Requests under way at the same time."""
+    """Largest number of requests at the same time."""
     timeout: float = kdtool.Field(default=600, gt=0, le=86400, json_schema_extra=kdtool.does_not_affect_results())
-    """Seconds without a sign of an answer after which a request is given up and sent again."""
+    """Seconds without a part of an answer after which a request is given up and sent again."""
     retries: int = kdtool.Field(default=5, ge=0, le=100, json_schema_extra=kdtool.does_not_affect_results())
-    """How often a request is sent again that got no answer."""
+    """Number of times that a request without an answer is sent again."""
 
     @pydantic.field_validator("url")
     @classmethod
@@ -47,5 +47,5 @@ class OpenAIConfig(kdtool.Config):
     @pydantic.model_validator(mode="after")
     def _tokens_are_known(self) -> OpenAIConfig:
         if self.top_k is not None and self.tokenizer is None:
-            raise ValueError("top_k needs `tokenizer`: token ids mean nothing without knowing whose they are")
+            raise ValueError("top_k needs `tokenizer`, which defines the token ids: give both, or neither")
         return self

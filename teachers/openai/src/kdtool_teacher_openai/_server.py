@@ -1,4 +1,4 @@
-"""One server with the OpenAI protocol: requests that are tried again where that is safe, and errors that say what to do.
+"""One server with the OpenAI protocol: requests that are tried again where that is safe, and errors that name the remedy.
 
 `Server` runs an asyncio client in a thread of its own, so that many requests are under way while the caller, and its
 Ctrl-C, stay plain. A request is sent again only where no answer to it was received: the connection failed or broke, time
@@ -88,22 +88,22 @@ class Server:
 
     def get(self, path: str) -> Any:
         """Return what the server has at a path, as plain data. Raises as `post`."""
-        return self._portal.call(self._asked, lambda: self._client.get(path, cast_to=object))
+        return self._portal.call(self._send, lambda: self._client.get(path, cast_to=object))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the server's answer to a request, as plain data.
 
         Raises:
-            RefusedError: this request is refused, or the answer is no JSON that can be read, or tells an error.
+            RefusedError: this request is refused, or the answer is not valid JSON, or is an error.
             AuthenticationError: the key is missing or refused.
-            UsageError: there is no such path or model.
+            UsageError: the path or the model does not exist.
             ServiceError: no answer came.
         """
         return self._portal.call(self.sent, path, body)
 
     async def sent(self, path: str, body: Mapping[str, Any]) -> Any:
         """Do what `post` does, in the client's own thread."""
-        return await self._asked(lambda: self._client.post(path, body=dict(body), cast_to=object))
+        return await self._send(lambda: self._client.post(path, body=dict(body), cast_to=object))
 
     def at_once(self, items: Iterable[T], ask: Callable[[T], Awaitable[R]], limit: int) -> Iterator[tuple[T, R]]:
         """Yield items with what `ask` returns for each, as they come; at most `limit` of them are under way.
@@ -138,7 +138,7 @@ class Server:
             for future in pending:
                 future.cancel()
 
-    async def _asked(self, send: Callable[[], Awaitable[Any]]) -> Any:
+    async def _send(self, send: Callable[[], Awaitable[Any]]) -> Any:
         attempts = AsyncRetrying(
             retry=retry_if_exception(_may_be_sent_again),
             stop=stop_after_attempt(1 + self._config.retries),
@@ -150,21 +150,21 @@ class Server:
                 with attempt:
                     answer = await send()
         except openai.APIError as error:
-            raise self._explained(error) from None  # what is left out may hold the key
+            raise self._to_error(error) from None  # what is left out may hold the key
         except UnicodeEncodeError as error:
             raise RefusedError(f"the request holds text that cannot be sent: {error}") from None
         except (ValueError, RecursionError) as error:
-            # Other bytes than UTF-8, nesting without an end, and numbers of thousands of digits are no JSON either.
-            raise RefusedError(f"the answer is no JSON that can be read: {error}") from None
+            # Other bytes than UTF-8, nesting without an end, and numbers of thousands of digits are refused as well.
+            raise RefusedError(f"the answer is not valid JSON: {error}") from None
         if isinstance(answer, str):  # of another content type
-            raise RefusedError(f"the answer is no JSON but {answer[:60]!r}")
-        if isinstance(answer, Mapping) and (told := answer.get("error")):
-            raise RefusedError(f"the answer is an error: {self._shown(_said(told))}")
+            raise RefusedError(f"the answer is not JSON but {answer[:60]!r}")
+        if isinstance(answer, Mapping) and (reason := answer.get("error")):
+            raise RefusedError(f"the answer is an error: {self._shorten(_error_message(reason))}")
         return answer
 
-    def _explained(self, error: openai.APIError) -> Exception:
+    def _to_error(self, error: openai.APIError) -> Exception:
         where = f"the server at {self._config.url}"
-        told = self._shown(_said(error.body) or error.message)
+        reason = self._shorten(_error_message(error.body) or error.message)
         if isinstance(error, openai.APITimeoutError):
             return kdtool.ServiceError(f"{where} gave no answer within {self._config.timeout:g} s; see `timeout`")
         if not isinstance(error, openai.APIStatusError):
@@ -175,24 +175,24 @@ class Server:
             refused = "wants a key: name the environment variable that holds it by `key_variable`"
             if self._config.key_variable:
                 refused = f"refuses the key in {self._config.key_variable}"
-            return kdtool.AuthenticationError(f"{where} {refused} ({status}: {told}). What was answered is kept")
+            return kdtool.AuthenticationError(f"{where} {refused} ({status}: {reason}). Answers so far are kept")
         if status == 402 or error.code in _NO_MONEY:
-            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}: {told}). What was answered is kept")
+            return kdtool.AuthenticationError(f"{where} wants to be paid ({status}: {reason}). Answers so far are kept")
         if status in _THIS_REQUEST:
-            return RefusedError(f"{status}: {told}")
+            return RefusedError(f"{status}: {reason}")
         if status in _AGAIN or status >= 500:
             tries = f"after {1 + self._config.retries} attempts" if self._config.retries else "at once"
-            return kdtool.ServiceError(f"{where} fails with {status} {tries}: {told}. What was answered is kept")
-        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {told}")
+            return kdtool.ServiceError(f"{where} fails with {status} {tries}: {reason}. Answers so far are kept")
+        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {reason}")
 
-    def _shown(self, text: str) -> str:
+    def _shorten(self, text: str) -> str:
         return self._without_key(" ".join(readable(text).split()))[:_SHOWN]
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, _MARK) if self._key else text
 
 
-def _said(error: Any) -> str:
+def _error_message(error: Any) -> str:
     """Return the message of an error as servers send it: {"message": "…"}, or the text alone."""
     said = error.get("message", error) if isinstance(error, Mapping) else error
     return str(said or "")
@@ -203,7 +203,7 @@ def _key(variable: str | None) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise kdtool.AuthenticationError(f"the environment variable {variable} with the server's key is not set")
+        raise kdtool.AuthenticationError(f"key_variable: {variable} is not set; export it with the server's key")
     return key
 
 

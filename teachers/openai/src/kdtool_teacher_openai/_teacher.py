@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["OpenAI"]
 
 _PROTOCOL = "1"
-"""Grows when the same request would be sent or read otherwise, so that what older versions were told is asked for anew."""
+"""Grows when the same request would be sent or read otherwise, so that older versions' answers are asked for anew."""
 
 
 class OpenAI(kdtool.Teacher):
-    """A model behind a local server: its answers, and the likeliest tokens where the server tells them."""
+    """A model behind a local server: its answers, and the likeliest tokens where the server gives them."""
 
     class Config(OpenAIConfig):
         """Settings of the teacher `openai`."""
@@ -51,7 +51,7 @@ class OpenAI(kdtool.Teacher):
         self._offline = run.offline
         if self.config.tokenizer is None:
             raise kdtool.UsageError(
-                "which tokenizer the server's model has is not known: say it by `tokenizer` (a folder, a hub name, a .gguf "
+                "the tokenizer of the server's model is unknown: name it by `tokenizer` (a folder, a hub name, a .gguf "
                 "file), or take the student's from elsewhere"
             )
         if self._tokenizer is None:
@@ -65,7 +65,7 @@ class OpenAI(kdtool.Teacher):
     def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
         from kdtool_teacher_openai._texts import answers
 
-        return answers(self._opened(), self.config, requests)
+        return answers(self._open_server(), self.config, requests)
 
     def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
         """Give the server to evaluators of text; nothing is asked before they ask."""
@@ -74,7 +74,7 @@ class OpenAI(kdtool.Teacher):
         self._offline = run.offline
         if subject.role != "teacher":
             return None
-        # By `chat` a prompt is what a user says, which is answered, not continued.
+        # By `chat` a prompt is a user's message, which is answered, not continued.
         return AnsweringRuntime(self.kdtool_answer, "converse" if self.config.api == "chat" else "continue")
 
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
@@ -86,8 +86,8 @@ class OpenAI(kdtool.Teacher):
             self._server.close()
         self._server = self._tokens = None
 
-    def _opened(self) -> Server:
-        """Return the server, once it has said that it serves the model."""
+    def _open_server(self) -> Server:
+        """Return the server, once it has confirmed that it serves the model."""
         if self._server is None:
             from kdtool_teacher_openai._server import Server
             from kdtool_teacher_openai._texts import require_model
@@ -109,5 +109,5 @@ class OpenAI(kdtool.Teacher):
 
             if self._tokenizer is None:
                 self._tokenizer = open_tokenizer(self.config.tokenizer or "", offline=self._offline)
-            self._tokens = TopTokens(self._opened(), self.config, self._tokenizer)
+            self._tokens = TopTokens(self._open_server(), self.config, self._tokenizer)
         return self._tokens

@@ -16,7 +16,7 @@ __all__ = ["answers", "choice_of", "listed_model", "require_model"]
 
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _ENDED = {"stop", "eos", "eos_token", "stop_sequence", "end_turn"}
-"""What servers call an end that the model chose, or a text at which it was to end."""
+"""Servers' names for an end that the model chose, or for a stop string."""
 _STOPS = 4
 """OpenAI's own API refuses a request with more stop strings; all of them are looked for in the answer."""
 _CUT_OFF = {"length", "max_tokens", "model_length"}
@@ -27,7 +27,7 @@ _FILTERED = {"content_filter", "refusal"}
 def answers(server: Server, config: OpenAIConfig, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
     """Yield an answer to each request, as they come.
 
-    A request that the server refuses, and an answer that is none, count as "refused", with the reason: the others go on.
+    A request that the server refuses, and a malformed answer, count as "refused", with the reason: the others go on.
     """
     path = _PATHS[config.api]
 
@@ -46,7 +46,9 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
     try:
         listed = server.get("/models")
     except RefusedError as error:
-        raise kdtool.UsageError(f"`url` leads to no server with the OpenAI protocol: {error}") from None
+        raise kdtool.UsageError(
+            f"url: not a server with the OpenAI protocol ({error}); give one such as http://127.0.0.1:8000/v1"
+        ) from None
     entries = listed.get("data") if isinstance(listed, Mapping) else None
     if not isinstance(entries, list) or not entries:
         return None
@@ -55,14 +57,14 @@ def listed_model(server: Server, model: str) -> Mapping[str, Any] | None:
         if model in [entry.get("id"), *(entry.get("aliases") or [])]:
             return entry
     names = ", ".join(sorted(str(entry.get("id")) for entry in known)[:10])
-    raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; write `model:` accordingly")
+    raise kdtool.UsageError(f"the server does not serve the model {model!r}, but {names}; name one of these by `model`")
 
 
 def require_model(server: Server, config: OpenAIConfig) -> None:
     """Ask for what is served, which costs nothing.
 
     Raises:
-        UsageError: it is no such server, or it serves other models.
+        UsageError: it is another kind of server, or it serves other models.
         AuthenticationError: the key is missing or refused.
         ServiceError: it does not answer.
     """
@@ -99,7 +101,7 @@ def _body(config: OpenAIConfig, request: kdtool.Request) -> dict[str, Any]:
 
 
 def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextAnswer:
-    """Return what an answer says.
+    """Return the text of an answer.
 
     Raises:
         RefusedError: it holds no choice or no text, or it ended for a reason that nobody knows.
@@ -112,7 +114,7 @@ def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextA
     usage = answer.get("usage")
     tokens_out = _count(usage, "completion_tokens")
     finish = choice.get("finish_reason")
-    if finish is None:  # some servers do not say it
+    if finish is None:  # some servers leave it out
         finish = "length" if tokens_out >= request.max_tokens else "stop"
     ended = "stop" if stops else _finish(finish)
     if ended == "stop" and not isinstance(said, str):  # a server that keeps it elsewhere, or in parts, can be mended

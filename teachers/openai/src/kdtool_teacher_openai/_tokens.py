@@ -1,8 +1,8 @@
-"""The likeliest tokens at each position, with their ids, from servers that tell them.
+"""The likeliest tokens at each position, with their ids, from servers that give them.
 
-Two protocols are known. vLLM tells them for a whole prompt at once (`prompt_logprobs`). llama.cpp tells them for the next
+Two protocols are known. vLLM gives them for a whole prompt at once (`prompt_logprobs`). llama.cpp gives them for the next
 token alone, so each position is asked in turn, its cache holding what came before: as slow as if the text were generated.
-`TopTokens` finds out which of them a server speaks, and compares its tokenizer with the one that the recipe names.
+`TopTokens` finds out which of them a server supports, and compares its tokenizer with the one that the recipe names.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SAMPLES = (
     "#include <stdio.h>\nint main(void) { return 0x7f; }",
     "SELECT *\n\n\nFROM t;    ",
 )
-"""What tokenizers split differently: indentation, digits, other scripts, ends of lines."""
+"""Text that tokenizers split differently: indentation, digits, other scripts, ends of lines."""
 
 
 class _Piece(NamedTuple):
-    """A document of a row: its tokens, and the places in it whose next token is to be told, with those in the signal."""
+    """A document of a row: its tokens, and the places whose next token is asked for, with those in the signal."""
 
     tokens: list[int]
     places: list[int]
@@ -45,7 +45,7 @@ class TopTokens:
     """The likeliest tokens by one server, whose tokenizer was found to be `tokenizer`.
 
     Raises:
-        UsageError: the server tells no log-probabilities with token ids, or its tokenizer is another one.
+        UsageError: the server does not give log-probabilities with token ids, or its tokenizer is another one.
     """
 
     def __init__(self, server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) -> None:
@@ -54,9 +54,9 @@ class TopTokens:
         self._tokenizer = tokenizer
         self._top_k = config.top_k or 1
         _compare(server, config, tokenizer)
-        self._tell = self._probed()
-        # Beside other requests llama.cpp rounds otherwise, and what was told would not be told the same again.
-        self._limit = 1 if self._tell == self._in_turn else config.concurrency
+        self._ask = self._find_protocol()
+        # Beside other requests llama.cpp rounds otherwise, and the same request would get other numbers.
+        self._limit = 1 if self._ask == self._in_turn else config.concurrency
 
     def of(self, batch: kdtool.Batch, temperature: float) -> kdtool.SparseTokens:
         """Return the likeliest tokens at each labelled position of a batch, as probabilities.
@@ -68,14 +68,14 @@ class TopTokens:
 
         if temperature != 1.0:
             raise kdtool.UsageError(
-                f"a server tells probabilities at temperature 1, and those at {temperature:g} cannot be computed from "
+                f"a server gives probabilities at temperature 1, and those at {temperature:g} cannot be computed from "
                 "the likeliest tokens alone: leave the loss's temperature at 1"
             )
         labelled = int((batch.labels != -100).sum())
         ids = torch.full((labelled, self._top_k), -1, dtype=torch.int32)
         weights = torch.zeros(labelled, self._top_k)
         try:
-            for piece, found in self._server.at_once(_pieces(batch), self._tell, self._limit):
+            for piece, found in self._server.at_once(_pieces(batch), self._ask, self._limit):
                 for target, top in zip(piece.targets, found, strict=True):
                     ids[target, : len(top)] = torch.tensor([token for token, _ in top], dtype=torch.int32)
                     weights[target, : len(top)] = torch.tensor([value for _, value in top]).exp()
@@ -87,19 +87,19 @@ class TopTokens:
         device = batch.labels.device
         return kdtool.SparseTokens(ids.to(device), weights.to(device), "top-k", 1.0)
 
-    def _probed(self) -> Callable[[_Piece], Awaitable[list[Top]]]:
+    def _find_protocol(self) -> Callable[[_Piece], Awaitable[list[Top]]]:
         """Return the way to ask that this server understands: a document at once, or position by position."""
         tokens = self._tokenizer.encode(_SAMPLES[0])[:3]
         piece = _Piece(tokens, [0, 1], [0, 1])
-        for tell in (self._at_once, self._in_turn):
+        for ask in (self._at_once, self._in_turn):
             try:
-                list(self._server.at_once([piece], tell, 1))
+                list(self._server.at_once([piece], ask, 1))
             except RefusedError:
                 continue
-            return tell
+            return ask
         raise kdtool.UsageError(
-            f"the server tells no {self._top_k} likeliest tokens with their ids, neither as vLLM does (start it with "
-            f"--max-logprobs {self._top_k}) nor as llama.cpp; leave `top_k` out and learn from its text"
+            f"the server does not give the {self._top_k} likeliest tokens with their ids, neither as vLLM does (start it "
+            f"with --max-logprobs {self._top_k}) nor as llama.cpp; leave `top_k` out and learn from its text"
         )
 
     async def _at_once(self, piece: _Piece) -> list[Top]:
@@ -114,8 +114,8 @@ class TopTokens:
     async def _in_turn(self, piece: _Piece) -> list[Top]:
         """Ask llama.cpp about the token that follows each place.
 
-        It tells nothing where it draws a token that is no whole character or ends the text, so it is led to draw a letter:
-        what it tells is from before any such leading.
+        It gives nothing where it draws a part of a character or the end of the text, so a bias makes it draw a letter; the
+        probabilities that it gives are from before that bias.
         """
         letter = {str(self._tokenizer.encode("a")[-1]): 1000}
         body = {"model": self._config.model, "max_tokens": 1, "temperature": 0, "logit_bias": letter}
@@ -177,13 +177,13 @@ def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) 
         # Each server takes its own words of these: vLLM `prompt`, llama.cpp `content`.
         body = {"model": config.model, "prompt": sample, "content": sample}
         try:
-            told = server.post(f"{root}/tokenize", {**body, "add_special_tokens": False, "add_special": False})
+            reply = server.post(f"{root}/tokenize", {**body, "add_special_tokens": False, "add_special": False})
         except (RefusedError, kdtool.UsageError) as error:
             raise kdtool.UsageError(
-                f"the server does not tell how it splits text ({error}), so token ids cannot be trusted to be those of "
+                f"the server does not report how it splits text ({error}), so token ids cannot be trusted to be those of "
                 f"{config.tokenizer}: leave `top_k` out and learn from its text"
             ) from None
-        theirs = told.get("tokens") if isinstance(told, Mapping) else None
+        theirs = reply.get("tokens") if isinstance(reply, Mapping) else None
         own = tokenizer.encode(sample)
         if theirs != own:
             raise kdtool.UsageError(

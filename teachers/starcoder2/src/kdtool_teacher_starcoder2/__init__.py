@@ -1,6 +1,6 @@
 """Teacher plugin `starcoder2`: StarCoder2 of 3, 7 and 15 billion parameters.
 
-`StarCoder2` says which model, how it is asked to fill a gap, and its licence; all else is
+`StarCoder2` defines the model, its prompts to fill a gap, and its licence; all else is
 `kdtool_transformers.PublishedTeacher`.
 """
 
@@ -29,7 +29,7 @@ class StarCoder2(PublishedTeacher):
         """Settings of the teacher `starcoder2`."""
 
         size: Literal["3B", "7B", "15B"] = "3B"
-        """Which of the family. Own `weights` have a size of their own."""
+        """Size of the published model. Not used with own `weights`."""
         dtype: DtypeName = "bfloat16"
         """Precision of weights and computation. `auto`: bfloat16 where a short measurement finds it faster, else float32."""
 
