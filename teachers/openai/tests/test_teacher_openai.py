@@ -76,7 +76,7 @@ class TestOpenAI(TeacherConformance):
     def _server(self, running: Running) -> None:
         type(self).running = running
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"url": self.running.url, "tokenizer": str(self.running.gguf), "top_k": 5}
 
 
@@ -331,7 +331,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
             "api": "completions",
         }
         asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.kdtool_wanted(kdtool.SignalRequest(TOP), asked.offers))
+        source = Asking(asked, cache.kdtool_choose_signals(kdtool.SignalRequest(TOP), asked.offers))
         told = source.signal(batch).sparse
         before = len(served.posts)
         run = make_run(tmp_path, say=lambda _: None)

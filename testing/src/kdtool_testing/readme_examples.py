@@ -38,11 +38,11 @@ def uses(block: str, folder: Path) -> set[tuple[str, str]]:
     (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
     recipe = folder / "example.yaml"
     recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
-    with _assembled(recipe) as assembly:
+    with _assemble(recipe) as assembly:
         return {(built.spec.kind, built.spec.use) for built in assembly.built.values()}
 
 
-def _assembled(recipe: Path) -> Assembly:
+def _assemble(recipe: Path) -> Assembly:
     """Assemble with stand-ins. Whether an absent trainer learns on text of the student's own shows in what goes with it."""
     try:
         return _with(recipe, STAND_INS)

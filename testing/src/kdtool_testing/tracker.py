@@ -97,7 +97,7 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_close()
 
     def test_it_goes_on_after_a_kill(self, run: RunInfo) -> None:
-        settings = json.dumps({**self.settings, **self.prepared(run.folder)})
+        settings = json.dumps({**self.settings, **self.prepare(run.folder)})
         task = [self.component.__module__, self.component.__qualname__, settings, str(run.folder)]
         killed = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _KILLED],
