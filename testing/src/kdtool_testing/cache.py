@@ -30,7 +30,7 @@ LENGTH, WIDTH, VOCABULARY, ROWS = 6, 8, 40, 11
 
 
 class CacheConformance(ComponentConformance):
-    """What a cache recalls is what it recorded, row by row, whatever the batch, also after a killed recording.
+    """A cache recalls what it recorded, row by row, in any batch, also after a killed recording.
 
     Give `settings` under which 11 rows fill several files.
     """
@@ -38,7 +38,7 @@ class CacheConformance(ComponentConformance):
     kind: ClassVar[str] = "cache"
 
     wants: ClassVar[SignalRequest] = SignalRequest()
-    """A need that the cache can meet; the suite's teacher has 4 layers of width 8 and 40 tokens."""
+    """A request that the cache can serve; the suite's teacher has 4 layers of width 8 and 40 tokens."""
 
     @pytest.fixture
     def recording(self, run: RunInfo) -> Path:

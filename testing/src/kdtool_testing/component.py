@@ -29,7 +29,7 @@ __all__ = ["ComponentConformance"]
 
 
 class ComponentConformance(RegistrationConformance):
-    """A component's settings are described, bounded and strict; it says of itself what is so; it can be closed at any time.
+    """Settings are described, bounded and strict, descriptions are true, and the component can be closed at any time.
 
     Override `prepare` where the component needs files, and `companions` where it asks others of the run.
     """

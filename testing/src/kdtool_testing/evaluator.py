@@ -30,7 +30,7 @@ __all__ = ["EvaluatorConformance"]
 
 @dataclass
 class Measured:
-    """What one call of the evaluator for all subjects gave, and what was opened and said meanwhile."""
+    """Measurements of one call of the evaluator for all subjects, with the runtimes and messages of the call."""
 
     folder: Path
     found: list[Measurement]
@@ -39,17 +39,17 @@ class Measured:
 
 
 class EvaluatorConformance(ComponentConformance):
-    """Measurements are well formed, the same again, the same for a subject whoever is beside it, and paired by items.
+    """Measurements are well formed, repeatable, independent of the other subjects, and paired by items.
 
     The subjects are a teacher, two students, a control and an exported folder, all small; see `opener` and `subjects`.
     """
 
     kind: ClassVar[str] = "evaluator"
     repeatable: ClassVar[bool] = True
-    """Whether the same subjects give the same values again. Say False for what is timed."""
+    """True if the same subjects give the same values again; set False for timings."""
 
     def opener(self, *refused: str) -> Opener:
-        """Return what opens the subjects, all but the `refused`."""
+        """Return a component that opens the subjects, all but the `refused`."""
         return Opener(*refused)
 
     def examples(self) -> Sequence[Example]:
@@ -67,7 +67,7 @@ class EvaluatorConformance(ComponentConformance):
         yield from ()
 
     def subjects(self, folder: Path) -> Sequence[Subject]:
-        """Return what is measured; write the files it needs into `folder`."""
+        """Return the subjects to measure; write their files into `folder`."""
         return (
             Subject("teacher", "teacher"),
             *(
@@ -162,13 +162,13 @@ class EvaluatorConformance(ComponentConformance):
         (tmp_path / "gone.gguf").write_bytes(b"GGUF?")
         evaluation = self._measure(tmp_path, [lost], refused=("lost",))
         assert all(found.n >= 1 and isfinite(found.value) for found in evaluation.found)
-        assert evaluation.said, "the user hears what was left out"
+        assert evaluation.said, "tell the user which subject is left out: call run.say"
 
     def test_nothing_to_measure_is_no_error(self, tmp_path: Path) -> None:
         assert self._measure(tmp_path, []).found == []
 
     def test_a_run_without_texts_is_measured_alike_or_an_error(self, evaluation: Measured, tmp_path: Path) -> None:
-        """Who measures on the run's texts must not pass for one that found nothing: the user hears which key to look at."""
+        """An evaluator of the run's texts must not return an empty result silently: its error names the recipe key."""
         found: list[Measurement] = []
         refusal = ""
         try:
@@ -180,7 +180,7 @@ class EvaluatorConformance(ComponentConformance):
             for each in (evaluation.found, found)
         )
         alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
-        assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
+        assert alike or refusal, "raise a kdtool.UsageError where nothing is left to measure"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
         assert alike or self._early_refusal(tmp_path, ()) == refusal, (
             "kdtool_check reports it, before anything is trained"
@@ -263,7 +263,7 @@ class EvaluatorConformance(ComponentConformance):
 
 
 def _items(measurement: Measurement) -> set[str]:
-    """Return what a measurement is made of."""
+    """Return the items of a measurement."""
     if measurement.items is None:
         return set()
     return {json.loads(line)["item"] for line in json_lines(measurement.items)}

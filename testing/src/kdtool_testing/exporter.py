@@ -21,11 +21,11 @@ __all__ = ["ExporterConformance"]
 
 
 class ExporterConformance(ComponentConformance):
-    """An exporter writes below the run's folder, says truly what it wrote, and opens that again, also elsewhere."""
+    """An exporter writes below the run's folder, describes its files correctly, and opens them again, also elsewhere."""
 
     kind: ClassVar[str] = "exporter"
     opens: ClassVar[bool] = True
-    """Whether the exporter opens what it wrote, so that it can be measured. Say False where nothing here runs the format."""
+    """True if the exporter opens its artifacts for measurement; set False where nothing here runs the format."""
 
     def write_student(self, folder: Path) -> Path:
         """Write a trained student into `folder`, as `LanguageModel.save` leaves it, and return its folder."""
@@ -33,7 +33,7 @@ class ExporterConformance(ComponentConformance):
 
     @pytest.fixture
     def artifact(self, run: RunInfo, tmp_path: Path) -> Artifact:
-        """What the exporter wrote of a small student."""
+        """The artifact of a small student."""
         found: Artifact = self.ready(run).kdtool_export(run, self.write_student(tmp_path / "trained"))
         return found
 
@@ -45,7 +45,7 @@ class ExporterConformance(ComponentConformance):
         assert artifact.path.exists()
         assert artifact.path.resolve().is_relative_to(run.folder.resolve())
         assert artifact.path != run.folder, "the engine keeps files of its own there"
-        assert _content(trained) == before, "the trained student is others' to use, too"
+        assert _content(trained) == before, "the exporter must not change the trained student"
         assert {path.name for path in tmp_path.iterdir()} == {"trained", "run"}
 
     def test_what_it_says_of_its_files_is_so(self, artifact: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""What the suites of teachers and students have in common: tokenizers, batches in their tokens, opened models.
+"""Checks for teachers and students: tokenizers, batches in their tokens, opened models.
 
 Plain functions that assert. Those that take tensors need torch, which they import when called.
 """
@@ -63,7 +63,7 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     _check_start(tokenizer)
     names = tokenizer.tokens()
     assert len(names) == tokenizer.vocabulary, "every id has a name"
-    assert len(set(names) - {""}) == sum(map(bool, names)), "names tell ids apart"
+    assert len(set(names) - {""}) == sum(map(bool, names)), "names of ids are unique"
     folder.mkdir()
     tokenizer.save(folder)
     assert any(folder.iterdir())
@@ -121,7 +121,7 @@ def pack_rows(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEX
 
 
 def logits_of(hidden: Tensor, head: Head) -> Tensor:
-    """Return the logits [N, V] of final states, as `Head` says; the plain way, in float32."""
+    """Return the logits [N, V] of final states as `Head` defines them, computed plainly in float32."""
     logits = hidden.float() @ head.weight.float().T
     if head.bias is not None:
         logits = logits + head.bias.float()
@@ -264,7 +264,7 @@ def _check_scores(model: LanguageModel, texts: Sequence[str], scores: Sequence[L
 def _check_too_long(runtime: Runtime, context: int) -> None:
     requests = [Request("long", "x = 1\n" * context, 2), Request("short", "x = ", 2)]
     answers = {found.id: found for found in runtime.answer(requests)}
-    assert sorted(answers) == ["long", "short"], "a prompt that is too long is no reason to answer no others"
+    assert sorted(answers) == ["long", "short"], "answer the other prompts when one is too long"
     assert (answers["long"].finish, answers["long"].text) == ("refused", "")
     assert answers["short"].finish != "refused"
 

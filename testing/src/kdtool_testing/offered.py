@@ -1,4 +1,4 @@
-"""What holds for everything that an entry point offers: found, light, documented, for a contract that this core gives."""
+"""The suite of every entry point: found, light to import, documented, and written for a contract of this core."""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAVY = (
     "anthropic", "openai", "httpx", "requests", "aiohttp", "huggingface_hub", "trl", "vllm", "llama_cpp", "jinja2", "rich",
     "tree_sitter", "fastapi", "starlette", "uvicorn",
 )  # fmt: skip
-"""What the module that an entry point names must not import before a hook is called."""
+"""Packages that the module of an entry point must not import before a hook is called."""
 
 _LIGHT = """
 import importlib, json, sys
@@ -43,7 +43,7 @@ if settings is not None:
 
 
 class OfferedConformance(Suite):
-    """What holds for everything that a distribution offers by an entry point; `CommandConformance` and others extend it."""
+    """Tests for everything that a distribution registers as an entry point; `CommandConformance` and others extend it."""
 
     kind: ClassVar[str]
     """The kind that the suite is for; "" where it is for all."""

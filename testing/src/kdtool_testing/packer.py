@@ -31,8 +31,8 @@ EXAMPLES = (
 class PackerConformance(ComponentConformance):
     """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams.
 
-    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts say the same `repeats`
-    times: less for a packer that leaves out what is too long for a row.
+    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts are repeated
+    `repeats` times; lower it for a packer that leaves out texts too long for a row.
     """
 
     kind: ClassVar[str] = "packer"

@@ -134,7 +134,7 @@ class Widths(TokenLoss):
 
 
 class Beside(SequenceLoss):
-    """Nothing but the student's states; remembers what the teacher was told about, beside what the student was."""
+    """Mean square of the student's last states; records the views of the steps."""
 
     same_vocabulary = False
     needs = "hidden"
@@ -247,7 +247,7 @@ class BrokenLoss(TokenLoss):
 
 
 class Watcher(Tracker):
-    """Remembers what it is told of training, and interrupts after the checkpoint of a given number, counted from 1."""
+    """Records the events of training, and interrupts after the checkpoint of a given number, counted from 1."""
 
     def __init__(self, dies_after: int = 0, then_steps: int = 0) -> None:
         super().__init__(self.Config())

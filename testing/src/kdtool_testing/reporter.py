@@ -27,7 +27,7 @@ _PAGES = {".html", ".htm", ".xhtml", ".svg"}
 class ReporterConformance(ComponentConformance):
     """A report is one file below the run's folder that needs nothing else, for every run there can be.
 
-    What follows holds for pages besides: text stays text, and nothing is fetched.
+    For pages also: text stays text, and nothing is fetched.
     """
 
     kind: ClassVar[str] = "reporter"
@@ -43,10 +43,10 @@ class ReporterConformance(ComponentConformance):
         results = make_results(run.folder)
         first = self.ready(run).kdtool_report(run, results)
         content = first.read_bytes()
-        assert self.ready(run).kdtool_report(run, results) == first, "a report written again takes the place of the old"
+        assert self.ready(run).kdtool_report(run, results) == first, "a new report replaces the old one"
         assert first.read_bytes() == content
 
-    def test_it_tells_of_the_run(self, run: RunInfo) -> None:
+    def test_it_covers_the_run(self, run: RunInfo) -> None:
         text = self._write(run, make_results(run.folder))
         for word in ("small", "perplexity"):
             assert word in text
@@ -112,7 +112,7 @@ class ReporterConformance(ComponentConformance):
 
 
 class _Page(HTMLParser):
-    """What a page consists of, as a browser reads it."""
+    """Tags, attributes and texts of a page, as a browser reads it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)

@@ -30,9 +30,9 @@ __all__ = ["StudentConformance"]
 
 
 class StudentConformance(ComponentConformance):
-    """A student is what it says, starts from the seed alone, learns, and opens again as it was saved.
+    """A student matches its description, starts from the seed alone, learns, and opens again as it was saved.
 
-    Give by `companions` what it is made from, for instance a teacher under the name `teacher`.
+    Return its sources from `companions`, for instance a teacher under the name `teacher`.
     """
 
     kind: ClassVar[str] = "student"
@@ -57,7 +57,7 @@ class StudentConformance(ComponentConformance):
 
     def test_its_outline_has_its_shapes_and_no_memory(self, run: RunInfo, model: LanguageModel) -> None:
         outline = self.ready(run).kdtool_outline(run)
-        if outline is None:  # which is allowed: kdtool check says then that it cannot tell what training takes
+        if outline is None:  # allowed: kdtool check then reports that training is not estimated
             return
         assert {parameter.device.type for parameter in outline.model.parameters()} == {"meta"}
         same_shapes(outline.facts, model.facts)
@@ -73,7 +73,8 @@ class StudentConformance(ComponentConformance):
             weights.append(self._build(self.make_run(tmp_path / "run", seed=seed)).model.state_dict())
         same = [all(torch.equal(weight, other[name]) for name, weight in weights[0].items()) for other in weights[1:]]
         assert same[0], "the same seed gives other weights: it draws from torch's global generator"
-        assert same[1] == (not self.component.uses_seed), "uses_seed says otherwise"  # type: ignore[attr-defined]
+        differs: bool = self.component.uses_seed  # type: ignore[attr-defined]
+        assert same[1] == (not differs), "uses_seed must be True if, and only if, another seed gives other weights"
 
     def test_it_learns(self, model: LanguageModel) -> None:
         import torch
@@ -87,7 +88,7 @@ class StudentConformance(ComponentConformance):
         learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
         assert learning
         missed = sum(parameter.grad is None for parameter in learning)
-        assert not missed, f"the gradient does not reach {missed} of {len(learning)} parameters that are to learn"
+        assert not missed, f"the gradient does not reach {missed} of {len(learning)} learning parameters"
 
     def test_it_continues_text_if_it_offers_that(self, model: LanguageModel) -> None:
         if type(model).generate is LanguageModel.generate:

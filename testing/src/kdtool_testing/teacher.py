@@ -42,9 +42,9 @@ LAYER = 0
 
 
 class TeacherConformance(ComponentConformance):
-    """A teacher tells about every row what it tells about that row alone, of all that it offers and nothing else.
+    """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
-    Give by `prepare` settings of a small model (`write_toy_model` makes one); nothing here needs a trained one.
+    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one.
     """
 
     kind: ClassVar[str] = "teacher"
@@ -147,32 +147,32 @@ class TeacherConformance(ComponentConformance):
             runtime.close()
             runtime.close()
 
-    def test_trained_it_speaks_with_what_it_learnt_until_told_otherwise(self, run: RunInfo, tmp_path: Path) -> None:
+    def test_it_switches_to_trained_weights_and_back(self, run: RunInfo, tmp_path: Path) -> None:
         teacher, folder = self.ready(run), tmp_path / "learnt"
         able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_load_weights")}
-        assert len(able) == 1, "a teacher that can be trained speaks with what it learnt: both hooks, or neither"
+        assert len(able) == 1, "implement both hooks of a trainable teacher, or neither"
         if able == {False}:
             return
-        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _spoken(teacher, run)
+        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)
         with teacher.kdtool_trainable(run) as runtime:
             facts = runtime.model.facts
             same_shapes(replace(described, trainable=facts.trainable, dtype=facts.dtype), facts)
-            learnt = _taught(runtime.model)
-            assert _spoken(teacher, run) == before, "what is trained is a copy"
+            learnt = _train(runtime.model)
+            assert _scores(teacher, run) == before, "what is trained is a copy"
             runtime.model.save(folder)
         teacher.kdtool_load_weights(run, folder)
-        after = _spoken(teacher, run)
+        after = _scores(teacher, run)
         assert after != before
         assert teacher.kdtool_describe(run) == described
         assert identity is None or teacher.kdtool_identity(run) != identity
         other = self.ready(run)
         other.kdtool_load_weights(run, folder)
-        assert _spoken(other, run) == after, "it depends on the folder alone"
+        assert _scores(other, run) == after, "it depends on the folder alone"
         with other.kdtool_trainable(run) as runtime:
             again = compute_logits(runtime.model, batch_of(pack_rows(runtime.model.tokenizer)))
         close(again, learnt, "a next phase begins with what was learnt")
         teacher.kdtool_load_weights(run, None)
-        assert _spoken(teacher, run) == before
+        assert _scores(teacher, run) == before
         assert teacher.kdtool_identity(run) == identity
 
     def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
@@ -183,7 +183,7 @@ class TeacherConformance(ComponentConformance):
 
 
 def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: Tokenizer) -> None:
-    """Assert that a signal holds what was wanted of a batch, and nothing else, in the right shapes."""
+    """Assert that a signal holds exactly the kinds requested, in the right shapes."""
     import torch
 
     count = int((batch.labels != -100).sum())
@@ -222,7 +222,7 @@ def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: T
 
 
 def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabulary: int) -> None:
-    """Assert that kept tokens are padded and weighed as their form says."""
+    """Assert that kept tokens are padded and weighed as their form demands."""
     import torch
 
     assert sparse.ids.shape == sparse.weights.shape
@@ -238,14 +238,14 @@ def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabula
     assert sparse.form == "top-k" or ((sums - 1).abs() < 1e-4).all()
 
 
-def _spoken(teacher: Any, run: RunInfo) -> list[float]:
-    """Return what the teacher thinks of a few texts, as it speaks now."""
+def _scores(teacher: Any, run: RunInfo) -> list[float]:
+    """Return the log-likelihoods of a few texts under the teacher's current weights."""
     with teacher.kdtool_open(run, Subject("teacher", "teacher")) as runtime:
         return [score.log_likelihood for score in runtime.score(TEXTS)]
 
 
-def _taught(model: LanguageModel) -> Tensor:
-    """Change all that learns, and return the logits then."""
+def _train(model: LanguageModel) -> Tensor:
+    """Change all learning parameters, and return the logits afterwards."""
     import torch
 
     learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]

@@ -26,8 +26,8 @@ class TransformConformance(ComponentConformance):
 
     kind: ClassVar[str] = "transform"
     lossless: ClassVar[bool] = True
-    """Whether a student that was transformed and finished, without training between, computes what it did before.
-    Say False for what rounds or prunes."""
+    """True if a student transformed and finished, without training between, computes the same as before.
+    Set False for transforms that round or prune."""
 
     def student(self, folder: Path) -> LanguageModel:
         """Return a student that the transform takes, the same one each time; `folder` may hold its files."""

@@ -25,7 +25,7 @@ def generate_plainly(
     temperature: float,
     seeds: Sequence[int],
 ) -> list[list[int]]:
-    """Do what `kdtool.LanguageModel.generate` says: each text by itself, anew for each token. On the CPU."""
+    """Compute `kdtool.LanguageModel.generate` plainly: each text by itself, without a cache, on the CPU."""
     import torch
 
     found = []
