@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheConformance"]
 
 LENGTH, WIDTH, VOCABULARY, ROWS = 6, 8, 40, 11
+KINDS: frozenset[SignalKind] = frozenset(get_args(SignalKind))
 
 
 class CacheConformance(ComponentConformance):
@@ -50,10 +51,8 @@ class CacheConformance(ComponentConformance):
     def test_what_it_offers_and_asks_for_is_possible(self) -> None:
         cache = self.build()
         assert cache.offers
-        assert cache.offers <= frozenset(get_args(SignalKind))
-        assert cache.kdtool_choose_signals(self.wants, frozenset(get_args(SignalKind))).kinds <= frozenset(
-            get_args(SignalKind)
-        )
+        assert cache.offers <= KINDS
+        assert cache.kdtool_choose_signals(self.wants, KINDS).kinds <= KINDS
 
     def test_rows_are_recalled_alike_in_any_batch(self, recording: Path) -> None:
         rows = small_rows()
@@ -141,9 +140,7 @@ class CacheConformance(ComponentConformance):
         assert listener.progress[-1] == ROWS
 
     def _teacher(self, rows_before_death: int = 1000) -> Teacher:
-        return Teacher(
-            self.build().kdtool_choose_signals(self.wants, frozenset(get_args(SignalKind))), rows_before_death
-        )
+        return Teacher(self.build().kdtool_choose_signals(self.wants, KINDS), rows_before_death)
 
     def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
         folder.mkdir(exist_ok=True)
