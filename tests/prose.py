@@ -41,6 +41,8 @@ PATTERNS = {
     "roundabout term": r"\btakes? the place of\b|\bof one's own\b|\bown text\b|\btext of the student's own\b",
     "roundabout verb": r"\b(is|are) to be\b|\bmust not be\b.*\bbut\b",
 }
+# Sent to models as they are: other words would change answers.
+PROMPTS = {"Write Python code that does what this says."}
 PARTICIPLE = "participle as a function name"
 IRREGULAR = "begun|built|chosen|drawn|found|given|held|kept|known|left|lost|made|met|said|seen|shown|taken|told|written"
 # A participle, alone or behind one word, unless that word makes it a predicate or an imperative.
@@ -90,6 +92,8 @@ def find(path: Path) -> Iterator[tuple[str, str, str]]:
     tree = None if path.suffix == ".md" else ast.parse(path.read_text(encoding="utf-8"))
     for line, text in paragraphs(path.read_text(encoding="utf-8")) if tree is None else strings(tree):
         for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z`\"*\[(])", text):
+            if sentence in PROMPTS:
+                continue
             for name, pattern in PATTERNS.items():
                 for found in re.finditer(pattern, sentence):
                     yield name, f"{place}:{line}", sentence[max(0, found.start() - 40) : found.end() + 40]

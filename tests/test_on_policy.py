@@ -37,14 +37,14 @@ def test_contrastive_learns_from_both_kinds_of_text_and_the_control_from_the_cor
     on_policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[list[int]]] = []
-    continued = TransformersModel.continued
+    generate = TransformersModel.generate
 
     def noted(self: Any, prompts: Any, *rest: Any) -> list[list[int]]:
-        found = continued(self, prompts, *rest)
+        found = generate(self, prompts, *rest)
         asked.append(found)
         return found
 
-    monkeypatch.setattr(TransformersModel, "continued", noted)
+    monkeypatch.setattr(TransformersModel, "generate", noted)
     results = kdtool.run(on_policy)
     student, control = results.arms
     (note,) = [note for note in student.phases["train"].notes if note.startswith("on_policy: ")]

@@ -182,7 +182,10 @@ def test_killed_meanwhile_it_goes_on_and_the_plan_says_so(adapting: dict[str, An
     [
         ({"train.adapt.trains": "techer"}, r"train.adapt.trains: 'techer' is not a teacher .*did you mean 'teacher'"),
         ({"train.adapt.trains": 3}, r"train.adapt.trains: must be the name of a teacher"),
-        ({"teacher": use("Teacher")}, r"cannot be trained: it does not implement kdtool_trainable and kdtool_adapted"),
+        (
+            {"teacher": use("Teacher")},
+            r"cannot be trained: it does not implement kdtool_trainable and kdtool_load_weights",
+        ),
         ({"train.adapt.losses.imitate": use("Imitate")}, r"train.adapt.losses.imitate: needs a teacher, but this"),
         ({"train.distil": False}, r"train: trains no student"),
     ],

@@ -69,7 +69,7 @@ def test_everything_that_plugins_name_is_in_it() -> None:
         "RowSource.__len__",
         "run(recipe)",
         "RecipeError",
-        "testing.ComponentConformance.prepared",
+        "testing.ComponentConformance.prepare",
     ):
         assert key in found
     assert found["Teacher.kdtool_open"].endswith(" first")

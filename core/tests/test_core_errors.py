@@ -254,7 +254,7 @@ ANSWERS = {
     "Packer.kdtool_rows": (
         "None;text;numbers;same key;short labels;huge ids;ids are text;short column;other columns;late ValueError"
     ),
-    "Cache.kdtool_wanted": "None;text",
+    "Cache.kdtool_choose_signals": "None;text",
     "Cache.kdtool_record": "None;text;fewer",
     "Teacher.kdtool_signal": "None;text",
     "Teacher.kdtool_acknowledge": "text",

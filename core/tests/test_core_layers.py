@@ -48,5 +48,5 @@ def test_a_student_is_asked_for_what_teachers_are_asked_for_in_the_layers_of_ter
         kdtool.LossTerm("ce", "ce", 1.0),
     )
     phase = kdtool.Phase("p", 1, terms, ListSource([kdtool.Row("a", [1], [True], [0])]), source, tmp_path)
-    assert phase.wanted == kdtool.SignalRequest(inside, (1, 3))
-    assert replace(phase, terms=terms[1:]).wanted == kdtool.SignalRequest()
+    assert phase.student_request == kdtool.SignalRequest(inside, (1, 3))
+    assert replace(phase, terms=terms[1:]).student_request == kdtool.SignalRequest()

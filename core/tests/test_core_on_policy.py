@@ -180,4 +180,4 @@ def test_a_model_that_says_nothing_of_it_cannot_continue_text() -> None:
     import toy
 
     with pytest.raises(kdtool.UsageError, match="Unigram cannot continue text"):
-        toy.Unigram({}).continued([[0]], [1], 1.0, [0])
+        toy.Unigram({}).generate([[0]], [1], 1.0, [0])

@@ -174,9 +174,12 @@ def test_settings_of_components_are_checked_by_their_own_config(recipe: dict[str
 
 def test_loss_whose_need_nobody_offers_is_refused_with_the_remedy(recipe: dict[str, Any]) -> None:
     toy = recipe["teacher"]["use"].rpartition(":")[0]
-    offers = 'offers = frozenset({"logits"})\n\n    def kdtool_wanted'
+    offers = 'offers = frozenset({"logits"})\n\n    def kdtool_choose_signals'
     text = (
-        Path(toy).read_text(encoding="utf-8").replace(offers, "def kdtool_wanted").replace("class Cache", "class Empty")
+        Path(toy)
+        .read_text(encoding="utf-8")
+        .replace(offers, "def kdtool_choose_signals")
+        .replace("class Cache", "class Empty")
     )
     Path("toy_empty.py").write_text(text, encoding="utf-8")
     recipe["signals"] = {"use": "./toy_empty.py:Empty"}
@@ -200,7 +203,9 @@ class Terse(kdtool.Teacher):
 class Draws(kdtool.Cache):
     "Draws tokens from logits."
     offers = frozenset({"sampled"})
-    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
+    def kdtool_choose_signals(
+        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
+    ) -> kdtool.SignalRequest:
         return kdtool.SignalRequest(frozenset({"logits"}))
     def kdtool_record(self, run, rows, source, folder): ...
     def kdtool_recall(self, batch, want, folder): ...
@@ -208,7 +213,9 @@ class Draws(kdtool.Cache):
 class Likeliest(Draws):
     "Keeps tokens that teachers name themselves, or makes them of logits."
     offers = frozenset({"top-k"})
-    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
+    def kdtool_choose_signals(
+        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
+    ) -> kdtool.SignalRequest:
         return kdtool.SignalRequest(want.kinds if want.kinds <= offers else frozenset({"logits"}))
 
 class Likely(kdtool.TokenLoss):

@@ -201,7 +201,7 @@ class Scholar(Teacher):
     def kdtool_trainable(self, run: RunInfo) -> kdtool.Runtime:
         return Runtime(Unigram(self._counts))
 
-    def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
+    def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
         text = "" if folder is None else (folder / "counts.json").read_text(encoding="utf-8")
         self._counts = json.loads(text) if text else _ALPHABET
 
@@ -211,7 +211,7 @@ class Cache(kdtool.Cache):
 
     offers = frozenset({"logits"})
 
-    def kdtool_wanted(self, want: SignalRequest, offers: Any) -> SignalRequest:
+    def kdtool_choose_signals(self, want: SignalRequest, offers: Any) -> SignalRequest:
         return want
 
     def kdtool_record(self, run: RunInfo, rows: Any, source: Any, folder: Path) -> int:

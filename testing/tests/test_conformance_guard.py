@@ -61,7 +61,7 @@ CASES = {
     ),
     "skipped_by_settings": (
         "class TestIt(CorpusConformance):\n    component = Two\n"
-        "    def prepared(self, folder): pytest.skip('no files')\n",
+        "    def prepare(self, folder): pytest.skip('no files')\n",
         "failed",
         "was skipped (Skipped: no files)",
     ),
@@ -85,7 +85,7 @@ CASES = {
     ),
     "expected_without_reason": (
         "@pytest.mark.xfail\nclass TestIt(CorpusConformance):\n    component = Two\n"
-        "    def prepared(self, folder): raise ValueError\n",
+        "    def prepare(self, folder): raise ValueError\n",
         "failed",
         "only for a reason",
     ),

@@ -268,7 +268,7 @@ def test_a_readme_s_recipe_is_assembled_with_stand_ins_for_what_is_missing(tmp_p
     ):
         with pytest.raises(kdtool.RecipeError, match=message):
             uses(block, tmp_path / f"bad{number}")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         uses("extends: quickstart\n", tmp_path / "nowhere")
 
 

@@ -60,10 +60,10 @@ class TestCodeXGlue(EvaluatorConformance):
     entry_point = "codexglue"
     settings: ClassVar[dict[str, Any]] = {"line_completion": "test.json"}
 
-    def prepared(self, folder: Path) -> dict[str, Any]:
+    def prepare(self, folder: Path) -> dict[str, Any]:
         return written(folder / "files")
 
-    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "empty").touch()
         yield from ({name: str(folder / "empty")} for name in written(folder))
 

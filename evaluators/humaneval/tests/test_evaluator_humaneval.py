@@ -33,7 +33,7 @@ class TestHumanEval(EvaluatorConformance):
     entry_point = "humaneval"
     settings: ClassVar[dict[str, Any]] = {"problems": 3, "maximum_tokens": 32}
 
-    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "plus.jsonl").touch()
         yield {"plus": str(folder / "plus.jsonl")}
 

@@ -57,12 +57,12 @@ class TestMbpp(EvaluatorConformance):
     entry_point = "mbpp"
     settings: ClassVar[dict[str, Any]] = {"maximum_tokens": 32}
 
-    def prepared(self, folder: Path) -> dict[str, Any]:
+    def prepare(self, folder: Path) -> dict[str, Any]:
         file = folder / "problems.jsonl"
         file.write_text("".join(json.dumps(record) + "\n" for record in OWN))
         return {"file": str(file)}
 
-    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "empty.jsonl").touch()
         yield {"file": str(folder / "empty.jsonl")}
         yield {"plus": str(folder / "empty.jsonl")}

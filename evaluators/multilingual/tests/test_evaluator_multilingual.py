@@ -99,10 +99,10 @@ class TestMultilingual(EvaluatorConformance):
     entry_point = "multilingual"
     settings: ClassVar[dict[str, Any]] = {"files": ["problems.jsonl"], "maximum_tokens": 32}
 
-    def prepared(self, folder: Path) -> dict[str, Any]:
+    def prepare(self, folder: Path) -> dict[str, Any]:
         return {"files": [str(own.written(folder, own.HUMANEVAL_X["python"]))]}
 
-    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "empty.jsonl").touch()
         yield {"files": [str(folder / "empty.jsonl")]}
 

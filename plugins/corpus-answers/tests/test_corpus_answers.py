@@ -85,7 +85,7 @@ class TestAnswers(CorpusConformance):
     entry_point = "answers"
     settings: ClassVar = {"prompts": ["prompts.jsonl"]}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"prompts": [prompts(folder)]}
 
     def companions(self, folder: Path) -> Mapping[str, kdtool.Component]:

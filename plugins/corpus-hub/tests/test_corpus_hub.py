@@ -37,7 +37,7 @@ class TestParquet(CorpusConformance):
     entry_point = "hub"
     settings: ClassVar = {"dataset": "some/set", "text_column": "content"}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         rows = [{"content": f"x = {number}\n", "license": "mit"} for number in range(300)]
         path = write(folder / "code.parquet", rows)
         return {
@@ -54,7 +54,7 @@ class TestJsonLines(CorpusConformance):
     entry_point = "hub"
     settings: ClassVar = {"files": ["talks.jsonl"], "messages_column": "talk"}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"files": [str(write(folder / "talks.jsonl", [{"talk": TALK}, {"talk": TALK[:1]}]))]}
 
 

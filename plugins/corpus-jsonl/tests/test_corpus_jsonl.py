@@ -30,7 +30,7 @@ class TestJsonLines(CorpusConformance):
     entry_point = "jsonl"
     settings: ClassVar = {"files": ["some.jsonl"]}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         path = folder / "some.jsonl"
         path.write_text("\n\n".join(json.dumps(line) for line in LINES), encoding="utf-8")
         with gzip.open(folder / "more.jsonl.gz", "wt", encoding="utf-8") as file:

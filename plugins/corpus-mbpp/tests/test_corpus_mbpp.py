@@ -51,7 +51,7 @@ class TestFull(CorpusConformance):
     component = Mbpp
     entry_point = "mbpp"
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"file": str(write(folder)[0])}
 
 
@@ -60,7 +60,7 @@ class TestSanitized(CorpusConformance):
     entry_point = "mbpp"
     settings: ClassVar = {"variant": "sanitized"}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"file": str(write(folder)[1])}
 
 

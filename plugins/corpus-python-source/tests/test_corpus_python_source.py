@@ -77,7 +77,7 @@ class TestFolder(CorpusConformance):
     entry_point = "python-source"
     settings: ClassVar = {"minimum_bytes": 0, "licence": "MIT"}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         write(folder, {f"package/m{i}.py": f"x = {i}\n" for i in range(30)})
         return {"folder": str(folder)}
 
@@ -87,7 +87,7 @@ class TestForms(CorpusConformance):
     entry_point = "python-source"
     settings: ClassVar = {"minimum_bytes": 0, "forms": ["implement", "document", "explain", "file"]}
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         write(folder, {f"package/m{i}.py": SOURCE.replace("total", f"total{i}") for i in range(9)})
         return {"folder": str(folder)}
 

@@ -68,7 +68,7 @@ class TestGGUF(ExporterConformance):
     component = GGUF
     entry_point = "gguf"
 
-    def trained(self, folder: Path) -> Path:
+    def write_student(self, folder: Path) -> Path:
         save_student(folder)
         return folder
 

@@ -169,7 +169,7 @@ class TestContamination(EvaluatorConformance):
     def examples(self) -> Sequence[kdtool.Example]:
         return [COPY, CLEAN]
 
-    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[Mapping[str, Any]]:
         yield {"n": 100}  # no problem has so many words
 
 
@@ -178,7 +178,7 @@ class TestMemorisation(EvaluatorConformance):
     entry_point = "memorisation"
     settings: ClassVar[dict[str, Any]] = {"prefix": 5, "continuation": 5, "n": 2}
 
-    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[Mapping[str, Any]]:
         yield {"prefix": 10_000}
 
 

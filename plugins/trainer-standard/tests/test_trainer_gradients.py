@@ -254,8 +254,8 @@ def test_float16_with_a_scaled_loss_does_not_underflow(tmp_path: Path) -> None:
 def test_the_student_is_asked_for_what_its_teachers_are_asked_for_in_paired_layers(tmp_path: Path) -> None:
     signals = {"teacher": TinyTeacher(make_model(99), layers=(1,), inside="projections")}
     phase = make_phase(tmp_path, (KEYS, MIXTURE[1]), signals, steps=6)
-    assert phase.wanted == kdtool.SignalRequest(frozenset({"projections"}), (1,))
-    assert replace(phase, terms=MIXTURE[:2]).wanted == kdtool.SignalRequest()
+    assert phase.student_request == kdtool.SignalRequest(frozenset({"projections"}), (1,))
+    assert replace(phase, terms=MIXTURE[:2]).student_request == kdtool.SignalRequest()
     student = make_model(1)
     run = make_run(tmp_path / "run", {**mixture(), "losses.keys": Keys(Keys.Config())})
     trained = make_trainer(batch=4, learning_rate=1e-2).kdtool_train(run, phase, student)

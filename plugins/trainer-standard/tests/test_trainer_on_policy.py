@@ -56,12 +56,12 @@ class Noted(TinyModel):
             self.batches.append(batch)
         return super().backbone(batch, want)
 
-    def continued(
+    def generate(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
         self.asked.append(([list(prompt) for prompt in prompts], list(limits), list(seeds)))
         if self.writes is None:
-            return super().continued(prompts, limits, temperature, seeds)
+            return super().generate(prompts, limits, temperature, seeds)
         return [[self.writes] * (1 if self.writes == END else limit) for limit in limits]
 
 
@@ -321,7 +321,7 @@ def test_without_a_loss_that_learns_from_a_teacher_nothing_is_written(tmp_path: 
 
 def test_a_student_that_cannot_write_is_refused_before_the_first_step(tmp_path: Path) -> None:
     class Mute(TinyModel):
-        continued = kdtool.LanguageModel.continued
+        generate = kdtool.LanguageModel.generate
 
     with pytest.raises(kdtool.UsageError, match="Mute cannot continue text"):
         train(tmp_path, Mute(make_model(1).model), on_policy={"fraction": 0.1})

@@ -14,7 +14,7 @@ import kdtool
 import torch
 from kdtool._contract.signals import alternatives
 from kdtool._store.committed import discard_uncommitted
-from kdtool_testing import ByteTokenizer, ListSource, continued_plainly, make_run
+from kdtool_testing import ByteTokenizer, ListSource, generate_plainly, make_run
 from kdtool_trainer_standard import StandardTrainer
 from kdtool_trainer_standard._order import RowsInOrder
 from kdtool_trainer_standard._sharding import whole
@@ -84,12 +84,12 @@ class TinyModel(kdtool.LanguageModel):
         projections = {layer: kdtool.Projections(own, 2 * own, 3 * own) for layer, own in kept.items()}
         return kdtool.ModelOutputs(last=states[-1][labelled], hidden=hidden, projections=projections)
 
-    def continued(
+    def generate(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
-        return continued_plainly(self, prompts, limits, temperature, seeds)
+        return generate_plainly(self, prompts, limits, temperature, seeds)
 
-    def opened(self) -> kdtool.Runtime:
+    def open_runtime(self) -> kdtool.Runtime:
         return Opened(self)
 
     def save(self, folder: Path) -> None:

@@ -141,6 +141,6 @@ def test_weights_are_not_counted_for_each_text_and_request(monkeypatch: pytest.M
     monkeypatch.setattr(_model, "facts_of", counting)
     list(runtime.score(TEXTS))
     list(runtime.answer([kdtool.Request(str(number), "x = ", 2) for number in range(20)]))
-    model.continued([model.tokenizer.encode("x")], [2], 0.0, [0])
+    model.generate([model.tokenizer.encode("x")], [2], 0.0, [0])
     assert counted == []
     assert (runtime.context, runtime.count("abc")) == (model.facts.context, 3)

@@ -60,7 +60,7 @@ def trained(teacher: Local, run: kdtool.RunInfo, folder: Path) -> torch.Tensor:
                 parameter.mul_(1.1)
         found = logits(runtime)
         runtime.model.save(folder)
-    teacher.kdtool_adapted(run, folder)
+    teacher.kdtool_load_weights(run, folder)
     return found
 
 
@@ -82,7 +82,7 @@ def test_an_adapter_is_taken_in_once(tmp_path: Path) -> None:
     torch.testing.assert_close(opened(teacher, run), learnt)
     assert not learnt.allclose(before, atol=1e-3)
     assert teacher.kdtool_identity(run) != identity
-    teacher.kdtool_adapted(run, None)
+    teacher.kdtool_load_weights(run, None)
     torch.testing.assert_close(opened(teacher, run), before)
 
 

@@ -23,7 +23,7 @@ class TestPretrained(StudentConformance):
     entry_point = "pretrained"
     settings: ClassVar[dict[str, str]] = {"model": "owner/name"}
 
-    def prepared(self, folder: Path) -> Mapping[str, str]:
+    def prepare(self, folder: Path) -> Mapping[str, str]:
         return {"model": str(write_toy_model(folder / "model"))}
 
 

@@ -21,7 +21,7 @@ class TestCausalLM(TeacherConformance):
     entry_point = "causal-lm"
     settings: ClassVar[dict[str, str]] = {"model": "owner/name"}
 
-    def prepared(self, folder: Path) -> Mapping[str, str]:
+    def prepare(self, folder: Path) -> Mapping[str, str]:
         return {"model": str(write_toy_model(folder / "model")), "dtype": "float32"}
 
 

@@ -57,7 +57,7 @@ class TestCodeLlama(TeacherConformance):
     component = CodeLlama
     entry_point = "codellama"
 
-    def prepared(self, folder: Path) -> Mapping[str, str]:
+    def prepare(self, folder: Path) -> Mapping[str, str]:
         return {"weights": str(_model()), "dtype": "float32"}
 
 

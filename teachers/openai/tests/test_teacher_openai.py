@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from keyword import kwlist
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -34,7 +35,7 @@ class Running(NamedTuple):
 
 
 def save_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Write a byte-level BPE tokenizer, trained on this file."""
+    """Write a byte-level BPE tokenizer, trained on words that do not change when this file does."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -44,7 +45,7 @@ def save_tokenizer(folder: Path, vocabulary: int) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
+    inner.train_from_iterator([" ".join(kwlist)], trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
     wrapped.save_pretrained(folder)
 
@@ -76,7 +77,7 @@ class TestOpenAI(TeacherConformance):
     def _server(self, running: Running) -> None:
         type(self).running = running
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         return {"url": self.running.url, "tokenizer": str(self.running.gguf), "top_k": 5}
 
 
@@ -331,7 +332,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
             "api": "completions",
         }
         asked = OpenAI(OpenAI.Config(url=served.url, **settings))
-        source = Asking(asked, cache.kdtool_wanted(kdtool.SignalRequest(TOP), asked.offers))
+        source = Asking(asked, cache.kdtool_choose_signals(kdtool.SignalRequest(TOP), asked.offers))
         told = source.signal(batch).sparse
         before = len(served.posts)
         run = make_run(tmp_path, say=lambda _: None)

@@ -24,7 +24,7 @@ class TestSmolLM2(TeacherConformance):
     component = SmolLM2
     entry_point = "smollm2"
 
-    def prepared(self, folder: Path) -> Mapping[str, str]:
+    def prepare(self, folder: Path) -> Mapping[str, str]:
         return {"weights": str(write_toy_model(folder / "model")), "dtype": "float32"}
 
 

@@ -49,7 +49,7 @@ class TestStarCoder2(TeacherConformance):
     component = StarCoder2
     entry_point = "starcoder2"
 
-    def prepared(self, folder: Path) -> Mapping[str, str]:
+    def prepare(self, folder: Path) -> Mapping[str, str]:
         return {"weights": str(_model()), "dtype": "float32"}
 
 

@@ -1,4 +1,4 @@
-"""Conformance suites for plugins: subclass one in your tests, say what is tested, and pytest runs the rest.
+"""Conformance suites for plugins: subclass one in your tests, name the class under test, and pytest runs the rest.
 
     from kdtool_testing import TokenLossConformance
     from kdtool_loss_focal import Focal
@@ -8,9 +8,9 @@
         entry_point = "focal"
         settings = {"gamma": 2.0}
 
-There is one for every kind; each says in its docstring what it asks for and which methods to override so that the
-component has what it needs (`prepared` for files, `companions` for other components of the run). `ComponentConformance` is
-what they share, `CommandConformance` is for commands. Each suite has a file of its own; `toy/` holds the stand-ins.
+There is one for every kind. Its docstring lists the attributes to set, and the methods to override so that the component
+has what it needs (`prepare` for files, `companions` for other components of the run). All extend `ComponentConformance`;
+`CommandConformance` is for commands. Each suite has its own file; `toy/` holds the stand-ins.
 
 A suite's tests cannot be deleted, replaced or skipped in a subclass, except by one that is marked
 `pytest.mark.xfail(reason=…)`. The rest here serves tests of your own: a run (`make_run`), small models (`toy_model`, and
@@ -44,7 +44,7 @@ from kdtool_testing.sequence_loss import SequenceLossConformance
 from kdtool_testing.student import StudentConformance
 from kdtool_testing.teacher import TeacherConformance
 from kdtool_testing.token_loss import TokenLossConformance
-from kdtool_testing.toy.continuing import continued_plainly
+from kdtool_testing.toy.continuing import generate_plainly
 from kdtool_testing.toy.model import toy_model
 from kdtool_testing.toy.model_folder import write_toy_model
 from kdtool_testing.toy.rows import ListSource, batch_of
@@ -83,8 +83,8 @@ __all__ = [
     "TransformConformance",
     "WeightingConformance",
     "batch_of",
-    "continued_plainly",
     "empty_results",
+    "generate_plainly",
     "make_results",
     "make_run",
     "toy_model",

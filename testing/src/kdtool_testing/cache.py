@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["CacheConformance"]
 
 LENGTH, WIDTH, VOCABULARY, ROWS = 6, 8, 40, 11
+KINDS: frozenset[SignalKind] = frozenset(get_args(SignalKind))
 
 
 class CacheConformance(ComponentConformance):
-    """What a cache recalls is what it recorded, row by row, whatever the batch, also after a killed recording.
+    """A cache recalls what it recorded, row by row, in any batch, also after a killed recording.
 
     Give `settings` under which 11 rows fill several files.
     """
@@ -38,10 +39,10 @@ class CacheConformance(ComponentConformance):
     kind: ClassVar[str] = "cache"
 
     wants: ClassVar[SignalRequest] = SignalRequest()
-    """A need that the cache can meet; the suite's teacher has 4 layers of width 8 and 40 tokens."""
+    """A request that the cache can serve; the suite's teacher has 4 layers of width 8 and 40 tokens."""
 
     @pytest.fixture
-    def recorded(self, run: RunInfo) -> Path:
+    def recording(self, run: RunInfo) -> Path:
         """A folder with the signals of all rows of the suite."""
         folder = run.folder / "signals"
         assert self._record(run, folder, self._teacher()) == ROWS
@@ -50,19 +51,19 @@ class CacheConformance(ComponentConformance):
     def test_what_it_offers_and_asks_for_is_possible(self) -> None:
         cache = self.build()
         assert cache.offers
-        assert cache.offers <= frozenset(get_args(SignalKind))
-        assert cache.kdtool_wanted(self.wants, frozenset(get_args(SignalKind))).kinds <= frozenset(get_args(SignalKind))
+        assert cache.offers <= KINDS
+        assert cache.kdtool_choose_signals(self.wants, KINDS).kinds <= KINDS
 
-    def test_rows_are_recalled_alike_in_any_batch(self, recorded: Path) -> None:
+    def test_rows_are_recalled_alike_in_any_batch(self, recording: Path) -> None:
         rows = small_rows()
-        alone = [self._recall(recorded, [row]) for row in rows]
+        alone = [self._recall(recording, [row]) for row in rows]
         for order in ([3, 1], [10, 0, 5], list(reversed(range(ROWS))), [2, 2]):
-            together = self._recall(recorded, [rows[i] for i in order])
+            together = self._recall(recording, [rows[i] for i in order])
             _same(together, [alone[i] for i in order])
 
-    def test_what_is_recalled_is_what_the_teacher_told(self, recorded: Path) -> None:
+    def test_what_is_recalled_is_what_the_teacher_told(self, recording: Path) -> None:
         batch = batch_of(small_rows())
-        told, found = self._teacher().signal(batch), self._recall(recorded, small_rows())
+        told, found = self._teacher().signal(batch), self._recall(recording, small_rows())
         if told.lazy is not None and found.lazy is not None:
             close(
                 logits_of(found.lazy.hidden, found.lazy.head),
@@ -75,22 +76,22 @@ class CacheConformance(ComponentConformance):
             for one, other in zip(_as_sets(found.sparse), _as_sets(told.sparse), strict=True):
                 assert one == pytest.approx(other, rel=2e-2)
 
-    def test_recalling_reads_and_does_not_write(self, recorded: Path) -> None:
-        before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
-        self._recall(recorded, small_rows())
-        assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
+    def test_recalling_reads_and_does_not_write(self, recording: Path) -> None:
+        before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
+        self._recall(recording, small_rows())
+        assert {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()} == before
 
-    def test_recalling_needs_nothing_but_the_folder(self, recorded: Path) -> None:
-        first, second = (self._recall(recorded, small_rows()[:3]) for _ in range(2))
+    def test_recalling_needs_nothing_but_the_folder(self, recording: Path) -> None:
+        first, second = (self._recall(recording, small_rows()[:3]) for _ in range(2))
         _same(first, [second])
         assert first.fingerprint == Teacher.fingerprint
 
-    def test_a_row_that_is_not_there_is_named(self, recorded: Path) -> None:
+    def test_a_row_that_is_not_there_is_named(self, recording: Path) -> None:
         stranger = Row("stranger", [1] * LENGTH, [True] * LENGTH, [0] * LENGTH)
         with pytest.raises(KdtoolError, match="stranger"):
-            self._recall(recorded, [stranger])
+            self._recall(recording, [stranger])
 
-    def test_a_killed_recording_goes_on_where_it_stopped(self, run: RunInfo, recorded: Path) -> None:
+    def test_a_killed_recording_goes_on_where_it_stopped(self, run: RunInfo, recording: Path) -> None:
         folder = run.folder / "interrupted"
         with pytest.raises(KeyboardInterrupt):
             self._record(run, folder, self._teacher(rows_before_death=7))
@@ -98,9 +99,9 @@ class CacheConformance(ComponentConformance):
         assert self._record(run, folder, survivor) == ROWS
         assert len(survivor.asked) < ROWS, "nothing of the killed recording was used"
         for row in small_rows():
-            _same(self._recall(folder, [row]), [self._recall(recorded, [row])])
+            _same(self._recall(folder, [row]), [self._recall(recording, [row])])
 
-    def test_ranks_record_together(self, run: RunInfo, recorded: Path) -> None:
+    def test_ranks_record_together(self, run: RunInfo, recording: Path) -> None:
         if not self.build().every_rank_records:
             return
         folder = run.folder / "together"
@@ -117,20 +118,20 @@ class CacheConformance(ComponentConformance):
             rank.join(60)
         assert set(counted) == {0, 1, 2}, "a rank failed, or waits for ever"
         assert counted[0] == ROWS
-        _same(self._recall(folder, small_rows()), [self._recall(recorded, small_rows())])
+        _same(self._recall(folder, small_rows()), [self._recall(recording, small_rows())])
 
-    def test_recording_again_asks_for_nothing(self, run: RunInfo, recorded: Path) -> None:
+    def test_recording_again_asks_for_nothing(self, run: RunInfo, recording: Path) -> None:
         teacher = self._teacher()
-        assert self._record(run, recorded, teacher) == ROWS
+        assert self._record(run, recording, teacher) == ROWS
         assert teacher.asked == []
 
-    def test_a_flipped_byte_is_noticed(self, recorded: Path) -> None:
-        for path in sorted(recorded.rglob("*.safetensors")):
+    def test_a_flipped_byte_is_noticed(self, recording: Path) -> None:
+        for path in sorted(recording.rglob("*.safetensors")):
             data = bytearray(path.read_bytes())
             data[-1] ^= 1
             path.write_bytes(data)
         with pytest.raises(StorageError):
-            self._recall(recorded, small_rows())
+            self._recall(recording, small_rows())
 
     def test_progress_is_told(self, tmp_path: Path) -> None:
         listener = Listener()
@@ -139,7 +140,7 @@ class CacheConformance(ComponentConformance):
         assert listener.progress[-1] == ROWS
 
     def _teacher(self, rows_before_death: int = 1000) -> Teacher:
-        return Teacher(self.build().kdtool_wanted(self.wants, frozenset(get_args(SignalKind))), rows_before_death)
+        return Teacher(self.build().kdtool_choose_signals(self.wants, KINDS), rows_before_death)
 
     def _record(self, run: RunInfo, folder: Path, teacher: Teacher) -> int:
         folder.mkdir(exist_ok=True)
@@ -171,12 +172,12 @@ class Teacher:
         self.asked += batch.row_keys
         if len(self.asked) > self.rows_before_death:
             raise KeyboardInterrupt
-        last = torch.cat([self._states(key, -1)[kept] for key, kept in _kept(batch)])
+        last = torch.cat([self._states(key, -1)[kept] for key, kept in _labelled_positions(batch)])
         head = Head(
             torch.randn(VOCABULARY + 3, WIDTH, generator=_generator("head")), VOCABULARY, scale=0.5, soft_cap=30.0
         )
         hidden = {
-            layer: torch.cat([self._states(key, layer)[kept] for key, kept in _kept(batch)])
+            layer: torch.cat([self._states(key, layer)[kept] for key, kept in _labelled_positions(batch)])
             for layer in self.want.layers
         }
         sparse = None
@@ -209,7 +210,7 @@ def small_rows() -> list[Row]:
     ]
 
 
-def _kept(batch: Batch) -> list[tuple[str, Tensor]]:
+def _labelled_positions(batch: Batch) -> list[tuple[str, Tensor]]:
     return [(key, labels != -100) for key, labels in zip(batch.row_keys, batch.labels, strict=True)]
 
 

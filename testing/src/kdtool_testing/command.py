@@ -44,7 +44,7 @@ class CommandConformance(OfferedConformance):
         assert "Traceback" not in done.stderr
         assert "--no-such-option" in done.stderr
 
-    def _offered(self) -> Any:
+    def _offer(self) -> Any:
         return self.command
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

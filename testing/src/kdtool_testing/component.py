@@ -29,12 +29,12 @@ __all__ = ["ComponentConformance"]
 
 
 class ComponentConformance(RegistrationConformance):
-    """A component's settings are described, bounded and strict; it says of itself what is so; it can be closed at any time.
+    """Settings are described, bounded and strict, descriptions are true, and the component can be closed at any time.
 
-    Override `prepared` where the component needs files, and `companions` where it asks others of the run.
+    Override `prepare` where the component needs files, and `companions` where it asks others of the run.
     """
 
-    def prepared(self, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
         """Return settings, over `settings`, under which the component works; write the files they name into `folder`."""
         return {}
 
@@ -55,13 +55,13 @@ class ComponentConformance(RegistrationConformance):
 
     def build(self, **settings: Any) -> Any:
         """Build the component from `settings`, with further ones laid over them, validated as a recipe's are."""
-        return self.component(self._validated({**self.settings, **settings}))
+        return self.component(self._validate({**self.settings, **settings}))
 
     def ready(self, run: RunInfo) -> Any:
         """Build the component so that it works in `run`."""
-        return self.build(**self.prepared(run.folder))
+        return self.build(**self.prepare(run.folder))
 
-    def _validated(self, settings: Mapping[str, Any]) -> Any:
+    def _validate(self, settings: Mapping[str, Any]) -> Any:
         return self.component.Config.model_validate_json(json.dumps(dict(settings)), strict=True)
 
     def test_its_class_and_every_setting_are_described(self) -> None:
@@ -84,20 +84,20 @@ class ComponentConformance(RegistrationConformance):
                     if any(_fits(value, other) for other in _forms(field)):
                         continue
                     with pytest.raises(pydantic.ValidationError) as caught:
-                        self._validated({**self.settings, name: value})
+                        self._validate({**self.settings, name: value})
                     assert any(error["loc"][:1] == (name,) for error in caught.value.errors()), (name, value)
 
     def test_unknown_settings_are_refused(self) -> None:
         with pytest.raises(pydantic.ValidationError) as caught:
-            self._validated({**self.settings, "no_such_setting": 1})
+            self._validate({**self.settings, "no_such_setting": 1})
         assert [error["type"] for error in caught.value.errors()] == ["extra_forbidden"]
 
     def test_its_settings_survive_a_round_trip(self) -> None:
-        config = self._validated(self.settings)
+        config = self._validate(self.settings)
         assert self.component.Config.model_validate_json(config.model_dump_json(), strict=True) == config
 
     def test_what_it_says_of_itself_is_well_formed_and_stable(self, run: RunInfo) -> None:
-        said = [_said(component, run) for component in (self.ready(run), self.ready(run))]
+        said = [_describe(component, run) for component in (self.ready(run), self.ready(run))]
         assert said[0] == said[1]
         identity, facts, terms, missing = said[0]
         assert all(isinstance(text, str) for pair in (identity or {}).items() for text in pair)
@@ -106,7 +106,7 @@ class ComponentConformance(RegistrationConformance):
         assert missing is None or all(isinstance(text, str) and text for text in missing)
 
     def test_what_it_estimates_is_well_formed_and_stable(self, run: RunInfo) -> None:
-        said = [_estimated(component, run) for component in (self.ready(run), self.ready(run))]
+        said = [_estimate(component, run) for component in (self.ready(run), self.ready(run))]
         assert [_without_seconds(part) for part in said[0]] == [_without_seconds(part) for part in said[1]]
         stages = {*_STAGES, ""}
         for part in said[0]:
@@ -119,10 +119,10 @@ class ComponentConformance(RegistrationConformance):
                 assert saving.settings.keys() <= self.component.Config.model_fields.keys()
 
     def test_building_and_asking_it_changes_nothing_around_it(self, run: RunInfo) -> None:
-        self.prepared(run.folder)
+        self.prepare(run.folder)
         before = _around(run.folder)
         component = self.ready(run)
-        _said(component, run)
+        _describe(component, run)
         component.kdtool_close()
         assert _around(run.folder) == before
 
@@ -132,7 +132,7 @@ class ComponentConformance(RegistrationConformance):
         component.kdtool_close()
 
 
-def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
+def _describe(component: Any, run: RunInfo) -> tuple[Any, ...]:
     identity = component.kdtool_identity(run)
     facts = component.kdtool_describe(run)
     missing = component.kdtool_check(run, "start")
@@ -142,7 +142,7 @@ def _said(component: Any, run: RunInfo) -> tuple[Any, ...]:
 _STAGES = ("students", "signals", "phases/train", "exports", "scores")
 
 
-def _estimated(component: Any, run: RunInfo) -> list[Estimate]:
+def _estimate(component: Any, run: RunInfo) -> list[Estimate]:
     """Ask for estimates of a run whose student and teacher are what the component describes, or a common model."""
     facts = component.kdtool_describe(run) or _SHAPE
     phase = PlannedPhase("train", "phases/train", "student", 10, (), 64, None, facts, beside=("teacher",))

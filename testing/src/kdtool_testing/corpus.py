@@ -16,7 +16,7 @@ __all__ = ["CorpusConformance"]
 
 
 class CorpusConformance(ComponentConformance):
-    """A corpus gives the same well-formed examples every time, and says what it was made from."""
+    """A corpus yields the same well-formed examples every time, and identifies its source."""
 
     kind: ClassVar[str] = "corpus"
 

@@ -30,7 +30,7 @@ __all__ = ["EvaluatorConformance"]
 
 @dataclass
 class Measured:
-    """What one call of the evaluator for all subjects gave, and what was opened and said meanwhile."""
+    """Measurements of one call of the evaluator for all subjects, with the runtimes and messages of the call."""
 
     folder: Path
     found: list[Measurement]
@@ -39,17 +39,17 @@ class Measured:
 
 
 class EvaluatorConformance(ComponentConformance):
-    """Measurements are well formed, the same again, the same for a subject whoever is beside it, and paired by items.
+    """Measurements are well formed, repeatable, independent of the other subjects, and paired by items.
 
     The subjects are a teacher, two students, a control and an exported folder, all small; see `opener` and `subjects`.
     """
 
     kind: ClassVar[str] = "evaluator"
     repeatable: ClassVar[bool] = True
-    """Whether the same subjects give the same values again. Say False for what is timed."""
+    """True if the same subjects give the same values again; set False for timings."""
 
     def opener(self, *refused: str) -> Opener:
-        """Return what opens the subjects, all but the `refused`."""
+        """Return a component that opens the subjects, all but the `refused`."""
         return Opener(*refused)
 
     def examples(self) -> Sequence[Example]:
@@ -59,15 +59,15 @@ class EvaluatorConformance(ComponentConformance):
         completion = Example("pair", Completion("# add one\n", "x += 1\n"), split="test")
         return [*(Example(f"{split}-{i}", Text(text), split=split) for split, i, text in texts), completion]
 
-    def emptied(self, folder: Path) -> Iterator[Mapping[str, Any]]:
-        """Yield settings, over those of `prepared`, under each of which there is nothing to measure; write their files.
+    def nothing_to_measure(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        """Yield settings, over those of `prepare`, under each of which there is nothing to measure; write their files.
 
         For evaluators that have their problems from files: an empty file, one of another split.
         """
         yield from ()
 
     def subjects(self, folder: Path) -> Sequence[Subject]:
-        """Return what is measured; write the files it needs into `folder`."""
+        """Return the subjects to measure; write their files into `folder`."""
         return (
             Subject("teacher", "teacher"),
             *(
@@ -81,28 +81,28 @@ class EvaluatorConformance(ComponentConformance):
     _measured: ClassVar[Measured]
 
     @pytest.fixture
-    def measured(self, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    def evaluation(self, tmp_path_factory: pytest.TempPathFactory) -> Measured:
         """The measurements of all subjects, made once for all tests of a class."""
         cls = type(self)
         if "_measured" not in vars(cls):
             cls._measured = self._measure(tmp_path_factory.mktemp("measured"))
         return cls._measured
 
-    def test_there_are_measurements_of_the_subjects(self, measured: Measured) -> None:
-        names = {subject.name for subject in self.subjects(measured.folder)}
-        assert measured.found
-        assert {found.subject for found in measured.found} <= names
-        pairs = [(found.name, found.subject) for found in measured.found]
+    def test_there_are_measurements_of_the_subjects(self, evaluation: Measured) -> None:
+        names = {subject.name for subject in self.subjects(evaluation.folder)}
+        assert evaluation.found
+        assert {found.subject for found in evaluation.found} <= names
+        pairs = [(found.name, found.subject) for found in evaluation.found]
         assert len(pairs) == len(set(pairs)), "one measurement of a name for each subject"
 
-    def test_measurements_are_declared(self, measured: Measured, run: RunInfo) -> None:
+    def test_measurements_are_declared(self, evaluation: Measured, run: RunInfo) -> None:
         declared = self.ready(run).measurements
         assert not isinstance(declared, str), "measurements are a tuple of names"
-        for found in measured.found:
+        for found in evaluation.found:
             assert any(fnmatchcase(found.name, name) for name in declared), f"{found.name} is missing in `measurements`"
 
-    def test_measurements_are_well_formed(self, measured: Measured) -> None:
-        for found in measured.found:
+    def test_measurements_are_well_formed(self, evaluation: Measured) -> None:
+        for found in evaluation.found:
             assert isinstance(found, Measurement)
             assert found.name
             assert isinstance(found.value, float | int)
@@ -113,19 +113,19 @@ class EvaluatorConformance(ComponentConformance):
                 assert found.low <= found.value <= found.high, found
             assert all(isinstance(text, str) for pair in found.settings.items() for text in pair)
 
-    def test_subjects_are_measured_alike(self, measured: Measured) -> None:
+    def test_subjects_are_measured_alike(self, evaluation: Measured) -> None:
         """A name means one thing: its unit, direction and settings do not change from subject to subject."""
         meanings: dict[str, set[tuple[object, ...]]] = {}
-        for found in measured.found:
+        for found in evaluation.found:
             meanings.setdefault(found.name, set()).add((found.unit, found.higher_is_better, found.transform))
         assert all(len(meaning) == 1 for meaning in meanings.values()), meanings
 
-    def test_items_are_the_value_and_paired(self, measured: Measured) -> None:
+    def test_items_are_the_value_and_paired(self, evaluation: Measured) -> None:
         paired: dict[str, set[tuple[str, ...]]] = {}
-        for found in measured.found:
+        for found in evaluation.found:
             if found.items is None:
                 continue
-            assert found.items.resolve().is_relative_to((measured.folder / "run").resolve())
+            assert found.items.resolve().is_relative_to((evaluation.folder / "run").resolve())
             rows = [json.loads(line) for line in json_lines(found.items)]
             assert all(set(row) - {"shown"} == {"item", "sum", "weight"} for row in rows)
             assert all(isinstance(text, str) for row in rows for text in row.get("shown", {}).values())
@@ -135,38 +135,40 @@ class EvaluatorConformance(ComponentConformance):
             paired.setdefault(found.name, set()).add(tuple(sorted(row["item"] for row in rows)))
         assert all(len(items) == 1 for items in paired.values()), "subjects are compared item by item: the same items"
 
-    def test_it_is_the_same_again_and_alone(self, measured: Measured, tmp_path: Path) -> None:
+    def test_it_is_the_same_again_and_alone(self, evaluation: Measured, tmp_path: Path) -> None:
         if not self.repeatable:
             return
         groups: list[Sequence[Subject] | None] = [None]
         if not self.component.measures_jointly:  # type: ignore[attr-defined]
-            subjects = self.subjects(measured.folder)
+            subjects = self.subjects(evaluation.folder)
             with_teacher = [[subjects[0], subject] for subject in subjects[1:]]
             groups = [None, *([subject] for subject in subjects), *with_teacher]
         for number, group in enumerate(groups):
             folder = tmp_path / str(number)
             folder.mkdir()
-            for found in self._measure(folder, group, files=measured.folder).found:
-                same = [other for other in measured.found if (other.name, other.subject) == (found.name, found.subject)]
+            for found in self._measure(folder, group, files=evaluation.folder).found:
+                same = [
+                    other for other in evaluation.found if (other.name, other.subject) == (found.name, found.subject)
+                ]
                 assert len(same) == 1
                 assert found.value == pytest.approx(same[0].value, rel=1e-6)
                 assert found.settings == same[0].settings
 
-    def test_what_was_opened_is_closed(self, measured: Measured) -> None:
-        assert all(runtime.closed for runtime in measured.runtimes)
+    def test_what_was_opened_is_closed(self, evaluation: Measured) -> None:
+        assert all(runtime.closed for runtime in evaluation.runtimes)
 
     def test_a_subject_that_cannot_be_opened_is_left_out(self, tmp_path: Path) -> None:
         lost = Subject("lost", "artifact", tmp_path / "gone.gguf", 0)
         (tmp_path / "gone.gguf").write_bytes(b"GGUF?")
-        measured = self._measure(tmp_path, [lost], refused=("lost",))
-        assert all(found.n >= 1 and isfinite(found.value) for found in measured.found)
-        assert measured.said, "the user hears what was left out"
+        evaluation = self._measure(tmp_path, [lost], refused=("lost",))
+        assert all(found.n >= 1 and isfinite(found.value) for found in evaluation.found)
+        assert evaluation.said, "tell the user which subject is left out: call run.say"
 
     def test_nothing_to_measure_is_no_error(self, tmp_path: Path) -> None:
         assert self._measure(tmp_path, []).found == []
 
-    def test_a_run_without_texts_is_measured_alike_or_an_error(self, measured: Measured, tmp_path: Path) -> None:
-        """Who measures on the run's texts must not pass for one that found nothing: the user hears which key to look at."""
+    def test_a_run_without_texts_is_measured_alike_or_an_error(self, evaluation: Measured, tmp_path: Path) -> None:
+        """An evaluator of the run's texts must not return an empty result silently: its error names the recipe key."""
         found: list[Measurement] = []
         refusal = ""
         try:
@@ -175,10 +177,10 @@ class EvaluatorConformance(ComponentConformance):
             refusal = str(error)
         with_texts, without = (
             {(one.name, one.subject): one.value if self.repeatable else 0.0 for one in each}
-            for each in (measured.found, found)
+            for each in (evaluation.found, found)
         )
         alike = without.keys() == with_texts.keys() and without == pytest.approx(with_texts, rel=1e-6)
-        assert alike or refusal, "raise a kdtool.UsageError where nothing is left: a score of nothing is none"
+        assert alike or refusal, "raise a kdtool.UsageError where nothing is left to measure"
         assert alike or self.entry_point in refusal, "the message names the evaluator's key"
         assert alike or self._early_refusal(tmp_path, ()) == refusal, (
             "kdtool_check reports it, before anything is trained"
@@ -186,7 +188,7 @@ class EvaluatorConformance(ComponentConformance):
 
     def test_files_that_leave_nothing_to_measure_are_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
-        for number, settings in enumerate(self.emptied(tmp_path / "files")):
+        for number, settings in enumerate(self.nothing_to_measure(tmp_path / "files")):
             (tmp_path / str(number)).mkdir()
             with pytest.raises(UsageError, match=re.escape(self.entry_point)) as caught:
                 self._measure(tmp_path / str(number), settings=settings)
@@ -194,7 +196,7 @@ class EvaluatorConformance(ComponentConformance):
             assert early == str(caught.value), "kdtool_check reports it, before anything is trained"
 
     def test_prompts_without_an_answer_end_nothing(
-        self, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, evaluation: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """All requests but the first are refused, as prompts that are too long are: it is the same items all the same."""
         answer = ToyRuntime.answer
@@ -205,7 +207,7 @@ class EvaluatorConformance(ComponentConformance):
 
         monkeypatch.setattr(ToyRuntime, "answer", refusing)
         again = {(found.name, found.subject): found for found in self._measure(tmp_path).found}
-        for found in measured.found:
+        for found in evaluation.found:
             assert (found.name, found.subject) in again, "what is refused counts as failed"
             assert _items(again[found.name, found.subject]) == _items(found)
 
@@ -239,8 +241,9 @@ class EvaluatorConformance(ComponentConformance):
         companions: Mapping[str, Any] = {"listener": Listener(), "opener": opener, **self.companions(folder)}
         given = self.examples() if examples is None else examples
         run: RunInfo = make_run(run_folder, companions, given, say=said.append)
-        evaluator = self.build(**{**self.prepared(run_folder), **settings}) if settings else self.ready(run)
-        measured = list(self._called(evaluator, run, self.subjects(files or folder) if subjects is None else subjects))
+        evaluator = self.build(**{**self.prepare(run_folder), **settings}) if settings else self.ready(run)
+        chosen = self.subjects(files or folder) if subjects is None else subjects
+        measured = list(self._evaluate(evaluator, run, chosen))
         evaluator.kdtool_close()
         return Measured(folder, measured, opener.opened, said)
 
@@ -249,18 +252,18 @@ class EvaluatorConformance(ComponentConformance):
     ) -> str:
         run = make_run(folder / "run", {"listener": Listener(), **self.companions(folder)}, examples)
         try:
-            self.build(**{**self.prepared(run.folder), **(settings or {})}).kdtool_check(run, "text")
+            self.build(**{**self.prepare(run.folder), **(settings or {})}).kdtool_check(run, "text")
         except UsageError as error:
             return str(error)
         return ""
 
-    def _called(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
+    def _evaluate(self, evaluator: Any, run: RunInfo, subjects: Sequence[Subject]) -> Iterator[Measurement]:
         assert isinstance(evaluator.measures_jointly, bool)
         yield from evaluator.kdtool_evaluate(run, subjects) or ()
 
 
 def _items(measurement: Measurement) -> set[str]:
-    """Return what a measurement is made of."""
+    """Return the items of a measurement."""
     if measurement.items is None:
         return set()
     return {json.loads(line)["item"] for line in json_lines(measurement.items)}

@@ -21,45 +21,45 @@ __all__ = ["ExporterConformance"]
 
 
 class ExporterConformance(ComponentConformance):
-    """An exporter writes below the run's folder, says truly what it wrote, and opens that again, also elsewhere."""
+    """An exporter writes below the run's folder, describes its files correctly, and opens them again, also elsewhere."""
 
     kind: ClassVar[str] = "exporter"
     opens: ClassVar[bool] = True
-    """Whether the exporter opens what it wrote, so that it can be measured. Say False where nothing here runs the format."""
+    """True if the exporter opens its artifacts for measurement; set False where nothing here runs the format."""
 
-    def trained(self, folder: Path) -> Path:
+    def write_student(self, folder: Path) -> Path:
         """Write a trained student into `folder`, as `LanguageModel.save` leaves it, and return its folder."""
         return write_toy_model(folder)
 
     @pytest.fixture
-    def exported(self, run: RunInfo, tmp_path: Path) -> Artifact:
-        """What the exporter wrote of a small student."""
-        found: Artifact = self.ready(run).kdtool_export(run, self.trained(tmp_path / "trained"))
+    def artifact(self, run: RunInfo, tmp_path: Path) -> Artifact:
+        """The artifact of a small student."""
+        found: Artifact = self.ready(run).kdtool_export(run, self.write_student(tmp_path / "trained"))
         return found
 
     def test_it_writes_below_the_run_s_folder_alone(self, run: RunInfo, tmp_path: Path) -> None:
-        trained = self.trained(tmp_path / "trained")
+        trained = self.write_student(tmp_path / "trained")
         before = _content(trained)
-        exported = self.ready(run).kdtool_export(run, trained)
-        assert isinstance(exported, Artifact)
-        assert exported.path.exists()
-        assert exported.path.resolve().is_relative_to(run.folder.resolve())
-        assert exported.path != run.folder, "the engine keeps files of its own there"
-        assert _content(trained) == before, "the trained student is others' to use, too"
+        artifact = self.ready(run).kdtool_export(run, trained)
+        assert isinstance(artifact, Artifact)
+        assert artifact.path.exists()
+        assert artifact.path.resolve().is_relative_to(run.folder.resolve())
+        assert artifact.path != run.folder, "the engine keeps files of its own there"
+        assert _content(trained) == before, "the exporter must not change the trained student"
         assert {path.name for path in tmp_path.iterdir()} == {"trained", "run"}
 
-    def test_what_it_says_of_its_files_is_so(self, exported: Artifact) -> None:
-        assert exported.format
-        files = [exported.path] if exported.path.is_file() else [p for p in exported.path.rglob("*") if p.is_file()]
-        assert exported.bytes == sum(file.stat().st_size for file in files) > 0
+    def test_what_it_says_of_its_files_is_so(self, artifact: Artifact) -> None:
+        assert artifact.format
+        files = [artifact.path] if artifact.path.is_file() else [p for p in artifact.path.rglob("*") if p.is_file()]
+        assert artifact.bytes == sum(file.stat().st_size for file in files) > 0
         assert not [file for file in files if file.suffix in {".bin", ".pt", ".pkl"}], "pickles run code when opened"
-        assert str(exported.path) not in exported.how_to_use, "the engine moves the files: write {path} for their place"
-        assert not exported.how_to_use or "{path}" in exported.how_to_use
-        assert str(exported.path) not in exported.card
-        assert not [file for file in files if file.name == "README.md" and exported.card], "the engine writes the card"
+        assert str(artifact.path) not in artifact.how_to_use, "the engine moves the files: write {path} for their place"
+        assert not artifact.how_to_use or "{path}" in artifact.how_to_use
+        assert str(artifact.path) not in artifact.card
+        assert not [file for file in files if file.name == "README.md" and artifact.card], "the engine writes the card"
 
     def test_the_same_student_gives_the_same_files(self, tmp_path: Path) -> None:
-        trained = self.trained(tmp_path / "trained")
+        trained = self.write_student(tmp_path / "trained")
         contents = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
@@ -67,10 +67,10 @@ class ExporterConformance(ComponentConformance):
             contents.append(_content(self.ready(run).kdtool_export(run, trained).path))
         assert contents[0] == contents[1]
 
-    def test_it_opens_again_wherever_it_lies(self, run: RunInfo, exported: Artifact, tmp_path: Path) -> None:
-        moved = tmp_path / "elsewhere" / exported.path.name
+    def test_it_opens_again_wherever_it_lies(self, run: RunInfo, artifact: Artifact, tmp_path: Path) -> None:
+        moved = tmp_path / "elsewhere" / artifact.path.name
         moved.parent.mkdir()
-        shutil.move(exported.path, moved)
+        shutil.move(artifact.path, moved)
         runtime = self.ready(run).kdtool_open(run, Subject("exported", "artifact", moved, 0))
         assert (runtime is not None) == self.opens
         if runtime is not None:
@@ -79,13 +79,13 @@ class ExporterConformance(ComponentConformance):
                 check_answers(runtime.answer)
             runtime.close()
 
-    def test_it_opens_nothing_else(self, run: RunInfo, exported: Artifact, tmp_path: Path) -> None:
+    def test_it_opens_nothing_else(self, run: RunInfo, artifact: Artifact, tmp_path: Path) -> None:
         exporter = self.ready(run)
         foreign = tmp_path / "foreign"
         foreign.mkdir()
         (foreign / "notes.txt").write_text("no model", encoding="utf-8")
         assert exporter.kdtool_open(run, Subject("teacher", "teacher")) is None
-        assert exporter.kdtool_open(run, Subject("student", "student", exported.path, 0)) is None
+        assert exporter.kdtool_open(run, Subject("student", "student", artifact.path, 0)) is None
         assert exporter.kdtool_open(run, Subject("foreign", "artifact", foreign, 0)) is None
         assert exporter.kdtool_open(run, Subject("foreign", "artifact", foreign / "notes.txt", 0)) is None
 

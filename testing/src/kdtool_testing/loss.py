@@ -1,4 +1,4 @@
-"""What the suites of both forms of losses have in common."""
+"""Tests for losses of both forms."""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LossConformance"]
 
 
 class LossConformance(ComponentConformance):
-    """What a loss says of itself is possible."""
+    """The attributes that a loss declares are possible."""
 
     kind: ClassVar[str] = "loss"
     _form: ClassVar[type[Loss]]
@@ -37,7 +37,7 @@ class LossConformance(ComponentConformance):
         )
 
     def test_a_weight_means_the_same_at_every_temperature(self) -> None:
-        """Of losses that soften distributions, where their temperature can be set."""
+        """For losses that soften distributions and have a temperature setting."""
         power = self.build().temperature_power
         if power and "temperature" in self.component.Config.model_fields:
             low, high = (self._slopes(temperature) for temperature in (2.0, 4.0))

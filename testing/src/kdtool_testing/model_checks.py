@@ -1,4 +1,4 @@
-"""What the suites of teachers and students have in common: tokenizers, batches in their tokens, opened models.
+"""Checks for teachers and students: tokenizers, batches in their tokens, opened models.
 
 Plain functions that assert. Those that take tensors need torch, which they import when called.
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "TEXTS", "check_answers", "check_continued", "check_model", "check_runtime", "check_tokenizer", "close", "computed",
-    "logits_of", "no_model_is_built", "packed", "same_shapes",
+    "TEXTS", "check_answers", "check_generate", "check_model", "check_runtime", "check_tokenizer", "close", "compute_logits",
+    "logits_of", "no_model_is_built", "pack_rows", "same_shapes",
 ]  # fmt: skip
 
 _SHORT_CONTEXT = 4096
@@ -63,7 +63,7 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     _check_start(tokenizer)
     names = tokenizer.tokens()
     assert len(names) == tokenizer.vocabulary, "every id has a name"
-    assert len(set(names) - {""}) == sum(map(bool, names)), "names tell ids apart"
+    assert len(set(names) - {""}) == sum(map(bool, names)), "names of ids are unique"
     folder.mkdir()
     tokenizer.save(folder)
     assert any(folder.iterdir())
@@ -105,7 +105,7 @@ def no_model_is_built() -> Iterator[None]:
         yield
 
 
-def packed(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEXTS) -> list[Row]:
+def pack_rows(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEXTS) -> list[Row]:
     """Return a row for each pair of texts: two documents, some tokens without label, padding."""
     rows = []
     for number, (first, second) in enumerate(zip(texts, (*texts[1:], texts[0]), strict=True)):
@@ -121,7 +121,7 @@ def packed(tokenizer: Tokenizer, length: int = 24, texts: Sequence[str] = TEXTS)
 
 
 def logits_of(hidden: Tensor, head: Head) -> Tensor:
-    """Return the logits [N, V] of final states, as `Head` says; the plain way, in float32."""
+    """Return the logits [N, V] of final states as `Head` defines them, computed plainly in float32."""
     logits = hidden.float() @ head.weight.float().T
     if head.bias is not None:
         logits = logits + head.bias.float()
@@ -131,7 +131,7 @@ def logits_of(hidden: Tensor, head: Head) -> Tensor:
     return logits[:, : head.vocabulary]
 
 
-def computed(model: LanguageModel, batch: Batch) -> Tensor:
+def compute_logits(model: LanguageModel, batch: Batch) -> Tensor:
     """Return a model's logits [N, V] of a batch, without gradient and dropout."""
     import torch
 
@@ -156,17 +156,17 @@ def check_model(model: LanguageModel) -> None:
     assert facts.tokenizer_fingerprint == model.tokenizer.fingerprint
     assert str(next(model.model.parameters()).dtype) == f"torch.{facts.dtype}"
 
-    rows = packed(model.tokenizer)
-    whole = computed(model, batch_of(rows))
+    rows = pack_rows(model.tokenizer)
+    whole = compute_logits(model, batch_of(rows))
     assert whole.isfinite().all()
-    alone = torch.cat([computed(model, batch_of([row])) for row in rows])
+    alone = torch.cat([compute_logits(model, batch_of([row])) for row in rows])
     close(alone, whole, "rows see each other")
     row = rows[0]
     cut = row.document.index(1)
     for place, changed, what in ((0, cut, "documents see each other"), (cut - 1, 0, "positions see what comes later")):
         ids = list(row.input_ids)
         ids[place] = next(other for other in ids if other != ids[place])
-        before, after = (computed(model, batch_of([_all_labelled(r)])) for r in (row, replace(row, input_ids=ids)))
+        before, after = (compute_logits(model, batch_of([_label_all(r)])) for r in (row, replace(row, input_ids=ids)))
         span = slice(cut - 1, None) if changed else slice(0, cut - 2)
         close(before[span], after[span], what)
     outputs = model.backbone(
@@ -176,7 +176,7 @@ def check_model(model: LanguageModel) -> None:
     assert all(states.shape == outputs.last.shape for states in outputs.hidden.values())
 
 
-def check_continued(model: LanguageModel) -> None:
+def check_generate(model: LanguageModel) -> None:
     """Assert that a model continues prompts by its own tokens, from their seeds alone, and stays as it was."""
     import torch
 
@@ -188,17 +188,17 @@ def check_continued(model: LanguageModel) -> None:
     modes = [module.training for module in model.model.modules()]
     weights = {name: weight.clone() for name, weight in model.model.state_dict().items()}
     generator = torch.get_rng_state()
-    greedy, drawn = (model.continued(prompts, limits, temperature, seeds) for temperature in (0.0, 0.8))
+    greedy, drawn = (model.generate(prompts, limits, temperature, seeds) for temperature in (0.0, 0.8))
     for found, temperature in ((greedy, 0.0), (drawn, 0.8)):
         for prompt, new, limit, seed in zip(prompts, found, limits, seeds, strict=True):
             assert 1 <= len(new) <= limit
             assert all(0 <= token < model.head.vocabulary for token in new)
             assert model.tokenizer.end_of_text not in new[:-1], "the end of a text ends it"
-            alone = model.continued([prompt], [limit], temperature, [seed])
+            alone = model.generate([prompt], [limit], temperature, [seed])
             assert alone == [new], "what is continued beside it, and when, must not matter"
-    others = [model.continued([prompts[4]], [12], 0.8, [seed])[0] for seed in range(1, 5)]
+    others = [model.generate([prompts[4]], [12], 0.8, [seed])[0] for seed in range(1, 5)]
     assert any(other != drawn[4] for other in others), "another seed draws other tokens"
-    assert model.continued([], [], 1.0, []) == []
+    assert model.generate([], [], 1.0, []) == []
     assert [module.training for module in model.model.modules()] == modes, "training mode is as it was"
     assert generator.equal(torch.get_rng_state()), "it draws from torch's global generator"
     assert all(weight.equal(weights[name]) for name, weight in model.model.state_dict().items())
@@ -209,7 +209,7 @@ def check_continued(model: LanguageModel) -> None:
 def _check_likeliest(model: LanguageModel, prompt: list[int], new: list[int]) -> None:
     """Assert that each new token is the likeliest one behind those before it, up to rounding."""
     ids = [*prompt, *new]
-    logits = computed(model, batch_of([Row("", ids, [True] * len(ids), [0] * len(ids))]))
+    logits = compute_logits(model, batch_of([Row("", ids, [True] * len(ids), [0] * len(ids))]))
     for token, row in zip(new, logits[len(prompt) - 1 :], strict=True):
         assert float(row.max() - row[token]) <= 0.05 * float(row.std()), "temperature 0 takes the likeliest token"
 
@@ -251,10 +251,10 @@ def check_runtime(runtime: Runtime) -> None:
         assert one.tokens == other.tokens
         assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=2e-2)
     if runtime.model is not None:
-        _check_scored(runtime.model, texts, scores)
+        _check_scores(runtime.model, texts, scores)
 
 
-def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[LogLikelihood]) -> None:
+def _check_scores(model: LanguageModel, texts: Sequence[str], scores: Sequence[LogLikelihood]) -> None:
     """Assert that a text is scored behind the `scoring_context` of its tokenizer; half precision rounds coarsely."""
     for text, score in zip(texts, scores, strict=True):
         assert score.tokens == len(model.tokenizer.encode(text))
@@ -264,7 +264,7 @@ def _check_scored(model: LanguageModel, texts: Sequence[str], scores: Sequence[L
 def _check_too_long(runtime: Runtime, context: int) -> None:
     requests = [Request("long", "x = 1\n" * context, 2), Request("short", "x = ", 2)]
     answers = {found.id: found for found in runtime.answer(requests)}
-    assert sorted(answers) == ["long", "short"], "a prompt that is too long is no reason to answer no others"
+    assert sorted(answers) == ["long", "short"], "answer the other prompts when one is too long"
     assert (answers["long"].finish, answers["long"].text) == ("refused", "")
     assert answers["short"].finish != "refused"
 
@@ -285,5 +285,5 @@ def check_answers(answer: Any) -> None:
     assert list(answer(iter(()))) == []
 
 
-def _all_labelled(row: Row) -> Row:
+def _label_all(row: Row) -> Row:
     return replace(row, labelled=[number >= 0 for number in row.document])

@@ -1,4 +1,4 @@
-"""What holds for everything that an entry point offers: found, light, documented, for a contract that this core gives."""
+"""The suite of every entry point: found, light to import, documented, and written for a contract of this core."""
 # ruff: noqa: S101 - these are tests
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAVY = (
     "anthropic", "openai", "httpx", "requests", "aiohttp", "huggingface_hub", "trl", "vllm", "llama_cpp", "jinja2", "rich",
     "tree_sitter", "fastapi", "starlette", "uvicorn",
 )  # fmt: skip
-"""What the module that an entry point names must not import before a hook is called."""
+"""Packages that the module of an entry point must not import before a hook is called."""
 
 _LIGHT = """
 import importlib, json, sys
@@ -43,7 +43,7 @@ if settings is not None:
 
 
 class OfferedConformance(Suite):
-    """What holds for everything that a distribution offers by an entry point; `CommandConformance` and others extend it."""
+    """Tests for everything that a distribution registers as an entry point; `CommandConformance` and others extend it."""
 
     kind: ClassVar[str]
     """The kind that the suite is for; "" where it is for all."""
@@ -51,7 +51,7 @@ class OfferedConformance(Suite):
     """The name it is registered under."""
 
     def test_its_name_is_registered_and_leads_to_it(self) -> None:
-        assert find(self._kind(), self.entry_point).point.load() is self._offered()
+        assert find(self._kind(), self.entry_point).point.load() is self._offer()
 
     def test_its_distribution_states_the_contract_it_was_written_for(self) -> None:
         owner = distribution(self._distribution())
@@ -59,7 +59,7 @@ class OfferedConformance(Suite):
         assert refusal(owner) == ""
 
     def test_importing_and_building_it_is_light(self) -> None:
-        module, name, settings = self._built()
+        module, name, settings = self._import_arguments()
         process = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _LIGHT],
             input=json.dumps([HEAVY, module, name, settings]),
@@ -75,13 +75,13 @@ class OfferedConformance(Suite):
         for word in (self.entry_point, *self._words()):
             assert word in text, f"the README does not mention {word!r}"
 
-    def _offered(self) -> Any:
+    def _offer(self) -> Any:
         raise NotImplementedError
 
     def _kind(self) -> str:
         return self.kind
 
-    def _built(self) -> tuple[str, str, str | None]:
+    def _import_arguments(self) -> tuple[str, str, str | None]:
         """Return module, name and, to have it built as well, settings as JSON."""
         point = find(self._kind(), self.entry_point).point
         return point.module, point.attr, None

@@ -31,8 +31,8 @@ EXAMPLES = (
 class PackerConformance(ComponentConformance):
     """A packer gives rows of one length, well formed, with keys that depend on content alone, and streams.
 
-    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts say the same `repeats`
-    times: less for a packer that leaves out what is too long for a row.
+    `forms` are those of examples that it takes; others are refused with a `UsageError`. Some texts are repeated
+    `repeats` times; lower it for a packer that leaves out texts too long for a row.
     """
 
     kind: ClassVar[str] = "packer"
@@ -48,7 +48,7 @@ class PackerConformance(ComponentConformance):
         """Return examples of the forms that the packer takes."""
         return [example for example in EXAMPLES if type(example.body) in self.forms]
 
-    def learned(self, run: RunInfo, body: Body, *, rejected: bool = False) -> str:
+    def labelled_text(self, run: RunInfo, body: Body, *, rejected: bool = False) -> str:
         """Return what is learned of many examples with this body, or what is marked as rejected; skip where not taken."""
         if type(body) not in self.forms:
             pytest.skip(f"takes no {type(body).__name__}")
@@ -106,7 +106,7 @@ class PackerConformance(ComponentConformance):
             assert all(labelled for labelled, number in zip(row.labelled, row.document, strict=True) if number >= 0)
 
     def test_only_completions_are_learned(self, run: RunInfo) -> None:
-        text = self.learned(run, Completion("PROMPT " * 9, "answer "))
+        text = self.labelled_text(run, Completion("PROMPT " * 9, "answer "))
         assert "answer" in text
         assert "PROMPT" not in text
 
@@ -137,7 +137,7 @@ class PackerConformance(ComponentConformance):
 
     def test_only_the_assistant_s_turns_are_learned(self, run: RunInfo) -> None:
         talk = Messages((("user", "QUESTION"), ("assistant", "reply"), ("user", "QUESTION"), ("assistant", "reply")))
-        text = self.learned(run, talk)
+        text = self.labelled_text(run, talk)
         assert "reply" in text
         assert "QUESTION" not in text
 
@@ -154,11 +154,11 @@ class PackerConformance(ComponentConformance):
 
     def test_rejected_answers_are_marked_or_left_out(self, run: RunInfo) -> None:
         pair = Preference("PROMPT", "answer ", "MISTAKE ")
-        text = self.learned(run, pair)
+        text = self.labelled_text(run, pair)
         assert "answer" in text
         assert "PROMPT" not in text
         assert "MISTAKE" not in text
-        assert "answer" not in self.learned(run, pair, rejected=True)
+        assert "answer" not in self.labelled_text(run, pair, rejected=True)
 
     def test_forms_that_it_does_not_take_are_refused(self, run: RunInfo) -> None:
         for example in EXAMPLES:

@@ -22,7 +22,7 @@ from kdtool._contract.signals import DenseTokens, LazyLogits, Signal, SignalRequ
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.trainer import Phase, StepReport
 
-from kdtool_testing.model_checks import packed
+from kdtool_testing.model_checks import pack_rows
 from kdtool_testing.toy.model import toy_model
 from kdtool_testing.toy.rows import ListSource
 from kdtool_testing.toy.tokenizers import ByteTokenizer
@@ -55,7 +55,7 @@ TERMS = (
 def make_phase(folder: Path, steps: int, rows: int = 8, terms: tuple[LossTerm, ...] = TERMS) -> Phase:
     """Return a phase on small rows; its checkpoints lie below `folder`."""
     texts = [f"def f{i}(x):\n    return x * {i}\n" for i in range(max(rows, 1))]
-    found = packed(ByteTokenizer(), 32, texts)
+    found = pack_rows(ByteTokenizer(), 32, texts)
     source = ListSource(found)
     source.rows = found[:rows]
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Widths(TokenLoss):
 
 
 class Beside(SequenceLoss):
-    """Nothing but the student's states; remembers what the teacher was told about, beside what the student was."""
+    """Mean square of the student's last states; records the views of the steps."""
 
     same_vocabulary = False
     needs = "hidden"
@@ -247,7 +247,7 @@ class BrokenLoss(TokenLoss):
 
 
 class Watcher(Tracker):
-    """Remembers what it is told of training, and interrupts after the checkpoint of a given number, counted from 1."""
+    """Records the events of training, and interrupts after the checkpoint of a given number, counted from 1."""
 
     def __init__(self, dies_after: int = 0, then_steps: int = 0) -> None:
         super().__init__(self.Config())

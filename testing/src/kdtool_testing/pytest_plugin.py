@@ -34,7 +34,7 @@ def _of_a_suite(item: pytest.Item) -> bool:
 
 
 def _fault(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
-    """Say why a skip, or an expected failure, does not count; "" if it does."""
+    """Return why a skip, or an expected failure, does not count; "" if it does."""
     if hasattr(report, "wasxfail"):
         reason = str(report.wasxfail).removeprefix("reason: ")
         return "" if reason else "a conformance suite's test may be expected to fail only for a reason: give one"
@@ -44,5 +44,5 @@ def _fault(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
         return ""
     return (
         f"a conformance suite's test was skipped ({said}); remove the skip, or replace the test by one marked "
-        "pytest.mark.xfail(reason=…) that says why the component cannot pass"
+        "pytest.mark.xfail(reason=…), with the reason why the component cannot pass"
     )

@@ -1,6 +1,6 @@
 """Assembles the part of a recipe that a README shows, so that no example of a README is wrong.
 
-What the part leaves out, and what it names of packages that are not installed, are stand-ins. The rest is imported,
+Stand-ins fill in the keys left out and the components of packages that are not installed. The rest is imported,
 configured and checked as `kdtool check` does it; nothing is run.
 """
 
@@ -33,17 +33,17 @@ def uses(block: str, folder: Path) -> set[tuple[str, str]]:
     base = str(content.get("extends", "base.yaml"))
     if Path(base).suffix not in {".yaml", ".yml"}:
         raise ValueError(
-            f"the example extends {base!r}, which is no file: write for instance `extends: quickstart.yaml`"
+            f"the example extends {base!r}, which is not a file: write for instance `extends: quickstart.yaml`"
         )
     (folder / base).write_text(json.dumps(BASE), encoding="utf-8")
     recipe = folder / "example.yaml"
     recipe.write_text(block if "extends" in content else f"extends: {base}\n{block}", encoding="utf-8")
-    with _assembled(recipe) as assembly:
+    with _assemble(recipe) as assembly:
         return {(built.spec.kind, built.spec.use) for built in assembly.built.values()}
 
 
-def _assembled(recipe: Path) -> Assembly:
-    """Assemble with stand-ins. Whether an absent trainer learns on text of the student's own shows in what goes with it."""
+def _assemble(recipe: Path) -> Assembly:
+    """Assemble with stand-ins; if that fails, try again with a trainer that is on-policy, as the absent one may be."""
     try:
         return _with(recipe, STAND_INS)
     except RecipeError as error:

@@ -47,13 +47,13 @@ class RegistrationConformance(OfferedConformance):
         assert list(validator.iter_errors(dict(self.settings))) == []
         assert not validator.is_valid({**self.settings, "no_such_setting": 1})
 
-    def _offered(self) -> Any:
+    def _offer(self) -> Any:
         return self.component
 
     def _kind(self) -> str:
         return self.component.kind
 
-    def _built(self) -> tuple[str, str, str | None]:
+    def _import_arguments(self) -> tuple[str, str, str | None]:
         return self.component.__module__, self.component.__qualname__, json.dumps(dict(self.settings))
 
     def _words(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _PAGES = {".html", ".htm", ".xhtml", ".svg"}
 class ReporterConformance(ComponentConformance):
     """A report is one file below the run's folder that needs nothing else, for every run there can be.
 
-    What follows holds for pages besides: text stays text, and nothing is fetched.
+    For pages also: text stays text, and nothing is fetched.
     """
 
     kind: ClassVar[str] = "reporter"
@@ -43,16 +43,16 @@ class ReporterConformance(ComponentConformance):
         results = make_results(run.folder)
         first = self.ready(run).kdtool_report(run, results)
         content = first.read_bytes()
-        assert self.ready(run).kdtool_report(run, results) == first, "a report written again takes the place of the old"
+        assert self.ready(run).kdtool_report(run, results) == first, "a new report replaces the old one"
         assert first.read_bytes() == content
 
-    def test_it_tells_of_the_run(self, run: RunInfo) -> None:
-        text = self._written(run, make_results(run.folder))
+    def test_it_covers_the_run(self, run: RunInfo) -> None:
+        text = self._write(run, make_results(run.folder))
         for word in ("small", "perplexity"):
             assert word in text
 
     def test_a_run_that_found_out_nothing_is_reported(self, run: RunInfo) -> None:
-        assert "small" in self._written(run, empty_results(run.folder))
+        assert "small" in self._write(run, empty_results(run.folder))
 
     @pytest.mark.parametrize(
         "missing",
@@ -71,7 +71,7 @@ class ReporterConformance(ComponentConformance):
     )
     def test_runs_that_lack_a_part_are_reported(self, run: RunInfo, missing: str) -> None:
         results = make_results(run.folder)
-        self._written(run, replace(results, **{missing: type(getattr(results, missing))()}))
+        self._write(run, replace(results, **{missing: type(getattr(results, missing))()}))
 
     def test_any_numbers_are_reported(self, run: RunInfo) -> None:
         results = make_results(run.folder)
@@ -81,13 +81,13 @@ class ReporterConformance(ComponentConformance):
             )
             report = StepReport(1, 1, 0, 0.0, number, number, number, {"ce": TermReport(number, number, number)})
             arms = tuple(replace(arm, histories={"distil": (report,)}) for arm in results.arms)
-            self._written(run, replace(results, measurements=measurements, arms=arms))
+            self._write(run, replace(results, measurements=measurements, arms=arms))
         endless = tuple(
             replace(found, difference=1e300, low=low, high=float("inf"), verdict="no evidence of a difference")
             for found in results.comparisons
             for low in (-1.0, float("-inf"))
         )
-        self._written(run, replace(results, comparisons=endless))
+        self._write(run, replace(results, comparisons=endless))
 
     def test_text_stays_text(self, run: RunInfo) -> None:
         path = self.ready(run).kdtool_report(run, make_results(run.folder, lambda text: f"{text} {HOSTILE}"))
@@ -106,13 +106,13 @@ class ReporterConformance(ComponentConformance):
             styles = re.findall(r"@import|url\(\s*['\"]?(?!data:|#)", path.read_text(encoding="utf-8"))
             assert styles == [], "styles fetch something"
 
-    def _written(self, run: RunInfo, results: Results) -> str:
+    def _write(self, run: RunInfo, results: Results) -> str:
         path: Path = self.ready(run).kdtool_report(run, results)
         return path.read_text(encoding="utf-8")
 
 
 class _Page(HTMLParser):
-    """What a page consists of, as a browser reads it."""
+    """Tags, attributes and texts of a page, as a browser reads it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)

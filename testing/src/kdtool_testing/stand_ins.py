@@ -1,4 +1,4 @@
-"""Components that do nothing, in place of what a README's recipe names and is not installed. Nothing of them is run."""
+"""Components that do nothing, in place of those in a README's recipe that are not installed. They are never run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST: Mapping[str, Mapping[str, Any]] = {
     "packer": {"carries_annotations": True},
     "loss": {"divergence": True},
 }
-"""What lets everything else of a recipe work with a stand-in of a kind."""
+"""Attributes with which a stand-in of a kind satisfies the rest of a recipe."""
 
 
 class _AnySettings(Config, extra="allow"):
@@ -31,7 +31,7 @@ class _OnPolicySettings(_AnySettings):
     """Takes every setting, and has one more."""
 
     learned: bool = True
-    """Says that text of the student's own is learned, whatever a trainer calls it."""
+    """The setting for on-policy learning, which each trainer names its own way."""
 
 
 def _stand_in(base: type[Component]) -> type[Component]:
@@ -46,11 +46,11 @@ def _nothing(self: Component) -> None:
 
 _CLASSES = {forms[0].__name__: _stand_in(forms[0]) for forms in FORMS.values()}
 STAND_INS: Mapping[str, str] = {cls.kind: f"{__name__}:{name}" for name, cls in _CLASSES.items()}
-"""What to write after `use` for a component of each kind that does nothing; it offers and carries everything."""
+"""The value of `use` for a component of each kind that does nothing; it offers and carries everything."""
 
 _CLASSES["OnPolicy"] = type("OnPolicy", (_CLASSES["Trainer"],), {"on_policy": "learned", "Config": _OnPolicySettings})
 ON_POLICY = f"{__name__}:OnPolicy"
-"""The same for a trainer that learns on text of the student's own."""
+"""The same for a trainer that learns on-policy."""
 
 BASE: Mapping[str, Any] = {
     "name": "example",

@@ -15,13 +15,13 @@ from kdtool._errors import UsageError
 
 from kdtool_testing.component import ComponentConformance
 from kdtool_testing.model_checks import (
-    check_continued,
+    check_generate,
     check_model,
     check_runtime,
     check_tokenizer,
-    computed,
+    compute_logits,
     no_model_is_built,
-    packed,
+    pack_rows,
     same_shapes,
 )
 from kdtool_testing.toy.rows import batch_of
@@ -30,15 +30,15 @@ __all__ = ["StudentConformance"]
 
 
 class StudentConformance(ComponentConformance):
-    """A student is what it says, starts from the seed alone, learns, and opens again as it was saved.
+    """A student matches its description, starts from the seed alone, learns, and opens again as it was saved.
 
-    Give by `companions` what it is made from, for instance a teacher under the name `teacher`.
+    Return its sources from `companions`, for instance a teacher under the name `teacher`.
     """
 
     kind: ClassVar[str] = "student"
 
     @pytest.fixture
-    def built(self, run: RunInfo) -> LanguageModel:
+    def model(self, run: RunInfo) -> LanguageModel:
         """A freshly built student."""
         return self._build(run)
 
@@ -49,19 +49,19 @@ class StudentConformance(ComponentConformance):
         check_tokenizer(tokenizer, tmp_path / "tokenizer")
         assert self._build(run).tokenizer.fingerprint == tokenizer.fingerprint
 
-    def test_its_facts_are_so(self, run: RunInfo, built: LanguageModel) -> None:
-        check_model(built)
+    def test_its_facts_are_so(self, run: RunInfo, model: LanguageModel) -> None:
+        check_model(model)
         described = self.ready(run).kdtool_describe(run)
         assert described is not None, "a student describes itself before it is built"
-        same_shapes(described, built.facts)
+        same_shapes(described, model.facts)
 
-    def test_its_outline_has_its_shapes_and_no_memory(self, run: RunInfo, built: LanguageModel) -> None:
+    def test_its_outline_has_its_shapes_and_no_memory(self, run: RunInfo, model: LanguageModel) -> None:
         outline = self.ready(run).kdtool_outline(run)
-        if outline is None:  # which is allowed: kdtool check says then that it cannot tell what training takes
+        if outline is None:  # allowed: kdtool check then reports that training is not estimated
             return
         assert {parameter.device.type for parameter in outline.model.parameters()} == {"meta"}
-        same_shapes(outline.facts, built.facts)
-        shapes = [{name: tuple(p.shape) for name, p in one.model.named_parameters()} for one in (outline, built)]
+        same_shapes(outline.facts, model.facts)
+        shapes = [{name: tuple(p.shape) for name, p in one.model.named_parameters()} for one in (outline, model)]
         assert shapes[0] == shapes[1]
 
     def test_it_starts_from_the_seed_alone(self, tmp_path: Path) -> None:
@@ -73,42 +73,43 @@ class StudentConformance(ComponentConformance):
             weights.append(self._build(self.make_run(tmp_path / "run", seed=seed)).model.state_dict())
         same = [all(torch.equal(weight, other[name]) for name, weight in weights[0].items()) for other in weights[1:]]
         assert same[0], "the same seed gives other weights: it draws from torch's global generator"
-        assert same[1] == (not self.component.uses_seed), "uses_seed says otherwise"  # type: ignore[attr-defined]
+        differs: bool = self.component.uses_seed  # type: ignore[attr-defined]
+        assert same[1] == (not differs), "uses_seed must be True if, and only if, another seed gives other weights"
 
-    def test_it_learns(self, built: LanguageModel) -> None:
+    def test_it_learns(self, model: LanguageModel) -> None:
         import torch
 
-        batch = batch_of(packed(built.tokenizer))
-        built.model.train()
-        head = built.head
-        states = built.backbone(batch, SignalRequest()).last
+        batch = batch_of(pack_rows(model.tokenizer))
+        model.model.train()
+        head = model.head
+        states = model.backbone(batch, SignalRequest()).last
         logits = (states @ head.weight.T)[:, : head.vocabulary]
         torch.nn.functional.cross_entropy(logits, batch.labels[batch.labels != -100]).backward()  # type: ignore[no-untyped-call]
-        learning = [parameter for parameter in built.model.parameters() if parameter.requires_grad]
+        learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
         assert learning
         missed = sum(parameter.grad is None for parameter in learning)
-        assert not missed, f"the gradient does not reach {missed} of {len(learning)} parameters that are to learn"
+        assert not missed, f"the gradient does not reach {missed} of {len(learning)} learning parameters"
 
-    def test_it_continues_text_if_it_offers_that(self, built: LanguageModel) -> None:
-        if type(built).continued is LanguageModel.continued:
-            with pytest.raises(UsageError, match=type(built).__name__):
-                built.continued([[0]], [1], 1.0, [0])
+    def test_it_continues_text_if_it_offers_that(self, model: LanguageModel) -> None:
+        if type(model).generate is LanguageModel.generate:
+            with pytest.raises(UsageError, match=type(model).__name__):
+                model.generate([[0]], [1], 1.0, [0])
         else:
-            check_continued(built)
+            check_generate(model)
 
-    def test_it_opens_again_as_it_was_saved(self, run: RunInfo, built: LanguageModel, tmp_path: Path) -> None:
+    def test_it_opens_again_as_it_was_saved(self, run: RunInfo, model: LanguageModel, tmp_path: Path) -> None:
         folder = tmp_path / "saved"
-        built.save(folder)
+        model.save(folder)
         assert list(folder.rglob("*.safetensors")), "weights are saved as safetensors"
         assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
-        batch = batch_of(packed(built.tokenizer))
+        batch = batch_of(pack_rows(model.tokenizer))
         for role in ("student", "control"):
             runtime = self.ready(run).kdtool_open(run, Subject("student", role, folder, run.seed))
             assert runtime is not None
             with runtime:
                 assert runtime.model is not None, "a student's weights are needed for training"
-                assert runtime.model.facts == built.facts
-                assert (computed(runtime.model, batch) - computed(built, batch)).abs().max() < 1e-4
+                assert runtime.model.facts == model.facts
+                assert (compute_logits(runtime.model, batch) - compute_logits(model, batch)).abs().max() < 1e-4
                 check_runtime(runtime)
 
     def test_it_opens_nothing_else(self, run: RunInfo, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ class StudentConformance(ComponentConformance):
 
     def _build(self, run: RunInfo) -> LanguageModel:
         component: Any = self.ready(run)
-        built = component.kdtool_build_student(run)
-        assert isinstance(built, LanguageModel)
+        model = component.kdtool_build_student(run)
+        assert isinstance(model, LanguageModel)
         component.kdtool_close()
-        return built
+        return model

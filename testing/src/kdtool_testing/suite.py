@@ -1,7 +1,7 @@
 """Keeps a suite's tests, and what they call, in place: a subclass that loses one fails when it is defined.
 
-What can only be seen when tests run (a skip in a fixture, by a mark or from code of the subclass, an empty list of
-parameters) is turned into a failure by `kdtool_testing.pytest_plugin`.
+`kdtool_testing.pytest_plugin` fails what shows only when tests run: a skip in a fixture, by a mark or from code of the
+subclass, an empty list of parameters.
 """
 
 from __future__ import annotations

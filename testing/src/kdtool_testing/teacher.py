@@ -25,10 +25,10 @@ from kdtool_testing.model_checks import (
     check_runtime,
     check_tokenizer,
     close,
-    computed,
+    compute_logits,
     logits_of,
     no_model_is_built,
-    packed,
+    pack_rows,
     same_shapes,
 )
 from kdtool_testing.toy.rows import batch_of
@@ -42,9 +42,9 @@ LAYER = 0
 
 
 class TeacherConformance(ComponentConformance):
-    """A teacher tells about every row what it tells about that row alone, of all that it offers and nothing else.
+    """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
-    Give by `prepared` settings of a small model (`write_toy_model` makes one); nothing here needs a trained one.
+    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one.
     """
 
     kind: ClassVar[str] = "teacher"
@@ -82,16 +82,16 @@ class TeacherConformance(ComponentConformance):
             check_model(runtime.model)
 
     def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer) -> None:
-        for kinds in _wanted(teacher):
-            for rows in (packed(tokenizer), _without_labels(packed(tokenizer))):
+        for kinds in _requests(teacher):
+            for rows in (pack_rows(tokenizer), _without_labels(pack_rows(tokenizer))):
                 batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
     def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, tokenizer: Tokenizer) -> None:
-        batch = batch_of(packed(tokenizer))
+        batch = batch_of(pack_rows(tokenizer))
         other = self.ready(run)
         other.kdtool_tokenizer(run)
-        for kinds in _wanted(teacher):
+        for kinds in _requests(teacher):
             want = SignalRequest(kinds, (LAYER,))
             first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
             for again in (second, third):
@@ -99,8 +99,8 @@ class TeacherConformance(ComponentConformance):
                     assert (one == two).all()
 
     def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, tokenizer: Tokenizer) -> None:
-        rows = packed(tokenizer)
-        for kinds in _wanted(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
+        rows = pack_rows(tokenizer)
+        for kinds in _requests(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
             want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
                 together = _parts(teacher.kdtool_signal(batch_of([rows[i] for i in order]), want))
@@ -111,7 +111,7 @@ class TeacherConformance(ComponentConformance):
     def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, tokenizer: Tokenizer) -> None:
         if "logits" not in teacher.offers:
             return
-        row = packed(tokenizer)[0]
+        row = pack_rows(tokenizer)[0]
         cut, ids = row.document.index(1), list(row.input_ids)
         ids[0] = next(other for other in ids if other != ids[0])
         signals = [
@@ -124,8 +124,9 @@ class TeacherConformance(ComponentConformance):
     def test_signals_can_be_learned_from(self, teacher: Any, tokenizer: Tokenizer) -> None:
         import torch
 
-        for kinds in _wanted(teacher):
-            for tensor in _tensors(teacher.kdtool_signal(batch_of(packed(tokenizer)), SignalRequest(kinds, (LAYER,)))):
+        for kinds in _requests(teacher):
+            signal = teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
+            for tensor in _tensors(signal):
                 assert not tensor.requires_grad
                 if tensor.is_floating_point():
                     weight = torch.ones((), requires_grad=True)
@@ -146,43 +147,43 @@ class TeacherConformance(ComponentConformance):
             runtime.close()
             runtime.close()
 
-    def test_trained_it_speaks_with_what_it_learnt_until_told_otherwise(self, run: RunInfo, tmp_path: Path) -> None:
+    def test_it_switches_to_trained_weights_and_back(self, run: RunInfo, tmp_path: Path) -> None:
         teacher, folder = self.ready(run), tmp_path / "learnt"
-        able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_adapted")}
-        assert len(able) == 1, "a teacher that can be trained speaks with what it learnt: both hooks, or neither"
+        able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_load_weights")}
+        assert len(able) == 1, "implement both hooks of a trainable teacher, or neither"
         if able == {False}:
             return
-        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _spoken(teacher, run)
+        described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)
         with teacher.kdtool_trainable(run) as runtime:
             facts = runtime.model.facts
             same_shapes(replace(described, trainable=facts.trainable, dtype=facts.dtype), facts)
-            learnt = _taught(runtime.model)
-            assert _spoken(teacher, run) == before, "what is trained is a copy"
+            learnt = _train(runtime.model)
+            assert _scores(teacher, run) == before, "what is trained is a copy"
             runtime.model.save(folder)
-        teacher.kdtool_adapted(run, folder)
-        after = _spoken(teacher, run)
+        teacher.kdtool_load_weights(run, folder)
+        after = _scores(teacher, run)
         assert after != before
         assert teacher.kdtool_describe(run) == described
         assert identity is None or teacher.kdtool_identity(run) != identity
         other = self.ready(run)
-        other.kdtool_adapted(run, folder)
-        assert _spoken(other, run) == after, "it depends on the folder alone"
+        other.kdtool_load_weights(run, folder)
+        assert _scores(other, run) == after, "it depends on the folder alone"
         with other.kdtool_trainable(run) as runtime:
-            again = computed(runtime.model, batch_of(packed(runtime.model.tokenizer)))
+            again = compute_logits(runtime.model, batch_of(pack_rows(runtime.model.tokenizer)))
         close(again, learnt, "a next phase begins with what was learnt")
-        teacher.kdtool_adapted(run, None)
-        assert _spoken(teacher, run) == before
+        teacher.kdtool_load_weights(run, None)
+        assert _scores(teacher, run) == before
         assert teacher.kdtool_identity(run) == identity
 
     def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
-        for kinds in _wanted(teacher):
-            teacher.kdtool_signal(batch_of(packed(tokenizer)), SignalRequest(kinds, (LAYER,)))
+        for kinds in _requests(teacher):
+            teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
         teacher.kdtool_close()
         teacher.kdtool_close()
 
 
 def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: Tokenizer) -> None:
-    """Assert that a signal holds what was wanted of a batch, and nothing else, in the right shapes."""
+    """Assert that a signal holds exactly the kinds requested, in the right shapes."""
     import torch
 
     count = int((batch.labels != -100).sum())
@@ -221,7 +222,7 @@ def check_signal(signal: Signal, batch: Batch, want: SignalRequest, tokenizer: T
 
 
 def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabulary: int) -> None:
-    """Assert that kept tokens are padded and weighed as their form says."""
+    """Assert that kept tokens are padded and weighed as their form demands."""
     import torch
 
     assert sparse.ids.shape == sparse.weights.shape
@@ -237,14 +238,14 @@ def check_sparse(sparse: SparseTokens, count: int, want: SignalRequest, vocabula
     assert sparse.form == "top-k" or ((sums - 1).abs() < 1e-4).all()
 
 
-def _spoken(teacher: Any, run: RunInfo) -> list[float]:
-    """Return what the teacher thinks of a few texts, as it speaks now."""
+def _scores(teacher: Any, run: RunInfo) -> list[float]:
+    """Return the log-likelihoods of a few texts under the teacher's current weights."""
     with teacher.kdtool_open(run, Subject("teacher", "teacher")) as runtime:
         return [score.log_likelihood for score in runtime.score(TEXTS)]
 
 
-def _taught(model: LanguageModel) -> Tensor:
-    """Change all that learns, and return the logits then."""
+def _train(model: LanguageModel) -> Tensor:
+    """Change all learning parameters, and return the logits afterwards."""
     import torch
 
     learning = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
@@ -252,11 +253,11 @@ def _taught(model: LanguageModel) -> Tensor:
     with torch.no_grad():
         for parameter in learning:
             parameter.mul_(1.25)
-    return computed(model, batch_of(packed(model.tokenizer)))
+    return compute_logits(model, batch_of(pack_rows(model.tokenizer)))
 
 
-def _wanted(teacher: Any) -> set[frozenset[SignalKind]]:
-    """Return what to want: each kind of token signal alone, and every two that go together."""
+def _requests(teacher: Any) -> set[frozenset[SignalKind]]:
+    """Return the kinds to request: each kind of token signal alone, and every two that go together."""
     kinds = sorted(teacher.offers - {"text"})
     pairs = {frozenset(pair) for pair in combinations(kinds, 2)} - {frozenset({"sampled", "top-k"})}
     return {frozenset({kind}) for kind in kinds} | pairs

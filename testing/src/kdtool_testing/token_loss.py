@@ -153,7 +153,9 @@ class TokenLossConformance(LossConformance):
             answer = loss.kdtool_token_gradient(chunk)
             if answer is not None:
                 answer[1].zero_()
-                assert torch.equal(chunk.student_logits, before), "the gradient is to be in memory of its own"
+                assert torch.equal(chunk.student_logits, before), (
+                    "return the gradient in new memory: the logits must not change with it"
+                )
                 yield chunk, *loss.kdtool_token_gradient(chunk)
 
     def _slopes(self, temperature: float) -> list[float]:

@@ -38,7 +38,7 @@ tell_a_run(cls(cls.Config.model_validate_json(settings, strict=True)), run, last
 
 
 class TrackerConformance(ComponentConformance):
-    """A tracker bears whatever it is told, goes on after a kill, and needs neither a network nor an order."""
+    """A tracker accepts any event in any order, resumes after a kill, and needs no network."""
 
     kind: ClassVar[str] = "tracker"
 
@@ -77,7 +77,7 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_message(run, "a line for the user")
         tracker.kdtool_close()
         shown = "a line for the user" in "".join(capfd.readouterr())
-        assert shown == tracker.shows_messages, "`shows_messages` says whether kdtool need not print messages itself"
+        assert shown == tracker.shows_messages, "`shows_messages` is True if, and only if, the tracker prints messages"
 
     def test_events_may_come_without_those_before(self, run: RunInfo) -> None:
         for name, arguments in _events(run):
@@ -97,7 +97,7 @@ class TrackerConformance(ComponentConformance):
         tracker.kdtool_close()
 
     def test_it_goes_on_after_a_kill(self, run: RunInfo) -> None:
-        settings = json.dumps({**self.settings, **self.prepared(run.folder)})
+        settings = json.dumps({**self.settings, **self.prepare(run.folder)})
         task = [self.component.__module__, self.component.__qualname__, settings, str(run.folder)]
         killed = subprocess.run(  # noqa: S603
             [sys.executable, "-c", _KILLED],

@@ -47,7 +47,7 @@ _REPORT: TypeAdapter[StepReport] = TypeAdapter(StepReport)
 
 @dataclass
 class Training:
-    """What a phase left, and what was told of it."""
+    """The result of a phase: its weights, and the events of its training."""
 
     trained: Trained
     weights: dict[str, Tensor]
@@ -56,7 +56,7 @@ class Training:
 
 
 class TrainerConformance(ComponentConformance):
-    """A trainer does its steps with any mixture of losses, says what it did, and goes on after a kill to the same bits.
+    """A trainer takes its steps with any mixture of losses, reports them, and resumes after a kill to the same bits.
 
     Give `settings` under which it reports every step, leaves a checkpoint after every second step, and learns visibly
     within the 8 steps of the phase.

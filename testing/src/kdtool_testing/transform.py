@@ -11,7 +11,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalRequest
 
 from kdtool_testing.component import ComponentConformance
-from kdtool_testing.model_checks import computed, logits_of, packed
+from kdtool_testing.model_checks import compute_logits, logits_of, pack_rows
 from kdtool_testing.toy.model import toy_model
 from kdtool_testing.toy.rows import batch_of
 
@@ -26,23 +26,23 @@ class TransformConformance(ComponentConformance):
 
     kind: ClassVar[str] = "transform"
     lossless: ClassVar[bool] = True
-    """Whether a student that was transformed and finished, without training between, computes what it did before.
-    Say False for what rounds or prunes."""
+    """True if a student transformed and finished, without training between, computes the same as before.
+    Set False for transforms that round or prune."""
 
     def student(self, folder: Path) -> LanguageModel:
         """Return a student that the transform takes, the same one each time; `folder` may hold its files."""
         return toy_model(0)
 
     def test_a_transformed_student_learns(self, run: RunInfo) -> None:
-        student = self._transformed(run)
-        before = computed(student, self._batch(student))
+        student = self._transform(run)
+        before = compute_logits(student, self._batch(student))
         assert before.isfinite().all()
         assert any(parameter.requires_grad for parameter in student.model.parameters())
         self._learn(student)
-        assert not computed(student, self._batch(student)).equal(before)
+        assert not compute_logits(student, self._batch(student)).equal(before)
 
     def test_what_stays_and_what_learns_is_said_by_the_parameters(self, run: RunInfo) -> None:
-        student = self._transformed(run)
+        student = self._transform(run)
         assert student.facts.trainable == sum(
             {id(p): p.numel() for p in student.model.parameters() if p.requires_grad}.values()
         )
@@ -58,35 +58,38 @@ class TransformConformance(ComponentConformance):
         if transform.on_meta_device:
             outline.model.to("meta")
             outline = transform.kdtool_transform(outline, run) or outline
-        assert _learning(outline) == _learning(self._transformed(run)), "kdtool check would count other parameters"
+        assert _learning(outline) == _learning(self._transform(run)), "kdtool check would count other parameters"
 
     def test_a_finished_student_can_be_saved(self, run: RunInfo, tmp_path: Path) -> None:
-        plain, student = self.student(run.folder), self._finished(run)
+        plain, student = self.student(run.folder), self._finish(run)
         assert set(student.model.state_dict()) == set(plain.model.state_dict())
         student.save(tmp_path / "finished")
         assert list((tmp_path / "finished").rglob("*.safetensors"))
 
     def test_a_finished_student_keeps_what_it_learnt(self, run: RunInfo) -> None:
         component = self.ready(run)
-        student = self._transformed(run, component)
+        student = self._transform(run, component)
         self._learn(student)
-        learnt = computed(student, self._batch(student))
+        learnt = compute_logits(student, self._batch(student))
         finished = component.kdtool_finish(student, run) or student
         if self.lossless:
-            _close(computed(finished, self._batch(finished)), learnt)
-        assert not computed(finished, self._batch(finished)).equal(
-            computed(self.student(run.folder), self._batch(student))
+            _close(compute_logits(finished, self._batch(finished)), learnt)
+        assert not compute_logits(finished, self._batch(finished)).equal(
+            compute_logits(self.student(run.folder), self._batch(student))
         )
 
     def test_nothing_is_lost_without_training(self, run: RunInfo) -> None:
         if self.lossless:
-            student = self._finished(run)
-            _close(computed(student, self._batch(student)), computed(self.student(run.folder), self._batch(student)))
+            student = self._finish(run)
+            _close(
+                compute_logits(student, self._batch(student)),
+                compute_logits(self.student(run.folder), self._batch(student)),
+            )
 
     def test_a_finished_student_can_be_trained_again(self, run: RunInfo) -> None:
         learning = {name for name, p in self.student(run.folder).model.named_parameters() if p.requires_grad}
         component = self.ready(run)
-        student = self._transformed(run, component)
+        student = self._transform(run, component)
         student = component.kdtool_finish(student, run) or student
         assert {name for name, p in student.model.named_parameters() if p.requires_grad} == learning
         again = component.kdtool_transform(student, run) or student
@@ -99,23 +102,23 @@ class TransformConformance(ComponentConformance):
         states = []
         for number in range(2):
             torch.manual_seed(1000 + number)
-            states.append(self._transformed(run).model.state_dict())
+            states.append(self._transform(run).model.state_dict())
         assert set(states[0]) == set(states[1])
         for name, weight in states[0].items():
             assert weight.equal(states[1][name]), f"{name} differs: it was drawn from torch's global generator"
 
     def _batch(self, student: LanguageModel) -> Any:
-        return batch_of(packed(student.tokenizer))
+        return batch_of(pack_rows(student.tokenizer))
 
-    def _transformed(self, run: RunInfo, component: Any = None) -> LanguageModel:
+    def _transform(self, run: RunInfo, component: Any = None) -> LanguageModel:
         student = self.student(run.folder)
         result = (component or self.ready(run)).kdtool_transform(student, run)
         assert result is None or isinstance(result, LanguageModel)
         return result or student
 
-    def _finished(self, run: RunInfo) -> LanguageModel:
+    def _finish(self, run: RunInfo) -> LanguageModel:
         component = self.ready(run)
-        student = self._transformed(run, component)
+        student = self._transform(run, component)
         result = component.kdtool_finish(student, run)
         assert result is None or isinstance(result, LanguageModel)
         return result or student

@@ -26,17 +26,17 @@ POSITIONS, VOCABULARY = 512, 23
 class WeightingConformance(ComponentConformance):
     """Token weights are finite, not negative and each its position's own; balances are factors of terms.
 
-    A weighting that keeps figures from step to step gives them by `kdtool_state` and takes them back by `kdtool_restore`.
+    A weighting with state between steps returns it from `kdtool_state` and restores it in `kdtool_restore`.
     """
 
     kind: ClassVar[str] = "weighting"
     teachers: ClassVar[tuple[SignalKind | None, ...]] = (None, "logits", "top-k")
-    """What the chunk's teacher may be for this weighting: None, "logits", "sampled" or "top-k"."""
+    """The teachers a chunk may have for this weighting: None, "logits", "sampled" or "top-k"."""
     columns: ClassVar[Mapping[str, int]] = {}
     """Columns that the weighting reads, each with the number of values it has."""
 
     def test_it_says_which_columns_it_reads(self) -> None:
-        assert self.build().columns == set(self.columns), "`columns` of the component and of its suite are to agree"
+        assert self.build().columns == set(self.columns), "`columns` of the component and of its suite must agree"
 
     def test_it_weighs_tokens_or_balances_terms(self) -> None:
         assert self._implements("kdtool_token_weight") or self._implements("kdtool_balance")

@@ -654,10 +654,10 @@ class TestSatisfied(EvaluatorConformance):
     entry_point = "bits"
     fails: ClassVar = {"test_files_that_leave_nothing_to_measure_are_an_error"}
 
-    def prepared(self, folder: Path) -> dict[str, Any]:
+    def prepare(self, folder: Path) -> dict[str, Any]:
         (folder / "texts.txt").write_text("a\nbc\n", encoding="utf-8")
         return {"file": str(folder / "texts.txt")}
 
-    def emptied(self, folder: Path) -> Iterator[dict[str, Any]]:
+    def nothing_to_measure(self, folder: Path) -> Iterator[dict[str, Any]]:
         (folder / "texts.txt").touch()
         yield {"file": str(folder / "texts.txt")}

@@ -69,7 +69,7 @@ class LanguageModel(ABC):
         between calls.
         """
 
-    def continued(
+    def generate(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
         """Continue prompts of at least one token, each by at most its limit (from 1) of tokens; return the new tokens.
@@ -85,7 +85,7 @@ class LanguageModel(ABC):
         """
         raise UsageError(f"{type(self).__name__} cannot continue text, so nothing can be learned on text of its own")
 
-    def opened(self) -> Runtime:
+    def open_runtime(self) -> Runtime:
         """Return the model in its present state, opened for measurement; closing the result does not affect the model.
 
         Afterwards parameters, training mode and generators are as before. Since 0.1.

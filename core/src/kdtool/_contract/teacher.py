@@ -78,11 +78,11 @@ class Teacher(Component):
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
         when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement it together with
-        `kdtool_adapted`, or neither. Since 0.1.
+        `kdtool_load_weights`, or neither. Since 0.1.
         """
         raise NotImplementedError
 
-    def kdtool_adapted(self, run: RunInfo, folder: Path | None) -> None:
+    def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
         """Switch to the weights in `folder`, as written by `LanguageModel.save`; None restores the original weights.
 
         Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` then use that model; tokenizer, settings
@@ -101,7 +101,7 @@ class Cache(Component):
     """True if `kdtool_record` is called on every rank, each with a copy of the teacher; otherwise on rank 0 alone."""
 
     @hook(needed=True)
-    def kdtool_wanted(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
+    def kdtool_choose_signals(self, want: SignalRequest, offers: frozenset[SignalKind]) -> SignalRequest:
         """Return the signals to record so that `want`, the union of the losses' needs, can be served.
 
         `offers` are the signals that the teacher can return. A teacher that does not offer the returned signals is refused.

@@ -35,7 +35,7 @@ class Phase:
     gradient_norms: bool = False
 
     @property
-    def wanted(self) -> SignalRequest:
+    def student_request(self) -> SignalRequest:
         """Outputs to request of the student's backbone: for paired layers, the kinds requested of their teachers."""
         paired = [term for term in self.terms if term.layers]
         kinds = frozenset(kind for term in paired for kind in self.signals[term.teacher or ""].want.kinds)

@@ -180,5 +180,7 @@ class Context:
         """Load the weights that this node expects into each teacher that it asks."""
         for name, source in node.teachers.items():
             if self._loaded.get(name) is not source:
-                self.hooks.component(name, Teacher).kdtool_adapted(run, None if source is None else source.path / MODEL)
+                self.hooks.component(name, Teacher).kdtool_load_weights(
+                    run, None if source is None else source.path / MODEL
+                )
                 self._loaded[name] = source

@@ -18,7 +18,7 @@ def open_subject(run: RunInfo, subject: Subject) -> Named[Runtime] | None:
     are opened by the first component that can. For a model in memory the name is "". The caller closes the runtime.
     """
     if isinstance(subject, LiveSubject) and subject.model is not None:
-        return Named("", subject.model.opened())
+        return Named("", subject.model.open_runtime())
     owner = run.hook.owner
     name = subject.name if owner(subject.name) else subject.name.removesuffix(UNADAPTED)
     if subject.role == "teacher" and owner(name):

@@ -38,7 +38,9 @@ class States(kdtool.Cache):
         super().__init__(config)
         self._recorded: dict[Path, RecalledStates] = {}
 
-    def kdtool_wanted(self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]) -> kdtool.SignalRequest:
+    def kdtool_choose_signals(
+        self, want: kdtool.SignalRequest, offers: frozenset[kdtool.SignalKind]
+    ) -> kdtool.SignalRequest:
         """Ask the teacher for logits and hidden states as they are wanted."""
         return replace(want, kinds=want.kinds & self.offers)
 

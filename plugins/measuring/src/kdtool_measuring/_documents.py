@@ -20,7 +20,7 @@ class DocumentEvaluator(kdtool.Evaluator):
     """The evaluator's name, for messages."""
 
     class Config(kdtool.Config):
-        """What is scored."""
+        """Documents to score."""
 
         split: Literal["validation", "test"] = "test"
         """The split whose documents are scored: `validation` to choose settings, `test` once at the end."""

@@ -66,7 +66,7 @@ class PhaseTerms:
         batch = collate([phase.rows[row] for row in rows], device)
         theirs = {name: collate([own[row] for row in rows], device) for name, own in phase.teacher_rows.items()}
         signals = {name: source.signal(theirs.get(name, batch)) for name, source in phase.signals.items()}
-        outputs = self._student.backbone(batch, phase.wanted)
+        outputs = self._student.backbone(batch, phase.student_request)
         logits = head.logits(outputs.last)
         progress, rejected = (step - 1) / max(1, phase.steps - 1), batch.columns.get("rejected")
         kept = slice(None) if rejected is None else rejected[batch.labels != -100] == 0  # no rejected text is imitated

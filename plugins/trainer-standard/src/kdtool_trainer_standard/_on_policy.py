@@ -84,7 +84,7 @@ class OnPolicySampler:
     def _sample(self, prompts: list[list[int]], limits: list[int], seeds: list[int]) -> list[list[int]]:
         device = self._student.head.weight.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
-            return self._student.continued(prompts, limits, self._config.temperature, seeds)
+            return self._student.generate(prompts, limits, self._config.temperature, seeds)
 
     def _row(
         self, key: str, documents: Sequence[_Document], new: Iterator[list[int]], batch: kdtool.Batch

@@ -108,7 +108,13 @@ def _prepare(
     weightings = run.bound("kdtool_token_weight")
     loss = ChunkLoss([bound for bound in terms if bound.per_token], [weightings[name] for name in weightings])
     module = DistillationModule(
-        run, student, terms, loss, _loss_modules(run, phase, student), _sizes(config, run, args, student), phase.wanted
+        run,
+        student,
+        terms,
+        loss,
+        _loss_modules(run, phase, student),
+        _sizes(config, run, args, student),
+        phase.student_request,
     )
     module.to(device)
     logits, rows = self_test(run, module, batch, signals, teacher_batches)

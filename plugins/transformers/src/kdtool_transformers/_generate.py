@@ -1,6 +1,6 @@
 """New tokens behind prompts, by `model.generate`: answers to requests, and text that a student continues while it learns.
 
-`TransformersRuntime` calls `generate`, `TransformersModel.continued` calls `continue_ids`. Sampling adds Gumbel noise from
+`TransformersRuntime` calls `generate`, `TransformersModel.generate` calls `continue_ids`. Sampling adds Gumbel noise from
 the text's own generator to its logits and takes the greatest (Gumbel-max trick: an exact sample of the softmax), so that a
 text does not depend on what shares its batch.
 """
@@ -70,7 +70,7 @@ def continue_ids(
     temperature: float,
     seeds: Sequence[int],
 ) -> list[list[int]]:
-    """Continue prompts, those of similar length together; see `kdtool.LanguageModel.continued`."""
+    """Continue prompts, those of similar length together; see `kdtool.LanguageModel.generate`."""
     context = context_of(language_model.model)
     texts = [
         _Text(prompt, _limit(f"prompt {number}", limit, len(prompt), context), temperature, seed)

@@ -129,16 +129,16 @@ class TransformersModel(CausalModel):
             },
         )
 
-    def continued(
+    def generate(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
-        """Continue prompts with a cache of keys and values; see `kdtool.LanguageModel.continued`."""
+        """Continue prompts with a cache of keys and values; see `kdtool.LanguageModel.generate`."""
         from kdtool_transformers._generate import continue_ids
 
         return continue_ids(self, prompts, limits, temperature, seeds)
 
-    def opened(self) -> kdtool.Runtime:
-        """Return a runtime that computes as the caller does, under autocast or not; see `kdtool.LanguageModel.opened`."""
+    def open_runtime(self) -> kdtool.Runtime:
+        """Return a runtime that computes as the caller does, under autocast or not; see `LanguageModel.open_runtime`."""
         from kdtool_transformers._runtime import TransformersRuntime
 
         return TransformersRuntime(self)

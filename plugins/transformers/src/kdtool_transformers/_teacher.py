@@ -62,8 +62,8 @@ class CausalTeacher(kdtool.Teacher):
     """A teacher on transformers: logits, hidden states, attention maps, projections and text.
 
     Weights load when they are first needed, onto the device of the first batch, and stay until `kdtool_close`; in which
-    precision does not depend on the batch. It can be trained: from then on they come from the folder that `kdtool_adapted`
-    named.
+    precision does not depend on the batch. It can be trained: `kdtool_load_weights` names the folder they come from
+    afterwards.
     """
 
     offers: frozenset[kdtool.SignalKind] = frozenset({"logits", "hidden", "attentions", "projections", "text"})
@@ -186,7 +186,7 @@ class CausalTeacher(kdtool.Teacher):
         self._locate(run)
         return TransformersRuntime(self._load(pick_device(), trainable=True))
 
-    def kdtool_adapted(self, run: kdtool.RunInfo, folder: Path | None) -> None:
+    def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
         if folder != self._adapted:
             self._adapted, self._model, self._head_beside, self._fingerprint = folder, None, None, ""
 

@@ -15,21 +15,21 @@ from kdtool_testing.toy.rows import batch_of, batch_on
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["continued_plainly", "log_likelihood"]
+__all__ = ["generate_plainly", "log_likelihood"]
 
 
-def continued_plainly(
+def generate_plainly(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     temperature: float,
     seeds: Sequence[int],
 ) -> list[list[int]]:
-    """Do what `kdtool.LanguageModel.continued` says: each text by itself, anew for each token. On the CPU."""
+    """Compute `kdtool.LanguageModel.generate` plainly: each text by itself, without a cache, on the CPU."""
     import torch
 
     found = []
-    with _evaluated(model.model), torch.no_grad():
+    with _eval_mode(model.model), torch.no_grad():
         for prompt, limit, seed in zip(prompts, limits, seeds, strict=True):
             chance, new = torch.Generator().manual_seed(seed), list[int]()
             while len(new) < limit and model.tokenizer.end_of_text not in new:
@@ -50,7 +50,7 @@ def log_likelihood(model: LanguageModel, text: str) -> float:
     context, text_ids = list(model.tokenizer.scoring_context), model.tokenizer.encode(text)
     labelled = [False] * len(context) + [True] * len(text_ids)
     batch = batch_of([Row("", [*context, *text_ids], labelled, [0] * len(labelled))])
-    with _evaluated(model.model), torch.no_grad():
+    with _eval_mode(model.model), torch.no_grad():
         logits = (
             model.head.logits(model.backbone(batch_on(batch, model.head.weight.device), SignalRequest()).last)
             .double()
@@ -67,7 +67,7 @@ def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
 
 
 @contextmanager
-def _evaluated(module: Any) -> Iterator[None]:
+def _eval_mode(module: Any) -> Iterator[None]:
     modes = {each: each.training for each in module.modules()}
     module.eval()
     try:

@@ -42,7 +42,7 @@ def make_run(
 
 
 class Listener(Tracker):
-    """A tracker that remembers what it was told of progress."""
+    """A tracker that records progress."""
 
     def __init__(self) -> None:
         super().__init__(self.Config())

@@ -12,7 +12,7 @@ from kdtool._contract.language_model import LanguageModel, ModelFacts
 from kdtool._contract.signals import Head, ModelOutputs, SignalRequest
 from torch import Tensor, nn
 
-from kdtool_testing.toy.continuing import continued_plainly
+from kdtool_testing.toy.continuing import generate_plainly
 from kdtool_testing.toy.safetensors_file import write_safetensors
 from kdtool_testing.toy.tokenizers import ByteTokenizer
 
@@ -102,11 +102,11 @@ class ToyModel(LanguageModel):
         labelled = batch.labels != -100
         return ModelOutputs(states[-1][labelled], {layer: states[layer + 1][labelled] for layer in want.layers})
 
-    def continued(
+    def generate(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], temperature: float, seeds: Sequence[int]
     ) -> list[list[int]]:
-        """Continue prompts; see `kdtool.LanguageModel.continued`."""
-        return continued_plainly(self, prompts, limits, temperature, seeds)
+        """Continue prompts; see `kdtool.LanguageModel.generate`."""
+        return generate_plainly(self, prompts, limits, temperature, seeds)
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors.

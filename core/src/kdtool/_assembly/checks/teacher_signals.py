@@ -118,7 +118,7 @@ def _kinds_to_record(
     if source.kind == "cache":
         cache = ComponentHooks({source.path: parts.component(source)}).component(source.path, Cache)
         with suppress(Exception):  # the run reports it when it asks
-            return cache.kdtool_wanted(SignalRequest(signals), parts.component(teacher).offers).kinds
+            return cache.kdtool_choose_signals(SignalRequest(signals), parts.component(teacher).offers).kinds
     return frozenset()
 
 

@@ -13,7 +13,7 @@ from kdtool._plugins.hook_specs import implements
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, of_kind
 from kdtool._text.did_you_mean import did_you_mean
 
-_NEEDED = ("kdtool_trainable", "kdtool_adapted")
+_NEEDED = ("kdtool_trainable", "kdtool_load_weights")
 
 
 def adapting_phases(recipe: Recipe) -> tuple[PhaseSpec, ...]:

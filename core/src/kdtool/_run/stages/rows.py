@@ -189,7 +189,7 @@ def _add_signals(context: Context, graph: Graph, rows: Node, cache: str, teacher
 
     def record(run: RunInfo, folder: Path) -> int:
         offers: frozenset[SignalKind] = getattr(context.assembly.shared[teacher], "offers", frozenset())
-        wanted = run.component(cache, Cache).kdtool_wanted(want, offers)
+        wanted = run.component(cache, Cache).kdtool_choose_signals(want, offers)
         source = from_teacher(run.hook, teacher, wanted, context.vocabularies.get(teacher))
         return run.component(cache, Cache).kdtool_record(run, rows_of(rows), source, folder)
 

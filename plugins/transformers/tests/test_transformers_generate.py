@@ -5,7 +5,7 @@ from __future__ import annotations
 import kdtool
 import pytest
 import torch
-from kdtool_testing import continued_plainly
+from kdtool_testing import generate_plainly
 from kdtool_transformers import TransformersModel
 from kdtool_transformers.testing import gradients, greatest_difference, tiny_model
 
@@ -16,14 +16,14 @@ LIMITS = [9, 3, 1, 14]
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma2", "cohere"])
 def test_the_likeliest_tokens_are_those_of_backbone_and_head(family: str) -> None:
     model = tiny_model(family)
-    found = model.continued(PROMPTS, LIMITS, 0.0, [0] * 4)
-    assert found == continued_plainly(model, PROMPTS, LIMITS, 0.0, [0] * 4)
+    found = model.generate(PROMPTS, LIMITS, 0.0, [0] * 4)
+    assert found == generate_plainly(model, PROMPTS, LIMITS, 0.0, [0] * 4)
     assert [len(new) for new in found] == LIMITS or any(new[-1] == model.tokenizer.end_of_text for new in found)
 
 
 def test_draws_follow_the_softmax_at_the_temperature() -> None:
     model, count = tiny_model(), 1200
-    drawn = [new[0] for new in model.continued([[120]] * count, [1] * count, 2.0, list(range(count)))]
+    drawn = [new[0] for new in model.generate([[120]] * count, [1] * count, 2.0, list(range(count)))]
     with torch.no_grad():
         odds = (model.model(input_ids=torch.tensor([[120]])).logits[0, -1] / 2).softmax(-1)
     likeliest = int(odds.argmax())
@@ -38,7 +38,7 @@ def test_each_text_ends_where_it_ends() -> None:
         model.model.get_output_embeddings().weight[end] += 0.4 * torch.randn(
             32, generator=torch.Generator().manual_seed(0)
         )
-    found = model.continued([[number] for number in range(60)], [40] * 60, 1.5, list(range(60)))
+    found = model.generate([[number] for number in range(60)], [40] * 60, 1.5, list(range(60)))
     ended = [new for new in found if new[-1] == end]
     assert 0 < len(ended) < 60
     assert all(end not in new[:-1] for new in found)
@@ -47,10 +47,10 @@ def test_each_text_ends_where_it_ends() -> None:
 
 def test_the_context_bounds_what_is_written() -> None:
     model = tiny_model()
-    assert len(model.continued([[5] * 510], [9], 0.0, [0])[0]) <= 2
+    assert len(model.generate([[5] * 510], [9], 0.0, [0])[0]) <= 2
     with pytest.raises(kdtool.UsageError, match="prompt 1 has 512 tokens; the model's context of 512 leaves no room"):
-        model.continued([[5], [5] * 512], [1, 1], 0.0, [0, 0])
-    assert model.continued([], [], 1.0, []) == []
+        model.generate([[5], [5] * 512], [1, 1], 0.0, [0, 0])
+    assert model.generate([], [], 1.0, []) == []
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -65,7 +65,7 @@ def test_it_learns_afterwards_as_it_would_have(family: str) -> None:
     modes = [module.training for module in model.model.modules()]
     settings = model.model.generation_config
     with torch.autocast("cpu", torch.bfloat16):
-        halves = model.continued(PROMPTS, LIMITS, 1.0, [1, 2, 3, 4])
+        halves = model.generate(PROMPTS, LIMITS, 1.0, [1, 2, 3, 4])
     assert [module.training for module in model.model.modules()] == modes
     assert model.model.generation_config is settings
     assert greatest_difference(gradients(model), expected) < 1e-5
@@ -77,5 +77,5 @@ def test_what_was_interrupted_leaves_the_mode_as_it_was(monkeypatch: pytest.Monk
     model.model.train()
     monkeypatch.setattr(model.model, "generate", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        TransformersModel.continued(model, PROMPTS, LIMITS, 1.0, [0] * 4)
+        TransformersModel.generate(model, PROMPTS, LIMITS, 1.0, [0] * 4)
     assert all(module.training for module in model.model.modules())
