@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import sys
 import sysconfig
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # for modules beside the tests, also in
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 6 layers with random weights and a byte-level BPE tokenizer trained on the standard library."""
+    """A Llama of 6 layers with random weights and a byte-level BPE tokenizer trained on a text that never changes."""
     return make_teacher(tmp_path_factory.mktemp("teacher"), seed=0)
 
 
@@ -55,7 +53,9 @@ def make_teacher(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|endoftext|>", *marks]
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
-    texts = [Path(module).read_text(encoding="utf-8") for module in (argparse.__file__, textwrap.__file__)]
+    texts = [
+        Path(module).read_text(encoding="utf-8") for module in (pytest.__file__, ROOT / "tests" / "tokenizer_text.txt")
+    ]
     tokenizer.train_from_iterator(texts * 3, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
     wrapped.chat_template = chat_template

@@ -117,7 +117,7 @@ def test_weights_follow_a_value_and_several_schedules_are_multiplied(recipe: dic
         (
             {"later": {"use": "on-metric", "watch": "forward-k", "below": 1.0, "change": "ce"}},
             {"use": "states"},
-            r"later: names the loss 'forward-k', which phase 'train' has not\n.*did you mean 'forward-kl'",
+            r"later: names the loss 'forward-k', which is not in phase 'train'\n.*did you mean 'forward-kl'",
         ),
     ],
 )
