@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kdtool_logits import exact_logits
 from kdtool_transformers import (
     TransformersRuntime,
+    _check,
     _files,
     _runtime,
     compute_dtype,
@@ -22,6 +23,7 @@ from kdtool_transformers import (
     self_check,
     windows,
 )
+from kdtool_transformers._attention import Documents
 from kdtool_transformers.testing import byte_tokenizer, save_tiny, tiny_model
 from transformers.cache_utils import DynamicLayer
 
@@ -224,6 +226,25 @@ def test_self_check_in_half_precision() -> None:
     half = tiny_model()
     half.model.to(torch.bfloat16)
     assert self_check(half) < 0.05
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["float32", "bfloat16 embeddings"])
+def test_self_check_of_a_model_that_amplifies_rounding(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        for name, weight in model.model.named_parameters():
+            weight.mul_(40.0 if "q_proj" in name or "k_proj" in name else 8.0 if "_proj" in name else 1.0)
+    if frozen:
+        embeddings = model.model.get_input_embeddings().weight
+        embeddings.data = embeddings.data.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        monkeypatch.setitem(_check._TOLERANCE, "bfloat16", 1e-2)
+        assert max(_check._deviations(model)) > 1e-2, "else this test shows nothing"
+        assert self_check(model) < 1e-3
+        assert model.model.get_input_embeddings().weight.dtype == (torch.bfloat16 if frozen else torch.float32)
+        monkeypatch.setattr(Documents, "of", lambda positions, *_: Documents(torch.zeros_like(positions)))
+        with pytest.raises(kdtool.PluginError, match="documents see each other"):
+            self_check(model)
 
 
 def test_a_tokenizer_that_transformers_would_open_as_another_is_refused(tmp_path: Path) -> None:
