@@ -1,4 +1,4 @@
-"""What a tokenizer has by default: the rest of it, from its pieces."""
+"""Defaults of a tokenizer, derived from its pieces."""
 
 from __future__ import annotations
 

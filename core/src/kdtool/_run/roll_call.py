@@ -44,10 +44,9 @@ def agree(folder: Path, graph: Graph, rank: int, world: int, *, whole: bool) -> 
             found = {other: _read(path) for other, path in answers.items()}
             missing = [other for other, answer in found.items() if not answer or answer["to"] != answered]
             if not missing:
-                if differs := next(
-                    (answer["differs"] for answer in found.values() if answer and answer["differs"]), ""
-                ):
-                    raise UsageError(differs)
+                for answer in filter(None, found.values()):
+                    if answer["differs"]:
+                        raise UsageError(answer["differs"])
                 return answered
         if leader and not now:
             raise UsageError(

@@ -19,8 +19,8 @@ __all__ = ["PhaseTerms"]
 class PhaseTerms:
     """The losses of a phase with their weights, teachers, weightings and trained modules, evaluated on rows.
 
-    Train `modules` with the student. Checkpoints hold `reports`, the last step's figures by
-    term, by which weightings balance; a term without tokens is missing there.
+    Train `modules` with the student. Store `reports` in checkpoints: the last step's figures by term, from which weightings
+    of losses compute the next weights. A term without tokens is missing there.
 
     Args:
         run: of the trainer.
