@@ -56,6 +56,7 @@ def records() -> str:
         "loss_terms": "Terms of a phase",
         "trainer": "Training",
         "evaluation": "Subjects and measurements",
+        "comparison": "Values of arms, and comparisons",
         "run_info": "The run",
         "licences": "Licences",
         "estimates": "Estimates",
@@ -77,7 +78,7 @@ def interface() -> str:
     }
     rest = [name for name in kdtool._HOME_OF if name not in shown and name != "Field"]
     errors = [name for name in rest if _is_error(name)]
-    homes = ("kdtool._api", "kdtool._estimate.check", "kdtool._results.compare_runs", "kdtool._evaluate", "kdtool._run")
+    homes = ("kdtool._api", "kdtool._estimate.check", "kdtool._results", "kdtool._evaluate", "kdtool._run")
     running = [name for name in rest if kdtool._HOME_OF[name].startswith(homes)]
     running.sort(key=lambda name: inspect.isclass(getattr(kdtool, name)))
     blocks = [_module(), "## Running", *(block for name in running for block in _named(name)), "## For plugins"]

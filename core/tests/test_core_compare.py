@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._results.compare_runs import rows_of
-from kdtool._results.files import read_results
+from kdtool._results.compare_arms import arm_values, interval
+from kdtool._text.markdown import number, number_range
 
 
 @pytest.fixture
@@ -24,27 +23,43 @@ def two_runs(recipe: dict[str, Any]) -> None:
 
 def test_students_of_two_runs_are_compared_over_seeds_and_items(two_runs: None) -> None:
     found = kdtool.compare(["one", Path("runs/two")])
-    assert {(row.run, row.arm, row.seeds) for row in found.rows} == {
+    assert {(run, value.arm, value.seeds) for run, values in found.values.items() for value in values} == {
         ("one", "teacher", 1), ("one", "student", 2), ("two", "teacher", 1), ("two", "student", 2),
     }  # fmt: skip
     (compared,) = found.comparisons
     assert (compared.arm, compared.against, compared.seeds, compared.items) == ("one", "two", 2, 4)
     assert compared.low <= compared.difference <= compared.high  # toys of all seeds are alike
     assert found.verdict.startswith("Against two, one is ")
-    values = {(row.run, row.arm): row.value for row in found.rows}
+    values = {(run, value.arm): value.value for run, each in found.values.items() for value in each}
     assert compared.difference == pytest.approx(values["one", "student"] - values["two", "student"])
 
 
 def test_bounds_of_one_seed_are_not_shown_as_those_of_all(two_runs: None) -> None:
-    found = read_results(Path("runs/one").absolute())
+    found = kdtool.load("one")
     timed = [
         kdtool.Measurement("speed", subject.name, "tokens/s", value, 5, True, low=value - 1, high=value + 1)
         for subject, value in zip(found.subjects, (70.0, 10.0, 20.0), strict=True)
     ]
-    rows = rows_of("one", replace(found, measurements=tuple(timed)))
-    assert {(row.arm, row.value, row.low, row.high) for row in rows} == {
+    assert {(each.arm, each.value, each.low, each.high) for each in arm_values(timed, found.subjects)} == {
         ("teacher", 70.0, 69.0, 71.0), ("student", 15.0, None, None),
     }  # fmt: skip
+
+
+def test_a_value_has_the_same_interval_wherever_it_is_shown(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = kdtool.load("one")
+    own = [measured for measured in found.measurements if measured.subject.startswith("student")]
+    (student,) = (value for value in found.values if value.arm == "student")
+    assert (student.value, student.seeds) == (sum(measured.value for measured in own) / 2, 2)
+    assert (student.low, student.high) == interval(own)
+    assert student in kdtool.compare(["one", "two"]).values["one"]
+    assert ["student", str(student)] in found.table()
+    assert str(student) in found._repr_html_()
+    capsys.readouterr()
+    for arguments in (["compare", "one", "two"], ["show", "one", "--all"]):
+        assert call(arguments) == 0
+        shown = {tuple(cell.strip() for cell in line.split("|")) for line in capsys.readouterr().out.splitlines()}
+        bounds = number_range(student.low, student.high)
+        assert ("", "one", "student", number(student.value), bounds, "2", "") in shown
 
 
 def test_arms_are_recorded_and_not_read_off_names_of_runs(recipe: dict[str, Any], tmp_path: Path) -> None:

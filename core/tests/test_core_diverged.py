@@ -73,4 +73,6 @@ def test_it_stands_beside_other_runs(diverged: dict[str, Any], capsys: pytest.Ca
     assert " to ∞ " in shown
     assert call(["compare", "toy", "again", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out, parse_constant=_no_constant)
-    assert [row["high"] for row in plain["rows"] if row["arm"] == "student"] == ["Infinity"] * 2
+    assert [one["high"] for each in plain["values"].values() for one in each if one["arm"] == "student"] == [
+        "Infinity"
+    ] * 2

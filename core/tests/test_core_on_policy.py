@@ -7,7 +7,7 @@ from typing import Any
 
 import kdtool
 import pytest
-from kdtool._contract.reporting import Comparison
+from kdtool._contract.comparison import Comparison
 from kdtool._results.verdict import verdict
 from kdtool_testing.readme_examples import uses
 

@@ -155,10 +155,10 @@ def test_runs_are_listed_with_what_they_are(recipe: dict[str, Any], tmp_path: Pa
         shown = command("runs").stdout
     states = {"finished": "done", "stopped": "unfinished", "broken": "damaged", "busy": "running"}
     assert {name: run["state"] for name, run in found.items()} == states
-    assert found["finished"]["verdict"] == done.verdict.partition("\n")[0]
+    assert (found["finished"]["figure"], found["finished"]["outcome"]) == ("", done.outcome)
     assert found["finished"]["bytes"] > 1000
-    assert found["busy"]["verdict"].startswith(f"by process {os.getpid()} on ")
-    assert "results.json is damaged" in found["broken"]["verdict"]
+    assert found["busy"]["outcome"].startswith(f"by process {os.getpid()} on ")
+    assert "results.json is damaged" in found["broken"]["outcome"]
     assert all(name in shown and state in shown for name, state in states.items())
     assert str(tmp_path / "elsewhere" / "broken") in shown
 

@@ -2,9 +2,13 @@
 
 from pydantic import Field as Field
 
+from kdtool._api import load as load
 from kdtool._api import plan as plan
 from kdtool._api import report as report
 from kdtool._api import run as run
+from kdtool._api import runs as runs
+from kdtool._contract.comparison import ArmValue as ArmValue
+from kdtool._contract.comparison import Comparison as Comparison
 from kdtool._contract.component import Component as Component
 from kdtool._contract.component import Config as Config
 from kdtool._contract.component import does_not_affect_results as does_not_affect_results
@@ -58,7 +62,6 @@ from kdtool._contract.loss_terms import LossTerm as LossTerm
 from kdtool._contract.loss_terms import Schedule as Schedule
 from kdtool._contract.loss_terms import TermReport as TermReport
 from kdtool._contract.reporting import ArmResult as ArmResult
-from kdtool._contract.reporting import Comparison as Comparison
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
 from kdtool._contract.reporting import Reporter as Reporter
 from kdtool._contract.reporting import Requirement as Requirement
@@ -108,8 +111,8 @@ from kdtool._estimate.other_work import busy_cores as busy_cores
 from kdtool._estimate.other_work import wait_passively as wait_passively
 from kdtool._evaluate.evaluate import evaluate as evaluate
 from kdtool._results.compare_runs import Compared as Compared
-from kdtool._results.compare_runs import ComparedRow as ComparedRow
 from kdtool._results.compare_runs import compare as compare
+from kdtool._results.known_runs import KnownRun as KnownRun
 from kdtool._run.open_subject import open_subject as open_subject
 from kdtool._run.plan import PlannedStage as PlannedStage
 from kdtool._run.plan import RecordedSignals as RecordedSignals

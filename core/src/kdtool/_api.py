@@ -1,4 +1,4 @@
-"""The Python API behind the commands: `kdtool.run`, `kdtool.plan`, `kdtool.report`."""
+"""The Python API behind the commands: `kdtool.run`, `plan`, `load`, `runs`, `report`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kdtool._text.terminal import print_line
 
 if TYPE_CHECKING:
     from kdtool._contract.reporting import Results
+    from kdtool._results.known_runs import KnownRun
     from kdtool._run.plan import PlannedStage
 
 
@@ -87,20 +88,59 @@ def plan(
 
 
 @translate_errors()
-def report(folder: Path | str, use: str | None = None) -> Path:
+def load(run: Path | str, *, out: Path | str = "runs") -> Results:
+    """Return the results of a finished run, as `run` returned them, from its `results.json`.
+
+    Args:
+        run: the run's folder, or its name below `out`.
+        out: the folder for runs.
+
+    Raises:
+        UsageError: there is no such run, or it is not finished.
+        StorageError: the file is damaged.
+
+    Example:
+        kdtool.load("quickstart").to_dataframe()
+    """
+    from kdtool._results.files import find_run, read_results, with_whole_paths
+
+    return with_whole_paths(read_results(find_run(run, out)))
+
+
+@translate_errors()
+def runs(pattern: str = "", *, out: Path | str = "runs", store: Path | str | None = None) -> list[KnownRun]:
+    """Return the runs in the folder for runs, and those elsewhere that use the same store, the latest first.
+
+    Args:
+        pattern: a part of the names that are wanted, or a pattern such as "quick*".
+        out: the folder for runs.
+        store: the folder that runs share; the user's cache by default.
+
+    Raises:
+        StorageError: the store's list of runs is damaged.
+    """
+    from kdtool._results.known_runs import list_runs
+    from kdtool._store.shared_store import store_folder
+
+    return list_runs(store_folder(store), Path(out), pattern)
+
+
+@translate_errors()
+def report(run: Path | str, use: str | None = None, *, out: Path | str = "runs") -> Path:
     """Write the report of a finished run again and return its path.
 
     Args:
-        folder: the run's folder.
+        run: the run's folder, or its name below `out`.
         use: the reporter; by default that of the run's recipe, else the only one installed.
+        out: the folder for runs.
 
     Raises:
-        UsageError: the folder holds no finished run, or no reporter is named.
+        UsageError: there is no such run, it is not finished, or no reporter is named.
         RecipeError: the reporter is not installed, or no longer accepts the settings of the run.
     """
-    from kdtool._results.files import read_results
+    from kdtool._results.files import find_run, read_results
 
-    return report_of(read_results(Path(folder).absolute()), use)
+    return report_of(read_results(find_run(run, out)), use)
 
 
 def report_of(results: Results, use: str | None = None) -> Path:

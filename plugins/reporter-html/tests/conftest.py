@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Iterator
@@ -268,4 +269,19 @@ def make_sample(**changes: Any) -> kdtool.Results:
         ),
         "notes": ("The test split shares no file with training; near-duplicates above 0.8 were removed.",),
     }
-    return kdtool.Results(**{**fields, **changes})
+    return with_values(kdtool.Results(**{**fields, **changes}))
+
+
+def with_values(results: kdtool.Results, half: float = 0.5) -> kdtool.Results:
+    """Return the results with values of arms, each with an interval of the mean and `half` around it."""
+    arms = {subject.name: subject.arm or subject.name for subject in results.subjects}
+    found: dict[tuple[str, str], list[kdtool.Measurement]] = {}
+    for measured in results.measurements:
+        found.setdefault((measured.name, arms.get(measured.subject, measured.subject)), []).append(measured)
+    values = []
+    for (name, arm), seeds in found.items():
+        mean = sum(measured.value for measured in seeds) / len(seeds)
+        bounds = (mean - half, mean + half) if seeds[0].low is not None else (None, None)
+        unit, higher = seeds[0].unit, seeds[0].higher_is_better
+        values.append(kdtool.ArmValue(arm, name, unit, higher, mean, *bounds, len(seeds)))
+    return dataclasses.replace(results, values=tuple(values))

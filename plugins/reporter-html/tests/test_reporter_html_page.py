@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kdtool._results.files import read_results, write_results
 from kdtool_reporter_html import HtmlReporter
+from kdtool_reporter_html._numbers import interval
 from kdtool_reporter_html._page import page
 from kdtool_reporter_html._verdict import forest
 from kdtool_testing import ReporterConformance, make_run
@@ -215,6 +217,18 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     html = page(results)
     check(html)
     assert all(re.fullmatch(r"[\d, -]*", points) for points in re.findall(r'points="([^"]*)"', html))
+
+
+def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> None:
+    (value,) = (one for one in sample.values if (one.arm, one.measurement) == ("student", "perplexity"))
+    assert value.low is not None
+    shown = text_of(page(sample))
+    assert "Means over 3 seeds, with 95 % intervals over held-out items and seeds, and each seed’s value." in shown
+    assert f" {interval(value.value - 0.5, value.value + 0.5, '')} seeds: " in shown
+    unending = [dataclasses.replace(one, high=math.inf) if one is value else one for one in sample.values]
+    assert f" {interval(value.low, math.inf, '')} seeds: " in text_of(
+        page(dataclasses.replace(sample, values=tuple(unending)))
+    )
 
 
 def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tmp_path: Path) -> None:

@@ -25,10 +25,19 @@ def _measured(name: str, subject: str, unit: str, value: float, higher: bool) ->
     return kdtool.Measurement(name, subject, unit, value, 9, higher, *bounds)
 
 
+def _subjects(measured: list[kdtool.Measurement]) -> Subjects:
+    """Return the subjects, each an arm of one seed with the interval of its measurement."""
+    values = [
+        kdtool.ArmValue(one.subject, one.name, one.unit, one.higher_is_better, one.value, one.low, one.high, 1)
+        for one in measured
+    ]
+    return Subjects(SUBJECTS.found, values)
+
+
 def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool = True) -> Tradeoff:
     measured = [_measured("pass@1", subject, "fraction", value, higher) for subject, value in quality.items()]
     measured += [_measured("file-size", subject, "bytes", value, False) for subject, value in sizes.items()]
-    (chart,) = tradeoffs(measured, SUBJECTS)
+    (chart,) = tradeoffs(measured, _subjects(measured))
     return chart
 
 
@@ -76,9 +85,8 @@ def test_scores_are_divided_by_billions_of_parameters() -> None:
     measured += [_measured("accuracy", arm, "%", 100 * value, True) for arm, value in scores.items()]
     measured += [_measured("perplexity", arm, "per token", 5.0, False) for arm in scores]
     sizes = {"teacher": 2e9, "student-safetensors": 5e8}
-    table = per_parameter(
-        [*measured, *(_measured("parameters", arm, "parameters", n, False) for arm, n in sizes.items())], SUBJECTS
-    )
+    measured += [_measured("parameters", arm, "parameters", n, False) for arm, n in sizes.items()]
+    table = per_parameter(measured, _subjects(measured))
     assert [arm for arm, _ in table.columns] == ["teacher", "student", "control", "student-gguf"]
     assert [row.heading for row in table.rows] == ["Pass@1", "Accuracy"]
     values = [[cell.value for cell in row.cells if cell] for row in table.rows]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from kdtool._contract.comparison import ArmValue, Comparison
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import LicenceTerms, Licensed
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.reporting import ArmResult, Comparison, ComponentRecord, Requirement, Results, StageRecord
+from kdtool._contract.reporting import ArmResult, ComponentRecord, Requirement, Results, StageRecord
 from kdtool._contract.trainer import StepReport, Trained
 
 __all__ = ["empty_results", "make_results"]
@@ -61,6 +63,7 @@ def make_results(folder: Path, text: Callable[[str], str] = str) -> Results:
             Requirement("quality.perplexity", text("<= 13"), 12.0, True, text("is 12")),
             Requirement("quality.own-score", text(">= 0"), -0.25, False, text("is -0.25, 0.25 off >= 0")),
         ),
+        values=tuple(_values(subjects, text)),
         licences=(Licensed("teacher", _terms(text), ("signals",), (), text("Apache-2.0")),),
     )
 
@@ -78,6 +81,12 @@ def _measurements(subject: str, text: Callable[[str], str]) -> tuple[Measurement
         Measurement("decode-speed", subject, text("tokens/s"), 42.0, 1, True),
         Measurement(text("own-score"), subject, "", -0.25, 3, True, -0.5, 0.0, settings),
     )
+
+
+def _values(subjects: Sequence[Subject], text: Callable[[str], str]) -> Iterator[ArmValue]:
+    for arm, number in Counter(subject.arm or subject.name for subject in subjects).items():
+        for one in _measurements(arm, text):
+            yield ArmValue(arm, one.name, one.unit, one.higher_is_better, one.value, one.low, one.high, number)
 
 
 def _terms(text: Callable[[str], str]) -> LicenceTerms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,7 @@ from kdtool._cli.options import json_option, out_option
 from kdtool._text.markdown import markdown_table, measurement_title, number, number_range, signed_difference
 
 if TYPE_CHECKING:
-    from kdtool._contract.reporting import Comparison
-    from kdtool._results.compare_runs import ComparedRow
+    from kdtool._contract.comparison import ArmValue, Comparison
 
 
 @click.command()
@@ -38,20 +37,20 @@ def compare(runs: tuple[str, ...], out: str, arms: tuple[str, ...], html: str | 
     found = compare_runs(runs, out=out, arms=arms)
     page = report_of(as_results(found, Path(html).absolute())) if html else None
     if as_json:
-        plain = {key: getattr(found, key) for key in ("rows", "comparisons", "notes", "verdict")}
+        plain = {key: getattr(found, key) for key in ("values", "comparisons", "notes", "verdict")}
         click.echo(PLAIN.dump_json(plain, indent=1).decode())
         return
-    click.echo("\n\n".join([*value_tables(found.rows), *differences(found.comparisons, found.notes), found.verdict]))
+    click.echo("\n\n".join([*value_tables(found.values), *differences(found.comparisons, found.notes), found.verdict]))
     if page:
         click.echo(f"\nreport: {page}")
 
 
-def value_tables(rows: Sequence[ComparedRow]) -> Iterator[str]:
-    """Yield a table of each measurement: every arm's value with its interval."""
-    for name in dict.fromkeys(row.measurement for row in rows):
-        own = [row for row in rows if row.measurement == name]
-        cells = [[r.run, r.arm, number(r.value), number_range(r.low, r.high), str(r.seeds)] for r in own]
-        title = measurement_title(name, own[0].unit, higher_is_better=own[0].higher_is_better)
+def value_tables(values: Mapping[str, Sequence[ArmValue]]) -> Iterator[str]:
+    """Yield a table of each measurement: the value of every run's arms with its interval."""
+    for name in dict.fromkeys(value.measurement for each in values.values() for value in each):
+        own = [(run, value) for run, each in values.items() for value in each if value.measurement == name]
+        cells = [[run, v.arm, number(v.value), number_range(v.low, v.high), str(v.seeds)] for run, v in own]
+        title = measurement_title(name, own[0][1].unit, higher_is_better=own[0][1].higher_is_better)
         yield f"{title}\n\n{markdown_table(['run', 'subject', 'value', '95 % interval', 'seeds'], cells)}"
 
 

@@ -29,10 +29,9 @@ def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str],
     from kdtool._cli.compare import differences, value_tables
     from kdtool._contract.reporting import where
     from kdtool._evaluate.evaluate import evaluate as evaluate_models
-    from kdtool._results.compare_runs import rows_of
 
     wanted = [name.strip() for name in evaluators.split(",") if name.strip()]
     results = evaluate_models(models, wanted, settings, **options)
-    tables = value_tables(list(rows_of(results.name, results)))
+    tables = value_tables({results.name: results.values})
     click.echo("\n\n".join(["", *tables, *differences(results.comparisons, results.notes), results.verdict]))
     click.echo(f"\n{where(results)}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from kdtool._contract.comparison import ArmValue, Comparison, shorten, tabulate
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Artifact, Measurement, Subject
 from kdtool._contract.hooks import hook
@@ -14,33 +17,8 @@ from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.licences import Licensed
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import StepReport, Trained
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two arms on one measurement, paired over items and seeds: `arm` against another.
-
-    An arm is "student", "control", "control-time", a teacher's or a file's name. `difference` is `value` minus
-    `against_value` after the transform (a ratio minus 1 for "exp"); `low` and `high` bound its 95 % interval, over items
-    and, if there are several, seeds; a ratio's may be infinite if a seed diverged. `verdict` is "better", "worse" or "no
-    evidence of a difference", seen from `arm`. `share` is `value` as a share of a teacher's, with its 95 % interval if
-    there is one; None against other arms, and for metrics without a meaningful ratio: lower is better, or the unit has no
-    zero.
-    """
-
-    measurement: str
-    arm: str
-    against: str
-    value: float
-    against_value: float
-    difference: float
-    low: float
-    high: float
-    relative: bool
-    verdict: Literal["better", "worse", "no evidence of a difference"]
-    seeds: int
-    items: int
-    share: tuple[float, float | None, float | None] | None = None
+from kdtool._errors import UsageError
+from kdtool._text.markdown import html_table
 
 
 @dataclass(frozen=True)
@@ -95,7 +73,8 @@ class Results:
 
     `subjects` hold the role, arm and seed of each measured subject; `models` the shapes of "student" and of each teacher by
     component name; `data` the counts of documents and bytes per split, licences, languages, sources, rejections, rows, and
-    the seconds of the teacher's signals. Paths below `folder` are relative to it in `results.json`.
+    the seconds of the teacher's signals. `values` hold each arm's mean over its seeds, with the interval that reports show.
+    Paths below `folder` are relative to it in `results.json`. A notebook shows results as a small table.
     """
 
     name: str
@@ -117,11 +96,44 @@ class Results:
     subjects: tuple[Subject, ...] = ()
     licences: tuple[Licensed, ...] = ()
     requirements: tuple[Requirement, ...] = ()
+    values: tuple[ArmValue, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in a few words."""
+        return shorten(self.comparisons)
+
+    def table(self) -> list[list[str]]:
+        """Return the main figures of each arm with 95 % intervals, as text: a row of headings, then a row for each arm.
+
+        Main figures are the first four that arms were compared in; without comparisons, the first four of all.
+        """
+        return list(tabulate(self.values, self.comparisons))
+
+    def to_dataframe(self) -> Any:
+        """Return `values` as a pandas DataFrame with a row for each arm and measurement.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise UsageError("to_dataframe needs pandas; install it with: pip install pandas") from error
+        return pandas.DataFrame(map(asdict, self.values), columns=[field.name for field in fields(ArmValue)])
+
+    def __repr__(self) -> str:
+        return f"<Results of {self.name!r}: {self.outcome}; {len(self.measurements)} measurements, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<p><b>{escape(self.name)}</b>: {escape(self.outcome)}</p>{html_table(self.table())}{escape(where(self))}"
+        )
 
 
 def where(results: Results) -> str:
     """Return a line with the path of the report, or of the run's folder if there is no report."""
-    return f"report: {results.report}" if results.report else f"results: {results.folder}"
+    return f"report: {results.folder / results.report}" if results.report else f"results: {results.folder}"
 
 
 class Tracker(Component):

@@ -17,7 +17,7 @@ from kdtool._errors import UsageError
 from kdtool._evaluate.models import Model, models_of
 from kdtool._evaluate.recipe import measuring_recipe
 from kdtool._plugins.attribution import translate_errors
-from kdtool._results.compare_arms import compare_all
+from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.files import component_record, environment
 from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
@@ -121,6 +121,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
         data=StoredTexts(texts.path).counts(corpora_of(context, context.assembly.recipe.shared)),
         recipe=context.assembly.recipe.data, recipe_text="", environment=environment(),
         seconds=time.monotonic() - start, notes=tuple(notes), subjects=subjects,
+        values=arm_values(found, subjects),
     )  # fmt: skip
     results = write_report(context, run, results)
     if not found:

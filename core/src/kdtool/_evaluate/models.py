@@ -9,8 +9,7 @@ from pathlib import Path
 
 from kdtool._errors import UsageError
 from kdtool._plugins.registry import entries_by_name
-from kdtool._results.compare_runs import run_folder
-from kdtool._results.files import read_results
+from kdtool._results.files import find_run, read_results
 from kdtool._results.model_cards import CARD
 from kdtool._store.layout import MODEL, RESULTS
 from kdtool._text.names import name_from
@@ -67,7 +66,7 @@ def _models(given: str, out: Path) -> Iterator[Model]:
         own = path.parent.name if path.name in generic else path.name
         yield Model(name_from(label or own, "model", dots=True), path)
         return
-    folder = run_folder(Path(text), out, what="model, nor a finished run")
+    folder = find_run(text, out, what="model, nor a finished run")
     students = [arm for arm in read_results(folder).arms if arm.arm == "student"]
     if not students:
         raise UsageError(f"the run {text!r} has trained no student; name a model's folder")

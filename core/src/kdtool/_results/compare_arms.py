@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import exp, inf, log
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
+from kdtool._contract.comparison import ArmValue, Comparison
 from kdtool._contract.evaluation import Measurement, Subject
-from kdtool._contract.reporting import Comparison
 from kdtool._statistics.arm_interval import arm_interval, exponential, level_of, widen_fraction
 from kdtool._statistics.jackknife import Pair, Statistic, Table, Totals, estimate, margins
 from kdtool._statistics.randomisation_test import chance, item_differences
@@ -29,6 +30,25 @@ _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 """Units in which twice as much is twice as good, so that a share of the teacher means something."""
 _SIGNIFICANCE = 0.05
 _ROLES = ("artifact", "student", "control", "teacher")
+
+
+def arm_of(subject: Subject) -> str:
+    """Return the name that all seeds of a subject share."""
+    return subject.arm or subject.name
+
+
+def arm_values(measurements: Sequence[Measurement], subjects: Sequence[Subject]) -> tuple[ArmValue, ...]:
+    """Return every arm's value on every measurement: its mean over seeds, with the interval that is shown everywhere."""
+    arms = {subject.name: arm_of(subject) for subject in subjects}
+    grouped: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
+    for found in measurements:
+        grouped[found.name, arms[found.subject]].append(found)
+    made = []
+    for (name, arm), seeds in grouped.items():
+        first, value = seeds[0], fmean(found.value for found in seeds)
+        low, high = (first.low, first.high) if len(seeds) == 1 else interval(seeds) or (None, None)
+        made.append(ArmValue(arm, name, first.unit, first.higher_is_better, value, low, high, len(seeds)))
+    return tuple(made)
 
 
 def compare_all(

@@ -5,44 +5,31 @@ Nothing is measured anew: values come from `results.json`, and pairs from the it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from kdtool._contract.comparison import ArmValue, Comparison
 from kdtool._contract.evaluation import Measurement, Subject
-from kdtool._contract.reporting import Comparison, Results
+from kdtool._contract.reporting import Results
 from kdtool._errors import UsageError
 from kdtool._plugins.attribution import translate_errors
-from kdtool._results.compare_arms import compare_all, interval
-from kdtool._results.files import read_results
+from kdtool._results.compare_arms import arm_of, compare_all
+from kdtool._results.files import find_run, read_results
 from kdtool._results.verdict import side_by_side
-from kdtool._store.layout import RESULTS
 from kdtool._text.did_you_mean import did_you_mean
 
 
 @dataclass(frozen=True)
-class ComparedRow:
-    """One arm of one run on one measurement: the mean over `seeds` seeds, and its 95 % interval where it has items."""
-
-    run: str
-    arm: str
-    measurement: str
-    unit: str
-    higher_is_better: bool
-    value: float
-    low: float | None
-    high: float | None
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Compared:
-    """Runs side by side. `notes` name the pairs that were not compared, and why; `verdict` is the outcome in words."""
+    """Runs side by side: `values` of each run, and `comparisons` between them.
 
-    rows: tuple[ComparedRow, ...]
+    `notes` name the pairs that were not compared, and why; `verdict` is the outcome in words.
+    """
+
+    values: Mapping[str, tuple[ArmValue, ...]]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
     verdict: str
@@ -67,7 +54,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
         found = kdtool.compare(["quickstart", "longer"])
         print(found.verdict)
     """
-    folders = list(dict.fromkeys(run_folder(Path(run), Path(out)) for run in runs))
+    folders = list(dict.fromkeys(find_run(run, out) for run in runs))
     if len(folders) < 2:
         raise UsageError("give at least two runs to compare")
     found = {label: read_results(folder) for label, folder in _labels(folders).items()}
@@ -88,23 +75,8 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
                 run_of[shown] = label
     comparisons, notes = compare_all(measurements, subjects, chosen)
     between = tuple(c for c in comparisons if run_of[c.arm] != run_of[c.against])
-    rows = tuple(row for label, results in found.items() for row in rows_of(label, results))
-    return Compared(rows, between, tuple(notes), side_by_side(between), tuple(measurements), tuple(subjects))
-
-
-def arm_of(subject: Subject) -> str:
-    """Return the name that all seeds of a subject share."""
-    return subject.arm or subject.name
-
-
-def run_folder(run: Path, out: Path, what: str = "finished run") -> Path:
-    """Return the folder of a run, given as a folder or by name; `what` goes into the message if there is none."""
-    for folder in (run, out / run):
-        if (folder / RESULTS).is_file():
-            return folder.absolute()
-    there = [path.parent.name for path in out.glob(f"*/{RESULTS}")]
-    hint = did_you_mean(str(run), there, what=f"finished runs in {out}") or f"there are none in {out}"
-    raise UsageError(f"{str(run)!r} is not a {what}: neither a folder with {RESULTS}, nor a name in {out}; {hint}")
+    values = {label: results.values for label, results in found.items()}
+    return Compared(values, between, tuple(notes), side_by_side(between), tuple(measurements), tuple(subjects))
 
 
 def _labels(folders: Sequence[Path]) -> dict[str, Path]:
@@ -129,24 +101,14 @@ def _with_items(results: Results) -> Iterator[Measurement]:
         yield replace(measurement, items=items)
 
 
-def rows_of(label: str, results: Results) -> Iterator[ComparedRow]:
-    """Yield every arm's value on every measurement of a run."""
-    known = {subject.name: arm_of(subject) for subject in results.subjects}
-    grouped: dict[tuple[str, str], list[Measurement]] = {}
-    for measurement in _with_items(results):
-        grouped.setdefault((measurement.name, known[measurement.subject]), []).append(measurement)
-    for (name, arm), seeds in grouped.items():
-        first = seeds[0]
-        low, high = (first.low, first.high) if len(seeds) == 1 else interval(seeds) or (None, None)
-        value = fmean(measurement.value for measurement in seeds)
-        yield ComparedRow(label, arm, name, first.unit, first.higher_is_better, value, low, high, len(seeds))
-
-
 def as_results(found: Compared, folder: Path) -> Results:
     """Return a comparison as the results of a run, for reporters."""
+    values = tuple(
+        replace(value, arm=f"{label}/{value.arm}") for label, values in found.values.items() for value in values
+    )
     nothing: dict[str, Any] = {"arms": (), "stages": (), "components": (), "models": {}, "data": {}, "recipe": {}}
     return Results(
         name="comparison", folder=folder, verdict=found.verdict, measurements=found.measurements,
         comparisons=found.comparisons, recipe_text="", environment={}, seconds=0.0, notes=found.notes,
-        subjects=found.subjects, **nothing,
+        subjects=found.subjects, values=values, **nothing,
     )  # fmt: skip

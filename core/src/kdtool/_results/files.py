@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,8 @@ from kdtool._assembly.built import Built
 from kdtool._contract.reporting import ComponentRecord, Results
 from kdtool._errors import StorageError, UsageError
 from kdtool._store.atomic_files import read_sealed, write_sealed
-from kdtool._store.layout import RESULTS
+from kdtool._store.layout import GRAPH, RESULTS
+from kdtool._text.did_you_mean import did_you_mean
 
 PLAIN: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="strings"))
 """Writes infinite numbers as "Infinity", which is read as that number again; JSON has none."""
@@ -28,13 +29,38 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pluggy", "p
 def write_results(results: Results) -> Path:
     """Write `results.json` into the run's folder; paths inside the folder are written relative to it."""
     path = results.folder / RESULTS
-    plain = _relative(_ADAPTER.dump_python(results), results.folder)
+    folder = results.folder
+    plain = _map_paths(
+        _ADAPTER.dump_python(results),
+        lambda path: path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path),
+    )
     write_sealed(path, PLAIN.dump_json(plain, indent=1).decode())
     return path
 
 
+def find_run(run: Path | str, out: Path | str, what: str = "finished run", marks: Sequence[str] = (RESULTS,)) -> Path:
+    """Return the folder of a run, given as a folder or by its name below `out`; it holds one of the files `marks`.
+
+    Raises:
+        UsageError: there is no such run; the message calls it `what`, and names those that there are.
+    """
+    for folder in (Path(run), Path(out, run)):
+        if any((folder / mark).is_file() for mark in marks):
+            return folder.absolute()
+        if (folder / GRAPH).is_file():
+            raise UsageError(f"the run {str(run)!r} is not finished; run its recipe again to finish it")
+    there = {path.parent.name for mark in marks for path in Path(out).glob(f"*/{mark}")}
+    hint = did_you_mean(str(run), there, what="there are") or "it holds none"
+    raise UsageError(f"{str(run)!r} is not a {what}: neither a folder of a run nor a name in {out}; {hint}")
+
+
+def with_whole_paths(results: Results) -> Results:
+    """Return results that were read with absolute paths."""
+    return _ADAPTER.validate_python(_map_paths(_ADAPTER.dump_python(results), lambda path: results.folder / path))
+
+
 def read_results(folder: Path) -> Results:
-    """Read a run's results.
+    """Read a run's results; paths below its folder are relative to it.
 
     Raises:
         UsageError: the folder holds no finished run.
@@ -72,9 +98,9 @@ def environment() -> Mapping[str, str]:
     return found
 
 
-def _relative(value: Any, folder: Path) -> Any:
+def _map_paths(value: Any, change: Callable[[Path], object]) -> Any:
     if isinstance(value, Path):
-        return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _relative(item, folder) for key, item in value.items()}
-    return [_relative(item, folder) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _map_paths(item, change) for key, item in value.items()}
+    return [_map_paths(item, change) for item in value] if isinstance(value, list | tuple) else value

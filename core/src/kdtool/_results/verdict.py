@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdtool._contract.reporting import Comparison
+from kdtool._contract.comparison import Comparison
 from kdtool._text.markdown import signed_difference
 
 _CONTROLS = {

@@ -22,7 +22,7 @@ from kdtool._contract.reporting import Reporter, Results
 from kdtool._contract.run_info import RunInfo
 from kdtool._errors import PluginError, cause_of
 from kdtool._plugins.attribution import culprit, translate_errors
-from kdtool._results.compare_arms import compare_all
+from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.files import component_record, environment, write_results
 from kdtool._results.model_cards import card_of, write_card
 from kdtool._results.verdict import verdict
@@ -225,6 +225,7 @@ def _results(context: Context, stages: Stages) -> Results:
         subjects=tuple(subjects),
         licences=context.licences,
         requirements=tuple(held_against(assembly.recipe.data, by_short_name, students, comparisons)),
+        values=arm_values(measurements, subjects),
     )
 
 

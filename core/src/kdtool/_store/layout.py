@@ -10,5 +10,7 @@ SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
 """Kinds of artefacts in the store that runs share."""
 OWN_KINDS = ("phases", "exports", "scores")
 """Kinds of artefacts in a run's folder."""
+STORE_MARK = "kdtool-store.json"
+"""The file that marks a folder as a store that runs share."""
 RESULTS = "results.json"
 """The file in a run's folder that holds its `Results`."""

@@ -20,10 +20,9 @@ from platformdirs import user_cache_path
 from kdtool._errors import UsageError
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import read_sealed, write_sealed
-from kdtool._store.layout import GRAPH
+from kdtool._store.layout import GRAPH, STORE_MARK
 
 REGISTERED = "runs"
-_MARK = "kdtool-store.json"
 
 
 def store_folder(given: Path | str | None) -> Path:
@@ -45,8 +44,8 @@ def register_run(store: Path, folder: Path) -> None:
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with store_lock(store):
-            if not (store / _MARK).exists():
-                write_sealed(store / _MARK, {"format": 1})
+            if not (store / STORE_MARK).exists():
+                write_sealed(store / STORE_MARK, {"format": 1})
             write_sealed(path, {"folder": str(folder)})
 
 
@@ -56,12 +55,12 @@ def refuse_other_folders(store: Path) -> None:
     Raises:
         UsageError: it is a run's folder, or not of kdtool.
     """
-    if (store / _MARK).is_file():
+    if (store / STORE_MARK).is_file():
         return
     remedy = "give --store (or KDTOOL_STORE) the folder that runs were given"
     if (store / GRAPH).exists():
         raise UsageError(f"{store} is the folder of a run, not a store; {remedy}. To delete the run, delete its folder")
-    raise UsageError(f"{store} is not a store: it lacks {_MARK}, which every run writes into its store; {remedy}")
+    raise UsageError(f"{store} is not a store: it lacks {STORE_MARK}, which every run writes into its store; {remedy}")
 
 
 @contextmanager

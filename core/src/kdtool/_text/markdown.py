@@ -1,8 +1,9 @@
-"""Tables in Markdown, as the command line prints them and files keep them, and the numbers in their cells."""
+"""Tables in Markdown, as the command line prints them and files keep them, or in HTML, and the numbers in their cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from math import isinf
 
 
@@ -39,3 +40,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in shown]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in HTML; the first row holds the headings."""
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

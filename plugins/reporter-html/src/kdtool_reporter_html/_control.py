@@ -36,6 +36,7 @@ def as_it_trained(results: kdtool.Results) -> kdtool.Results:
         comparisons=tuple(
             replace(found, arm=_rename(found.arm), against=_rename(found.against)) for found in results.comparisons
         ),
+        values=tuple(replace(value, arm=_rename(value.arm)) for value in results.values),
     )
 
 

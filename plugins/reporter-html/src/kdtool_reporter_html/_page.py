@@ -21,7 +21,7 @@ def page(results: kdtool.Results) -> str:
     results = as_it_trained(results)
     units = {found.name: found.unit for found in results.measurements}
     higher = {found.name: found.higher_is_better for found in results.measurements}
-    subjects = Subjects(results.subjects)
+    subjects = Subjects(results.subjects, results.values)
     seeds = _summary.seeds_of(results, subjects)
     against_controls = _verdict.with_controls(results.comparisons, subjects)
     judged = _verdict.judgements(against_controls, units)

@@ -32,37 +32,41 @@ _UNADAPTED = ".unadapted"
 
 @dataclass(frozen=True)
 class Measured:
-    """All measurements of one name in one arm, by seed in ascending order (-1 if there is no seed)."""
+    """All measurements of one name in one arm, by seed in ascending order (-1 if there is no seed).
+
+    `bounds` are the 95 % interval of their mean, over items and seeds; None if there is none.
+    """
 
     by_seed: dict[int, kdtool.Measurement]
+    bounds: tuple[float, float] | None = None
 
     @property
     def mean(self) -> float:
         """The mean over seeds."""
         return sum(found.value for found in self.by_seed.values()) / len(self.by_seed)
 
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """The 95 % interval over items: of the one seed, or the mean of all seeds' bounds; None if one lacks it."""
-        pairs = [
-            (found.low, found.high)
-            for found in self.by_seed.values()
-            if found.low is not None and found.high is not None
-        ]
-        if len(pairs) < len(self.by_seed):
-            return None
-        return sum(low for low, _ in pairs) / len(pairs), sum(high for _, high in pairs) / len(pairs)
-
 
 @dataclass(frozen=True)
 class Subjects:
-    """The subjects that a run measured. Any other name is an arm by itself, without seed and role."""
+    """The subjects that a run measured, and the values of their arms.
+
+    Any other name is an arm by itself, without seed and role.
+    """
 
     found: Sequence[kdtool.Subject]
+    values: Sequence[kdtool.ArmValue] = ()
 
     @cached_property
     def _by_name(self) -> dict[str, kdtool.Subject]:
         return {subject.name: subject for subject in self.found}
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[str, str], tuple[float, float]]:
+        return {
+            (value.measurement, value.arm): (value.low, value.high)
+            for value in self.values
+            if value.low is not None and value.high is not None
+        }
 
     @cached_property
     def _roles(self) -> dict[str, str]:
@@ -96,7 +100,10 @@ class Subjects:
             arm, seed = self.of(measurement.subject)
             grouped.setdefault(measurement.name, {}).setdefault(arm, {})[seed] = measurement
         return {
-            measurement: {arm: Measured(dict(sorted(seeds.items()))) for arm, seeds in arms.items()}
+            measurement: {
+                arm: Measured(dict(sorted(seeds.items())), self._bounds.get((measurement, arm)))
+                for arm, seeds in arms.items()
+            }
             for measurement, arms in grouped.items()
         }
 

@@ -42,7 +42,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm's result: the mean over seeds, the interval over items, and each seed's value."""
+    """One arm's result: the mean over seeds with its interval, and each seed's value."""
 
     value: str
     interval: str

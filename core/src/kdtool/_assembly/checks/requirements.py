@@ -15,9 +15,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from kdtool._assembly.built import BuiltRecipe
+from kdtool._contract.comparison import Comparison
 from kdtool._contract.component import Component
 from kdtool._contract.evaluation import Evaluator, Measurement
-from kdtool._contract.reporting import Comparison, Requirement, Results, where
+from kdtool._contract.reporting import Requirement, Results, where
 from kdtool._errors import Problem, TargetMissedError, UsageError
 from kdtool._recipe.model import ARMS, of_kind
 from kdtool._text.did_you_mean import did_you_mean

@@ -1,0 +1,161 @@
+"""Finished runs in a command or a line of Python: shown, loaded, listed, and deleted."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from click.testing import CliRunner
+from kdtool._cli import call, cli
+from kdtool._contract.comparison import shorten
+from kdtool._store.locks import run_lock
+
+
+@pytest.fixture
+def done(recipe: dict[str, Any]) -> kdtool.Results:
+    return kdtool.run(recipe)
+
+
+def _compared(against: str, verdict: Any, measurement: str = "nats", arm: str = "student") -> kdtool.Comparison:
+    return kdtool.Comparison(measurement, arm, against, 1.0, 2.0, -1.0, -2.0, -0.5, False, verdict, 1, 9)
+
+
+def test_show_prints_figures_verdict_requirements_and_the_student(
+    recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = kdtool.run({**recipe, "require": {"nats.nats": "< 100"}})
+    capsys.readouterr()
+    assert call(["show", "toy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| subject      | nats ↓                 |" in lines
+    assert f"verdict: {done.outcome}" in lines
+    assert "require nats.nats < 100: met, is 3.968" in "\n".join(lines)
+    assert f"student, seed 1: {done.folder / done.arms[1].path}" in lines
+    assert f"  exported as json: {done.arms[0].artifacts[0].path}" in lines
+    assert lines[-1] == f"report: {done.report}"
+    assert call(["show", str(done.folder), "--all"]) == 0
+    assert done.verdict in capsys.readouterr().out
+
+
+def test_show_names_what_it_leaves_out(done: kdtool.Results, capsys: pytest.CaptureFixture[str]) -> None:
+    from kdtool._results.files import write_results
+
+    more = [replace(value, measurement=f"more{n}") for n in range(3) for value in done.values]
+    write_results(replace(done, values=(*done.values, *more), comparisons=()))
+    capsys.readouterr()
+    assert call(["show", "toy"]) == 0
+    assert "more2 ↓" in capsys.readouterr().out
+    write_results(replace(done, values=(*done.values, *more)))
+    assert call(["show", "toy"]) == 0
+    assert "3 more measurements: kdtool show toy --all" in capsys.readouterr().out
+
+
+def test_a_loaded_run_is_as_it_was_returned(done: kdtool.Results) -> None:
+    assert kdtool.load("toy") == kdtool.load(done.folder) == done
+    assert kdtool.load("toy").arms[0].path.is_absolute()
+
+
+@pytest.mark.parametrize("command", ["show", "report", "eval", "runs rm"])
+def test_a_wrong_name_is_answered_with_those_that_there_are(
+    command: str, done: kdtool.Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([*command.split(), "tyo"]) == 2
+    assert "did you mean 'toy'?" in capsys.readouterr().err
+    assert call([*command.split(), "zzz"]) == 2
+    assert "there are: toy" in capsys.readouterr().err
+    (done.folder / "results.json").unlink()
+    if command != "runs rm":
+        assert call([*command.split(), "toy"]) == 2
+        assert "is not finished" in capsys.readouterr().err
+
+
+def test_report_takes_a_name(done: kdtool.Results) -> None:
+    assert kdtool.report("toy") == done.report
+    assert call(["report", "toy"]) == 0
+
+
+def test_results_are_small_in_a_notebook_and_a_data_frame_on_demand(
+    done: kdtool.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repr(done) == f"<Results of 'toy': {done.outcome}; 8 measurements, in {done.folder}>"
+    shown = replace(done, name="<b>")._repr_html_()
+    assert "<b>&lt;b&gt;</b>" in shown
+    assert "<tr><th>subject</th><th>nats ↓</th></tr>" in shown
+    pandas = pytest.importorskip("pandas")
+    frame = done.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.set_index("arm").value["student"] == done.values[1].value
+    assert list(replace(done, values=()).to_dataframe().columns) == list(frame.columns)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(kdtool.UsageError, match="pip install pandas"):
+        done.to_dataframe()
+
+
+def test_verdicts_are_short() -> None:
+    equal = "no evidence of a difference"
+    both = [_compared("control", "better"), _compared("control-time", "better"), _compared("teacher", "worse")]
+    assert shorten(both) == "better than control and control-time in nats"
+    several = [_compared("control", "better", name) for name in "abc"] + [_compared("control", equal, "d")]
+    assert shorten(several) == "better than control in 3 of 4 measurements; not shown to differ from control in d"
+    assert shorten([_compared("teacher", "worse")]) == "not compared with a control"
+    assert shorten([_compared("two", "worse", arm="one")]) == "one worse than two in nats"
+    assert shorten([_compared(name, "worse", arm="one") for name in "abc"]) == "3 pairs compared"
+    assert shorten([]) == "nothing was compared"
+
+
+def test_runs_are_found_by_pattern_and_state(
+    done: kdtool.Results, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = kdtool.run({**recipe, "name": "other", "control": False}, out="elsewhere").folder
+    (other / "results.json").unlink()
+    capsys.readouterr()
+    assert call(["runs"]) == 0
+    last, first = capsys.readouterr().out.splitlines()
+    assert last.split()[:2] == [str(other), "unfinished"]
+    assert "  nats: student 3.968, control 4.234, control-time 4." in first
+    assert first.endswith(f", teacher 5.016; {done.outcome}")
+    for arguments in (["to"], ["t*y"], ["list", "toy"], ["--state", "done"]):
+        assert call(["runs", *arguments]) == 0
+        assert capsys.readouterr().out.split()[0] == "toy"
+    assert [run.name for run in kdtool.runs("oth")] == ["other"]
+    assert call(["runs", "nothing"]) == 0
+    assert "no such runs" in capsys.readouterr().out
+
+
+def test_a_run_is_deleted_when_confirmed_and_the_store_stays(done: kdtool.Results, recipe: dict[str, Any]) -> None:
+    other = kdtool.run({**recipe, "name": "other"}).folder
+    store = {path for path in Path("store").rglob("*") if path.is_file()}
+    runner = CliRunner()
+    asked = runner.invoke(cli, ["runs", "rm", "toy"], input="n\n")
+    assert (asked.exit_code, str(done.folder) in asked.output, done.folder.exists()) == (0, True, True)
+    assert runner.invoke(cli, ["runs", "rm", "toy"], input="y\n").exit_code == 0
+    assert not done.folder.exists()
+    assert other.exists()
+    assert {path for path in Path("store").rglob("*") if path.is_file()} == store
+    assert call(["runs", "rm", str(other), "--yes"]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == []
+
+
+def test_what_is_in_use_or_holds_more_than_a_run_is_not_deleted(
+    done: kdtool.Results, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_lock(done.folder):
+        assert call(["runs", "rm", "toy", "--yes"]) == 7
+        assert "stop it first" in capsys.readouterr().err
+    inside = kdtool.run({**recipe, "name": "inside"}, out=done.folder).folder
+    assert call(["runs", "rm", "toy", "--yes"]) == 2
+    assert f"holds another run or a store, {inside}" in capsys.readouterr().err
+    assert call(["runs", "rm", str(inside), "--yes"]) == 0
+    kdtool.run({**recipe, "control": False}, store=done.folder / "own-store")
+    assert call(["runs", "rm", "toy", "--yes"]) == 2
+    assert "own-store" in capsys.readouterr().err
+    mine = Path("mine")
+    mine.mkdir()
+    (mine / "graph.json").write_text("{}", encoding="utf-8")
+    assert call(["runs", "rm", "mine", "--yes"]) == 8
+    assert mine.exists()
+    assert done.folder.exists()
