@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from kdtool._cli.options import json_option, out_option, store_option
 from kdtool._estimate.machine import size
-
-if TYPE_CHECKING:
-    from kdtool._results.known_runs import KnownRun
 
 
 class _ListByDefault(click.Group):
@@ -37,7 +33,7 @@ def runs() -> None:
 def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_json: bool) -> None:
     """List the runs in the folder for runs, and those elsewhere that use the same store, the latest first.
 
-    PATTERN is a part of their names, or a pattern such as 'quick*'. A run elsewhere is listed by its folder.
+    PATTERN is a part of their names, or a pattern such as 'quick*'. Other commands find a run elsewhere by its folder.
     """
     from kdtool._api import runs as find_runs
     from kdtool._store.shared_store import store_folder
@@ -52,11 +48,11 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
         click.echo(
             f"There are no {which}runs in {Path(out).absolute()}, nor any that use the store {store_folder(store)}."
         )
-    names = [_label(run, Path(out)) for run in found]
-    for name, run in zip(names, found, strict=True):
-        about = "; ".join(text for text in (run.figure, run.outcome) if text)
-        line = f"{name:<{max(map(len, names))}}  {run.state:<10}  {run.when.astimezone():%Y-%m-%d %H:%M}  {about}"
-        click.echo(line.rstrip())
+    width = max((len(run.name) for run in found), default=0)
+    for run in found:
+        elsewhere = "" if run.folder.parent == Path(out).resolve() else f"in {run.folder}"
+        about = "; ".join(filter(None, (run.figure, run.outcome, elsewhere)))
+        click.echo(f"{run.name:<{width}}  {run.state:<10}  {run.when.astimezone():%Y-%m-%d %H:%M}  {about}".rstrip())
 
 
 @runs.command("rm")
@@ -64,7 +60,7 @@ def list_runs(pattern: str, state: str | None, out: str, store: str | None, as_j
 @out_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(names: tuple[str, ...], out: str, yes: bool) -> None:
-    """Delete the folders of runs (names or folders). What runs share stays in the store: see `kdtool clean`."""
+    """Delete the folders of runs (names or folders). The store is left as it is: see `kdtool clean`."""
     from kdtool._results.files import find_run
     from kdtool._results.known_runs import remove_run
     from kdtool._store.layout import GRAPH
@@ -79,8 +75,3 @@ def remove(names: tuple[str, ...], out: str, yes: bool) -> None:
     for folder in folders:
         remove_run(folder)
         click.echo(f"deleted {folder}")
-
-
-def _label(run: KnownRun, out: Path) -> str:
-    """Return the text by which other commands find the run."""
-    return run.name if run.folder.parent == out.resolve() else str(run.folder)
