@@ -93,9 +93,9 @@ def test_tables_side_by_side_do_not_take_them_for_seeds(
 ) -> None:
     kdtool.run(twice)
     kdtool.run({**twice, "name": "again", "trainer": {**twice["trainer"], "factor": 3.0}})
-    rows = {(row.run, row.arm, row.measurement): row for row in kdtool.compare(["toy", "again"]).rows}
-    assert all(row.seeds == 1 for row in rows.values())
-    assert rows["toy", "student", "chat.bench.pass@1"].value == 0.9
+    values = {(one.arm, one.measurement): one for one in kdtool.compare(["toy", "again"]).values["toy"]}
+    assert all(value.seeds == 1 for value in values.values())
+    assert values["student", "chat.bench.pass@1"].value == 0.9
     assert call(["compare", "toy", "again"]) == 0
     assert "chat.bench.pass@1 (fraction; higher is better)" in capsys.readouterr().out
 

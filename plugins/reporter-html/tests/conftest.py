@@ -281,7 +281,7 @@ def with_values(results: kdtool.Results, half: float = 0.5) -> kdtool.Results:
     values = []
     for (name, arm), seeds in found.items():
         mean = sum(measured.value for measured in seeds) / len(seeds)
-        bounds = (mean - half, mean + half) if seeds[0].low is not None else (None, None)
+        low, high = (mean - half, mean + half) if seeds[0].low is not None else (None, None)
         unit, higher = seeds[0].unit, seeds[0].higher_is_better
-        values.append(kdtool.ArmValue(arm, name, unit, higher, mean, *bounds, len(seeds)))
+        values.append(kdtool.ArmValue(arm, name, unit, higher, mean, low, high, len(seeds)))
     return dataclasses.replace(results, values=tuple(values))

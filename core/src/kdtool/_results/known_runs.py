@@ -88,7 +88,7 @@ def _inspect(folder: Path) -> KnownRun:
             results = read_results(folder)
             state, figure, outcome = "done", _figure(results), results.outcome
         except (KdtoolError, OSError) as error:
-            state, outcome = "damaged", str(error)
+            state, outcome = "damaged", str(error).partition("\n")[0]
     stages = map(_mtime, folder.glob("*/*"))
     when = max(finished, begun, *stages, _mtime(folder) if not begun else 0.0)
     return KnownRun(folder.name, state, datetime.fromtimestamp(when, UTC), folder, bytes_below(folder), figure, outcome)
@@ -97,7 +97,7 @@ def _inspect(folder: Path) -> KnownRun:
 def _figure(results: Results) -> str:
     """Return the first compared measurement of the student beside controls and teachers; of a run of `eval`, its models."""
     roles = {arm_of(subject): subject.role for subject in results.subjects}
-    names = [found.measurement for found in (*results.comparisons, *results.values)]
+    names = [one.measurement for one in results.comparisons] + [one.measurement for one in results.values]
     shown = [value for value in results.values if value.measurement == names[0]]
     if any(roles[value.arm] == "student" for value in shown):
         shown = [value for value in shown if roles[value.arm] != "artifact"]
