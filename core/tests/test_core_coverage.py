@@ -44,6 +44,17 @@ def one_arm(loss: Callable[[random.Random], float], weight: Callable[[random.Ran
     return draw
 
 
+def trainings(seeds: int, spread: float) -> Draw:
+    """One arm, trained with seeds whose losses differ by `spread` standard deviations of the documents' losses."""
+
+    def draw(generator: random.Random, count: int) -> list[Table]:
+        losses = [generator.gauss(3, 1) for _ in range(count)]
+        shifts = [generator.gauss(0, spread) for _ in range(seeds)]
+        return [[[(loss + shift + generator.gauss(0, 0.2), 1.0) for loss in losses] for shift in shifts]]
+
+    return draw
+
+
 def tasks(k: int, samples: int, *skills: tuple[float, float]) -> Draw:
     """Pass@k of tasks, each solved by a sample with a probability from a beta distribution; an arm for each of `skills`."""
     chances = [1 - comb(samples - passed, k) / comb(samples, k) for passed in range(samples + 1)]
@@ -148,6 +159,13 @@ def test_an_arm_of_few_documents_has_an_interval_that_holds_its_loss(
     count: int, weight: Callable[[random.Random], float]
 ) -> None:
     assert covered(one_arm(skewed_loss, weight), count, exp(0.125)) >= REACHED - FEWER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.3, 0.6])
+def test_the_mean_of_seeds_that_differ_has_an_interval_that_holds_it(seeds: int, spread: float) -> None:
+    assert covered(trainings(seeds, spread), 32, 3.0) >= REACHED
 
 
 @pytest.mark.parametrize("count", [10, 20])

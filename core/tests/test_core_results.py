@@ -135,8 +135,9 @@ def test_a_run_is_deleted_when_confirmed_and_the_store_stays(done: kdtool.Result
     assert (asked.exit_code, str(done.folder) in asked.output, done.folder.exists()) == (0, True, True)
     assert runner.invoke(cli, ["runs", "rm", "toy"], input="y\n").exit_code == 0
     assert not done.folder.exists()
-    assert other.exists()
+    kdtool.load("other")
     assert {path for path in Path("store").rglob("*") if path.is_file()} == store
+    (other.with_name("other.removed") / "half").mkdir(parents=True)  # by a removal that was killed
     assert call(["runs", "rm", str(other), "--yes"]) == 0
     assert [path.name for path in Path("runs").iterdir()] == []
 

@@ -56,7 +56,7 @@ def compare(runs: Sequence[Path | str], *, out: Path | str = "runs", arms: Seque
     """
     folders = list(dict.fromkeys(find_run(run, out) for run in runs))
     if len(folders) < 2:
-        raise UsageError("give at least two runs to compare")
+        raise UsageError("give at least two runs to compare; `kdtool show RUN` shows one")
     found = {label: read_results(folder) for label, folder in _labels(folders).items()}
     known = {arm_of(subject) for results in found.values() for subject in results.subjects}
     if unknown := [arm for arm in arms if arm not in known]:

@@ -74,6 +74,7 @@ def remove_run(folder: Path) -> None:
         raise UsageError(f"{folder} holds another run or a store, {inside[0]}; move it elsewhere first")
     aside = folder.with_name(f"{folder.name}.removed")
     with storage_errors(folder.parent):
+        shutil.rmtree(aside, ignore_errors=True)  # left by a removal that was killed
         folder.rename(aside)  # at once, so that no half of a run is left under its name
         shutil.rmtree(aside)
 
