@@ -166,7 +166,7 @@ def test_tables_have_a_column_for_each_key_and_the_best_row_first(recipe: dict[s
         ["trainer.factor", "train.losses.imitate.weight", *table.columns, "student among the points"],
     ]
     page = (found.folder / "sweep.html").read_text(encoding="utf-8")
-    assert page.count("<tr class=\"best\">") == 1
+    assert page.count('<tr class="best">') == 1
     assert page.count('<th scope="col">train.losses.imitate.weight</th>') == 2
     links = re.findall(r'<a href="([^"]+)">', page)
     assert len(links) == 4

@@ -62,16 +62,16 @@ def enough(kind: str) -> tuple[str, ...]:
 
 
 def _describe(cls: type, bases: Sequence[type]) -> Iterator[str]:
-    """Yield what a class says of itself, the attributes of `bases`, and its hooks."""
+    """Yield the documentation of a class, the attributes of `bases`, and the hooks of the class."""
     yield f"\nclass kdtool.{cls.__name__}"
-    yield _indented(inspect.getdoc(cls), 2)
+    yield _indent(inspect.getdoc(cls), 2)
     for base in bases:
         for name, (declaration, text) in _attributes(base).items():
             if name != "kind":
-                yield f"\n  {declaration}\n{_indented(text, 6)}"
+                yield f"\n  {declaration}\n{_indent(text, 6)}"
     for name, member in vars(cls).items():
         if name.startswith("kdtool_"):
-            yield f"\n  {name}{_signature(member)}   {_use(member)}\n{_indented(inspect.getdoc(member), 6)}"
+            yield f"\n  {name}{_signature(member)}   {_use(member)}\n{_indent(inspect.getdoc(member), 6)}"
 
 
 def _attributes(cls: type) -> dict[str, tuple[str, str]]:
@@ -101,5 +101,5 @@ def _use(member: object) -> str:
     return "(required)" if calling.needed else "(optional)"
 
 
-def _indented(text: str | None, by: int) -> str:
+def _indent(text: str | None, by: int) -> str:
     return textwrap.indent(text or "", " " * by)

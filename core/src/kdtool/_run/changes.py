@@ -30,7 +30,7 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
     last = before[node.name]
     both = last["parts"], json.loads(json.dumps(node.parts))
     labels = both[0].get("terms", {}).keys() & both[1].get("terms", {}).keys()  # others: their loss is added or removed
-    old, new = (dict(_named(parts, labels)) for parts in both)
+    old, new = (dict(_name_parts(parts, labels)) for parts in both)
     names = [name for name in {**old, **new} if unknown is None or not name.endswith(_LAYERS)]
     lines = [line for name in names for line in _compare(name, old.get(name), new.get(name))]
     roles, sources = last["inputs"], {role: one for role, one in node.sources.items() if one not in (unknown or ())}
@@ -44,7 +44,7 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
     return tuple(dict.fromkeys(lines))
 
 
-def _named(parts: Mapping[str, Any], labels: Collection[str]) -> Iterator[tuple[str, Any]]:
+def _name_parts(parts: Mapping[str, Any], labels: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Yield the parts with names that a reader of the recipe knows, of terms those of `labels`; components stay whole."""
     for key, value in parts.items():
         if key == "terms":
@@ -81,7 +81,7 @@ def _compare(name: str, old: Any, new: Any) -> Iterator[str]:
     elif name in _OPAQUE:
         yield _OPAQUE[name]
     else:
-        yield f"{_NAMES.get(name, name)} {_shown(old)} → {_shown(new)}"
+        yield f"{_NAMES.get(name, name)} {_show(old)} → {_show(new)}"
 
 
 def _compare_component(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _compare_component(name: str, old: Mapping[str, Any] | None, new: Mapping[st
     for key in {**settings[0], **settings[1]}:
         before, after = (found.get(key) for found in settings)
         if before != after:
-            yield f"{key} {_shown(before)} → {_shown(after)}"
+            yield f"{key} {_show(before)} → {_show(after)}"
     if old["version"] != new["version"]:
         yield f"{name} {old['version']} → {new['version']}"
     elif any(old[key] != new[key] for key in ("class", "distribution", "source")):
@@ -117,6 +117,6 @@ def _flat(data: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield from _flat(value, f"{prefix}.{key}")
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
     return "not set" if value is None else text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"

@@ -51,7 +51,11 @@ def _measurement(table: SweepTable, keys: Sequence[str], labelled: Mapping[str, 
     title = measurement_title(table.measurement, table.unit, higher_is_better=table.higher_is_better)
     ranked = [f"{table.ranked_by} among the points"] if any(row.standing for row in table.rows) else []
     rows = [
-        [*labelled[row.point], *(_cell(row.cells.get(column)) for column in table.columns), *(row.standing for _ in ranked)]
+        [
+            *labelled[row.point],
+            *(_cell(row.cells.get(column)) for column in table.columns),
+            *(row.standing for _ in ranked),
+        ]
         for row in table.rows
     ]
     note = f"{table.note[0].upper()}{table.note[1:]}." if table.note else ""
