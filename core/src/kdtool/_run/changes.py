@@ -33,6 +33,8 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
     old, new = (dict(_name_parts(parts, labels)) for parts in both)
     names = [name for name in {**old, **new} if unknown is None or not name.endswith(_LAYERS)]
     lines = [line for name in names for line in _compare(name, old.get(name), new.get(name))]
+    if not lines and unknown is None and both[0] != both[1]:
+        lines.append("the order of components changed")
     roles, sources = last["inputs"], {role: one for role, one in node.sources.items() if one not in (unknown or ())}
     kept = [(before[roles[role]]["fingerprint"], one) for role, one in sources.items() if role in roles]
     inputs = {

@@ -133,9 +133,9 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSi
             yield node.name, RecordedSignals(*who, want, folder, rows, context)
 
 
-def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node]) -> tuple[_Action, tuple[str, ...]]:
+def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | None) -> tuple[_Action, tuple[str, ...]]:
     """Return the action for a node and its reasons; `before` are the nodes of the last run."""
-    if node in unknown:
+    if unknown and node in unknown:
         return "unknown", ("not known before students is made: a loss asks for its layers",)
     if node.exists:
         return "reuse", ()
@@ -143,26 +143,24 @@ def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node]) ->
         return "continue", ("it was interrupted",)
     if node.name not in before:
         return "run", ("it was not part of this run before" if before else "nothing is there yet",)
-    if before[node.name]["fingerprint"] == node.fingerprint:
-        return "run", ("it was not finished, or has been deleted",)
-    return "run", changes(node, before) or ("the order of components changed",)
+    return "run", changes(node, before, unknown) or ("it is not there: not finished, deleted, or in another store",)
 
 
-def _unknown(stages: Stages, before: Mapping[str, Any]) -> set[Node]:
-    """Return the nodes of which nobody knows whether they are there: they depend on layers of a student not made yet."""
+def _unknown(stages: Stages, before: Mapping[str, Any]) -> set[Node] | None:
+    """Return the nodes that may be there or not: they depend on layers of a student not made yet; None if it is made."""
+    if next(iter(stages.students.values())).exists:
+        return None
     found: set[Node] = set()
-    if not next(iter(stages.students.values())).exists:
-        for node in stages.graph.nodes.values():
-            terms, want = node.parts.get("terms", {}).values(), node.parts.get("want", [])
-            asks = any(term[2] for term in terms) or any(want[1:2])
-            if (asks or not found.isdisjoint(node.sources.values())) and _may_exist(node, before, found):
-                found.add(node)
+    for node in stages.graph.nodes.values():
+        terms, want = node.parts.get("terms", {}).values(), node.parts.get("want", [])
+        asks = any(term[2] for term in terms) or any(want[1:2])
+        if (asks or not found.isdisjoint(node.sources.values())) and _may_exist(node, before, found):
+            found.add(node)
     return found
 
 
 def _may_exist(node: Node, before: Mapping[str, Any], unknown: Collection[Node]) -> bool:
-    """Return whether nothing but layers, or nothing known, distinguishes the node from one that is there."""
-    if node.name in before:
-        return not changes(node, before, unknown)
+    """Return whether artefacts of this label exist, and nothing but layers distinguishes the node from the last run's."""
     label = node.path.name.rpartition("-")[0]
-    return any(node.path.parent.glob(f"{label}*/{MANIFEST}"))
+    there = any(node.path.parent.glob(f"{label}*/{MANIFEST}"))
+    return there and not (node.name in before and changes(node, before, unknown))
