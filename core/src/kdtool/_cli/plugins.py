@@ -135,14 +135,17 @@ def _facts(cls: type[Component]) -> Iterator[str]:
     except Exception:  # a setting is required
         component = cls
     for attribute, words in _FACTS.items():
-        value = getattr(component, attribute, None)
-        if isinstance(value, property):
-            yield f"  {words}: depends on the settings"
-        elif value:
-            names = [value] if isinstance(value, str) else value
-            shown = [" and ".join(sorted(one)) if isinstance(one, frozenset) else str(one) for one in names]
-            both = " or " if attribute == "needs" else ", "
-            yield f"  {words}: {both.join(sorted(shown) if isinstance(value, frozenset) else shown)}"
+        try:
+            text = _join(getattr(component, attribute, ()), " or " if attribute == "needs" else ", ")
+        except Exception:  # a property that needs the settings
+            text = "depends on the settings"
+        if text:
+            yield f"  {words}: {text}"
+
+
+def _join(value: Any, between: str) -> str:
+    names = [value] if isinstance(value, str) else sorted(value) if isinstance(value, frozenset) else value
+    return between.join(" and ".join(sorted(one)) if isinstance(one, frozenset) else str(one) for one in names)
 
 
 _FACTS = {"offers": "offers", "needs": "needs of a teacher", "columns": "columns", "derives_from": "derives from"}

@@ -8,7 +8,8 @@ from typing import Any
 
 from kdtool._run.graph import Node
 
-_LAYERS = "layers"
+_LAYERS = ".layers", "recorded layers"
+"""Ends of the names of parts that hold the layers for which losses ask."""
 _LONGEST = 60
 """Characters of a value that are shown."""
 _NAMES = {"start": "start of documents", "shares": "shares of the corpora"}
@@ -52,13 +53,13 @@ def _name_parts(parts: Mapping[str, Any], labels: Collection[str]) -> Iterator[t
         if key == "terms":
             for label in (label for label in value if label in labels):
                 weight, temperature, layers, *rest = value[label]
-                found = {"weight": weight, "temperature": temperature, _LAYERS: layers}
+                found = {"weight": weight, "temperature": temperature, "layers": layers}
                 for other in rest:
                     shares = other if isinstance(other, Mapping) else {"shared tokens": other}
                     found |= {path.replace("teachers.", "teacher."): share for path, share in shares.items()}
                 yield from ((f"{label}.{name}", one) for name, one in found.items())
         elif key == "want":
-            yield from zip(("recorded signals", f"recorded {_LAYERS}", "temperature"), value, strict=True)
+            yield from zip(("recorded signals", "recorded layers", "temperature"), value, strict=True)
         elif isinstance(value, list) and all(map(_is_component, value)):
             uses = [f"{part['kind']} {part['use']}" for part in value]
             for number, (use, part) in enumerate(zip(uses, value, strict=True)):
