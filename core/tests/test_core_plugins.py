@@ -300,6 +300,8 @@ def test_hooks_without_a_kind_list_what_suffices(capsys: pytest.CaptureFixture[s
     assert call(["plugins", "hooks"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{', '.join(enough(kind))}\n" in shown for kind in KINDS)
+    assert call(["plugins", "show", "tracker"]) == 2
+    assert "see: kdtool plugins hooks tracker" in capsys.readouterr().err
     assert call(["plugins", "hooks", "component"]) == 0
     assert "\n  kdtool_identity(self, run: RunInfo) ->" in capsys.readouterr().out
 

@@ -164,6 +164,8 @@ def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
     found = [each for each in GROUPS if name in entries_by_name(each)]
+    if not found and any(name == each.name for each in TABLE):
+        raise UsageError(f"{name!r} is a kind, not a plugin; see: kdtool plugins hooks {name}")
     if not found:
         known = {other for each in GROUPS for other in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
