@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import kdtool
+from kdtool._assembly.settings import Setting, settings_in
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
@@ -297,8 +298,7 @@ def _component(kind: str, name: str) -> list[str]:
 
     entry, cls = find(kind, name), load(kind, name, Path.cwd(), print).cls
     blocks = [f"### `{name}`", f"{inspect.getdoc(cls)}\n\nFrom `{entry.distribution}`."]
-    schema = cls.Config.model_json_schema()
-    rows = [_setting(field, about, schema) for field, about in schema.get("properties", {}).items()]
+    rows = [_setting(found) for found in settings_in(cls.Config.model_json_schema())]
     if rows:
         blocks.append("\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows]))
     else:
@@ -306,35 +306,7 @@ def _component(kind: str, name: str) -> list[str]:
     return blocks
 
 
-def _setting(field: str, about: dict[str, Any], schema: dict[str, Any]) -> str:
-    default = "required" if field in schema.get("required", []) else f"`{json.dumps(about.get('default'))}`"
-    text = " ".join(inspect.cleandoc(about.get("description", "")).split())
-    return (
-        f"| `{field}` | {_type(about).replace('|', chr(92) + '|')} | {default} | {text.replace('|', chr(92) + '|')} |"
-    )
-
-
-def _type(about: dict[str, Any]) -> str:
-    """Name a field's type with its bounds, from its JSON Schema."""
-    if "enum" in about:
-        return " or ".join(f"`{option}`" for option in about["enum"])
-    if "const" in about:
-        return f"`{about['const']}`"
-    if "anyOf" in about:
-        return " or ".join(dict.fromkeys(_type(option) for option in about["anyOf"]))
-    name = str(about.get("type", about.get("$ref", "").rpartition("/")[2]))
-    if name == "array":
-        inner = [*about.get("prefixItems", []), about["items"]] if about.get("items") else about.get("prefixItems", [])
-        name = f"list of {', '.join(dict.fromkeys(map(_type, inner)))}" if inner else "list"
-    return " ".join([name, *(f"{sign} {about[key]}" for key, sign in _BOUNDS.items() if key in about)])
-
-
-_BOUNDS = {
-    "minimum": "≥",
-    "exclusiveMinimum": ">",
-    "maximum": "≤",
-    "exclusiveMaximum": "<",
-    "minItems": "items ≥",
-    "maxItems": "items ≤",
-    "pattern": "matching",
-}
+def _setting(found: Setting) -> str:
+    default = f"`{found.default}`" if found.default else "required"
+    cells = [f"`{found.key}`", found.type, default, " ".join(found.about.split())]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -55,7 +55,8 @@ def test_teacher_teaches_what_it_learnt_and_is_measured_before_and_after(adaptin
 def test_stages_leave_artefacts_where_cleaning_looks(adapting: dict[str, Any]) -> None:
     graph = json.loads((kdtool.run(adapting).folder / GRAPH).read_text(encoding="utf-8"))
     places = {(node["in"], node["path"].partition("/")[0]) for node in graph["nodes"].values()}
-    assert places == {*(("store", kind) for kind in SHARED_KINDS), *(("run", kind) for kind in OWN_KINDS)}
+    shared = {("store", kind) for kind in (*SHARED_KINDS, "scores")}  # scores of teachers
+    assert places == {*shared, *(("run", kind) for kind in OWN_KINDS)}
 
 
 def test_results_hold_the_phase_once_for_all_seeds(adapting: dict[str, Any]) -> None:
@@ -148,7 +149,7 @@ def test_without_a_store_of_signals_the_phase_itself_depends_on_it(adapting: dic
     after = kdtool.run(recipe, {"train.adapt.steps": 5})
     assert nats(before)["student"] != nats(after)["student"]
     why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"train.adapt.steps": 6})}
-    assert "teachers/teacher-adapt changes" in why["phases/student-seed0-distil"]
+    assert "input changed: teachers/teacher-adapt" in why["phases/student-seed0-distil"]
 
 
 def test_control_for_equal_time_is_charged_for_it(adapting: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def test_another_class_of_the_same_file_trains_anew(recipe: dict[str, Any], tmp_
     assert _to_run(recipe, "./own.py:A") == {}
     found = _to_run(recipe, "./own.py:B")
     assert _begins(found) == TRAINED
-    assert 'components.trainer.class: "A" → "B"' in found["phases/student-seed0-train"]
+    assert found["phases/student-seed0-train"] == ("trainer A → B",)
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._run.changes import changes
+from kdtool._run.graph import Graph, Node, Stage
+from kdtool._store.artefacts import Artefacts
+from toy_recipe import TOY
 
 ONE_SEED = {"seeds": [0], "control": {"match": ["tokens"]}}
 TRAINED = ("phases/student", "exports", "scores/nats-student")
@@ -82,12 +87,83 @@ def test_reasons_name_the_setting_and_the_stage_before(recipe: dict[str, Any]) -
     assert {stage.why for stage in kdtool.plan(recipe)} == {("nothing is there yet",)}
     kdtool.run(recipe)
     why = {stage.name: stage.why for stage in kdtool.plan(recipe, {"rows.length": 8, "train.losses.count.weight": 0.2})}
-    assert why["rows"] == ("packer.config.length: 16 → 8",)
-    assert why["signals/teacher"] == ("rows changes",)
+    assert why["rows"] == ("packer.length 16 → 8",)
+    assert why["signals/teacher"] == ("input changed: rows",)
     assert why["phases/student-seed0-train"] == (
-        'terms.count.0: "0.5" → "0.2"', "rows changes", "signals/teacher changes",
+        "count.weight 0.5 → 0.2", "input changed: rows and signals/teacher",
     )  # fmt: skip
     assert why["text"] == ()
+
+
+def test_changes_are_in_words_and_each_is_one_item(recipe: dict[str, Any]) -> None:
+    kdtool.run(recipe, {**ONE_SEED, "control": False})
+    losses = {"count": False, "more": recipe["train"]["losses"]["count"], "imitate.weight": 0.2}
+    settings = {f"train.losses.{key}": value for key, value in losses.items()}
+    settings |= {**ONE_SEED, "control": False, "train.steps": 5, "trainer.factor": 2.0}
+    why = {stage.name: stage.why for stage in kdtool.plan(recipe, settings)}
+    assert sorted(why["phases/student-seed0-train"]) == [
+        "imitate.weight 0.5 → 0.2", "loss count removed", "loss more added", "steps 4 → 5", "trainer.factor 1.0 → 2.0",
+    ]  # fmt: skip
+
+
+def test_edited_code_of_a_component_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(f"import sys\nsys.path.append({str(TOY.parent)!r})\nimport toy\nclass Own(toy.Trainer): 'One.'\n")
+    recipe = {**recipe, **ONE_SEED, "trainer": {"use": f"{own}:Own"}}
+    kdtool.run(recipe)
+    own.write_text(own.read_text().replace("One", "Another"))
+    why = {stage.name: stage.why for stage in kdtool.plan(recipe)}
+    assert why["phases/student-seed0-train"] == ("code of trainer changed",)
+
+
+def test_what_depends_on_layers_of_a_student_that_is_not_made_is_not_foretold(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = {**recipe, **ONE_SEED}
+    results = kdtool.run(recipe)
+    (student,) = (stage.path for stage in results.stages if stage.name == "students")
+    shutil.rmtree(student)
+    plan = {stage.name: stage for stage in kdtool.plan(recipe)}
+    assert plan["students"].action == "run"
+    assert plan["signals/teacher"].action == plan["phases/student-seed0-train"].action == "unknown"
+    assert plan["scores/nats-student-seed0"].why == (
+        "not known before students is made: a loss asks for its layers",
+    )  # fmt: skip
+    assert plan["scores/nats-teacher"].action == "reuse"
+    changed = {stage.name: stage for stage in kdtool.plan(recipe, {"train.steps": 5})}
+    assert changed["phases/student-seed0-train"].why == ("steps 4 → 5",)
+    assert changed["scores/nats-student-seed0"].action == "run"
+    elsewhere = {stage.name: stage for stage in kdtool.plan(recipe, store=tmp_path / "other")}
+    assert elsewhere["phases/student-seed0-train"].action == "unknown"
+    assert elsewhere["signals/teacher"].action == "run", "nothing is in that store"
+
+
+def _part(use: str, **changes: Any) -> dict[str, Any]:
+    about = {"kind": "corpus", "use": use, "class": use, "distribution": "own", "version": "1.0", "config": {"n": 1}}
+    return {**about, "source": "a", "libraries": {"kdtool-rows": "1.0 a"}, "identity": {}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("components", "expected"),
+    [
+        ([_part("b"), _part("a")], "the order of components changed"),
+        ([_part("a"), _part("b", config={"n": 2})], "b.n 1 → 2"),
+        ([_part("a"), _part("b", config={"n": 1, "m": {"k": None, "l": "x"}})], "b.m.l not set → x"),
+        ([_part("a"), _part("b"), _part("b")], "corpus b (2) added"),
+        ([_part("a")], "corpus b removed"),
+        ([_part("a"), _part("b", version="1.1", source="b")], "corpus b 1.0 → 1.1"),
+        ([_part("a"), _part("b", source="b")], "code of corpus b changed"),
+        ([_part("a", libraries={"kdtool-rows": "1.0 b"}), _part("b")], "code of kdtool-rows changed"),
+        ([_part("a", identity={"weights": "b"}), _part("b")], "content of corpus a changed"),
+    ],
+)
+def test_each_change_of_a_component_has_words(components: list[Any], expected: str, tmp_path: Path) -> None:
+    def node(parts: Any) -> Node:
+        return Node(Stage("text"), Artefacts(tmp_path), {"components": parts}, {}, lambda run, folder: None)
+
+    graph = Graph()
+    graph.add(node([_part("a"), _part("b")]))
+    assert changes(node(components), graph.record("x", tmp_path)["nodes"]) == (expected,)
 
 
 def test_plan_makes_nothing(recipe: dict[str, Any], tmp_path: Any) -> None:
@@ -107,7 +183,7 @@ def test_another_chat_template_makes_rows_and_students_anew(
             monkeypatch.setattr(module.Bytes, "chat_fingerprint", "other")
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
-    assert plan["rows"].why == plan["students"].why == ('chat: "" → "other"',)
+    assert plan["rows"].why == plan["students"].why == ("the chat template changed",)
 
 
 def test_another_start_of_documents_makes_rows_anew(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +194,7 @@ def test_another_start_of_documents_makes_rows_anew(recipe: dict[str, Any], monk
             monkeypatch.setattr(module.Bytes, "document_start", (255,))
     plan = {stage.name: stage for stage in kdtool.plan(recipe)}
     assert plan["text"].action == "reuse"
-    assert plan["rows"].why == plan["students"].why == ("start.0: (not there) → 255",)
+    assert plan["rows"].why == plan["students"].why == ("start of documents not set → [255]",)
 
 
 def _signals(recipe: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any
 import kdtool
 import pytest
 from kdtool._cli import call
-from kdtool._contract.kinds import KINDS
+from kdtool._cli.plugin_hooks import enough
+from kdtool._contract.hooks import calling_of
+from kdtool._contract.kinds import FORMS, KINDS
 from kdtool._plugins import registry
 from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
@@ -200,6 +203,114 @@ def test_broken_twice_offered_and_unknown_plugins_are_explained_and_others_still
     unknown = _kdtool("plugins", "show", "x-god", path=tmp_path)
     assert unknown.returncode == 2
     assert "did you mean 'x-good'" in unknown.stderr
+
+
+def test_check_imports_every_plugin_and_names_those_that_cannot_be_used(tmp_path: Path) -> None:
+    assert _kdtool("plugins", "check", path=tmp_path).returncode == 0
+    good = "import kdtool\nclass X(kdtool.TokenLoss):\n    def kdtool_token_loss(self, chunk): ...\n"
+    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", good)
+    _distribution(tmp_path, "x-broken", "kdtool.losses", "x-broken = x_broken:X", "import tree_nope", "tree-nope>=0.2")
+    _distribution(tmp_path, "x-none", "kdtool.losses", "x-none = x_none:X", good.replace("_loss(", "_los("))
+    _distribution(tmp_path, "x-command", "kdtool.commands", "x-command = x_command:X", "1 / 0")
+    found = _kdtool("plugins", "check", path=tmp_path)
+    assert found.returncode == 1
+    lines = found.stdout.splitlines()
+    assert [line.split("'")[1] for line in lines[:-1]] == ["x-broken", "x-none", "x-command"]
+    assert "pip install 'tree-nope>=0.2'" in lines[0]
+    assert "did you mean 'kdtool_token_loss'" in lines[1]
+    assert "ZeroDivisionError" in lines[2]
+    assert lines[-1].startswith("3 of ")
+
+
+def test_list_of_one_kind_holds_no_other(tmp_path: Path) -> None:
+    _distribution(tmp_path, "x-good", "kdtool.losses", "x-good = x_good:X", "")
+    _distribution(tmp_path, "x-told", "kdtool.commands", "x-told = x_told:x", "")
+    for arguments in (["plugins", "--kind", "loss"], ["plugins", "list", "--kind", "loss"]):
+        lines = _kdtool(*arguments, path=tmp_path).stdout.splitlines()
+        assert {line.split()[0] for line in lines} == {"loss"}
+        assert "x-good" in {line.split()[1] for line in lines}
+    assert "--kind comes after" in _kdtool("plugins", "--kind", "loss", "show", "x-good", path=tmp_path).stderr
+
+
+def test_command_that_a_built_in_one_hides_is_marked(tmp_path: Path) -> None:
+    _distribution(tmp_path, "x-run", "kdtool.commands", "run = x_run:x", "")
+    assert "not used, kdtool has a command" in _kdtool("plugins", "--kind", "command", path=tmp_path).stdout
+    assert "x-run" not in _kdtool("--help", path=tmp_path).stdout
+
+
+SETTINGS = """
+import kdtool
+from typing import Literal
+from kdtool import Field
+class Part(kdtool.Config):
+    share: float = Field(0.5, gt=0, le=1)
+    'How much.'
+class T(kdtool.Teacher):
+    'A teacher.'
+    offers = frozenset({"text", "logits"})
+    class Config(kdtool.Config):
+        order: int = Field(ge=1)
+        'How many tokens.'
+        part: Part | None = None
+        'A part.'
+        how: Literal["fast", "slow"] = "fast"
+        'How.'
+class L(kdtool.TokenLoss):
+    'A loss.'
+    needs = ("logits", frozenset({"top-k", "sampled"}))
+    def kdtool_token_loss(self, chunk): ...
+"""
+
+
+def test_shown_plugin_has_bounds_nested_keys_signals_and_a_line_for_a_recipe(tmp_path: Path) -> None:
+    _distribution(tmp_path, "x-teacher", "kdtool.teachers", "x-teacher = x_teacher:T", SETTINGS)
+    _distribution(tmp_path, "x-loss", "kdtool.losses", "x-loss = x_loss:L", SETTINGS)
+    shown = _kdtool("plugins", "show", "x-teacher", path=tmp_path).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    expected = [
+        "order: integer ≥ 1 (required)",
+        "part: mapping or null = null",
+        "part.share: number > 0 and ≤ 1 = 0.5",
+        'how: fast or slow = "fast"',
+        "offers: logits, text",
+        "in a recipe:  teachers: {x-teacher: {order: …}}",
+    ]
+    assert [line for line in lines if line in expected] == expected
+    loss = _kdtool("plugins", "show", "x-loss", path=tmp_path).stdout
+    assert "needs of a teacher: logits or sampled and top-k" in loss
+    assert "in a recipe, below train:  losses: {x-loss: {}}" in loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_of_a_kind_are_shown_with_what_is_required(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plugins", "hooks", kind]) == 0
+    shown = capsys.readouterr().out
+    required = [line.strip().partition("(")[0] for line in shown.splitlines() if line.endswith("(required)")]
+    for form in FORMS[kind]:
+        declared = {name: member for name, member in vars(form).items() if name.startswith("kdtool_")}
+        assert {name for name, member in declared.items() if calling_of(member).needed} <= {*required}
+        assert all(f"\n  {name}(self" in shown for name in declared)
+    names = enough(kind)
+    assert 1 <= len(names) <= 4
+    assert all(any(hasattr(form, name) for form in FORMS[kind]) for name in names)
+    assert f"Enough to begin with: {', '.join(names)}." in shown
+
+
+def test_hooks_without_a_kind_list_what_suffices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plugins", "hooks"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{', '.join(enough(kind))}\n" in shown for kind in KINDS)
+    assert call(["plugins", "show", "tracker"]) == 2
+    assert "see: kdtool plugins hooks tracker" in capsys.readouterr().err
+    assert call(["plugins", "hooks", "component"]) == 0
+    assert "\n  kdtool_identity(self, run: RunInfo) ->" in capsys.readouterr().out
+
+
+def test_shells_complete_commands() -> None:
+    words = {"COMP_WORDS": "kdtool plug", "COMP_CWORD": "1", "_KDTOOL_COMPLETE": "bash_complete"}
+    command = [sys.executable, "-m", "kdtool"]
+    found = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "plain,plugins\n", "")
 
 
 def test_a_plugin_of_another_kind_than_was_asked_for_is_told_as_what_it_is(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def graph_of(root: Path, factor: int, name: str = "x") -> Graph:
     graph = Graph()
     text = Node(Stage("text"), Artefacts(root), {}, {}, lambda run, folder: None)
     graph.add(text)
-    parts = {"trainer": {"config": {"factor": factor}}}
+    parts = {"factor": factor}
     graph.add(Node(Stage("phases", name), Artefacts(root), parts, {"text": text}, lambda run, folder: None))
     return graph
 
@@ -163,7 +163,7 @@ def test_a_rank_joins_when_rank_0_has_discarded_what_a_killed_run_left(tmp_path:
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        ((2, "x"), r"phases/x differs \(trainer\.config\.factor: 1 → 2\)"),
+        ((2, "x"), r"phases/x differs \(factor 1 → 2\)"),
         ((1, "y"), r"phases/y differs \(process 0 does not have it\)"),
     ],
 )

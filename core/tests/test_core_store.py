@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,30 @@ def test_only_what_no_run_needs_is_freed_and_only_when_told(recipe: dict[str, An
     assert "Freed" in said.stdout, said
     assert contents(store) == needed
     assert all(stage.reused for name in ("one", "two") for stage in kdtool.run(small(recipe, name=name)).stages)
+
+
+def test_teacher_is_measured_once_for_all_runs_and_each_keeps_its_items(recipe: dict[str, Any], tmp_path: Path) -> None:
+    small = {**recipe, "control": False, "seeds": [0]}
+    kdtool.run(small, {"name": "one"})
+    settings = {"name": "two", "trainer.factor": 3.0}
+    planned = {stage.name: stage.action for stage in kdtool.plan(small, settings)}
+    results = kdtool.run(small, settings)
+    scores = {stage.name: stage.reused for stage in results.stages if stage.name.startswith("scores")}
+    assert {name for name, reused in scores.items() if reused} == {"scores/nats-teacher"}
+    assert {name for name in scores if planned[name] == "reuse"} == {"scores/nats-teacher"}
+    assert all(found.items and found.items.is_relative_to(results.folder) for found in results.measurements)
+    shutil.rmtree(tmp_path / "runs" / "one")
+    assert clean(tmp_path / "store").found == ()
+    shutil.rmtree(results.folder)
+    assert "scores" in {found.path.parent.name for found in clean(tmp_path / "store", remove=True).found}
+
+
+def test_moved_run_is_compared_without_the_store(recipe: dict[str, Any], tmp_path: Path) -> None:
+    small = {**recipe, "control": False, "seeds": [0]}
+    folder = kdtool.run(small).folder
+    moved = folder.rename(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "store")
+    assert kdtool.compare([moved, kdtool.run(small, {"name": "two"}).folder], arms=["teacher"]).comparisons
 
 
 def test_runs_whose_folder_is_gone_need_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -152,6 +152,47 @@ def test_table_has_every_role_with_intervals_and_marks_the_best(recipe: dict[str
     assert "chosen by the numbers that report it" in found.caution
 
 
+def test_tables_have_a_column_for_each_key_and_the_best_row_first(recipe: dict[str, Any]) -> None:
+    recipe["corpus"]["documents"] = 24
+    grid = {"trainer.factor": [1000.0, 1.0], "train.losses.imitate.weight": [0.5, 0.1]}
+    found = sweep(recipe, grid, {"seeds": [0]})
+    (table,) = found.tables
+    values = [row.cells["student"].value for row in table.rows]
+    assert values == sorted(values)
+    lines = (found.folder / "sweep.md").read_text(encoding="utf-8").splitlines()
+    heads = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| trainer.factor")]
+    assert heads == [
+        ["trainer.factor", "train.losses.imitate.weight", "result", "report"],
+        ["trainer.factor", "train.losses.imitate.weight", *table.columns, "student among the points"],
+    ]
+    page = (found.folder / "sweep.html").read_text(encoding="utf-8")
+    assert page.count('<tr class="best">') == 1
+    assert page.count('<th scope="col">train.losses.imitate.weight</th>') == 2
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert len(links) == 4
+    assert all((found.folder / link).is_file() for link in links)
+    assert "http" not in page
+
+
+def test_teacher_is_measured_at_the_first_point_alone(recipe: dict[str, Any]) -> None:
+    found = sweep(recipe, {"trainer.factor": [1.0, 3.0]}, {"seeds": [0], "control": False})
+    reused = [
+        stage.reused
+        for point in found.points
+        if point.results
+        for stage in point.results.stages
+        if stage.name == "scores/nats-teacher"
+    ]
+    assert reused == [False, True]
+
+
+def test_page_escapes_what_users_write(recipe: dict[str, Any]) -> None:
+    found = sweep(recipe, {"corpus.letter": ["<b>", "d"]}, {"seeds": [0], "control": False})
+    page = (found.folder / "sweep.html").read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+
+
 def test_points_that_are_alike_are_a_tie(recipe: dict[str, Any]) -> None:
     found = sweep(recipe, {"exporters.json": [{"use": recipe["exporters"]["json"]["use"]}, False]}, {"seeds": [0]})
     (table,) = found.tables
@@ -219,7 +260,7 @@ def test_what_is_not_measured_alike_or_not_item_by_item_is_not_tested(sometimes:
     assert tables["luck"].note == "not ranked: the points were measured differently (error)"
     assert [row.standing for row in tables["luck"].rows] == ["", ""]
     assert tables["length"].note == "differences are not tested: it is not measured item by item"
-    assert [row.standing for row in tables["length"].rows] == ["", "best value"]
+    assert [row.standing for row in tables["length"].rows] == ["best value", ""]
 
 
 def test_failed_point_stops_no_other_and_is_named(sometimes: dict[str, Any]) -> None:
@@ -281,7 +322,7 @@ def test_impossible_point_is_known_before_the_first_one_runs_and_the_others_run(
             ("failed", False),
             ("done", again),
         ]
-        (row,) = (line for line in shown.out.splitlines() if line.startswith("| layers-9 "))
+        (row,) = (line for line in shown.out.splitlines() if line.startswith("| 9 "))
         assert "failed: layers: 9 is too many; give at most 4 (raised by student 'student'" in row
         assert [row["point"] for row in plain["tables"][0]["rows"]] == ["layers-2", "layers-3"]
 

@@ -5,6 +5,7 @@ Errors become sentences and exit codes. Commands import what they need when they
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +35,7 @@ class _Commands(click.Group):
     """Imports a plugin when its command is used; help shows the summary of its distribution."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *entries_by_name("command")]
+        return list(dict.fromkeys((*self.commands, *entries_by_name("command"))))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.commands:
@@ -59,7 +60,8 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
-        rows += [(name, _summary(entries[0])) for name, entries in entries_by_name("command").items()]
+        added = {name: found for name, found in entries_by_name("command").items() if name not in self.commands}
+        rows += [(name, _summary(entries[0])) for name, entries in added.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -103,6 +105,8 @@ for _command in (cli, *cli.commands.values(), *plugins.commands.values(), *runs.
 
 def main() -> None:
     """Run the command line and exit with the code that `kdtool._errors` gives each error."""
+    if "_KDTOOL_COMPLETE" in os.environ:  # click prints completions and exits
+        cli.main(prog_name="kdtool")
     interrupt_on_stop_signals()
     for stream in (sys.stdout, sys.stderr):  # consoles of Windows may start in a code page without our characters
         if hasattr(stream, "reconfigure"):

@@ -1,18 +1,26 @@
-"""`kdtool plugins`: the installed plugins, without importing any; `plugins show` imports the one that is shown."""
+"""`kdtool plugins`: the installed plugins, without importing any; `show` imports one, `check` all."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdtool._cli.options import json_option
-from kdtool._errors import UsageError
+from kdtool._cli.plugin_hooks import hooks
+from kdtool._contract.kind_table import TABLE
+from kdtool._errors import KdtoolError, UsageError
 from kdtool._plugins.distributions import contracts_of, find_misplaced, origin_of, refusal
+from kdtool._plugins.importing import import_point
 from kdtool._plugins.registry import GROUPS, Entry, entries_by_name, find
 from kdtool._plugins.sentences import sentence_of
 from kdtool._text.did_you_mean import did_you_mean
+
+if TYPE_CHECKING:
+    from kdtool._assembly.settings import Setting
+    from kdtool._contract.component import Component
 
 _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing. For the quickstart:
 
@@ -20,20 +28,34 @@ _NOTHING_INSTALLED = """No plugins are installed: the core alone can do nothing.
 """
 
 
+_kind_option = click.option("--kind", type=click.Choice(list(GROUPS)), help="Only plugins of this kind.")
+
+
 @click.group(invoke_without_command=True)
+@_kind_option
 @click.pass_context
-def plugins(context: click.Context) -> None:
-    """List the installed plugins, or show one with its settings."""
+def plugins(context: click.Context, kind: str | None) -> None:
+    """List the installed plugins, show or check them, or show the hooks of a kind."""
     if context.invoked_subcommand is None:
-        context.invoke(list_plugins)
+        context.invoke(list_plugins, kind=kind)
+    elif kind:
+        raise click.UsageError(
+            f"--kind comes after the command: kdtool plugins {context.invoked_subcommand} --kind {kind}"
+        )
+
+
+plugins.add_command(hooks)
 
 
 @plugins.command("list")
+@_kind_option
 @json_option
-def list_plugins(as_json: bool = False) -> None:
-    """List the installed plugins by kind."""
-    found = [entries for kind in GROUPS for entries in entries_by_name(kind).values()]
-    rows = [_row(entry, twice=len(entries) > 1) for entries in found for entry in entries]
+@click.pass_context
+def list_plugins(context: click.Context, kind: str | None = None, as_json: bool = False) -> None:
+    """List the installed plugins by kind, without importing any."""
+    found = [entries for each in GROUPS if kind in {None, each} for entries in entries_by_name(each).values()]
+    own = set(getattr(context.find_root().command, "commands", ()))
+    rows = [_row(entry, own, twice=len(entries) > 1) for entries in found for entry in entries]
     for trouble in find_misplaced(GROUPS.values()):
         click.echo(f"note: {trouble}", err=True)
     if as_json:
@@ -43,47 +65,107 @@ def list_plugins(as_json: bool = False) -> None:
     for row in rows:
         click.echo(f"{row['kind']:<9}  {row['name']:<{width}}  {row['version']:<8} {row['summary']}")
     if not rows:
-        click.echo(_NOTHING_INSTALLED)
+        click.echo(f"No plugins of the kind {kind} are installed." if kind else _NOTHING_INSTALLED)
 
 
-def _row(entry: Entry, *, twice: bool) -> dict[str, str]:
+def _row(entry: Entry, own: Collection[str], *, twice: bool) -> dict[str, str]:
     dist = entry.point.dist
     summary = (refusal(dist) if dist else "") or sentence_of(entry.value) or origin_of(dist).summary
+    hidden = "not used, kdtool has a command of this name; " if entry.kind == "command" and entry.name in own else ""
     return {
         "kind": entry.kind,
         "name": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
         "contract": ",".join(map(str, sorted(contracts_of(dist)))) if dist else "",
-        "summary": f"offered twice; {summary}" if twice else summary,
+        "summary": f"offered twice; {summary}" if twice else f"{hidden}{summary}",
     }
+
+
+@plugins.command()
+@click.pass_context
+def check(context: click.Context) -> None:
+    """Import every installed plugin, and name those that cannot be used and why (exit code 1)."""
+    from kdtool._assembly.json_schema import class_and_settings
+
+    failed, count = 0, 0
+    for kind in GROUPS:
+        for name in entries_by_name(kind):
+            count += 1
+            try:
+                if kind == "command":
+                    import_point(kind, name, find(kind, name).point)
+                else:
+                    class_and_settings(kind, name)
+            except KdtoolError as error:
+                failed += 1
+                click.echo(str(error))
+    click.echo(f"{failed} of {count} plugins cannot be used" if failed else f"all {count} plugins can be used")
+    context.exit(int(failed > 0))
 
 
 @plugins.command()
 @click.argument("name")
 @click.option("--kind", help="The kind, where several have a plugin of this name.")
 def show(name: str, kind: str | None) -> None:
-    """Show a plugin: its purpose, origin and settings."""
-    from inspect import cleandoc, getdoc
+    """Show a plugin: its purpose, origin, settings, and a line for a recipe."""
+    from inspect import getdoc
     from textwrap import indent
 
     from kdtool._assembly.json_schema import class_and_settings
+    from kdtool._assembly.settings import settings_in
 
     for each in _kinds_of(name, kind):
         entry = find(each, name)
         cls, schema = class_and_settings(each, name)
+        settings = list(settings_in(schema))
         click.echo(f"{each} {name} ({entry.distribution} {entry.version}, {entry.value})\n")
         click.echo(indent(getdoc(cls) or "", "  ") + "\n")
-        for field, about in schema.get("properties", {}).items():
-            default = "(required)" if field in schema.get("required", []) else f"= {json.dumps(about.get('default'))}"
-            click.echo(f"  {field}: {_type(about)} {default}")
-            if about.get("description"):
-                click.echo(indent(cleandoc(str(about["description"])), "      "))
+        for setting in settings:
+            click.echo(f"  {setting.key}: {setting.type} {f'= {setting.default}' if setting.default else '(required)'}")
+            if setting.about:
+                click.echo(indent(setting.about, "      "))
+        click.echo("\n".join([*([""] if settings else []), *_facts(cls), f"  {_recipe_line(each, name, settings)}"]))
+
+
+def _facts(cls: type[Component]) -> Iterator[str]:
+    """Yield what a component offers and needs, with its default settings."""
+    try:
+        component: Any = cls(cls.Config())
+    except Exception:  # a setting is required
+        component = cls
+    for attribute, words in _FACTS.items():
+        try:
+            text = _join(getattr(component, attribute, ()), " or " if attribute == "needs" else ", ")
+        except Exception:  # a property that needs the settings
+            text = "depends on the settings"
+        if text:
+            yield f"  {words}: {text}"
+
+
+def _join(value: Any, between: str) -> str:
+    names = [value] if isinstance(value, str) else sorted(value) if isinstance(value, frozenset) else value
+    return between.join(" and ".join(sorted(one)) if isinstance(one, frozenset) else str(one) for one in names)
+
+
+_FACTS = {"offers": "offers", "needs": "needs of a teacher", "columns": "columns", "derives_from": "derives from"}
+
+
+def _recipe_line(kind: str, name: str, settings: Sequence[Setting]) -> str:
+    """Return a line for a recipe, with the settings that it must have."""
+    known = next(each for each in TABLE if each.name == kind)
+    required = ", ".join(f"{one.key}: …" for one in settings if not one.default and "." not in one.key)
+    entry = f"{{use: {name}, {required}}}" if required else name
+    several = f"{{{name}: {{{required}}}}}"
+    under = ", below train" if known.scope == "phase" and not known.single else ""
+    return f"in a recipe{under}:  {known.key}: {entry if known.single else several}"
 
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """Return the kinds of component that have a plugin of this name; `kind` alone where it is given."""
     found = [each for each in GROUPS if name in entries_by_name(each)]
+    if not found and any(name == each.name for each in TABLE):
+        raise UsageError(f"{name!r} is a kind, not a plugin; see: kdtool plugins hooks {name}")
     if not found:
         known = {other for each in GROUPS for other in entries_by_name(each)}
         raise UsageError(f"no plugin is called {name!r}; {did_you_mean(name, known, what='installed')}")
@@ -93,11 +175,3 @@ def _kinds_of(name: str, kind: str | None) -> list[str]:
     if not wanted:
         raise UsageError(f"{name!r} is of the kind {' and '.join(found)}, not {kind}")
     return wanted
-
-
-def _type(about: dict[str, Any]) -> str:
-    if "enum" in about:
-        return " | ".join(map(str, about["enum"]))
-    if "anyOf" in about:
-        return " | ".join(map(_type, about["anyOf"]))
-    return str(about.get("type", about.get("$ref", "").rpartition("/")[2]))

@@ -37,7 +37,7 @@ def run(
 
     if only_plan:
         for stage in plan_recipe(Path(recipe), settings, out=out, store=store):
-            click.echo(f"{stage.action:<8}  {stage.name:<40}  {'; '.join(stage.why)}".rstrip())
+            click.echo(f"{stage.action:<8}  {stage.name:<40}  {', '.join(stage.why)}".rstrip())
         return
     trace = print_line if trace_hooks else None
     results = run_recipe(Path(recipe), settings, out=out, store=store, offline=offline, verify=verify, trace=trace)

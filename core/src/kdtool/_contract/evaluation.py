@@ -90,7 +90,8 @@ class Evaluator(Component):
     unknown: such a name is then noticed at the end of the run. Since 0.1.
     """
     measures_jointly: bool = False
-    """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject."""
+    """True if all subjects must be measured in one call (interleaved timings); otherwise one call per subject, and runs
+    share the measurements of a teacher."""
     reads_text: bool = True
     """True if `kdtool_evaluate` reads `run.texts`; otherwise scores do not depend on the text, and `run.texts` is empty."""
     asks: Sequence[str] = ()

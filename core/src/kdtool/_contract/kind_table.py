@@ -16,6 +16,7 @@ class Kind(NamedTuple):
     `scope` is where components stand in a recipe: those of a "source" beside the phases or in one, those of a "run" beside
     them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
     own keys of an entry, beside the settings. `forms` are the classes of which a component extends one, if not the base.
+    `enough` names what a first component declares, if not just the required hooks of the (first) form.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
     single: bool = False
     keys: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
+    enough: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
@@ -37,10 +39,23 @@ TABLE: tuple[Kind, ...] = (
     Kind("screen", "kdtool._contract.corpus:Screen", "screens", "source"),
     Kind("annotator", "kdtool._contract.corpus:Annotator", "annotators", "source"),
     Kind("packer", "kdtool._contract.corpus:Packer", "rows", "source", single=True),
-    Kind("teacher", "kdtool._contract.teacher:Teacher", "teachers", "source"),
+    Kind(
+        "teacher",
+        "kdtool._contract.teacher:Teacher",
+        "teachers",
+        "source",
+        enough=("offers", "kdtool_tokenizer", "kdtool_signal"),
+    ),
     Kind("cache", "kdtool._contract.teacher:Cache", "signals", "source", single=True),
-    Kind("student", "kdtool._contract.student:Student", "student", "run", single=True),
-    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase"),
+    Kind(
+        "student",
+        "kdtool._contract.student:Student",
+        "student",
+        "run",
+        single=True,
+        enough=("kdtool_tokenizer", "kdtool_describe", "kdtool_build_student", "kdtool_open"),
+    ),
+    Kind("transform", "kdtool._contract.student:Transform", "transforms", "phase", enough=("kdtool_transform",)),
     Kind(
         "loss",
         "kdtool._contract.loss:Loss",
@@ -48,12 +63,20 @@ TABLE: tuple[Kind, ...] = (
         "phase",
         keys=("weight", "teacher"),
         forms=("kdtool._contract.loss:TokenLoss", "kdtool._contract.loss:SequenceLoss"),
+        enough=("needs", "kdtool_token_loss"),
     ),
-    Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase"),
+    Kind("weighting", "kdtool._contract.loss:Weighting", "weightings", "phase", enough=("kdtool_token_weight",)),
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
     Kind("exporter", "kdtool._contract.evaluation:Exporter", "exporters", "run"),
-    Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",)),
+    Kind(
+        "tracker",
+        "kdtool._contract.reporting:Tracker",
+        "trackers",
+        "run",
+        keys=("required",),
+        enough=("kdtool_step_end", "kdtool_run_end"),
+    ),
     Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True),
 )
 """All kinds, in the order in which they are listed and in which a recipe's components are registered."""

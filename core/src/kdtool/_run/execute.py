@@ -1,11 +1,12 @@
 """A run, from an assembled recipe to results.
 
 The nodes of the graph are made in order, each reused unless something that it depends on has changed. Then the arms are
-compared and reported. Text, untrained students, rows and signals lie in the store that runs share.
+compared and reported. Text, untrained students, rows, signals and scores of teachers lie in the store that runs share.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.requirements import held_against
-from kdtool._contract.evaluation import Artifact
+from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.licences import Licensed, licence_lines
 from kdtool._contract.reporting import Reporter, Results
 from kdtool._contract.run_info import RunInfo
@@ -153,6 +154,7 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
     The results are there also where a reporter fails.
     """
     with storage_errors(context.folder):
+        results = replace(results, measurements=tuple(_copy_items(context, found) for found in results.measurements))
         write_results(results)
     for name in context.assembly.of_kind("reporter"):
         results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
@@ -161,6 +163,15 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
         with storage_errors(context.folder):
             write_results(results)
     return results
+
+
+def _copy_items(context: Context, found: Measurement) -> Measurement:
+    """Copy items from the store into the run's folder, which can then be moved and compared elsewhere."""
+    if found.items is None or found.items.is_relative_to(context.folder):
+        return found
+    own = context.folder / found.items.relative_to(context.store.root)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    return replace(found, items=shutil.copyfile(found.items, own))
 
 
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:

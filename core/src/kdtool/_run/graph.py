@@ -73,14 +73,9 @@ class Node:
         return self.stage.name
 
     @property
-    def in_store(self) -> bool:
-        """Return whether runs share it; then its folder does not carry the label."""
-        return self.stage.kind in SHARED_KINDS
-
-    @property
     def key(self) -> tuple[str, str, str]:
-        """Kind, label and fingerprint, by which `where` finds the artefact."""
-        return self.stage.kind, "" if self.in_store else self.stage.label, self.fingerprint
+        """Kind, label and fingerprint, by which `where` finds the artefact; kinds that are always shared carry no label."""
+        return self.stage.kind, "" if self.stage.kind in SHARED_KINDS else self.stage.label, self.fingerprint
 
     @cached_property
     def sources(self) -> Mapping[str, Node]:
@@ -137,7 +132,7 @@ class Graph:
         """
         nodes = {
             node.name: {
-                "in": "store" if node.in_store else "run",
+                "in": "store" if node.where.root == store else "run",
                 "path": node.path.relative_to(node.where.root).as_posix(),
                 "fingerprint": node.fingerprint,
                 "parts": node.parts,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,13 +22,17 @@ from kdtool._errors import StorageError
 from kdtool._recipe.model import of_kind
 from kdtool._results.files import component_record
 from kdtool._run.build_graph import Stages, add_stages
+from kdtool._run.changes import changes
 from kdtool._run.context import Context
 from kdtool._run.graph import Node, Stage
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.stages.rows import rows_of
 from kdtool._run.stages.signals import from_cache
+from kdtool._store.artefacts import MANIFEST
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH
+
+_Action = Literal["reuse", "continue", "run", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,14 @@ class PlannedStage:
 
     Attributes:
         name: such as `rows` or `phases/student-seed0-train`.
-        action: "reuse" a complete artefact, "continue" an interrupted one, or "run".
-        why: the changes since the last run, a line each; empty where it is reused.
+        action: "reuse" a complete artefact, "continue" an interrupted one, "run", or "unknown" until another stage is made.
+        why: the changes since the last run, a line each, such as `ce.weight 1.0 → 0.2`; empty where it is reused.
         path: the folder in which its artefact is, or will be.
         signals: recorded signals; None for all other stages.
     """
 
     name: str
-    action: Literal["reuse", "continue", "run"]
+    action: Literal["reuse", "continue", "run", "unknown"]
     why: tuple[str, ...] = ()
     path: Path = Path()
     signals: RecordedSignals | None = field(default=None, compare=False)
@@ -90,8 +94,7 @@ class PlannedStage:
 def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStage, ...]:
     """Return the stages of a run of the assembly, in order.
 
-    Without the untrained student, the layers that it describes are used: if a loss asks for layers, reuse of signals may
-    then differ.
+    If a loss asks for layers and the untrained student is not made yet, reuse of what depends on them is "unknown".
 
     Raises:
         ServiceError: a tokenizer is not on this machine, and a plan fetches nothing.
@@ -99,8 +102,9 @@ def plan_run(assembly: Assembly, folder: Path, store: Path) -> tuple[PlannedStag
     context = Context.of(assembly, folder, store, licences=licences_of(assembly, assembly.hooks()))
     stages = add_stages(context, make=lambda *_: None)
     before, signals = last_nodes(folder), dict(_signals(context, stages))
+    unknown = _unknown(stages, before)
     return tuple(
-        PlannedStage(name, *_action(node, before), node.path, signals.get(name))
+        PlannedStage(name, *_action(node, before, unknown), node.path, signals.get(name))
         for name, node in stages.graph.nodes.items()
     )
 
@@ -129,47 +133,34 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSi
             yield node.name, RecordedSignals(*who, want, folder, rows, context)
 
 
-def _action(node: Node, before: Mapping[str, Any]) -> tuple[Literal["reuse", "continue", "run"], tuple[str, ...]]:
+def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | None) -> tuple[_Action, tuple[str, ...]]:
     """Return the action for a node and its reasons; `before` are the nodes of the last run."""
+    if unknown and node in unknown:
+        return "unknown", ("not known before students is made: a loss asks for its layers",)
     if node.exists:
         return "reuse", ()
     if node.partial.is_dir():
         return "continue", ("it was interrupted",)
     if node.name not in before:
         return "run", ("it was not part of this run before" if before else "nothing is there yet",)
-    if before[node.name]["fingerprint"] == node.fingerprint:
-        return "run", ("it was not finished, or has been deleted",)
-    return "run", changes(node, before)
+    return "run", changes(node, before, unknown) or ("it is not there: not finished, deleted, or in another store",)
 
 
-def changes(node: Node, before: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the differences of a node from the one of its name among `before`, a line each."""
-    last = before[node.name]
-    old, new = dict(_flat(last["parts"])), dict(_flat(node.parts))
-    found = [_change(key, old, new) for key in {**old, **new} if old.get(key) != new.get(key)]
-    for role, other in node.sources.items():
-        name = last["inputs"].get(role)
-        if name is None:
-            found.append(f"{role} is new: {other.name}")
-        elif before[name]["fingerprint"] != other.fingerprint:
-            found.append(f"{other.name} changes")
-    return (*found, *(f"{role} is no longer used" for role in last["inputs"] if role not in node.sources))
+def _unknown(stages: Stages, before: Mapping[str, Any]) -> set[Node] | None:
+    """Return the nodes that may be there or not: they depend on layers of a student not made yet; None if it is made."""
+    if next(iter(stages.students.values())).exists:
+        return None
+    found: set[Node] = set()
+    for node in stages.graph.nodes.values():
+        terms, want = node.parts.get("terms", {}).values(), node.parts.get("want", [])
+        asks = any(term[2] for term in terms) or any(want[1:2])
+        if (asks or not found.isdisjoint(node.sources.values())) and _may_exist(node, before, found):
+            found.add(node)
+    return found
 
 
-def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings and lists with readable keys: `student.config.layers`."""
-    items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else None
-    if items is None:
-        yield prefix, data
-        return
-    for key, value in items:
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if key.rpartition(".")[2] == "source" or ".libraries." in key:
-        return f"{key}: the code changed"
-    if ".identity." in key:
-        return f"{key}: the content changed"
-    texts = [json.dumps(values[key], ensure_ascii=False) if key in values else "(not there)" for values in (old, new)]
-    return f"{key}: " + " → ".join(text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
+def _may_exist(node: Node, before: Mapping[str, Any], unknown: Collection[Node]) -> bool:
+    """Return whether artefacts of this label exist, and nothing but layers distinguishes the node from the last run's."""
+    label = node.path.name.rpartition("-")[0]
+    there = any(node.path.parent.glob(f"{label}*/{MANIFEST}"))
+    return there and not (node.name in before and changes(node, before, unknown))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdtool._errors import StorageError, UsageError
+from kdtool._run.changes import changes
 from kdtool._run.graph import Graph
-from kdtool._run.plan import changes
 from kdtool._store.atomic_files import read_sealed, write_sealed
 from kdtool._store.layout import GRAPH
 from kdtool._store.locks import holder_of

@@ -93,7 +93,7 @@ def _needs(store: Path, folder: Path) -> Iterator[Path]:
 
 
 def _find_unneeded(store: Path, folders: list[Path], needed: set[Path]) -> Iterator[Found]:
-    places = [store / kind for kind in SHARED_KINDS] + [folder / kind for folder in folders for kind in OWN_KINDS]
+    places = [root / kind for root in (store, *folders) for kind in (*SHARED_KINDS, *OWN_KINDS)]
     for path in (path for place in places for path in sorted(place.glob("*"))):
         name = _NAME.fullmatch(path.name)
         if name is None or not path.is_dir() or path.is_symlink():

@@ -7,9 +7,9 @@ GRAPH = "graph.json"
 MODEL = "model"
 """The folder of a model inside its artefact."""
 SHARED_KINDS = ("text", "teachers", "students", "rows", "signals")
-"""Kinds of artefacts in the store that runs share."""
+"""Kinds of artefacts that lie in the store that runs share."""
 OWN_KINDS = ("phases", "exports", "scores")
-"""Kinds of artefacts in a run's folder."""
+"""Kinds of artefacts that lie in a run's folder; the scores of teachers lie in the store."""
 STORE_MARK = "kdtool-store.json"
 """The file that marks a folder as a store that runs share."""
 RESULTS = "results.json"

@@ -12,7 +12,7 @@ import click
 import kdtool
 
 if TYPE_CHECKING:
-    from kdtool_command_sweep.record import SweepResults
+    from kdtool_command_sweep.results import SweepResults
 
 __all__ = ["sweep"]
 
@@ -82,9 +82,9 @@ def sweep(
 
 
 def _show(found: SweepResults, *, as_json: bool) -> None:
-    from kdtool_command_sweep.record import JSON, MARKDOWN, as_markdown
+    from kdtool_command_sweep.record import HTML, JSON, as_markdown
 
     if as_json:
         click.echo((found.folder / JSON).read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo(f"\n{as_markdown(found)}\ntables: {found.folder / MARKDOWN}")
+        click.echo(f"\n{as_markdown(found)}\ntables: {found.folder / HTML}")

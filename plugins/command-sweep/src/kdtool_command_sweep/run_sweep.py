@@ -13,7 +13,8 @@ import kdtool
 from kdtool_command_sweep.folder import hold
 from kdtool_command_sweep.grid import read_grid
 from kdtool_command_sweep.points import Request, SweepPoint, name_of, run_point, without_impossible
-from kdtool_command_sweep.record import SweepResults, write_sweep
+from kdtool_command_sweep.record import write_sweep
+from kdtool_command_sweep.results import SweepResults
 from kdtool_command_sweep.table import SweepTable, tables_of
 
 __all__ = ["plan_sweep", "sweep"]
@@ -105,7 +106,8 @@ def _run_all(begun: SweepResults, request: Request) -> SweepResults:
     for index, point in enumerate(points):
         if point.status == "failed":  # known beforehand
             continue
-        click.echo(f"point {index + 1} of {len(points)}: {point.label}", err=True)
+        values = ", ".join(f"{key} {value}" for key, value in point.values.items())
+        click.echo(f"point {index + 1} of {len(points)}: {point.label} ({values})", err=True)
         points[index] = run_point(point, request)
         if points[index].status == "failed":
             click.echo(f"{point.label} failed, the other points run: {points[index].error}", err=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 from typing import Literal
 
@@ -46,7 +47,7 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """One measurement over all points. Rows are ranked by the column `ranked_by`; `note` is a caveat."""
+    """One measurement over all points. Rows are ranked by the column `ranked_by`, the best first; `note` is a caveat."""
 
     measurement: str
     unit: str
@@ -79,9 +80,13 @@ def _table(name: str, results: Mapping[str, Results], *, same_texts: bool) -> Sw
         note = "; ".join(
             part for part in (note, "the points' texts differ, so items of one name may differ too") if part
         )
+    first = _first(next(iter(by_column.values())))
     cells = {label: {c: _cell(by_column[c][label]) for c in columns if label in by_column[c]} for label in results}
     rows = tuple(SweepRow(label, cells[label], standings.get(label, "")) for label in results)
-    first = _first(next(iter(by_column.values())))
+    if standings:
+        sign = -1 if first.higher_is_better else 1
+        measured = by_column[ranked_by]
+        rows = tuple(sorted(rows, key=lambda row: sign * _mean(measured[row.point]) if row.point in measured else inf))
     return SweepTable(name, first.unit, first.higher_is_better, columns, rows, ranked_by, note)
 
 

@@ -77,7 +77,8 @@ def add_scores(
     """Add the scores of every evaluator `but` some, by name: a node for each subject, or one for all (`measures_jointly`).
 
     Measured one at a time, a model that is a teacher under two names is measured once and shown under both. A teacher has
-    one set of weights at a time, so that its weights before training are left out of joint measurements.
+    one set of weights at a time, so that its weights before training are left out of joint measurements. The scores of
+    teachers do not depend on a student, and lie in the store, so that runs share them.
     """
     nodes: dict[str, list[Node]] = {}
     for name, evaluator in context.assembly.of_kind("evaluator").items():
@@ -211,7 +212,8 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     read = texts if reads else None
-    return graph.add(Node(stage, context.own, parts, inputs, build, texts=read, teachers=teachers))
+    where = context.store if len(group) == 1 and group[0].teacher else context.own
+    return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
 
 
 def _problem(
