@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,10 +66,9 @@ def check(
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Show each step in one line of a terminal, which the next step replaces; nothing where stderr is not a terminal."""
-    stream = click.get_text_stream("stderr")
 
     def show(step: str) -> None:
-        if stream.isatty():
+        if sys.stderr.isatty():
             click.echo(f"\r\x1b[2K{step and f'{step[:72]} …'}", nl=False, err=True)
 
     try:

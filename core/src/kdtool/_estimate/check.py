@@ -124,7 +124,7 @@ def check(
     def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
             return _attempt_of(found, limits)
-        progress(f"trying {', '.join(further)}")
+        progress(f"trying {[*further][-1]}")
         changed = load_recipe(path, {**(settings or {}), **further})
         with assume(assumed), _opening(changed, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.complete)

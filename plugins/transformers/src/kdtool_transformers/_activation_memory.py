@@ -83,14 +83,16 @@ class OutlineFromFacts(TransformersModel):
     """
 
     def __init__(self, facts: kdtool.ModelFacts) -> None:
+        heads = facts.heads or 1
+        size = facts.head_size or max(1, facts.hidden // heads)
         config = LlamaConfig(
             vocab_size=facts.vocabulary,
             hidden_size=facts.hidden,
             intermediate_size=facts.feed_forward or 4 * facts.hidden,
             num_hidden_layers=facts.layers,
-            num_attention_heads=facts.heads or 1,
-            num_key_value_heads=facts.kv_heads or 1,
-            head_dim=facts.head_size or max(1, facts.hidden // max(1, facts.heads)),
+            num_attention_heads=heads,
+            num_key_value_heads=facts.kv_heads if facts.kv_heads and heads % facts.kv_heads == 0 else heads,
+            head_dim=size + size % 2,  # rotary embeddings turn pairs
             tie_word_embeddings=facts.tied,
         )
         super().__init__(outline_of(config).model, AbsentTokenizer(facts.vocabulary, None))  # type: ignore[arg-type]
