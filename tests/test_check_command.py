@@ -67,8 +67,12 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
     assert call(["check", file, "--memory", "1MB"]) == 9
     printed = capsys.readouterr().out
     first, advice = printed.splitlines()[:2]
-    assert re.match(r"\S+ is fine, but does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first))
-    assert re.fullmatch(r"No suggested change is enough. Largest part: \d+ MB for processes that measure, while .+", advice)
+    assert re.match(
+        r"\S+ is fine, but does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first)
+    )
+    assert re.fullmatch(
+        r"No suggested change is enough. Largest part: \d+ MB for processes that measure, while .+", advice
+    )
 
 
 @pytest.mark.parametrize(

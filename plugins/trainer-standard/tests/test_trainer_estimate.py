@@ -71,13 +71,26 @@ def test_a_student_without_an_outline_is_estimated_by_its_shapes(tmp_path: Path)
     assert assumed == (0, 0)
     assert found[None] == found[outline]
     (unknown, _) = trainer.kdtool_estimate(run, kdtool.RunForecast({}, "student", phase=shapes))
-    assert (unknown.part, unknown.note) == ("memory and time of training", "the student's plugin has no kdtool_describe")
+    assert (unknown.part, unknown.note) == (
+        "memory and time of training",
+        "the student's plugin has no kdtool_describe",
+    )
 
 
 def test_a_student_without_an_outline_has_as_many_weights_as_it_says(tmp_path: Path) -> None:
-    facts = replace(tiny_model("llama").facts, parameters=10_000_000, trainable=1_000_000, heads=0, head_size=0, feed_forward=0, hidden=5)
+    facts = replace(
+        tiny_model("llama").facts,
+        parameters=10_000_000,
+        trainable=1_000_000,
+        heads=0,
+        head_size=0,
+        feed_forward=0,
+        hidden=5,
+    )
     phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, None, facts)
-    parts = {one.part: one for one in make_trainer().kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))}
+    parts = {
+        one.part: one for one in make_trainer().kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))
+    }
     assert parts["weights"].host_bytes == 4 * 10_000_000
     assert parts["optimiser"].host_bytes == 8 * 1_000_000
 

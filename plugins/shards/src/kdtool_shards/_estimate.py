@@ -43,6 +43,8 @@ def recording_estimates(
         layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
         held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
         host = held + in_use if on_host else held
-        note = "" if signals.tokens else f"{size:.0f} bytes a token; the number of tokens is known when the text is read"
+        note = (
+            "" if signals.tokens else f"{size:.0f} bytes a token; the number of tokens is known when the text is read"
+        )
         yield kdtool.Estimate("teacher signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
         yield kdtool.Estimate("teacher signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

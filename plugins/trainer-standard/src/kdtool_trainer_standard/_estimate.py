@@ -135,9 +135,7 @@ def _outline(phase: kdtool.PlannedPhase, ahead: kdtool.RunForecast) -> Transform
 def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
     assumed, name = kdtool.assumed_gpu(), str(dtype).removeprefix("torch.")
     if assumed is not None:
-        return (
-            f"from {BUSY['cuda']:.0%} of the published speed of {assumed.name}: {speed / 1e12:,.0f} TFLOP/s, {name}"
-        )
+        return f"from {BUSY['cuda']:.0%} of the published speed of {assumed.name}: {speed / 1e12:,.0f} TFLOP/s, {name}"
     note = f"from this machine's speed: {speed / 1e9:,.0f} GFLOP/s, {name}"
     if device.type != "cpu":
         return note

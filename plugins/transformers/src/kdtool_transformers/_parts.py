@@ -43,7 +43,7 @@ def download_parts(source: str, revision: str | None, parameters: int) -> Iterat
     known = published_model(source)
     size = known.bytes if known is not None else 2 * parameters
     note = (
-        "" if known is not None else "about, from its shapes in 16 bits" if size else "its size is unknown before the download"
+        "" if known is not None else "about, from its shape in 16 bits" if size else "size unknown before the download"
     )
     yield kdtool.Estimate(f"weights of {source} from the hub", disk_bytes=size, download_bytes=size, note=note)
 
