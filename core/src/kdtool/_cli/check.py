@@ -48,9 +48,8 @@ def check(
         progress("loading")
         from kdtool._estimate.check import check as check_recipe
 
-        wanted = fit is not None
-        limit = fit or memory
-        found = check_recipe(Path(recipe), settings, memory=limit, fit=wanted, gpu=gpu, out=out, progress=progress)
+        memory, wanted = fit or memory, fit is not None
+        found = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
     fits = found["fits"]
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -66,9 +65,10 @@ def check(
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Show each step in one line of a terminal, which the next step replaces; nothing where stderr is not a terminal."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
 
     def show(step: str) -> None:
-        if sys.stderr.isatty():
+        if terminal:
             click.echo(f"\r\x1b[2K{step and f'{step[:72]} …'}", nl=False, err=True)
 
     try:
@@ -77,17 +77,16 @@ def _progress() -> Iterator[Callable[[str], None]]:
         show("")
 
 
-_NEEDED = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"))
-"""Limits by their key, with their name and their key in the forecast."""
+_MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"))
+"""Key of the limit, name, and key in the forecast."""
 
 
 def _verdict(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     forecast, limits = found["forecast"], found["limits"]
-    needed = {"disk": forecast["disk_bytes"], **{key: forecast[entry]["peak"] for key, _, entry in _NEEDED}}
-    names = {"disk": "disk space", **{key: name for key, name, _ in _NEEDED}}
+    needed = [(key, name, forecast[entry]["peak"]) for key, name, entry in _MEMORY]
     missing = [
-        f"{size(count)} of {names[key]} needed, {size(limits[key])} available"
-        for key, count in needed.items()
+        f"{size(count)} of {name} needed, {size(limits[key])} available"
+        for key, name, count in (*needed, ("disk", "disk space", forecast["disk_bytes"]))
         if not found["fits"][key]
     ]
     if missing:
@@ -134,7 +133,7 @@ def _options(settings: Mapping[str, Any]) -> str:
 
 def _needs(found: Mapping[str, Any]) -> Iterator[str]:
     forecast, limits = found["forecast"], found["limits"]
-    for key, name, entry in _NEEDED:
+    for key, name, entry in _MEMORY:
         memory = forecast[entry]
         if memory["peak"]:
             available = f" of {size(limits[key])}" if limits[key] and found["fits"][key] else ""

@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import kdtool
@@ -24,7 +25,7 @@ from transformers import AutoConfig, LlamaConfig
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._causal import causal_of
 from kdtool_transformers._meta_attention import few_blocks, gpu_kernels
-from kdtool_transformers._model import TransformersModel, decoder_layers
+from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers
 from kdtool_transformers._open import without_weights
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
@@ -96,10 +97,10 @@ class OutlineFromFacts(TransformersModel):
             tie_word_embeddings=facts.tied,
         )
         super().__init__(outline_of(config).model, AbsentTokenizer(facts.vocabulary, None))  # type: ignore[arg-type]
-        self._facts = facts
+        self._facts = TransformersFacts(**asdict(facts), config=config)
 
     @property
-    def facts(self) -> kdtool.ModelFacts:
+    def facts(self) -> TransformersFacts:
         """Shapes of the model, not of the Llama."""
         return self._facts
 
