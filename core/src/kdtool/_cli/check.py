@@ -199,7 +199,8 @@ def _description(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
             yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
     for phase, count in found["trainable"].items():
         yield f"phase {phase}: {count:,} trainable parameters"
-    yield f"{len(found['components'])} components{'' if verbose else ' (listed with -v)'}, arms {', '.join(found['arms'])}"
+    hint = "" if verbose else " (listed with -v)"
+    yield f"{len(found['components'])} components{hint}, arms {', '.join(found['arms'])}"
     for component in found["components"] if verbose else ():
         line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
         yield line.rstrip()
