@@ -74,7 +74,7 @@ def check(
     gpu: str | None = None,
     out: Path | str = "runs",
     store: Path | str | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Check a recipe without loading weights or fetching anything, and forecast its needs.
 
@@ -105,11 +105,13 @@ def check(
     path = Path(recipe) if isinstance(recipe, str) else recipe
     known = Known()
 
+    show = progress or (lambda _: None)
+
     def say(line: str) -> None:
-        progress("")
+        show("")
         print_line(line)
 
-    progress("checking components and estimating the run")
+    show("checking components and estimating the run")
     with assume(assumed):
         found = _look(load_recipe(path, settings), folder, say, known)
     here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
@@ -124,7 +126,7 @@ def check(
     def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
             return _attempt_of(found, limits)
-        progress(f"trying {[*further][-1]}")
+        show(f"trying {[*further][-1]}")
         changed = load_recipe(path, {**(settings or {}), **further})
         with assume(assumed), _opening(changed, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.complete)
