@@ -59,7 +59,7 @@ FITTED: tuple[Mapping[str, Any], ...] = tuple(
         ("pruned", "wide", True, 1, 1024, 2, "bfloat16", "beside", True, "gradient-checkpointing"),
     )
 )
-"""The recipes on which the constants of the estimate were fitted; none of them is drawn."""
+"""Recipes that are never drawn, to fit the constant of the estimate anew."""
 
 
 def drawn(seed: int) -> list[dict[str, Any]]:

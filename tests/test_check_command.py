@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import kdtool
 import pytest
 from kdtool._assembly.assemble import Assembly
 from kdtool._cli import call
+from kdtool._cli.check import _moment
 from kdtool._estimate.check import _look
 from kdtool._estimate.remedies import proposals
 from kdtool._recipe.read import load_recipe
 from kdtool._run.preflight.run_forecast import Asked, Known
 from kdtool_transformers import CausalTeacher
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def looked_at(recipe: dict[str, Any]) -> tuple[Assembly, list[Asked]]:
@@ -55,8 +66,13 @@ def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--memory", "1MB"]) == 9
     printed = capsys.readouterr().out
-    assert "does not fit: " in printed
-    assert "of 1.0 MB" in printed
+    first, advice = printed.splitlines()[:2]
+    assert re.match(
+        r"\S+ is fine, but does not fit: \S+ [MG]B of memory needed, 1.0 MB available", click.unstyle(first)
+    )
+    assert re.fullmatch(
+        r"No suggested change is enough. Largest part: \d+ MB for processes that measure, while .+", advice
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,9 +108,52 @@ def test_what_is_proposed_fits(file: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.slow
+def test_peak_memory_comes_first_and_components_only_if_asked_for(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["check", file, "--memory", "64GB"]) == 0
+    printed = capsys.readouterr()
+    verdict, peak, *rest = printed.out.splitlines()
+    assert verdict == f"{file} is fine and fits"
+    assert re.fullmatch(r"peak memory: \S+ [MG]B of 64.00 GB, while \S.*", peak)
+    assert any(re.fullmatch(r"  KV cache for [\d,]+ tokens \(16-bit\): \S+ .?B", line) for line in rest)
+    assert "kdtool-trainer-standard" not in printed.out
+    assert "checking components" not in printed.err, "stderr is not a terminal here"
+    assert call(["check", file, "--memory", "64GB", "-v"]) == 0
+    longer = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(r"  trainer +standard +kdtool-trainer-standard \S+", line) for line in longer)
+
+
+def test_a_terminal_shows_each_step_in_one_line(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert call(["check", file, "--memory", "500MB"]) == 9
+    steps = [click.unstyle(step) for step in terminal.getvalue().split("\r")]
+    assert steps[:3] == ["", "loading …", "checking components and estimating the run …"]
+    assert [step for step in steps if step.startswith("trying evaluators.")]
+    assert terminal.getvalue().endswith("\r\x1b[2K"), "the line is gone at the end"
+    assert "checking" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("scores: efficiency", "while measuring efficiency"),
+        ("phases/control/train: head", "while training phase control/train (head)"),
+        ("phases/train", "while training phase train"),
+        ("signals/topk", "while recording teacher signals topk"),
+        ("students", "while building the student"),
+    ],
+)
+def test_a_moment_is_named_in_words(moment: str, words: str) -> None:
+    assert _moment(moment) == words
+
+
 def test_nothing_is_proposed_where_a_process_alone_is_larger(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["check", file, "--fit", "1MB"]) == 9
-    assert "nothing that components propose fits into 1MB" in capsys.readouterr().out
+    assert "No student that the plugins can propose fits into 1MB. Largest part: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--memory", "8GB", "--fit", "8GB"], ["--memory", "much"], ["--fit", "-1GB"]])
@@ -156,8 +215,8 @@ def test_a_run_elsewhere_is_estimated_by_the_published_figures_of_its_gpu(
     assert call(["check", file, "--gpu", gpu]) == 0
     printed = capsys.readouterr().out
     assert "CUDA context" in printed
-    assert f"published of {gpu}" in printed
-    assert "of memory of the GPU" in printed
+    assert f"published speed of {gpu}" in printed
+    assert "\npeak GPU memory: " in printed
     assert call(["check", file, "--gpu", "abacus"]) == 2
 
 

@@ -10,10 +10,12 @@ import kdtool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kdtool._contract.run_info import Owner
 from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, read_size, size
 from kdtool._estimate.remedies import Attempt, Remedy, fitting, largest
 from kdtool._estimate.totals import add_up, cache_bytes
+from kdtool._run.preflight.default_estimates import estimate_process, estimate_without_hook
 from kdtool._run.preflight.run_forecast import Asked
 
 STAGES = ("students", "signals", "phases/train", "scores")
@@ -181,6 +183,47 @@ def test_what_computes_is_counted_where_the_run_computes() -> None:
 def test_a_model_that_two_components_take_is_downloaded_once() -> None:
     both = [Asked(name, kdtool.Estimate("weights of m", disk_bytes=5, download_bytes=5)) for name in ("a", "b")]
     assert ([spent.bytes for spent in forecast(*both).downloads], forecast(*both).disk_bytes) == ([5], 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "described", "expected"),
+    [
+        ("student", "student", True, ["student before training"] * 2),
+        ("student", "student", False, ["memory of student: its plugin does not implement kdtool_describe"]),
+        ("teacher", "teacher", True, ["teacher"]),
+        ("teacher", "teacher", False, ["memory of teacher: its plugin does not implement kdtool_describe"]),
+        ("trainer", "trainer", True, ["memory and time of training of trainer: its plugin does not implement"]),
+        ("evaluator", "evaluators.parses", True, ["measured student"]),
+        ("exporter", "exporters.zip", True, ["exported student"]),
+        ("loss", "train.losses.own", True, []),
+    ],
+)
+def test_a_component_without_an_estimate_is_estimated_by_shape_or_named_as_unknown(
+    kind: str, name: str, described: bool, expected: list[str]
+) -> None:
+    models = {"student": SMALLCODER, "teacher": SMALLCODER} if described else {}
+    ahead = kdtool.RunForecast(models, "student", STAGES, teachers=("teacher",))
+    component = kdtool.Teacher(None)
+    found = [Asked(name, one) for one in estimate_without_hook(Owner(name, kind, "own", "", ""), component, ahead)]
+    unknown = add_up(ahead, found, ()).unknown
+    assert len(unknown or found) == len(expected)
+    for line, start in zip(unknown or [one.estimate.part for one in found], expected, strict=True):
+        assert line.startswith(start)
+    moments = add_up(ahead, found, ()).memory.moments
+    if expected == ["measured student"]:
+        assert sum(moments["scores: parses"].values()) == 4 * SMALLCODER.parameters
+    component.answer_cache_key = {"model": "remote"}
+    if kind == "teacher" and not described:
+        assert not [*estimate_without_hook(Owner(name, kind, "own", "", ""), component, ahead)], "a service"
+
+
+def test_a_process_is_part_of_every_stage() -> None:
+    moments = forecast(Asked("process", estimate_process(AHEAD))).memory.moments
+    assert {stage: sum(parts.values()) for stage, parts in moments.items()} == dict.fromkeys(STAGES, 650_000_000)
+
+
+def test_a_model_without_attention_heads_has_a_cache() -> None:
+    assert cache_bytes(replace(SMALLCODER, heads=0, kv_heads=0)) == 0
 
 
 def test_a_gpu_is_known_by_its_name() -> None:

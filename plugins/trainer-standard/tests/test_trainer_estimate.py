@@ -56,6 +56,45 @@ def test_best_students_on_disk_are_counted_where_one_is_watched(tmp_path: Path, 
     assert sum(one.disk_bytes for one in found if one.part == "best student") == (4 * weights if watch else 0)
 
 
+def test_a_student_without_an_outline_is_estimated_by_its_shapes(tmp_path: Path) -> None:
+    outline = outline_of(tiny_model("llama", layers=3).model.config)
+    term = kdtool.LossTerm("losses.ce", "ce", 1.0)
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (term,), LENGTH, outline, outline.facts)
+    trainer, run = make_trainer(), make_run(tmp_path, {"losses.ce": CE(CE.Config())})
+    found = {}
+    for own in (outline, None):
+        shapes = replace(phase, outline=own, facts=None if own is None else own.facts)
+        ahead = kdtool.RunForecast({"student": outline.facts}, "student", phase=shapes)
+        parts = [*trainer.kdtool_estimate(run, ahead)]
+        found[own] = {(one.part, one.stages): (one.host_bytes, one.disk_bytes) for one in parts}
+    assumed = found[None].pop(("activations", ()))
+    assert assumed == (0, 0)
+    assert found[None] == found[outline]
+    (unknown, _) = trainer.kdtool_estimate(run, kdtool.RunForecast({}, "student", phase=shapes))
+    assert (unknown.part, unknown.note) == (
+        "memory and time of training",
+        "the student's plugin has no kdtool_describe",
+    )
+
+
+def test_a_student_without_an_outline_has_as_many_weights_as_it_says(tmp_path: Path) -> None:
+    facts = replace(
+        tiny_model("llama").facts,
+        parameters=10_000_000,
+        trainable=1_000_000,
+        heads=0,
+        head_size=0,
+        feed_forward=0,
+        hidden=5,
+    )
+    phase = kdtool.PlannedPhase("train", "train", "student", 4, (), LENGTH, None, facts)
+    parts = {
+        one.part: one for one in make_trainer().kdtool_estimate(make_run(tmp_path), kdtool.RunForecast(phase=phase))
+    }
+    assert parts["weights"].host_bytes == 4 * 10_000_000
+    assert parts["optimiser"].host_bytes == 8 * 1_000_000
+
+
 @pytest.mark.parametrize("others", [0.0, 1.5])
 def test_other_work_is_said_as_each_phase_begins(
     others: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +116,7 @@ def test_the_phases_of_a_check_share_a_look_at_other_work_and_a_later_check_look
         monkeypatch.setattr(_estimate, "monotonic", lambda minute=minute: 60 * minute)
         monkeypatch.setattr(kdtool, "busy_cores", lambda _, others=others: others)
         notes.append(_speed_note(1e9, torch.float32, torch.device("cpu")))
-    assert ["other work takes 1.5 cores now" in note for note in notes] == [False, False, True]
+    assert ["longer while other processes use 1.5 cores" in note for note in notes] == [False, False, True]
 
 
 def test_a_phase_that_trained_beside_other_work_has_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

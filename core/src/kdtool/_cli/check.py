@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from kdtool._estimate.machine import size
     default="runs",
     help="The folder for runs: earlier ones show how long training takes.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Also list the components.")
 @json_option
 def check(
     recipe: str,
@@ -34,112 +38,176 @@ def check(
     fit: str | None,
     gpu: str | None,
     out: str,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Check a recipe: everything that can be known before weights load, and whether the run will fit."""
-    from kdtool._estimate.check import check as check_recipe
-
     if memory is not None and fit is not None:
         raise click.UsageError("give --memory or --fit: the size behind --fit is the memory")
-    found = check_recipe(Path(recipe), settings, memory=fit or memory, fit=fit is not None, gpu=gpu, out=out)
+    with _progress() as progress:
+        progress("loading")
+        from kdtool._estimate.check import check as check_recipe
+
+        memory, wanted = fit or memory, fit is not None
+        found = check_recipe(Path(recipe), settings, memory=memory, fit=wanted, gpu=gpu, out=out, progress=progress)
     fits = found["fits"]
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         advice = _proposal(found, fit) if fit is not None else _remedies(found)
-        for line in (*_description(recipe, found), *_needs(found["forecast"]), *_fits(found), *advice):
+        for line in (*_verdict(recipe, found), *advice, *_needs(found), *_description(found, verbose)):
             click.echo(line)
     asked = (memory is not None and not fits["memory"]) or (gpu is not None and not fits["gpu"])
     if found["proposal"] is None if fit is not None else asked:
         raise click.exceptions.Exit(MemoryExceededError.exit_code)
 
 
-def _description(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
-    from pydantic import TypeAdapter
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show each step in one line of a terminal, which the next step replaces; nothing where stderr is not a terminal."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
 
-    from kdtool._contract.licences import Licensed, licence_lines
-    from kdtool._run.preflight.vocabularies import describe_vocabularies
-    from kdtool._tokenizers.vocabulary import Vocabularies
+    def show(step: str) -> None:
+        if terminal:
+            click.echo(f"\r\x1b[2K{step and f'{step[:72]} …'}", nl=False, err=True)
 
-    yield f"{recipe} is fine: {len(found['components'])} components, arms {', '.join(found['arms'])}"
-    for component in found["components"]:
-        line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
-        yield line.rstrip()
-    for name, facts in found["models"].items():
-        shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
-        yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
-        cache = size(found["forecast"]["cache"][name])
-        yield f"  keys and values of {facts['context']:,} tokens in 16 bits: {cache}"
-    for phase, count in found["trainable"].items():
-        yield f"phase {phase}: {count:,} parameters learn"
-    yield from licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
-    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
-    yield from found["mixtures"]
+    try:
+        yield show
+    finally:
+        show("")
 
 
-def _needs(forecast: Mapping[str, Any]) -> Iterator[str]:
-    for name, memory in (("memory", forecast["memory"]), ("memory of the GPU", forecast["device_memory"])):
-        if memory["peak"]:
-            yield f"{name}: {size(memory['peak'])} at most, in {memory['at']}"
-            yield from (f"  {size(count):>9}  {part}" for part, count in memory["parts"].items())
-    if forecast["disk"]:
-        yield f"disk: {size(forecast['disk_bytes'])}"
-    for spent in forecast["disk"]:
-        times = f" × {spent['times']}" if spent["times"] > 1 else ""
-        note = f" ({spent['note']})" if spent["note"] else ""
-        yield f"  {size(spent['bytes']):>9}  {spent['what']} of {spent['of']}{times}{note}"
-    for spent in forecast["downloads"]:
-        yield f"will download {size(spent['bytes'])}: {spent['what']} of {spent['of']}"
-    yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
-    if forecast["seconds"]:
-        yield f"time of training: about {_duration(forecast['seconds'])}, {forecast['speed']}"
-    if forecast["picodollars"]:
-        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars"
-    yield from (f"not known: {line}" for line in forecast["unknown"])
+_MEMORY = (("memory", "memory", "memory"), ("gpu", "GPU memory", "device_memory"))
+"""Key of the limit, name, and key in the forecast."""
 
 
-def _fits(found: Mapping[str, Any]) -> Iterator[str]:
+def _verdict(recipe: str, found: Mapping[str, Any]) -> Iterator[str]:
     forecast, limits = found["forecast"], found["limits"]
-    for key, name, needed in (
-        ("disk", "disk", forecast["disk_bytes"]),
-        ("memory", "memory", forecast["memory"]["peak"]),
-        ("gpu", "memory of the GPU", forecast["device_memory"]["peak"]),
-    ):
-        if not found["fits"][key]:
-            text = f"does not fit: {size(needed)} of {name} are needed, of {size(limits[key])}"
-            yield click.style(text, fg="red", bold=True)
-        elif limits[key] and key != "disk":
-            yield f"fits: {size(needed)} of {size(limits[key])} of {name}"
+    needed = [(key, name, forecast[entry]["peak"]) for key, name, entry in _MEMORY]
+    missing = [
+        f"{size(count)} of {name} needed, {size(limits[key])} available"
+        for key, name, count in (*needed, ("disk", "disk space", forecast["disk_bytes"]))
+        if not found["fits"][key]
+    ]
+    if missing:
+        yield click.style(f"{recipe} is fine, but does not fit: {'; '.join(missing)}", fg="red", bold=True)
+    else:
+        yield f"{recipe} is fine and fits{', as far as is known (see below)' if forecast['unknown'] else ''}"
 
 
 def _remedies(found: Mapping[str, Any]) -> Iterator[str]:
     if found["fits"]["memory"] and found["fits"]["gpu"]:
         return
     if not found["remedies"]:
-        yield "no change that a component proposes makes it fit: take a smaller student or teacher"
+        yield f"No suggested change is enough. {_largest_part(found)}"
         return
-    yield "would fit:"
+    yield "would fit (least effect on the result first):"
     for remedy in found["remedies"]:
-        yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])} ({remedy['cost']})"
+        yield f"  {_options(remedy['settings'])}: {size(remedy['peak'])}{_cost(remedy)}"
 
 
 def _proposal(found: Mapping[str, Any], limit: str) -> Iterator[str]:
     proposal = found["proposal"]
     if proposal is None:
-        yield f"nothing that components propose fits into {limit}"
+        yield f"No student that the plugins can propose fits into {limit}. {_largest_part(found)}"
         return
-    figures = f"a student of {proposal['parameters']:,} parameters, {size(proposal['peak'])} of {limit}"
+    figures = f"a student of {proposal['parameters']:,} parameters, peak memory {size(proposal['peak'])} of {limit}"
     settings = _options(proposal["settings"]) or "the recipe as it is"
-    cost = f" ({proposal['cost']})" if proposal["cost"] else ""
-    yield f"proposed: {figures}: {settings}{cost}"
+    yield f"proposed: {figures}: {settings}{_cost(proposal)}"
+
+
+def _cost(remedy: Mapping[str, Any]) -> str:
+    words = [remedy["cost"], "changes the result" if remedy["changes_result"] else ""]
+    return f" ({'; '.join(filter(None, words))})" if any(words) else ""
+
+
+def _largest_part(found: Mapping[str, Any]) -> str:
+    memory = found["forecast"]["memory" if found["fits"]["gpu"] else "device_memory"]
+    part, count = next(iter(memory["parts"].items()))
+    return f"Largest part: {size(count)} for {part}, {_moment(memory['at'])}."
 
 
 def _options(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
 
 
+def _needs(found: Mapping[str, Any]) -> Iterator[str]:
+    forecast, limits = found["forecast"], found["limits"]
+    for key, name, entry in _MEMORY:
+        memory = forecast[entry]
+        if memory["peak"]:
+            available = f" of {size(limits[key])}" if limits[key] and found["fits"][key] else ""
+            yield f"peak {name}: {size(memory['peak'])}{available}, {_moment(memory['at'])}"
+            yield from (f"  {size(count):>9}  {part}" for part, count in memory["parts"].items())
+    yield f"disk: {size(forecast['disk_bytes'])} of {size(limits['disk'])}"
+    count = Counter(spent["what"] for spent in forecast["disk"])
+    yield from (f"  {size(spent['bytes']):>9}  {_spent(spent, count)}" for spent in forecast["disk"])
+    for spent in forecast["downloads"]:
+        yield f"download: {size(spent['bytes'])}, {spent['what']}"
+    yield f"training: {forecast['steps']:,} steps, {forecast['tokens']:,} tokens"
+    if forecast["seconds"]:
+        yield f"training time: about {_duration(forecast['seconds'])} ({forecast['speed']})"
+    if forecast["picodollars"]:
+        yield f"cost: {forecast['picodollars'] / 1e12:,.2f} dollars"
+    yield from (f"not known: {line}" for line in forecast["unknown"])
+
+
+_DOING = {
+    "students": "building the student",
+    "signals": "recording teacher signals",
+    "phases": "training phase",
+    "exports": "exporting",
+    "scores": "measuring",
+}
+
+
+def _moment(at: str) -> str:
+    """Return "while measuring efficiency" for the moment `scores: efficiency`."""
+    stage, _, moment = at.partition(": ")
+    kind, _, name = stage.partition("/")
+    if kind == "phases":
+        moment = moment and f"({moment})"
+    return " ".join(filter(None, ("while", _DOING.get(kind, kind), name, moment)))
+
+
+def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
+    """Return what is written, with its phase or, where another component writes the same, its component."""
+    component, *phase = spent["of"].split("/")
+    if phase:
+        of = f" of phase {'/'.join(part for part in phase if part != 'student')}"
+    else:
+        of = f" of {component}" if count[spent["what"]] > 1 else ""
+    times = f" × {spent['times']}" if spent["times"] > 1 else ""
+    return f"{spent['what']}{of}{times}{' (' + spent['note'] + ')' if spent['note'] else ''}"
+
+
+def _description(found: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+    from pydantic import TypeAdapter
+
+    from kdtool._contract.licences import Licensed, licence_lines
+    from kdtool._run.preflight.vocabularies import describe_vocabularies
+    from kdtool._tokenizers.vocabulary import Vocabularies
+
+    yield from licence_lines(TypeAdapter(tuple[Licensed, ...]).validate_python(found["licences"]), found["name"])
+    yield from describe_vocabularies(TypeAdapter(dict[str, Vocabularies | None]).validate_python(found["vocabularies"]))
+    yield from found["mixtures"]
+    for name, facts in found["models"].items():
+        shape = f"{facts['layers']} layers, width {facts['hidden']}, vocabulary {facts['vocabulary']:,}"
+        yield f"model {name}: {facts['parameters']:,} parameters, {shape}"
+        if facts["context"]:
+            cache = size(found["forecast"]["cache"][name])
+            yield f"  KV cache for {facts['context']:,} tokens (16-bit): {cache}"
+    for phase, count in found["trainable"].items():
+        yield f"phase {phase}: {count:,} trainable parameters"
+    hint = "" if verbose else " (listed with -v)"
+    yield f"{len(found['components'])} components{hint}, arms {', '.join(found['arms'])}"
+    for component in found["components"] if verbose else ():
+        line = f"  {component['name']:<28} {component['use']:<18} {component['distribution']} {component['version']}"
+        yield line.rstrip()
+
+
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

@@ -81,7 +81,8 @@ class Component:
 
         Called by `kdtool check`, on rank 0; for a component of a phase once in each phase (`ahead.phase`). Must take
         seconds at most, and load or fetch nothing. Leave unknown parts out, or mention them in a note; after an exception
-        the part is unknown. Raise a `UsageError` to refuse a recipe that would fail during the run. Since 0.1.
+        the part is unknown. Without this hook, models are estimated from `kdtool_describe`, evaluators as holding a student.
+        Raise a `UsageError` to refuse a recipe that would fail during the run. Since 0.1.
         """
 
     def kdtool_acknowledge(self) -> LicenceTerms | None:

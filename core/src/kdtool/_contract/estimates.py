@@ -91,6 +91,11 @@ class PlannedSignals:
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2}
 
 
+def bytes_of_weights(facts: ModelFacts) -> int:
+    """Return the bytes of a model's weights in its own dtype."""
+    return _ITEM_BYTES.get(facts.dtype, 4) * facts.parameters
+
+
 @dataclass(frozen=True)
 class RunForecast:
     """A planned run. `models` are described by component; `phase` is that of the component being called.
@@ -118,5 +123,4 @@ class RunForecast:
             return 0
         outlined = [phase.facts for phase in self.phases]
         added = [facts is not None and facts.trainable <= facts.parameters - student.parameters for facts in outlined]
-        kept = _ITEM_BYTES.get(student.dtype, 4) if all(added) else 4
-        return kept * student.parameters
+        return bytes_of_weights(student) if all(added) else 4 * student.parameters

@@ -74,6 +74,7 @@ def check(
     gpu: str | None = None,
     out: Path | str = "runs",
     store: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Check a recipe without loading weights or fetching anything, and forecast its needs.
 
@@ -86,6 +87,7 @@ def check(
             published figures.
         out: the folder for runs; an earlier one of the same name shows how long training takes.
         store: the folder for text, rows and signals.
+        progress: called with each step as it begins, and with "" before a line is printed.
 
     Returns:
         Plain data: `name`, `arms`, `components` with their settings, `models` (shapes), `licences` (terms, and what the
@@ -102,8 +104,16 @@ def check(
     folder, shared = Path(out).absolute(), store_folder(store)
     path = Path(recipe) if isinstance(recipe, str) else recipe
     known = Known()
+
+    show = progress or (lambda _: None)
+
+    def say(line: str) -> None:
+        show("")
+        print_line(line)
+
+    show("checking components and estimating the run")
     with assume(assumed):
-        found = _look(load_recipe(path, settings), folder, print_line, known)
+        found = _look(load_recipe(path, settings), folder, say, known)
     here = memory_here() if assumed is None else 0  # nothing is known of the machine with an assumed GPU
     disk = min(free_disk(folder), free_disk(shared))
     limits = _Limits(limit or here, disk, assumed.memory if assumed else 0, limit is not None)
@@ -116,6 +126,7 @@ def check(
     def attempt(further: Mapping[str, Any]) -> Attempt:
         if not further:
             return _attempt_of(found, limits)
+        show(f"trying {[*further][-1]}")
         changed = load_recipe(path, {**(settings or {}), **further})
         with assume(assumed), _opening(changed, lambda _: None) as (context, info):
             refuse_missing(context.assembly, info, known.complete)

@@ -39,5 +39,5 @@ def apply_earlier_speed(
 def _with_speed(part: Asked, speed: float | None, folder: Path) -> Asked:
     if speed is None or not part.estimate.seconds:
         return part
-    note = f"at the speed of the run in {folder}: {1 / max(speed, 1e-12):,.0f} tokens a second"
+    note = f"from the run in {folder}: {1 / max(speed, 1e-12):,.0f} tokens/s"
     return replace(part, estimate=replace(part.estimate, seconds=speed * part.estimate.tokens, note=note))

@@ -81,7 +81,7 @@ def proposals(assembly: Assembly, asked: Sequence[Asked]) -> list[Remedy]:
             for saving in part.estimate.savings
         ]
         if spec.kind == "evaluator" and stages:
-            cost = f"{spec.path.rpartition('.')[2]} is not measured"
+            cost = f"without the evaluator {spec.path.rpartition('.')[2]}"
             own.append(Remedy({prefix: False}, cost, False, leaves_out=True, stages=stages))
         for one in own:
             known = found.setdefault(str(one.settings), one)

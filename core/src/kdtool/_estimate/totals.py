@@ -90,7 +90,7 @@ def _place(part: Asked, where: str) -> Asked:
 
 def cache_bytes(facts: ModelFacts, tokens: int = 0, itemsize: int = 2) -> int:
     """Return the bytes of keys and values of so many tokens, by default of the whole context in 16 bits."""
-    width = facts.head_size or facts.hidden // facts.heads
+    width = facts.head_size or facts.hidden // max(1, facts.heads)
     return 2 * facts.layers * facts.kv_heads * width * (tokens or facts.context) * itemsize
 
 
@@ -143,8 +143,8 @@ def _spent(asked: Sequence[Asked], what: str) -> Iterable[Spent]:
 
 
 def _unknown(asked: Sequence[Asked]) -> Iterable[str]:
-    """Yield the notes of parts without any figure."""
+    """Yield parts without any figure, each with its note."""
     for part in asked:
         known = ("host_bytes", "device_bytes", "disk_bytes", "download_bytes", "seconds", "tokens", "picodollars")
         if part.estimate.note and not any(getattr(part.estimate, what) for what in known):
-            yield f"{part.component}: {part.estimate.part}: {part.estimate.note}"
+            yield f"{part.estimate.part} of {part.component}: {part.estimate.note}"

@@ -59,7 +59,7 @@ class Packed(kdtool.Packer):
     def kdtool_estimate(self, run: kdtool.RunInfo, ahead: kdtool.RunForecast) -> Iterator[kdtool.Estimate]:
         limit = self.config.maximum_tokens
         if limit is not None:
-            yield kdtool.Estimate("rows", tokens=limit, disk_bytes=limit * _ROW_BYTES, note="at most")
+            yield kdtool.Estimate("tokenised rows", tokens=limit, disk_bytes=limit * _ROW_BYTES, note="at most")
 
     def kdtool_rows(
         self, run: kdtool.RunInfo, examples: Iterable[kdtool.Example], tokenizer: kdtool.Tokenizer

@@ -34,6 +34,8 @@ def recording_estimates(
     for signals in ahead.signals:
         facts = ahead.models.get(signals.teacher)
         if facts is None:
+            note = f"the plugin of {signals.teacher} does not implement kdtool_describe"
+            yield kdtool.Estimate("teacher signals", note=note)
             continue
         size = bytes_a_token(signals, facts)
         shard = rows_per_shard * signals.row_length
@@ -41,6 +43,8 @@ def recording_estimates(
         layer = states * (4 * facts.hidden + 3 * facts.feed_forward)
         held, in_use = int(2 * min(shard, signals.tokens or shard) * size), layer + working
         host = held + in_use if on_host else held
-        note = "" if signals.tokens else f"and {size:.0f} bytes per token; their number is not known yet"
-        yield kdtool.Estimate("signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
-        yield kdtool.Estimate("signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)
+        note = (
+            "" if signals.tokens else f"{size:.0f} bytes a token; the number of tokens is known when the text is read"
+        )
+        yield kdtool.Estimate("teacher signals", (signals.stage,), host, held + in_use - host, uses=(signals.teacher,))
+        yield kdtool.Estimate("teacher signals", disk_bytes=int(signals.tokens * size) + bytes_once(facts), note=note)

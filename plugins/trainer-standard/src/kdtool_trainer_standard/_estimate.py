@@ -18,6 +18,7 @@ import kdtool
 import torch
 from kdtool_transformers import (
     ActivationMemory,
+    OutlineFromFacts,
     TransformersModel,
     estimate_activation_memory,
     forward_bytes,
@@ -39,7 +40,7 @@ BUSY = {"cpu": 0.5, "cuda": 0.35}
 """Share of the speed of a bare product of matrices that a step reaches: on CPUs measured (docs/benchmarks.md), on GPUs what
 is published of training on transformers (30 to 45 %); 0.5 on others."""
 _SLACK = 0.1
-"""Of what comes and goes on a GPU, the share that lies unused between blocks of the allocator."""
+"""Of memory that comes and goes, the share that lies unused between blocks of the allocator."""
 _LOOK_SECONDS = 60
 """Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
@@ -83,10 +84,11 @@ def estimate_phase(
     if phase is None:
         return
     tokens = phase.steps * config.accumulation * config.batch * phase.row_length
-    outline = phase.outline
-    if not isinstance(outline, TransformersModel) or not phase.row_length:
-        missing = "an outline of the student" if phase.row_length else "the length of rows"
-        yield kdtool.Estimate("training", tokens=tokens, note=f"not known without {missing}")
+    outline = _outline(phase, ahead)
+    if outline is None or not phase.row_length:
+        missing = "the student's plugin has no kdtool_describe" if phase.row_length else "the packer has no row_length"
+        yield kdtool.Estimate("memory and time of training", note=missing)
+        yield kdtool.Estimate("training", tokens=tokens)
         return
     device = pick_device()
     dtype = chosen_dtype(config.dtype, device)
@@ -94,6 +96,8 @@ def estimate_phase(
     sizes = _sizes(config, run, ahead, phase, outline, dtype)
     if sizes.forward_passes > 1 and not sizes.activations.draws:
         raise without_dropout(phase.terms)
+    if isinstance(outline, OutlineFromFacts):
+        yield kdtool.Estimate("activations", note="those of a Llama with the student's shapes are assumed")
     yield from _memory(config, phase, sizes, on_host=device.type == "cpu")
     kept = config.keep_checkpoints + 1  # one more is written before the oldest goes
     yield kdtool.Estimate(
@@ -111,22 +115,32 @@ def estimate_phase(
         tokens=tokens,
         seconds=_operations(ahead, phase, facts, sizes, tokens) / (BUSY.get(device.type, 0.5) * speed),
         note=_speed_note(speed, dtype, device)
-        + ("; what the student writes, one token after another, comes on top" if sizes.written else ""),
+        + ("; without the time to generate on-policy text" if sizes.written else ""),
     )
+
+
+@lru_cache(maxsize=8)
+def _outline_from(facts: kdtool.ModelFacts) -> OutlineFromFacts:
+    return OutlineFromFacts(facts)
+
+
+def _outline(phase: kdtool.PlannedPhase, ahead: kdtool.RunForecast) -> TransformersModel | None:
+    """Return the phase's outline, or one of the student's shapes; None if the student is not described."""
+    if isinstance(phase.outline, TransformersModel):
+        return phase.outline
+    facts = phase.facts or ahead.models.get(ahead.student)
+    return None if facts is None else _outline_from(facts)
 
 
 def _speed_note(speed: float, dtype: torch.dtype, device: torch.device) -> str:
     assumed, name = kdtool.assumed_gpu(), str(dtype).removeprefix("torch.")
     if assumed is not None:
-        return (
-            f"at {BUSY['cuda']:.0%} of the {speed / 1e12:,.0f} TFLOP/s in {name} that are published of {assumed.name}"
-        )
-    note = f"from a product of matrices timed here: {speed / 1e9:,.0f} GFLOP/s in {name}"
+        return f"from {BUSY['cuda']:.0%} of the published speed of {assumed.name}: {speed / 1e12:,.0f} TFLOP/s, {name}"
+    note = f"from this machine's speed: {speed / 1e9:,.0f} GFLOP/s, {name}"
     if device.type != "cpu":
         return note
-    note += " while nothing else runs"
     others = _others(torch.get_num_threads(), int(monotonic() // _LOOK_SECONDS))
-    return f"{note}; other work takes {others:.1f} cores now, so it would take longer" if others else note
+    return f"{note}; longer while other processes use {others:.1f} cores, as now" if others else note
 
 
 @lru_cache(maxsize=1)
@@ -229,7 +243,7 @@ def _memory(
             "chunk buffers": sizes.logits + sizes.embedding,
             "signals": sizes.signals,
         }
-    for parts in () if on_host else moments.values():
+    for parts in moments.values():
         parts["allocator slack"] = int(_SLACK * sum(parts.values()))
     names = {moment: f"{phase.stage}: {moment}" for moment in moments}
     common = {
@@ -344,8 +358,11 @@ def _measure_outline(outline: TransformersModel, dtype: torch.dtype) -> _Outline
         weights = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.named_parameters())
         again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        held, kept = frozen_bytes(model, dtype)
+        if isinstance(outline, OutlineFromFacts):
+            learns, held = outline.facts.trainable, 4 * (outline.facts.parameters - outline.facts.trainable)
         shapes = type(model).__name__, weights, again, dtype
-        known[dtype] = _Outlined(learns, *frozen_bytes(model, dtype), outline.facts, shapes)
+        known[dtype] = _Outlined(learns, held, kept, outline.facts, shapes)
     return known[dtype]
 
 

@@ -2,6 +2,7 @@
 
 from kdtool_transformers._activation_memory import AbsentTokenizer as AbsentTokenizer
 from kdtool_transformers._activation_memory import ActivationMemory as ActivationMemory
+from kdtool_transformers._activation_memory import OutlineFromFacts as OutlineFromFacts
 from kdtool_transformers._activation_memory import estimate_activation_memory as estimate_activation_memory
 from kdtool_transformers._activation_memory import outline_of as outline_of
 from kdtool_transformers._activation_memory import store_as as store_as

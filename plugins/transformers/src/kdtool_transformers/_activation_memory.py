@@ -11,25 +11,28 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import kdtool
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 
 from kdtool_transformers._attention import IMPLEMENTATION, Documents, document_masks_skipped
 from kdtool_transformers._causal import causal_of
 from kdtool_transformers._meta_attention import few_blocks, gpu_kernels
-from kdtool_transformers._model import TransformersModel, decoder_layers
+from kdtool_transformers._model import TransformersFacts, TransformersModel, decoder_layers
 from kdtool_transformers._open import without_weights
 from kdtool_transformers._tokenizer import TransformersTokenizer
 
 __all__ = [
     "AbsentTokenizer",
     "ActivationMemory",
+    "OutlineFromFacts",
     "estimate_activation_memory",
     "outline_of",
     "store_as",
@@ -72,6 +75,34 @@ def outline_of(config: Any, tokenizer: TransformersTokenizer | None = None) -> T
         config = AutoConfig.for_model(**config)
     stand_in: Any = AbsentTokenizer(config.get_text_config().vocab_size, getattr(config, "published_tokenizer", None))
     return TransformersModel(without_weights(config).float(), tokenizer or stand_in)
+
+
+class OutlineFromFacts(TransformersModel):
+    """The outline of a Llama with the shapes of `facts`, for a model that has no outline of its own.
+
+    Activations are those of the Llama; `facts`, and so the number of parameters, are those of the model.
+    """
+
+    def __init__(self, facts: kdtool.ModelFacts) -> None:
+        heads = facts.heads or 1
+        size = facts.head_size or max(1, facts.hidden // heads)
+        config = LlamaConfig(
+            vocab_size=facts.vocabulary,
+            hidden_size=facts.hidden,
+            intermediate_size=facts.feed_forward or 4 * facts.hidden,
+            num_hidden_layers=facts.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=facts.kv_heads if facts.kv_heads and heads % facts.kv_heads == 0 else heads,
+            head_dim=size + size % 2,  # rotary embeddings turn pairs
+            tie_word_embeddings=facts.tied,
+        )
+        super().__init__(outline_of(config).model, AbsentTokenizer(facts.vocabulary, None))  # type: ignore[arg-type]
+        self._facts = TransformersFacts(**asdict(facts), config=config)
+
+    @property
+    def facts(self) -> TransformersFacts:
+        """Shapes of the model, not of the Llama."""
+        return self._facts
 
 
 def estimate_activation_memory(

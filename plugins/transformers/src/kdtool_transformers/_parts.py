@@ -1,7 +1,4 @@
-"""Parts of an estimate that models of transformers have in common. Light: no torch.
-
-`PROCESS_BYTES` was fitted, with the trainer's constant for half precision, on six runs: docs/benchmarks.md.
-"""
+"""Parts of an estimate that models of transformers have in common. Light: no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +8,7 @@ from typing import Any
 
 import kdtool
 
-__all__ = ["PROCESS_BYTES", "download_parts", "forward_bytes", "itemsize", "student_parts"]
-
-PROCESS_BYTES = 735_000_000
-"""Memory that training keeps beside tensors: libraries and what they hold, text, Python itself (Linux, CPU)."""
+__all__ = ["download_parts", "forward_bytes", "itemsize", "student_parts"]
 
 CONTEXT_BYTES = 500_000_000
 """GPU memory that CUDA, cuBLAS and loaded kernels take before the first tensor."""
@@ -55,24 +49,23 @@ def download_parts(source: str, revision: str | None, parameters: int) -> Iterat
 
 
 def student_parts(ahead: kdtool.RunForecast, others: Iterable[Mapping[str, Any]] = ()) -> Iterator[kdtool.Estimate]:
-    """Yield what a student on transformers takes beside its training: the process, its build, its files.
+    """Yield the needs of a student on transformers beside its training: building it, its files, measuring it.
 
     Args:
-        ahead: what is known of the run.
-        others: settings under which the student would have other sizes.
+        ahead: the planned run.
+        others: settings that give the student another size, to propose.
     """
     from kdtool_transformers._device import pick_device
 
     facts = ahead.models.get(ahead.student)
     if facts is None:
         return
-    yield kdtool.Estimate("process", ahead.stages, host_bytes=PROCESS_BYTES, note="Python, torch, transformers")
     if pick_device().type == "cuda":
         yield kdtool.Estimate("CUDA context", ahead.stages, device_bytes=CONTEXT_BYTES, note="kernels and libraries")
     size = itemsize(facts.dtype) * facts.parameters
     savings = tuple(kdtool.Saving(settings, "another student", changes_result=True) for settings in others)
-    yield kdtool.Estimate("untrained student", ("students",), size, savings=savings)
-    yield kdtool.Estimate("untrained student", disk_bytes=size)
+    yield kdtool.Estimate("student before training", ("students",), size, savings=savings)
+    yield kdtool.Estimate("student before training", disk_bytes=size)
     wider = _widened_bytes(ahead, facts.parameters)
     if wider:
         note = "it computes in float32, in which its weights are held"

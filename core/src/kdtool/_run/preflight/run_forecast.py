@@ -17,6 +17,7 @@ from kdtool._contract.student import Student, Transform
 from kdtool._errors import KdtoolError, ServiceError, UsageError
 from kdtool._recipe.model import PhaseSpec, of_kind
 from kdtool._run.context import Context
+from kdtool._run.preflight.default_estimates import estimate_process, estimate_without_hook
 from kdtool._run.stages.terms import join_requests, request_of, teachers_of_terms, terms_of
 
 
@@ -58,7 +59,7 @@ def run_forecast_of(
     assembly = context.assembly
     (student,) = assembly.of_kind("student")
     left_out = adapting_phases(assembly.recipe)
-    unknown = [f"what phase {phase.name!r}, which trains {phase.trains}, takes is in no figure" for phase in left_out]
+    unknown = [f"memory and time of phase {phase.name!r}, which trains {phase.trains}" for phase in left_out]
     phases = [
         _plan_phase(context, run, models, arm, phase, unknown, known)
         for arm, own in assembly.arms.items()
@@ -73,33 +74,36 @@ def run_forecast_of(
 
 
 def ask(context: Context, run: RunInfo, ahead: RunForecast, unknown: list[str]) -> list[Asked]:
-    """Ask all components: the shared ones once, those of a phase in each phase."""
+    """Ask all components, the shared ones once, those of a phase in each phase; the process comes first."""
     assembly = context.assembly
-    found = [
+    found = [Asked("process", estimate_process(ahead))]
+    found += [
         Asked(name, estimate)
-        for name in context.hooks.implementing("kdtool_estimate")
+        for name in assembly.shared
         for estimate in _answers(context.hooks, name, run, ahead, unknown)
     ]
     for phase in ahead.phases:
         (spec,) = (own for own in assembly.arms[phase.arm] if own.name == phase.name)
-        hooks, names = assembly.hooks(spec), {own.path for own in spec.components}
+        hooks, names = assembly.hooks(spec), [own.path for own in spec.components]
         info = replace(run, hook=hooks, arm=phase.arm, phase=phase.name)
         found += [
             Asked(name, estimate, phase.arm, phase.name, len(assembly.recipe.seeds))
-            for name in hooks.implementing("kdtool_estimate")
-            if name in names
+            for name in names
             for estimate in _answers(hooks, name, info, replace(ahead, phase=phase), unknown)
         ]
     return found
 
 
 def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: RunForecast, unknown: list[str]) -> Iterable[Estimate]:
+    component, owner = hooks.component(name, Component), hooks.owner(name)
     try:
-        return list(hooks.component(name, Component).kdtool_estimate(run, ahead) or ())
+        if owner is not None and name not in hooks.implementing("kdtool_estimate"):
+            return list(estimate_without_hook(owner, component, ahead))
+        return list(component.kdtool_estimate(run, ahead) or ())
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except Exception as error:  # a check that fails for its estimate alone would be no help
-        unknown.append(f"{hooks.owner(name)} gives no estimate: {_reason(error)}")
+        unknown.append(f"{owner} could not be estimated: {_reason(error)}")
         return ()
 
 
@@ -155,7 +159,7 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
                 error, ServiceError
             ):  # which a missing tokenizer raises
                 raise
-            unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
+            unknown.append(f"the student's memory in training, since {hooks.owner(name)} failed: {_reason(error)}")
             return None
     return outline
 
