@@ -44,7 +44,8 @@ LAYER = 0
 class TeacherConformance(ComponentConformance):
     """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
-    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one.
+    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one. A
+    teacher that offers text alone needs no tokenizer.
     """
 
     kind: ClassVar[str] = "teacher"
@@ -55,10 +56,15 @@ class TeacherConformance(ComponentConformance):
         return self.ready(run)
 
     @pytest.fixture
-    def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer:
-        """The teacher's tokenizer."""
-        found: Tokenizer = teacher.kdtool_tokenizer(run)
+    def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer | None:
+        """The teacher's tokenizer; None if it has none."""
+        found: Tokenizer | None = teacher.kdtool_tokenizer(run)
         return found
+
+    @pytest.fixture
+    def rows(self, tokenizer: Tokenizer | None) -> list[Row]:
+        """Rows of the teacher's tokens; none of a teacher without a tokenizer."""
+        return pack_rows(tokenizer) if tokenizer else []
 
     def test_what_it_offers_is_possible(self, teacher: Any) -> None:
         assert isinstance(teacher.offers, frozenset)
@@ -68,6 +74,10 @@ class TeacherConformance(ComponentConformance):
     def test_its_tokenizer_needs_no_weights_and_keeps_text(self, run: RunInfo, tmp_path: Path) -> None:
         with no_model_is_built():
             tokenizer = self.ready(run).kdtool_tokenizer(run)
+        if tokenizer is None:
+            offers = self.ready(run).offers
+            assert offers <= {"text"}, "return a tokenizer from kdtool_tokenizer: signals of tokens need one"
+            return
         check_tokenizer(tokenizer, tmp_path / "tokenizer")
         assert self.ready(run).kdtool_tokenizer(run).fingerprint == tokenizer.fingerprint
 
@@ -81,25 +91,23 @@ class TeacherConformance(ComponentConformance):
             same_shapes(replace(described, trainable=runtime.model.facts.trainable), runtime.model.facts)
             check_model(runtime.model)
 
-    def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
-            for rows in (pack_rows(tokenizer), _without_labels(pack_rows(tokenizer))):
-                batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
+            for own in (rows, _without_labels(rows)):
+                batch, want = batch_of(own), SignalRequest(kinds, (LAYER,))
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
-    def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, tokenizer: Tokenizer) -> None:
-        batch = batch_of(pack_rows(tokenizer))
+    def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, rows: list[Row]) -> None:
         other = self.ready(run)
         other.kdtool_tokenizer(run)
         for kinds in _requests(teacher):
-            want = SignalRequest(kinds, (LAYER,))
+            batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
             first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
             for again in (second, third):
                 for one, two in zip(_tensors(first), _tensors(again), strict=True):
                     assert (one == two).all()
 
-    def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, tokenizer: Tokenizer) -> None:
-        rows = pack_rows(tokenizer)
+    def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, rows: list[Row]) -> None:
         for kinds in _requests(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
             want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
@@ -108,10 +116,10 @@ class TeacherConformance(ComponentConformance):
                 for place, found in enumerate(together):
                     _agree(found, [parts[place] for parts in alone])
 
-    def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, rows: list[Row]) -> None:
         if "logits" not in teacher.offers:
             return
-        row = pack_rows(tokenizer)[0]
+        row = rows[0]
         cut, ids = row.document.index(1), list(row.input_ids)
         ids[0] = next(other for other in ids if other != ids[0])
         signals = [
@@ -121,11 +129,11 @@ class TeacherConformance(ComponentConformance):
         kept = sum(row.labelled[i] for i in range(1, cut))
         close(second[kept:], first[kept:], "documents see each other")
 
-    def test_signals_can_be_learned_from(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_signals_can_be_learned_from(self, teacher: Any, rows: list[Row]) -> None:
         import torch
 
         for kinds in _requests(teacher):
-            signal = teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
+            signal = teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
             for tensor in _tensors(signal):
                 assert not tensor.requires_grad
                 if tensor.is_floating_point():
@@ -175,9 +183,9 @@ class TeacherConformance(ComponentConformance):
         assert _scores(teacher, run) == before
         assert teacher.kdtool_identity(run) == identity
 
-    def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
-            teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
+            teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
         teacher.kdtool_close()
         teacher.kdtool_close()
 

@@ -78,6 +78,32 @@ def _attention(batch: kdtool.Batch) -> Tensor:
     return (seen / seen.sum(-1, keepdim=True))[:, None]
 
 
+class Texts(kdtool.Teacher):
+    """A teacher that answers by text, as behind a service, and has no tokenizer."""
+
+    offers: frozenset[kdtool.SignalKind] = frozenset({"text"})
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> None:
+        return None
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            yield kdtool.TextAnswer(request.id, "", "stop", 1, 0)
+
+
+class Plain(kdtool.Teacher):
+    """Leaves `kdtool_tokenizer` out."""
+
+    offers = Texts.offers
+    kdtool_answer = Texts.kdtool_answer
+
+
+class Unspelled(Texts):
+    """Offers signals of tokens and has no tokenizer."""
+
+    offers: frozenset[kdtool.SignalKind] = frozenset({"text", "logits"})
+
+
 class Heavy(Toy):
     """Builds its model for its tokenizer."""
 
@@ -168,6 +194,29 @@ class Grabbing(Toy):
 class TestToy(TeacherConformance):
     component = Toy
     fails: ClassVar[set[str]] = set()
+
+
+class TestTexts(TeacherConformance):
+    component = Texts
+    fails: ClassVar[set[str]] = set()
+
+
+class TestPlain(TeacherConformance):
+    component = Plain
+    fails: ClassVar[set[str]] = set()
+
+
+class TestUnspelled(TeacherConformance):
+    component = Unspelled
+    fails: ClassVar = {
+        "test_its_tokenizer_needs_no_weights_and_keeps_text",
+        "test_signals_have_the_right_forms",
+        "test_signals_are_the_same_each_time",
+        "test_a_row_s_signal_does_not_depend_on_its_batch",
+        "test_documents_of_a_row_do_not_see_each_other",
+        "test_signals_can_be_learned_from",
+        "test_it_can_be_closed_after_work_and_twice",
+    }
 
 
 class TestHeavy(TeacherConformance):

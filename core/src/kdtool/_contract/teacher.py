@@ -40,12 +40,11 @@ class Teacher(Component):
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
-        Since 0.1.
+        None, the default, suits a teacher that offers text alone: no loss compares its tokens. Since 0.1.
         """
-        raise NotImplementedError
 
     def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.

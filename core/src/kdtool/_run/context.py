@@ -18,7 +18,7 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError
+from kdtool._errors import KdtoolError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
@@ -123,7 +123,10 @@ class Context:
     def tokenizer_of(self, name: str, run: RunInfo | None = None) -> Tokenizer:
         """Return the tokenizer of the student or a teacher."""
         kind: type[Student | Teacher] = Teacher if name in self.assembly.of_kind("teacher") else Student
-        return self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
+        found = self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
+        if found is None:
+            raise UsageError(f"{self.hooks.owner(name)} has no tokenizer: return one from kdtool_tokenizer")
+        return found
 
     def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return parts of fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
