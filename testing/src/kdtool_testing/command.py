@@ -23,7 +23,7 @@ class CommandConformance(OfferedConformance):
     """The click command under test."""
 
     @classmethod
-    def unset(cls) -> str:
+    def _unset(cls) -> str:
         """Return an instruction if the command under test is missing."""
         return (
             "" if hasattr(cls, "command") else "write `command = …`, the click command (`component` is for components)"

@@ -34,7 +34,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Report one error for a suite's test class that lacks an attribute, instead of its tests."""
     report = yield
-    if isinstance(collector, pytest.Class) and _of_a_suite(collector) and (fault := collector.obj.unset()):
+    if isinstance(collector, pytest.Class) and _of_a_suite(collector) and (fault := collector.obj._unset()):
         report.outcome, report.longrepr, report.result = "failed", f"{collector.nodeid}: {fault}", []
     return report
 

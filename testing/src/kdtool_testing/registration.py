@@ -29,7 +29,7 @@ class RegistrationConformance(OfferedConformance):
     """A valid config, as a recipe would write it."""
 
     @classmethod
-    def unset(cls) -> str:
+    def _unset(cls) -> str:
         """Return an instruction if the class under test or a setting that it requires is missing."""
         if not hasattr(cls, "component"):
             return f"write `component = …`, the {cls.kind} class under test"

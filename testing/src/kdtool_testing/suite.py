@@ -21,7 +21,7 @@ class Suite:
     """
 
     @classmethod
-    def unset(cls) -> str:
+    def _unset(cls) -> str:
         """Return what a test class still has to set, as an instruction; "" if nothing."""
         return ""
 

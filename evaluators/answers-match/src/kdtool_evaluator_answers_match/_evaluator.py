@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -26,7 +25,7 @@ class AnswersMatch(kdtool.Evaluator):
     class Config(kdtool.Config):
         """The questions, and how they are asked."""
 
-        file: Path
+        file: kdtool.RecipePath
         """File of questions, JSON Lines, plain or gzipped: `prompt`, `expected`, and optionally `metric` and `id`."""
         metric: Literal["exact", "contains", "regex", "edit-similarity", "runs-in-sandbox"] = "exact"
         """Comparison for lines that do not name one."""
