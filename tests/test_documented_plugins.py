@@ -162,6 +162,18 @@ def test_neither_teacher_nor_student_need_be_of_transformers() -> None:
     assert results.report is not None
 
 
+def test_the_teacher_of_the_page_that_learns_from_the_text_teaches_what_it_counted() -> None:
+    page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n# file: letters.py\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    Path("letters.py").write_text(block[1], encoding="utf-8")
+    given = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
+    teacher = {"use": "./letters.py:LetterTeacher"}
+    results = kdtool.run({**given, "teacher": teacher, "train": {"losses": {"forward-kl": {}}, "steps": 12}})
+    history = results.arms[0].histories["train"]
+    assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
+
+
 def test_the_teacher_without_tokenizer_of_the_page_writes_a_corpus() -> None:
     page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n# file: helpdesk.py\n(.*?)```", page, re.DOTALL)

@@ -144,7 +144,10 @@ def test_a_line_that_is_not_a_question_is_named(record: Mapping[str, Any], messa
 
 
 def test_an_id_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
-    records = [{"prompt": "?", "expected": "5", "id": 1}, {"prompt": "!", "expected": "5", "id": "1"}]
+    records: list[dict[str, Any]] = [
+        {"prompt": "?", "expected": "5", "id": 1},
+        {"prompt": "!", "expected": "5", "id": "1"},
+    ]
     with pytest.raises(kdtool.UsageError, match="line 2: the id '1' stands there twice"):
         read_questions(write(tmp_path, records), "exact")
 

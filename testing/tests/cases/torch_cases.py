@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -102,6 +103,43 @@ class Unspelled(Texts):
     """Offers signals of tokens and has no tokenizer."""
 
     offers: frozenset[kdtool.SignalKind] = frozenset({"text", "logits"})
+
+
+class Counting(Toy):
+    """Counts the tokens of the recipe's text."""
+
+    offers = frozenset({"logits"})
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.counts: Tensor | None = None
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> None:  # type: ignore[override]
+        return None
+
+    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
+        counts = torch.ones(ByteTokenizer.vocabulary)
+        for example in run.texts.examples("train"):
+            for part in kdtool.parts_of(example.body):
+                counts += torch.bincount(torch.tensor(list(part.encode())), minlength=len(counts))
+        (run.folder / "counts.json").write_text(json.dumps(counts.tolist()))
+
+    def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
+        self.counts = torch.tensor(json.loads((folder / "counts.json").read_text())) if folder else None
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        assert self.counts is not None
+        return kdtool.Signal.of_logits("counts", self.counts.log().expand(int((batch.labels != -100).sum()), -1))
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return None
+
+
+class Unloading(Toy):
+    """Learns, and cannot load what it has learnt."""
+
+    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
+        pass
 
 
 class Heavy(Toy):
@@ -217,6 +255,16 @@ class TestUnspelled(TeacherConformance):
         "test_signals_can_be_learned_from",
         "test_it_can_be_closed_after_work_and_twice",
     }
+
+
+class TestCounting(TeacherConformance):
+    component = Counting
+    fails: ClassVar[set[str]] = set()
+
+
+class TestUnloading(TeacherConformance):
+    component = Unloading
+    fails: ClassVar = {"test_it_switches_to_trained_weights_and_back"}
 
 
 class TestHeavy(TeacherConformance):

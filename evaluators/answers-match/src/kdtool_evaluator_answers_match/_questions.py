@@ -45,12 +45,12 @@ def read_questions(file: Path, default: Metric) -> dict[str, Question]:
 
 
 def _question(place: str, record: Mapping[str, Any], number: str, default: Metric) -> Question:
-    metric, expected, name = record.get("metric", default), record.get("expected"), record.get("id", number)
+    metric, expected, name = record.get("metric", default), record.get("expected", ()), record.get("id", number)
     if unknown := sorted(record.keys() - {"id", "prompt", "expected", "metric"}):
         raise kdtool.UsageError(f"{place}: unknown field {unknown[0]!r}; use id, prompt, expected and metric")
     if metric not in METRICS:
         raise kdtool.UsageError(f"{place}: metric is {metric!r}; use one of {', '.join(METRICS)}")
-    answers = expected if isinstance(expected, list) else [expected]
+    answers: list[Any] = expected if isinstance(expected, list) else [expected]
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise kdtool.UsageError(f"{place}: expected must be a text or a list of texts; write {_EXPECTED}")
     if not isinstance(name, str | int):
