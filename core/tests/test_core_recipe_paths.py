@@ -97,6 +97,7 @@ def test_each_layer_has_its_own_folder(written: Path) -> None:
         ("../owner", "{}/../owner"),
         ("here", "{}/here"),
         ("/there", "/there"),
+        ("x" * 5000, "x" * 5000),
     ],
 )
 def test_a_name_is_a_path_where_it_looks_like_one_or_is_there(model: str, expected: str, written: Path) -> None:

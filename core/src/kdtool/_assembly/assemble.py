@@ -175,7 +175,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
 def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Path]]:
     """Yield each text below a key with the folder of the recipe in which it stands."""
     if isinstance(value, str) and (place := recipe.place(key)):
-        yield value, Path() if place.folder == Path.cwd() else place.folder  # messages show the path as written
+        yield value, place.folder
     entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in entries:
         yield from _folders(recipe, (*key, name), entry)

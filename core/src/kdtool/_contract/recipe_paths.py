@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,14 +12,17 @@ __all__ = ["RecipePath", "RecipePathOrName"]
 
 
 def _path(value: Any, info: ValidationInfo) -> Any:
-    """Return text as a path from the folder that the context holds for it; without one it stays."""
+    """Return text as a path from the folder that the context holds for it; unchanged from the working directory."""
     folder = (info.context or {}).get(value) if isinstance(value, str) else None
-    return value if folder is None else str(folder / Path(value).expanduser())
+    if folder is None:
+        return value
+    path = os.path.expanduser(value)  # noqa: PTH111 - unlike Path's, it never raises
+    return path if folder.absolute() == Path.cwd() else str(Path(folder.absolute(), path))
 
 
 def _path_or_name(value: Any, info: ValidationInfo) -> Any:
     path = _path(value, info)
-    is_path = isinstance(value, str) and (value.startswith(("./", "../", "~/")) or Path(path).exists())
+    is_path = isinstance(value, str) and (value.startswith(("./", "../", "~/")) or os.path.exists(path))  # noqa: PTH110
     return path if is_path else value
 
 

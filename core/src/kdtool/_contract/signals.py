@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,11 +145,11 @@ class Signal:
 
 
 @lru_cache(maxsize=1)
-def _identity(size: int, device: object) -> Tensor:
+def _identity(size: int, device: Any) -> Tensor:
     import torch
 
     with torch.inference_mode(mode=False):
-        return torch.eye(size).to(str(device))
+        return torch.eye(size, device=device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,8 +84,8 @@ class Teacher(Component):
         """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
-        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement `kdtool_load_weights`, too.
-        Since 0.1.
+        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement `kdtool_load_weights`
+        beside it. Since 0.1.
         """
         raise NotImplementedError
 

@@ -60,10 +60,11 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     A teacher that a phase of this run trained is measured after and before it. Exports are of the first arm, the student
     with the first seed.
     """
-    found, trained = [], context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
+    found = []
+    adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, component in context.assembly.of_kind("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
-            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in trained else [])]
+            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()
