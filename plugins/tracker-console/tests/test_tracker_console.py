@@ -36,7 +36,7 @@ def report(step: int) -> kdtool.StepReport:
 def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", label="control-seed1-train")
     told.kdtool_run_start(make_run(folder, name="my-coder"))
-    told.kdtool_run_planned(text, PLANNED)
+    told.kdtool_plan(text, PLANNED)
     told.kdtool_stage_start(text, None, "documents")
     told.kdtool_stage_end(text, 0.01, True)
     told.kdtool_stage_start(training, 100, "steps")

@@ -39,7 +39,7 @@ def test_every_hook_of_a_tracker_writes_a_line(tmp_path: Path) -> None:
         "perplexity", "student", "", 12.0, 64, False, settings=MappingProxyType({"a": "b"})
     )
     told.kdtool_run_start(run)
-    told.kdtool_run_planned(run, [kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path)])
+    told.kdtool_plan(run, [kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path)])
     told.kdtool_stage_start(run, None, "steps")
     told.kdtool_progress(run, 5)
     told.kdtool_step_end(run, REPORT)

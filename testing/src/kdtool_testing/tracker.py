@@ -158,7 +158,7 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
     return [
         ("kdtool_run_start", (run,)),
         ("kdtool_stage_end", (run, 0.01, True)),
-        ("kdtool_run_planned", (run, planned)),
+        ("kdtool_plan", (run, planned)),
         ("kdtool_stage_start", (run, None, "documents")),
         ("kdtool_progress", (run, 17)),
         ("kdtool_stage_end", (run, 1.5, False)),

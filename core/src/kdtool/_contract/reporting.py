@@ -141,7 +141,7 @@ class Tracker(Component):
         """The run begins. Once, on rank 0. Since 0.1."""
 
     @hook(tolerant=True)
-    def kdtool_run_planned(self, run: RunInfo, stages: Sequence[StageRecord]) -> None:
+    def kdtool_plan(self, run: RunInfo, stages: Sequence[StageRecord]) -> None:
         """All `stages` of the run are known, in their order; the first of them may be over.
 
         Those that are there already are `reused`, with the seconds that they took. Once, on rank 0. Since 0.1.

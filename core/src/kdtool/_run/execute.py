@@ -183,12 +183,12 @@ def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None
         with storage_errors(context.folder):
             write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
         if before is None:
-            context.hooks.kdtool_run_planned(context.info(), tuple(map(_planned, graph.nodes.values())))
+            context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
     if context.world > 1:
         context.leader = agree(context.folder, graph, context.rank, context.world, whole=before is None)
 
 
-def _planned(node: Node) -> StageRecord:
+def _stage_record(node: Node) -> StageRecord:
     with suppress(StorageError):  # of a damaged artefact: raised when the stage is made
         if found := node.where.find(*node.key):
             return StageRecord(node.name, node.fingerprint, found.seconds, found.reused, found.path)

@@ -31,7 +31,7 @@ class ConsoleTracker(kdtool.Tracker):
         self._display.line(f"Run {run.name} in {run.folder}")
         self._display.prepare("checking components and files")
 
-    def kdtool_run_planned(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
         self._position = Position(stages)
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:

@@ -33,8 +33,8 @@ class JsonLinesTracker(kdtool.Tracker):
         self._file = path.open("a", encoding="utf-8", buffering=1, newline="\n")
         self._write(run, "run_start", name=run.name, folder=run.folder, world=run.world)
 
-    def kdtool_run_planned(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
-        self._write(run, "run_planned", stages=stages)
+    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        self._write(run, "plan", stages=stages)
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         self._write(run, "stage_start", total=total, unit=unit)
