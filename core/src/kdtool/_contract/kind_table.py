@@ -16,6 +16,7 @@ class Kind(NamedTuple):
     `scope` is where components stand in a recipe: those of a "source" beside the phases or in one, those of a "run" beside
     them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
     own keys of an entry, beside the settings. `forms` are the classes of which a component extends one, if not the base.
+    `shows`: components show a run and never change it; where a recipe does not have the key, the default plugin is used.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
     single: bool = False
     keys: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
+    shows: bool = False
 
     @property
     def group(self) -> str:
@@ -53,8 +55,8 @@ TABLE: tuple[Kind, ...] = (
     Kind("trainer", "kdtool._contract.trainer:Trainer", "trainer", "phase", single=True),
     Kind("evaluator", "kdtool._contract.evaluation:Evaluator", "evaluators", "run"),
     Kind("exporter", "kdtool._contract.evaluation:Exporter", "exporters", "run"),
-    Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",)),
-    Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True),
+    Kind("tracker", "kdtool._contract.reporting:Tracker", "trackers", "run", keys=("required",), shows=True),
+    Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True, shows=True),
 )
 """All kinds, in the order in which they are listed and in which a recipe's components are registered."""
 
