@@ -28,7 +28,7 @@ from kdtool._text.stages import stage_in_words
             "measuring line-completion of teachers.big before its training",
         ),
         ("scores/perplexity-control-seed1", "measuring perplexity of control, seed 1"),
-        ("scores/perplexity-student-seed0-gguf", "measuring perplexity of student as gguf, seed 0"),
+        ("scores/perplexity-student-seed0-gguf", "measuring perplexity of student, seed 0 (gguf)"),
         ("scores/efficiency", "measuring efficiency"),
         ("run", "run"),
     ],

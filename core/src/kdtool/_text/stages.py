@@ -13,7 +13,7 @@ _FORMS = (
     (rf"phases/{_ARM}-(?:train|(?P<phase>.+))", "training"),
     (r"teachers/(?P<label>.+)", "training of a teacher"),
     (r"exports/(?P<format>.+)", "export"),
-    (rf"scores/(?P<what>.+?)-{_ARM}(?:-(?P<format>.+))?", "measuring"),
+    (rf"scores/(?P<what>.+?)-{_ARM}(?:-(?P<label>.+))?", "measuring"),
     (r"scores/(?P<what>.+?)-(?P<of>teachers?(?:\.[\w-]+)??)(?P<unadapted>\.unadapted)?", "measuring"),
     (r"scores/(?P<what>.+)", "measuring"),
 )

@@ -85,7 +85,8 @@ def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds
     """Say how a run ended."""
     if status == "done":
         again = f", {reused} reused" if reused else ""
-        return f"Run {run.name} is done: {_stages(made)} in {duration(seconds)}{again}"
+        work = f"{_stages(made)} in {duration(seconds)}{again}" if made else f"all of its {_stages(reused)} reused"
+        return f"Run {run.name} is done: {work}"
     ended = "failed" if status == "failed" else "was interrupted"
     if not made + reused:
         return f"Run {run.name} {ended} before its first stage was complete."
