@@ -193,6 +193,9 @@ def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.Monkey
     last = out.getvalue().rpartition("stage 5 of 16, about 12 min left")[2]
     assert "training of student, seed 0" in last
     assert "checking" not in last
+    assert len([*display._progress.get_renderables()]) == 2
+    display.end("training of student, seed 0", 1.5, reused=False)
+    assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"
     display.close()
 
 

@@ -113,7 +113,7 @@ class _Bars(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the line, if there is one, and the bars."""
-        if self.position:
+        if self.position and self.tasks:
             yield Text(self.position, style="bold")
         yield from super().get_renderables()
 
