@@ -56,12 +56,14 @@ class Position:
         if self._name not in self._stages:
             return ""
         number = self._stages.index(self._name) + 1
+        whole: float | None
+        rest: float | None
         if self._total and self._speed > 0:
             whole, rest = self._total / self._speed, (self._total - self._done) / self._speed
         else:
             whole = self._measured.get(_like(self._name))
             rest = None if whole is None else whole - (self._clock() - self._begun)
-        expected = [None if rest is None else max(0.0, rest)]
+        expected: list[float | None] = [None if rest is None else max(0.0, rest)]
         for later in self._stages[number:]:
             if later not in self._reused:
                 alike = whole if _like(later) == _like(self._name) else None
