@@ -82,7 +82,7 @@ def test_docs_table_says_what_packages_say_of_themselves() -> None:
 
 def _components(project: dict[str, Any]) -> str:
     groups = project.get("entry-points", {}).items()
-    names = [name for group, points in groups if group != "pytest11" for name in points]
+    names = [name for group, points in groups if group not in {"pytest11", "kdtool.defaults"} for name in points]
     return ", ".join(f"`{name}`" for name in names) or "library"
 
 

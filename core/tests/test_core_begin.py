@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 
 import pytest
 from kdtool import __main__
+from kdtool._text.terminal import print_first_line
 
 
 @pytest.mark.parametrize(("command", "collects"), [("check", False), ("run", True)])
@@ -21,3 +23,34 @@ def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monke
     finally:
         gc.enable()
     assert found == [collects]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "a.yaml"], "reading a.yaml and its plugins …"),
+        (["run", "a.yaml", "--plan"], "reading a.yaml and its plugins …"),
+        (["eval", "some", "other"], "reading plugins, to measure some and other …"),
+        (["eval", "--recipe", "a.yaml"], "reading plugins, to measure teachers …"),
+    ],
+)
+def test_long_commands_say_at_once_what_they_do(arguments: list[str], line: str) -> None:
+    code = (
+        "import os, sys; from kdtool._cli import call; from kdtool._text import terminal\n"
+        "def show(text):\n"
+        "    assert not {'pydantic', 'yaml', 'pluggy', 'torch'} & set(sys.modules), 'something heavy was imported first'\n"
+        "    os._exit(not os.write(2, text.encode()))\n"
+        "terminal.print_line = show\n"
+        f"call({arguments!r})"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8")
+    assert (told.stdout, told.stderr) == ("", line)
+
+
+def test_of_several_processes_the_first_says_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        print_first_line(f"of rank {rank}")
+    assert capsys.readouterr().err == "of rank 0\n"

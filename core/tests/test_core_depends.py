@@ -189,11 +189,11 @@ def test_other_text_does_not_measure_again_what_reads_none(two: dict[str, Any]) 
     [
         (
             {"student.declared": False},
-            "students: asks teachers.big, which none of its components declares.*`derives_from`",
+            "untrained student: asks teachers.big, which none of its components declares.*`derives_from`",
         ),
         (
             {"evaluators.bench.judge": "teachers.small", "evaluators.bench.declared": False},
-            "scores/bench-teachers.big: asks teachers.small, which none .*`asks` \\(an evaluator\\)",
+            "measuring bench of teachers.big: asks teachers.small, which none .*`asks` \\(an evaluator\\)",
         ),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_teacher_that_only_a_source_of_the_stage_asked_is_refused(two: dict[st
     two["teachers"], two["evaluators"] = {"small": two["teachers"]["small"]}, {"bench": bench}
     two["student"] = {"use": f"{TOY}:Student"}
     with pytest.raises(
-        kdtool.PluginError, match=r"scores/bench-student-seed0: asks teachers\.small, which none .*`asks`"
+        kdtool.PluginError, match=r"measuring bench of student, seed 0: asks teachers\.small, which none .*`asks`"
     ):
         kdtool.run(two)
 

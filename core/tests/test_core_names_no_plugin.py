@@ -11,6 +11,7 @@ from typing import get_args
 
 import kdtool
 import pytest
+from kdtool._plugins.distributions import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = sorted(ROOT.glob("*/*/pyproject.toml"))
@@ -28,7 +29,12 @@ def plugins() -> set[str]:
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         found.add(project["name"])
         groups = project.get("entry-points", {})
-        found.update(name for group, names in groups.items() if group.startswith("kdtool.") for name in names)
+        found.update(
+            name
+            for group, names in groups.items()
+            if group.startswith("kdtool.") and group != DEFAULTS
+            for name in names
+        )
     return found
 
 

@@ -13,13 +13,20 @@ from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_console import ConsoleTracker
 from kdtool_tracker_console._live import LiveDisplay
 from kdtool_tracker_console._plain import PlainDisplay
-from kdtool_tracker_console._words import duration, rate
+from kdtool_tracker_console._position import Position
+from kdtool_tracker_console._words import duration, rate, roughly
 from rich.console import Console
 
 
 class TestConsoleTracker(TrackerConformance):
     component = ConsoleTracker
     entry_point = "console"
+
+
+PLANNED = [
+    kdtool.StageRecord(name, "0" * 64, 0.0, reused=False, path=Path(name))
+    for name in ("text", "phases/control-seed1-train", "exports/safetensors")
+]
 
 
 def report(step: int) -> kdtool.StepReport:
@@ -29,6 +36,7 @@ def report(step: int) -> kdtool.StepReport:
 def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
     text, training = make_run(folder, stage="text"), make_run(folder, stage="phases", label="control-seed1-train")
     told.kdtool_run_start(make_run(folder, name="my-coder"))
+    told.kdtool_plan(text, PLANNED)
     told.kdtool_stage_start(text, None, "documents")
     told.kdtool_stage_end(text, 0.01, True)
     told.kdtool_stage_start(training, 100, "steps")
@@ -43,16 +51,18 @@ def tell_a_run(told: ConsoleTracker, folder: Path) -> None:
 
 def test_a_log_gets_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tell_a_run(ConsoleTracker(ConsoleTracker.Config()), tmp_path)
-    out = capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert not shown.out, "standard output is for results"
+    out = shown.err
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
     lines = out.splitlines()
     assert lines[0] == f"Run my-coder in {tmp_path}"
-    assert "text: used again, nothing to do" in lines
-    assert "phases/control-seed1-train: begins, 100 steps" in lines
+    assert "text: reused" in lines
+    assert "training of control, seed 1: begins, 100 steps (run: stage 2 of 3)" in lines
     assert "learning ?[31mrate?[0m [bold]halved[/bold]? ü" in lines
-    assert "phases/control-seed1-train: done in 2 min 30 s" in lines
+    assert "training of control, seed 1: done in 2 min 30 s" in lines
     assert "perplexity of student: 12.08 per token (11.5 to 12.6)" in lines
-    assert lines[-1] == "Run test is done: 1 stages made in 2 min 30 s, 1 used again"
+    assert lines[-1] == "Run test is done: 1 stage in 2 min 30 s, 1 reused"
 
 
 def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +77,7 @@ def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture
     display.step("phases", report(40))
     display.step("phases", report(41))
     display.advance("never started", 3)
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "rows: begins, 400 rows",
         "rows: 100/400 rows, 10 rows/s, 30 s left",
         "rows: 200/400 rows, 10 rows/s, 20 s left",
@@ -78,7 +88,7 @@ def test_a_log_hears_of_progress_every_ten_seconds(capsys: pytest.CaptureFixture
 
 def test_an_output_that_lacks_letters_gets_replacements(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii", newline="\n"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, encoding="ascii", newline="\n"))
     PlainDisplay().line("2.6 × so schnell")
     assert raw.getvalue() == b"2.6 ? so schnell\n"
 
@@ -92,8 +102,8 @@ def test_a_terminal_gets_bars_and_keeps_what_was_said(tmp_path: Path, monkeypatc
     monkeypatch.setattr(display._progress, "update", partial(display._progress.update, refresh=True))
     tell_a_run(told, tmp_path)
     shown = out.getvalue()
-    assert "= text: used again, nothing to do" in shown
-    assert "✓ phases/control-seed1-train: done in 2 min 30 s" in shown
+    assert "= text: reused" in shown
+    assert "✓ training of control, seed 1: done in 2 min 30 s" in shown
     assert "loss 0.25" in shown
     assert "[bold]halved[/bold]" in shown
     assert "\x1b[31m" not in shown
@@ -107,13 +117,89 @@ def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFi
     told.kdtool_run_start(run)
     told.kdtool_stage_start(run, 5, "rows")
     told.kdtool_run_end(run, "failed", None)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == [
-        "Run test failed: 0 stages made in 0.0 s",
-        "Finished work is kept: the same command resumes there",
+    told.kdtool_run_start(run)
+    for reused in (True, True, False):
+        told.kdtool_stage_end(run, 0.5, reused)
+    told.kdtool_run_end(run, "failed", None)
+    told.kdtool_stage_end(run, 0.5, True)
+    told.kdtool_run_end(run, "interrupted", None)
+    told.kdtool_run_start(run)
+    told.kdtool_stage_end(run, 0.5, True)
+    told.kdtool_run_end(run, "done", None)
+    ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Run test ")]
+    assert [end for end in ends if " in " not in end] == [
+        "Run test failed before its first stage was complete.",
+        "Run test failed (2 stages reused, 1 completed). Run the same command to continue.",
+        "Run test was interrupted (3 stages reused, 1 completed).",
+        "Run test is done: all of its 1 stage reused",
     ]
+
+
+NAMES = [
+    "text",
+    "signals/teacher",
+    *(f"phases/{arm}-seed{seed}-train" for seed in (0, 1) for arm in ("student", "control")),
+    "exports/safetensors",
+    "scores/perplexity-student-seed0",
+]
+
+
+def test_the_time_left_is_that_of_stages_like_those_to_come() -> None:
+    now = 0.0
+    stages = [kdtool.StageRecord(name, "0" * 64, 60.0, reused=name == "text", path=Path(name)) for name in NAMES]
+    position = Position(stages, clock=lambda: now)
+    assert position.describe() == "", "no stage has begun"
+    position.start("signals/teacher", 100)
+    assert position.describe() == "stage 2 of 8", "nothing is known yet"
+    now = 10.0
+    position.advance(20)
+    now = 20.0
+    position.advance(40)
+    assert position.describe() == "stage 2 of 8, at least 30 s left", "two units a second"
+    position.end("signals/teacher", 50.0)
+    position.start(NAMES[2], 100)
+    assert position.describe() == "stage 3 of 8", "no phase has been timed"
+    now += 30.0
+    position.step(report(20))
+    assert position.describe() == "stage 3 of 8, at least 10 min left", "2 min here, 2.5 min in each other phase"
+    position.end(NAMES[2], 200.0)
+    position.start(NAMES[5], 100)
+    position.end("exports/safetensors", 10.0)
+    assert position.describe() == "stage 6 of 8, at least 4 min left", "the export is known, the score is not"
+    position.end("scores/perplexity-teacher", 90.0)
+    assert position.describe() == "stage 6 of 8, about 5 min left"
+
+
+def test_a_resumed_stage_is_as_fast_as_since_it_was_resumed() -> None:
+    now = 0.0
+    position = Position([kdtool.StageRecord("rows", "0" * 64, 0.0, reused=False, path=Path())], clock=lambda: now)
+    position.start("rows", 1000)
+    position.advance(900)
+    assert position.describe() == "stage 1 of 1"
+    now = 10.0
+    position.advance(910)
+    assert position.describe() == "stage 1 of 1, about 90 s left"
+
+
+def test_a_terminal_shows_the_position_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=120, color_system=None))
+    display.prepare("checking")
+    display._progress.refresh()
+    assert "checking" in out.getvalue()
+    display.place("stage 5 of 16, about 12 min left")
+    display.start("training of student, seed 0", 100, "steps")
+    display._progress.refresh()
+    last = out.getvalue().rpartition("stage 5 of 16, about 12 min left")[2]
+    assert "training of student, seed 0" in last
+    assert "checking" not in last
+    assert len([*display._progress.get_renderables()]) == 2
+    display.end("training of student, seed 0", 1.5, reused=False)
+    assert len([*display._progress.get_renderables()]) == 1, "without a bar the position would stay on the screen"
+    display.close()
 
 
 def test_words() -> None:
     assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
     assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
+    assert [roughly(s) for s in (0.2, 89, 720, 9000)] == ["1 s", "89 s", "12 min", "2.5 h"]

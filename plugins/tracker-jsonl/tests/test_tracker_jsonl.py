@@ -39,6 +39,7 @@ def test_every_hook_of_a_tracker_writes_a_line(tmp_path: Path) -> None:
         "perplexity", "student", "", 12.0, 64, False, settings=MappingProxyType({"a": "b"})
     )
     told.kdtool_run_start(run)
+    told.kdtool_plan(run, [kdtool.StageRecord("text", "f", 1.5, reused=True, path=tmp_path)])
     told.kdtool_stage_start(run, None, "steps")
     told.kdtool_progress(run, 5)
     told.kdtool_step_end(run, REPORT)
@@ -52,11 +53,14 @@ def test_every_hook_of_a_tracker_writes_a_line(tmp_path: Path) -> None:
         name for name in vars(kdtool.Tracker) if name.startswith("kdtool_")
     }
     assert all(line["arm"] == "control" and line["seed"] == 2 and line["time"].endswith("+00:00") for line in found)
-    step = found[3]["report"]
+    assert found[1]["stages"] == [
+        {"name": "text", "fingerprint": "f", "seconds": 1.5, "reused": True, "path": str(tmp_path)}
+    ]
+    step = found[4]["report"]
     assert step["loss"] == "NaN"
     assert step["terms"] == {"ce": {"value": 2.5, "weight": 1.0, "gradient_norm": None}}
-    assert found[4]["measurement"]["settings"] == {"a": "b"}
-    assert found[6]["text"] == "zwei\nZeilen ü"
+    assert found[5]["measurement"]["settings"] == {"a": "b"}
+    assert found[7]["text"] == "zwei\nZeilen ü"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from kdtool._contract.evaluation import Measurement
 from kdtool._contract.loss_terms import TermReport
-from kdtool._contract.reporting import Tracker
+from kdtool._contract.reporting import StageRecord, Tracker
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.trainer import StepReport
 
@@ -154,9 +154,11 @@ def _events(run: RunInfo) -> list[tuple[str, tuple[Any, ...]]]:
         event for step in steps for event in (("kdtool_step_end", (run, step)), ("kdtool_progress", (run, step.step)))
     ]
     measured = Measurement("perplexity", "student-seed0", "per token", 12.5, 64, False, 11.9, 13.2, {"split": "test"})
+    planned = [StageRecord(name, "0" * 64, 1.5, name == "text", run.folder / name) for name in ("text", "rows")]
     return [
         ("kdtool_run_start", (run,)),
         ("kdtool_stage_end", (run, 0.01, True)),
+        ("kdtool_plan", (run, planned)),
         ("kdtool_stage_start", (run, None, "documents")),
         ("kdtool_progress", (run, 17)),
         ("kdtool_stage_end", (run, 1.5, False)),

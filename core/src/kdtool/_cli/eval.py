@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kdtool._cli.options import offline_option, out_option, set_option, store_option
+from kdtool._text.terminal import print_first_line
 
 
 @click.command("eval")
@@ -26,6 +27,7 @@ def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str],
     its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. The same
     command goes on where it stopped.
     """
+    print_first_line(f"reading plugins, to measure {' and '.join(models) or 'teachers'} …")
     from kdtool._cli.compare import differences, value_tables
     from kdtool._contract.reporting import where
     from kdtool._evaluate.evaluate import evaluate as evaluate_models

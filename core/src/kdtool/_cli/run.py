@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdtool._cli.options import offline_option, out_option, recipe_argument, set_option, store_option
-from kdtool._text.terminal import print_line
+from kdtool._text.terminal import print_first_line, print_line
 
 
 @click.command()
@@ -30,6 +30,7 @@ def run(
     trace_hooks: bool,
 ) -> None:
     """Run a recipe, from data to report; a second call goes on where the first stopped."""
+    print_first_line(f"reading {recipe} and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where

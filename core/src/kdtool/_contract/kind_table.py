@@ -17,6 +17,7 @@ class Kind(NamedTuple):
     them, those of a "phase" in one. `single`: the key holds one component, not a map of named ones. `keys` are the core's
     own keys of an entry, beside the settings. `forms` are the classes of which a component extends one, if not the base.
     `enough` names what a first component declares, if not just the required hooks of the (first) form.
+    `shows`: components show a run and never change it; where a recipe does not have the key, the default plugin is used.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Kind(NamedTuple):
     keys: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
     enough: tuple[str, ...] = ()
+    shows: bool = False
 
     @property
     def group(self) -> str:
@@ -76,8 +78,9 @@ TABLE: tuple[Kind, ...] = (
         "run",
         keys=("required",),
         enough=("kdtool_step_end", "kdtool_run_end"),
+        shows=True,
     ),
-    Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True),
+    Kind("reporter", "kdtool._contract.reporting:Reporter", "reporter", "run", single=True, shows=True),
 )
 """All kinds, in the order in which they are listed and in which a recipe's components are registered."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from importlib import import_module
@@ -151,6 +151,13 @@ class Tracker(Component):
     @hook(tolerant=True)
     def kdtool_run_start(self, run: RunInfo) -> None:
         """The run begins. Once, on rank 0. Since 0.1."""
+
+    @hook(tolerant=True)
+    def kdtool_plan(self, run: RunInfo, stages: Sequence[StageRecord]) -> None:
+        """All `stages` of the run are known, in their order; the first of them may be over.
+
+        Those that are there already are `reused`, with the seconds that they took. Once, on rank 0. Since 0.1.
+        """
 
     @hook(tolerant=True)
     def kdtool_stage_start(self, run: RunInfo, total: int | None, unit: str) -> None:

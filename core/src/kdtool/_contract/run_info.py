@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kdtool._contract.data import TextSource
 from kdtool._contract.licences import Licensed, published_name
+from kdtool._text.stages import stage_in_words
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -97,6 +98,16 @@ class RunInfo:
     licences: tuple[Licensed, ...] = ()
     label: str = ""
     untrained: Path | None = None
+
+    @property
+    def stage_name(self) -> str:
+        """The stage's name in `StageRecord`s and plans, such as `phases/student-seed0-train`. Since 0.1."""
+        return "/".join(filter(None, (self.stage, self.label)))
+
+    @property
+    def stage_title(self) -> str:
+        """The stage in words, such as "training of student, seed 0". Since 0.1."""
+        return stage_in_words(self.stage_name)
 
     @property
     def published_name(self) -> str:

@@ -55,15 +55,12 @@ def measuring_recipe(
     if isinstance(exporters := data.get("exporters") or {}, Mapping):  # anything else is refused below
         used = {*exporters, *(entry.get("use") for entry in exporters.values() if isinstance(entry, Mapping))}
         data["exporters"] = {**{opener: {} for opener in _openers() if opener not in used}, **exporters}
-    data.setdefault(
-        "reporter", {"use": next(iter(entries_by_name("reporter")))} if entries_by_name("reporter") else None
-    )
     parser = Parser(Recipe(name, (0,), (), (), None, {"name": name, **data}, composed.places()))
     parser.refuse_unknown((), ("name", *_KEYS))
     shared = parser.shared
     if parser.problems:
         raise RecipeError(list(dict.fromkeys(parser.problems)))
-    return Recipe(name, (0,), shared, (), None, parser.data, parser.empty.places)
+    return Recipe(name, (0,), shared, (), None, parser.empty.data, parser.empty.places)
 
 
 def _select(whole: Node, evaluators: Sequence[str], corpus: str | None) -> Node:

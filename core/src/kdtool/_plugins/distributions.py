@@ -28,6 +28,7 @@ from kdtool._text.terminal import print_line
 __all__ = [
     "CONTRACT",
     "CONTRACTS",
+    "DEFAULTS",
     "Origin",
     "contracts_of",
     "find_misplaced",
@@ -45,6 +46,8 @@ CONTRACT = 1
 
 CONTRACTS = frozenset({CONTRACT})
 """The numbers whose plugins this core still works with. Its distribution offers an extra `contract-N` for each."""
+DEFAULTS = "kdtool.defaults"
+"""Entry points that name the default plugin of a kind: the kind, and the class as in the group of the kind."""
 _PREFIX = "kdtool."
 """The beginning of the names of our entry-point groups."""
 
@@ -74,7 +77,7 @@ def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
         f"{origin_of(point.dist).name} registers {point.name!r} in a group {point.group!r}, which is unknown; "
         f"{did_you_mean(point.group, groups, what='groups', shown=20)}"
         for point in points()
-        if point.group not in groups
+        if point.group not in {*groups, DEFAULTS}
     )
 
 

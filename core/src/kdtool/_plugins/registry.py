@@ -18,10 +18,11 @@ from typing import Any
 
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import PluginError, UsageError
-from kdtool._plugins.distributions import find_misplaced, origin_of, points
+from kdtool._plugins.distributions import DEFAULTS, find_misplaced, origin_of, points
 from kdtool._plugins.importing import import_file, import_point
 from kdtool._plugins.loaded import Loaded
 from kdtool._text.did_you_mean import did_you_mean
+from kdtool._text.terminal import print_line
 
 GROUPS: Mapping[str, str] = {**{kind.name: kind.group for kind in TABLE}, "command": "kdtool.commands"}
 """Entry-point group of each kind; a command is a lazily imported click command, not a component."""
@@ -54,6 +55,15 @@ def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
     """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
     own = [entry for entry in _all_entries() if entry.kind == kind]
     return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
+
+
+def default_of(kind: str) -> str | None:
+    """Return the name of the installed plugin that is the default of its kind; None, with a note, if there are several."""
+    named = {point.value for point in points() if point.group == DEFAULTS and point.name == kind}
+    found = [entry.name for entry in _all_entries() if entry.kind == kind and entry.value in named]
+    if len(found) > 1:
+        print_line(f"note: {' and '.join(found)} are both the default {kind}, so none is used; name one in the recipe")
+    return found[0] if len(found) == 1 else None
 
 
 def find(kind: str, name: str) -> Entry:

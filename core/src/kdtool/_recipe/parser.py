@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kdtool._contract.component import Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import Problem, RecipeError
+from kdtool._plugins.registry import default_of
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, SOURCE_KEYS, as_written
 from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
@@ -33,7 +34,7 @@ class Parser:
 
     def __init__(self, empty: Recipe) -> None:
         self.empty = empty
-        self.data = empty.data
+        self.data = {**_defaults(empty.data), **empty.data}
         self.problems: list[Problem] = []
         self.shared = tuple(spec for key in _SHARED for spec in self.components((key,)))
 
@@ -180,3 +181,10 @@ class Parser:
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
         is_there = any(entry is not None and entry is not False for entry in entries)
         self._require(is_there, path, f"names no {word}", remedy)
+
+
+def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default components of the keys that the recipe does not have, of kinds that only show a run."""
+    missing = [kind for kind in TABLE if kind.shows and kind.key not in data]
+    found = {kind: use for kind in missing if (use := default_of(kind.name))}
+    return {kind.key: {"use": use} if kind.single else {use: {}} for kind, use in found.items()}

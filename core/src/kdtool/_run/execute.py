@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,9 +20,9 @@ from kdtool._assembly.assemble import Assembly
 from kdtool._assembly.checks.requirements import held_against
 from kdtool._contract.evaluation import Artifact, Measurement
 from kdtool._contract.licences import Licensed, licence_lines
-from kdtool._contract.reporting import Reporter, Results
+from kdtool._contract.reporting import Reporter, Results, StageRecord
 from kdtool._contract.run_info import RunInfo
-from kdtool._errors import PluginError, cause_of
+from kdtool._errors import PluginError, StorageError, cause_of
 from kdtool._plugins.attribution import culprit, translate_errors
 from kdtool._results.compare_arms import arm_values, compare_all
 from kdtool._results.files import component_record, environment, write_results
@@ -192,8 +193,17 @@ def keep(context: Context, graph: Graph, before: Mapping[str, Any] | None = None
         record = graph.record(context.assembly.recipe.name, context.store.root, before)
         with storage_errors(context.folder):
             write_sealed(context.folder / GRAPH, {**record, "by": recorded_holder(context.folder)})
+        if before is None:
+            context.hooks.kdtool_plan(context.info(), tuple(map(_stage_record, graph.nodes.values())))
     if context.world > 1:
         context.leader = agree(context.folder, graph, context.rank, context.world, whole=before is None)
+
+
+def _stage_record(node: Node) -> StageRecord:
+    with suppress(StorageError):  # of a damaged artefact: raised when the stage is made
+        if found := node.where.find(*node.key):
+            return StageRecord(node.name, node.fingerprint, found.seconds, found.reused, found.path)
+    return StageRecord(node.name, node.fingerprint, 0.0, reused=False, path=node.path)
 
 
 def _results(context: Context, stages: Stages) -> Results:

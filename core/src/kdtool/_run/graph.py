@@ -17,6 +17,7 @@ from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
 from kdtool._store.layout import MODEL, SHARED_KINDS
+from kdtool._text.stages import stage_in_words
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Stage:
     def name(self) -> str:
         """The stage's name in plans and records, such as `phases/student-seed0-train`."""
         return "/".join(part for part in (self.kind, self.label) if part)
+
+    @property
+    def title(self) -> str:
+        """The stage in words, such as "training of student, seed 0"."""
+        return stage_in_words(self.name)
 
 
 @dataclass(frozen=True, eq=False)

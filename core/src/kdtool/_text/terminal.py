@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 
@@ -10,3 +11,9 @@ def print_line(text: str) -> None:
     """Print a line to standard error; a closed stream does not end a run."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr)
+
+
+def print_first_line(text: str) -> None:
+    """Print the line with which a command begins, before anything is imported; of several processes the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print_line(text)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+
 import kdtool
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -28,7 +31,8 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self._preparing = ""
+        self._progress = _Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None),
@@ -40,10 +44,21 @@ class LiveDisplay:
             transient=True,
             expand=True,
             speed_estimate_period=20,
+            redirect_stdout=sys.stdout.isatty(),
         )
+
+    def prepare(self, text: str) -> None:
+        """Draw a line until the first stage begins or ends."""
+        self.start(text, None, "")
+        self._preparing = text
+
+    def place(self, position: str) -> None:
+        """Draw the position above the stages."""
+        self._progress.position = harmless(position)
 
     def start(self, title: str, total: int | None, unit: str) -> None:
         """Draw a line for the stage."""
+        self._end_preparing()
         self._progress.start()
         self._tasks[title] = self._progress.add_task(harmless(title), total=total, unit=unit, rate="", detail="")
 
@@ -67,6 +82,7 @@ class LiveDisplay:
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
         """Take the line away and leave a finished one above."""
+        self._end_preparing()
         if title in self._tasks:
             self._progress.remove_task(self._tasks.pop(title))
         mark, style = ("=", "dim") if reused else ("✓", "green")
@@ -84,6 +100,22 @@ class LiveDisplay:
     def close(self) -> None:
         """Stop drawing."""
         self._progress.stop()
+
+    def _end_preparing(self) -> None:
+        if (task := self._tasks.pop(self._preparing, None)) is not None:
+            self._progress.remove_task(task)
+
+
+class _Bars(Progress):
+    """Bars below a line with the position of the run."""
+
+    position = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the line, if there is one, and the bars."""
+        if self.position and self.tasks:
+            yield Text(self.position, style="bold")
+        yield from super().get_renderables()
 
 
 class _Done(ProgressColumn):

@@ -25,17 +25,27 @@ class _Stage:
 
 
 class PlainDisplay:
-    """Writes lines to standard output, flushed, so that a log follows the run."""
+    """Writes lines to standard error, flushed, so that a log follows the run."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._stages: dict[str, _Stage] = {}
+        self._position = ""
+
+    def prepare(self, text: str) -> None:
+        """Say it."""
+        self.line(f"{text} …")
+
+    def place(self, position: str) -> None:
+        """Take what lines about a stage end with."""
+        self._position = f" (run: {position})" if position else ""
 
     def start(self, title: str, total: int | None, unit: str) -> None:
         """Remember the stage and say that it begins."""
         now = self._clock()
         self._stages[title] = _Stage(total, unit, now, now)
-        self.line(f"{title}: begins" + (f", {total} {unit}".rstrip() if total is not None else ""))
+        count = f", {total} {unit}".rstrip() if total is not None else ""
+        self.line(f"{title}: begins{count}{self._position}")
 
     def advance(self, title: str, done: int) -> None:
         """Say how far a stage is, if it is time to."""
@@ -47,7 +57,7 @@ class PlainDisplay:
             parts.append(rate(done / seconds, stage.unit))
             if stage.total:
                 parts.append(f"{duration(seconds / done * max(0, stage.total - done))} left")
-        self.line(f"{title}: " + ", ".join(parts))
+        self.line(f"{title}: {', '.join(parts)}{self._position}")
 
     def step(self, title: str, report: kdtool.StepReport) -> None:
         """Say how far training is, if it is time to."""
@@ -57,7 +67,7 @@ class PlainDisplay:
         if report.seconds > 0 and report.step:
             parts.append(rate(report.tokens / report.seconds, "tokens"))
             parts.append(f"{duration(report.seconds / report.step * (report.steps - report.step))} left")
-        self.line(f"{title}: " + ", ".join(parts))
+        self.line(f"{title}: {', '.join(parts)}{self._position}")
 
     def end(self, title: str, seconds: float, *, reused: bool) -> None:
         """Say that a stage ended."""
@@ -66,8 +76,8 @@ class PlainDisplay:
 
     def line(self, text: str) -> None:
         """Write a line; what the output's encoding lacks is replaced."""
-        encoding = sys.stdout.encoding or "utf-8"
-        print(harmless(text).encode(encoding, errors="replace").decode(encoding), flush=True)
+        encoding = sys.stderr.encoding or "utf-8"
+        print(harmless(text).encode(encoding, errors="replace").decode(encoding), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Forget the stages."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kdtool
+
+from kdtool_tracker_console._position import Position
 
 if TYPE_CHECKING:
     from kdtool_tracker_console._words import Display
@@ -14,29 +17,37 @@ __all__ = ["ConsoleTracker"]
 
 
 class ConsoleTracker(kdtool.Tracker):
-    """Shows stages, progress, loss and messages: bars in a terminal, plain lines elsewhere."""
+    """Shows stages, progress, loss and messages on standard error: bars in a terminal, plain lines elsewhere."""
 
     shows_messages = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._chosen: Display | None = None
-        self._made = self._reused = 0
-        self._seconds = 0.0
+        self._begin()
 
     def kdtool_run_start(self, run: kdtool.RunInfo) -> None:
-        self._made = self._reused = 0
-        self._seconds = 0.0
+        self._begin()
         self._display.line(f"Run {run.name} in {run.folder}")
+        self._display.prepare("checking components and files")
+
+    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        self._position = Position(stages)
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
-        self._display.start(_title(run), total, unit)
+        self._position.start(run.stage_name, total)
+        self._display.place(self._position.describe())
+        self._display.start(run.stage_title, total, unit)
 
     def kdtool_progress(self, run: kdtool.RunInfo, done: int) -> None:
-        self._display.advance(_title(run), done)
+        self._position.advance(done)
+        self._display.place(self._position.describe())
+        self._display.advance(run.stage_title, done)
 
     def kdtool_step_end(self, run: kdtool.RunInfo, report: kdtool.StepReport) -> None:
-        self._display.step(_title(run), report)
+        self._position.step(report)
+        self._display.place(self._position.describe())
+        self._display.step(run.stage_title, report)
 
     def kdtool_measurement(self, run: kdtool.RunInfo, measurement: kdtool.Measurement) -> None:
         from kdtool_tracker_console._words import describe_measurement
@@ -50,15 +61,16 @@ class ConsoleTracker(kdtool.Tracker):
         self._reused += reused
         self._made += not reused
         self._seconds += seconds
-        self._display.end(_title(run), seconds, reused=reused)
+        if not reused:
+            self._position.end(run.stage_name, seconds)
+        self._display.end(run.stage_title, seconds, reused=reused)
 
     def kdtool_run_end(
         self, run: kdtool.RunInfo, status: Literal["done", "failed", "interrupted"], report: Path | None
     ) -> None:
         from kdtool_tracker_console._words import summary
 
-        for line in summary(run, status, made=self._made, reused=self._reused, seconds=self._seconds):
-            self._display.line(line)
+        self._display.line(summary(run, status, made=self._made, reused=self._reused, seconds=self._seconds))
         self.kdtool_close()
 
     def kdtool_close(self) -> None:
@@ -67,12 +79,17 @@ class ConsoleTracker(kdtool.Tracker):
             self._chosen.close()
             self._chosen = None
 
+    def _begin(self) -> None:
+        self._made = self._reused = 0
+        self._seconds = 0.0
+        self._position = Position()
+
     @property
     def _display(self) -> Display:
         if self._chosen is None:
             from rich.console import Console
 
-            console = Console()
+            console = Console(stderr=True)
             if console.is_terminal and not console.is_dumb_terminal:
                 from kdtool_tracker_console._live import LiveDisplay
 
@@ -82,8 +99,3 @@ class ConsoleTracker(kdtool.Tracker):
 
                 self._chosen = PlainDisplay()
         return self._chosen
-
-
-def _title(run: kdtool.RunInfo) -> str:
-    """Name a stage as `kdtool run --plan` does."""
-    return "/".join(filter(None, (run.stage, run.label)))

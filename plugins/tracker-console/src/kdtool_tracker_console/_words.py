@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Protocol
 
 import kdtool
 
-__all__ = ["Display", "describe_end", "describe_measurement", "duration", "harmless", "rate", "summary"]
+__all__ = ["Display", "describe_end", "describe_measurement", "duration", "harmless", "rate", "roughly", "summary"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Display(Protocol):
-    """Shows stages by their titles, several at a time if need be."""
+    """Shows stages by their titles, several at a time if need be, and the position of the run among its stages."""
+
+    def prepare(self, text: str) -> None:
+        """Show what the run does before its first stage."""
+
+    def place(self, position: str) -> None:
+        """Take the position to show from now on; "" for none."""
 
     def start(self, title: str, total: int | None, unit: str) -> None:
         """Show that a stage begins."""
@@ -48,6 +53,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """Return a span of time that is not known exactly."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
 def rate(per_second: float, unit: str) -> str:
     """Return a rate: "1.9k tokens/s", or seconds for one where that reads better."""
     if 0 < per_second < 0.5:
@@ -58,7 +70,7 @@ def rate(per_second: float, unit: str) -> str:
 
 def describe_end(title: str, seconds: float, *, reused: bool) -> str:
     """Say that a stage ended."""
-    return f"{title}: used again, nothing to do" if reused else f"{title}: done in {duration(seconds)}"
+    return f"{title}: reused" if reused else f"{title}: done in {duration(seconds)}"
 
 
 def describe_measurement(measurement: kdtool.Measurement) -> str:
@@ -69,10 +81,18 @@ def describe_measurement(measurement: kdtool.Measurement) -> str:
     return f"{measurement.name} of {measurement.subject}: {measurement.value:.4g} {measurement.unit}{bounds}"
 
 
-def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> Iterator[str]:
-    """Say how a run ended, in a few lines."""
-    words = {"done": "is done", "failed": "failed", "interrupted": "was interrupted"}
-    again = f", {reused} used again" if reused else ""
-    yield f"Run {run.name} {words[status]}: {made} stages made in {duration(seconds)}{again}"
-    if status != "done":
-        yield "Finished work is kept: the same command resumes there"
+def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> str:
+    """Say how a run ended."""
+    if status == "done":
+        again = f", {reused} reused" if reused else ""
+        work = f"{_stages(made)} in {duration(seconds)}{again}" if made else f"all of its {_stages(reused)} reused"
+        return f"Run {run.name} is done: {work}"
+    ended = "failed" if status == "failed" else "was interrupted"
+    if not made + reused:
+        return f"Run {run.name} {ended} before its first stage was complete."
+    remedy = " Run the same command to continue." if status == "failed" else ""
+    return f"Run {run.name} {ended} ({_stages(reused)} reused, {made or 'none'} completed).{remedy}"
+
+
+def _stages(count: int) -> str:
+    return f"{count} stage{'' if count == 1 else 's'}"

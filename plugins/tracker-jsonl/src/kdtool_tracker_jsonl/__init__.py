@@ -7,7 +7,7 @@ before and after are dropped, because there is no file yet. Lines are written at
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -32,6 +32,9 @@ class JsonLinesTracker(kdtool.Tracker):
             _mend(path)
         self._file = path.open("a", encoding="utf-8", buffering=1, newline="\n")
         self._write(run, "run_start", name=run.name, folder=run.folder, world=run.world)
+
+    def kdtool_plan(self, run: kdtool.RunInfo, stages: Sequence[kdtool.StageRecord]) -> None:
+        self._write(run, "plan", stages=stages)
 
     def kdtool_stage_start(self, run: kdtool.RunInfo, total: int | None, unit: str) -> None:
         self._write(run, "stage_start", total=total, unit=unit)

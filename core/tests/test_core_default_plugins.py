@@ -1,0 +1,117 @@
+"""A recipe without a tracker or a reporter gets the default ones: they show a run and change nothing of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kdtool
+import pytest
+from kdtool._assembly.assemble import assemble
+from kdtool._plugins import registry
+from kdtool._plugins.distributions import find_misplaced, points
+from kdtool._recipe.read import load_recipe
+from plugin_site import forget_installed, install
+
+DEFAULTS = "[kdtool.defaults]\ntracker = x_shown:Seen\nreporter = x_shown:Paper\ntrainer = x_shown:Train\n"
+NAMES = (
+    "[kdtool.trackers]\nx-seen = x_shown:Seen\nx-other = x_shown:Other\n[kdtool.reporters]\nx-paper = x_shown:Paper\n"
+)
+SOURCE = '''
+import kdtool
+
+
+class Seen(kdtool.Tracker):
+    """Shows the run."""
+
+    begun = []
+
+    def kdtool_run_start(self, run):
+        Seen.begun.append(run.name)
+
+
+class Other(Seen):
+    """Another one."""
+
+
+class Paper(kdtool.Reporter):
+    """Writes nothing but a title."""
+
+    def kdtool_report(self, run, results):
+        path = run.folder / "paper.txt"
+        path.write_text(results.name, encoding="utf-8")
+        return path
+'''
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install distributions; no others have plugins."""
+    site = tmp_path / "site"
+    monkeypatch.syspath_prepend(site)
+
+    def add(name: str, entry_points: str) -> None:
+        install(site, name, entry_points, {f"{name.replace('-', '_')}.py": SOURCE})
+        forget_installed()
+
+    def ours() -> tuple[Any, ...]:
+        return tuple(point for point in points() if point.value.startswith("x_"))
+
+    monkeypatch.setattr(registry, "points", ours)
+    yield add
+    monkeypatch.undo()
+    forget_installed()
+    sys.modules.pop("x_shown", None)
+
+
+def shown(recipe: dict[str, Any]) -> list[str]:
+    return [f"{spec.path} {spec.use}" for spec in load_recipe(recipe).shared if spec.kind in {"tracker", "reporter"}]
+
+
+def test_a_recipe_without_tracker_and_reporter_gets_the_defaults(
+    recipe: dict[str, Any], put: Callable[..., None]
+) -> None:
+    put("x-shown", DEFAULTS + NAMES)
+    plain = {key: value for key, value in recipe.items() if key not in {"trackers", "reporter"}}
+    assert shown(plain) == ["trackers.x-seen x-seen", "reporter x-paper"]
+    assert "x_shown" not in sys.modules, "a default is found without importing it"
+    assert shown({**plain, "trackers": [], "reporter": None}) == []
+    assert shown({**plain, "tracker": False, "reporter": False}) == []
+    assert shown({**plain, "trackers": ["x-other"]}) == ["trackers.x-other x-other", "reporter x-paper"]
+    assert find_misplaced(registry.GROUPS.values()) == ()
+    del plain["trainer"]
+    with pytest.raises(kdtool.RecipeError, match="names no trainer"):
+        load_recipe(plain)  # only plugins that show a run have defaults
+
+
+def test_defaults_change_no_fingerprint_and_no_result(recipe: dict[str, Any], put: Callable[..., None]) -> None:
+    recipe |= {"trackers": [], "reporter": None}
+    before = kdtool.run(recipe)
+    put("x-shown", DEFAULTS + NAMES)
+    del recipe["trackers"], recipe["reporter"]
+    after = kdtool.run(recipe)
+    assert sys.modules["x_shown"].Seen.begun == ["toy"]
+    assert (before.report, after.report) == (None, after.folder / "paper.txt")
+    assert [stage.name for stage in after.stages if not stage.reused] == []
+    assert after.measurements == before.measurements
+
+
+def test_two_defaults_of_a_kind_are_none(
+    recipe: dict[str, Any], put: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("x-shown", DEFAULTS + NAMES)
+    put("x-rival", "[kdtool.defaults]\ntracker = x_rival:Seen\n[kdtool.trackers]\nx-rival = x_rival:Seen\n")
+    del recipe["trackers"], recipe["reporter"]
+    assert shown(recipe) == ["reporter x-paper"]
+    said = capsys.readouterr().err
+    assert said == "note: x-rival and x-seen are both the default tracker, so none is used; name one in the recipe\n"
+
+
+def test_nothing_is_default_where_nothing_is_installed(recipe: dict[str, Any], put: Callable[..., None]) -> None:
+    put("x-shown", NAMES)
+    del recipe["trackers"], recipe["reporter"]
+    with assemble(load_recipe(recipe)) as assembly:
+        assert not assembly.of_kind("tracker")
+        assert not assembly.of_kind("reporter")
