@@ -20,7 +20,7 @@ from kdtool_reporter_html._page import page
 from kdtool_reporter_html._verdict import forest
 from kdtool_testing import ReporterConformance, make_run
 
-VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "polyline", "polygon"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
 
 
@@ -57,7 +57,9 @@ class Checker(HTMLParser):
             self.problems.append("a drawing without words")
 
     def _attribute(self, tag: str, name: str, value: str) -> None:
-        if name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
+        if name == "xlink:href" and value.startswith("#"):
+            self.references.append(value.removeprefix("#"))
+        elif name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
             self.problems.append(f"<{tag} {name}={value!r}>")
         if name == "href" and not value.startswith("#"):
             self.problems.append(f"<{tag} href={value!r}>")
@@ -116,8 +118,8 @@ def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
         "AutoModelForCausalLM.from_pretrained",
     ):
         assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
-    trade_offs = 4
-    assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1) + trade_offs
+    curves, shares, trade_offs = 2 * 4, 1, 4
+    assert html.count('<svg role="img" viewBox') == curves + shares + trade_offs
 
 
 def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_tokens(sample: kdtool.Results) -> None:
@@ -214,7 +216,16 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
     html = page(results)
     check(html)
-    assert all(re.fullmatch(r"[\d, -]*", points) for points in re.findall(r'points="([^"]*)"', html))
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results) -> None:
+    html = page(sample)
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert {"--student", "--control", "--teacher", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
+    assert not re.search("stroke: #|fill: #", drawn)
+    assert re.search(r"Weighted loss against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
+    assert page(sample) == html
 
 
 def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tmp_path: Path) -> None:
@@ -283,7 +294,7 @@ def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Res
         comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
     )
     plain, html = page(sample), page(results)
-    for shown in ("<polyline", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
+    for shown in ("viewBox", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
         assert html.count(shown) == plain.count(shown), shown
     assert "It does not pay at equal wall time" in plain
     assert "It does not pay at equal wall time" in html
@@ -300,7 +311,7 @@ def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_i
         answered(folder / "scores", "student", passed, letter * 4000),
         answered(tmp_path, "teacher", [True] * 2000, letter * 4000),
     )
-    results = dataclasses.replace(sample, measurements=found, comparisons=(), folder=folder)
+    results = dataclasses.replace(sample, measurements=found, comparisons=(), arms=(), folder=folder)
     html = page(results)
     less = len(page(dataclasses.replace(results, measurements=())).encode())
     assert len(html.encode()) - less < 1.2 * 1024 * 1024
@@ -332,7 +343,7 @@ def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
         file = tmp_path / f"{number}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
         found.append(kdtool.Measurement(f"m{number}", "student", "fraction", 1.0, 2, higher_is_better=True, items=file))
-    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
+    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=(), arms=()))
     assert (
         html.count("992 more texts are in the run&#39;s files") + html.count("992 more texts are in the run's files")
         == 60

@@ -12,8 +12,8 @@ from math import isfinite
 
 import kdtool
 
+from kdtool_reporter_html._charts import inside
 from kdtool_reporter_html._numbers import difference, percent, span, tick
-from kdtool_reporter_html._scales import Tick, axis
 from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Subjects, name, title
 
 __all__ = [
@@ -91,14 +91,14 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ForestPanel:
-    """All comparisons of one measurement on a common scale; `zero` is the position of no difference."""
+    """All comparisons of one measurement on a common scale; `zero` is the position of no difference, `ticks` have labels."""
 
     heading: str
     zero: float
     left: str
     right: str
     better: str
-    ticks: tuple[Tick, ...]
+    ticks: tuple[tuple[float, str], ...]
     rows: tuple[ForestRow, ...]
 
 
@@ -284,23 +284,27 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
     left, right = min([0.0, *edges]), max([0.0, *edges])
     room = (right - left) * 0.08 or 1.0
-    scale = axis(
-        [left - room, right + room],
-        most=5,
-        label=lambda mark: "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative)),
-    )
+    left, right = left - room, right + room
+
+    def at(value: float) -> float:
+        return 100 * (min(max(value, left), right) - left) / (right - left)
+
+    def label(mark: float) -> str:
+        return "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative))
+
+    ticks = tuple((at(mark), label(mark)) for mark in inside(left, right))
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
             against=_place(found.against),
             arm=found.against,
-            at=scale.at(found.difference),
-            low=scale.at(found.low),
-            high=scale.at(found.high),
+            at=at(found.difference),
+            low=at(found.low),
+            high=at(found.high),
             verdict=found.verdict,
             text=difference(found.difference, unit, relative=relative, spread=(found.high - found.low) / 2),
             interval=_interval(found, unit),
         )
         for found in comparisons
     )
-    return ForestPanel(title(measurement), scale.at(0.0), *sides, "right" if higher else "left", scale.ticks, rows)
+    return ForestPanel(title(measurement), at(0.0), *sides, "right" if higher else "left", ticks, rows)
