@@ -13,7 +13,7 @@ from kdtool_testing import TrackerConformance, make_run
 from kdtool_tracker_console import ConsoleTracker
 from kdtool_tracker_console._live import LiveDisplay
 from kdtool_tracker_console._plain import PlainDisplay
-from kdtool_tracker_console._words import duration, rate
+from kdtool_tracker_console._words import describe_measurement, duration, rate
 from rich.console import Console
 
 
@@ -117,3 +117,9 @@ def test_a_failed_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFi
 def test_words() -> None:
     assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
     assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
+
+
+def test_the_first_text_of_a_measurement_is_shown() -> None:
+    texts = {"def f(": "self)\n\x1b", "import": " os"}
+    measured = kdtool.Measurement("samples", "student", "fraction", 0.5, 2, True, texts=texts)
+    assert describe_measurement(measured) == "samples of student: 0.5 fraction; 'def f(': 'self)\\n\\x1b'"

@@ -31,7 +31,7 @@ __all__ = ["COLOURS", "Chart", "colour_of", "draw", "inside", "is_wide", "scale"
 _WIDTH, _HEIGHT = 400, 220
 """Pixels of a chart; the page stretches it to its card."""
 _CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-COLOURS = dict(re.findall(r"--([\w-]+): (#\w{6})", _CSS.partition("}")[0]))
+COLOURS: dict[str, str] = dict(re.findall(r"--([\w-]+): (#\w{6})", _CSS.partition("}")[0]))
 """The page's colours in light mode, by the names of their CSS variables."""
 _STYLE = {
     "svg.fonttype": "none",

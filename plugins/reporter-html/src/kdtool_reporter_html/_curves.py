@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -89,9 +90,9 @@ def _charts(histories: Sequence[_History]) -> Iterable[Chart]:
     reports = [report for found in histories for report in found.reports]
     yield from _pair("Weighted loss", histories, lambda report: report.loss)
     for label in dict.fromkeys(label for report in reports for label in report.terms):
-        yield from _pair(label, histories, lambda report, label=label: term(report, label))
+        yield from _pair(label, histories, partial(term, label=label))
     for name in dict.fromkeys(name for report in reports for name in report.metrics):
-        yield from _pair(f"{name}, split validation", histories, lambda report, name=name: metric(report, name))
+        yield from _pair(f"{name}, split validation", histories, partial(metric, name=name))
 
 
 def _pair(
