@@ -134,7 +134,7 @@ def _draw_titles(axes: Axes, places: Sequence[Place], titles: Mapping[str, str])
         axes.annotate(
             called, (place.cost, place.quality), (1.04, height), textcoords="axes fraction",
             va="center", fontsize=10, color=COLOURS["ink"], parse_math=False, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkA": 1, "shrinkB": 5},
+            arrowprops={"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
