@@ -129,12 +129,12 @@ def _draw_titles(axes: Axes, places: Sequence[Place], titles: Mapping[str, str])
     axes.set_ylim(low, high)
     ordered = sorted(places, key=lambda place: place.quality)
     heights = spread([(place.quality - low) / (high - low) for place in ordered], 0.1)
+    line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkB": 5, "relpos": (0, 0.5)}
     for place, height in zip(ordered, heights, strict=True):
-        called = shorten(titles[place.arm], 28, placeholder=" …")
+        text = shorten(titles[place.arm], 28, placeholder=" …")
         axes.annotate(
-            called, (place.cost, place.quality), (1.04, height), textcoords="axes fraction",
-            va="center", fontsize=10, color=COLOURS["ink"], parse_math=False, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)},
+            text, (place.cost, place.quality), (1.04, height), textcoords="axes fraction", arrowprops=line, va="center",
+            fontsize=10, color=COLOURS["ink"], parse_math=False, annotation_clip=False,
         )  # fmt: skip
 
 
