@@ -100,8 +100,8 @@ def text_of(html: str) -> str:
     return " ".join(" ".join(check(html).texts).split())
 
 
-def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
-    html = page(sample)
+def test_a_whole_run_is_shown(sample_page: str) -> None:
+    html = sample_page
     text = text_of(html)
     for expected in (
         "Distillation pays at equal tokens: the student is better in perplexity",
@@ -139,8 +139,8 @@ def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_token
     assert "Control, equal time" in html
 
 
-def test_nothing_is_fetched(sample: kdtool.Results) -> None:
-    html = page(sample)
+def test_nothing_is_fetched(sample_page: str) -> None:
+    html = sample_page
     assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)
     assert check(html).scripts == 1
 
@@ -227,8 +227,8 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     assert not re.search(r'd="[^"]*(nan|inf)', html)
 
 
-def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results) -> None:
-    html = page(sample)
+def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results, sample_page: str) -> None:
+    html = sample_page
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert {"--student", "--control", "--teacher", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
     assert not re.search("stroke: #|fill: #", drawn)
@@ -290,7 +290,7 @@ def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -
     assert "with the worst results" not in html
 
 
-def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results) -> None:
+def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results, sample_page: str) -> None:
     """So they are where two evaluators measure under one name."""
 
     def called(found: Any, key: str) -> Any:
@@ -301,7 +301,7 @@ def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Res
         measurements=tuple(called(found, "name") for found in sample.measurements),
         comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
     )
-    plain, html = page(sample), page(results)
+    plain, html = sample_page, page(results)
     for shown in ("viewBox", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
         assert html.count(shown) == plain.count(shown), shown
     assert "It does not pay at equal wall time" in plain

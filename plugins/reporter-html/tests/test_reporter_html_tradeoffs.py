@@ -117,8 +117,8 @@ def test_one_size_for_all_says_nothing(sizes: dict[str, float]) -> None:
     )
 
 
-def test_page_draws_them_and_says_them_in_words(sample: kdtool.Results) -> None:
-    text = page(sample)
+def test_page_draws_them_and_says_them_in_words(sample: kdtool.Results, sample_page: str) -> None:
+    text = sample_page
     assert "Quality against size and speed" in text
     assert "Perplexity against file size. Teacher: 5.94 at 269" in text
     assert "Quality against size" not in page(dataclasses.replace(sample, measurements=()))
