@@ -47,7 +47,7 @@ class Judgement:
     """Result of the comparison with one control.
 
     `outcome` is "pays", "costs", "mixed" or "open". It is "likeness", "repetition" or, for both, "asides" if only those
-    differ. `claim` says what differs.
+    differ. `claim` names the differences.
     """
 
     control: str
@@ -130,7 +130,7 @@ def where_it_pays(found: Sequence[Judgement], seeds: int, *, controlled: bool = 
 
 
 def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
-    """Return a sentence on a student that is far behind its teacher; "" if it is not, or nothing tells.
+    """Return a sentence on a student that is far behind its teacher; "" if it is not, or if neither was measured.
 
     `grouped` holds measurements by name, then arm. Far behind means twice the teacher's perplexity, or another most likely
     token than the teacher's in more than half of all places.
