@@ -226,7 +226,12 @@ TINY: Mapping[str, Any] = {
     "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
     "student": {"layers": 3},
     "trainer": {"batch": 2, "dtype": "float32"},
-    "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": False, "efficiency": False},
+    "evaluators": {
+        "perplexity": {"documents": 3, "characters": 400},
+        "agreement": False,
+        "efficiency": False,
+        "samples": {"prompts": ["def"], "tokens": 2},
+    },
 }
 """The quickstart with a tiny teacher and little to do."""
 

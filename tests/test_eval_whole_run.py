@@ -92,7 +92,7 @@ def test_a_runs_student_is_measured_with_the_runs_own_recipe_and_runs_that_measu
     capsys.readouterr()
     assert call(["compare", "first", "second", "--html", "page"]) == 0
     assert "| first" in capsys.readouterr().out
-    assert "pair by pair" in (models / "page" / "report.html").read_text(encoding="utf-8")
+    assert "All pairwise comparisons" in (models / "page" / "report.html").read_text(encoding="utf-8")
     assert call(["eval", "plain", "--with", "perplexity", *TEXT, "--name", "third"]) == 0
     assert call(["compare", "first", "third"]) == 0
     assert "measured in different ways: documents, texts" in capsys.readouterr().out

@@ -68,6 +68,24 @@ def test_perplexities_are_compared_as_ratios(tmp_path: Path) -> None:
     assert found.difference == pytest.approx(2.718281828 ** (40 / 30 - 70 / 30) - 1)
 
 
+def test_a_student_with_twice_its_teacher_s_perplexity_is_called_weak_and_no_other(tmp_path: Path) -> None:
+    arms = {"student": 3.0, "control": 3.1, "teacher": 2.0}
+    found = {
+        arm: _measurement(tmp_path / f"{arm}.jsonl", [(nats + 0.01 * i, 1.0) for i in range(8)], "exp")
+        for arm, nats in arms.items()
+    }
+    compared = compare("student", "teacher", [(found["student"], found["teacher"])], of_teacher=True)
+    against_control = compare("student", "control", [(found["student"], found["control"])])
+    assert compared is not None
+    assert against_control is not None
+    said = "In absolute terms the student is weak: its loss is 20.8, that of teacher 7.652."
+    assert said in verdict([compared])
+    assert said in verdict([against_control, compared])
+    near = dataclasses.replace(compared, difference=0.9)
+    far_control = dataclasses.replace(compared, against="control")
+    assert "weak" not in verdict([against_control, near, far_control])
+
+
 def test_a_seed_that_diverged_leaves_an_interval_without_end(tmp_path: Path) -> None:
     nats = {"s0": 120.0, "s1": 5.0, "c0": 5.0, "c1": 5.1}
     found = {

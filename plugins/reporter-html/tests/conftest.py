@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import kdtool
 import pytest
+from kdtool_reporter_html._page import page
 
 Figures = dict[str, tuple[str, bool, dict[str, float]]]
 QUALITY: Figures = {  # name: unit, higher is better, transform, values by arm
@@ -198,6 +199,12 @@ control: {match: tokens}
 def sample() -> kdtool.Results:
     """Give the whole made-up run."""
     return make_sample()
+
+
+@pytest.fixture(scope="session")
+def sample_page() -> str:
+    """Give the page of the whole made-up run, drawn once."""
+    return page(make_sample())
 
 
 def make_sample(**changes: Any) -> kdtool.Results:

@@ -1,12 +1,9 @@
-"""How numbers, axes and names of subjects are written."""
+"""How numbers and names of subjects are written."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from kdtool_reporter_html._numbers import count, difference, duration, interval, quantity, tick
-from kdtool_reporter_html._scales import axis
 from kdtool_reporter_html._subjects import title
 
 
@@ -45,21 +42,6 @@ def test_differences_carry_a_sign_and_shared_units_are_said_once() -> None:
     assert difference(4e49, "per token", relative=True, spread=float("inf")) == "+4.00e+51\u00a0%"
     assert count(49152) == "49\u202f152"
     assert duration(0) == "0\u00a0ms"
-
-
-@given(
-    st.lists(st.floats(-1e9, 1e9).filter(lambda x: not x or abs(x) > 1e-9), min_size=1, max_size=6),
-    st.booleans(),
-    st.booleans(),
-)
-@example([1e9, 999999999.9999999], False, False)
-def test_axes_hold_their_values_in_order(values: list[float], include_zero: bool, logarithmic: bool) -> None:
-    scale = axis(values, include_zero=include_zero, may_be_logarithmic=logarithmic)
-    places = [scale.at(value) for value in sorted(values)]
-    assert places == sorted(places)
-    assert all(-1e-6 <= place <= 100 + 1e-6 for place in [*places, *(mark.at for mark in scale.ticks)])
-    assert len(scale.ticks) <= 8
-    assert len({mark.label for mark in scale.ticks}) == len(scale.ticks)
 
 
 def test_titles_keep_numbers_and_short_names() -> None:

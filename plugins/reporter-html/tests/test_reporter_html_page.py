@@ -22,7 +22,7 @@ from kdtool_reporter_html._page import page
 from kdtool_reporter_html._verdict import forest
 from kdtool_testing import ReporterConformance, make_run
 
-VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle", "polyline", "polygon"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "line", "rect", "circle"}
 HOSTILE = "\"><script>alert('x')</script>&lt;b</pre></textarea></style>{{ 7 * 7 }}"
 
 
@@ -59,7 +59,9 @@ class Checker(HTMLParser):
             self.problems.append("a drawing without words")
 
     def _attribute(self, tag: str, name: str, value: str) -> None:
-        if name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
+        if name == "xlink:href" and value.startswith("#"):
+            self.references.append(value.removeprefix("#"))
+        elif name in {"src", "srcset", "xlink:href", "poster", "data", "action"} or name.startswith("on"):
             self.problems.append(f"<{tag} {name}={value!r}>")
         if name == "href" and not value.startswith("#"):
             self.problems.append(f"<{tag} href={value!r}>")
@@ -100,26 +102,28 @@ def text_of(html: str) -> str:
     return " ".join(" ".join(check(html).texts).split())
 
 
-def test_a_whole_run_is_shown(sample: kdtool.Results) -> None:
-    html = page(sample)
+def test_a_whole_run_is_shown(sample_page: str) -> None:
+    html = sample_page
     text = text_of(html)
     for expected in (
         "Distillation pays at equal tokens: the student is better in perplexity",
         "It does not pay at equal wall time: the control is better in perplexity and",
         "Apache-2.0",
-        "was given their whole cost for every seed",
-        "Perplexity: better, −18.5\u00a0% (95 % interval −23.7 to −13.4\u00a0%)",
+        "trained for their whole time as well, for every seed",
+        "−18.5\u00a0% −23.7 to −13.4\u00a0% better",
+        "Perplexity 64 items, 3 seeds",
+        "In absolute terms the student is weak: its perplexity is 12.0, the teacher's 5.94.",
         "2.49\u00a0×",
         "forward-kl",
         "near-duplicates: duplicate of an earlier file",
-        "The teacher's stored signals cost 3\u00a0min 08\u00a0s (an earlier run paid them), shared by 3 students",
+        "The teacher's signals took 3\u00a0min 08\u00a0s (in an earlier run) and are shared by 3 students",
         "kdtool-loss-divergences 0.1.0",
         "local file",
         "AutoModelForCausalLM.from_pretrained",
     ):
         assert expected.replace("\u00a0", " ") in text.replace("\u00a0", " "), expected
-    trade_offs = 4
-    assert html.count("<polyline") == 2 * (9 + 3) + 2 * (3 + 1) + 2 * (9 + 3) + 2 * (3 + 1) + trade_offs
+    curves, shares, trade_offs = 2 * 4, 1, 4
+    assert html.count('<svg role="img" viewBox') == curves + shares + trade_offs
 
 
 def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_tokens(sample: kdtool.Results) -> None:
@@ -132,13 +136,13 @@ def test_a_control_that_trained_on_other_tokens_is_not_called_one_of_equal_token
     html = page(dataclasses.replace(sample, arms=tuple(map(longer, sample.arms)), verdict="", recipe_text=""))
     assert "equal tokens" not in html.lower()
     assert "Distillation pays on the same rows: the student is better in perplexity" in html
-    for shown in ("On the same rows", "Control, same rows", "Control, same rows, seed 1, distil", "control (rows)"):
+    for shown in ("on the same rows", "Control, same rows", "Control, same rows, seed 1, distil", "control (rows)"):
         assert shown in html
     assert "Control, equal time" in html
 
 
-def test_nothing_is_fetched(sample: kdtool.Results) -> None:
-    html = page(sample)
+def test_nothing_is_fetched(sample_page: str) -> None:
+    html = sample_page
     assert not re.search(r"@import|url\(|<link|<img|<iframe|fetch\(|XMLHttpRequest", html)
     assert check(html).scripts == 1
 
@@ -158,9 +162,15 @@ MISSING: dict[str, dict[str, Any]] = {
 def test_missing_parts_leave_a_valid_page(sample: kdtool.Results, changes: dict[str, Any]) -> None:
     text = text_of(page(dataclasses.replace(sample, **changes)))
     if not changes.get("comparisons", True) and changes.get("arms", True):
-        assert "cannot say whether the teacher helped" in text
+        assert "No verdict: no evaluator compared the student with its control" in text
     if changes.get("verdict") == "":
         assert "Nothing was exported in this run." in text
+
+
+def test_without_a_control_the_verdict_says_how_to_get_one(sample: kdtool.Results) -> None:
+    arms = tuple(arm for arm in sample.arms if arm.arm == "student")
+    text = text_of(page(dataclasses.replace(sample, arms=arms, comparisons=())))
+    assert "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare." in text
 
 
 def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
@@ -174,8 +184,8 @@ def test_one_seed_is_called_one_seed(sample: kdtool.Results) -> None:
             )
         )
     )
-    assert "There is one seed only: the luck of a single training run is not in the intervals." in text
-    assert "and one seed." in text
+    assert "With one seed, intervals cover the choice of test items, not the luck of training." in text
+    assert "64 items, one seed" in text
     assert "seeds: 1" not in text
 
 
@@ -202,7 +212,7 @@ def test_hostile_text_stays_text(sample: kdtool.Results) -> None:
     checker = check(page(hostile))
     assert checker.scripts == 1
     assert "".join(checker.texts).count(HOSTILE) > 10
-    assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</header>")[0]
+    assert "49" not in page(dataclasses.replace(sample, verdict="{{ 7 * 7 }}", measurements=())).split("</section>")[0]
 
 
 @given(st.lists(st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf")]), min_size=2, max_size=5))
@@ -216,7 +226,16 @@ def test_histories_with_any_numbers_are_drawn(values: list[float]) -> None:
     results = kdtool.Results("n", Path("x"), "", (), (), (arm,), (), (), {}, {}, {}, "", {}, 1.0)
     html = page(results)
     check(html)
-    assert all(re.fullmatch(r"[\d, -]*", points) for points in re.findall(r'points="([^"]*)"', html))
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+def test_charts_follow_light_and_dark_and_read_aloud(sample: kdtool.Results, sample_page: str) -> None:
+    html = sample_page
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert {"--student", "--control", "--teacher", "--t1", "--muted"} <= set(re.findall(r"var\((--[\w-]+)\)", drawn))
+    assert not re.search("stroke: #|fill: #", drawn)
+    assert re.search(r"Weighted loss against training tokens\. Student: from [\d.]+ to [\d.]+; Control", drawn)
+    assert page(sample) == html
 
 
 def test_intervals_are_those_of_the_results_values(sample: kdtool.Results) -> None:
@@ -239,7 +258,7 @@ def test_an_interval_without_end_is_drawn_to_the_edge(sample: kdtool.Results, tm
     )
     write_results(dataclasses.replace(sample, comparisons=(endless,), folder=tmp_path))
     html = page(read_results(tmp_path))
-    assert "+4.00e+51 % (95 % interval −100 % to +∞)" in text_of(html).replace("\u00a0", " ")
+    assert "+4.00e+51 % −100 % to +∞" in text_of(html).replace("\u00a0", " ")
     (drawn,) = forest([endless], {"perplexity": "per token"}, {"perplexity": False})
     (row,) = drawn.rows
     assert 0 < row.low < row.at < row.high == 100
@@ -273,7 +292,7 @@ def test_answers_of_all_subjects_stand_together(sample: kdtool.Results, tmp_path
         answered(tmp_path, "teacher", [True, True], "return 42"),
     )
     text = text_of(page(dataclasses.replace(sample, measurements=(*sample.measurements, *found))))
-    assert "What was answered: bench.pass@1" in text
+    assert "Answers: bench.pass@1" in text
     assert "task/1 · Teacher 1 · Student, seed 0 0" in text
     assert "Student, seed 0: Answer return 41 + 1" in text
 
@@ -282,10 +301,10 @@ def test_long_texts_are_cut_and_say_so(sample: kdtool.Results, tmp_path: Path) -
     found = answered(tmp_path, "student", [True] * 3, "x" * 4100)
     html = page(dataclasses.replace(sample, measurements=(found,), comparisons=()))
     assert "… 100 more" in html
-    assert "left out here" not in html
+    assert "with the worst results" not in html
 
 
-def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results) -> None:
+def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Results, sample_page: str) -> None:
     """So they are where two evaluators measure under one name."""
 
     def called(found: Any, key: str) -> Any:
@@ -296,8 +315,8 @@ def test_measurements_called_by_their_evaluator_too_are_known(sample: kdtool.Res
         measurements=tuple(called(found, "name") for found in sample.measurements),
         comparisons=tuple(called(found, "measurement") for found in sample.comparisons),
     )
-    plain, html = page(sample), page(results)
-    for shown in ("<polyline", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
+    plain, html = sample_page, page(results)
+    for shown in ("viewBox", 'class="tile"', "the teacher's speed", "Distillation pays at equal tokens"):
         assert html.count(shown) == plain.count(shown), shown
     assert "It does not pay at equal wall time" in plain
     assert "It does not pay at equal wall time" in html
@@ -314,7 +333,7 @@ def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_i
         answered(folder / "scores", "student", passed, letter * 4000),
         answered(tmp_path, "teacher", [True] * 2000, letter * 4000),
     )
-    results = dataclasses.replace(sample, measurements=found, comparisons=(), folder=folder)
+    results = dataclasses.replace(sample, measurements=found, comparisons=(), arms=(), folder=folder)
     html = page(results)
     less = len(page(dataclasses.replace(results, measurements=())).encode())
     assert len(html.encode()) - less < 1.2 * 1024 * 1024
@@ -323,7 +342,7 @@ def test_a_long_list_has_a_budget_shows_failures_first_and_says_where_the_rest_i
     failed = [number for number, one in enumerate(passed) if not one]
     assert shown[: len(failed)] == failed[: len(shown)], "failures first, in their order"
     assert len(shown) == len(set(shown))
-    said = f"The {len(shown)} items that went worst for some model; {2000 - len(shown)} more are left out here."
+    said = f"The {len(shown)} items with the worst results; {2000 - len(shown)} more are in the run's files:"
     assert said in text
     assert f"scores/student.jsonl, {tmp_path / 'teacher.jsonl'}." in text or (
         f"{tmp_path / 'teacher.jsonl'}, scores/student.jsonl." in text
@@ -346,12 +365,9 @@ def test_one_item_is_shown_however_large_and_its_further_texts_are_counted(
         file = tmp_path / f"{number}.jsonl"
         file.write_text("".join(lines), encoding="utf-8")
         found.append(kdtool.Measurement(f"m{number}", "student", "fraction", 1.0, 2, higher_is_better=True, items=file))
-    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=()))
-    assert (
-        html.count("992 more texts are in the run&#39;s files") + html.count("992 more texts are in the run's files")
-        == 60
-    )
-    assert html.count("; 1 more are left out here") == 60
+    html = page(dataclasses.replace(sample, measurements=tuple(found), comparisons=(), arms=()))
+    assert html.count("992 more texts in the run&#39;s files") + html.count("992 more texts in the run's files") == 60
+    assert html.count("; 1 more are in the run") == 60
 
 
 def test_answers_are_text_and_nothing_else(sample: kdtool.Results, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from itertools import pairwise
 
 import kdtool
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kdtool_reporter_html._charts import Chart, spread
 from kdtool_reporter_html._page import page
 from kdtool_reporter_html._subjects import Subjects
-from kdtool_reporter_html._tradeoffs import Tradeoff, per_parameter, tradeoffs
+from kdtool_reporter_html._tradeoffs import Place, front_of, per_parameter, tradeoffs
 
 SUBJECTS = Subjects(
     [
@@ -34,7 +39,7 @@ def _subjects(measured: list[kdtool.Measurement]) -> Subjects:
     return Subjects(SUBJECTS.found, values)
 
 
-def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool = True) -> Tradeoff:
+def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool = True) -> Chart:
     measured = [_measured("pass@1", subject, "fraction", value, higher) for subject, value in quality.items()]
     measured += [_measured("file-size", subject, "bytes", value, False) for subject, value in sizes.items()]
     (chart,) = tradeoffs(measured, _subjects(measured))
@@ -42,29 +47,41 @@ def _chart(quality: dict[str, float], sizes: dict[str, float], *, higher: bool =
 
 
 def test_front_holds_what_nothing_beats_in_both() -> None:
-    quality = {"teacher": 0.9, "student": 0.6, "control": 0.5, "student-big": 0.6}
-    chart = _chart(quality, {"teacher": 100.0, "student": 10.0, "student-big": 20.0})
-    best = {point.arm: point.best for point in chart.points}
-    assert best == {"teacher": True, "student": True, "control": False, "student-big": False}
-    assert chart.better == "upper left"
-    assert len(chart.front.split()) == 2
-    places = {point.arm: point for point in chart.points}
-    assert places["control"].x == places["student"].x < places["student-big"].x < places["teacher"].x
-    assert places["control"].y < places["student"].y < places["teacher"].y
-    assert places["student"].low is not None
+    found = {"teacher": (100, 0.9), "student": (10, 0.6), "control": (10, 0.5), "student-big": (20, 0.6)}
+    places = [Place(arm, cost, quality, None) for arm, (cost, quality) in found.items()]
+    assert {place.arm for place in front_of(places, higher=True, more=False)} == {"teacher", "student"}
+    assert {place.arm for place in front_of(places, higher=False, more=False)} == {"control"}
+    assert {place.arm for place in front_of(places, higher=False, more=True)} == {"teacher", "control", "student-big"}
 
 
-def test_where_lower_is_better_the_front_is_below() -> None:
-    chart = _chart({"teacher": 5.0, "student": 9.0, "control": 8.0}, {"teacher": 100.0, "student": 10.0}, higher=False)
-    assert {point.arm for point in chart.points if point.best} == {"teacher", "control"}
-    assert chart.better == "lower left"
+@pytest.mark.parametrize(("higher", "better"), [(True, "upper"), (False, "lower")])
+def test_the_caption_names_the_better_corner(higher: bool, better: str) -> None:
+    chart = _chart({"teacher": 5.0, "student": 9.0}, {"teacher": 100.0, "student": 10.0}, higher=higher)
+    assert chart.caption == f"against file size; the {better} left is better"
+
+
+def test_titles_of_points_that_lie_on_each_other_stand_apart() -> None:
+    arms = ("teacher", "student", "control", *(f"student-{label}" for label in ("safetensors", "gguf", "q4", "big")))
+    quality = {arm: 0.9 if arm == "teacher" else 0.5 for arm in arms}
+    chart = _chart(quality, {arm: 100.0 if arm == "teacher" else 10.0 for arm in arms})
+    texts = re.findall(r'font-size: 10px[^>]* y="([\d.]+)"[^>]*>([^<]+)<', chart.drawing)
+    assert {text for _, text in texts} == {SUBJECTS.title(arm) for arm in arms}
+    heights = sorted(float(y) for y, _ in texts)
+    assert all(below - above > 10 for above, below in pairwise(heights))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_titles_stay_in_order_apart_and_below_the_top(places: list[float]) -> None:
+    moved = spread(sorted(places), 0.1)
+    assert max(moved) <= 1
+    assert all(b - a > 0.0999 for a, b in pairwise(moved))
+    apart = [0.1, 0.3, 0.9]
+    assert spread(apart, 0.1) == apart
 
 
 def test_exported_folder_stands_for_the_student_where_that_has_no_size() -> None:
     chart = _chart({"teacher": 0.9, "student": 0.6}, {"teacher": 100.0, "student-safetensors": 10.0, "student-q4": 3.0})
-    student, teacher = (next(p for p in chart.points if p.arm == arm) for arm in ("student", "teacher"))
-    assert student.x < teacher.x
-    assert "student: 60" in chart.summary.lower()
+    assert "Student: 60.0\u00a0% at 10" in chart.drawing
 
 
 def test_the_exported_folder_s_speed_stands_for_the_student_and_not_that_of_another_file() -> None:
@@ -75,8 +92,8 @@ def test_the_exported_folder_s_speed_stands_for_the_student_and_not_that_of_anot
     measured += [_measured("decode-speed", arm, "tokens/s", value, True) for arm, value in speeds.items()]
     for name, unit in (("parameters", "parameters"), ("file-size", "bytes")):
         own = [_measured(name, "student-safetensors", unit, 10.0, False), _measured(name, "teacher", unit, 50.0, False)]
-        speed = next(chart for chart in tradeoffs([*measured, *own], SUBJECTS) if chart.against == "decode speed")
-        assert "Student: 60.0\u00a0% at 60.0" in speed.summary
+        speed = next(chart for chart in tradeoffs([*measured, *own], SUBJECTS) if "decode speed" in chart.caption)
+        assert "Student: 60.0\u00a0% at 60.0" in speed.drawing
 
 
 def test_scores_are_divided_by_billions_of_parameters() -> None:
@@ -108,8 +125,8 @@ def test_one_size_for_all_says_nothing(sizes: dict[str, float]) -> None:
     )
 
 
-def test_page_draws_them_and_says_them_in_words(sample: kdtool.Results) -> None:
-    text = page(sample)
+def test_page_draws_them_and_says_them_in_words(sample: kdtool.Results, sample_page: str) -> None:
+    text = sample_page
     assert "Quality against size and speed" in text
     assert "Perplexity against file size. Teacher: 5.94 at 269" in text
     assert "Quality against size" not in page(dataclasses.replace(sample, measurements=()))

@@ -14,7 +14,7 @@ from kdtool_tracker_console import ConsoleTracker
 from kdtool_tracker_console._live import LiveDisplay
 from kdtool_tracker_console._plain import PlainDisplay
 from kdtool_tracker_console._position import Position
-from kdtool_tracker_console._words import duration, rate, roughly
+from kdtool_tracker_console._words import describe_measurement, duration, rate, roughly
 from rich.console import Console
 
 
@@ -203,3 +203,9 @@ def test_words() -> None:
     assert [duration(s) for s in (0.04, 9.96, 100, 6000)] == ["0.0 s", "10 s", "1 min 40 s", "1 h 40 min"]
     assert [rate(r, "rows") for r in (0.25, 12.345, 1900)] == ["4.0 s each", "12.3 rows/s", "1.9k rows/s"]
     assert [roughly(s) for s in (0.2, 89, 720, 9000)] == ["1 s", "89 s", "12 min", "2.5 h"]
+
+
+def test_the_first_text_of_a_measurement_is_shown() -> None:
+    texts = {"def f(": "self)\n\x1b", "import": " os"}
+    measured = kdtool.Measurement("samples", "student", "fraction", 0.5, 2, True, texts=texts)
+    assert describe_measurement(measured) == "samples of student: 0.5 fraction; 'def f(': 'self)\\n\\x1b'"

@@ -112,6 +112,7 @@ class EvaluatorConformance(ComponentConformance):
             if found.low is not None and found.high is not None:
                 assert found.low <= found.value <= found.high, found
             assert all(isinstance(text, str) for pair in found.settings.items() for text in pair)
+            assert all(isinstance(text, str) for pair in found.texts.items() for text in pair)
 
     def test_subjects_are_measured_alike(self, evaluation: Measured) -> None:
         """A name means one thing: its unit, direction and settings do not change from subject to subject."""

@@ -47,7 +47,7 @@ class Measurement:
     a 95 % interval over them, None if there is none. `settings` hold everything needed to reproduce the number. `items` is
     a JSON Lines file with one object per item: {"item": id, "sum": float, "weight": float}. The value is then `transform`(Σ
     sum / Σ weight), and two subjects are compared item by item. An object may also have "shown": named texts for reports,
-    such as an answer and a verdict on it.
+    such as an answer and a verdict on it. `texts` are shown without being compared, such as completions by prompt.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Measurement:
     settings: Mapping[str, str] = field(default_factory=dict)
     items: Path | None = None
     transform: Literal["identity", "exp"] = "identity"
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

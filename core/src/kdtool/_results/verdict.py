@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdtool._contract.comparison import Comparison
-from kdtool._text.markdown import signed_difference
+from kdtool._text.markdown import number, signed_difference
 
 _CONTROLS = {
     "control": "the same student trained without the teacher on equally many tokens",
@@ -38,7 +38,7 @@ def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended
     controls = [found for found in own if found.against in _CONTROLS]
     shares = [f"The student has {share}." for share in map(_share, own) if share]
     if not controls:
-        return " ".join([_NO_CONTROL, *shares])
+        return " ".join([_NO_CONTROL, *shares, *_weakness(own)])
     sentences = []
     for arm in dict.fromkeys(found.against for found in controls):
         shown = _outcome([found for found in controls if found.against == arm])
@@ -46,7 +46,7 @@ def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended
             f"Against {control if arm == 'control' else _CONTROLS[arm]}, the distilled student is {shown}."
         )
     one_seed = [_ONE_SEED] if all(found.seeds == 1 for found in controls) else []
-    return " ".join([*sentences, *_several(controls), *shares, *one_seed])
+    return " ".join([*sentences, *_several(controls), *shares, *_weakness(own), *one_seed])
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
@@ -65,6 +65,16 @@ def _several(comparisons: Sequence[Comparison]) -> list[str]:
     chance = f"{1 - 0.95**count:.0%} of runs would show one."
     text = f"These are {count} comparisons at the 5 % level each: without any difference, up to {chance}"
     return [text] if count > 1 else []
+
+
+def _weakness(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return a sentence for each metric compared by ratio in which the student has more than twice a teacher's value."""
+    return [
+        f"In absolute terms the student is weak: its {found.measurement} is {number(found.value)}, that of {found.against} "
+        f"{number(found.against_value)}."
+        for found in comparisons
+        if found.relative and found.against not in _CONTROLS and found.verdict == "worse" and found.difference > 1
+    ]
 
 
 def _share(found: Comparison) -> str:

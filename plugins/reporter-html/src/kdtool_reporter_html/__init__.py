@@ -5,9 +5,10 @@ The engine calls `HtmlReporter` once at the end of a run. The page is made by `_
 - `_verdict`: what the comparisons show, in words and as a forest plot
 - `_summary`: headline tiles and the tables of measurements
 - `_tradeoffs`: quality against size and speed
-- `_curves`: training curves and each term's share of the gradient
+- `_samples`: completions side by side; `_answers`: answers to items of benchmarks
+- `_curves`: training curves and each loss's share of the gradient
 - `_record`: data, costs, notes, components, how to use the student
-- `_subjects`, `_numbers`, `_scales`: names of arms, formatted numbers, axes
+- `_subjects`, `_numbers`, `_charts`: names of arms, formatted numbers, drawings by matplotlib
 
 They compute plain records; only `page.html.j2` writes markup, and it escapes everything. Nothing is fetched, now or when
 the page is read.

@@ -18,7 +18,7 @@ from markupsafe import escape
 
 from kdtool_reporter_html._subjects import Subjects, arm_order, title
 
-__all__ = ["Answers", "Shown", "answers"]
+__all__ = ["Answers", "Shown", "answers", "cut"]
 
 _PAGE = 1024 * 1024
 """Bytes of answers on the page, shared evenly among measurements; each shows at least one item."""
@@ -109,13 +109,13 @@ def _fitting(
         room -= _size(item_name) + sum(one.size for one in shown)
         if taken and room < 0:
             break
-        taken.append((_cut(item_name), tuple(shown)))
+        taken.append((cut(item_name), tuple(shown)))
     return Answers(name, tuple(taken), len(order) - len(taken), tuple(files))
 
 
 def _show(subject: str, item: Mapping[str, Any]) -> Shown:
     texts = list(item["shown"].items())
-    some = tuple((title(what), _cut(str(text))) for what, text in texts[:_MOST_TEXTS])
+    some = tuple((title(what), cut(str(text))) for what, text in texts[:_MOST_TEXTS])
     value = f"{item['sum'] / item['weight']:.3g}" if item["weight"] else "–"
     return Shown(subject, value, some, len(texts) - len(some))
 
@@ -140,7 +140,7 @@ def _title_of(subject: str, subjects: Subjects) -> str:
     return subjects.title(arm) if seed < 0 else f"{subjects.title(arm)}, seed {seed}"
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """Truncate a text, and escape characters that break the page: lone surrogates, direction overrides, controls."""
     text = "".join(one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text)
     return (

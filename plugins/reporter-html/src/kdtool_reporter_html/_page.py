@@ -9,7 +9,7 @@ import jinja2
 import kdtool
 from markupsafe import Markup
 
-from kdtool_reporter_html import _answers, _curves, _record, _summary, _tradeoffs, _verdict
+from kdtool_reporter_html import _answers, _curves, _record, _samples, _summary, _tradeoffs, _verdict
 from kdtool_reporter_html._control import as_it_trained
 from kdtool_reporter_html._subjects import Subjects
 
@@ -24,7 +24,9 @@ def page(results: kdtool.Results) -> str:
     subjects = Subjects(results.subjects, results.values)
     seeds = _summary.seeds_of(results, subjects)
     against_controls = _verdict.with_controls(results.comparisons, subjects)
-    judged = _verdict.judgements(against_controls, units)
+    judged = _verdict.judgements(against_controls)
+    controlled = any(arm.arm.startswith("control") for arm in results.arms)
+    scored = [found for found in results.measurements if not found.texts]
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),
@@ -35,23 +37,26 @@ def page(results: kdtool.Results) -> str:
     )
     return environment.get_template("page.html.j2").render(
         results=results,
-        judgements=judged,
-        pays=_verdict.where_it_pays(judged, seeds) if results.arms or judged else results.verdict,
+        pays=(
+            _verdict.where_it_pays(judged, seeds, controlled=controlled) if results.arms or judged else results.verdict
+        ),
+        weakness=_verdict.weakness(subjects.gather(results.measurements)),
         tiles=_summary.tiles(results, subjects),
         quality=_summary.quality(results, subjects),
         seeds=seeds,
         pairs=_verdict.pairs(results.comparisons, units, subjects),
         forest=_verdict.forest(against_controls, units, higher),
+        samples=_samples.samples(results, subjects),
         answers=_answers.answers(results, subjects),
         phases=_curves.phases(results.arms),
         sizes=_summary.costs(results, subjects),
-        tradeoffs=_tradeoffs.tradeoffs(results.measurements, subjects),
-        per_parameter=_tradeoffs.per_parameter(results.measurements, subjects),
+        tradeoffs=_tradeoffs.tradeoffs(scored, subjects),
+        per_parameter=_tradeoffs.per_parameter(scored, subjects),
         models=_record.models(results.models),
         data=_record.blocks(results.data),
         costs=_record.costs(results),
         notes=_record.notes(results),
-        usage=_record.usage(results.arms),
+        usage=_record.usage(results.arms, _samples.best_prompt(results, subjects)),
         config_text=_record.config_text,
         resolved=json.dumps(dict(results.recipe), indent=2, ensure_ascii=False, default=str) if results.recipe else "",
         style=_own_file(folder / "page.css"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +119,8 @@ def notes(results: kdtool.Results) -> list[str]:
     return [*found, *(f"{text} ({'; '.join(where)})" for text, where in by_text.items())]
 
 
-def usage(arms: Sequence[kdtool.ArmResult]) -> list[Usage]:
-    """List the exports of the student's first seed, with the lines that use them."""
+def usage(arms: Sequence[kdtool.ArmResult], prompt: str) -> list[Usage]:
+    """List the exports of the student's first seed, with the lines that use them; a prompt replaces that of their lines."""
     students = sorted((arm for arm in arms if arm.arm == "student"), key=lambda arm: arm.seed)
     if not students:
         return []
@@ -128,10 +129,15 @@ def usage(arms: Sequence[kdtool.ArmResult]) -> list[Usage]:
             " ".join(filter(None, (made.format, made.quantisation))),
             str(made.path),
             quantity(float(made.bytes), "bytes"),
-            made.how_to_use.strip(),
+            _with_prompt(made.how_to_use.strip(), prompt),
         )
         for made in students[0].artifacts
     ]
+
+
+def _with_prompt(lines: str, prompt: str) -> str:
+    text = _json(prompt)
+    return re.sub(r'(\btokenizer\()"(?:[^"\\]|\\.)*"', lambda found: found[1] + text, lines) if prompt else lines
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -140,13 +146,18 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def _block(heading: str, value: Any) -> Block:
+    named: Callable[[str], str] = str
     if _is_table(value):
         return _table(heading, "", {str(number): row for number, row in enumerate(value, 1)}, numbered=False)
     if all(isinstance(row, Mapping) for row in value.values()):
-        if len({frozenset(row) for row in value.values()}) == 1:
+        if len(value) == 1:
+            ((name, value),) = value.items()
+            heading, named = f"{heading}: {name}", title
+        elif set[str].intersection(*map(set, value.values())):
             return _table(heading, "", value)
-        value = {f"{name}: {key}": entry for name, row in value.items() for key, entry in row.items()}
-    return Block(heading, (), tuple((str(key), _plain(entry, str(key))) for key, entry in value.items()))
+        else:
+            value = {f"{name}: {key}": entry for name, row in value.items() for key, entry in row.items()}
+    return Block(heading, (), tuple((named(str(key)), _plain(entry, str(key))) for key, entry in value.items()))
 
 
 def _is_table(value: Any) -> bool:
@@ -171,7 +182,7 @@ def _plain(value: Any, key: str = "") -> str:
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
-        return quantity(value, "")
+        return percent(value) if key.startswith("share_") else quantity(value, "")
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_plain(entry)}" for key, entry in value.items())
     if isinstance(value, list | tuple):
@@ -186,16 +197,16 @@ def _json(value: Any) -> str:
 def _signals(results: kdtool.Results) -> str:
     found = [stage for stage in results.stages if "signals" in stage.name]
     if not found:
-        return "No signals were stored: the teacher, where there is one, ran beside the student."
+        return "No signals were stored: any teacher ran during training."
     students = sum(1 for arm in results.arms if arm.arm == "student")
     paid = duration(sum(stage.seconds for stage in found))
-    who = "an earlier run paid them" if all(stage.reused for stage in found) else "paid in this run"
-    sharing = f"shared by {students} students (one a seed)" if students > 1 else "used by one student"
+    who = "in an earlier run" if all(stage.reused for stage in found) else "in this run"
+    sharing = f"shared by {students} students (one per seed)" if students > 1 else "used by one student"
     return (
-        f"The teacher's stored signals cost {paid} ({who}), {sharing}; "
-        "every further recipe with the same teacher and rows finds them in the store."
+        f"The teacher's signals took {paid} ({who}) and are {sharing}. "
+        "Other recipes with the same teacher and rows reuse them."
         + (
-            " The control at equal wall time was given their whole cost for every seed."
+            " The control at equal wall time trained for their whole time as well, for every seed."
             if any(arm.arm == "control-time" for arm in results.arms)
             else ""
         )
@@ -217,7 +228,7 @@ def _facts(facts: kdtool.ModelFacts) -> Iterable[tuple[str, str]]:
         yield "trainable", f"{count(facts.trainable)} ({percent(facts.trainable / facts.parameters)})"
     for key in ("layers", "hidden", "heads", "kv_heads", "feed_forward", "vocabulary", "context"):
         yield key.replace("kv_heads", "key-value heads").replace("_", "-"), count(getattr(facts, key))
-    yield "numbers", facts.dtype
-    yield "embedding and head", "one matrix" if facts.tied else "two matrices"
+    yield "dtype", facts.dtype
+    yield "tied embeddings", "yes" if facts.tied else "no"
     if facts.copied_layers:
-        yield "layers copied from the teacher's", ", ".join(map(str, facts.copied_layers))
+        yield "layers copied from the teacher", ", ".join(map(str, facts.copied_layers))

@@ -240,7 +240,7 @@ def _scores(grouped: Mapping[str, Mapping[str, Measured]]) -> Iterable[Tile]:
         if "student" not in arms:
             continue
         first = next(iter(arms["student"].by_seed.values()))
-        if first.unit in COST_UNITS or own_name(name) == "bits-per-byte":
+        if first.unit in COST_UNITS or first.texts or own_name(name) == "bits-per-byte":
             continue
         others = [
             f"{_short(arm)} {quantity(arms[arm].mean, first.unit)}" for arm in ARMS if arm != "student" and arm in arms

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import kdtool
 
+from kdtool_reporter_html._charts import COLOURS, Chart, colour_of, draw, is_wide, scale, spread
 from kdtool_reporter_html._numbers import interval, quantity, tick
-from kdtool_reporter_html._scales import Axis, Tick, axis
 from kdtool_reporter_html._subjects import Measured, Subjects, arm_order, key_of, name, own_name, title
 from kdtool_reporter_html._summary import COST_UNITS, Cell, MeasurementRow, Table
 
-__all__ = ["Point", "Tradeoff", "per_parameter", "tradeoffs"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Place", "front_of", "per_parameter", "tradeoffs"]
 
 _COSTS = (("file-size", "parameters"), ("decode-speed",))
 """Costs on the horizontal axis: of each group, the first that was measured."""
@@ -29,42 +34,16 @@ _FROM_ZERO = frozenset({"fraction", "%", "percent"})
 
 
 @dataclass(frozen=True)
-class Point:
-    """One subject: positions in percent, `low` and `high` of its interval; `best` is true on the Pareto front."""
+class Place:
+    """One subject: its cost, and its quality with `bounds` of an interval, in their units."""
 
-    arm: str
-    title: str
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    best: bool
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    """One chart. `front` is an SVG polyline through the best points; `better` names the best corner."""
-
-    heading: str
-    against: str
-    better: str
-    x_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    points: tuple[Point, ...]
-    front: str
-    summary: str
-
-
-@dataclass(frozen=True)
-class _Place:
     arm: str
     cost: float
     quality: float
     bounds: tuple[float, float] | None
 
 
-def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> list[Tradeoff]:
+def tradeoffs(measurements: Sequence[kdtool.Measurement], subjects: Subjects) -> list[Chart]:
     """Draw every measurement of quality against every cost in which subjects differ."""
     grouped = subjects.gather(measurements)
     units = {found.name: (found.unit, found.higher_is_better) for found in measurements}
@@ -91,7 +70,7 @@ def per_parameter(measurements: Sequence[kdtool.Measurement], subjects: Subjects
     return Table(tuple((arm, subjects.title(arm)) for arm in arms), tuple(made))
 
 
-def _divide(place: _Place, points: float) -> Cell:
+def _divide(place: Place, points: float) -> Cell:
     scale = points * 1e9 / place.cost
     low, high = (edge * scale for edge in place.bounds) if place.bounds else (0.0, 0.0)
     bounds = interval(low, high, "") if place.bounds else ""
@@ -104,36 +83,64 @@ def _tradeoff(
     grouped: Mapping[str, Mapping[str, Measured]],
     units: Mapping[str, tuple[str, bool]],
     subjects: Subjects,
-) -> Tradeoff | None:
+) -> Chart | None:
     places = list(_places(grouped, quality, cost, subjects))
     if len({place.cost for place in places}) < 2:
         return None
     (unit, higher), (cost_unit, more) = units[quality], units[cost]
-    x = _wider([place.cost for place in places], cost_unit)
-    edges = [edge for place in places for edge in (place.quality, *(place.bounds or ()))]
-    room = (max(edges) - min(edges)) * 0.06
-    y = axis([min(edges) - room, max(edges) + room], most=5, label=lambda mark: tick(quantity(mark, unit)))
-    front = _front(places, higher=higher, more=more)
-    joined = sorted(front, key=lambda place: place.cost)
-    return Tradeoff(
-        heading=title(quality),
-        against=name(cost),
-        better=f"{'upper' if higher else 'lower'} {'right' if more else 'left'}",
-        x_label=", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * x.logarithmic)]),
-        x_ticks=x.ticks,
-        y_ticks=y.ticks,
-        points=tuple(_point(place, subjects.title(place.arm), x, y, best=place in front) for place in places),
-        front=" ".join(f"{x.at(place.cost) * 10:.0f},{1000 - y.at(place.quality) * 10:.0f}" for place in joined),
-        summary="; ".join(
-            f"{subjects.title(place.arm)}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}"
-            for place in places
-        ),
+    logarithmic = is_wide(place.cost for place in places)
+    titles = {place.arm: subjects.title(place.arm) for place in places}
+
+    def plot(axes: Axes) -> None:
+        axes.margins(0.08)
+        scale(axes, "x", logarithmic=logarithmic, label=lambda mark: tick(quantity(mark, cost_unit)))
+        scale(axes, "y", label=lambda mark: tick(quantity(mark, unit)))
+        front = front_of(places, higher=higher, more=more)
+        joined = sorted((place.cost, place.quality) for place in front)
+        axes.plot(*zip(*joined, strict=True), "--", color=COLOURS["muted"], linewidth=0.8)
+        for place in places:
+            _draw_point(axes, place, best=place in front)
+        _draw_titles(axes, places, titles)
+        axes.set_xlabel(
+            ", ".join([name(cost), *([cost_unit] * (cost_unit == "tokens/s")), *(["logarithmic"] * logarithmic)])
+        )
+
+    better = f"the {'upper' if higher else 'lower'} {'right' if more else 'left'} is better"
+    words = "; ".join(
+        f"{titles[place.arm]}: {quantity(place.quality, unit)} at {quantity(place.cost, cost_unit)}" for place in places
     )
+    heading, against = title(quality), name(cost)
+    height = max(220, 60 + 18 * len(places))
+    drawing = draw(f"{heading} against {against}. {words}.", plot, height=height)
+    return Chart(heading, f"against {against}; {better}", drawing)
+
+
+def _draw_point(axes: Axes, place: Place, *, best: bool) -> None:
+    colour = colour_of(place.arm)
+    if place.bounds:
+        axes.plot([place.cost] * 2, place.bounds, color=colour, linewidth=1.6)
+    fill = colour if best else COLOURS["card"]
+    axes.plot(place.cost, place.quality, "o", markersize=7, color=colour, markerfacecolor=fill, zorder=3)
+
+
+def _draw_titles(axes: Axes, places: Sequence[Place], titles: Mapping[str, str]) -> None:
+    """Write the titles in a column on the right, where none hides another, each with a line to its point."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ordered = sorted(places, key=lambda place: place.quality)
+    heights = spread([(place.quality - low) / (high - low) for place in ordered], 0.1)
+    line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkB": 5, "relpos": (0, 0.5)}
+    for place, height in zip(ordered, heights, strict=True):
+        text = shorten(titles[place.arm], 28, placeholder=" …")
+        axes.annotate(
+            text, (place.cost, place.quality), (1.04, height), textcoords="axes fraction", arrowprops=line, va="center",
+            fontsize=10, color=COLOURS["ink"], parse_math=False, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _places(
     grouped: Mapping[str, Mapping[str, Measured]], quality: str, cost: str, subjects: Subjects
-) -> Iterator[_Place]:
+) -> Iterator[Place]:
     costs = grouped.get(cost, {})
     for arm, measured in ((arm, grouped[quality][arm]) for arm in arm_order(grouped[quality])):
         stands = subjects.is_trained(arm) or (own_name(cost) == "parameters" and subjects.is_exported(arm))
@@ -143,7 +150,7 @@ def _places(
         if own in costs and isfinite(costs[own].mean) and isfinite(measured.mean):
             bounds = measured.bounds
             finite = bounds if bounds and all(map(isfinite, bounds)) else None
-            yield _Place(arm, costs[own].mean, measured.mean, finite)
+            yield Place(arm, costs[own].mean, measured.mean, finite)
 
 
 def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subjects) -> str:
@@ -153,30 +160,16 @@ def _plain_export(grouped: Mapping[str, Mapping[str, Measured]], subjects: Subje
     return max(exported, key=lambda arm: sizes[arm].mean, default="student")
 
 
-def _wider(values: Sequence[float], unit: str) -> Axis:
-    """Return an axis with margins, so that points and their names are inside."""
-    low, high = min(values), max(values)
-    logarithmic = low > 0 and high / low > 8
-    room = (high - low) * 0.08
-    edges = [low / 1.3, high * 1.3] if logarithmic else [max(low - room, 0.0) if low >= 0 else low - room, high + room]
-    return axis(edges, may_be_logarithmic=logarithmic, most=5, label=lambda mark: tick(quantity(mark, unit)))
-
-
-def _front(places: Sequence[_Place], *, higher: bool, more: bool) -> list[_Place]:
+def front_of(places: Sequence[Place], *, higher: bool, more: bool) -> list[Place]:
     """Return the Pareto front: places that no other equals in both and beats in one."""
 
-    def merit(place: _Place) -> tuple[float, float]:
+    def merit(place: Place) -> tuple[float, float]:
         return (place.quality if higher else -place.quality), (place.cost if more else -place.cost)
 
-    def beaten(one: _Place) -> bool:
+    def beaten(one: Place) -> bool:
         own = merit(one)
         return any(
             other != own and other[0] >= own[0] and other[1] >= own[1] for other in (merit(place) for place in places)
         )
 
     return [place for place in places if not beaten(place)]
-
-
-def _point(place: _Place, called: str, x: Axis, y: Axis, *, best: bool) -> Point:
-    low, high = (y.at(edge) for edge in place.bounds) if place.bounds else (None, None)
-    return Point(place.arm, called, x.at(place.cost), y.at(place.quality), low, high, best)

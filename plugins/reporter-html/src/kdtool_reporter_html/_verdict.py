@@ -1,33 +1,31 @@
-"""Summarise the comparisons: sentences, and a forest plot of differences with their intervals.
-
-Everything here is derived from `Results.comparisons` alone.
-"""
+"""Summarise the comparisons: a verdict in words, and a forest plot of differences with their intervals."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 import kdtool
 
-from kdtool_reporter_html._numbers import difference, percent, span, tick
-from kdtool_reporter_html._scales import Tick, axis
-from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Subjects, name, title
+from kdtool_reporter_html._charts import inside
+from kdtool_reporter_html._numbers import difference, percent, quantity, span, tick
+from kdtool_reporter_html._subjects import ARMS, SAME_ROWS, Measured, Subjects, is_teacher, key_of, name, title
 
 __all__ = [
-    "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "where_it_pays", "with_controls",
+    "ForestPanel", "ForestRow", "Judgement", "PairRow", "forest", "judgements", "pairs", "weakness", "where_it_pays",
+    "with_controls",
 ]  # fmt: skip
 
 _BEGINNINGS = {
     "pays": "Distillation pays",
     "costs": "It does not pay",
     "mixed": "The result is mixed",
-    "likeness": "Only likeness to the teacher is shown to differ",
-    "repetition": "Only what it repeats of its text is shown to differ",
-    "asides": "Only likeness to the teacher and what it repeats of its text are shown to differ",
-    "open": "Nothing is shown",
+    "likeness": "Only likeness to the teacher differs",
+    "repetition": "Only repetition of training text differs",
+    "asides": "Only likeness to the teacher and repetition of training text differ",
+    "open": "No difference is shown",
 }
 """Beginning of the headline's sentence on each outcome, in the order of these sentences."""
 _ASIDES = {
@@ -36,7 +34,7 @@ _ASIDES = {
     ),
     "repetition": (
         re.compile(r"(^|\.)(memorised|longest-copy)$"),
-        "less given to repeating its training text", "more given to repeating its training text",
+        "less prone to repeat training text", "more prone to repeat training text",
     ),
 }  # fmt: skip
 """Measurements that are not abilities (likeness to the teacher, repetition of training text), by the outcome if nothing else
@@ -49,16 +47,12 @@ class Judgement:
     """Result of the comparison with one control.
 
     `outcome` is "pays", "costs", "mixed" or "open". It is "likeness", "repetition" or, for both, "asides" if only those
-    differ. `summary` is the text on the card, `claim` that of the headline, and `lines` go measurement by measurement.
+    differ. `claim` names the differences.
     """
 
     control: str
-    heading: str
     outcome: str
-    summary: str
     claim: str
-    lines: tuple[tuple[str, str], ...]
-    footing: str
 
 
 @dataclass(frozen=True)
@@ -91,31 +85,33 @@ class PairRow:
 
 @dataclass(frozen=True)
 class ForestPanel:
-    """All comparisons of one measurement on a common scale; `zero` is the position of no difference."""
+    """All comparisons of one measurement on a common scale; `zero` is the position of no difference, `ticks` have labels."""
 
     heading: str
+    footing: str
     zero: float
     left: str
     right: str
     better: str
-    ticks: tuple[Tick, ...]
+    ticks: tuple[tuple[float, str], ...]
     rows: tuple[ForestRow, ...]
 
 
-def judgements(comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> list[Judgement]:
-    """Judge each control in turn, from comparisons with controls; `units` holds the unit of each measurement."""
+def judgements(comparisons: Sequence[kdtool.Comparison]) -> list[Judgement]:
+    """Judge each control in turn, from comparisons with controls."""
     return [
-        _judge(control, [found for found in comparisons if found.against == control], units)
+        _judge(control, [found for found in comparisons if found.against == control])
         for control in _controls(comparisons)
     ]
 
 
-def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
-    """Summarise in a few sentences where distillation pays and where it does not."""
+def where_it_pays(found: Sequence[Judgement], seeds: int, *, controlled: bool = True) -> str:
+    """Summarise in a few sentences where distillation pays; `controlled` is true if a control was trained."""
     if not found:
         return (
-            "No comparison with a control was made, so this run cannot say whether the teacher helped: "
-            "add `control:` to the recipe to train the same student without it."
+            "No verdict: no evaluator compared the student with its control. Add one, such as `perplexity: {}`."
+            if controlled
+            else "No verdict: this run trained no control. Add `control: {match: tokens}` to the recipe to compare."
         )
     sentences = []
     outcomes = {item.outcome for item in found}
@@ -129,8 +125,26 @@ def where_it_pays(found: Sequence[Judgement], seeds: int) -> str:
                 claims.setdefault(item.claim, []).append(_place(item.control))
         sentences += [f"{beginning} {_join(places)}: {claim}." for claim, places in claims.items()]
     if seeds == 1:
-        sentences.append("There is one seed only: the luck of a single training run is not in the intervals.")
+        sentences.append("With one seed, intervals cover the choice of test items, not the luck of training.")
     return " ".join(sentences)
+
+
+def weakness(grouped: Mapping[str, Mapping[str, Measured]]) -> str:
+    """Return a sentence on a student that is far behind its teacher; "" if it is not, or if neither was measured.
+
+    `grouped` holds measurements by name, then arm. Far behind means twice the teacher's perplexity, or another most likely
+    token than the teacher's in more than half of all places.
+    """
+    found = grouped.get(key_of(grouped, "perplexity"), {})
+    teacher = next((found[arm].mean for arm in found if is_teacher(arm)), inf)
+    student = found["student"].mean if "student" in found else 0.0
+    signs = []
+    if student > 2 * teacher:
+        signs.append(f"its perplexity is {quantity(student, '')}, the teacher's {quantity(teacher, '')}")
+    agreed = [arms["student"].mean for key, arms in grouped.items() if "top-1-agreement-" in key and "student" in arms]
+    if agreed and max(agreed) < 0.5:
+        signs.append(f"it predicts the teacher's most likely token in {percent(max(agreed))} of places")
+    return f"In absolute terms the student is weak: {_join(signs)}. Train it longer or on more text." if signs else ""
 
 
 def forest(
@@ -201,7 +215,7 @@ def _aside(comparison: kdtool.Comparison) -> str:
     return next((kind for kind, (names, _, _) in _ASIDES.items() if names.search(comparison.measurement)), "")
 
 
-def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[str, str]) -> Judgement:
+def _judge(control: str, comparisons: Sequence[kdtool.Comparison]) -> Judgement:
     # Likeness to the teacher was the training objective, and an untrained model repeats nothing: only the other
     # measurements decide whether distillation pays.
     others = [found for found in comparisons if not _aside(found)]
@@ -209,42 +223,16 @@ def _judge(control: str, comparisons: Sequence[kdtool.Comparison], units: dict[s
     asides = {kind: said for kind in _ASIDES if (said := _describe_aside(kind, comparisons))}
     beside = "asides" if len(asides) > 1 else next(iter(asides), "open")
     outcome = "mixed" if better and worse else "pays" if better else "costs" if worse else beside
-    summary, claim = {
-        "pays": (
-            "The student is better than the same model trained without the teacher.",
-            f"the student is better in {better}",
-        ),
-        "costs": (
-            "The same model trained without the teacher is better than the student.",
-            f"the control is better in {worse}",
-        ),
-        "mixed": (
-            "The student is better on some measurements and worse on others.",
-            f"the student is better in {better}, worse in {worse}",
-        ),
-        "open": (
-            "No evidence of a difference between student and control.",
-            "no interval excludes that student and control are equal",
-        ),
-    }.get(outcome) or (
-        "No evidence of a difference in other measurements." if others else "Nothing else was compared.",
-        "nothing is shown in other measurements" if others else "nothing else was compared",
-    )
+    claim = {
+        "pays": f"the student is better in {better}",
+        "costs": f"the control is better in {worse}",
+        "mixed": f"the student is better in {better}, worse in {worse}",
+        "open": "no interval excludes that student and control are equal",
+    }.get(outcome) or ("no difference is shown in other measurements" if others else "nothing else was compared")
     if asides:
-        first, said = outcome == beside, " and ".join(asides.values())
-        sentence, clause = f"The student is {said}.", f"the student is {said}"
-        summary = f"{sentence} {summary}" if first else f"{summary} {sentence}"
-        claim = f"{clause}; {claim}" if first else f"{claim}; {clause}"
-    place = _place(control)
-    return Judgement(
-        control=control,
-        heading=place[:1].upper() + place[1:],
-        outcome=outcome,
-        summary=summary,
-        claim=claim,
-        lines=tuple((found.verdict, _sentence(found, units.get(found.measurement, ""))) for found in comparisons),
-        footing=_footing(comparisons),
-    )
+        clause = f"the student is {' and '.join(asides.values())}"
+        claim = f"{clause}; {claim}" if outcome == beside else f"{claim}; {clause}"
+    return Judgement(control, outcome, claim)
 
 
 def _names_with(comparisons: Sequence[kdtool.Comparison], verdict: str) -> str:
@@ -259,18 +247,13 @@ def _describe_aside(kind: str, comparisons: Sequence[kdtool.Comparison]) -> str:
     return " and ".join(f"{side} ({names})" for side, names in sides.items() if names)
 
 
-def _sentence(found: kdtool.Comparison, unit: str) -> str:
-    value = difference(found.difference, unit, relative=found.relative, spread=(found.high - found.low) / 2)
-    return f"{title(found.measurement)}: {found.verdict}, {value} (95 % interval {_interval(found, unit)})"
-
-
 def _footing(comparisons: Sequence[kdtool.Comparison]) -> str:
     items, seeds = (sorted({getattr(found, key) for found in comparisons}) for key in ("items", "seeds"))
     of_items = f"{items[0]}" if len(items) == 1 else f"{items[0]} to {items[-1]}"
     of_seeds = (
         "one seed" if seeds == [1] else f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]} seeds"
     )
-    return f"Paired over {of_items} held-out documents or tasks and {of_seeds}."
+    return f"{of_items} items, {of_seeds}"
 
 
 def _interval(found: kdtool.Comparison, unit: str) -> str:
@@ -284,23 +267,29 @@ def _panel(measurement: str, comparisons: Sequence[kdtool.Comparison], unit: str
     edges = [edge for found in comparisons for edge in (found.low, found.high, found.difference) if isfinite(edge)]
     left, right = min([0.0, *edges]), max([0.0, *edges])
     room = (right - left) * 0.08 or 1.0
-    scale = axis(
-        [left - room, right + room],
-        most=5,
-        label=lambda mark: "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative)),
-    )
+    left, right = left - room, right + room
+
+    def at(value: float) -> float:
+        return 100 * (min(max(value, left), right) - left) / (right - left)
+
+    def label(mark: float) -> str:
+        return "0" if abs(mark) < 1e-12 else tick(difference(mark, unit, relative=relative))
+
+    ticks = tuple((at(mark), label(mark)) for mark in inside(left, right))
     sides = ("control better", "student better") if higher else ("student better", "control better")
     rows = tuple(
         ForestRow(
             against=_place(found.against),
             arm=found.against,
-            at=scale.at(found.difference),
-            low=scale.at(found.low),
-            high=scale.at(found.high),
+            at=at(found.difference),
+            low=at(found.low),
+            high=at(found.high),
             verdict=found.verdict,
             text=difference(found.difference, unit, relative=relative, spread=(found.high - found.low) / 2),
             interval=_interval(found, unit),
         )
         for found in comparisons
     )
-    return ForestPanel(title(measurement), scale.at(0.0), *sides, "right" if higher else "left", scale.ticks, rows)
+    return ForestPanel(
+        title(measurement), _footing(comparisons), at(0.0), *sides, "right" if higher else "left", ticks, rows
+    )

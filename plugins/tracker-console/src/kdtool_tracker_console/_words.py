@@ -74,11 +74,12 @@ def describe_end(title: str, seconds: float, *, reused: bool) -> str:
 
 
 def describe_measurement(measurement: kdtool.Measurement) -> str:
-    """Say a measurement with its interval."""
+    """Say a measurement with its interval, and its first text, such as a completion."""
     bounds = ""
     if measurement.low is not None and measurement.high is not None:
         bounds = f" ({measurement.low:.4g} to {measurement.high:.4g})"
-    return f"{measurement.name} of {measurement.subject}: {measurement.value:.4g} {measurement.unit}{bounds}"
+    text = next((f"; {name!r}: {found!r}" for name, found in measurement.texts.items()), "")
+    return f"{measurement.name} of {measurement.subject}: {measurement.value:.4g} {measurement.unit}{bounds}{text}"
 
 
 def summary(run: kdtool.RunInfo, status: str, *, made: int, reused: int, seconds: float) -> str:
