@@ -224,9 +224,15 @@ TINY: Mapping[str, Any] = {
     "corpus": {"train_files": 8, "validation_files": 2, "test_files": 3},
     "rows": {"length": 64, "maximum_tokens": 2048},
     "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
-    "student": {"layers": 3},
+    "student": {"layers": 3, "keep": None},
     "trainer": {"batch": 2, "dtype": "float32"},
-    "evaluators": {"perplexity": {"documents": 3, "characters": 400}, "agreement": False, "efficiency": False},
+    "train": {"steps": 8},
+    "evaluators": {
+        "perplexity": {"documents": 3, "characters": 400},
+        "line-completion": False,
+        "samples": False,
+        "efficiency": False,
+    },
 }
 """The quickstart with a tiny teacher and little to do."""
 
