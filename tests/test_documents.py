@@ -224,13 +224,14 @@ TINY: Mapping[str, Any] = {
     "corpus": {"train_files": 8, "validation_files": 2, "test_files": 3},
     "rows": {"length": 64, "maximum_tokens": 2048},
     "teacher": {"use": "causal-lm", "model": "teacher", "dtype": "float32"},
-    "student": {"layers": 3},
+    "student": {"layers": 3, "keep": None},
     "trainer": {"batch": 2, "dtype": "float32"},
+    "train": {"steps": 8},
     "evaluators": {
         "perplexity": {"documents": 3, "characters": 400},
-        "agreement": False,
+        "line-completion": False,
+        "samples": False,
         "efficiency": False,
-        "samples": {"prompts": ["def"], "tokens": 2},
     },
 }
 """The quickstart with a tiny teacher and little to do."""

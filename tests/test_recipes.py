@@ -103,7 +103,7 @@ def tiny(name: str, teacher: Path) -> dict[str, Any]:
 
 def test_there_are_recipes_of_every_system() -> None:
     assert {path.stem for path in SMALL} == SYSTEMS
-    assert {path.stem for path in FULL} == SYSTEMS | {"quickstart"}
+    assert {path.stem for path in FULL} == SYSTEMS | {"quickstart", "quickstart-seeds", "overnight"}
 
 
 @pytest.mark.parametrize("path", [*FULL, *SMALL], ids=lambda path: path.relative_to(RECIPES).as_posix())
