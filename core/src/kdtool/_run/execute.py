@@ -173,7 +173,8 @@ def _make_first(context: Context, graph: Graph, texts: Node) -> None:
     for node in graph.nodes.values():
         context.make(node)
         if node is texts:
-            refuse_empty_text(context, texts)
+            if not all(each.exists for each in graph.nodes.values()):
+                refuse_empty_text(context, texts)
             refuse_unmeasurable(context, texts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -55,19 +54,22 @@ def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
         RecipeError: with all components that refuse, or that lack a file, each at its key.
         ServiceError: one that is needed is not on this machine and cannot be fetched.
     """
-    recipe, problems = context.assembly.recipe, []
+    recipe, problems, absent = context.assembly.recipe, [], None
     for hooks, built in _implementing(context.assembly, "kdtool_identity"):
         name, key = built.spec.path, built.spec.key
         try:
-            with nullcontext() if needed else suppress(ServiceError):
-                if name not in context.identities:
-                    context.identities[name] = hooks.component(name, Component).kdtool_identity(run) or {}
+            if name not in context.identities:
+                context.identities[name] = hooks.component(name, Component).kdtool_identity(run) or {}
+        except ServiceError as error:
+            absent = error
         except UsageError as error:
             problems.append(problem_at(recipe, key, describe(error)))
         except FileNotFoundError as error:
             problems.append(problem_at(recipe, key, f"{built.owner}: there is no file {error.filename or error}"))
     if problems:
         raise RecipeError(problems)
+    if absent and needed:
+        raise absent
 
 
 def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]]:
