@@ -78,7 +78,11 @@ def test_identities_are_asked_of_all_components_at_once(recipe: dict[str, Any]) 
     source = """
 from pathlib import Path
 import kdtool
-from toy import Corpus, Export
+from toy import Corpus, Export, Student
+
+class Asks(Student):
+    def kdtool_identity(self, run):
+        return run.component("exporters.zip", kdtool.Exporter).kdtool_identity(run)
 
 class Csv(Corpus):
     def kdtool_identity(self, run):
@@ -94,7 +98,12 @@ class Away(kdtool.Transform):
 """
     Path("asked.py").write_text(source, encoding="utf-8")
     recipe["train"]["transforms"] = {"away": {"use": "./asked.py:Away"}}
-    asked = {**recipe, "corpus": {"use": "./asked.py:Csv"}, "exporters": {"zip": {"use": "./asked.py:Zip"}}}
+    asked = {
+        **recipe,
+        "corpus": {"use": "./asked.py:Csv"},
+        "student": {"use": "./asked.py:Asks"},
+        "exporters": {"zip": {"use": "./asked.py:Zip"}},
+    }
     for ask in (kdtool.check, kdtool.plan, kdtool.run):
         with pytest.raises(kdtool.RecipeError) as caught:
             ask(asked)
@@ -106,7 +115,7 @@ class Away(kdtool.Transform):
             ),
         ]
     Path("tasks.csv").touch()
-    fine = {**asked, "exporters": {}}
+    fine = {**asked, "exporters": {}, "student": recipe["student"]}
     assert kdtool.check(fine)["fits"]["memory"], "what is not on this machine may be fetched by the run"
     with pytest.raises(kdtool.ServiceError, match="not in the local cache"):
         kdtool.plan(fine)

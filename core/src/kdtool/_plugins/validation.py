@@ -59,7 +59,7 @@ def offer_problem(component: object) -> str:
 
 def _misnamed(cls: type, hooks: Iterable[str]) -> str:
     """Return a hint at the attribute whose name is close to that of a missing hook, such as one without the prefix."""
-    others = [name for name in dir(cls) if not hasattr(Component, name)]
+    others = [name for name in dir(cls) if not hasattr(Component, name) and not name.startswith(PREFIX)]
     for hook in hooks:
         for name in (hook.removeprefix(PREFIX), hook):
             if close := get_close_matches(name, others, n=1):
@@ -103,10 +103,10 @@ def _method_mistakes(name: str, found: object, declared: tuple[str, ...]) -> Ite
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         yield f"has {name} as async def; a hook is a plain method (run your event loop inside it)"
         return
-    first, *parameters = inspect.signature(found).parameters.values() or (None,)
-    if first is None or first.name in declared:
+    parameters = [*inspect.signature(found).parameters.values()]
+    if not parameters or parameters[0].name in declared:
         yield f"has {name} without self, the first argument of a method"
-    for parameter in parameters:
+    for parameter in parameters[1:]:
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
             yield f"has {name} with argument {parameter}; it takes plain arguments from ({', '.join(declared)})"
         elif parameter.name not in declared:

@@ -13,6 +13,7 @@ from kdtool._contract.component import Component
 from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._errors import Problem, RecipeError, ServiceError, UsageError
 from kdtool._plugins.attribution import describe
+from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
@@ -54,20 +55,23 @@ def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
         RecipeError: with all components that refuse, or that lack a file, each at its key.
         ServiceError: one that is needed is not on this machine and cannot be fetched.
     """
-    recipe, problems, absent = context.assembly.recipe, [], None
+    problems: dict[Problem, None] = {}
+    absent: ServiceError | None = None
     for hooks, built in _implementing(context.assembly, "kdtool_identity"):
-        name, key = built.spec.path, built.spec.key
+        name = built.spec.path
         try:
             if name not in context.identities:
                 context.identities[name] = hooks.component(name, Component).kdtool_identity(run) or {}
         except ServiceError as error:
             absent = error
-        except UsageError as error:
-            problems.append(problem_at(recipe, key, describe(error)))
-        except FileNotFoundError as error:
-            problems.append(problem_at(recipe, key, f"{built.owner}: there is no file {error.filename or error}"))
+        except (UsageError, FileNotFoundError) as error:
+            owner, message = owner_of(error) or built.owner, describe(error)  # a student may ask its teacher
+            if isinstance(error, FileNotFoundError):
+                message = f"{owner}: there is no file {error.filename or error}"
+            key = context.assembly.built_for().get(owner.name, built).spec.key
+            problems[problem_at(context.assembly.recipe, key, message)] = None
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(list(problems))
     if absent and needed:
         raise absent
 
