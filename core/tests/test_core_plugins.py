@@ -54,7 +54,6 @@ async def _coroutine(self: Any, chunk: Any) -> Any:
         (_loss(token_loss=lambda self, chunk: chunk), "did you mean 'kdtool_token_loss' by 'token_loss'?"),
         (_loss(kdtol_token_loss=lambda self, chunk: chunk), "did you mean 'kdtool_token_loss' by 'kdtol_token_loss'?"),
         (_loss(kdtool_token_loss=lambda chunk: chunk), "has kdtool_token_loss without self"),
-        (_loss(kdtool_token_loss=list), "has kdtool_token_loss without self"),
         (_loss(__eq__=lambda self, other: True), "equality"),
         (_loss(Config=dict), "does not extend kdtool.Config"),
         (_loss(Config=type("Config", (kdtool.Config,), {"__annotations__": {"weight": int}})), "'weight'"),

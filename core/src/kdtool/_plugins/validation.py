@@ -40,10 +40,10 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
     needed = sorted(name for name in own if calling_of(getattr(base, name)).needed)
     for name in needed:
         if not implements(cls, name):
-            yield f"has no {name}, which every {kind} needs{_misnamed(cls, [name])}"
+            yield f"has no {name}, which every {kind} needs{_name_hint(cls, [name])}"
     hooks = [name for name in dir(cls) if name.startswith(PREFIX)]
     if not needed and all(inspect.getattr_static(cls, name) is getattr(base, name, None) for name in hooks):
-        yield f"has none of the hooks of a {kind}: {', '.join(own)}{_misnamed(cls, own)}"
+        yield f"has none of the hooks of a {kind}: {', '.join(own)}{_name_hint(cls, own)}"
     for name in hooks:
         yield from _hook_mistakes(cls, base, name)
 
@@ -53,11 +53,11 @@ def offer_problem(component: object) -> str:
     for kind in sorted(component.offers) if isinstance(component, Teacher) else ():
         hook = "kdtool_answer" if kind == "text" else "kdtool_signal"
         if not implements(type(component), hook):
-            return f"offers {kind!r}, but has no {hook}{_misnamed(type(component), [hook])}"
+            return f"offers {kind!r}, but has no {hook}{_name_hint(type(component), [hook])}"
     return ""
 
 
-def _misnamed(cls: type, hooks: Iterable[str]) -> str:
+def _name_hint(cls: type, hooks: Iterable[str]) -> str:
     """Return a hint at the attribute whose name is close to that of a missing hook, such as one without the prefix."""
     others = [name for name in dir(cls) if not hasattr(Component, name) and not name.startswith(PREFIX)]
     for hook in hooks:
