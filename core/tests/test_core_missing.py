@@ -71,3 +71,95 @@ def test_a_wrong_answer_is_the_plugins_fault(lacking: dict[str, Any]) -> None:
     Path("there").touch()
     with pytest.raises(kdtool.PluginError, match="kdtool_check returned a wrong value"):
         kdtool.check(lacking)
+
+
+def test_identities_are_asked_of_all_components_at_once(recipe: dict[str, Any]) -> None:
+    """By `check` as by a run: a missing file, of a phase's component too, stands at its key."""
+    source = """
+from pathlib import Path
+import kdtool
+from toy import Corpus, Export, Student
+
+class Asks(Student):
+    def kdtool_identity(self, run):
+        return run.component("exporters.zip", kdtool.Exporter).kdtool_identity(run)
+
+class Csv(Corpus):
+    def kdtool_identity(self, run):
+        return {"file": Path("tasks.csv").read_text()}
+
+class Zip(Export):
+    def kdtool_identity(self, run):
+        raise kdtool.UsageError("zip.level: there is no level 12")
+
+class Away(kdtool.Transform):
+    def kdtool_identity(self, run):
+        raise kdtool.ServiceError("not in the local cache")
+"""
+    Path("asked.py").write_text(source, encoding="utf-8")
+    recipe["train"]["transforms"] = {"away": {"use": "./asked.py:Away"}}
+    asked = {
+        **recipe,
+        "corpus": {"use": "./asked.py:Csv"},
+        "student": {"use": "./asked.py:Asks"},
+        "exporters": {"zip": {"use": "./asked.py:Zip"}},
+    }
+    for ask in (kdtool.check, kdtool.plan, kdtool.run):
+        with pytest.raises(kdtool.RecipeError) as caught:
+            ask(asked)
+        assert [(problem.key, problem.message) for problem in caught.value.problems] == [
+            ("corpus", "corpus 'corpus' (./asked.py:Csv): there is no file tasks.csv"),
+            (
+                "exporters.zip",
+                "zip.level: there is no level 12\n  in exporter 'exporters.zip' (./asked.py:Zip)",
+            ),
+        ]
+    Path("tasks.csv").touch()
+    fine = {**asked, "exporters": {}, "student": recipe["student"]}
+    assert kdtool.check(fine)["fits"]["memory"], "what is not on this machine may be fetched by the run"
+    with pytest.raises(kdtool.ServiceError, match="not in the local cache"):
+        kdtool.plan(fine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"corpus.documents": 1}, "corpus", "gives no text of the split 'train'"),
+        ({"corpus.use": "{toy}:Lines", "corpus.file": "empty"}, "corpus", "gives no text of the split 'train'"),
+        ({"rows.use": "./blind.py:Blind"}, "rows", "gives no row from 8 documents: is there text enough for one?"),
+    ],
+)
+def test_text_without_a_row_is_refused_before_the_student_is_built(
+    recipe: dict[str, Any], settings: dict[str, Any], key: str, message: str
+) -> None:
+    toy = recipe["corpus"]["use"].rpartition(":")[0]
+    rows = "yield from (row for row in examples if not row)"
+    source = f"from toy import Packer\nclass Blind(Packer):\n    def kdtool_rows(self, run, examples): {rows}\n"
+    Path("blind.py").write_text(source, encoding="utf-8")
+    Path("empty").touch()
+    settings = {path: value.format(toy=toy) if isinstance(value, str) else value for path, value in settings.items()}
+    for ask in (kdtool.check, kdtool.run):
+        with pytest.raises(kdtool.RecipeError) as caught:
+            ask(recipe, settings)
+        assert [(problem.key, problem.message) for problem in caught.value.problems] == [(key, message)]
+    assert not list(Path("store").glob("students*")), "the student was built"
+
+
+def test_component_that_names_another_wrongly_is_the_recipe_s_mistake(recipe: dict[str, Any]) -> None:
+    source = """
+import kdtool
+from toy import Student
+
+class Small(Student):
+    class Config(kdtool.Config):
+        source: str = "teacher"
+
+    def kdtool_tokenizer(self, run):
+        return run.component(self.config.source, kdtool.Teacher).kdtool_tokenizer(run)
+"""
+    Path("small.py").write_text(source, encoding="utf-8")
+    small = {**recipe, "student": {"use": "./small.py:Small", "source": "teachr"}}
+    for ask in (kdtool.check, kdtool.run):
+        with pytest.raises(kdtool.UsageError, match=r"no teacher is called 'teachr'; did you mean 'teacher'\?"):
+            ask(small)
+    assert kdtool.check(small, {"student.source": "teacher"})["fits"]["memory"]

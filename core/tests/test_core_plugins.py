@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,9 @@ async def _coroutine(self: Any, chunk: Any) -> Any:
         (_loss(kdtool_examples=lambda self, run: iter(())), "a hook of kdtool.Corpus"),
         (_loss(kdtool_layers=lambda self, student, teacher: ()), "a hook of kdtool.SequenceLoss"),
         (_loss(), "has no kdtool_token_loss"),
+        (_loss(token_loss=lambda self, chunk: chunk), "did you mean 'kdtool_token_loss' by 'token_loss'?"),
+        (_loss(kdtol_token_loss=lambda self, chunk: chunk), "did you mean 'kdtool_token_loss' by 'kdtol_token_loss'?"),
+        (_loss(kdtool_token_loss=lambda chunk: chunk), "has kdtool_token_loss without self"),
         (_loss(__eq__=lambda self, other: True), "equality"),
         (_loss(Config=dict), "does not extend kdtool.Config"),
         (_loss(Config=type("Config", (kdtool.Config,), {"__annotations__": {"weight": int}})), "'weight'"),
@@ -65,6 +69,28 @@ async def _coroutine(self: Any, chunk: Any) -> Any:
 )
 def test_mistake_is_named(cls: Any, message: str) -> None:
     assert any(message in found for found in mistakes(cls, "loss"))
+
+
+def test_a_component_without_hooks_is_refused_in_kinds_that_need_none_in_particular() -> None:
+    """Such as a weighting: it gives weights of tokens, or balances terms."""
+    (wrong,) = mistakes(type("Nothing", (kdtool.Weighting,), {}), "weighting")
+    assert wrong == "has none of the hooks of a weighting: kdtool_token_weight, kdtool_balance"
+    (wrong,) = mistakes(type("Weighs", (kdtool.Weighting,), {"token_weight": lambda self, chunk: chunk}), "weighting")
+    assert "kdtool_token_weight, kdtool_balance; did you mean 'kdtool_token_weight' by 'token_weight'?" in wrong
+    balances = type("Balances", (kdtool.Weighting,), {"kdtool_balance": lambda self, terms, step: None})
+    assert not list(mistakes(balances, "weighting"))
+
+
+@pytest.mark.parametrize(("kind", "hook"), [("logits", "kdtool_signal"), ("text", "kdtool_answer")])
+def test_a_teacher_has_the_hooks_of_the_signals_that_it_offers(recipe: dict[str, Any], kind: str, hook: str) -> None:
+    source = (
+        "import kdtool\nclass T(kdtool.Teacher):\n"
+        f"    offers = frozenset({{{kind!r}}})\n    def kdtool_tokenizer(self, run): return None\n"
+    )
+    Path("plain.py").write_text(source, encoding="utf-8")
+    expected = re.escape(f"teacher 'teacher' (./plain.py:T): offers {kind!r}, but has no {hook}")
+    with pytest.raises(kdtool.RecipeError, match=expected):
+        kdtool.check({**recipe, "teacher": {"use": "./plain.py:T"}})
 
 
 def test_good_component_and_fewer_arguments_are_accepted() -> None:
@@ -99,11 +125,11 @@ def test_one_component_is_called_with_any_arguments_and_typed_as_its_kind() -> N
     assert loss.kdtool_token_loss(chunk) == loss.kdtool_token_loss(chunk=chunk) == "y"
     assert hooks.component("b", kdtool.Loss).divergence
     assert loss.kdtool_token_gradient(chunk) is None, "what it does not implement answers as the inherited default"
-    with pytest.raises(LookupError, match=r"loss 'b' \(b\) does not implement kdtool_token_loss"):
+    with pytest.raises(kdtool.PluginError, match=r"loss 'b' \(b\) does not implement kdtool_token_loss"):
         hooks.component("b", kdtool.TokenLoss).kdtool_token_loss(chunk)
-    with pytest.raises(LookupError, match=r"'d' is not a Loss of this run"):
+    with pytest.raises(kdtool.UsageError, match=r"no loss is called 'd'; there are: a, b"):
         hooks.component("d", kdtool.Loss)
-    with pytest.raises(LookupError, match=r"loss 'a' \(a\) is not a Teacher of this run"):
+    with pytest.raises(kdtool.UsageError, match=r"loss 'a' \(a\) is not a teacher; this recipe has no teacher"):
         hooks.component("a", kdtool.Teacher)
     with pytest.raises(TypeError, match="takes exactly"):
         hooks.kdtool_token_loss()

@@ -36,6 +36,23 @@ class Corpus(kdtool.Corpus):
             )
 
 
+class Lines(kdtool.Corpus):
+    """A file's lines, which may be none; every third one is for tests."""
+
+    class Config(kdtool.Config):
+        file: Path
+        """Which file."""
+
+    config: Config
+
+    def kdtool_identity(self, run: RunInfo) -> Mapping[str, str]:
+        return {"lines": self.config.file.read_text(encoding="utf-8")}
+
+    def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
+        for number, line in enumerate(self.config.file.read_text(encoding="utf-8").splitlines()):
+            yield Example(f"line {number}", kdtool.Text(line), "train" if number % 3 else "test")
+
+
 class Bytes(kdtool.Tokenizer):
     """A tokenizer of single bytes."""
 

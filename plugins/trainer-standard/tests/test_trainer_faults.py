@@ -289,6 +289,45 @@ def test_weightings_weigh_and_balance_as_they_say(tmp_path: Path) -> None:
     assert reports[-1].terms["mine"].gradient_norm
 
 
+class Constant(kdtool.Weighting):
+    """Gives every token the same weight, from a position on."""
+
+    def __init__(self, weight: float, begin: int = 0) -> None:
+        super().__init__(None)
+        self._weight, self._begin = weight, begin
+
+    def kdtool_token_weight(self, chunk: kdtool.TokenChunk) -> Tensor:
+        return self._weight * (chunk.positions >= self._begin)
+
+
+def train_weighed(tmp_path: Path, weighting: kdtool.Weighting) -> None:
+    components = {"losses.mine": CE(CE.Config()), "same": weighting}
+    run = make_run(tmp_path / "run", components, say=lambda _: None)
+    rows = ListSource([kdtool.Row("only", list(range(24)), [True] * 24, [0] * 24)])
+    phase = make_phase(tmp_path, [CE_TERM], steps=1, rows=rows)
+    make_trainer(batch=1, loss_chunk_size=16).kdtool_train(run, phase, make_model(1))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-1.0, r"returned -1; expected: weights from 0"),
+        (0.0, r"returned 0 at all 23 positions of a first row"),
+        (float("nan"), r"returned nan at 16 of 16 positions"),
+    ],
+)
+def test_weights_that_teach_nothing_or_the_opposite_are_refused(tmp_path: Path, weight: float, message: str) -> None:
+    with pytest.raises(kdtool.PluginError, match=rf"'same'.*: kdtool_token_weight {message}"):
+        train_weighed(tmp_path, Constant(weight))
+
+
+def test_tokens_at_a_row_s_beginning_may_have_no_weight(tmp_path: Path) -> None:
+    train_weighed(tmp_path, Constant(1.0, begin=20))
+    with_columns = Constant(0.0)
+    with_columns.columns = frozenset({"twice"})  # a row whose columns hold nothing to learn may come first
+    train_weighed(tmp_path / "other", with_columns)
+
+
 class Plain(kdtool.Weighting):
     """Balances by values alone."""
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import kdtool
 import pytest
 import torch
@@ -157,6 +158,20 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     weights.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(kdtool.UsageError, match=r"only pickled weights .pytorch_model.bin.*convert once"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["absent", "models/absent", "./absent", "a/b/c"])
+def test_the_hub_is_not_asked_for_a_folder_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(kdtool.UsageError, match=f"there is no folder {Path(source)}, and it is not a hub name"):
+        open_tokenizer(source)
+    if source == "absent":  # as the oldest models of the hub are called
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "held")
+        with pytest.raises(kdtool.ServiceError, match="neither a folder here nor in the local cache"):
+            open_tokenizer(source, offline=True)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:

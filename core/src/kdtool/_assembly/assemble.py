@@ -23,7 +23,7 @@ from kdtool._plugins.attribution import describe, using
 from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
-from kdtool._plugins.validation import mistakes
+from kdtool._plugins.validation import mistakes, offer_problem
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
 from kdtool._recipe.yaml import KeyPath
 
@@ -167,7 +167,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
             return None
         json.dumps(written.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)
-        if problem := attribute_problem(component, form_of(cls, spec.kind)):
+        if problem := attribute_problem(component, form_of(cls, spec.kind)) or offer_problem(component):
             raise PluginError(f"{owner}: {problem}")
     return Built(spec, loaded, written, config, component, owner)
 

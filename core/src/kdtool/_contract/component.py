@@ -64,9 +64,9 @@ class Component:
     def kdtool_identity(self, run: RunInfo) -> Mapping[str, str] | None:
         """Return the identity beyond the config: hashes of files, of weights, an interpreter's version.
 
-        Called by the engine on every component before any stage, once a run, on rank 0. Cheap: no weights are loaded. The
-        result enters the fingerprint of every artefact that depends on the component. An exception stops the run.
-        Since 0.1.
+        Called by the engine on every component before any stage, once a run, and by `kdtool check`, which fetches nothing.
+        Cheap: no weights are loaded. The result enters the fingerprint of every artefact that depends on the component. An
+        exception stops the run. Since 0.1.
         """
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:

@@ -20,9 +20,10 @@ class Corpus(Component):
     def kdtool_examples(self, run: RunInfo) -> Iterator[Example]:
         """Yield the corpus's examples, the same ones in the same order for the same config and identity.
 
-        Called once when the text artefact is made, on rank 0. Ids are unique, and no example is empty; the split of an
-        example never depends on other examples. Several iterators may be read in turns. Name components that it calls
-        through `run.hook` in `derives_from`. Files committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
+        Called once when the text artefact is made, on rank 0. `kdtool check` reads the first examples, unless `derives_from`
+        names something. Ids are unique, and no example is empty; the split of an example never depends on other examples.
+        Several iterators may be read in turns. Name components that it calls through `run.hook` in `derives_from`. Files
+        committed below `run.folder` (`kdtool.commit`) survive a kill. Since 0.1.
         """
         raise NotImplementedError
 
@@ -74,7 +75,8 @@ class Packer(Component):
 
         Called once for each tokenizer when the rows artefact is made, on rank 0. `examples` are of one split and may be
         endless: yield rows as soon as they are full. Row keys are unique and depend on the content, not on the machine.
-        Also called without examples before a run makes anything, to refuse an unsuitable tokenizer. Since 0.1.
+        Also called without examples before a run makes anything, to refuse an unsuitable tokenizer, and for the first row
+        alone, to refuse text without one. Since 0.1.
         """
         raise NotImplementedError
 

@@ -54,7 +54,8 @@ class Hooks(Protocol):
         Its hooks are called through pluggy. An optional hook that it does not implement returns None.
 
         Raises:
-            LookupError: there is no component of that name and kind; or, for a hook of it, it must answer and is missing.
+            UsageError: there is no component of that name and kind.
+            PluginError: calling a hook of it that must answer, and that it does not implement.
         """
 
     def implementing(self, hook: str) -> tuple[str, ...]:

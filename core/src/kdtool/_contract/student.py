@@ -18,6 +18,7 @@ class Student(Component):
     uses_seed: bool = True
     """True if `kdtool_build_student` depends on `run.seed`; otherwise all seeds share one build."""
 
+    @hook(needed=True)
     def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
         """Return the tokenizer, without loading weights. Since 0.1."""
         raise NotImplementedError

@@ -28,14 +28,15 @@ from kdtool._plugins.attribution import translate_errors
 from kdtool._recipe.model import Recipe
 from kdtool._recipe.read import load_recipe
 from kdtool._results.files import component_record
+from kdtool._run.build_graph import add_stages
 from kdtool._run.context import Context
 from kdtool._run.graph import Stage
 from kdtool._run.preflight.equal_tokens import refuse_uneven
+from kdtool._run.preflight.first_rows import try_corpora, try_packers
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import refuse_missing
+from kdtool._run.preflight.refusals import identify, refuse_missing
 from kdtool._run.preflight.run_forecast import Asked, Known, ask, describe, run_forecast_of
 from kdtool._run.preflight.vocabularies import compare_with_teachers
-from kdtool._run.stages.rows import try_packers
 from kdtool._run.stages.terms import describe_mixtures
 from kdtool._store.shared_store import store_folder
 from kdtool._text.terminal import print_line
@@ -180,10 +181,15 @@ def _look(recipe: Recipe, out: Path, say: Callable[[str], None], known: Known) -
     with _opening(recipe, say) as (context, info):
         licences = licences_of(context.assembly, context.hooks)
         refuse_missing(context.assembly, info, known.complete)
-        with suppress(ServiceError):  # the student's tokenizer is not on this machine
+        identify(context, info, needed=False)
+        with suppress(ServiceError):  # the student's tokenizer or the text is not on this machine
             try_packers(context, info)
+            try_corpora(context, replace(info, say=lambda _: None))
         found = _foresee(context, info, out, known)
-        return replace(found, licences=licences, vocabularies=compare_with_teachers(context, info, needed=False))
+        vocabularies = compare_with_teachers(context, info, needed=False)
+        with suppress(ServiceError):  # so a plan would need to fetch something
+            add_stages(context, make=lambda *_: None)
+        return replace(found, licences=licences, vocabularies=vocabularies)
 
 
 @contextmanager

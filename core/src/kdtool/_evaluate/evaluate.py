@@ -23,7 +23,7 @@ from kdtool._results.verdict import side_by_side
 from kdtool._run.context import Context
 from kdtool._run.execute import keep, session, write_report
 from kdtool._run.graph import Graph
-from kdtool._run.preflight.refusals import refuse_missing, refuse_unmeasurable
+from kdtool._run.preflight.refusals import identify, refuse_missing, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.teachers import add_fits
@@ -99,7 +99,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
     stand_by = context.assembly.of_kind("exporter")
     refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
-    context.identities.update(context.hooks.kdtool_identity(run))
+    identify(context, run)
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)

@@ -17,9 +17,11 @@ import pluggy
 
 from kdtool._contract.component import Component
 from kdtool._contract.run_info import Named, Owner
+from kdtool._errors import PluginError, UsageError
 from kdtool._plugins.attribution import using
 from kdtool._plugins.engine_wrappers import engine_wrappers, guarded_wrapper
 from kdtool._plugins.hook_specs import PREFIX, SPECS, Spec, implements, is_wrapper
+from kdtool._text.did_you_mean import did_you_mean
 
 __all__ = ["ComponentHooks"]
 
@@ -73,7 +75,10 @@ class ComponentHooks:
         """Return one component, whose hooks are called through pluggy: see `kdtool.Hooks.component`."""
         if isinstance(self._components.get(name), kind):
             return cast("K", self._of(name))
-        raise LookupError(f"{self.owner(name) or repr(name)} is not a {kind.__name__} of this run")
+        names = [other for other, component in self._components.items() if isinstance(component, kind)]
+        wanted = getattr(kind, "kind", "") or "component"
+        found = f"{owner} is not a {wanted}" if (owner := self.owner(name)) else f"no {wanted} is called {name!r}"
+        raise UsageError(f"{found}; {did_you_mean(name, names, what='there are') or f'this recipe has no {wanted}'}")
 
     def implementing(self, hook: str) -> tuple[str, ...]:
         """Return the names of the components that implement a hook, in the order in which they are called."""
@@ -112,7 +117,7 @@ class ComponentHooks:
         spec, component = SPECS[hook], self._components[name]
         if not implements(type(component), hook):
             if spec.answers.must_answer:
-                raise LookupError(f"{self.owner(name)} does not implement {hook}")
+                raise PluginError(f"{self.owner(name)} does not implement {hook}, which is asked of it here")
             return lambda *_, **__: None
         found = getattr(self._manager.hook, hook).get_hookimpls()
         others = [one.plugin for one in found if not one.wrapper and one.plugin is not component]

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 from kdtool._contract.component import Component, Config
 from kdtool._contract.hooks import calling_of
 from kdtool._contract.kind_table import reserved_keys
 from kdtool._contract.kinds import FORMS, KINDS
+from kdtool._contract.teacher import Teacher
 from kdtool._plugins.hook_specs import PREFIX, SPECS, implements, is_wrapper
 from kdtool._text.did_you_mean import did_you_mean
 
-__all__ = ["implements", "mistakes"]
+__all__ = ["implements", "mistakes", "offer_problem"]
 
 
 def mistakes(cls: object, kind: str) -> Iterator[str]:
@@ -34,11 +36,35 @@ def mistakes(cls: object, kind: str) -> Iterator[str]:
     if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
         yield "overrides equality, which identifies components; remove __eq__ and __hash__"
     yield from _config_mistakes(getattr(cls, "Config", None))
-    needed = sorted(name for name, declared in vars(base).items() if calling_of(declared).needed)
-    yield from (f"has no {name}, which every {kind} needs" for name in needed if not implements(cls, name))
-    for name in dir(cls):
-        if name.startswith(PREFIX):
-            yield from _hook_mistakes(cls, base, name)
+    own = [name for name in SPECS if hasattr(base, name) and not hasattr(Component, name)]
+    needed = sorted(name for name in own if calling_of(getattr(base, name)).needed)
+    for name in needed:
+        if not implements(cls, name):
+            yield f"has no {name}, which every {kind} needs{_name_hint(cls, [name])}"
+    hooks = [name for name in dir(cls) if name.startswith(PREFIX)]
+    if not needed and all(inspect.getattr_static(cls, name) is getattr(base, name, None) for name in hooks):
+        yield f"has none of the hooks of a {kind}: {', '.join(own)}{_name_hint(cls, own)}"
+    for name in hooks:
+        yield from _hook_mistakes(cls, base, name)
+
+
+def offer_problem(component: object) -> str:
+    """Return the hook that a teacher lacks for a signal that it offers; "" if it lacks none."""
+    for kind in sorted(component.offers) if isinstance(component, Teacher) else ():
+        hook = "kdtool_answer" if kind == "text" else "kdtool_signal"
+        if not implements(type(component), hook):
+            return f"offers {kind!r}, but has no {hook}{_name_hint(type(component), [hook])}"
+    return ""
+
+
+def _name_hint(cls: type, hooks: Iterable[str]) -> str:
+    """Return a hint at the attribute whose name is close to that of a missing hook, such as one without the prefix."""
+    others = [name for name in dir(cls) if not hasattr(Component, name) and not name.startswith(PREFIX)]
+    for hook in hooks:
+        for name in (hook.removeprefix(PREFIX), hook):
+            if close := get_close_matches(name, others, n=1):
+                return f"; did you mean {hook!r} by {close[0]!r}?"
+    return ""
 
 
 def _config_mistakes(config: object) -> Iterator[str]:
@@ -77,7 +103,10 @@ def _method_mistakes(name: str, found: object, declared: tuple[str, ...]) -> Ite
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         yield f"has {name} as async def; a hook is a plain method (run your event loop inside it)"
         return
-    for parameter in tuple(inspect.signature(found).parameters.values())[1:]:
+    parameters = [*inspect.signature(found).parameters.values()]
+    if not parameters or parameters[0].name in declared:
+        yield f"has {name} without self, the first argument of a method"
+    for parameter in parameters[1:]:
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
             yield f"has {name} with argument {parameter}; it takes plain arguments from ({', '.join(declared)})"
         elif parameter.name not in declared:

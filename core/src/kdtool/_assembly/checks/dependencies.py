@@ -9,7 +9,6 @@ from kdtool._contract.component import Component
 from kdtool._contract.corpus import Corpus
 from kdtool._contract.teacher import Teacher
 from kdtool._errors import Problem
-from kdtool._plugins.hook_specs import implements
 
 
 def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
@@ -27,7 +26,7 @@ def check_dependencies(parts: BuiltRecipe) -> Iterator[Problem]:
                 message = f"takes {transfer} of {name}, which takes something of it in turn"
                 remedy = "let one of them begin"
             elif transfer == "text" and isinstance(source, Teacher):
-                if "text" not in source.offers or not implements(type(source), "kdtool_answer"):
+                if "text" not in source.offers:
                     offers = ", ".join(sorted(source.offers)) or "nothing"
                     message = f"takes text of {name} ({specs[name].use}), which offers {offers}"
                     remedy = "name a teacher that answers prompts"

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Literal
 
 from kdtool._assembly.assemble import Assembly
+from kdtool._assembly.built import Built
 from kdtool._assembly.checks.teacher_training import adapting_phases
 from kdtool._contract.component import Component
 from kdtool._contract.run_info import Hooks, RunInfo
-from kdtool._errors import Problem, RecipeError, UsageError
+from kdtool._errors import Problem, RecipeError, ServiceError, UsageError
+from kdtool._plugins.attribution import describe
+from kdtool._plugins.owner import owner_of
 from kdtool._recipe.model import problem_at
 from kdtool._run.context import Context
 from kdtool._run.graph import Node
@@ -32,18 +35,54 @@ def refuse_missing(
         RecipeError: with all that is missing, each at the component that needs it.
     """
     problems: dict[Problem, None] = {}
-    asked, complete = set(but), set() if complete is None else complete
+    complete = set() if complete is None else complete
+    for hooks, built in _implementing(assembly, HOOK):
+        settings = repr((built.spec.use, built.config))
+        if built.spec.path not in but and settings not in complete:
+            lacks = tuple(_problems(hooks, built.spec.path, run, "start"))
+            complete |= set() if lacks else {settings}
+            problems |= {problem_at(assembly.recipe, built.spec.key, text): None for text in lacks}
+    if problems:
+        raise RecipeError(list(problems))
+
+
+def identify(context: Context, run: RunInfo, *, needed: bool = True) -> None:
+    """Add the identities of all components to `context.identities`, each asked once.
+
+    Unless they are `needed`, those of models and data that are not on this machine are left out.
+
+    Raises:
+        RecipeError: with all components that refuse, or that lack a file, each at its key.
+        ServiceError: one that is needed is not on this machine and cannot be fetched.
+    """
+    problems: dict[Problem, None] = {}
+    absent: ServiceError | None = None
+    for hooks, built in _implementing(context.assembly, "kdtool_identity"):
+        name = built.spec.path
+        try:
+            if name not in context.identities:
+                context.identities[name] = hooks.component(name, Component).kdtool_identity(run) or {}
+        except ServiceError as error:
+            absent = error
+        except (UsageError, FileNotFoundError) as error:
+            owner, message = owner_of(error) or built.owner, describe(error)  # a student may ask its teacher
+            if isinstance(error, FileNotFoundError):
+                message = f"{owner}: there is no file {error.filename or error}"
+            key = context.assembly.built_for().get(owner.name, built).spec.key
+            problems[problem_at(context.assembly.recipe, key, message)] = None
+    if problems:
+        raise RecipeError(list(problems))
+    if absent and needed:
+        raise absent
+
+
+def _implementing(assembly: Assembly, hook: str) -> Iterator[tuple[Hooks, Built]]:
+    """Yield all components with a hook: the shared ones once, those of a phase in each phase of each arm."""
     phases = [phase for own in (*assembly.arms.values(), adapting_phases(assembly.recipe)) for phase in own]
     for phase in (None, *phases):
         hooks, built = assembly.hooks(phase), assembly.built_for(phase)
-        for name in [name for name in hooks.implementing(HOOK) if name not in asked]:
-            settings = repr((built[name].spec.use, built[name].config))
-            lacks = () if settings in complete else tuple(_problems(hooks, name, run, "start"))
-            complete |= set() if lacks else {settings}
-            problems |= {problem_at(assembly.recipe, built[name].spec.key, text): None for text in lacks}
-        asked.update(assembly.shared)
-    if problems:
-        raise RecipeError(list(problems))
+        names = (name for name in hooks.implementing(hook) if phase is None or name not in assembly.shared)
+        yield from ((hooks, built[name]) for name in names)
 
 
 def refuse_unmeasurable(context: Context, texts: Node, *, but: Collection[str] = ()) -> None:

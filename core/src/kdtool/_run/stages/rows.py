@@ -6,18 +6,20 @@ The formats are in `text` and `row_files`; that of signals is the cache's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kdtool._assembly.checks.dependencies import taken_by
-from kdtool._contract.corpus import Packer
+from kdtool._contract.corpus import Annotator, Packer
+from kdtool._contract.data import Example, Row
 from kdtool._contract.language_model import ModelFacts
 from kdtool._contract.run_info import RunInfo
 from kdtool._contract.signals import SignalKind, SignalRequest
 from kdtool._contract.teacher import Cache, Teacher
+from kdtool._contract.tokenizer import Tokenizer
 from kdtool._errors import PluginError
 from kdtool._recipe.model import ComponentSpec, PhaseSpec, of_kind
 from kdtool._run.answer_cache import cache_answers
@@ -60,6 +62,11 @@ def corpora_of(context: Context, sources: Iterable[ComponentSpec]) -> list[str]:
     return [name for name in corpora if name not in taken_by(corpora, context.assembly.shared)]
 
 
+def shares_of(sources: Iterable[ComponentSpec], corpora: Collection[str]) -> dict[str, float]:
+    """Return the shares of `corpora`, which are among `sources`; none unless they are mixed."""
+    return {spec.path: spec.share for spec in sources if spec.path in corpora and spec.share is not None}
+
+
 def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], label: str = "") -> Node:
     """Add the text of the corpora among `sources`, after the screens among them.
 
@@ -68,7 +75,7 @@ def add_texts(context: Context, graph: Graph, sources: Iterable[ComponentSpec], 
     sources = tuple(sources)
     corpora, screens = corpora_of(context, sources), [spec.path for spec in of_kind(sources, "screen")]
     taken = taken_by((*corpora, *screens), context.assembly.shared)
-    shares = {spec.path: spec.share for spec in sources if spec.path in corpora and spec.share is not None}
+    shares = shares_of(sources, corpora)
     teachers = context.weights_of(name for name in taken if name in context.assembly.of_kind("teacher"))
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -95,13 +102,15 @@ def _answer_key(context: Context, teacher: str) -> dict[str, Any]:
     }
 
 
-def try_packers(context: Context, run: RunInfo) -> None:
-    """Call every packer with the student's tokenizer and no text, so that one that does not suit is refused at once."""
-    (student,) = context.assembly.of_kind("student")
-    tokenizer = context.tokenizer_of(student, run)
-    for packer in context.assembly.of_kind("packer"):
-        if any(True for _ in context.hooks.component(packer, Packer).kdtool_rows(run, (), tokenizer)):
-            raise PluginError(f"{context.hooks.owner(packer)} returned rows without any text; expected none")
+def pack(
+    run: RunInfo, sources: Iterable[ComponentSpec], examples: Iterable[Example], tokenizer: Tokenizer
+) -> Iterator[Row]:
+    """Annotate the examples and pack them into rows, by the annotators and the packer among `sources`."""
+    sources = tuple(sources)
+    (packer,) = of_kind(sources, "packer")
+    annotators = {spec.path: run.component(spec.path, Annotator).columns for spec in of_kind(sources, "annotator")}
+    examples = annotate(run, examples, annotators) if annotators else examples
+    return run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
 
 
 def add_data(context: Context, graph: Graph, facts: Mapping[str, ModelFacts]) -> dict[str, Materials]:
@@ -159,7 +168,6 @@ def add_rows(
     """Add texts and rows of a phase, for the tokenizer of the component that it trains."""
     texts = add_texts(context, graph, phase.sources, phase.name)
     (packer,), (student,) = of_kind(phase.sources, "packer"), context.assembly.of_kind("student")
-    columns = {spec.path: context.assembly.shared[spec.path].columns for spec in of_kind(phase.sources, "annotator")}
     tokenizer, usual = (context.tokenizer_of(name) for name in (learner, student))
     alike = (tokenizer.fingerprint, tokenizer.document_start) == (usual.fingerprint, usual.document_start)
     shared = {spec.key for spec in context.assembly.recipe.shared}
@@ -168,15 +176,13 @@ def add_rows(
     stage = Stage("rows", phase.name if special else texts.stage.label, unit="rows")
 
     def build(run: RunInfo, folder: Path) -> None:
-        examples = run.texts.examples("train")
-        examples = annotate(run, examples, columns) if columns else examples
-        rows = run.component(packer.path, Packer).kdtool_rows(run, examples, tokenizer)
+        rows = pack(run, phase.sources, run.texts.examples("train"), tokenizer)
         write_rows(rows, folder, run.hook.owner(packer.path))
 
     parts = {
         "packer": context.part(packer.path),
         **tokenizer_part(tokenizer),
-        "annotators": [context.part(name) for name in columns],
+        "annotators": [context.part(spec.path) for spec in of_kind(phase.sources, "annotator")],
     }
     rows = graph.add(Node(stage, context.store, parts, {"texts": texts}, build, texts=texts))
     return Materials(texts, rows, facts)

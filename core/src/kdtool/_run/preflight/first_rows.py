@@ -1,0 +1,83 @@
+"""Text and packers that give no row to train on: refused before the student is built, by `check` before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from kdtool._assembly.checks.dependencies import taken_by
+from kdtool._contract.corpus import Packer
+from kdtool._contract.data import Example
+from kdtool._contract.run_info import RunInfo
+from kdtool._errors import PluginError, RecipeError
+from kdtool._recipe.model import PhaseSpec, of_kind, problem_at
+from kdtool._run.context import Context
+from kdtool._run.graph import Node
+from kdtool._run.stages.counts import Counts
+from kdtool._run.stages.gathering import gather
+from kdtool._run.stages.rows import corpora_of, pack, shares_of
+from kdtool._run.stages.text import StoredTexts
+
+_FIRST = 1000
+"""Documents that `check` reads at most in search of a first row."""
+
+
+def try_packers(context: Context, run: RunInfo) -> None:
+    """Call every packer with the student's tokenizer and no text, so that one that does not suit is refused at once."""
+    (student,) = context.assembly.of_kind("student")
+    tokenizer = context.tokenizer_of(student, run)
+    for packer in context.assembly.of_kind("packer"):
+        if any(True for _ in context.hooks.component(packer, Packer).kdtool_rows(run, (), tokenizer)):
+            raise PluginError(f"{context.hooks.owner(packer)} returned rows without any text; expected none")
+
+
+def try_corpora(context: Context, run: RunInfo) -> None:
+    """Make the first row of every phase, except from text that is derived from other components, without screens.
+
+    Raises:
+        KdtoolError: as a run that gathers and packs the text; nothing is fetched.
+    """
+    for phase in context.assembly.arms["student"]:
+        corpora = corpora_of(context, phase.sources)
+        shares = shares_of(phase.sources, corpora)
+        if not taken_by(corpora, context.assembly.shared):
+            found = gather(run, corpora, (), shares, Counts(corpora, shares))
+            _require_row(context, run, phase, (example for _, example in islice(found, _FIRST)), _FIRST)
+
+
+def refuse_empty_text(context: Context, texts: Node) -> None:
+    """Refuse the recipe's text, which is made, where a phase that trains on it would get no row.
+
+    Raises:
+        RecipeError: there is no text to train on, or not enough of it for a row.
+    """
+    run = context.info(texts=StoredTexts(texts.path))
+    kinds = ("corpus", "screen")
+    shared = [of_kind(context.assembly.recipe.shared, kind) for kind in kinds]
+    for phase in () if context.rank else context.assembly.arms["student"]:
+        if [of_kind(phase.sources, kind) for kind in kinds] == shared:
+            _require_row(context, run, phase, run.texts.examples("train"))
+
+
+def _require_row(
+    context: Context, run: RunInfo, phase: PhaseSpec, examples: Iterable[Example], most: int | None = None
+) -> None:
+    """Refuse `examples` without a row; `most` of them are not all, so that there may be one behind them."""
+    (student,) = context.assembly.of_kind("student")
+    seen = train = 0
+
+    def count() -> Iterator[Example]:
+        nonlocal seen, train
+        for example in examples:
+            seen += 1
+            if example.split == "train":
+                train += 1
+                yield example
+
+    if any(True for _ in pack(run, phase.sources, count(), context.tokenizer_of(student, run))) or seen == most:
+        return
+    kind, message = "packer", f"gives no row from {train:,} documents: is there text enough for one?"
+    if not train:
+        kind, message = "corpus", "gives no text of the split 'train'"
+    key = of_kind(phase.sources, kind)[0].key
+    raise RecipeError([problem_at(context.assembly.recipe, key, message, "check its settings, and the screens")])
