@@ -23,7 +23,8 @@ from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
 from kdtool._plugins.validation import mistakes
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
+from kdtool._recipe.invalid import invalid
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 
 
@@ -159,7 +160,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
         try:
             config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
         except pydantic.ValidationError as error:
-            problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
+            problems.extend(invalid(recipe, spec.key, what, cls.Config, error))
             return None
         json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)

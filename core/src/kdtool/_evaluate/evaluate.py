@@ -28,7 +28,7 @@ from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
-from kdtool._text.names import NAME, NO_NAME, name_from
+from kdtool._text.names import NAME, VALID_NAME, name_from
 from kdtool._text.terminal import print_line
 
 
@@ -67,7 +67,7 @@ def evaluate(
         print(results.verdict)
     """
     if name and not NAME.fullmatch(name):
-        raise UsageError(f"the run's name {name!r} {NO_NAME}; give another (`--name`), or none")
+        raise UsageError(f"the run's name (`--name`) must be {VALID_NAME}, not {name!r}")
     found = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
