@@ -114,7 +114,7 @@ def test_a_recipe_is_fine_without_weights_and_network(path: Path) -> None:
     assert {name: found["models"][name]["parameters"] for name in expected} == expected
     if path.parent == RECIPES and path.stem in SYSTEMS:
         assert found["trainable"], "known before a tokenizer is on this machine, and so is the memory of training"
-        assert not [line for line in found["forecast"]["unknown"] if "gives no outline" in line]
+        assert not [line for line in found["forecast"]["unknown"] if "returned no outline" in line]
         assert [spent["bytes"] for spent in found["forecast"]["downloads"]] == [DOWNLOADS[path.stem]]
         assert found["forecast"]["disk_bytes"] > DOWNLOADS[path.stem]
 

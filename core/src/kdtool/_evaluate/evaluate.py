@@ -45,7 +45,7 @@ def evaluate(
     store: Path | str | None = None,
     offline: bool = False,
 ) -> Results:
-    """Measure models and compare them with each other; a second call goes on where the first stopped.
+    """Measure models and compare them with each other; a second call resumes where the first stopped.
 
     Args:
         models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
@@ -77,8 +77,15 @@ def evaluate(
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )
-        work = partial(_measure, found, evaluators)
-        return session(assembly, Path(out).absolute() / name, store_folder(store), work, offline=offline)
+        named = assembly.of_kind("evaluator")
+        others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
+        work, check = partial(_measure, found, others), partial(_check, {*others, *assembly.of_kind("exporter")})
+        folder = Path(out).absolute() / name
+        return session(assembly, folder, store_folder(store), work, check=check, offline=offline)
+
+
+def _check(unused: Collection[str], context: Context, run: RunInfo) -> None:
+    refuse_missing(context.assembly, run, but=unused)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
@@ -87,25 +94,21 @@ def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[obj
     return whole if arms and NAME.fullmatch(whole) else name_from(whole, "eval", apart=repr(rest))
 
 
-def _measure(models: Sequence[Model], evaluators: Collection[str], context: Context, run: RunInfo) -> Results:
-    """Measure models beside the recipe's teachers, by `evaluators`, or by all of the recipe if there are none.
+def _measure(models: Sequence[Model], others: Collection[str], context: Context, run: RunInfo) -> Results:
+    """Measure models beside the recipe's teachers, by all evaluators but `others`.
 
     Raises:
         UsageError: nothing was measured.
     """
     start = time.monotonic()
-    named = context.assembly.of_kind("evaluator")
-    only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-    stand_by = context.assembly.of_kind("exporter")
-    refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {})]
-    scores = add_scores(context, graph, measured, texts, but=only_asked)
+    scores = add_scores(context, graph, measured, texts, but=others)
     keep(context, graph)
     context.make(texts)
-    refuse_unmeasurable(context, texts, but=only_asked)
+    refuse_unmeasurable(context, texts, but=others)
     for node in graph.nodes.values():
         context.make(node)
     found = list(chain.from_iterable(read_scores(context, scores).values()))

@@ -9,14 +9,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
-from kdtool._contract.component import Component
 from kdtool._contract.run_info import Owner
 from kdtool._errors import PluginError
 
 __all__ = ["blame", "owner_of"]
 
-Components = Mapping[str, tuple[Component, Owner]]
+if TYPE_CHECKING:
+    from kdtool._contract.component import Component
+
+Components: TypeAlias = "Mapping[str, tuple[Component, Owner]]"
 """The components of a scope with their plugins, by name."""
 
 

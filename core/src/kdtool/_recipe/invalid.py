@@ -12,7 +12,7 @@ from kdtool._errors import Problem
 from kdtool._recipe.model import Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.schema_words import expected, resolve, shown
+from kdtool._text.schema_words import describe, resolve, show_value
 
 
 def invalid(recipe: Recipe, key: KeyPath, what: str, config: type[Config], error: ValidationError) -> Iterator[Problem]:
@@ -31,11 +31,12 @@ def invalid(recipe: Recipe, key: KeyPath, what: str, config: type[Config], error
             hint = did_you_mean(str(loc[-1]), known, what="settings", shown=20) or "it has no settings"
             yield problem_at(recipe, path, f"unknown setting{f' of {what}' if len(loc) == 1 else ''}", hint)
         elif kind in {"missing", "missing_argument"} and inside == len(loc):
-            yield problem_at(recipe, path, f"is missing; {what} needs {expected(schema)}", _description(schema))
+            yield problem_at(recipe, path, f"is missing; {what} needs {describe(schema)}", _description(schema))
         elif path not in seen:
             seen.add(path)
             given = [detail["input"]] if 0 < len(loc) <= inside + 1 else []
-            yield problem_at(recipe, path, *_mismatch(schema, detail, given))
+            message, remedy = _mismatch(schema, detail, given)
+            yield problem_at(recipe, path, message if loc else f"{what}: {message}", remedy)
 
 
 def _find(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[Mapping[str, Any], int]:
@@ -55,13 +56,13 @@ def _find(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[Mapping[
 
 def _mismatch(schema: Mapping[str, Any], detail: Any, given: Sequence[Any]) -> tuple[str, str]:
     """Return message and remedy for a value, if it is `given`."""
-    allowed, message = expected(schema), detail["msg"].removeprefix("Value error, ")
+    allowed, message = describe(schema), detail["msg"].removeprefix("Value error, ")
     if detail["type"] in {"value_error", "assertion_error"} or not allowed:
         message = message.replace("Input should be", "must be")
     else:
         message = f"must be {allowed}"
     for value in given:
-        message += f", not {shown(value)}" if message.startswith("must be ") else f" (found {shown(value)})"
+        message += f", not {show_value(value)}" if message.startswith("must be ") else f" (found {show_value(value)})"
     if detail["type"] == "string_pattern_mismatch":
         return message, _description(schema)
     return message, next((remedy for value in given if (remedy := _remedy(schema, value))), "")
@@ -71,10 +72,10 @@ def _remedy(schema: Mapping[str, Any], value: Any) -> str:
     options = {one.get("type"): one for one in schema.get("anyOf", (schema,)) if one.get("type") != "null"}
     if isinstance(value, float) and value.is_integer() and "integer" in options and "number" not in options:
         return f"write {int(value)}"
-    if isinstance(value, str) and options.keys() == {"array"} and expected(options["array"].get("items", {})) in _TEXT:
+    if isinstance(value, str) and options.keys() == {"array"} and describe(options["array"].get("items", {})) in _TEXT:
         return f"write it as a list: [{value}]"
     if isinstance(value, bool | int | float) and options.keys() == {"string"} and "enum" not in schema:
-        return f'write it in quotes: "{shown(value)}"'
+        return f'write it in quotes: "{show_value(value)}"'
     return ""
 
 

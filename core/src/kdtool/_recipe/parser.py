@@ -22,7 +22,7 @@ from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, 
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
 from kdtool._text.names import NAME, VALID_NAME
-from kdtool._text.schema_words import shown
+from kdtool._text.schema_words import show_value
 
 _SHARED = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
 TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control", "require")
@@ -72,7 +72,7 @@ class Parser:
         elif self._require(
             isinstance(value, Mapping),
             path,
-            f"must be a list of different names or a mapping, not {shown(value)}",
+            f"must be a list of different names or a mapping, not {show_value(value)}",
             _MAP,
         ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
@@ -83,13 +83,13 @@ class Parser:
 
     def _component(self, path: KeyPath, value: Any, kind: str) -> ComponentSpec | None:
         name = str(path[-1])
-        message = f"must be a mapping of settings or the name of a plugin, not {shown(value)}"
+        message = f"must be a mapping of settings or the name of a plugin, not {show_value(value)}"
         self._require(NAME.fullmatch(name) is not None, path, f"must be {VALID_NAME}")
         if not self._require(isinstance(value, Mapping), path, message):
             return None
         use = value.get("use", None if kind in {name, SINGLE.get(name)} else name)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
-        message = f"must be the name of a plugin, not {shown(use)}" if "use" in value else "is missing"
+        message = f"must be the name of a plugin, not {show_value(use)}" if "use" in value else "is missing"
         if not self._require(good, (*path, "use"), message, "write `use: NAME` or `use: ./file.py:Class`"):
             return None
         keys = COMPONENT_KEYS.get(kind, Config)
@@ -111,7 +111,7 @@ class Parser:
         if not isinstance(phase, Mapping):
             hint = did_you_mean(name, PHASE_KEYS, what="keys of a phase") if name != "train" else ""
             message = "must be" if name == "train" else "unknown key; a phase is"
-            self._require(False, path, f"{message} a mapping with losses and steps, not {shown(phase)}", hint)
+            self._require(False, path, f"{message} a mapping with losses and steps, not {show_value(phase)}", hint)
             return None
         self.refuse_unknown(path, PHASE_KEYS)
         keys = ("losses", "transforms", "weightings")

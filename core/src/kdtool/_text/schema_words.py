@@ -17,7 +17,7 @@ _NOUNS = {
 _WORDS = {None: "an empty value", True: "true", False: "false"}
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """Return a recipe's value for a message, shortened."""
     text = _WORDS[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
@@ -35,13 +35,13 @@ def resolve(schema: Any, definitions: Mapping[str, Any] | None = None, depth: in
     return {key: resolve(part, definitions, depth - 1) for key, part in found.items() if key not in {"$ref", "$defs"}}
 
 
-def expected(schema: Mapping[str, Any], *, plural: bool = False) -> str:
+def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
     """Return the values that a schema allows beside null, such as "a whole number from 1 to 100"; "" if it states none."""
     if "anyOf" in schema:
-        options = (expected(one, plural=plural) for one in schema["anyOf"] if one.get("type") != "null")
+        options = (describe(one, plural=plural) for one in schema["anyOf"] if one.get("type") != "null")
         return " or ".join(dict.fromkeys(filter(None, options)))
     if "enum" in schema or "const" in schema:
-        *others, last = map(shown, schema.get("enum") or [schema["const"]])
+        *others, last = map(show_value, schema.get("enum") or [schema["const"]])
         return f"{', '.join(others)} or {last}" if others else last
     if schema.get("type") not in _NOUNS:
         return ""
@@ -52,10 +52,10 @@ def expected(schema: Mapping[str, Any], *, plural: bool = False) -> str:
         noun = f"a non-empty {noun[2:]}" if noun.startswith("a ") else f"non-empty {noun}"
     if "pattern" in schema:
         return f"{noun} that matches {schema['pattern']}"
-    if isinstance(schema.get("items"), Mapping) and (entries := expected(schema["items"], plural=True)):
+    if isinstance(schema.get("items"), Mapping) and (entries := describe(schema["items"], plural=True)):
         return f"{noun} of {entries}"
     if isinstance(schema.get("additionalProperties"), Mapping):
-        return f"{noun} of names to {expected(schema['additionalProperties'], plural=True) or 'values'}"
+        return f"{noun} of names to {describe(schema['additionalProperties'], plural=True) or 'values'}"
     if "properties" in schema:
         return f"{noun} with the keys {', '.join(schema['properties'])}"
     return f"{noun}{_bounds(schema)}"

@@ -365,8 +365,8 @@ def _expect_zero(run: kdtool.RunInfo, bound: BoundTerm, values: Tensor, gradient
     gradient = float(torch.stack([one.float().abs().max() for one in (*gradients, values.new_zeros(1))]).max())
     if not (value <= _ZERO and gradient <= _ZERO):  # neither is a number that is none
         raise kdtool.PluginError(
-            f"{_who(run, bound.term.name)} calls itself a divergence, but where all that it compares is identical its value "
-            f"is {value:.3g} and its gradient {gradient:.3g}; expected: 0 and 0"
+            f"{_who(run, bound.term.name)} sets `divergence = True`, but returns {value:.3g} with gradient "
+            f"{gradient:.3g} for identical inputs; expected: 0 and 0"
         )
 
 

@@ -99,7 +99,7 @@ def _answers(hooks: Hooks, name: str, run: RunInfo, ahead: RunForecast, unknown:
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except Exception as error:  # a check that fails for its estimate alone would be no help
-        unknown.append(f"{hooks.owner(name)} gives no estimate: {_reason(error)}")
+        unknown.append(f"{hooks.owner(name)} returned no estimate: {_reason(error)}")
         return ()
 
 
@@ -155,7 +155,7 @@ def _outline(assembly: Assembly, phase: PhaseSpec, run: RunInfo, unknown: list[s
                 error, ServiceError
             ):  # which a missing tokenizer raises
                 raise
-            unknown.append(f"{hooks.owner(name)} gives no outline: {_reason(error)}")
+            unknown.append(f"{hooks.owner(name)} returned no outline: {_reason(error)}")
             return None
     return outline
 
