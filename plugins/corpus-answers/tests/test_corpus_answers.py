@@ -363,7 +363,7 @@ def test_one_that_somebody_stands_in_for_is_asked_everything(tmp_path: Path) -> 
 def test_nothing_to_learn_from_is_an_error_whose_remedy_follows_the_reason(
     tmp_path: Path, teacher: kdtool.Teacher, message: str
 ) -> None:
-    with pytest.raises(kdtool.UsageError, match="returned no usable answer" + message):
+    with pytest.raises(kdtool.UsageError, match="returned no usable answer " + message):
         answers(tmp_path, teacher)
 
 
