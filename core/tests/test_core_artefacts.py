@@ -102,7 +102,7 @@ def test_rows_are_a_safetensors_file_that_others_read(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([], "no rows"),
-        ([_row([1, 2], 0), _row([1], 1)], "of 1 tokens among rows of 2"),
+        ([_row([1, 2], 0), _row([1], 1)], "of 1 tokens, the first one of 2"),
         ([_row([1, 2], 0), _row([1, 3], 0)], "twice"),
     ],
 )

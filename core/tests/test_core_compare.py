@@ -95,7 +95,7 @@ def test_what_differs_in_its_settings_is_named_and_not_judged(two_runs: None) ->
     found = kdtool.compare(["one", "two"])
     assert not found.comparisons
     assert found.notes == ("nats: one and two are not compared, they were measured in different ways: split",)
-    assert found.verdict.startswith("Nothing is compared")
+    assert found.verdict.startswith("Nothing to compare")
 
 
 def test_a_run_that_was_not_copied_whole_is_refused(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:

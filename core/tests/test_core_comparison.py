@@ -164,7 +164,7 @@ def test_all_arms_are_compared_and_the_teachers_share_is_given_where_it_means_so
     assert low is not None
     assert high is not None
     assert low < ratio < high < 1
-    assert "66.7% of pass@1 of teacher" in verdict(found)
+    assert "66.7% of teacher in pass@1" in verdict(found)
     lower = [dataclasses.replace(m, unit="nats", higher_is_better=False) for m in measured]
     assert all(c.share is None for c in compare_all(lower, subjects, {name: name for name in roles})[0])
 
@@ -279,7 +279,7 @@ def test_a_measurement_of_one_item_is_named_and_not_judged(tmp_path: Path) -> No
     measured = [_scored(tmp_path, subject.name, [1.0]) for subject in subjects]
     found, notes = compare_all(measured, subjects, {subject.name: subject.name for subject in subjects})
     assert notes == ["pass@1: student and control are not compared, fewer than two items in common count"]
-    assert "no evaluator measured it on two items or more" in verdict(found)
+    assert "no evaluator measured student and control on the same two items" in verdict(found)
 
 
 def test_the_verdict_says_how_many_comparisons_were_made(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def test_a_plugin_s_command_has_a_debug_option_of_its_own(
     out, err = capsys.readouterr()
     assert shown in out
     assert ("Traceback" in err) == traceback
-    assert ("start it as `kdtool --debug …`" in err) == ("fail" in arguments)
+    assert ("run `kdtool --debug …`" in err) == ("fail" in arguments)
+    assert "inished work is kept" not in err
 
 
 @pytest.mark.parametrize(

@@ -229,5 +229,5 @@ def test_a_judge_that_is_not_there_is_refused_at_once(two: dict[str, Any]) -> No
 
 
 def test_an_evaluator_that_reads_no_text_gets_none(two: dict[str, Any]) -> None:
-    with pytest.raises(LookupError, match="there is no text of split 'test'"):
+    with pytest.raises(LookupError, match="the text of split 'test' does not exist yet"):
         kdtool.run(two, {"evaluators.bench.reads": True})

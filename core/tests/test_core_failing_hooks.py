@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import kdtool
 import pytest
+from kdtool._plugins.attribution import describe
 from kdtool._plugins.hook_specs import BASES, SPECS
 from kdtool._plugins.hooks import ComponentHooks
+from kdtool._plugins.owner import owner_of
+from kdtool._run.stages.signals import from_teacher
 
 REFUSING = {name: spec for name, spec in SPECS.items() if not spec.calling.tolerant}
 NOTIFYING = {name: spec for name, spec in SPECS.items() if spec.calling.tolerant}
@@ -185,3 +189,59 @@ def test_a_required_tracker_that_fails_at_the_end_does_not_hide_why_the_run_fail
     assert failure in capsys.readouterr().err
     with pytest.raises(ValueError, match="cannot write the end"):
         kdtool.run(recipe)
+
+
+def _fail() -> None:
+    raise ValueError("an in-place edit")
+
+
+class _Loss(kdtool.TokenLoss):
+    def kdtool_token_loss(self, chunk: Any) -> Any:
+        _fail()
+
+
+class _Calls(kdtool.Trainer):
+    def kdtool_train(self, run: Any, phase: Any, student: Any) -> Any:
+        phase()
+
+
+def _named_after(call: Any, loss: kdtool.Component) -> str:
+    """Return the name of the component that is blamed where a trainer makes a call that fails."""
+    hooks = ComponentHooks({"trainer": _Calls(None), "loss": loss})
+    with pytest.raises(ValueError, match="in-place") as caught:
+        hooks.component("trainer", kdtool.Trainer).kdtool_train(None, call, None)  # type: ignore[arg-type]
+    owner = owner_of(caught.value)
+    assert owner is not None
+    assert caught.value.__notes__[-1].startswith(f"raised by {owner} in ")
+    return owner.name
+
+
+def test_an_error_of_a_component_that_another_one_calls_plainly_names_the_former() -> None:
+    loss = _Loss(None)
+    assert _named_after(lambda: loss.kdtool_token_loss(None), loss) == "loss"
+    assert _named_after(_fail, loss) == "trainer"
+
+
+def test_an_error_in_a_function_of_the_package_of_a_single_component_names_it() -> None:
+    backward = FunctionType(_fail.__code__, {"__name__": "alone.kernels"})
+    loss = type("Loss", (_Loss,), {"__module__": "alone.losses"})(None)
+    assert _named_after(backward, loss) == "loss"
+    assert _named_after(backward, _Loss(None)) == "trainer"
+
+
+def test_a_signal_of_too_many_positions_names_the_teacher() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Teaches(kdtool.Teacher):
+        def kdtool_signal(self, batch: Any, want: Any) -> Any:
+            return kdtool.Signal("f", kdtool.LazyLogits(torch.zeros(4, 2), kdtool.Head(torch.zeros(8, 2), 8)))
+
+    hooks = ComponentHooks({"teacher": Teaches(None)})
+    source = from_teacher(hooks, "teacher", kdtool.SignalRequest(frozenset({"logits"})))
+    message = (
+        "its signal has 4 positions in lazy.hidden, but the batch has 3 labels; return one position for each label"
+    )
+    with pytest.raises(kdtool.PluginError, match=message) as caught:
+        source.signal(SimpleNamespace(labels=torch.tensor([[1, -100, 2, 3]])))  # type: ignore[arg-type]
+    assert "in teacher 'teacher'" in describe(caught.value)
+    source.signal(SimpleNamespace(labels=torch.tensor([[1, 2, 2, 3]])))  # type: ignore[arg-type]

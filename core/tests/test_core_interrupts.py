@@ -1,4 +1,4 @@
-"""Ctrl-C and stop signals at every stage: exit code 130, one sentence, and the same command goes on from there."""
+"""Ctrl-C and stop signals at every stage: exit code 130, one sentence, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PLACES = [
     "Report.kdtool_report",
     "Events.kdtool_stage_end",
 ]
-SENTENCE = "what is finished is kept, and the same command goes on from there"
+SENTENCE = "finished work is kept, run the same command to continue"
 
 
 @pytest.fixture(autouse=True)

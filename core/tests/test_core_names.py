@@ -63,7 +63,7 @@ def test_recipe_is_named_after_its_file(
 
 
 def test_a_name_that_is_none_is_refused_with_what_one_is(recipe: dict[str, Any]) -> None:
-    with pytest.raises(kdtool.RecipeError, match="name: must be a name: letters, digits, - and _, at most 64"):
+    with pytest.raises(kdtool.RecipeError, match="name: must be a name of up to 64 letters, digits, - or _ that"):
         kdtool.check({**recipe, "name": "a b"})
 
 
@@ -80,7 +80,7 @@ def test_models_of_any_name_are_measured(
     (folder,) = Path("runs").iterdir()
     assert NAME.fullmatch(folder.name)
     assert call(["eval", *arguments, "--name", "a b"]) == 2
-    assert "the run's name 'a b' is not a name" in capsys.readouterr().err
+    assert "the run's name (`--name`) must be a name of up to 64 letters" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such a path is not there, in other words")

@@ -27,7 +27,7 @@ def run(
     verify: bool = False,
     trace: Callable[[str], None] | None = None,
 ) -> Results:
-    """Run a recipe and return its results; a second call goes on where the first stopped.
+    """Run a recipe and return its results; a second call resumes where the first stopped.
 
     Args:
         recipe: a file, or its content as a mapping.

@@ -205,7 +205,7 @@ def test_a_vocabulary_that_goes_on_is_compared_over_what_both_have(tmp_path: Pat
     ("subjects", "said"),
     [
         ([STUDENT], "no teacher of this run can be opened"),
-        ([replace(TEACHER, name="remote"), STUDENT], "gives no access to the model's states"),
+        ([replace(TEACHER, name="remote"), STUDENT], "does not expose the model's states"),
     ],
 )
 def test_a_run_that_cannot_be_measured_says_why(tmp_path: Path, subjects: list[kdtool.Subject], said: str) -> None:

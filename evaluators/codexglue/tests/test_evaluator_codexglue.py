@@ -117,7 +117,7 @@ def test_each_file_gives_its_measures(tmp_path: Path) -> None:
     )  # "x + 1" of "print ( y )": " ", " " of 5 + 11
     assert found["codexglue.python.bleu-4"].n == 2
     assert ("codexglue.java.codebleu" in found) == with_codebleu
-    assert said == ["codexglue.python.token: student is left out, it gives no access to the model's predictions"]
+    assert said == ["codexglue.python.token: student is left out, it does not expose the model's predictions"]
     assert all("CodeXGLUE" in one.settings["like"] and one.settings["file"] for one in found.values())
     assert {request.temperature for request in runtime.asked} == {0.0}
 
@@ -164,7 +164,7 @@ def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
-        ("line_completion", "", r"codexglue\.line_completion.*holds no record.*test\.json"),
+        ("line_completion", "", r"codexglue\.line_completion.*contains no record.*test\.json"),
         ("line_completion", '{"input": "x"}', r"line 1: not a record with input, gt"),
         ("line_completion", '{"input": "x", "gt": ""}', r"keeps its lines \(gt\) back; take a file that has them"),
         ("token_completion", "x = 1", r"codexglue\.token_completion.*line 1.*<s> and </s>"),
@@ -185,7 +185,7 @@ def test_a_killed_run_asks_for_no_finished_answer_again(tmp_path: Path) -> None:
             '{"input": "x", "gt": "x"}\n\n{"input": 3, "gt": "x"}',
             "line 3: input is 3, not a text",
         ),
-        ("line_completion", '{"input": "x", "gt": ["x"]}', r'line 1: gt is \["x"\], not a text; expected is test'),
+        ("line_completion", '{"input": "x", "gt": ["x"]}', r'line 1: gt is \["x"\], not a text; expected test'),
         ("generation", '{"nl": {}, "code": "x"}', r"line 1: nl is \{\}, not a text"),
         ("generation", '{"nl": "x", "code": ""}', r"test\.json keeps them back, take dev\.json"),
     ],

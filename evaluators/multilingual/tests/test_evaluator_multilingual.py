@@ -259,7 +259,7 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([], "holds no record"),
+        ([], "contains no record"),
         ([{"prompt": "x"}], "line 1: has neither task_id, prompt.*HumanEval-X.* nor name.*MultiPL-E"),
         ([own.HUMANEVAL_X["cpp"], own.HUMANEVAL_X["cpp"]], "CPP/0 a second time"),
         ([own.HUMANEVAL_X["cpp"], own.MULTIPL_E["cpp"]], "is of MultiPL-E, .* of HumanEval-X"),
@@ -274,7 +274,7 @@ def _without(record: Mapping[str, Any], field: str) -> dict[str, Any]:
         ([own.HUMANEVAL_X["cpp"] | {"prompt": ["x"]}], "line 1: prompt is .*, not a text"),
         ([own.HUMANEVAL_X["cpp"] | {"task_id": 7}], "line 1: task_id is 7, not a text"),
         ([_without(own.HUMANEVAL_X["go"], "test_setup")], "line 1: test_setup is missing"),
-        ([_without(own.HUMANEVAL_X["go"], "import")], "line 1: import is missing; expected is a file of HumanEval-X"),
+        ([_without(own.HUMANEVAL_X["go"], "import")], "line 1: import is missing; expected a file of HumanEval-X"),
         ([own.HUMANEVAL_X["go"] | {"import": 1}], "line 1: import is 1, not a text"),
     ],
 )

@@ -116,7 +116,7 @@ def test_what_is_recalled_can_be_learned_from_and_is_a_copy(tmp_path: Path) -> N
 
 
 def test_nothing_recorded_and_layers_not_recorded_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.StorageError, match="holds no recorded signals"):
+    with pytest.raises(kdtool.StorageError, match="contains no recorded signals"):
         cache().kdtool_recall(collate(rows()), BOTH, tmp_path)
     record(tmp_path / "s")
     with pytest.raises(kdtool.StorageError, match=r"layer\.7.*layer\.1"):

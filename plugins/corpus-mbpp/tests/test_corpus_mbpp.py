@@ -94,7 +94,7 @@ def test_the_solution_is_learned_and_the_tests_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no problem"),
+        ("", "contains no problems"),
         ("{", "neither JSON Lines nor a list"),
         ("[1]", "problem 1: not a problem of MBPP"),
         (json.dumps({**FULL[0], "test_list": []}), "not a problem of MBPP"),

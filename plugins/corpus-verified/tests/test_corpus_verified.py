@@ -237,7 +237,7 @@ def test_a_teacher_that_leaves_something_out_is_named(tmp_path: Path, sandbox: N
         def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
             yield from super().kdtool_answer(list(requests)[1:])
 
-    with pytest.raises(kdtool.PluginError, match="gave no answer to 'inc#0'"):
+    with pytest.raises(kdtool.PluginError, match="returned no answer to 'inc#0'"):
         verified(tmp_path, Forgetful())
 
 
@@ -353,7 +353,7 @@ def test_examples_that_are_no_problems_are_refused(changes: Mapping[str, Any], m
 
 
 def test_a_corpus_without_problems_to_learn_from_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.UsageError, match=r"corpora\.problems gives no problem to learn from"):
+    with pytest.raises(kdtool.UsageError, match=r"corpora\.problems contains no problem to learn from"):
         verified(tmp_path, Writer(), [problem("inc", split="test")])
 
 

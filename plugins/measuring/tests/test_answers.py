@@ -266,10 +266,10 @@ def test_files_are_read_packed_or_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "key: .* holds no record; expected is a file"),
-        (b"{}\n", "line 1: not a record with a; expected is a file"),
+        (b"", "key: .* contains no records; expected a file"),
+        (b"{}\n", "line 1: not a record with a; expected a file"),
         (b'{"a": "1"}\n\n{', "line 3: not JSON"),
-        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected is a file"),
+        (b'{"a": "1"}\n{"a": 1}', "line 2: a is 1, not a text; expected a file"),
         (b'{"a": null}', "line 1: a is null, not a text"),
         (b'{"a": {"b": "c"}}', r'line 1: a is \{"b": "c"\}, not a text'),
         (b"[" * 100_000, "line 1: not JSON"),
@@ -293,5 +293,5 @@ def test_a_field_is_what_it_is_to_be_or_refused_by_its_name(value: Any, kind: Ki
     if right:
         check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")
         return
-    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, not a .*; expected is a file"):
+    with pytest.raises(kdtool.UsageError, match=r"key: file, line 1: field is .*, not a .*; expected a file"):
         check_fields({"field": value}, {"field": kind}, "key: file, line 1", "a file")

@@ -87,7 +87,7 @@ def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
 
 
 def test_what_was_not_recorded_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(kdtool.StorageError, match="holds no recorded signals"):
+    with pytest.raises(kdtool.StorageError, match="contains no recorded signals"):
         RecordedRows(tmp_path)
     record(tmp_path / "s")
     recorded = RecordedRows(tmp_path / "s")

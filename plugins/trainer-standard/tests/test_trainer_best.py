@@ -87,7 +87,7 @@ def test_a_checkpoint_whose_best_student_is_damaged_is_passed_over(
         said[1]
         == f"checkpoint {newest} is left out ({bests[-1]} is missing); the one before it is used if there is one"
     )
-    assert any("goes on from step" in line for line in said)
+    assert any("resumes at step" in line for line in said)
     for name, weight in whole.items():
         assert weight.equal(found[name]), name
 

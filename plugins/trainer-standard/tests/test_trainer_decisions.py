@@ -71,7 +71,7 @@ def test_a_phase_stays_compiled_or_not_whatever_the_clock_says_later(
     interrupted(tmp_path / "killed", monkeypatch, compile="auto")
     monkeypatch.setattr(_compiling, "_seconds_of_call", lambda *_: later)
     found, said = whole(tmp_path / "killed", compile="auto")
-    assert any("goes on from step 4" in line for line in said)
+    assert any("resumes at step 4" in line for line in said)
     assert set(compiled) == {first > later}
     for name, weight in expected.items():
         assert weight.equal(found[name]), name

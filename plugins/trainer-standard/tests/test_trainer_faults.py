@@ -108,7 +108,7 @@ BY_HAND: dict[str, tuple[Any, str]] = {
         "kdtool_token_gradient returned a tensor of .*dtype bfloat16; expected",
     ),
     "not a number": (lambda v, g, _: (v, g / 0), "kdtool_token_gradient returned .* of .* positions"),
-    "alone": (lambda v, g, _: g, "kdtool_token_gradient returned a wrong value"),
+    "alone": (lambda v, g, _: g, "kdtool_token_gradient must return"),
     "in place": (lambda v, g, chunk: (v, chunk.student_logits.copy_(g)), "changed chunk.student_logits"),
 }
 
@@ -154,7 +154,7 @@ def test_a_loss_that_raises_is_named_in_a_note(tmp_path: Path) -> None:
 def test_a_divergence_of_what_is_inside_that_is_not_zero_at_equality_is_refused(tmp_path: Path) -> None:
     term, teacher = replace(KEYS, name="losses.mine"), TinyTeacher(make_model(99), layers=(1,), inside="projections")
     train_with(tmp_path / "right", Keys(Keys.Config()), term, teacher)
-    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* calls itself a divergence, .* value is 0\.5 "):
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* sets `divergence = True`, but returns 0\.5 "):
         train_with(tmp_path / "wrong", Keys(Keys.Config(more=0.5)), term, teacher)
 
 
@@ -165,7 +165,7 @@ def test_a_divergence_that_is_not_zero_at_equality_is_refused(tmp_path: Path) ->
             p, q = (x.float().log_softmax(-1) for x in (chunk.teacher.logits, chunk.student_logits))
             return -(p.exp() * q).sum(-1)
 
-    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* calls itself a divergence, .* value is \d"):
+    with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* sets `divergence = True`, but returns \d"):
         train_with(tmp_path, CrossEntropyOfTeacher(KL.Config()), KL_TERM)
 
 

@@ -144,7 +144,7 @@ def test_the_dtype_can_be_named_or_measured() -> None:
 
 def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     for source, told in {
-        str(tmp_path / "absent"): "there is no folder",
+        str(tmp_path / "absent"): "no such folder",
         str(tmp_path): "no config.json",
         "owner/name": "hf download owner/name",
     }.items():

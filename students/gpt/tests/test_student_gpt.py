@@ -146,7 +146,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], told: str)
 def test_what_cannot_be_had_is_explained(tmp_path: Path) -> None:
     with pytest.raises(kdtool.UsageError, match=r"teachers.big is not a teacher of this recipe.* or give tokenizer"):
         Gpt(Gpt.Config(parameters=300_000, source="teachers.big")).kdtool_tokenizer(_run(tmp_path))
-    with pytest.raises(kdtool.UsageError, match="there is no folder"):
+    with pytest.raises(kdtool.UsageError, match="no such folder"):
         Gpt(Gpt.Config(parameters=300_000, tokenizer="./absent")).kdtool_tokenizer(_run(tmp_path))
     told = r"within 2% of 1,000: embeddings for 257 tokens take 16.45k at width 64 .* The nearest is parameters: \d+ "
     with pytest.raises(kdtool.UsageError, match=told):

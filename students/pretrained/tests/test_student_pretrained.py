@@ -188,8 +188,8 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     run = make_run(tmp_path, offline=True)
     save_tiny(tmp_path / "model")
     for model, revision, told in (
-        (str(tmp_path / "absent"), None, "there is no folder"),
-        (str(tmp_path / "absent.gguf"), None, "there is no file"),
+        (str(tmp_path / "absent"), None, "no such folder"),
+        (str(tmp_path / "absent.gguf"), None, "no such file"),
         ("owner/name", None, "hf download owner/name"),
         (str(tmp_path / "model"), "main", "belongs to hub names"),
     ):

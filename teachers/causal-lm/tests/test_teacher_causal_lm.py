@@ -113,8 +113,8 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     run = make_run(tmp_path, offline=True)
     save_tiny(tmp_path / "model")
     for settings, told in (
-        ({"model": str(tmp_path / "absent")}, "there is no folder"),
-        ({"model": str(tmp_path / "absent.gguf")}, "there is no file"),
+        ({"model": str(tmp_path / "absent")}, "no such folder"),
+        ({"model": str(tmp_path / "absent.gguf")}, "no such file"),
         ({"model": "owner/name"}, "hf download owner/name"),
         ({"model": str(tmp_path / "model"), "revision": "main"}, "belongs to hub names"),
     ):

@@ -353,7 +353,7 @@ def test_its_likeliest_tokens_are_recorded_once_and_recalled_without_the_server(
     [
         ("its own", 21, "does not give the 21 likeliest tokens with their ids.*--max-logprobs 21"),
         ([1, 2, 3], 2, r"token 0 of a sample is \[1, 2, 3\] there"),
-        (None, 2, "gave None instead of token ids"),
+        (None, 2, "returned None instead of token ids"),
     ],
 )
 def test_a_server_that_cannot_is_refused_before_training(

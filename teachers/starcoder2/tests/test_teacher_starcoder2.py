@@ -109,7 +109,7 @@ def test_other_weights_cannot_fill_gaps_if_they_have_no_marks(tmp_path: Path) ->
     teacher.kdtool_tokenizer(make_run(tmp_path))
     with pytest.raises(kdtool.UsageError, match=r"its 257 tokens have no <fim_prefix> and no"):
         teacher.render_prompt(f"a{GAP}b")
-    for weights, told in (("absent.gguf", "there is no file"), (str(tmp_path / "absent"), "there is no folder")):
+    for weights, told in (("absent.gguf", "no such file"), (str(tmp_path / "absent"), "no such folder")):
         with pytest.raises(kdtool.UsageError, match=told):
             StarCoder2(StarCoder2.Config(weights=weights)).kdtool_identity(make_run(tmp_path))
 

@@ -24,7 +24,8 @@ from kdtool._plugins.hooks import ComponentHooks
 from kdtool._plugins.registry import load
 from kdtool._plugins.return_types import attribute_problem
 from kdtool._plugins.validation import mistakes, offer_problem
-from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, invalid, problem_at
+from kdtool._recipe.invalid import invalid
+from kdtool._recipe.model import ComponentSpec, PhaseSpec, Recipe, problem_at
 from kdtool._recipe.yaml import KeyPath
 
 
@@ -163,7 +164,7 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
             folders = dict(_folders(recipe, spec.key, spec.options))
             config = cls.Config.model_validate_json(options, strict=True, context=folders)
         except pydantic.ValidationError as error:
-            problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
+            problems.extend(invalid(recipe, spec.key, what, cls.Config, error))
             return None
         json.dumps(written.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)

@@ -15,7 +15,7 @@ from kdtool._estimate.machine import size
 @click.option("--yes", is_flag=True, help="Free it; without this it is only shown.")
 @json_option
 def clean(store: str | None, yes: bool, as_json: bool) -> None:
-    """Show or free what no run needs in the folder that runs share.
+    """Show or delete unused files in the shared store.
 
     A run needs what its recipe led to last; a run whose folder is gone needs nothing.
     """

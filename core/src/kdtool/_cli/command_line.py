@@ -48,14 +48,14 @@ class _Commands(click.Group):
         except BaseException as error:  # not left to click, which takes a plugin's EOFError for Ctrl-C
             if isinstance(error, SystemExit) and ctx.invoked_subcommand not in self.commands:
                 ctx.exit(error.code if isinstance(error.code, int) else int(error.code is not None))
-            ctx.exit(explain(error, debug=bool(ctx.obj)))
+            ctx.exit(explain(error, debug=bool(ctx.obj), command=ctx.invoked_subcommand))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.list_commands(ctx):
             package = package_of("command", args[0])
             near = did_you_mean(args[0], self.list_commands(ctx), what="commands")
             hint = f"get it with: pip install {package}" if package else near
-            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
+            raise click.UsageError(f"unknown command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

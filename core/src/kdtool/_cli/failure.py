@@ -14,13 +14,19 @@ from kdtool._errors import KdtoolError, cause_of
 from kdtool._plugins.attribution import culprit, describe, translate_errors
 from kdtool._plugins.owner import owner_of
 
+__all__ = ["explain"]
 
-def explain(error: BaseException, *, debug: bool) -> int:
+KEEPING = {"run", "eval"}
+"""Commands that keep finished work and resume."""
+
+
+def explain(error: BaseException, *, debug: bool, command: str | None = None) -> int:
     """Explain on standard error why a command ended, and return the exit code."""
     if owner_of(error) is None:  # a plugin may raise click's exceptions, too
         if isinstance(error, KeyboardInterrupt | click.Abort):
             how = f"stopped by {error}" if str(error) else "interrupted"
-            click.echo(f"\n{how}; what is finished is kept, and the same command goes on from there", err=True)
+            kept = "; finished work is kept, run the same command to continue" if command in KEEPING else ""
+            click.echo(f"\n{how}{kept}", err=True)
             return INTERRUPTED
         if isinstance(error, click.exceptions.Exit):
             return error.exit_code
@@ -41,6 +47,11 @@ def explain(error: BaseException, *, debug: bool) -> int:
     except BaseException:
         who = culprit(error)
         click.echo(f"error: {who or 'kdtool'} failed: {cause_of(error)}", err=True)
-        remedy = "The plugin's authors need" if who else "You can see where with"
-        click.echo(f"  Finished work is kept. {remedy} the traceback: start it as `kdtool --debug …`.", err=True)
+        kept = "Finished work is kept. " if command in KEEPING else ""
+        remedy = (
+            "The plugin's authors need the traceback"
+            if who
+            else "This is a bug in kdtool; report it with the traceback"
+        )
+        click.echo(f"  {kept}{remedy}: run `kdtool --debug …`.", err=True)
         return KdtoolError.exit_code

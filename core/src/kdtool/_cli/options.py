@@ -27,4 +27,4 @@ set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE
 out_option = click.option("--out", type=_FOLDER, default="runs", show_default=True, help="Folder for runs.")
 store_option = click.option("--store", type=_FOLDER, help=_STORE)
 offline_option = click.option("--offline", is_flag=True, help="Use no network.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -29,7 +29,7 @@ def run(
     only_plan: bool,
     trace_hooks: bool,
 ) -> None:
-    """Run a recipe, from data to report; a second call goes on where the first stopped."""
+    """Run a recipe, from data to report; a second call resumes where the first stopped."""
     print_first_line(f"reading {recipe} and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe

@@ -60,13 +60,13 @@ class Licensed:
 
     def sentence(self) -> str:
         """Return the transfers to the student and the recipe's acknowledgement, in a line."""
-        taken = " and ".join(_WORDS[transfer] for transfer in self.transfers) or "nothing of it"
+        taken = " and ".join(_WORDS[transfer] for transfer in self.transfers) or "nothing from it"
         said = "acknowledged" if self.needed and self.acknowledged else ""
         if self.forbidden and self.acknowledged:
-            said = "which the terms forbid: done with permission, according to the recipe"
+            said = "forbidden by the terms, but permitted to you according to the recipe"
         parts = (
-            f"{self.component}: {self.terms.licence} {self.terms.url}".rstrip(),
-            f"the student takes {taken}",
+            f"{self.component}: licence {self.terms.licence} {self.terms.url}".rstrip(),
+            f"the student uses {taken}",
             said,
         )
         return "; ".join(part for part in parts if part)
@@ -118,11 +118,11 @@ def licence_lines(licences: Iterable[Licensed], name: str) -> Iterator[str]:
     """Yield lines for the user: the terms of the run `name`, and their requirements for a published student."""
     licences = tuple(licences)
     for licensed in licences:
-        yield f"terms of {licensed.sentence()}"
+        yield licensed.sentence()
         for restriction in licensed.terms.restrictions:
             yield f"  {restriction}"
     if (published := published_name(name, licences)) != name:
-        yield f"a model of this run that is published is to have a name such as {published}: the terms above ask for it"
+        yield f"the terms above require a name such as {published} for a published model of this run"
 
 
 def _unknown(found: Iterable[Licensed], acknowledged: Mapping[str, str]) -> Iterable[Objection]:

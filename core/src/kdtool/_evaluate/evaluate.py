@@ -29,7 +29,7 @@ from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of
 from kdtool._run.stages.teachers import add_fits
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
-from kdtool._text.names import NAME, NO_NAME, name_from
+from kdtool._text.names import NAME, VALID_NAME, name_from
 from kdtool._text.terminal import print_line
 
 
@@ -46,7 +46,7 @@ def evaluate(
     store: Path | str | None = None,
     offline: bool = False,
 ) -> Results:
-    """Measure models and compare them with each other; a second call goes on where the first stopped.
+    """Measure models and compare them with each other; a second call resumes where the first stopped.
 
     Args:
         models: model folders, exported files, and runs (folders, or names below `out`), for their students with all seeds;
@@ -68,7 +68,7 @@ def evaluate(
         print(results.verdict)
     """
     if name and not NAME.fullmatch(name):
-        raise UsageError(f"the run's name {name!r} {NO_NAME}; give another (`--name`), or none")
+        raise UsageError(f"the run's name (`--name`) must be {VALID_NAME}, not {name!r}")
     found = models_of(models, Path(out))
     path = Path(recipe) if recipe is not None else None
     name = name or _own_name([model.arm for model in found], evaluators, [path and path.resolve(), corpus, settings])
@@ -78,8 +78,16 @@ def evaluate(
             raise UsageError(
                 "nothing to measure: name a model's folder, an exported file or a run, or --set teacher.use=…"
             )
-        work = partial(_measure, found, evaluators)
-        return session(assembly, Path(out).absolute() / name, store_folder(store), work, offline=offline)
+        named = assembly.of_kind("evaluator")
+        others = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
+        work, check = partial(_measure, found, others), partial(_check, {*others, *assembly.of_kind("exporter")})
+        folder = Path(out).absolute() / name
+        return session(assembly, folder, store_folder(store), work, check=check, offline=offline)
+
+
+def _check(unused: Collection[str], context: Context, run: RunInfo) -> None:
+    refuse_missing(context.assembly, run, but=unused)
+    identify(context, run)
 
 
 def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[object]) -> str:
@@ -88,26 +96,21 @@ def _own_name(arms: Sequence[str], evaluators: Sequence[str], rest: Sequence[obj
     return whole if arms and NAME.fullmatch(whole) else name_from(whole, "eval", apart=repr(rest))
 
 
-def _measure(models: Sequence[Model], evaluators: Collection[str], context: Context, run: RunInfo) -> Results:
-    """Measure models beside the recipe's teachers, by `evaluators`, or by all of the recipe if there are none.
+def _measure(models: Sequence[Model], others: Collection[str], context: Context, run: RunInfo) -> Results:
+    """Measure models beside the recipe's teachers, by all evaluators but `others`.
 
     Raises:
         UsageError: nothing was measured.
     """
     start = time.monotonic()
-    named = context.assembly.of_kind("evaluator")
-    only_asked = {name for name in named if evaluators and name.rpartition(".")[2] not in evaluators}
-    stand_by = context.assembly.of_kind("exporter")
-    refuse_missing(context.assembly, run, but={*only_asked, *stand_by})
-    identify(context, run)
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {})]
-    scores = add_scores(context, graph, measured, texts, but=only_asked)
+    scores = add_scores(context, graph, measured, texts, but=others)
     keep(context, graph)
     context.make(texts)
-    refuse_unmeasurable(context, texts, but=only_asked)
+    refuse_unmeasurable(context, texts, but=others)
     for node in graph.nodes.values():
         context.make(node)
     found = list(chain.from_iterable(read_scores(context, scores).values()))

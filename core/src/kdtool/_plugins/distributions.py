@@ -74,7 +74,8 @@ def points() -> tuple[EntryPoint, ...]:
 def find_misplaced(groups: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each entry point in an unknown group of ours."""
     return tuple(
-        f"{origin_of(point.dist).name} registers {point.name!r} in a group {point.group!r}, which is unknown; "
+        f"{origin_of(point.dist).name} registers {point.name!r} under {point.group!r}, which is not an entry-point "
+        "group of kdtool; "
         f"{did_you_mean(point.group, groups, what='groups', shown=20)}"
         for point in points()
         if point.group not in {*groups, DEFAULTS}

@@ -15,7 +15,7 @@ from kdtool._contract.hooks import hookimpl
 from kdtool._contract.run_info import Owner
 from kdtool._errors import cause_of
 from kdtool._plugins.hook_specs import Spec
-from kdtool._plugins.owner import blame, owner_of
+from kdtool._plugins.owner import Components, blame, owner_of
 
 __all__ = ["engine_wrappers", "guarded_wrapper"]
 
@@ -25,14 +25,15 @@ Wrapper = Callable[[str], Generator[None, Any, Any]]
 
 def engine_wrappers(
     specs: Sequence[Spec],
-    owners: Mapping[str, Owner],
+    components: Components,
     required: frozenset[str],
     trace: Callable[[str], None] | None,
     complain: Callable[[str], None],
     muted: set[str],
 ) -> Iterator[object]:
     """Yield the plugins that hold the engine's wrappers of these hooks, in the order in which they must be registered."""
-    yield _plugin("Guard", lambda spec: _guard(spec, owners), specs, outermost=False)
+    owners = {name: owner for name, (_, owner) in components.items()}
+    yield _plugin("Guard", lambda spec: _guard(spec, components), specs, outermost=False)
     notifications = [spec for spec in specs if spec.calling.tolerant]
     yield _plugin(
         "Tolerance", lambda spec: _tolerance(spec, owners, required, complain, muted), notifications, outermost=True
@@ -62,18 +63,18 @@ def _plugin(name: str, make: Callable[[Spec], Wrapper], specs: Iterable[Spec], *
     return type(name, (), {spec.name: staticmethod(mark(make(spec))) for spec in specs})
 
 
-def _guard(spec: Spec, owners: Mapping[str, Owner]) -> Wrapper:
+def _guard(spec: Spec, components: Components) -> Wrapper:
     def guard(component: str) -> Generator[None, Any, Any]:
-        owner = owners[component]
-        with blame(owner, spec.name):
+        _, owner = components[component]
+        with blame(owner, spec.name, components):
             answer = spec.answers.check((yield))
-        return _blamed_generator(answer, owner, spec.name) if isgenerator(answer) else answer
+        return _blamed_generator(answer, owner, spec.name, components) if isgenerator(answer) else answer
 
     return guard
 
 
-def _blamed_generator(generator: Iterator[Any], owner: Owner, hook: str) -> Iterator[Any]:
-    with blame(owner, hook):
+def _blamed_generator(generator: Iterator[Any], owner: Owner, hook: str, components: Components) -> Iterator[Any]:
+    with blame(owner, hook, components):
         yield from generator
 
 

@@ -62,7 +62,8 @@ class ComponentHooks:
                 self._manager.register(component, name)
                 self._guard_wrappers(component, self._owners[name])
         specs = [spec for name, spec in SPECS.items() if self.implementing(name)]
-        for plugin in engine_wrappers(specs, self._owners, required, trace, complain, self._muted):
+        owned = {name: (component, self._owners[name]) for name, component in components.items()}
+        for plugin in engine_wrappers(specs, owned, required, trace, complain, self._muted):
             self._manager.register(plugin)
 
     def __getattr__(self, hook: str) -> Callable[..., Any]:

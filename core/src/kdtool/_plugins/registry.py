@@ -52,7 +52,7 @@ def _all_entries() -> tuple[Entry, ...]:
 
 
 def entries_by_name(kind: str) -> dict[str, tuple[Entry, ...]]:
-    """Return the registered components of a kind by name; more than one entry means that a name is offered twice."""
+    """Return the registered components of a kind by name; more than one entry means that several register it."""
     own = [entry for entry in _all_entries() if entry.kind == kind]
     return {name: tuple(entry for entry in own if entry.name == name) for name in sorted({entry.name for entry in own})}
 
@@ -71,16 +71,16 @@ def find(kind: str, name: str) -> Entry:
 
     Raises:
         UsageError: nothing of that name is installed.
-        PluginError: two distributions offer it.
+        PluginError: several distributions register it.
     """
     entries = entries_by_name(kind).get(name, ())
     if len(entries) == 1:
         return entries[0]
     if entries:
-        offers = " and ".join(f"{e.distribution} {e.version} ({e.value})" for e in entries)
-        raise PluginError(
-            f"{kind} {name!r} is offered twice: by {offers}; pip uninstall one of them, or write use: {entries[0].value}"
-        )
+        entries = tuple(sorted(entries, key=lambda entry: entry.distribution))
+        offers = " and ".join(f"{e.distribution} {e.version}" for e in entries)
+        choices = " or ".join(f"`use: {e.value}` ({e.distribution})" for e in entries)
+        raise PluginError(f"{offers} both register {kind} {name!r}; write {choices}, or uninstall one of them")
     if package := package_of(kind, name):
         raise UsageError(f"{kind} {name!r} is not installed; get it with: pip install {package}")
     known = did_you_mean(

@@ -70,6 +70,10 @@ class ReturnType:
             yield item
 
     def _refuse(self, what: str, problem: str) -> None:
+        found, _, wanted = problem.removeprefix(" is ").rpartition(", not ")
+        if what == "answer" and problem.startswith(" is "):
+            found = found.replace("of class ", "an object of class ", 1)
+            raise PluginError(f"{self._hook} must return {wanted}, but returned {found}")
         if problem:
             raise PluginError(f"{self._hook} returned a wrong value: the {what}{problem}")
 

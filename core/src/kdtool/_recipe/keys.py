@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, WrapValidator
 from kdtool._contract.component import Config
 from kdtool._contract.loss_terms import Schedule
 from kdtool._recipe.model import ARMS
-from kdtool._text.names import NAME
+from kdtool._text.names import NAME, VALID_NAME
 
 _Off = Literal[False] | None
 
@@ -64,14 +64,14 @@ class RecipeKeys(Config):
         str | int | float | bool | None,
         Field(json_schema_extra={"pattern": f"^{NAME.pattern}$"}),
         AfterValidator(_as_name),
-        _expect("a name: letters, digits, - and _, at most 64, a letter or digit first"),
+        _expect(VALID_NAME),
     ] = None
     """Name of the run's folder; that of the recipe's file if it is left out."""
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]],
         Field(min_length=1, json_schema_extra={"uniqueItems": True}),
         AfterValidator(_refuse_twice),
-        _expect("a list of different whole numbers from 0, such as [0, 1, 2]"),
+        _expect("a list of different whole numbers of at least 0, such as [0, 1, 2]"),
     ] = (0,)  # type: ignore[assignment]
     """Seeds; each arm is trained once with each."""
     extends: str | None = None
@@ -90,7 +90,7 @@ class RecipeKeys(Config):
 class PhaseKeys(Config):
     """Keys of a phase."""
 
-    steps: Annotated[int, Field(ge=1, lt=2**31), _expect("the number of optimiser steps, from 1")]
+    steps: Annotated[int, Field(ge=1, le=10**9)]
     """Optimiser steps."""
     trains: Annotated[str | None, _expect("the name of a teacher")] = None
     """The teacher that this phase trains; the student if it is left out."""
@@ -105,7 +105,7 @@ class ControlKeys(Config, validate_default=True):
     match: Annotated[
         _Arm | list[_Arm],
         AfterValidator(_name_arms),
-        _expect("`tokens`, or `[tokens, time]`: the speed of the former decides how many steps the time is worth"),
+        _expect("`tokens` or `[tokens, time]`"),
     ] = "tokens"
     """Quantities that a control and the student have in common; one control is trained for each."""
 
@@ -113,7 +113,7 @@ class ControlKeys(Config, validate_default=True):
 class CorpusKeys(Config):
     """Keys of a corpus."""
 
-    share: Annotated[float, Field(gt=0, le=1), _expect("a number above 0, at most 1")] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the text to learn from, in bytes, if several corpora are mixed; all of them sum to 1."""
 
 
@@ -122,7 +122,9 @@ class LossKeys(Config, validate_default=True):
 
     weight: Annotated[
         Annotated[float, Field(ge=0)] | Schedule,
-        _expect("a number from 0, or a schedule such as {start: 1.0, end: 0.1, begin: 0.2, until: 0.8, shape: cosine}"),
+        _expect(
+            "a number of at least 0, or a schedule such as {start: 1.0, end: 0.1, begin: 0.2, until: 0.8, shape: cosine}"
+        ),
     ] = 1.0
     """Weight of the term: a number, or a schedule over the phase."""
     teacher: Annotated[
@@ -136,7 +138,7 @@ class LossKeys(Config, validate_default=True):
 class TrackerKeys(Config):
     """Keys of a tracker."""
 
-    required: Annotated[bool, _expect("true or false")] = False
+    required: bool = False
     """If true, its failure stops the run."""
 
 

@@ -73,7 +73,7 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
     """Make one layer from `--set` values: key paths to values; text is read as a recipe would read it.
 
     Raises:
-        RecipeError: a key path is malformed or goes through a value.
+        RecipeError: a key path is malformed or below another's value, or a value cannot be read.
     """
     root = Node({}, Place("--set", 0, 0, Path.cwd()))
     problems: list[Problem] = []
@@ -88,9 +88,12 @@ def settings_layer(settings: Mapping[str, Any]) -> Node:
         if parents != ["require"] and not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in (*parents, last)):
             problems.append(root.place.problem(key, "is not a key path; write for example train.steps=100"))
         elif not isinstance(target, dict):
-            problems.append(root.place.problem(key, "goes through a key that another --set gives a value"))
+            problems.append(root.place.problem(key, "is below a key that another --set gives a value"))
         else:
-            target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+            try:
+                target[last] = as_node(read_scalar(value) if isinstance(value, str) else value, place)
+            except RecipeError as error:
+                problems += [place.problem(key, found.message, found.remedy) for found in error.problems]
     if problems:
         raise RecipeError(problems)
     return root

@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kdtool._contract.loss_terms import Schedule
 from kdtool._errors import Problem
 from kdtool._recipe.layers import as_written
 from kdtool._recipe.yaml import KeyPath, Place
-from kdtool._text.did_you_mean import did_you_mean
 
 ARMS: Mapping[str, str] = {"tokens": "control", "time": "control-time"}
 """The control arm for each thing that `control: {match: …}` can hold equal."""
@@ -106,21 +103,3 @@ def problem_at(recipe: Recipe, key: KeyPath, message: str, remedy: str = "") -> 
     """Return a problem of a key, at the place of the key or the nearest one above it."""
     place = recipe.place(key) or Place("", 0, 0, Path())
     return place.problem(as_written(key), message, remedy)
-
-
-def invalid(
-    recipe: Recipe, key: KeyPath, what: str, fields: Mapping[str, Any], error: ValidationError
-) -> Iterable[Problem]:
-    """Yield a problem for each of pydantic's errors in the settings under a key; `fields` are the known ones by name."""
-    for detail in error.errors(include_url=False):
-        path, name = (*key, *map(str, detail["loc"])), ".".join(map(str, detail["loc"]))
-        if detail["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            hint = did_you_mean(str(path[-1]), fields, what=f"settings of {what}", shown=20)
-            yield problem_at(recipe, path, f"unknown setting of {what}", hint)
-        elif detail["type"] in {"missing", "missing_argument"}:
-            described = getattr(fields.get(name), "description", "") or ""
-            yield problem_at(recipe, key, f"{what} needs the setting {name!r}", described)
-        else:
-            message = f"{'' if name else f'{what}: '}{detail['msg'].removeprefix('Value error, ')}"
-            given = f", not {detail['input']!r}" if isinstance(detail["input"], str | int | float | bool) else ""
-            yield problem_at(recipe, path, f"{message}{given}")

@@ -16,12 +16,14 @@ from kdtool._contract.component import Config
 from kdtool._contract.kind_table import TABLE
 from kdtool._errors import Problem, RecipeError
 from kdtool._plugins.registry import default_of
+from kdtool._recipe.invalid import invalid
 from kdtool._recipe.keys import COMPONENT_KEYS, ControlKeys, PhaseKeys, RecipeKeys
 from kdtool._recipe.layers import COLLECTIONS, PHASE_KEYS, SINGLE, SOURCE_KEYS, as_written
-from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, invalid, of_kind, problem_at
+from kdtool._recipe.model import ComponentSpec, ControlSpec, PhaseSpec, Recipe, of_kind, problem_at
 from kdtool._recipe.yaml import KeyPath
 from kdtool._text.did_you_mean import did_you_mean
-from kdtool._text.names import NAME, NO_NAME
+from kdtool._text.names import NAME, VALID_NAME
+from kdtool._text.schema_words import show_value
 
 _SHARED = (*SOURCE_KEYS, *(kind.key for kind in TABLE if kind.scope == "run"))
 TOP_KEYS = ("name", "seeds", "terms_acknowledged", *_SHARED, "trainer", "train", "control", "require")
@@ -68,7 +70,12 @@ class Parser:
             return ()
         if key in SINGLE:
             found = [self._component(path, value, SINGLE[key])]
-        elif self._require(isinstance(value, Mapping), path, "must be a list of different names or a mapping", _MAP):
+        elif self._require(
+            isinstance(value, Mapping),
+            path,
+            f"must be a list of different names or a mapping, not {show_value(value)}",
+            _MAP,
+        ):
             entries = {name: entry for name, entry in value.items() if entry is not False}
             found = [self._component((*path, name), entry, COLLECTIONS[key]) for name, entry in entries.items()]
         else:
@@ -77,13 +84,14 @@ class Parser:
 
     def _component(self, path: KeyPath, value: Any, kind: str) -> ComponentSpec | None:
         name = str(path[-1])
-        message = f"must be a mapping of settings or the name of a plugin, not {value!r}"
-        self._require(NAME.fullmatch(name) is not None, path, NO_NAME)
+        message = f"must be a mapping of settings or the name of a plugin, not {show_value(value)}"
+        self._require(NAME.fullmatch(name) is not None, path, f"must be {VALID_NAME}")
         if not self._require(isinstance(value, Mapping), path, message):
             return None
         use = value.get("use", None if kind in {name, SINGLE.get(name)} else name)
         good = isinstance(use, str) and 0 < len(use) <= 500 and "\0" not in use
-        if not self._require(good, (*path, "use"), "names no plugin", "write `use: NAME` or `use: ./file.py:Class`"):
+        message = f"must be the name of a plugin, not {show_value(use)}" if "use" in value else "is missing"
+        if not self._require(good, (*path, "use"), message, "write `use: NAME` or `use: ./file.py:Class`"):
             return None
         keys = COMPONENT_KEYS.get(kind, Config)
         own = self._own_keys(path, keys)
@@ -95,15 +103,16 @@ class Parser:
         entries = train.items() if isinstance(train, Mapping) else ()
         phases = [self._phase(("train", name), phase) for name, phase in entries if phase is not False]
         remedy = "add `train: {losses: {…}, steps: 100}`"
-        self._require(bool(phases), ("train",), "must be a phase, or phases that are not all off", remedy)
+        self._require(bool(phases), ("train",), "needs at least one phase that is not off", remedy)
         return tuple(phase for phase in phases if phase is not None)
 
     def _phase(self, path: KeyPath, phase: Any) -> PhaseSpec | None:
         name = str(path[-1])
-        remedy = "" if isinstance(phase, Mapping) else did_you_mean(name, PHASE_KEYS, what="keys of a phase")
-        good = isinstance(phase, Mapping) and NAME.fullmatch(name) is not None
-        message = "must be a phase: a mapping with losses and steps, under a plain name"
-        if not self._require(good, path, message, remedy):
+        self._require(NAME.fullmatch(name) is not None, path, f"must be {VALID_NAME}")
+        if not isinstance(phase, Mapping):
+            hint = did_you_mean(name, PHASE_KEYS, what="keys of a phase") if name != "train" else ""
+            message = "must be" if name == "train" else "unknown key; a phase is"
+            self._require(False, path, f"{message} a mapping with losses and steps, not {show_value(phase)}", hint)
             return None
         self.refuse_unknown(path, PHASE_KEYS)
         keys = ("losses", "transforms", "weightings")
@@ -154,7 +163,7 @@ class Parser:
         try:
             found = keys.model_validate_json(json.dumps(given, default=str), strict=True)
         except ValidationError as error:
-            self.problems.extend(invalid(self.empty, path, as_written(path) or "the recipe", keys.model_fields, error))
+            self.problems.extend(invalid(self.empty, path, as_written(path) or "the recipe", keys, error))
             found = keys.model_construct()
         return {key: getattr(found, key, None) for key in keys.model_fields}
 
@@ -180,7 +189,7 @@ class Parser:
         word = COLLECTIONS.get(key, key)
         remedy = f"add for example `{word}: {{use: …}}`; `kdtool plugins list` shows what there is"
         is_there = any(entry is not None and entry is not False for entry in entries)
-        self._require(is_there, path, f"names no {word}", remedy)
+        self._require(is_there, (*path, key), "is missing", remedy)
 
 
 def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ MAXIMUM_DEPTH = 20
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+_ODD_SPACE = re.compile(r"^(?:[ -]*|[^#\"'\n]*:)([\u00a0\u2007\u202f\u3000])", re.MULTILINE)
+"""A space that YAML takes for a letter, where it should indent or follow a colon."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -100,14 +102,18 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     place = Place(file, 0, 0, folder)
     if len(text) > MAXIMUM_BYTES:
         raise RecipeError([place.problem("", f"is larger than {MAXIMUM_BYTES:,} characters", "split it by `extends:`")])
+    if odd := _ODD_SPACE.search(text):
+        line, column = text.count("\n", 0, odd.start(1)) + 1, odd.start(1) - text.rfind("\n", 0, odd.start(1))
+        message = f"holds a no-break space (U+{ord(odd[1]):04X}), which is not a space to YAML"
+        raise RecipeError(
+            [replace(place, line=line, column=column).problem("", message, "replace it with a plain space")]
+        )
     try:
         _refuse_exotic(text, place)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        message = f"cannot be read as YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        remedy = "this is a tab; indent by spaces" if mark and text[mark.index : mark.index + 1] == "\t" else ""
-        raise RecipeError([(place.at(mark) if mark else place).problem("", message, remedy)]) from error
+        raise RecipeError([(place.at(mark) if mark else place).problem("", *_explain(error, text, mark))]) from error
     if not isinstance(root, yaml.MappingNode):
         message = "must be a mapping of keys to values" if root else "is empty"
         raise RecipeError([place.problem("", message, "`kdtool schema` shows what a recipe may hold")])
@@ -116,6 +122,16 @@ def read_document(text: str, file: str, folder: Path) -> Node:
     if problems:
         raise RecipeError(problems)
     return document
+
+
+def _explain(error: yaml.YAMLError, text: str, mark: Any) -> tuple[str, str]:
+    """Return message and remedy for text that is not YAML."""
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if "another document" in problem:
+        return "starts a second YAML document; a recipe is one document", "remove the line `---`"
+    if mark and text[mark.index : mark.index + 1] == "\t":
+        return f"cannot be read as YAML: {problem}", "this is a tab; indent by spaces"
+    return f"cannot be read as YAML: {problem}", ""
 
 
 def read_scalar(text: str) -> Any:

@@ -14,17 +14,11 @@ _CONTROLS = {
 _ON_POLICY = "the same student trained without the teacher on the same rows, with as many tokens or more"
 _ENDED_EARLY = "the same student trained without the teacher on the same rows, each until it got no better"
 _NO_CONTROL = (
-    "Nothing is shown about distillation: no control was trained, or no evaluator measured it on two items or more, "
-    "item by item."
+    "No verdict about distillation: the run trained no control (add `control: true`), or no evaluator measured student and "
+    "control on the same two items or more."
 )
-_NO_PAIR = (
-    "Nothing is compared: one model was measured, or nothing was measured in the same way on two items or more, "
-    "item by item."
-)
-_ONE_SEED = (
-    "With one seed, intervals cover what other items might give with these very models, and nothing of what another "
-    "training would give."
-)
+_NO_PAIR = "Nothing to compare: no evaluator measured two models on the same two items or more."
+_ONE_SEED = "With one seed, intervals cover the choice of test items, not the luck of training."
 _OUTCOMES = {"better": "better", "worse": "worse", "no evidence of a difference": "not shown to differ"}
 
 
@@ -36,7 +30,7 @@ def verdict(comparisons: Sequence[Comparison], *, on_policy: bool = False, ended
     control = _ENDED_EARLY if ended_early else _ON_POLICY if on_policy else _CONTROLS["control"]
     own = [found for found in comparisons if found.arm == "student"]
     controls = [found for found in own if found.against in _CONTROLS]
-    shares = [f"The student has {share}." for share in map(_share, own) if share]
+    shares = [f"The student reaches {share}." for share in map(_share, own) if share]
     if not controls:
         return " ".join([_NO_CONTROL, *shares, *_weakness(own)])
     sentences = []
@@ -82,7 +76,7 @@ def _share(found: Comparison) -> str:
         return ""
     ratio, low, high = found.share
     bounds = "" if low is None or high is None else f" (95 % interval {low:.1%} to {high:.1%})"
-    return f"{ratio:.1%} of {found.measurement} of {found.against}{bounds}"
+    return f"{ratio:.1%} of {found.against} in {found.measurement}{bounds}"
 
 
 def _outcome(comparisons: Sequence[Comparison]) -> str:

@@ -41,7 +41,7 @@ class NoTexts:
         Raises:
             LookupError: always.
         """
-        raise LookupError(f"there is no text of split {split!r} yet at this point of the run")
+        raise LookupError(f"the text of split {split!r} does not exist yet at this point of the run")
 
 
 @dataclass

@@ -82,7 +82,7 @@ def execute(
     """
     licences = licences_of(assembly, assembly.hooks())
     work = partial(_run, recipe_text)
-    return session(assembly, folder, store, work, offline=offline, licences=licences, verify=verify)
+    return session(assembly, folder, store, work, check=_check, offline=offline, licences=licences, verify=verify)
 
 
 def session(
@@ -91,18 +91,20 @@ def session(
     store: Path,
     work: Callable[[Context, RunInfo], Results],
     *,
+    check: Callable[[Context, RunInfo], None],
     offline: bool,
     licences: tuple[Licensed, ...] = (),
     verify: bool = False,
 ) -> Results:
     """Do the work of a run in its folder: locked, registered in the store, shown by the trackers.
 
-    Of several processes only the first does so.
+    Of several processes only the first does so, after it has made the `check`, whose refusals no tracker sees.
     """
     context = Context.of(assembly, folder, store, offline=offline, licences=licences, verify=verify)
     run = context.info()
     if context.rank:
         return work(context, run)
+    check(context, run)
     with run_lock(folder):
         register_run(store, folder)
         context.hooks.kdtool_run_start(run)
@@ -121,11 +123,14 @@ def session(
         return results
 
 
+def _check(context: Context, run: RunInfo) -> None:
+    refuse_missing(context.assembly, run)
+    identify(context, run)
+    refuse_uneven_ahead(context, run)
+
+
 def _run(recipe_text: str, context: Context, run: RunInfo) -> Results:
     start = time.monotonic()
-    if context.rank == 0:
-        refuse_missing(context.assembly, run)
-        refuse_uneven_ahead(context, run)
     stages = add_stages(context, partial(_make_first, context))
     for line in _recipe_notes(context):
         context.say(line)
@@ -161,7 +166,7 @@ def write_report(context: Context, run: RunInfo, results: Results) -> Results:
     for name in context.assembly.of_kind("reporter"):
         results = replace(results, report=context.hooks.component(name, Reporter).kdtool_report(run, results))
         if results.report is None or not results.report.exists():
-            raise PluginError(f"{context.hooks.owner(name)} wrote no report: there is no {results.report}")
+            raise PluginError(f"{context.hooks.owner(name)} returned a path that does not exist: {results.report}")
         with storage_errors(context.folder):
             write_results(results)
     return results

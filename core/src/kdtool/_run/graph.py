@@ -99,7 +99,7 @@ class Node:
         inputs = {role: node.fingerprint for role, node in self.sources.items()}
         return fingerprint(self.stage.kind, {**self.parts, **inputs})
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The folder of the artefact, once it is made."""
         return self.where.path_of(*self.key)
@@ -125,16 +125,16 @@ class Graph:
     """Nodes by name, each after those that it is made from."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    _by_path: dict[Path, Node] = field(default_factory=dict)
 
     def add(self, node: Node) -> Node:
         """Add a node and return it, or the one that is the same artefact."""
-        for other in self.nodes.values():
-            if other.path == node.path:
-                return other
-        if node.name in self.nodes:
-            raise ValueError(f"two stages are called {node.name}")
-        self.nodes[node.name] = node
-        return node
+        found = self._by_path.setdefault(node.path, node)
+        if found is node:
+            if node.name in self.nodes:
+                raise ValueError(f"two stages are called {node.name}")
+            self.nodes[node.name] = node
+        return found
 
     def record(self, name: str, store: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return plain data for `graph.json`: `clean` reads the folders that the run needs, `plan` explains changes by it.

@@ -44,7 +44,7 @@ MANIFEST = "manifest.json"
 _KEPT_DIGITS = 16
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
-_REFUSED = {*_NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST}
+_REFUSED = {*_NOT_ALLOWED, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)

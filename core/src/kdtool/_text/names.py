@@ -8,8 +8,8 @@ import unicodedata
 
 _LONGEST = 64
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
-NO_NAME = f"is not a name: letters, digits, - and _, at most {_LONGEST}, a letter or digit first"
-"""The end of a message on text that does not match `NAME`."""
+VALID_NAME = f"a name of up to {_LONGEST} letters, digits, - or _ that starts with a letter or digit"
+"""The names that match `NAME`, for messages."""
 
 
 def name_from(text: str, word: str, *, dots: bool = False, apart: str = "") -> str:

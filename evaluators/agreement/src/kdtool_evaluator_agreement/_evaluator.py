@@ -164,7 +164,7 @@ def _open(run: kdtool.RunInfo, subject: kdtool.Subject, stack: ExitStack) -> kdt
         return None
     runtime = stack.enter_context(opened.value)
     if runtime.model is None:
-        run.say(f"agreement: {subject.name} is left out, {opened.name} gives no access to the model's states")
+        run.say(f"agreement: {subject.name} is left out, {opened.name} does not expose the model's states")
     return runtime.model
 
 

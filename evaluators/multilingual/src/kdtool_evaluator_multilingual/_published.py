@@ -55,7 +55,7 @@ def read_published(files: Sequence[Path]) -> Published:
             else:
                 problems[problem.id] = problem
     if data_set is None or not problems:
-        raise kdtool.UsageError(f"{_KEY}: the files hold no problem that can be judged; expected is {_EXPECTED}")
+        raise kdtool.UsageError(f"{_KEY}: the files hold no problem that can be judged; expected {_EXPECTED}")
     return Published(data_set, list(problems.values()), left_out)
 
 
@@ -65,7 +65,7 @@ def _records(file: Path) -> Iterator[tuple[DataSet, Record]]:
         data_set = next((one for one in _DATA_SETS if all(name in record for name in one.needed)), None)
         if data_set is None:
             fields = " nor ".join(f"{', '.join(one.needed)} ({one.name})" for one in _DATA_SETS)
-            raise kdtool.UsageError(f"{place}: has neither {fields}; expected is {_EXPECTED}")
+            raise kdtool.UsageError(f"{place}: has neither {fields}; expected {_EXPECTED}")
         check_fields(record, data_set.needed, place, _EXPECTED)
         given = data_set.language(record)
         if given not in data_set.languages:

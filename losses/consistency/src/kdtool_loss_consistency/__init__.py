@@ -66,7 +66,7 @@ class Consistency(kdtool.TokenLoss):
         """
         if chunk.second_logits is None:
             raise kdtool.PluginError(
-                "consistency compares two passes of the student, and the trainer gave one: it must run the student "
+                "consistency compares two passes of the student, but got one: it must run the student "
                 "`forward_passes` times, the term's attribute, or refuse the phase"
             )
         return consistency(chunk.student_logits, chunk.second_logits, chunk.temperature)

@@ -215,6 +215,4 @@ def _by_form(
 def _logits(chunk: kdtool.TokenChunk) -> Tensor:
     if isinstance(chunk.teacher, kdtool.DenseTokens):
         return chunk.teacher.logits
-    raise kdtool.PluginError(
-        f"a divergence needs the teacher's logits, the trainer gave {type(chunk.teacher).__name__}"
-    )
+    raise kdtool.PluginError(f"a divergence needs the teacher's logits, but got {type(chunk.teacher).__name__}")

@@ -34,9 +34,7 @@ class Syntax(kdtool.Annotator):
         @classmethod
         def _check_language(cls, language: str) -> str:
             if language and not is_known(language):
-                raise ValueError(
-                    f"pygments knows no language {language!r}; its documentation lists them as short names"
-                )
+                raise ValueError(f"unknown language {language!r}; the documentation of pygments lists the short names")
             return language
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:

@@ -60,7 +60,7 @@ class StateTargets:
         wanted |= {_layer(layer) for layer in want.layers} if "hidden" in want.kinds else set()
         if not wanted <= set(found):
             raise kdtool.PluginError(
-                f"the teacher was asked for {sorted(wanted)} and gave {sorted(found)}: it cannot offer what it declares"
+                f"the teacher's signal must hold {sorted(wanted)}, but holds {sorted(found)}: correct its `offers`"
             )
         return {name: found[name] for name in sorted(wanted)}
 

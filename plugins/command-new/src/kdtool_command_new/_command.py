@@ -58,7 +58,7 @@ def _check(kind: str, name: str) -> None:
     if kind not in KINDS:
         close = get_close_matches(kind.lower(), KINDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(KINDS)}"
-        raise kdtool.UsageError(f"there is no kind of plugin called {kind!r}; {hint}")
+        raise kdtool.UsageError(f"unknown kind of plugin {kind!r}; {hint}")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise kdtool.UsageError(
             f"{name!r} cannot be a plugin's name: it takes lower-case letters, digits and single hyphens, begins with a "

@@ -100,7 +100,7 @@ class Answers(kdtool.Corpus):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
-        return [f"prompts: there is no file {path.absolute()}" for path in self.config.prompts if not path.exists()]
+        return [f"prompts: no such file: {path.absolute()}" for path in self.config.prompts if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the prompts with the teachers' answers, in the order of the prompts, once all of them are there.
@@ -173,7 +173,7 @@ class Answers(kdtool.Corpus):
             teacher = self._whom(found, journals)
             answer = journals[teacher].get(found.id)
             if answer is None:
-                raise kdtool.PluginError(f"{run.hook.owner(teacher)} gave no answer to {found.id!r}")
+                raise kdtool.PluginError(f"{run.hook.owner(teacher)} returned no answer to {found.id!r}")
             if reason := self._useless(answer):
                 left_out[reason] += 1
                 refusal = refusal or answer.reason
@@ -182,7 +182,7 @@ class Answers(kdtool.Corpus):
             yield self._example(found, answer, teacher, licences[teacher])
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         if not taken:
-            found_wanting = f"{' and '.join(self._teachers)} gave no answer that can be learned from"
+            found_wanting = f"{' and '.join(self._teachers)} returned no usable answer"
             reasons += f", the first with: {refusal}" if refusal else ""
             raise kdtool.UsageError(f"{found_wanting} ({reasons or 'nothing was asked'}); {_remedy(left_out, refusal)}")
         counts = ", ".join(f"{count:,} answers of {teacher}" for teacher, count in sorted(taken.items()))

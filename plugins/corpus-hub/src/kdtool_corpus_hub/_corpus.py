@@ -53,7 +53,7 @@ class Hub(kdtool.Corpus):
 
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say which files are not there."""
-        return [f"files: there is no file {path.absolute()}" for path in self.config.files if not path.exists()]
+        return [f"files: no such file: {path.absolute()}" for path in self.config.files if not path.exists()]
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the examples, split by split; how many copies were left out is said.

@@ -54,7 +54,7 @@ class Mbpp(kdtool.Corpus):
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say that the file is not there, if so."""
         file = self.config.file
-        return [f"file: there is no file {file.absolute()}"] if file is not None and not file.exists() else []
+        return [f"file: no such file: {file.absolute()}"] if file is not None and not file.exists() else []
 
     def kdtool_examples(self, run: kdtool.RunInfo) -> Iterator[kdtool.Example]:
         """Yield the problems by their numbers.

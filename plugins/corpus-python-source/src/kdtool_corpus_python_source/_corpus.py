@@ -88,7 +88,7 @@ class PythonSource(kdtool.Corpus):
     def kdtool_check(self, run: kdtool.RunInfo, when: str) -> Sequence[str]:
         """Say that the folder is not there, if so."""
         folder = self.config.folder
-        return [f"folder: there is no folder {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
+        return [f"folder: no such folder: {folder.absolute()}"] if folder is not None and not folder.is_dir() else []
 
     def kdtool_acknowledge(self) -> kdtool.LicenceTerms | None:
         """Give the licence of the standard library; that of a folder is the user's to know."""

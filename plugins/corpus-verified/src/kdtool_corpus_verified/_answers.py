@@ -43,7 +43,7 @@ def ask_for_answers(
         for name in missing:
             if name not in kept:
                 raise kdtool.PluginError(
-                    f"{run.hook.owner(config.ask)} gave no answer to {name!r}; kdtool_answer must yield one per request"
+                    f"{run.hook.owner(config.ask)} returned no answer to {name!r}; kdtool_answer must yield one per request"
                 )
         return {name: kept[name] for name in prompts}
 

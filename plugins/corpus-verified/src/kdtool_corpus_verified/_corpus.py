@@ -78,7 +78,7 @@ class Verified(kdtool.Corpus):
         found = {example.id: problem_of(example) for example in islice(to_learn_from, self.config.limit)}
         if not found:
             raise kdtool.UsageError(
-                f"verified.corpus: {self.config.corpus} gives no problem to learn from: expected examples of the split "
+                f"verified.corpus: {self.config.corpus} contains no problem to learn from: expected examples of the split "
                 "'train'; name another corpus"
             )
         return found

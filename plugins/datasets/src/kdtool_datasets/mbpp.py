@@ -123,7 +123,7 @@ def problems_of_file(path: Path) -> Iterator[Problem]:
         seen.add(problem.number)
         yield problem
     if not seen:
-        raise kdtool.UsageError(f"mbpp.file: {path} holds no problem")
+        raise kdtool.UsageError(f"mbpp.file: {path} contains no problems")
 
 
 def problem_of(record: Any, place: str) -> Problem:

@@ -43,7 +43,7 @@ def read_and_hash(file: Path | Traversable, key: str) -> tuple[bytes, str]:
         content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
     except (OSError, EOFError, zlib.error) as error:
         raise kdtool.UsageError(
-            f"{key}: {file} cannot be read: {error}; expected is a text file, plain or gzipped"
+            f"{key}: {file} cannot be read: {error}; expected a text file, plain or gzipped"
         ) from error
     return content, hashlib.sha256(content).hexdigest()
 
@@ -64,7 +64,7 @@ def records_of(
     """
     lines = read_and_hash(file, key)[0].decode("utf-8", "replace").split("\n")
     if not any(map(str.strip, lines)):
-        raise kdtool.UsageError(f"{key}: {file} holds no record; expected is {expected}")
+        raise kdtool.UsageError(f"{key}: {file} contains no records; expected {expected}")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -72,9 +72,9 @@ def records_of(
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise kdtool.UsageError(f"{place}: not JSON: {error}; expected is {expected}") from error
+            raise kdtool.UsageError(f"{place}: not JSON: {error}; expected {expected}") from error
         if not isinstance(record, Mapping) or not all(name in record for name in needed):
-            raise kdtool.UsageError(f"{place}: not a record with {', '.join(needed)}; expected is {expected}")
+            raise kdtool.UsageError(f"{place}: not a record with {', '.join(needed)}; expected {expected}")
         check_fields(record, needed, place, expected)
         yield place, record
 
@@ -87,11 +87,11 @@ def check_fields(record: Mapping[str, Any], needed: Mapping[str, Kind], place: s
     """
     for name, kind in needed.items():
         if name not in record:
-            raise kdtool.UsageError(f"{place}: {name} is missing; expected is {expected}")
+            raise kdtool.UsageError(f"{place}: {name} is missing; expected {expected}")
         if not _is(record[name], kind):
             shown = json.dumps(record[name])[:40]
             wanted = "a list of texts" if kind == "texts" else f"a {kind}"
-            raise kdtool.UsageError(f"{place}: {name} is {shown}, not {wanted}; expected is {expected}")
+            raise kdtool.UsageError(f"{place}: {name} is {shown}, not {wanted}; expected {expected}")
 
 
 def _is(value: Any, kind: Kind) -> bool:

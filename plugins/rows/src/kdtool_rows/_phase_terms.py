@@ -105,7 +105,9 @@ class PhaseTerms:
         form = str(getattr(values, "dtype", None)), getattr(values, "shape", None)
         if form != ("torch.float32", chunk.labels.shape) or not values.isfinite().all():
             owner = self._run.hook.owner(term.name) or term.name
-            raise kdtool.PluginError(f"{owner} gave no finite float32 value for each of {len(chunk.labels)} positions")
+            raise kdtool.PluginError(
+                f"{owner} must return {len(chunk.labels)} finite float32 values, one for each position"
+            )
         weights = values.new_ones(values.shape)
         for weigh in self._run.bound("kdtool_token_weight").values():
             weights = weights * weigh(chunk)

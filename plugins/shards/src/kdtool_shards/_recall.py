@@ -41,7 +41,7 @@ class RecordedRows:
     def __init__(self, folder: Path) -> None:
         manifest, shards = load_manifests(folder)
         if manifest is None:
-            raise kdtool.StorageError(f"{folder} holds no recorded signals; {REMEDY}")
+            raise kdtool.StorageError(f"{folder} contains no recorded signals; {REMEDY}")
         self.facts = manifest
         """The teacher's `fingerprint`, and the facts stored once for all rows."""
         self._folder = folder

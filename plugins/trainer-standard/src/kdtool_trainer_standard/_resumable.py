@@ -134,7 +134,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 json.dumps(state, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise kdtool.PluginError(
-                    f"{self.run.hook.owner(name) or name} gave in kdtool_state what cannot be stored as JSON: {error}; "
+                    f"{self.run.hook.owner(name) or name} returned a kdtool_state that cannot be stored as JSON: {error}; "
                     "expected text, finite numbers, booleans, None, lists, and mappings with text as keys"
                 ) from error
         return found

@@ -247,7 +247,7 @@ def _resume_and_train(loop: TrainingLoop, newest: Path | None) -> None:
     if run.rank == 0:
         _history.restore(loop.phase.checkpoints / HISTORY, newest)
         if done:
-            run.say(f"phase {loop.phase.name!r} goes on from step {done} of {loop.phase.steps}")
+            run.say(f"phase {loop.phase.name!r} resumes at step {done} of {loop.phase.steps}")
     # All have rank 0's seed until here, and would drop the same of their rows; one that goes on has its own.
     if run.rank > 0:
         torch.manual_seed(random.Random(f"{run.seed} {run.rank}").getrandbits(63))

@@ -59,7 +59,7 @@ def _end_of_answer(whole: str, begin: int, content: str, marks: Collection[str],
         default=(-1, ""),
     )
     if place < 0 or whole[behind:place].strip():
-        raise _refusal(owner, "no special token ends an answer, so nobody would learn to stop")
+        raise _refusal(owner, "no special token ends an answer, so the student would never learn to stop")
     return place + len(mark)
 
 

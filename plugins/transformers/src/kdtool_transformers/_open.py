@@ -209,7 +209,7 @@ def resolve(source: str | Path) -> Path | str:
         raise kdtool.UsageError(f"{path} is a file; give the folder that holds config.json and the safetensors")
     if isinstance(source, str) and _is_hub_name(source):
         return source
-    raise kdtool.UsageError(f"there is no folder {path}, and it is not a hub name (those look like owner/name)")
+    raise kdtool.UsageError(f"no such folder: {path}, and it is not a hub name (those look like owner/name)")
 
 
 def _is_hub_name(text: str) -> bool:

@@ -31,7 +31,7 @@ def find_source(text: str, revision: str | None = None, say: Callable[[str], Non
         from kdtool_transformers._gguf import convert_gguf
 
         if not path.is_file():
-            raise kdtool.UsageError(f"there is no file {path}; give a folder, a hub name or a .gguf file")
+            raise kdtool.UsageError(f"no such file: {path}; give a folder, a hub name or a .gguf file")
         return Source(convert_gguf(path, say))
     from kdtool_transformers._open import resolve
 

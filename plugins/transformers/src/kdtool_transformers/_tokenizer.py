@@ -73,7 +73,7 @@ class TransformersTokenizer(kdtool.Tokenizer):
             if found is not None:
                 return int(found)
         if self.inner.eos_token_id is None:
-            raise kdtool.UsageError(f"the tokenizer of {self.inner.name_or_path} names no end-of-sequence token")
+            raise kdtool.UsageError(f"the tokenizer of {self.inner.name_or_path} has no end-of-sequence token")
         return int(self.inner.eos_token_id)
 
     @property

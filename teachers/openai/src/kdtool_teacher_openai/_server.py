@@ -166,7 +166,7 @@ class Server:
         where = f"the server at {self._config.url}"
         reason = self._shorten(_error_message(error.body) or error.message)
         if isinstance(error, openai.APITimeoutError):
-            return kdtool.ServiceError(f"{where} gave no answer within {self._config.timeout:g} s; see `timeout`")
+            return kdtool.ServiceError(f"{where} did not answer within {self._config.timeout:g} s; see `timeout`")
         if not isinstance(error, openai.APIStatusError):
             cause = self._without_key(str(error.__cause__ or error.message))
             return kdtool.ServiceError(f"{where} cannot be reached: {cause}; start it, or look at `url`")
@@ -183,7 +183,8 @@ class Server:
         if status in _AGAIN or status >= 500:
             tries = f"after {1 + self._config.retries} attempts" if self._config.retries else "at once"
             return kdtool.ServiceError(f"{where} fails with {status} {tries}: {reason}. Answers so far are kept")
-        return kdtool.UsageError(f"{where} has no such path, or no model {self._config.model!r} ({status}): {reason}")
+        model = repr(self._config.model)
+        return kdtool.UsageError(f"{where} does not know this path or the model {model} ({status}): {reason}")
 
     def _shorten(self, text: str) -> str:
         return self._without_key(" ".join(readable(text).split()))[:_SHOWN]

@@ -79,7 +79,7 @@ def choice_of(answer: Any) -> Mapping[str, Any]:
     """
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise RefusedError("the answer holds no choice")
+        raise RefusedError("the answer contains no choices")
     return choices[0]
 
 
@@ -118,7 +118,7 @@ def _answer(request: kdtool.Request, answer: Any, *, chat: bool) -> kdtool.TextA
         finish = "length" if tokens_out >= request.max_tokens else "stop"
     ended = "stop" if stops else _finish(finish)
     if ended == "stop" and not isinstance(said, str):  # a server that keeps it elsewhere, or in parts, can be mended
-        raise RefusedError("the answer holds no text")
+        raise RefusedError("the answer contains no text")
     return kdtool.TextAnswer(
         id=request.id,
         text=text[: min(stops)] if stops else text,

@@ -194,6 +194,6 @@ def _compare(server: Server, config: OpenAIConfig, tokenizer: kdtool.Tokenizer) 
 
 def _difference(own: Sequence[int], theirs: Any) -> str:
     if not isinstance(theirs, list):
-        return f"it gave {theirs!r} instead of token ids"
+        return f"it returned {theirs!r} instead of token ids"
     at = next((i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), min(len(own), len(theirs)))
     return f"token {at} of a sample is {theirs[at : at + 3]} there and {list(own[at : at + 3])} here"

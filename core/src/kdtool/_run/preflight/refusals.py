@@ -132,4 +132,4 @@ def _problems(hooks: Hooks, name: str, run: RunInfo, when: Literal["start", "tex
     except UsageError as error:
         yield str(error)
     else:
-        yield from (f"cannot work here: {text}" if when == "start" else text for text in found or ())
+        yield from found or ()

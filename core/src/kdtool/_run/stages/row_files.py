@@ -37,12 +37,14 @@ def write_rows(rows: Iterable[Row], folder: Path, owner: object) -> int:
     for row in rows:
         length = length or len(row.input_ids)
         if not len(row.input_ids) == len(row.labelled) == len(row.document) == length:
-            raise PluginError(f"{owner} gave row {row.key!r} of {len(row.input_ids)} tokens among rows of {length}")
+            raise PluginError(
+                f"{owner} returned row {row.key!r} of {len(row.input_ids)} tokens, the first one of {length}"
+            )
         columns = row.columns.keys() if columns is None else columns
         if row.columns.keys() != columns or any(len(column) != length for column in row.columns.values()):
-            raise PluginError(f"{owner} gave row {row.key!r} with other columns than the first, or of another length")
+            raise PluginError(f"{owner} returned row {row.key!r} with columns of another name or length")
         if row.key in seen:
-            raise PluginError(f"{owner} gave the row key {row.key!r} twice")
+            raise PluginError(f"{owner} returned the row key {row.key!r} twice")
         seen.add(row.key)
         pending.append(row)
         if len(pending) * length >= _SHARD_TOKENS:
@@ -87,7 +89,7 @@ def _write_shard(rows: Sequence[Row], length: int, folder: Path, number: int, ow
     except (TypeError, ValueError, OverflowError) as error:
         keys = f"{rows[0].key!r} to {rows[-1].key!r}"
         raise PluginError(
-            f"{owner} gave something else than whole numbers of 32 bits in rows {keys}: {error}"
+            f"{owner} returned values that are not 32-bit whole numbers in rows {keys}: {error}"
         ) from error
     header: dict[str, object] = {"__metadata__": {"keys": json.dumps([row.key for row in rows])}}
     end = 0

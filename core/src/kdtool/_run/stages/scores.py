@@ -90,9 +90,12 @@ def add_scores(
         alike = [[one] for one in now] if together else _alike(context, measured)
         firsts = [same[0] for same in alike]
         groups: list[Sequence[Measured]] = [firsts] if together else [(one,) for one in firsts]
-        nodes[name] = [_add_group(context, graph, name, group, texts) for group in groups if group]
-        for node in nodes[name]:
-            context.names.update({(node.name, same[0].kept_as): tuple(one.name for one in same) for same in alike})
+        names = {same[0].kept_as: tuple(one.name for one in same) for same in alike}
+        nodes[name] = []
+        for group in filter(None, groups):
+            node = _add_group(context, graph, name, group, texts)
+            nodes[name].append(node)
+            context.names.update({(node.name, one.kept_as): names[one.kept_as] for one in group})
     return nodes
 
 

@@ -74,5 +74,5 @@ def _toolchain_of(rustc: str) -> Path:
         said = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=True)  # noqa: S603 (rustc)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} names no toolchain: {why}") from error
+        raise kdtool.SandboxError(f"programs in rust cannot be run: {rustc} has no toolchain: {why}") from error
     return Path(said.stdout.strip()).resolve()
