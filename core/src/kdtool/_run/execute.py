@@ -40,7 +40,7 @@ from kdtool._run.preflight.equal_tokens import (
 )
 from kdtool._run.preflight.first_rows import refuse_empty_text
 from kdtool._run.preflight.licences import licences_of
-from kdtool._run.preflight.refusals import refuse_missing, refuse_unexportable, refuse_unmeasurable
+from kdtool._run.preflight.refusals import identify, refuse_missing, refuse_unexportable, refuse_unmeasurable
 from kdtool._run.preflight.vocabularies import describe_vocabularies
 from kdtool._run.roll_call import agree
 from kdtool._run.stages.exports import read_artifact
