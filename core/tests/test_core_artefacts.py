@@ -107,7 +107,7 @@ def test_rows_are_a_safetensors_file_that_others_read(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_name_the_packer(tmp_path: Path, rows: list[kdtool.Row], message: str) -> None:
-    with pytest.raises(kdtool.PluginError, match=f"me gave .*{message}"):
+    with pytest.raises(kdtool.PluginError, match=f"me returned .*{message}"):
         write_rows(rows, tmp_path, "me")
 
 

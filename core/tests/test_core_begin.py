@@ -28,10 +28,10 @@ def test_garbage_is_collected_but_by_a_check(command: str, collects: bool, monke
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run", "a.yaml"], "reading a.yaml and its plugins …"),
-        (["run", "a.yaml", "--plan"], "reading a.yaml and its plugins …"),
-        (["eval", "some", "other"], "reading plugins, to measure some and other …"),
-        (["eval", "--recipe", "a.yaml"], "reading plugins, to measure teachers …"),
+        (["run", "a.yaml"], "reading the recipe and its plugins …"),
+        (["run", "a.yaml", "--plan"], "reading the recipe and its plugins …"),
+        (["eval", "some", "other"], "reading plugins …"),
+        (["eval", "--recipe", "a.yaml"], "reading plugins …"),
     ],
 )
 def test_long_commands_say_at_once_what_they_do(arguments: list[str], line: str) -> None:

@@ -147,10 +147,10 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "the one that the student is cut from": (
         {"teachers.big.words": 3},
-        {"students", *of_teacher("teachers.big"), *OF_ARMS},
+        {"students", "signals/teachers.small", *of_teacher("teachers.big"), *OF_ARMS},
     ),
     "what does not affect results": ({"teachers.big.shown": 3, "teachers.small.shown": 3}, set()),
-    "where the student is cut from": ({"student.source": "teachers.small"}, {"students", *OF_ARMS}),
+    "where the student is cut from": ({"student.source": "teachers.small"}, {"students", "signals/teachers.small", *OF_ARMS}),
 }
 
 

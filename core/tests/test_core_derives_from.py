@@ -28,6 +28,9 @@ class Speaker(kdtool.Teacher):
         super().__init__(config)
         self.offers = frozenset({"logits"}) if config.mute else frozenset({"logits", "text"})
 
+    def kdtool_signal(self, batch, want):
+        raise NotImplementedError
+
     def kdtool_answer(self, requests):
         for request in requests:
             yield kdtool.TextAnswer(request.id, self.config.word, "stop", 1, 1)

@@ -137,7 +137,7 @@ def _fault(fault: str) -> Callable[[Path], subprocess.CompletedProcess[str]]:
 
 CORES_OWN: dict[str, tuple[Callable[[Path], subprocess.CompletedProcess[str]], str]] = {
     "KdtoolError": (_fault("Corpus.kdtool_examples=ValueError"), "faulty-plugins 1.0) failed: ValueError: planned"),
-    "UsageError": (lambda site: _kdtool(site, "report", "nowhere"), "holds no finished run"),
+    "UsageError": (lambda site: _kdtool(site, "report", "nowhere"), "is not a finished run"),
     "RecipeError": (_broken_recipe, "recipe.yaml:2:1: cannot be read as YAML"),
     "PluginError": (_fault("Corpus.kdtool_examples=same id"), "yields the example id 'same' twice"),
     "BudgetError": (_fault("Teacher.kdtool_signal=BudgetError"), "planned\n  in teacher 'teacher'"),
@@ -160,7 +160,7 @@ def test_every_class_has_a_case_and_a_code_of_its_own() -> None:
 
 def _wording(message: str) -> str:
     """What stays of a message without names, places and numbers."""
-    kept = [line for line in message.strip().splitlines() if not line.startswith("  at ")]
+    kept = [line for line in message.strip().splitlines() if not line.startswith(("  at ", "reading "))]
     return re.sub(r"'[^']*'|\([^)]*\)|\S*/\S*|\d+|ValueError: .*", "*", "\n".join(kept))
 
 

@@ -122,7 +122,7 @@ import kdtool
 class Half(kdtool.Teacher):
     """Learns, and forgets."""
 
-    offers = frozenset({"text", "logits"})
+    offers = frozenset({"text"})
 
     def kdtool_fit(self, run):
         pass

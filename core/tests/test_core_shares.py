@@ -143,10 +143,10 @@ def test_a_run_records_the_shares_and_what_they_left_out(recipe: dict[str, Any])
             r"corpora: the shares sum to 1.1, not to 1\s+in the same proportion: one: {share: 0.455}, two: {share: 0.545}",
         ),
         ((0.5, None), r"corpora\.two: needs a share, since one has one"),
-        ((0, 1), r"corpora\.one\.share: must be a number above 0, at most 1, not 0"),
-        ((True, 0.5), r"corpora\.one\.share: must be a number above 0, at most 1, not True"),
-        (("half", 0.5), r"corpora\.one\.share: must be a number above 0, at most 1, not 'half'"),
-        ((float("nan"), 0.5), r"corpora\.one\.share: must be a number above 0, at most 1, not nan"),
+        ((0, 1), r"corpora\.one\.share: must be a number above 0 and at most 1, not 0"),
+        ((True, 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not True"),
+        (("half", 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not 'half'"),
+        ((float("nan"), 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not nan"),
     ],
 )
 def test_shares_that_make_no_sense_are_the_recipe_s_mistakes(

@@ -27,7 +27,7 @@ def evaluate(models: tuple[str, ...], evaluators: str, settings: dict[str, str],
     its seeds. NAME=MODEL gives it a name. Teachers are measured beside them, also alone: --set teacher.use=NAME. The same
     command goes on where it stopped.
     """
-    print_first_line(f"reading plugins, to measure {' and '.join(models) or 'teachers'} …")
+    print_first_line("reading plugins …")
     from kdtool._cli.compare import differences, value_tables
     from kdtool._contract.reporting import where
     from kdtool._evaluate.evaluate import evaluate as evaluate_models

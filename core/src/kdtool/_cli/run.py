@@ -30,7 +30,7 @@ def run(
     trace_hooks: bool,
 ) -> None:
     """Run a recipe, from data to report; a second call resumes where the first stopped."""
-    print_first_line(f"reading {recipe} and its plugins …")
+    print_first_line("reading the recipe and its plugins …")
     from kdtool._api import plan as plan_recipe
     from kdtool._api import run as run_recipe
     from kdtool._contract.reporting import where

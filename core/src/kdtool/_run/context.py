@@ -18,7 +18,7 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError, UsageError
+from kdtool._errors import KdtoolError, PluginError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
@@ -124,7 +124,8 @@ class Context:
         kind: type[Student | Teacher] = Teacher if name in self.assembly.of_kind("teacher") else Student
         found = self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
         if found is None:
-            raise UsageError(f"{self.hooks.owner(name)} has no tokenizer: return one from kdtool_tokenizer")
+            wrong = PluginError if kind is Student else UsageError
+            raise wrong(f"{self.hooks.owner(name)} has no tokenizer: return one from kdtool_tokenizer")
         return found
 
     def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:

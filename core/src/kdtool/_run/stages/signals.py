@@ -71,8 +71,8 @@ def _compare_positions(batch: Batch, signal: Signal) -> None:
     parts |= {} if signal.sparse is None else {"sparse.ids": signal.sparse.ids}
     for name, tensor in parts.items():
         if len(tensor) != (labels := int((batch.labels != -100).sum())):
-            message = f"its signal has {len(tensor)} positions in {name}, but the batch has {labels} labels"
-            raise PluginError(f"{message}; return one position for each label that is not -100")
+            message = f"its signal has {len(tensor)} entries in {name}, but the batch has {labels} labels"
+            raise PluginError(f"{message}; return one entry for each label that is not -100")
 
 
 def cut_signal(signal: Signal, shared: int) -> Signal:
