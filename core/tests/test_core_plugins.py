@@ -281,6 +281,8 @@ class T(kdtool.Teacher):
         'A part.'
         how: Literal["fast", "slow"] = "fast"
         'How.'
+    def kdtool_signal(self, batch, want): ...
+    def kdtool_answer(self, requests): ...
 class L(kdtool.TokenLoss):
     'A loss.'
     needs = ("logits", frozenset({"top-k", "sampled"}))

@@ -53,7 +53,9 @@ def write_rows(rows: Iterable[Row], folder: Path, owner: object) -> int:
     if pending:
         shards.append(_write_shard(pending, length, folder, len(shards), owner))
     if not shards:
-        raise PluginError(f"{owner} gave no rows: is there text in the split 'train', and enough of it for one row?")
+        raise PluginError(
+            f"{owner} returned no rows: is there text in the split 'train', and enough of it for one row?"
+        )
     (folder / INDEX).write_text(json.dumps({"length": length, "shards": shards}), encoding="utf-8")
     return len(seen)
 
