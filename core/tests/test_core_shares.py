@@ -144,7 +144,7 @@ def test_a_run_records_the_shares_and_what_they_left_out(recipe: dict[str, Any])
         ),
         ((0.5, None), r"corpora\.two: needs a share, since one has one"),
         ((0, 1), r"corpora\.one\.share: must be a number above 0 and at most 1, not 0"),
-        ((True, 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not True"),
+        ((True, 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not true"),
         (("half", 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not 'half'"),
         ((float("nan"), 0.5), r"corpora\.one\.share: must be a number above 0 and at most 1, not nan"),
     ],
