@@ -290,7 +290,7 @@ def page(
     for name in ("chats.jsonl", "code.parquet", "mbpp.jsonl", "pairs.jsonl"):
         (tmp_path / name).touch()
     (tmp_path / "qa.jsonl").write_text('{"prompt": "2 + 3 =", "expected": "5"}\n', encoding="utf-8")
-    for name in ("recipes/quickstart.yaml", "recipe.yaml"):
+    for name in ("recipes/quickstart.yaml", "recipes/quickstart-seeds.yaml", "recipe.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
 
     def capture() -> str:

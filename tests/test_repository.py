@@ -185,9 +185,9 @@ def test_every_public_name_of_the_stub_is_there() -> None:
     assert all(getattr(kdtool, name) is not None for name in kdtool._HOME_OF)
 
 
-def test_bundle_of_the_quickstart_holds_what_its_recipe_names() -> None:
-    found = kdtool.check(ROOT / "recipes" / "quickstart.yaml")
-    needed = {component["distribution"] for component in found["components"]}
+def test_bundle_of_the_quickstart_holds_what_its_recipes_name() -> None:
+    recipes = [ROOT / "recipes" / f"{name}.yaml" for name in ("quickstart", "quickstart-seeds", "overnight")]
+    needed = {component["distribution"] for recipe in recipes for component in kdtool.check(recipe)["components"]}
     assert _requirements(PROJECTS["kdtool-quickstart"][1]) == {"kdtool", *needed}
 
 
