@@ -13,6 +13,7 @@ import argparse
 import random
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -39,7 +40,7 @@ def main() -> None:
         print(f"{len(kept)} layers without {least}: loss {loss:.3f}, keep: {kept}", flush=True)
 
 
-def calibration(tokenizer: object, rows: int) -> torch.Tensor:
+def calibration(tokenizer: Any, rows: int) -> torch.Tensor:
     """Return the first tokens of files of the standard library, [rows, 512]."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     random.Random(1).shuffle(files)
@@ -51,7 +52,7 @@ def calibration(tokenizer: object, rows: int) -> torch.Tensor:
 class Layers:
     """The layers of a model in transformers' Llama class, to be left out at will."""
 
-    def __init__(self, model: torch.nn.Module, ids: torch.Tensor) -> None:
+    def __init__(self, model: Any, ids: torch.Tensor) -> None:
         self._model, self._ids = model, ids
         self._positions = torch.arange(ids.shape[1])[None]
         self._embedded = model.model.embed_tokens(ids)
@@ -60,7 +61,8 @@ class Layers:
     @torch.no_grad()
     def least_missed(self, kept: list[int]) -> tuple[float, int]:
         """Return the loss without the layer whose loss harms least, and that layer."""
-        found, states = [], self._embedded
+        states = self._embedded
+        found: list[tuple[float, int]] = []
         for place, layer in enumerate(kept):
             found.append((self._loss(states, kept[place + 1 :]), layer))
             states = self._pass(states, [layer])
