@@ -270,8 +270,8 @@ def _module(words: list[str], _: list[str]) -> None:
 
 def _write_texts(folder: Path) -> None:
     """Write the text that corpora of the pages read, of each form enough for a row of 512 tokens."""
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    from pyarrow import parquet
 
     code = [f"def add_{number}(value):\n    return value + {number}\n" for number in range(601, 661)]
     asked = [f"Write a function that adds {number}." for number in range(601, 661)]
@@ -281,7 +281,8 @@ def _write_texts(folder: Path) -> None:
     pairs = list(zip(asked, code, strict=True))
     lines: dict[str, list[dict[str, Any]]] = {
         "chats": [
-            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": text}]} for ask, text in pairs
+            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": text}]}
+            for ask, text in pairs
         ],
         "mbpp": [
             {"task_id": number, "text": ask, "code": text, "test_list": [f"assert add_{number}(0) == {number}"]}
@@ -291,8 +292,8 @@ def _write_texts(folder: Path) -> None:
     }
     for name, objects in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in objects), encoding="utf-8")
-    table = pyarrow.table({"content": code, "license": ["MIT"] * len(code)})
-    pyarrow.parquet.write_table(table, folder / "code.parquet")
+    table = pa.table({"content": code, "license": ["MIT"] * len(code)})
+    parquet.write_table(table, folder / "code.parquet")
 
 
 @pytest.fixture(scope="session")
