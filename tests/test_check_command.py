@@ -78,11 +78,11 @@ def test_what_does_not_fit_is_red_and_has_a_code_of_its_own(file: str, capsys: p
 @pytest.mark.parametrize(
     ("corpus", "told"),
     [
-        ({"use": "python-source", "folder": "sources"}, "folder: no such folder {}/sources"),
-        ({"use": "jsonl", "files": ["text.jsonl"]}, "files: no such file {}/text.jsonl"),
-        ({"use": "hub", "files": ["text.csv"], "text_column": "text"}, "files: no such file {}/text.csv"),
-        ({"use": "answers", "prompts": ["prompts.jsonl"]}, "prompts: no such file {}/prompts.jsonl"),
-        ({"use": "mbpp", "file": "mbpp.jsonl"}, "file: no such file {}/mbpp.jsonl"),
+        ({"use": "python-source", "folder": "sources"}, "folder: no such folder: {}/sources"),
+        ({"use": "jsonl", "files": ["text.jsonl"]}, "files: no such file: {}/text.jsonl"),
+        ({"use": "hub", "files": ["text.csv"], "text_column": "text"}, "files: no such file: {}/text.csv"),
+        ({"use": "answers", "prompts": ["prompts.jsonl"]}, "prompts: no such file: {}/prompts.jsonl"),
+        ({"use": "mbpp", "file": "mbpp.jsonl"}, "file: no such file: {}/mbpp.jsonl"),
     ],
     ids=lambda value: value.get("use") if isinstance(value, dict) else "",
 )

@@ -4,7 +4,7 @@ A page's blocks share a folder and a namespace, in order. In the folder lie a ti
 in place of `recipes/quickstart.yaml` one with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
-- Files of text that pages name are there, and empty; `qa.jsonl` holds a question.
+- Files of text that pages name are there, with small functions in them; `qa.jsonl` holds a question.
 - `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
 - `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
 - `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
@@ -268,6 +268,34 @@ def _module(words: list[str], _: list[str]) -> None:
     assert find_spec(words[0]) is not None, f"there is no module {words[0]}"
 
 
+def _write_texts(folder: Path) -> None:
+    """Write the text that corpora of the pages read, of each form enough for a row of 512 tokens."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    code = [f"def add_{number}(value):\n    return value + {number}\n" for number in range(601, 661)]
+    asked = [f"Write a function that adds {number}." for number in range(601, 661)]
+    (folder / "src").mkdir()
+    for number in range(20):
+        (folder / "src" / f"part_{number}.py").write_text("".join(code[number : number + 40]), encoding="utf-8")
+    pairs = list(zip(asked, code, strict=True))
+    lines: dict[str, list[dict[str, Any]]] = {
+        "chats": [
+            {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": text}]}
+            for ask, text in pairs
+        ],
+        "mbpp": [
+            {"task_id": number, "text": ask, "code": text, "test_list": [f"assert add_{number}(0) == {number}"]}
+            for number, (ask, text) in enumerate(pairs, 601)
+        ],
+        "pairs": [{"prompt": ask, "chosen": text, "rejected": text.replace("+", "-")} for ask, text in pairs],
+    }
+    for name, objects in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in objects), encoding="utf-8")
+    table = pa.table({"content": code, "license": ["MIT"] * len(code)})
+    parquet.write_table(table, folder / "code.parquet")
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that all pages share, as a reader's runs do."""
@@ -286,9 +314,7 @@ def page(
     monkeypatch.setenv("KDTOOL_STORE", str(store))
     shutil.copytree(teacher_folder, tmp_path / "teacher")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    (tmp_path / "src").mkdir()
-    for name in ("chats.jsonl", "code.parquet", "mbpp.jsonl", "pairs.jsonl"):
-        (tmp_path / name).touch()
+    _write_texts(tmp_path)
     (tmp_path / "qa.jsonl").write_text('{"prompt": "2 + 3 =", "expected": "5"}\n', encoding="utf-8")
     for name in ("recipes/quickstart.yaml", "recipes/quickstart-seeds.yaml", "recipe.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")

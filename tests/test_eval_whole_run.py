@@ -132,7 +132,7 @@ def test_a_gguf_file_is_measured_beside_the_folder_that_it_was_made_of(
         (["plain", "plain", "--with", "perplexity"], "two models are called 'plain'"),
         (["plain", "--with", "perplexty"], "did you mean 'perplexity'"),
         (["plain", "--with", "perplexity", "--set", "student.layers=3"], "student: unknown key"),
-        (["plain", "--with", "perplexity", "--name", "a b"], "is not a name"),
+        (["plain", "--with", "perplexity", "--name", "a b"], "the run's name (`--name`) must be a name"),
         (["plain", "--with", "perplexity"], "perplexity.split: 'test' holds no documents"),
         ([__file__, "--with", "perplexity", *TEXT], "nothing was measured"),
     ],
