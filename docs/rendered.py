@@ -163,7 +163,7 @@ def _named(name: str) -> list[str]:
     if inspect.isroutine(value):
         return [_directive("function", f"{name}{_signature(value)}", _text(value.__doc__))]
     body = _attribute_docs(kdtool._HOME_OF[name]).get(("", name), "")
-    if " object at 0x" not in str(value):
+    if " at 0x" not in str(value):
         body += f"\n\n`{value}`"
     return [_directive("data", name, _text(body.replace("typing.", "")))]
 
@@ -199,7 +199,8 @@ def _without_aliases(annotation: str, module: str) -> str:
 
 
 def _methods(cls: type) -> Iterator[str]:
-    for name, member in vars(cls).items():
+    for name, found in vars(cls).items():
+        member = found.__func__ if isinstance(found, classmethod) else found
         if (name.startswith("_") and name != "__init__") or name == "config":
             continue
         if isinstance(member, property):
@@ -228,7 +229,7 @@ def _signature(function: Callable[..., Any]) -> str:
     parameters = [
         parameter.replace(annotation=_Bare(parameter.annotation))
         for parameter in signature.parameters.values()
-        if parameter.name != "self"
+        if parameter.name not in {"self", "cls"}
     ]
     return str(signature.replace(parameters=parameters, return_annotation=_Bare(signature.return_annotation)))
 

@@ -25,16 +25,13 @@ class Letters(kdtool.Teacher):
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
         return ByteTokenizer()
 
-    def kdtool_describe(self, run: kdtool.RunInfo) -> kdtool.ModelFacts:
-        return kdtool.ModelFacts(SIZE, SIZE, 1, 1, 1, 1, 1, SIZE, 0, "float32", False, ByteTokenizer.fingerprint)
-
     def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
         import torch
 
-        weight = torch.zeros(SIZE, 1)
-        weight[list(b" etarnsoilfd_")] = 3.0
+        logits = torch.zeros(SIZE)
+        logits[list(b" etarnsoilfd_")] = 3.0
         labelled = int((batch.labels != -100).sum())
-        return kdtool.Signal("letters", kdtool.LazyLogits(torch.ones(labelled, 1), kdtool.Head(weight, SIZE)))
+        return kdtool.Signal.of_logits("letters", logits.expand(labelled, SIZE))
 
 
 class Window(kdtool.Student):

@@ -160,3 +160,33 @@ def test_neither_teacher_nor_student_need_be_of_transformers() -> None:
     assert ("file-size", "student") in measured
     assert results.comparisons
     assert results.report is not None
+
+
+def test_the_teacher_of_the_page_that_learns_from_the_text_teaches_what_it_counted() -> None:
+    page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n# file: letters.py\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    Path("letters.py").write_text(block[1], encoding="utf-8")
+    given = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
+    teacher = {"use": "./letters.py:LetterTeacher"}
+    results = kdtool.run({**given, "teacher": teacher, "train": {"losses": {"forward-kl": {}}, "steps": 12}})
+    history = results.arms[0].histories["train"]
+    assert history[-1].terms["forward-kl"].value < history[0].terms["forward-kl"].value
+
+
+def test_the_teacher_without_tokenizer_of_the_page_writes_a_corpus() -> None:
+    page = (_documented.DOCS / "write-a-teacher.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n# file: helpdesk.py\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    Path("helpdesk.py").write_text(block[1], encoding="utf-8")
+    prompts = "".join(f'{{"prompt": "Does number {number} work?"}}\n' for number in range(40))
+    Path("prompts.jsonl").write_text(prompts, encoding="utf-8")
+    given = {
+        key: value for key, value in recipe().items() if key not in {"screens", "evaluators", "exporters", "reporter"}
+    }
+    own = {
+        "corpus": {"use": "answers", "ask": "teachers.desk", "prompts": ["prompts.jsonl"]},
+        "teachers": {"teacher": given.pop("teacher"), "desk": {"use": "./helpdesk.py:HelpDesk"}},
+    }
+    results = kdtool.run({**given, **own, "train": {"losses": {"ce": {}}, "steps": 2}})
+    assert results.data["splits"]["train"]["documents"] == 40

@@ -4,7 +4,7 @@ A page's blocks share a folder and a namespace, in order. In the folder lie a ti
 in place of `recipes/quickstart.yaml` one with that teacher and little to do, which is `recipe.yaml`, too.
 
 - A block whose first line is a comment with a file name (`# focal.py`, `# file: mine.yaml`) is written there.
-- Files of text that pages name are there, and empty.
+- Files of text that pages name are there, and empty; `qa.jsonl` holds a question.
 - `python` runs, a file in a namespace of its own; tests of a package that is not installed are only compiled.
 - `yaml` with keys of a recipe is checked by `kdtool check`; what a part of a recipe leaves out is filled in.
 - `console`, `bash` and indented blocks are commands, behind `$ ` where output follows. What is cheap runs, and its output is
@@ -283,6 +283,7 @@ def page(
     (tmp_path / "src").mkdir()
     for name in ("chats.jsonl", "code.parquet", "mbpp.jsonl", "pairs.jsonl"):
         (tmp_path / name).touch()
+    (tmp_path / "qa.jsonl").write_text('{"prompt": "2 + 3 =", "expected": "5"}\n', encoding="utf-8")
     for name in ("recipes/quickstart.yaml", "recipe.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(dict(TINY)), encoding="utf-8")
 

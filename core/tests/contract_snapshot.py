@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import kdtool
 import kdtool_testing
@@ -73,6 +73,8 @@ def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield from _members(name, value)
     elif inspect.isroutine(value):
         yield from _function(name, value)
+    elif get_origin(value) is Annotated:
+        yield name, f"Annotated[{get_args(value)[0].__name__}]"
     else:
         yield name, str(value).replace("typing.", "")
 
@@ -88,7 +90,8 @@ def _members(name: str, cls: type) -> Iterator[tuple[str, str]]:
         if attribute not in fields and not attribute.startswith("_"):
             default = (vars(cls) if named is None else named).get(attribute, inspect.Parameter.empty)
             yield f"{name}.{attribute}", (REQUIRED if protocol else "") + f"{annotation}{_default(default)}"
-    for attribute, member in vars(cls).items():
+    for attribute, found in vars(cls).items():
+        member = found.__func__ if isinstance(found, classmethod) else found
         hidden = attribute.startswith("_") and not (protocol and attribute in {"__len__", "__getitem__"})
         if hidden or attribute.startswith("test_") or attribute in fields:
             continue

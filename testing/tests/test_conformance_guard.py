@@ -10,7 +10,7 @@ from outcomes import outcomes_of
 HEAD = """
 import kdtool
 import pytest
-from kdtool_testing import CorpusConformance
+from kdtool_testing import CommandConformance, CorpusConformance
 
 class Two(kdtool.Corpus):
     "Two examples."
@@ -42,7 +42,22 @@ CASES = {
         "failed",
         "switches off",
     ),
-    "no_component": ("class TestIt(CorpusConformance):\n    pass\n", "failed", "has no attribute 'component'"),
+    "no_component": (
+        "class TestIt(CorpusConformance):\n    pass\n",
+        "failed",
+        "write `component = …`, the corpus class under test",
+    ),
+    "no_command": (
+        "class TestIt(CommandConformance):\n    component = print\n    entry_point = 'x'\n",
+        "failed",
+        "write `command = …`, the click command",
+    ),
+    "no_settings": (
+        "class Asks(Two):\n    'Asks.'\n    class Config(kdtool.Config):\n        file: str\n"
+        "class TestIt(CorpusConformance):\n    component = Asks\n    entry_point = 'x'\n",
+        "failed",
+        'give `settings`: Asks requires file; write `settings = {"file": …}`',
+    ),
     "no_fixture": (
         "class TestIt(CorpusConformance):\n    component = Two\n    run = None\n",
         "failed",
@@ -115,6 +130,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[s
 def test_a_suite_cannot_be_got_round(name: str, outcomes: dict[str, list[tuple[str, str]]]) -> None:
     _, outcome, words = CASES[name]
     assert any(found == outcome and words in text for found, text in outcomes[name]), outcomes[name]
+
+
+@pytest.mark.parametrize("name", ["no_component", "no_command", "no_settings"])
+def test_a_class_without_what_it_tests_is_one_error(name: str, outcomes: dict[str, list[tuple[str, str]]]) -> None:
+    assert len(outcomes[name]) == 1
 
 
 def test_skips_of_other_tests_stay_skips(tmp_path: Path) -> None:

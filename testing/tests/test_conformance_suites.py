@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import click
@@ -283,3 +284,13 @@ def test_commands_must_be_described() -> None:
     subject = type("Subject", (CommandConformance,), {"command": told, "__module__": __name__})()
     subject.test_it_is_a_command_that_says_what_it_does()
     subject.test_its_options_and_arguments_are_explained()
+
+
+def test_a_package_without_a_readme_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = type("Subject", (CommandConformance,), {"entry_point": "x", "__module__": __name__})()
+    monkeypatch.setattr("kdtool_testing.offered.find", lambda *_: SimpleNamespace(distribution="mine"))
+    bare = SimpleNamespace(metadata=SimpleNamespace(json={}))
+    monkeypatch.setattr("kdtool_testing.offered.distribution", lambda _: bare)
+    monkeypatch.setattr("kdtool_testing.offered.inspect.getfile", lambda _: "/nowhere/tests/test_x.py")
+    with pytest.raises(AssertionError, match=r"mine has no README: write README\.md"):
+        suite.test_its_readme_names_it_and_its_settings()

@@ -61,6 +61,8 @@ from kdtool._contract.loss import pair_layers as pair_layers
 from kdtool._contract.loss_terms import LossTerm as LossTerm
 from kdtool._contract.loss_terms import Schedule as Schedule
 from kdtool._contract.loss_terms import TermReport as TermReport
+from kdtool._contract.recipe_paths import RecipePath as RecipePath
+from kdtool._contract.recipe_paths import RecipePathOrName as RecipePathOrName
 from kdtool._contract.reporting import ArmResult as ArmResult
 from kdtool._contract.reporting import ComponentRecord as ComponentRecord
 from kdtool._contract.reporting import Reporter as Reporter

@@ -83,3 +83,18 @@ def test_temperature_draws_from_the_request_s_seed(tmp_path: Path) -> None:
 def test_a_teacher_without_the_logits_that_it_offers_is_named(tmp_path: Path) -> None:
     with pytest.raises(kdtool.PluginError, match="Silent is opened by its logits, but signals none"):
         list(opened(Silent, tmp_path).score(["x"]))
+
+
+def test_a_signal_of_logits_gives_them_back_exactly_and_has_no_gradient() -> None:
+    logits = torch.randn(5, 7, requires_grad=True)
+    for given in (logits, logits.double(), logits[:0]):
+        signal = kdtool.Signal.of_logits("table", given)
+        assert signal.lazy is not None
+        found = signal.lazy.head.logits(signal.lazy.hidden)
+        assert found.equal(given.detach().float())
+        assert not found.requires_grad
+    with torch.inference_mode():
+        kdtool.Signal.of_logits("table", torch.randn(2, 9))
+    head = kdtool.Signal.of_logits("table", torch.randn(2, 9)).lazy
+    assert head is not None
+    assert not head.head.weight.is_inference()

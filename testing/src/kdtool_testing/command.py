@@ -22,6 +22,13 @@ class CommandConformance(OfferedConformance):
     command: ClassVar[Any]
     """The click command under test."""
 
+    @classmethod
+    def _unset(cls) -> str:
+        """Return an instruction if the command under test is missing."""
+        return (
+            "" if hasattr(cls, "command") else "write `command = …`, the click command (`component` is for components)"
+        )
+
     def test_it_is_a_command_that_says_what_it_does(self) -> None:
         assert isinstance(self.command, click.Command)
         assert self.command.get_short_help_str(), "give the command a docstring: its first line is shown in lists"

@@ -96,4 +96,7 @@ class OfferedConformance(Suite):
         beside = Path(inspect.getfile(type(self))).resolve().parents[1] / "README.md"
         if beside.is_file():
             return beside.read_text(encoding="utf-8")
-        return str(distribution(self._distribution()).metadata.json["description"])
+        name = self._distribution()
+        text = str(distribution(name).metadata.json.get("description", ""))
+        assert text, f'{name} has no README: write README.md, and `readme = "README.md"` into its pyproject.toml'
+        return text

@@ -1,4 +1,4 @@
-"""Turns a conformance suite's test that was skipped from outside of the suite into a failure.
+"""Reports what a conformance suite's test class still has to set, and turns skips from outside of the suite into failures.
 
 pytest loads it wherever kdtool-testing is installed; other tests than those of suites are left alone.
 """
@@ -28,7 +28,18 @@ def pytest_runtest_makereport(
     return report
 
 
-def _of_a_suite(item: pytest.Item) -> bool:
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Report one error for a suite's test class that lacks an attribute, instead of its tests."""
+    report = yield
+    if isinstance(collector, pytest.Class) and _of_a_suite(collector) and (fault := collector.obj._unset()):
+        report.outcome, report.longrepr, report.result = "failed", f"{collector.nodeid}: {fault}", []
+    return report
+
+
+def _of_a_suite(item: pytest.Item | pytest.Class) -> bool:
     cls = getattr(item, "cls", None)
     return isinstance(cls, type) and issubclass(cls, Suite)
 

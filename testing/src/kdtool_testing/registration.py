@@ -28,6 +28,17 @@ class RegistrationConformance(OfferedConformance):
     settings: ClassVar[Mapping[str, Any]] = {}
     """A valid config, as a recipe would write it."""
 
+    @classmethod
+    def _unset(cls) -> str:
+        """Return an instruction if the class under test or a setting that it requires is missing."""
+        if not hasattr(cls, "component"):
+            return f"write `component = …`, the {cls.kind} class under test"
+        fields = cls.component.Config.model_fields.items()
+        if missing := [name for name, field in fields if field.is_required() and name not in cls.settings]:
+            given = ", ".join(f'"{name}": …' for name in missing)
+            return f"give `settings`: {cls.component.__name__} requires {', '.join(missing)}; write `settings = {{{given}}}`"
+        return ""
+
     def test_it_is_of_the_suite_s_kind(self) -> None:
         assert self.kind in {"", self.component.kind}, f"inherit the suite of the kind {self.component.kind}"
 

@@ -20,6 +20,11 @@ class Suite:
     are there to be overridden.
     """
 
+    @classmethod
+    def _unset(cls) -> str:
+        """Return what a test class still has to set, as an instruction; "" if nothing."""
+        return ""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.__module__.startswith(_HOME):

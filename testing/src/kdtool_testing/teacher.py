@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pytest
-from kdtool._contract.data import Batch, Row
+from kdtool._contract.data import Batch, Example, Row, Text
 from kdtool._contract.evaluation import Subject
 from kdtool._contract.language_model import LanguageModel
 from kdtool._contract.run_info import RunInfo
@@ -32,6 +32,7 @@ from kdtool_testing.model_checks import (
     same_shapes,
 )
 from kdtool_testing.toy.rows import batch_of
+from kdtool_testing.toy.run import make_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,21 +45,38 @@ LAYER = 0
 class TeacherConformance(ComponentConformance):
     """A teacher returns exactly the signals requested of it, and those of a row do not depend on its batch.
 
-    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one.
+    Return settings of a small model from `prepare` (`write_toy_model` writes one); nothing here needs a trained one. A
+    teacher that offers text alone needs no tokenizer. One that learns from the recipe's text learns from a few lines.
     """
 
     kind: ClassVar[str] = "teacher"
 
     @pytest.fixture
     def teacher(self, run: RunInfo) -> Any:
-        """The teacher, ready."""
-        return self.ready(run)
+        """The teacher, ready and, if it learns from the recipe's text, fitted."""
+        return self._fit_teacher(run)
+
+    def _fit_teacher(self, run: RunInfo) -> Any:
+        """Build the teacher, and load what it learns from `TEXTS`, which another instance learned once."""
+        teacher, folder = self.ready(run), run.folder / "fit"
+        if implements(type(teacher), "kdtool_fit") and implements(type(teacher), "kdtool_load_weights"):
+            if not folder.exists():
+                folder.mkdir()
+                examples = [Example(str(number), Text(text)) for number, text in enumerate(TEXTS)]
+                self.ready(run).kdtool_fit(make_run(folder, self.companions(run.folder), examples))
+            teacher.kdtool_load_weights(run, folder)
+        return teacher
 
     @pytest.fixture
-    def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer:
-        """The teacher's tokenizer."""
-        found: Tokenizer = teacher.kdtool_tokenizer(run)
+    def tokenizer(self, teacher: Any, run: RunInfo) -> Tokenizer | None:
+        """The teacher's tokenizer; None if it has none."""
+        found: Tokenizer | None = teacher.kdtool_tokenizer(run)
         return found
+
+    @pytest.fixture
+    def rows(self, tokenizer: Tokenizer | None) -> list[Row]:
+        """Rows of the teacher's tokens; none of a teacher without a tokenizer."""
+        return pack_rows(tokenizer) if tokenizer else []
 
     def test_what_it_offers_is_possible(self, teacher: Any) -> None:
         assert isinstance(teacher.offers, frozenset)
@@ -68,12 +86,16 @@ class TeacherConformance(ComponentConformance):
     def test_its_tokenizer_needs_no_weights_and_keeps_text(self, run: RunInfo, tmp_path: Path) -> None:
         with no_model_is_built():
             tokenizer = self.ready(run).kdtool_tokenizer(run)
+        if tokenizer is None:
+            offers = self.ready(run).offers
+            assert offers <= {"text"}, "return a tokenizer from kdtool_tokenizer: signals of tokens need one"
+            return
         check_tokenizer(tokenizer, tmp_path / "tokenizer")
         assert self.ready(run).kdtool_tokenizer(run).fingerprint == tokenizer.fingerprint
 
     def test_its_description_is_the_model_and_needs_no_weights(self, run: RunInfo) -> None:
         described = self.ready(run).kdtool_describe(run)
-        runtime = self.ready(run).kdtool_open(run, Subject("teacher", "teacher"))
+        runtime = self._fit_teacher(run).kdtool_open(run, Subject("teacher", "teacher"))
         if runtime is None or runtime.model is None:
             return
         with runtime:
@@ -81,25 +103,23 @@ class TeacherConformance(ComponentConformance):
             same_shapes(replace(described, trainable=runtime.model.facts.trainable), runtime.model.facts)
             check_model(runtime.model)
 
-    def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_signals_have_the_right_forms(self, teacher: Any, tokenizer: Tokenizer, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
-            for rows in (pack_rows(tokenizer), _without_labels(pack_rows(tokenizer))):
-                batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
+            for own in (rows, _without_labels(rows)):
+                batch, want = batch_of(own), SignalRequest(kinds, (LAYER,))
                 check_signal(teacher.kdtool_signal(batch, want), batch, want, tokenizer)
 
-    def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, tokenizer: Tokenizer) -> None:
-        batch = batch_of(pack_rows(tokenizer))
-        other = self.ready(run)
+    def test_signals_are_the_same_each_time(self, run: RunInfo, teacher: Any, rows: list[Row]) -> None:
+        other = self._fit_teacher(run)
         other.kdtool_tokenizer(run)
         for kinds in _requests(teacher):
-            want = SignalRequest(kinds, (LAYER,))
+            batch, want = batch_of(rows), SignalRequest(kinds, (LAYER,))
             first, second, third = (each.kdtool_signal(batch, want) for each in (teacher, teacher, other))
             for again in (second, third):
                 for one, two in zip(_tensors(first), _tensors(again), strict=True):
                     assert (one == two).all()
 
-    def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, tokenizer: Tokenizer) -> None:
-        rows = pack_rows(tokenizer)
+    def test_a_row_s_signal_does_not_depend_on_its_batch(self, teacher: Any, rows: list[Row]) -> None:
         for kinds in _requests(teacher) - {frozenset({"sampled"})}:  # draws are random, and fixed by the row at most
             want = SignalRequest(kinds, (LAYER,))
             for order in ([2, 0], [3, 2, 1, 0]):
@@ -108,10 +128,10 @@ class TeacherConformance(ComponentConformance):
                 for place, found in enumerate(together):
                     _agree(found, [parts[place] for parts in alone])
 
-    def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_documents_of_a_row_do_not_see_each_other(self, teacher: Any, rows: list[Row]) -> None:
         if "logits" not in teacher.offers:
             return
-        row = pack_rows(tokenizer)[0]
+        row = rows[0]
         cut, ids = row.document.index(1), list(row.input_ids)
         ids[0] = next(other for other in ids if other != ids[0])
         signals = [
@@ -121,11 +141,11 @@ class TeacherConformance(ComponentConformance):
         kept = sum(row.labelled[i] for i in range(1, cut))
         close(second[kept:], first[kept:], "documents see each other")
 
-    def test_signals_can_be_learned_from(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_signals_can_be_learned_from(self, teacher: Any, rows: list[Row]) -> None:
         import torch
 
         for kinds in _requests(teacher):
-            signal = teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
+            signal = teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
             for tensor in _tensors(signal):
                 assert not tensor.requires_grad
                 if tensor.is_floating_point():
@@ -149,9 +169,11 @@ class TeacherConformance(ComponentConformance):
 
     def test_it_switches_to_trained_weights_and_back(self, run: RunInfo, tmp_path: Path) -> None:
         teacher, folder = self.ready(run), tmp_path / "learnt"
-        able = {implements(type(teacher), name) for name in ("kdtool_trainable", "kdtool_load_weights")}
-        assert len(able) == 1, "implement both hooks of a trainable teacher, or neither"
-        if able == {False}:
+        trained, fitted, loads = (
+            implements(type(teacher), f"kdtool_{name}") for name in ("trainable", "fit", "load_weights")
+        )
+        assert (trained or fitted) == loads, "implement kdtool_load_weights beside kdtool_trainable or kdtool_fit"
+        if not trained:
             return
         described, identity, before = teacher.kdtool_describe(run), teacher.kdtool_identity(run), _scores(teacher, run)
         with teacher.kdtool_trainable(run) as runtime:
@@ -175,9 +197,9 @@ class TeacherConformance(ComponentConformance):
         assert _scores(teacher, run) == before
         assert teacher.kdtool_identity(run) == identity
 
-    def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, tokenizer: Tokenizer) -> None:
+    def test_it_can_be_closed_after_work_and_twice(self, teacher: Any, rows: list[Row]) -> None:
         for kinds in _requests(teacher):
-            teacher.kdtool_signal(batch_of(pack_rows(tokenizer)), SignalRequest(kinds, (LAYER,)))
+            teacher.kdtool_signal(batch_of(rows), SignalRequest(kinds, (LAYER,)))
         teacher.kdtool_close()
         teacher.kdtool_close()
 

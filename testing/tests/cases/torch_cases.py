@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -76,6 +77,69 @@ def _attention(batch: kdtool.Batch) -> Tensor:
     same = batch.document[:, :, None] == batch.document[:, None, :]
     seen = (same & torch.ones_like(same).tril()).float()
     return (seen / seen.sum(-1, keepdim=True))[:, None]
+
+
+class Texts(kdtool.Teacher):
+    """A teacher that answers by text, as behind a service, and has no tokenizer."""
+
+    offers: frozenset[kdtool.SignalKind] = frozenset({"text"})
+
+    def kdtool_tokenizer(self, run: kdtool.RunInfo) -> None:
+        return None
+
+    def kdtool_answer(self, requests: Iterable[kdtool.Request]) -> Iterator[kdtool.TextAnswer]:
+        for request in requests:
+            yield kdtool.TextAnswer(request.id, "", "stop", 1, 0)
+
+
+class Plain(kdtool.Teacher):
+    """Leaves `kdtool_tokenizer` out."""
+
+    offers = Texts.offers
+    kdtool_answer = Texts.kdtool_answer
+
+
+class Unspelled(Texts):
+    """Offers signals of tokens and has no tokenizer."""
+
+    offers: frozenset[kdtool.SignalKind] = frozenset({"text", "logits"})
+
+
+class Counting(Toy):
+    """Counts the tokens of the recipe's text."""
+
+    offers = frozenset({"logits"})
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.counts: Tensor | None = None
+
+    def kdtool_describe(self, run: kdtool.RunInfo) -> None:  # type: ignore[override]
+        return None
+
+    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
+        counts = torch.ones(ByteTokenizer.vocabulary)
+        for example in run.texts.examples("train"):
+            for part in kdtool.parts_of(example.body):
+                counts += torch.bincount(torch.tensor(list(part.encode())), minlength=len(counts))
+        (run.folder / "counts.json").write_text(json.dumps(counts.tolist()))
+
+    def kdtool_load_weights(self, run: kdtool.RunInfo, folder: Path | None) -> None:
+        self.counts = torch.tensor(json.loads((folder / "counts.json").read_text())) if folder else None
+
+    def kdtool_signal(self, batch: kdtool.Batch, want: kdtool.SignalRequest) -> kdtool.Signal:
+        assert self.counts is not None
+        return kdtool.Signal.of_logits("counts", self.counts.log().expand(int((batch.labels != -100).sum()), -1))
+
+    def kdtool_open(self, run: kdtool.RunInfo, subject: kdtool.Subject) -> kdtool.Runtime | None:
+        return None
+
+
+class Unloading(Toy):
+    """Learns, and cannot load what it has learnt."""
+
+    def kdtool_fit(self, run: kdtool.RunInfo) -> None:
+        pass
 
 
 class Heavy(Toy):
@@ -168,6 +232,39 @@ class Grabbing(Toy):
 class TestToy(TeacherConformance):
     component = Toy
     fails: ClassVar[set[str]] = set()
+
+
+class TestTexts(TeacherConformance):
+    component = Texts
+    fails: ClassVar[set[str]] = set()
+
+
+class TestPlain(TeacherConformance):
+    component = Plain
+    fails: ClassVar[set[str]] = set()
+
+
+class TestUnspelled(TeacherConformance):
+    component = Unspelled
+    fails: ClassVar = {
+        "test_its_tokenizer_needs_no_weights_and_keeps_text",
+        "test_signals_have_the_right_forms",
+        "test_signals_are_the_same_each_time",
+        "test_a_row_s_signal_does_not_depend_on_its_batch",
+        "test_documents_of_a_row_do_not_see_each_other",
+        "test_signals_can_be_learned_from",
+        "test_it_can_be_closed_after_work_and_twice",
+    }
+
+
+class TestCounting(TeacherConformance):
+    component = Counting
+    fails: ClassVar[set[str]] = set()
+
+
+class TestUnloading(TeacherConformance):
+    component = Unloading
+    fails: ClassVar = {"test_it_switches_to_trained_weights_and_back"}
 
 
 class TestHeavy(TeacherConformance):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
@@ -157,12 +158,24 @@ def _build(recipe: Recipe, spec: ComponentSpec, lifetime: Lifetime, problems: li
         if wrong := list(mistakes(cls, spec.kind)):
             raise PluginError("\n".join(f"{what} {message}" for message in wrong))
         try:
-            config = cls.Config.model_validate_json(json.dumps(dict(spec.options), default=str), strict=True)
+            options = json.dumps(dict(spec.options), default=str)
+            written = cls.Config.model_validate_json(options, strict=True)
+            folders = dict(_folders(recipe, spec.key, spec.options))
+            config = cls.Config.model_validate_json(options, strict=True, context=folders)
         except pydantic.ValidationError as error:
             problems.extend(invalid(recipe, spec.key, what, cls.Config.model_fields, error))
             return None
-        json.dumps(config.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
+        json.dumps(written.model_dump(mode="json"), ensure_ascii=False).encode()  # as records and fingerprints will
         component = lifetime.build(owner, cls, config)
         if problem := attribute_problem(component, form_of(cls, spec.kind)):
             raise PluginError(f"{owner}: {problem}")
-    return Built(spec, loaded, config, component, owner)
+    return Built(spec, loaded, written, config, component, owner)
+
+
+def _folders(recipe: Recipe, key: KeyPath, value: Any) -> Iterator[tuple[str, Path]]:
+    """Yield each text below a key with the folder of the recipe in which it stands."""
+    if isinstance(value, str) and (place := recipe.place(key)):
+        yield value, place.folder
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in entries:
+        yield from _folders(recipe, (*key, name), entry)

@@ -52,10 +52,14 @@ class Lifetime(ExitStack):
 
 @dataclass(frozen=True)
 class Built:
-    """A component's class with its validated config, and the instance that its assembly owns."""
+    """A component's class with its validated config, and the instance that its assembly owns.
+
+    `written` is the config with paths as the recipe writes them, for records and fingerprints.
+    """
 
     spec: ComponentSpec
     loaded: Loaded
+    written: Any
     config: Any
     component: Component
     owner: Owner

@@ -72,8 +72,8 @@ class Component:
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:
         """Return a model's shapes from its configuration alone (teachers and students).
 
-        Called by `kdtool check` and before training, on rank 0, no weights loaded. None if the component is not a model.
-        Since 0.1.
+        Called by `kdtool check` and before training, on rank 0, no weights loaded. None if the component is not a
+        neural network, such as a teacher that counts or a service: losses of layers then refuse it. Since 0.1.
         """
 
     def kdtool_estimate(self, run: RunInfo, ahead: RunForecast) -> Iterator[Estimate] | None:

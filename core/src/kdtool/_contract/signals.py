@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +133,23 @@ class Signal:
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
     attentions: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, Projections] = field(default_factory=dict)
+
+    @classmethod
+    def of_logits(cls, fingerprint: str, logits: Tensor) -> Signal:
+        """Return the signal of a teacher without a head, such as a table: finite logits or log-probabilities [N, V].
+
+        The head is the identity, V × V numbers in float32: suited to a vocabulary of up to about 10,000 tokens. Since 0.1.
+        """
+        size = logits.shape[1]
+        return cls(fingerprint, LazyLogits(logits.detach().float(), Head(_identity(size, logits.device), size)))
+
+
+@lru_cache(maxsize=1)
+def _identity(size: int, device: Any) -> Tensor:
+    import torch
+
+    with torch.inference_mode(mode=False):
+        return torch.eye(size, device=device)
 
 
 @dataclass(frozen=True, eq=False)

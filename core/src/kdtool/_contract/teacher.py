@@ -40,12 +40,11 @@ class Teacher(Component):
     settings, the code and `kdtool_identity` determine the answers. May depend on the config. Since 0.1.
     """
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
         """Return the tokenizer, without loading weights. Called often, and before any other hook of a model: cache it.
 
-        Since 0.1.
+        None, the default, suits a teacher that offers text alone: no loss compares its tokens. Since 0.1.
         """
-        raise NotImplementedError
 
     def kdtool_signal(self, batch: Batch, want: SignalRequest) -> Signal:
         """Return exactly the requested signals for a batch, without gradient, on the batch's device.
@@ -73,17 +72,25 @@ class Teacher(Component):
         Since 0.1.
         """
 
+    def kdtool_fit(self, run: RunInfo) -> None:
+        """Learn from the recipe's text, such as by counting: read `run.texts`, and write the result into `run.folder`.
+
+        Called once, on rank 0, before signals, answers or an opened model are requested. The result is stored, and reused
+        until text, settings or code change. `kdtool_load_weights` gets its folder, on every rank: implement both. After a
+        kill, the folder contains the committed files (`kdtool.commit`). Since 0.1.
+        """
+
     def kdtool_trainable(self, run: RunInfo) -> Runtime:
         """Open a copy of the teacher's current model for training; the teacher itself does not change.
 
         Its parameters learn (a trainer holds those of half precision in float32), and its facts are those described. Called
-        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement it together with
-        `kdtool_load_weights`, or neither. Since 0.1.
+        when a phase `trains` this teacher, on every rank; the caller closes the runtime. Implement `kdtool_load_weights`
+        beside it. Since 0.1.
         """
         raise NotImplementedError
 
     def kdtool_load_weights(self, run: RunInfo, folder: Path | None) -> None:
-        """Switch to the weights in `folder`, as written by `LanguageModel.save`; None restores the original weights.
+        """Switch to the weights in `folder`, from `LanguageModel.save` or `kdtool_fit`; None restores the original.
 
         Signals, answers, `kdtool_open`, `kdtool_trainable` and `kdtool_identity` then use that model; tokenizer, settings
         such as precision, and shapes stay. Called between stages, perhaps several times, on every rank. Loading may wait

@@ -26,6 +26,7 @@ from kdtool._run.graph import Graph
 from kdtool._run.preflight.refusals import refuse_missing, refuse_unmeasurable
 from kdtool._run.stages.rows import add_texts, corpora_of
 from kdtool._run.stages.scores import Measured, add_scores, read_scores, said_of, subjects_of
+from kdtool._run.stages.teachers import add_fits
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.shared_store import store_folder
 from kdtool._text.names import NAME, NO_NAME, name_from
@@ -101,6 +102,7 @@ def _measure(models: Sequence[Model], evaluators: Collection[str], context: Cont
     context.identities.update(context.hooks.kdtool_identity(run))
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
+    add_fits(context, graph, texts)
     measured = [*map(_subject_of, models), *subjects_of(context, (), {})]
     scores = add_scores(context, graph, measured, texts, but=only_asked)
     keep(context, graph)

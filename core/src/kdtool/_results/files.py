@@ -78,7 +78,7 @@ def read_results(folder: Path) -> Results:
 
 def component_record(built: Built) -> ComponentRecord:
     """Return the record of a component; its config includes defaults."""
-    owner, config = built.owner, built.config.model_dump(mode="json")
+    owner, config = built.owner, built.written.model_dump(mode="json")
     source = built.loaded.source
     use = f"{source}:{owner.use.rpartition(':')[2]}" if source else owner.use
     return ComponentRecord(owner.name, owner.kind, use, owner.distribution, owner.version, config)

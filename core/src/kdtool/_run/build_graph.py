@@ -1,7 +1,7 @@
 """The stages of a run, as a graph of nodes with their dependencies.
 
-text → phases that train teachers → untrained students → scores of teachers → rows → signals → phases of every seed and arm →
-exports → scores of all others.
+text → teachers that are trained or fitted to it → untrained students → scores of teachers → rows → signals → phases of every
+seed and arm → exports → scores of all others.
 `execute` makes the nodes, and adds comparison and report. Only the untrained students, and nodes that they are made from,
 are made while the graph is built: the teacher's layers that a student was cut from decide the signals that a loss needs.
 """
@@ -113,7 +113,8 @@ def _add_arms(
     teachers: Sequence[Arm],
 ) -> list[Arm]:
     """Add every arm with every seed; of a seed the time-matched control comes last, when the others' speeds are known."""
-    costs = (*_signals(materials), *(node for arm in teachers for node in arm.nodes))
+    trained = (node for arm in teachers for node in arm.nodes)
+    costs = tuple(dict.fromkeys((*_signals(materials), *trained, *context.adapted.values())))
     by_seed: list[dict[str, Arm]] = []
     for seed in context.assembly.recipe.seeds:
         found: dict[str, Arm] = {}

@@ -18,7 +18,7 @@ from kdtool._contract.run_info import Hooks, RunInfo
 from kdtool._contract.student import Student
 from kdtool._contract.teacher import Teacher
 from kdtool._contract.tokenizer import Tokenizer
-from kdtool._errors import KdtoolError
+from kdtool._errors import KdtoolError, UsageError
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.declared import hooks_of
 from kdtool._run.distributed import invite_ranks, may_join, rank_and_world, wait_for
@@ -26,7 +26,6 @@ from kdtool._run.fingerprint import component_part, tokenizer_part
 from kdtool._run.graph import Node, Stage
 from kdtool._run.stages.text import StoredTexts
 from kdtool._store.artefacts import Artefact, Artefacts, verify
-from kdtool._store.layout import MODEL
 from kdtool._store.locks import is_led
 from kdtool._tokenizers.vocabulary import Vocabularies
 
@@ -50,8 +49,8 @@ class Context:
     """One run in progress, in one of its processes: `rank` of `world`.
 
     `verify` hashes also reused artefacts that are not read; `leader` describes the process of rank 0, if there are several.
-    `adapted` holds the last node that trained a teacher, by teacher. `names` are the names of measured subjects in this run,
-    by the name of the node that measures them and their name in its artefact.
+    `adapted` holds the last node that trained or fitted a teacher, by teacher. `names` are the names of measured subjects in
+    this run, by the name of the node that measures them and their name in its artefact.
     """
 
     assembly: Assembly
@@ -123,7 +122,10 @@ class Context:
     def tokenizer_of(self, name: str, run: RunInfo | None = None) -> Tokenizer:
         """Return the tokenizer of the student or a teacher."""
         kind: type[Student | Teacher] = Teacher if name in self.assembly.of_kind("teacher") else Student
-        return self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
+        found = self.hooks.component(name, kind).kdtool_tokenizer(run or self.info())
+        if found is None:
+            raise UsageError(f"{self.hooks.owner(name)} has no tokenizer: return one from kdtool_tokenizer")
+        return found
 
     def tokenizers(self, teachers: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return parts of fingerprints for the tokenizers of those teachers that have one; opened once in a run."""
@@ -180,7 +182,5 @@ class Context:
         """Load the weights that this node expects into each teacher that it asks."""
         for name, source in node.teachers.items():
             if self._loaded.get(name) is not source:
-                self.hooks.component(name, Teacher).kdtool_load_weights(
-                    run, None if source is None else source.path / MODEL
-                )
+                self.hooks.component(name, Teacher).kdtool_load_weights(run, source.weights if source else None)
                 self._loaded[name] = source

@@ -52,8 +52,8 @@ class _Undeclared(Teacher):
             "go unnoticed. Name the teacher in the component's `derives_from` (a student, a corpus) or `asks` (an evaluator)"
         )
 
-    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer:
-        found: Tokenizer = self._teacher.kdtool_tokenizer(run)
+    def kdtool_tokenizer(self, run: RunInfo) -> Tokenizer | None:
+        found: Tokenizer | None = self._teacher.kdtool_tokenizer(run)
         return found
 
     def kdtool_describe(self, run: RunInfo) -> ModelFacts | None:

@@ -49,7 +49,7 @@ def component_part(built: Built, identity: Mapping[str, str] | None) -> dict[str
         "class": cls.__qualname__,
         "distribution": owner.distribution,
         "version": owner.version,
-        "config": _deciding(built.config, built.config.model_dump(mode="json")),
+        "config": _deciding(built.written, built.written.model_dump(mode="json")),
         "source": loaded.digest or _sources_of(cls),
         "libraries": _libraries(owner.distribution),
         "identity": dict(identity or {}),

@@ -16,7 +16,7 @@ from kdtool._contract.run_info import RunInfo
 from kdtool._recipe.model import PhaseSpec
 from kdtool._run.fingerprint import fingerprint
 from kdtool._store.artefacts import Artefacts
-from kdtool._store.layout import SHARED_KINDS
+from kdtool._store.layout import MODEL, SHARED_KINDS
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,11 @@ class Node:
     def path(self) -> Path:
         """The folder of the artefact, once it is made."""
         return self.where.path_of(*self.key)
+
+    @property
+    def weights(self) -> Path:
+        """The folder of what it trained, or of what a teacher learned from text."""
+        return self.path / MODEL if self.stage.phase else self.path
 
     @property
     def partial(self) -> Path:

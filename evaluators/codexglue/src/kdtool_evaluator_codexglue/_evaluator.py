@@ -30,16 +30,16 @@ class CodeXGlue(kdtool.Evaluator):
     """Line and token completion, summarisation and text-to-code of CodeXGLUE, each on a file of its authors."""
 
     class Config(kdtool.Config):
-        """Files of the tasks to measure, one for each, relative to the working directory, packed by gzip or not."""
+        """Files of the tasks to measure, one for each, relative to the recipe, packed by gzip or not."""
 
-        line_completion: Path | None = kdtool.Field(default=None)
+        line_completion: kdtool.RecipePath | None = kdtool.Field(default=None)
         """test.json of line completion (py150 or javaCorpus): `codexglue.python.line.exact-match`, `.edit-similarity`, or
         `codexglue.java.…`."""
-        token_completion: Path | None = kdtool.Field(default=None)
+        token_completion: kdtool.RecipePath | None = kdtool.Field(default=None)
         """test.txt of token completion, as its preprocess.py writes it: `codexglue.python.token-accuracy`, or `java`."""
-        summarisation: Path | None = kdtool.Field(default=None)
+        summarisation: kdtool.RecipePath | None = kdtool.Field(default=None)
         """test.jsonl of code-to-text, of one programming language: `codexglue.<language>.bleu-4`."""
-        generation: Path | None = kdtool.Field(default=None)
+        generation: kdtool.RecipePath | None = kdtool.Field(default=None)
         """dev.json of text-to-code (CONCODE): `codexglue.java.codebleu`, which needs the extra `codebleu`."""
         examples: int | None = kdtool.Field(default=None, ge=1, le=10_000_000)
         """Largest number of examples of each file, chosen by the hashes of their numbers; null takes all, as usual."""

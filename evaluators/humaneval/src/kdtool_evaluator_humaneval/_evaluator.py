@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
@@ -29,8 +28,8 @@ class HumanEval(PassAtK):
 
         maximum_tokens: int = kdtool.Field(default=1024, ge=1, le=100_000)
         """Largest number of tokens of an answer; lm-evaluation-harness allows 1,024."""
-        plus: Path | None = kdtool.Field(default=None)
-        """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the working directory: its tests, some 80 times
+        plus: kdtool.RecipePath | None = kdtool.Field(default=None)
+        """HumanEvalPlus-OriginFmt.jsonl, packed by gzip or not, relative to the recipe: its tests, some 80 times
         as many, replace the original ones, and the measurement is called `humaneval+`. null takes HumanEval."""
 
     config: Config

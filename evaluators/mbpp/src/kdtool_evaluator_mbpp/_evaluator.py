@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import kdtool
@@ -29,15 +28,15 @@ class Mbpp(PassAtK):
     class Config(PassAtK.Config):
         """Settings of `mbpp`."""
 
-        file: Path | None = kdtool.Field(default=None)
-        """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
+        file: kdtool.RecipePath | None = kdtool.Field(default=None)
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the data set from the hub."""
         variant: Literal["full", "sanitized"] = "full"
         """On the hub: all 974 problems, or the 427 that were checked by hand. Not used with `file`."""
         revision: str | None = None
         """Branch, tag or commit of the data set on the hub; null takes the newest. The run records the commit."""
         split: Literal["train", "validation", "test"] = "test"
         """Part of the problems; published scores are for `test`, the problems 11 to 510."""
-        plus: Path | None = kdtool.Field(default=None)
+        plus: kdtool.RecipePath | None = kdtool.Field(default=None)
         """MbppPlus-OriginFmt.jsonl, packed by gzip or not: 378 problems with some 35 times as many tests, all of them taken
         for every `split`; the measurement is called `mbpp+`. null takes MBPP."""
 

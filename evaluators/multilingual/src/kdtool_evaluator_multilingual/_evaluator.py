@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import kdtool
@@ -28,9 +27,9 @@ class Multilingual(PassAtK):
     class Config(PassAtK.Config):
         """Settings of `multilingual`."""
 
-        files: tuple[Path, ...] = kdtool.Field(min_length=1)
+        files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
         """Files of HumanEval-X (humaneval_cpp.jsonl, …) or of MultiPL-E (humaneval-cpp.jsonl, …), packed by gzip or not,
-        relative to the working directory. The records show the data set and the language."""
+        relative to the recipe. The records show the data set and the language."""
 
     config: Config
 

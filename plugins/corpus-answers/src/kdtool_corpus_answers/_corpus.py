@@ -44,7 +44,7 @@ class Answers(kdtool.Corpus):
         of the prompts: {teachers.big: 0.8, teachers.small: 0.2}. A prompt's id decides whom it goes to."""
         fallback: _Name | None = None
         """The teacher that is asked where another one refuses; null leaves such prompts out."""
-        prompts: tuple[Path, ...] = ()
+        prompts: tuple[kdtool.RecipePath, ...] = ()
         """JSON Lines files with a `prompt` in each line, and an `id`, `language` and `licence` where they are known."""
         corpus: str | None = kdtool.Field(default=None, min_length=1)
         """Take the prompts from this corpus of the recipe (`corpora.NAME`) instead: what it gives to learn from is asked

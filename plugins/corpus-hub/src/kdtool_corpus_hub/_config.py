@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import kdtool
 import pydantic
@@ -16,7 +15,7 @@ class HubConfig(kdtool.Config):
 
     dataset: str = ""
     """Name on the hub, as `owner/name`; or give `files`."""
-    files: tuple[Path, ...] = ()
+    files: tuple[kdtool.RecipePath, ...] = ()
     """Local data files of one format instead: .parquet, .jsonl, .json, .arrow, .csv. Their names must differ."""
     config: str | None = None
     """Configuration of the data set; null selects its only or default one."""

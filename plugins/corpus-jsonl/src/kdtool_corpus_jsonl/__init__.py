@@ -31,8 +31,8 @@ class JsonLines(kdtool.Corpus):
     class Config(kdtool.Config):
         """Settings of `jsonl`."""
 
-        files: tuple[Path, ...] = kdtool.Field(min_length=1)
-        """Files to read in this order, relative to the working directory; `.gz` is unpacked. Names must differ."""
+        files: tuple[kdtool.RecipePath, ...] = kdtool.Field(min_length=1)
+        """Files to read in this order, relative to the recipe; `.gz` is unpacked. Names must differ."""
         text_field: str = "text"
         """Field with plain text, every token of which is learned."""
         prompt_field: str = "prompt"
@@ -62,7 +62,7 @@ class JsonLines(kdtool.Corpus):
 
         @pydantic.field_validator("files")
         @classmethod
-        def _names_differ(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
+        def _names_differ(cls, files: tuple[kdtool.RecipePath, ...]) -> tuple[Path, ...]:
             if len({path.name for path in files}) < len(files):
                 raise ValueError("two files have the same name, by which examples and the run's record tell them apart")
             return files

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kdtool
@@ -32,8 +31,8 @@ class Mbpp(kdtool.Corpus):
     class Config(kdtool.Config):
         """Settings of `mbpp`."""
 
-        file: Path | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
-        """mbpp.jsonl or sanitized-mbpp.json, relative to the working directory; null reads the data set from the hub."""
+        file: kdtool.RecipePath | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
+        """mbpp.jsonl or sanitized-mbpp.json, relative to the recipe; null reads the data set from the hub."""
         variant: Literal["full", "sanitized"] = "full"
         """All 974 problems, or the 427 that were checked by hand (120 for training). A file is what it is."""
         revision: str | None = None

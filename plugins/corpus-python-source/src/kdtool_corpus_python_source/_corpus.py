@@ -36,8 +36,10 @@ class PythonSource(kdtool.Corpus):
     class Config(kdtool.Config):
         """Settings of `python-source`."""
 
-        folder: Path | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
-        """Folder to read, relative to the working directory; null reads the interpreter's standard library."""
+        folder: kdtool.RecipePath | None = kdtool.Field(
+            default=None, json_schema_extra=kdtool.does_not_affect_results()
+        )
+        """Folder to read, relative to the recipe; null reads the interpreter's standard library."""
         glob: str = "**/*.py"
         """Pattern of files below the folder."""
         forms: tuple[Form, ...] = kdtool.Field(default=("file",), min_length=1)

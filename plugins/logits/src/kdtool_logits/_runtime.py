@@ -30,7 +30,10 @@ class LogitsRuntime(kdtool.Runtime):
 
     def __init__(self, teacher: kdtool.Teacher, run: kdtool.RunInfo) -> None:
         self._teacher = teacher
-        self._tokenizer = teacher.kdtool_tokenizer(run)
+        tokenizer = teacher.kdtool_tokenizer(run)
+        if tokenizer is None:
+            raise kdtool.UsageError(f"{type(teacher).__name__} has no tokenizer: return one from kdtool_tokenizer")
+        self._tokenizer = tokenizer
 
     def score(self, texts: Sequence[str]) -> Iterator[kdtool.LogLikelihood]:
         """Yield the log-likelihood of each text, from logits in float32."""

@@ -130,8 +130,8 @@ def _check_teacher(
     signal: kdtool.Signal,
     positions: int,
 ) -> None:
-    if teacher in run.implementing("kdtool_tokenizer"):
-        tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+    tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+    if tokenizer is not None:
         found = kdtool.compare_vocabularies(student.tokenizer, tokenizer)
         if not found.comparable:
             raise kdtool.UsageError(

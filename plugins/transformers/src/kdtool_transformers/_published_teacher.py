@@ -21,7 +21,7 @@ __all__ = ["PublishedTeacher", "PublishedTeacherConfig"]
 class PublishedTeacherConfig(CausalTeacherConfig):
     """Settings that every teacher of a known family has."""
 
-    weights: str = kdtool.Field(default="auto", min_length=1)
+    weights: kdtool.RecipePathOrName = kdtool.Field(default="auto", min_length=1)
     """`auto`: the published weights, from the local cache or the hub. Or a folder, another hub name, or a .gguf file."""
 
 

@@ -91,7 +91,7 @@ class LlamaStudentConfig(kdtool.Config):
 
     source: str = "teacher"
     """The component whose tokenizer it takes: a teacher's name in the recipe (`teacher`, or `teachers.NAME`)."""
-    tokenizer: str | None = kdtool.Field(default=None, min_length=1)
+    tokenizer: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder or hub name whose tokenizer it takes instead. Then losses on the teacher's tokens ask for the same one."""
 
 

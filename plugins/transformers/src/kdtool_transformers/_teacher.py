@@ -48,7 +48,7 @@ class CausalTeacherConfig(kdtool.Config):
     device: DeviceName | None = kdtool.Field(default=None, json_schema_extra=kdtool.does_not_affect_results())
     """Where it computes: `cpu`, `cuda`, `cuda:1`, `mps`. None: where the student is. With several processes, each has its
     own teacher there."""
-    adapter: str | None = kdtool.Field(default=None, min_length=1)
+    adapter: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """A folder with a PEFT adapter on top of the weights. None: none."""
 
     @pydantic.model_validator(mode="after")

@@ -24,7 +24,7 @@ class Pretrained(CausalStudent):
     class Config(kdtool.Config):
         """Settings of the student `pretrained`."""
 
-        model: str = kdtool.Field(min_length=1)
+        model: kdtool.RecipePathOrName = kdtool.Field(min_length=1)
         """A folder with config.json and safetensors, a hub name (owner/name), or the path of a .gguf file."""
         revision: str | None = None
         """Branch, tag or commit of a hub name. None: the newest. The run records the commit."""

@@ -38,7 +38,10 @@ class Pruned(CausalStudent):
         self._solved: tuple[Anatomy, Shape] | None = None
 
     def kdtool_tokenizer(self, run: kdtool.RunInfo) -> kdtool.Tokenizer:
-        return self._source(run, "kdtool_tokenizer").kdtool_tokenizer(run)
+        found = self._source(run, "kdtool_tokenizer").kdtool_tokenizer(run)
+        if found is None:
+            raise kdtool.UsageError(f"source: {self.config.source} has no tokenizer; name a teacher that has one")
+        return found
 
     def kdtool_identity(self, run: kdtool.RunInfo) -> Mapping[str, str]:
         identity = self._source(run, "kdtool_identity").kdtool_identity(run) or {}

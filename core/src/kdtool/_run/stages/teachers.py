@@ -1,11 +1,13 @@
-"""Phases that fine-tune a teacher before distillation, each an artefact in the store that runs share.
+"""Phases that fine-tune a teacher before distillation, and fits of teachers to the recipe's text.
 
-`build_graph` adds them before everything that asks the teacher. They are trained once for all seeds and arms, with seed 0.
+Each is an artefact in the store that runs share. `build_graph` adds them before everything that asks the teacher. They are
+made once for all seeds and arms, with seed 0.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from kdtool._assembly.checks.dependencies import taken_by
 from kdtool._assembly.checks.teacher_training import adapting_phases, trained_teacher
@@ -35,8 +37,9 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
     named = ((phase, trained_teacher(recipe, phase)) for phase in adapting_phases(recipe))
     phases = [(phase, spec.path) for phase, spec in named if spec]
     authors = taken_by(corpora_of(context, recipe.shared), context.assembly.shared)
-    if not {teacher for _, teacher in phases} & set(authors):
-        add_texts(context, graph, recipe.shared)  # else trained teachers write the recipe's text
+    written_later = {teacher for _, teacher in phases} & set(authors)  # then trained teachers write the recipe's text
+    if not written_later:
+        add_fits(context, graph, add_texts(context, graph, recipe.shared))
     for phase, teacher in phases:
         materials[phase.name] = add_rows(context, graph, phase, teacher, {})
         stage = Stage("teachers", f"{teacher}-{phase.name}", teacher, _SEED, "steps", phase.name)
@@ -44,11 +47,26 @@ def add_teachers(context: Context, graph: Graph) -> tuple[dict[str, Materials], 
         node = graph.add(phase_node(context, stage, phase, materials[phase.name], learner, {}, trains=teacher))
         context.adapted[teacher] = node
         trained.setdefault(teacher, []).append((phase, node))
+    if written_later:
+        add_fits(context, graph, add_texts(context, graph, recipe.shared))
     arms = (
         Arm(teacher, _SEED, tuple(phase for phase, _ in found), tuple(node for _, node in found))
         for teacher, found in trained.items()
     )
     return materials, tuple(arms)
+
+
+def add_fits(context: Context, graph: Graph, texts: Node) -> None:
+    """Add what teachers learn from the recipe's text, as the weights that later nodes use."""
+    for teacher in context.hooks.implementing("kdtool_fit"):
+        stage, parts = Stage("teachers", teacher, teacher, _SEED), {"teacher": context.part(teacher)}
+        build = partial(_fit, teacher)
+        node = Node(stage, context.store, parts, {"texts": texts}, build, texts=texts, teachers={teacher: None})
+        context.adapted[teacher] = graph.add(node)
+
+
+def _fit(teacher: str, run: RunInfo, _: Path) -> None:
+    run.component(teacher, Teacher).kdtool_fit(run)
 
 
 def _open(teacher: str, run: RunInfo) -> Runtime:
