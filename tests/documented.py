@@ -1,4 +1,4 @@
-"""The example of each page `docs/write-a-KIND.md`: the name it has as a package, and its code. For tests of these pages."""
+"""The two examples of each page `docs/write-a-KIND.md`: a first one, and the one that `kdtool new` makes. For tests."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 class Example(NamedTuple):
-    """What a page shows: `kdtool new KIND NAME`, and the file with its code."""
+    """What a page shows: `kdtool new KIND NAME`, the file with its code, and a short file before it."""
 
     kind: str
     name: str
     file: str
     code: str
+    first_file: str
+    first_code: str
 
     @property
     def class_name(self) -> str:
         """The component's class."""
-        found = re.search(r"^class (\w+)\((?:kdtool\.|CausalStudent|DocumentEvaluator)", self.code, re.MULTILINE)
-        return found[1] if found else ""
+        return _class_name(self.code)
+
+    @property
+    def first_class_name(self) -> str:
+        """The class of the first example."""
+        return _class_name(self.first_code)
 
     @property
     def import_name(self) -> str:
@@ -43,8 +49,13 @@ def examples() -> Mapping[str, Example]:
 
 def _example(path: Path) -> Example:
     text = path.read_text(encoding="utf-8")
-    block = re.search(r"```python\n# (?:file: )?([\w.]+)\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```python\n# (?:file: )?([\w.]+)\n(.*?)```", text, re.DOTALL)
     created = re.search(r"kdtool new ([a-z]+) ([a-z0-9-]+)", text)
-    if block is None or created is None or created[1] != path.stem.removeprefix("write-a-"):
-        raise ValueError(f"{path} shows no file with its example, or not how to make a package of it")
-    return Example(created[1], created[2], block[1], block[2])
+    if len(blocks) < 2 or created is None or created[1] != path.stem.removeprefix("write-a-"):
+        raise ValueError(f"{path} must show two files with examples, and how to make a package of the second")
+    return Example(created[1], created[2], *blocks[1], *blocks[0])
+
+
+def _class_name(code: str) -> str:
+    found = re.search(r"^class (\w+)\([A-Za-z.]+\):", code, re.MULTILINE)
+    return found[1] if found else ""

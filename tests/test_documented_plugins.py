@@ -86,6 +86,67 @@ def test_a_run_of_which_no_part_is_ours() -> None:
     assert len((results.folder / "losses.csv").read_text(encoding="utf-8").splitlines()) == 13
 
 
+@pytest.mark.parametrize("kind", sorted(GROUPS))
+def test_a_page_opens_with_an_example_of_at_most_twelve_lines(kind: str) -> None:
+    code = EXAMPLES[kind].first_code
+    assert len([line for line in code.splitlines() if line]) <= 12
+    assert max(map(len, code.splitlines())) <= 120
+    assert "Config(" not in code, "settings are for the second example"
+
+
+def test_the_first_examples_of_all_pages_work_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    used = {}
+    for kind, example in EXAMPLES.items():
+        Path(example.first_file).write_text(example.first_code, encoding="utf-8")
+        used[kind] = f"./{example.first_file}:{example.first_class_name}"
+    results = kdtool.run(
+        {
+            "name": "first",
+            "corpus": used["corpus"],
+            "screens": {"mine": {"use": used["screen"]}},
+            "annotators": {"mine": {"use": used["annotator"]}},
+            "rows": {"use": "packed", "length": 64, "maximum_tokens": 2560},
+            "teacher": used["teacher"],
+            "signals": used["cache"],
+            "student": used["student"],
+            "trainer": {"use": used["trainer"], "batch": 2, "learning_rate": 1e-3, "compile": "off"},
+            "train": {
+                "transforms": {"mine": {"use": used["transform"]}},
+                "weightings": {"mine": {"use": used["weighting"]}},
+                "losses": {"mine": {"use": used["loss"]}},
+                "steps": 8,
+            },
+            "evaluators": {"mine": {"use": used["evaluator"]}},
+            "exporters": {"mine": {"use": used["exporter"]}},
+            "trackers": {"mine": {"use": used["tracker"], "required": True}},
+            "reporter": used["reporter"],
+        }
+    )
+    history = results.arms[0].histories["train"]
+    assert history[-1].terms["mine"].value < history[0].terms["mine"].value
+    assert {found.name for found in results.measurements} == {"returns"}
+    assert results.report is not None
+    assert results.report.read_text(encoding="utf-8") == results.verdict
+    assert [path.suffix for path in results.folder.rglob("*.zip")] == [".zip"]
+    said = "".join(capsys.readouterr())
+    assert re.search(r"signals of \d+ rows: ", said)
+    assert "student, step 8 of 8: loss " in said
+
+
+def test_the_first_packer_makes_rows_that_train() -> None:
+    found = EXAMPLES["packer"]
+    Path(found.first_file).write_text(found.first_code, encoding="utf-8")
+    plain = {key: value for key, value in recipe().items() if key not in {"evaluators", "exporters", "reporter"}}
+    results = kdtool.run({**plain, "rows": f"./{found.first_file}:{found.first_class_name}"})
+    assert len(results.arms[0].histories["train"]) == 12
+
+
+def test_the_first_command_greets() -> None:
+    namespace: dict[str, Any] = {}
+    exec(EXAMPLES["command"].first_code, namespace)  # noqa: S102 - our own
+    assert CliRunner().invoke(namespace["hello"], []).output == "Hello, world!\n"
+
+
 def test_the_profiler_of_the_page_on_wrappers_shows_what_it_wraps(capsys: pytest.CaptureFixture[str]) -> None:
     page = (_documented.DOCS / "wrap-a-hook.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n# file: profiler.py\n(.*?)```", page, re.DOTALL)

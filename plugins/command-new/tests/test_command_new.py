@@ -36,6 +36,11 @@ def create(*words: str) -> str:
     return CliRunner().invoke(cli, ["new", *words], catch_exceptions=False).output
 
 
+def source(folder: Path) -> str:
+    module = f"kdtool_{folder.name.removeprefix('kdtool-').replace('-', '_')}"
+    return (folder / "src" / module / "__init__.py").read_text(encoding="utf-8")
+
+
 def test_every_kind_is_known_with_its_group() -> None:
     assert {kind: about.group for kind, about in KINDS.items()} == GROUPS
 
@@ -81,6 +86,45 @@ def test_a_package_declares_what_its_module_imports(kind: str) -> None:
     assert found - set(sys.stdlib_module_names) == names
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_stands_where_users_read_it_instead_of_the_example_s(kind: str) -> None:
+    create(kind, "mine")
+    create(kind, "told", "--description", "What 'mine' is for")
+    plain, told = Path(f"kdtool-{kind}-mine"), Path(f"kdtool-{kind}-told")
+    example = re.search(r'^"""The [^:]*: (.*)"""$', source(plain), re.MULTILINE)
+    assert example is not None
+    for file, words in (("pyproject.toml", "The " + kind + " mine, for kdtool"), ("README.md", "mine` for kdtool.\n")):
+        text = (plain / file).read_text(encoding="utf-8")
+        assert words.replace("` for kdtool", "`") in text if kind == "command" else words in text
+        assert example[1] not in text
+    for text in (source(told), *((told / file).read_text("utf-8") for file in ("pyproject.toml", "README.md"))):
+        assert "What 'mine' is for." in text
+        assert example[1] not in text
+    node = next(one for one in ast.parse(source(told)).body if isinstance(one, ast.ClassDef | ast.FunctionDef))
+    assert ast.get_docstring(node) == "What 'mine' is for."
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("teacher", "my-teacher", "class MyTeacher(kdtool.Teacher)"),
+        ("loss", "my-loss", "class MyLoss(kdtool.TokenLoss)"),
+        ("loss", "loss-of-mine", "class LossOfMine(kdtool.TokenLoss)"),
+        ("loss", "mine", "class MineLoss(kdtool.TokenLoss)"),
+        ("command", "my-command", "def my_command("),
+        ("command", "del", "def del_command("),
+    ],
+)
+def test_names_say_the_kind_once(kind: str, name: str, expected: str) -> None:
+    create(kind, name)
+    assert expected in source(Path(f"kdtool-{kind}-{name}"))
+
+
+def test_a_command_is_used_in_the_next_steps() -> None:
+    assert re.search(r"^  kdtool mine runs/try-mine ", create("command", "mine"), re.MULTILINE)
+    assert "name: try-mine\n" in Path("kdtool-command-mine/recipe.yaml").read_text(encoding="utf-8")
+
+
 def test_the_licence_is_chosen() -> None:
     create("loss", "a", "--licence", "Apache-2.0")
     create("loss", "b", "--licence", "none")
@@ -102,9 +146,13 @@ def test_the_licence_is_chosen() -> None:
         (("command", "new"), "there already, from kdtool-command-new"),
         (("command", "run"), "kdtool's own"),
         (("loss", "there"), "kdtool-loss-there is there already"),
+        (("loss", "mine", "--description", "a\nb"), "--description must be one line"),
+        (("loss", "mine", "--description", 'a "b"'), "without double quotes"),
+        (("loss", "mine", "--description", "a\\b"), "and backslashes"),
+        (("loss", "mine", "--description", "a" * 101), "at most 100 characters"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, str], told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     (tmp_path / "kdtool-loss-there").mkdir()
     (tmp_path / "kdtool-loss-there" / "mine.txt").write_text("kept", encoding="utf-8")
     done = subprocess.run(

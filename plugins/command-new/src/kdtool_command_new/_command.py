@@ -17,7 +17,7 @@ __all__ = ["new"]
 
 TEMPLATE = Path(__file__).parent / "template"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_LONGEST_NAME = 40
+_LONGEST_NAME, _LONGEST_DESCRIPTION = 40, 100
 
 
 @click.command()
@@ -30,7 +30,12 @@ _LONGEST_NAME = 40
     show_default=True,
     help="Under which licence the package is; its LICENSE file comes along.",
 )
-def new(kind: str, name: str, licence: str) -> None:
+@click.option(
+    "--description",
+    default="",
+    help="One sentence on what the plugin does; users read it in `kdtool plugins`.",
+)
+def new(kind: str, name: str, licence: str, description: str) -> None:
     """Create a plugin package in the folder kdtool-KIND-NAME, working as it is.
 
     \b
@@ -40,10 +45,10 @@ def new(kind: str, name: str, licence: str) -> None:
     NAME is what recipes will call the plugin.
 
     \b
-    Example:  kdtool new loss mine
+    Example:  kdtool new loss mine --description "Forward KL on rare tokens"
     """  # noqa: D301 - click reads backspaces
     _check(kind, name)
-    answers = _answers(kind, name, licence)
+    answers = _answers(kind, name, licence, _sentence(description))
     folder = Path(answers["distribution"])
     if folder.exists() or folder.is_symlink():
         raise kdtool.UsageError(
@@ -76,19 +81,31 @@ def _core_commands() -> list[str]:
     return context.command.list_commands(context) if isinstance(context.command, click.Group) else []
 
 
-def _answers(kind: str, name: str, licence: str) -> dict[str, Any]:
+def _sentence(description: str) -> str:
+    """Return the description with a full stop at its end; refuse one that would need escapes in Python or TOML."""
+    sentence = description.strip()
+    if not sentence.isprintable() or '"' in sentence or "\\" in sentence or len(sentence) > _LONGEST_DESCRIPTION:
+        raise kdtool.UsageError(
+            f"--description must be one line of at most {_LONGEST_DESCRIPTION} characters without double quotes and "
+            f"backslashes, not {description[: _LONGEST_DESCRIPTION + 10]!r}; write more into README.md afterwards"
+        )
+    return sentence if not sentence or sentence[-1] in ".?!" else f"{sentence}."
+
+
+def _answers(kind: str, name: str, licence: str, description: str) -> dict[str, Any]:
     """Return what the template asks for."""
     words = name.split("-")
+    # with the kind, no name can be a keyword or stand for something else in the module
+    called = words if kind in words else [*words, kind]
     return {
         "kind": kind,
         "name": name,
         "distribution": f"kdtool-{kind}-{name}",
         "import_name": f"kdtool_{kind}_{'_'.join(words)}",
-        # with the kind, no name can be a keyword or stand for something else in the module
-        "class_name": "".join(word.capitalize() for word in [*words, kind]),
-        "function_name": "_".join([*words, kind]),
+        "class_name": "".join(word.capitalize() for word in called),
+        "function_name": "_".join(called),
         "group": KINDS[kind].group,
-        "summary": KINDS[kind].summary,
+        "description": description,
         "dependencies": sorted([CORE, *KINDS[kind].dependencies]),
         "licence": licence,
     }
@@ -106,7 +123,10 @@ def _write(folder: Path, answers: dict[str, Any]) -> None:
 
 def _next_steps(folder: Path, kind: str, name: str, answers: dict[str, Any]) -> str:
     module = folder / "src" / answers["import_name"] / "__init__.py"
-    found = "kdtool plugins list" if kind == "command" else f"kdtool plugins show {name} --kind {kind}"
+    command = kind == "command"
+    found = "kdtool plugins list" if command else f"kdtool plugins show {name} --kind {kind}"
+    small_run = "a small run, for the command to work on" if command else "a small run with it"
+    use = f"\n  {f'kdtool {name} runs/try-{name}':<31} the command at work" if command else ""
     return f"""Created {folder}, a package with the {kind} {name!r}.
 
 Next:
@@ -114,6 +134,6 @@ Next:
   pip install -e ".[test]"
   pytest                          its tests, and what kdtool asks of every {kind}
   {found}
-  kdtool run recipe.yaml          a small run with it
+  kdtool run recipe.yaml          {small_run}{use}
 
 Then make it your own: {module}"""

@@ -19,50 +19,42 @@ SAFETENSORS, TORCH, TRANSFORMERS = "safetensors>=0.8", "torch>=2.8", "transforme
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: its entry-point group, what the plugin made from the template does, what it imports besides kdtool."""
+    """One kind: its entry-point group, and what the plugin made from the template imports besides kdtool."""
 
     group: str
-    summary: str
     dependencies: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
-    "corpus": Kind("kdtool.corpora", "The topics of Python's reference manual"),
-    "screen": Kind("kdtool.screens", "Rejects texts with too many repeated lines"),
-    "annotator": Kind("kdtool.annotators", "Depth of indentation of every character"),
-    "packer": Kind("kdtool.packers", "One row a document, cut or filled up to one length"),
+    "corpus": Kind("kdtool.corpora"),
+    "screen": Kind("kdtool.screens"),
+    "annotator": Kind("kdtool.annotators"),
+    "packer": Kind("kdtool.packers"),
     "teacher": Kind(
         "kdtool.teachers",
-        "Frequencies of pairs of bytes in Python's standard library",
         (LIBRARIES["logits"], LIBRARIES["models"], TORCH),
     ),
     "cache": Kind(
         "kdtool.caches",
-        "The teacher's likeliest tokens, one file a row",
         (LIBRARIES["rows"], LIBRARIES["models"], "safetensors[torch]>=0.8", TORCH),
     ),
-    "student": Kind(
-        "kdtool.students", "A small Llama that starts from random weights", (LIBRARIES["models"], TRANSFORMERS)
-    ),
-    "transform": Kind("kdtool.transforms", "Shrinks weights and adds noise before a phase", (TORCH,)),
-    "loss": Kind("kdtool.losses", "Forward KL that looks at tokens on which the teacher is unsure", (TORCH,)),
-    "weighting": Kind("kdtool.weightings", "The first tokens of a document count less", (TORCH,)),
+    "student": Kind("kdtool.students", (LIBRARIES["models"], TRANSFORMERS)),
+    "transform": Kind("kdtool.transforms", (TORCH,)),
+    "loss": Kind("kdtool.losses", (TORCH,)),
+    "weighting": Kind("kdtool.weightings", (TORCH,)),
     "trainer": Kind(
         "kdtool.trainers",
-        "Plain gradient descent on token losses",
         (LIBRARIES["rows"], LIBRARIES["models"], SAFETENSORS, TORCH),
     ),
     "evaluator": Kind(
         "kdtool.evaluators",
-        "Share of texts preferred to the same text with two lines swapped",
         (LIBRARIES["measuring"],),
     ),
     "exporter": Kind(
         "kdtool.exporters",
-        "Matrices as whole numbers of 8 bits",
         (LIBRARIES["models"], SAFETENSORS, TRANSFORMERS),
     ),
-    "tracker": Kind("kdtool.trackers", "The loss of every logged step in losses.csv"),
-    "reporter": Kind("kdtool.reporters", "The verdict and every measurement as Markdown"),
-    "command": Kind("kdtool.commands", "Prints a finished run's measurements", ("click>=8.1.7",)),
+    "tracker": Kind("kdtool.trackers"),
+    "reporter": Kind("kdtool.reporters"),
+    "command": Kind("kdtool.commands", ("click>=8.1.7",)),
 }
