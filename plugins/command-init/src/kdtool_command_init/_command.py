@@ -1,4 +1,4 @@
-"""The click command `kdtool init`: asks, fits the recipe to the answers, writes it, and shows what check says of it."""
+"""The click command `kdtool init`: asks, fits the recipe to the answers, writes it, and shows the verdict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["init"]
 @click.option("--data", metavar="PATH", help="library, a folder of Python files, a JSON Lines file, or a hub name.")
 @click.option("--column", metavar="NAME", help="The column of that data set of the hub.")
 @click.option("--goal", metavar="GOAL", help="completion, instructions, or the memory to fit into, such as 8GB.")
-@click.option("--time", metavar="TIME", help="How long the run may take: 10min, 1h or night.")
+@click.option("--time", metavar="TIME", help="Time of the run: 10min, 1h or night.")
 @click.option("--agree", is_flag=True, help="You have read the terms of the teacher and agree to them.")
 @click.option("--yes", is_flag=True, help="Ask nothing: take the default of every question without an option.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
@@ -116,7 +116,7 @@ def _command(file: Path, answers: Answers) -> str:
 
 
 def _verdict(file: Path, found: Mapping[str, Any], answers: Answers) -> str:
-    """Return what check says of the written recipe, and what to run next."""
+    """Return the findings of check on the written recipe, and the commands to run next."""
     forecast = found["forecast"]
     steps = forecast["steps"] // len(found["arms"])
     trained = f"{steps:,} steps each, {forecast['tokens']:,} tokens in all"

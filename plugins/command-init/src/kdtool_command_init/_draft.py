@@ -6,7 +6,7 @@ from typing import Any
 
 from kdtool_command_init._answers import COMPLETION, INSTRUCTIONS, TIMES, Answers
 from kdtool_command_init._data import corpus_section
-from kdtool_command_init._installed import keep_installed
+from kdtool_command_init._installed import installed_among
 from kdtool_command_init._teachers import is_server, teacher_section
 
 __all__ = ["draft_recipe"]
@@ -35,8 +35,8 @@ def draft_recipe(name: str, answers: Answers) -> dict[str, Any]:
         },
         "control": {"match": "tokens", "losses": {"ce": {}}},
         "evaluators": _evaluators(answers),
-        "exporters": list(keep_installed("exporters", {"safetensors": {}})),
-        "trackers": list(keep_installed("trackers", {"console": {}, "jsonl": {}})),
+        "exporters": list(installed_among("exporters", {"safetensors": {}})),
+        "trackers": list(installed_among("trackers", {"console": {}, "jsonl": {}})),
         "reporter": {"use": "html"},
     }
     if is_server(answers.teacher):
@@ -54,7 +54,7 @@ def _evaluators(answers: Answers) -> dict[str, Any]:
         del wanted["agreement"]  # a server does not return the likelihoods of given text
     if answers.goal == COMPLETION and answers.time != "10min":
         wanted["line-completion"] = {"documents": 16, "places": 2}
-    return keep_installed("evaluators", wanted)
+    return installed_among("evaluators", wanted)
 
 
 def _learn_from_answers(recipe: dict[str, Any], answers: Answers) -> dict[str, Any]:

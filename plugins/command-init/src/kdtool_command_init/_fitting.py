@@ -22,11 +22,11 @@ _TRAINING = 0.9
 _REACHED = {False: 0.23, True: 0.5}
 """Share of the forecast's speed to count on, without and with a GPU. Without one: 390 tokens a second where 1,690 were
 forecast (SmolLM2 cut to 20 layers, two cores with AMX). With one it is a guess, since small models keep no GPU busy."""
-_SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6, 1 / 12)
+_SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
 _AGREES = "who has read it and agrees writes"
-"""What a refusal says of terms that an acknowledgement settles; others forbid the use."""
+"""Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
 
 
 def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
@@ -78,19 +78,18 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
 
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> None:
     """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do."""
-    most = TIMES[answers.time].layers
-    for share in (share for share in _SHARES if share <= most):
+    for share in (share for share in _SHARES if share <= TIMES[answers.time].layers):
         recipe["student"]["layers"] = max(1, round(layers * share))
         fits = check_recipe(recipe, answers)["fits"]
         if fits["memory"] and fits["gpu"]:
             return
-        if share == most:  # proposals are tried once: each takes seconds
-            proposal = check_recipe(recipe, answers, fit=True)["proposal"]
-            if proposal is not None:
-                _apply(recipe, proposal["settings"])
-                return
+        proposal = check_recipe(recipe, answers, fit=True)["proposal"]
+        if proposal is not None:
+            _apply(recipe, proposal["settings"])
+            return
     raise kdtool.MemoryExceededError(
-        "no student of this teacher fits into the memory; give more, or a smaller --teacher"
+        f"{answers.goal if answers.memory else answers.hardware} has too little memory for a student of "
+        f"{answers.teacher}, whatever its settings; give more memory, or a smaller --teacher"
     )
 
 
@@ -108,5 +107,5 @@ def _steps_for(answers: Answers, probe_seconds: float) -> int:
     time = TIMES[answers.time]
     reached = probe_seconds / _REACHED[answers.gpu] / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
     steps = max(1, int(time.seconds * _TRAINING / reached))
-    unit = 10 ** max(0, len(str(steps)) - 2)
+    unit = int(10 ** max(0, len(str(steps)) - 2))
     return steps // unit * unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["is_installed", "keep_installed"]
+__all__ = ["installed_among", "is_installed"]
 
 
 def is_installed(kind: str, *names: str) -> bool:
@@ -13,6 +13,6 @@ def is_installed(kind: str, *names: str) -> bool:
     return set(names) <= {point.name for point in entry_points(group=f"kdtool.{kind}")}
 
 
-def keep_installed(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
+def installed_among(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return the installed components among those that a recipe would use."""
     return {name: settings for name, settings in wanted.items() if is_installed(kind, name)}
