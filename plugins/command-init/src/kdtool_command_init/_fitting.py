@@ -45,8 +45,7 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     recipe["train"]["steps"] = _PROBE_STEPS
     found = _check_with_terms(recipe, answers, agree)
     source = str(recipe["student"].get("source", "teacher"))
-    _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
-    found = check_recipe(recipe, answers)
+    found = _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
     recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
     recipe["rows"]["maximum_tokens"] = steps * recipe["trainer"]["batch"] * recipe["rows"]["length"]
     return recipe
@@ -76,17 +75,20 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
     return found[0] if found and problem.remedy.startswith(_AGREES) else ""
 
 
-def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> None:
-    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do."""
+def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
+    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
+
+    Returns the findings of check on the recipe that fits.
+    """
     for share in (share for share in _SHARES if share <= TIMES[answers.time].layers):
         recipe["student"]["layers"] = max(1, round(layers * share))
-        fits = check_recipe(recipe, answers)["fits"]
-        if fits["memory"] and fits["gpu"]:
-            return
+        found = check_recipe(recipe, answers)
+        if found["fits"]["memory"] and found["fits"]["gpu"]:
+            return found
         proposal = check_recipe(recipe, answers, fit=True)["proposal"]
         if proposal is not None:
             _apply(recipe, proposal["settings"])
-            return
+            return check_recipe(recipe, answers)
     raise kdtool.MemoryExceededError(
         f"{answers.goal if answers.memory else answers.hardware} has too little memory for a student of "
         f"{answers.teacher}, whatever its settings; give more memory, or a smaller --teacher"
