@@ -1,0 +1,113 @@
+"""Layers, memory and steps of a draft, by the forecast of `kdtool.check`: nothing is loaded or trained."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kdtool
+import yaml
+
+from kdtool_command_init._answers import TIMES, Answers
+from kdtool_command_init._hardware import HERE
+
+__all__ = ["FEWEST_STEPS", "check_recipe", "fit_recipe"]
+
+FEWEST_STEPS = 20
+"""With fewer steps a student hardly changes."""
+_TRAINING = 0.9
+"""Share of the time for training; the rest is for loading, exporting and measuring."""
+_REACHED = {False: 0.23, True: 0.5}
+"""Share of the forecast's speed to count on, without and with a GPU. Without one: 390 tokens a second where 1,690 were
+forecast (SmolLM2 cut to 20 layers, two cores with AMX). With one it is a guess, since small models keep no GPU busy."""
+_SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
+"""Shares of the teacher's layers that are tried, until a student fits into memory."""
+_PROBE_STEPS = 100
+_AGREES = "who has read it and agrees writes"
+"""Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
+
+
+def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the draft with as many layers as the time suits, settings that fit into memory, and steps for the time.
+
+    Args:
+        draft: from `draft_recipe`.
+        answers: give time, memory and hardware.
+        agree: called with the terms of a licence that has to be acknowledged; returns whether the user agrees.
+
+    Raises:
+        KdtoolError: of `kdtool.check`, such as terms that the user does not agree to.
+        MemoryExceededError: nothing that components propose fits.
+    """
+    recipe = copy.deepcopy(dict(draft))
+    recipe["train"]["steps"] = _PROBE_STEPS
+    found = _check_with_terms(recipe, answers, agree)
+    source = str(recipe["student"].get("source", "teacher"))
+    found = _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
+    recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
+    recipe["rows"]["maximum_tokens"] = steps * recipe["trainer"]["batch"] * recipe["rows"]["length"]
+    return recipe
+
+
+def check_recipe(recipe: Any, answers: Answers, *, fit: bool = False) -> dict[str, Any]:
+    """Return what `kdtool.check` finds on the hardware of the answers; `fit` looks for settings that fit."""
+    gpu = None if answers.hardware == HERE else answers.hardware
+    return kdtool.check(recipe, memory=answers.memory, fit=fit, gpu=gpu)
+
+
+def _check_with_terms(recipe: dict[str, Any], answers: Answers, agree: Callable[[str], bool]) -> dict[str, Any]:
+    try:
+        return check_recipe(recipe, answers)
+    except kdtool.RecipeError as error:
+        lines = {_acknowledgement(problem) for problem in error.problems}
+        if "" in lines or not agree("\n".join(problem.message for problem in error.problems)):
+            raise
+        for line in lines:
+            recipe.update(yaml.safe_load(line))
+    return check_recipe(recipe, answers)
+
+
+def _acknowledgement(problem: kdtool.Problem) -> str:
+    """Return the line that acknowledges terms; "" for a problem that no agreement settles."""
+    found = re.search(r"terms_acknowledged: .*", problem.remedy)
+    return found[0] if found and problem.remedy.startswith(_AGREES) else ""
+
+
+def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
+    """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
+
+    Returns the findings of check on the recipe that fits.
+    """
+    for share in (share for share in _SHARES if share <= TIMES[answers.time].layers):
+        recipe["student"]["layers"] = max(1, round(layers * share))
+        found = check_recipe(recipe, answers)
+        if found["fits"]["memory"] and found["fits"]["gpu"]:
+            return found
+        proposal = check_recipe(recipe, answers, fit=True)["proposal"]
+        if proposal is not None:
+            _apply(recipe, proposal["settings"])
+            return check_recipe(recipe, answers)
+    raise kdtool.MemoryExceededError(
+        f"{answers.goal if answers.memory else answers.hardware} has too little memory for a student of "
+        f"{answers.teacher}, whatever its settings; give more memory, or a smaller --teacher"
+    )
+
+
+def _apply(recipe: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        section = recipe
+        for name in above:
+            section = section.setdefault(name, {})
+        section[last] = value
+
+
+def _steps_for(answers: Answers, probe_seconds: float) -> int:
+    """Return the steps for the time, rounded down to two digits; where no speed is known, those of 390 tokens a second."""
+    time = TIMES[answers.time]
+    reached = probe_seconds / _REACHED[answers.gpu] / _PROBE_STEPS if probe_seconds else 2 * 512 / 390
+    steps = max(1, int(time.seconds * _TRAINING / reached))
+    unit = int(10 ** max(0, len(str(steps)) - 2))
+    return steps // unit * unit
