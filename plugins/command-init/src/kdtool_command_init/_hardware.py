@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 
 from kdtool._estimate.gpus import find_gpu
 from kdtool._estimate.machine import memory_here, size
@@ -44,8 +43,6 @@ def has_gpu(hardware: str) -> bool:
 
 def gpu_here() -> str:
     """Return the name of the GPU that torch sees; "" without one."""
-    if find_spec("torch") is None:
-        return ""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
