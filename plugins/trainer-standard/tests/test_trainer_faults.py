@@ -243,7 +243,7 @@ def test_sequence_losses_are_checked_too(tmp_path: Path) -> None:
         def kdtool_sequence_loss(self, view: kdtool.StepView) -> kdtool.PerSequence:
             return kdtool.PerSequence(view.student.last.square().mean(-1))
 
-    with pytest.raises(kdtool.PluginError, match=r"Tensor, not PerToken or PerSequence\n.*'losses.mine'"):
+    with pytest.raises(kdtool.PluginError, match=r"must return PerToken or PerSequence, but .*Tensor\n.*'losses.mine'"):
         train_with(tmp_path, Scalar(Scalar.Config()))
     with pytest.raises(kdtool.PluginError, match=r"'losses.mine'.* shape \[1\]"):
         train_with(tmp_path, TooFew(TooFew.Config()))

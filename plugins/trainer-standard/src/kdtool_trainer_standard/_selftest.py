@@ -126,7 +126,8 @@ def _check_teacher(
     teacher: str,
     signal: kdtool.Signal,
 ) -> None:
-    tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run)
+    has_tokenizer = teacher in run.implementing("kdtool_tokenizer")
+    tokenizer = run.component(teacher, kdtool.Teacher).kdtool_tokenizer(run) if has_tokenizer else None
     if tokenizer is not None:
         found = kdtool.compare_vocabularies(student.tokenizer, tokenizer)
         if not found.comparable:
