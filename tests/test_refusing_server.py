@@ -92,7 +92,7 @@ def test_a_server_that_refuses_everything_is_soon_left_alone_and_asked_again_whe
         assert len(served.asked) < PROMPTS
         served.odd, served.asked = {}, []
         results = kdtool.run(recipe)
-    assert sorted(served.asked) == sorted(f"p{number}" for number in range(PROMPTS))
+    assert set(served.asked) == {f"p{number}" for number in range(PROMPTS)}  # some of the first run may arrive only now
     assert results.arms
 
 

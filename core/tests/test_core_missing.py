@@ -127,7 +127,7 @@ class Away(kdtool.Transform):
     [
         ({"corpus.documents": 1}, "corpus", "gives no text of the split 'train'"),
         ({"corpus.use": "{toy}:Lines", "corpus.file": "empty"}, "corpus", "gives no text of the split 'train'"),
-        ({"rows.use": "./blind.py:Blind"}, "rows", "gives no row from 8 documents: is there text enough for one?"),
+        ({"rows.use": "./blind.py:Blind"}, "rows", "yields no rows from 8 documents; is there enough text for one?"),
     ],
 )
 def test_text_without_a_row_is_refused_before_the_student_is_built(

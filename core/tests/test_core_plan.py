@@ -127,7 +127,7 @@ def test_what_depends_on_layers_of_a_student_that_is_not_made_is_not_foretold(
     assert plan["students"].action == "run"
     assert plan["signals/teacher"].action == plan["phases/student-seed0-train"].action == "unknown"
     assert plan["scores/nats-student-seed0"].why == (
-        "not known before students is made: a loss asks for its layers",
+        "not known until the student has been made: a loss asks for its layers",
     )  # fmt: skip
     assert plan["scores/nats-teacher"].action == "reuse"
     changed = {stage.name: stage for stage in kdtool.plan(recipe, {"train.steps": 5})}

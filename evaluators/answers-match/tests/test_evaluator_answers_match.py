@@ -148,7 +148,7 @@ def test_an_id_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
         {"prompt": "?", "expected": "5", "id": 1},
         {"prompt": "!", "expected": "5", "id": "1"},
     ]
-    with pytest.raises(kdtool.UsageError, match="line 2: the id '1' stands there twice"):
+    with pytest.raises(kdtool.UsageError, match="line 2: the id '1' appears twice"):
         read_questions(write(tmp_path, records), "exact")
 
 

@@ -26,6 +26,12 @@ GOALS = ["completion", "instructions", "900GB"]
 DATA = ["library", "src", "text.jsonl", "pairs.jsonl", "split.jsonl", "owner/name"]
 
 
+FUNCTION = '''def add{part}(one, two):
+    """Return the sum of two numbers."""
+    return one + two
+'''
+
+
 class TestInit(CommandConformance):
     command = init
     entry_point = "init"
@@ -38,15 +44,17 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDTOOL_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(_hardware, "gpu_here", lambda: "")
     Path("src").mkdir()
-    Path("src/one.py").write_text("print(1)\n" * 40, encoding="utf-8")
+    for name in range(12):  # enough that each split has some
+        functions = (FUNCTION.format(part=part) for part in range(9))
+        Path(f"src/{name}.py").write_text(f"# {name}\n" + "\n\n\n".join(functions), encoding="utf-8")
     Path("empty").mkdir()
     write_lines("text.jsonl", {"text": "print(1)\n"})
     write_lines("pairs.jsonl", {"prompt": "# one\n", "completion": "print(1)\n"})
-    write_lines("split.jsonl", {"text": "print(1)\n", "split": "test"})
+    write_lines("split.jsonl", {"text": "print(1)\n" * 40, "split": "train"}, {"text": "print(2)\n", "split": "test"})
 
 
-def write_lines(name: str, record: dict[str, str]) -> None:
-    Path(name).write_text(json.dumps(record) + "\n", encoding="utf-8")
+def write_lines(name: str, *records: dict[str, str]) -> None:
+    Path(name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def call(*words: str, answers: Sequence[str] = ()) -> Result:
@@ -215,7 +223,7 @@ def test_fewer_layers_are_kept_until_something_fits(monkeypatch: pytest.MonkeyPa
         (("--teacher", "http://127.0.0.1:9/v1"), "--model is missing"),
         (("--hardware", "abacus"), "give one of t4"),
         (("--data", "nowhere"), "--data nowhere does not exist"),
-        (("--data", "src/one.py"), "is not JSON Lines"),
+        (("--data", "src/1.py"), "is not JSON Lines"),
         (("--goal", "fame"), "expected completion, instructions, or a size"),
         (("--time", "2h"), "expected 10min, 1h, night"),
         (("no/folder/recipe.yaml",), "does not exist; make it"),
@@ -226,3 +234,11 @@ def test_wrong_options_are_refused_with_what_was_expected(words: tuple[str, ...]
     assert done.exit_code == 2
     assert told in done.output
     assert not RECIPE.exists()
+
+
+def test_paths_of_a_recipe_in_another_folder_lead_to_what_was_checked() -> None:
+    Path("recipes").mkdir()
+    done = call("recipes/mine.yaml", "--data", "src", "--hardware", "here", "--yes")
+    assert done.exit_code == 0, done.output
+    recipe = yaml.safe_load(Path("recipes/mine.yaml").read_text(encoding="utf-8"))
+    assert recipe["corpus"]["folder"] == str(Path("src").resolve())

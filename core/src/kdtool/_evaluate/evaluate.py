@@ -103,6 +103,7 @@ def _measure(models: Sequence[Model], others: Collection[str], context: Context,
         UsageError: nothing was measured.
     """
     start = time.monotonic()
+    identify(context, run)  # of other processes than the first, which `_check` does not see
     graph = Graph()
     texts = add_texts(context, graph, context.assembly.recipe.shared)
     add_fits(context, graph, texts)

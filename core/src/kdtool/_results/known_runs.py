@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -16,7 +17,7 @@ from kdtool._results.files import read_results
 from kdtool._store.artefacts import storage_errors
 from kdtool._store.atomic_files import read_sealed
 from kdtool._store.layout import GRAPH, RESULTS, STORE_MARK
-from kdtool._store.locks import HOLDER, worker_of
+from kdtool._store.locks import HOLDER, run_lock, worker_of
 from kdtool._store.shared_store import bytes_below, known_runs
 from kdtool._text.markdown import number
 
@@ -70,12 +71,14 @@ def remove_run(folder: Path) -> None:
     read_sealed(folder / GRAPH, "Delete the folder by hand if it is the folder of a run")
     if worker := worker_of(folder):
         raise LockedError(f"{folder} is in use by {worker}; stop it first")
-    if inside := [path.parent for name in (GRAPH, STORE_MARK) for path in folder.glob(f"*/**/{name}")]:
-        raise UsageError(f"{folder} holds another run or a store, {inside[0]}; move it elsewhere first")
-    aside = folder.with_name(f"{folder.name}.removed")
+    if (folder / STORE_MARK).exists():
+        raise UsageError(f"{folder} is also a store that runs share; see `kdtool clean`")
+    with storage_errors(folder.parent), run_lock(folder):
+        if inside := [path.parent for name in (GRAPH, STORE_MARK) for path in folder.glob(f"*/**/{name}")]:
+            raise UsageError(f"{folder} holds another run or a store, {inside[0]}; move it elsewhere first")
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".removed", dir=folder.parent))
+        folder.rename(aside / folder.name)  # at once, so that no half of a run is left under its name
     with storage_errors(folder.parent):
-        shutil.rmtree(aside, ignore_errors=True)  # left by a removal that was killed
-        folder.rename(aside)  # at once, so that no half of a run is left under its name
         shutil.rmtree(aside)
 
 

@@ -136,7 +136,7 @@ def _signals(context: Context, stages: Stages) -> Iterator[tuple[str, RecordedSi
 def _action(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | None) -> tuple[_Action, tuple[str, ...]]:
     """Return the action for a node and its reasons; `before` are the nodes of the last run."""
     if unknown and node in unknown:
-        return "unknown", ("not known before students is made: a loss asks for its layers",)
+        return "unknown", ("not known until the student has been made: a loss asks for its layers",)
     if node.exists:
         return "reuse", ()
     if node.partial.is_dir():

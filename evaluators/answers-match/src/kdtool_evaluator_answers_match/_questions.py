@@ -39,7 +39,7 @@ def read_questions(file: Path, default: Metric) -> dict[str, Question]:
     for number, (place, record) in enumerate(records_of(file, "answers-match.file", {"prompt": "text"}, _EXPECTED), 1):
         question = _question(place, record, str(number), default)
         if question.id in found:
-            raise kdtool.UsageError(f"{place}: the id {question.id!r} stands there twice; give every question its own")
+            raise kdtool.UsageError(f"{place}: the id {question.id!r} appears twice; give every question its own id")
         found[question.id] = question
     return found
 

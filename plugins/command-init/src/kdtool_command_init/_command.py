@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from kdtool_command_init._answers import (
     require_time,
     time_choices,
 )
-from kdtool_command_init._data import data_choices, is_hub_name, require_data
+from kdtool_command_init._data import LIBRARY, data_choices, is_hub_name, require_data
 from kdtool_command_init._draft import draft_recipe
 from kdtool_command_init._fitting import FEWEST_STEPS, check_recipe, fit_recipe
 from kdtool_command_init._hardware import hardware_choices, has_gpu, require_hardware
 from kdtool_command_init._questions import Choice, Questions
-from kdtool_command_init._teachers import is_server, require_teacher, teacher_choices
+from kdtool_command_init._teachers import is_path, is_server, require_teacher, teacher_choices
 from kdtool_command_init._writing import recipe_text, write_recipe
 
 __all__ = ["init"]
@@ -54,7 +55,7 @@ def init(file: Path, agree: bool, yes: bool, force: bool, **given: str | None) -
     """  # noqa: D301 - click reads backspaces
     _require_place(file, force=force)
     questions = Questions(take_defaults=yes)
-    answers = _ask(questions, given)
+    answers = _locate(_ask(questions, given), file)
 
     def agrees(terms: str) -> bool:
         click.echo(f"\n{terms}")
@@ -101,6 +102,18 @@ def _ask(questions: Questions, given: dict[str, str | None]) -> Answers:
         column = questions.fill_in("--column", "  Column of the data set", default, given["column"])
     time = choose("time", "How long may it take?", time_choices(), require_time)
     return Answers(teacher, hardware, has_gpu(hardware), data, goal, time, model, licence, column)
+
+
+def _locate(answers: Answers, file: Path) -> Answers:
+    """Return the answers with absolute paths if the file lies in another folder: paths in a recipe start at its own."""
+    if file.parent.resolve() == Path.cwd():
+        return answers
+    teacher, data = answers.teacher, answers.data
+    if is_path(teacher):
+        teacher = str(Path(teacher).resolve())
+    if data != LIBRARY and Path(data).exists():
+        data = str(Path(data).resolve())
+    return replace(answers, teacher=teacher, data=data)
 
 
 def _name_of(file: Path) -> str:

@@ -110,5 +110,5 @@ def _fields_of_first_line(path: Path) -> set[str]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             record = json.loads(file.readline())
     except (OSError, EOFError, ValueError) as error:
-        raise kdtool.UsageError(f"--data {path} is not JSON Lines: {error}; give one JSON object a line") from error
+        raise kdtool.UsageError(f"--data {path} is not JSON Lines: {error}; write one JSON object per line") from error
     return set(record) if isinstance(record, dict) else set()

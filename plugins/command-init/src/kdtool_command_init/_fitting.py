@@ -25,6 +25,8 @@ forecast (SmolLM2 cut to 20 layers, two cores with AMX). With one it is a guess,
 _SHARES = (*sorted((time.layers for time in TIMES.values()), reverse=True), 1 / 6)
 """Shares of the teacher's layers that are tried, until a student fits into memory."""
 _PROBE_STEPS = 100
+_PROBE = "kdtool-init-probe"
+"""A name that no run has: check takes the speed of an earlier run of the same name, and `_REACHED` corrects forecasts."""
 _AGREES = "who has read it and agrees writes"
 """Start of the remedy where an acknowledgement is enough; other terms forbid the use."""
 
@@ -47,13 +49,16 @@ def fit_recipe(draft: Mapping[str, Any], answers: Answers, agree: Callable[[str]
     source = str(recipe["student"].get("source", "teacher"))
     found = _fit_memory(recipe, answers, int(found["models"][source]["layers"]))
     recipe["train"]["steps"] = steps = _steps_for(answers, found["forecast"]["seconds"])
-    recipe["rows"]["maximum_tokens"] = steps * recipe["trainer"]["batch"] * recipe["rows"]["length"]
+    rows = recipe["trainer"]["batch"] * recipe["trainer"].get("accumulation", 1)
+    recipe["rows"]["maximum_tokens"] = steps * rows * recipe["rows"]["length"]
     return recipe
 
 
 def check_recipe(recipe: Any, answers: Answers, *, fit: bool = False) -> dict[str, Any]:
-    """Return what `kdtool.check` finds on the hardware of the answers; `fit` looks for settings that fit."""
+    """Check a draft or a file on the hardware of the answers; `fit` looks for settings that fit."""
     gpu = None if answers.hardware == HERE else answers.hardware
+    if isinstance(recipe, Mapping):
+        recipe = {**recipe, "name": _PROBE}
     return kdtool.check(recipe, memory=answers.memory, fit=fit, gpu=gpu)
 
 

@@ -12,7 +12,7 @@ import kdtool
 from kdtool_command_init._installed import is_installed
 from kdtool_command_init._questions import Choice
 
-__all__ = ["is_server", "require_teacher", "teacher_choices", "teacher_section"]
+__all__ = ["is_path", "is_server", "require_teacher", "teacher_choices", "teacher_section"]
 
 _DEFAULT = "smollm2"
 """The teacher that is small enough for a laptop stands first."""
@@ -52,6 +52,11 @@ def require_teacher(teacher: str) -> None:
 def is_server(teacher: str) -> bool:
     """Return whether an answer is the URL of a server."""
     return teacher.startswith(("http://", "https://"))
+
+
+def is_path(teacher: str) -> bool:
+    """Return whether an answer is a folder or file here, and not the name of an installed teacher."""
+    return not is_server(teacher) and not is_installed("teachers", teacher) and Path(teacher).exists()
 
 
 def can_ask_servers() -> bool:

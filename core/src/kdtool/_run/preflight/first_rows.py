@@ -76,7 +76,7 @@ def _require_row(
 
     if any(True for _ in pack(run, phase.sources, count(), context.tokenizer_of(student, run))) or seen == most:
         return
-    kind, message = "packer", f"gives no row from {train:,} documents: is there text enough for one?"
+    kind, message = "packer", f"yields no rows from {train:,} documents; is there enough text for one?"
     if not train:
         kind, message = "corpus", "gives no text of the split 'train'"
     key = of_kind(phase.sources, kind)[0].key

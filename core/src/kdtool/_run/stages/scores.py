@@ -93,7 +93,7 @@ def add_scores(
         names = {same[0].kept_as: tuple(one.name for one in same) for same in alike}
         nodes[name] = []
         for group in filter(None, groups):
-            node = _add_group(context, graph, name, group, texts)
+            node = _add_group(context, graph, name, group, texts, together=together)
             nodes[name].append(node)
             context.names.update({(node.name, one.kept_as): names[one.kept_as] for one in group})
     return nodes
@@ -179,7 +179,9 @@ def _of_export(trained: Measured, label: str, arm: Arm, node: Node) -> Measured:
     return Measured(name, kind, node, subject, lasting=f"{trained.kept_as}-{label}")
 
 
-def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node) -> Node:
+def _add_group(
+    context: Context, graph: Graph, name: str, group: Sequence[Measured], texts: Node, *, together: bool
+) -> Node:
     short = name.rpartition(".")[2]
 
     def build(run: RunInfo, folder: Path) -> None:
@@ -216,7 +218,7 @@ def _add_group(context: Context, graph: Graph, name: str, group: Sequence[Measur
     inputs |= {measured.kept_as: measured.node for measured in group if measured.node}
     teachers = {**context.weights_of(asked), **{one.teacher: None for one in group if one.unadapted}}
     read = texts if reads else None
-    where = context.store if len(group) == 1 and group[0].teacher else context.own
+    where = context.store if group[0].teacher and not together else context.own  # speeds are those of one moment
     return graph.add(Node(stage, where, parts, inputs, build, texts=read, teachers=teachers))
 
 
