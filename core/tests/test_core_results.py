@@ -137,9 +137,9 @@ def test_a_run_is_deleted_when_confirmed_and_the_store_stays(done: kdtool.Result
     assert not done.folder.exists()
     kdtool.load("other")
     assert {path for path in Path("store").rglob("*") if path.is_file()} == store
-    (other.with_name("other.removed") / "half").mkdir(parents=True)  # by a removal that was killed
+    (other.with_name("other.removed") / "kept").mkdir(parents=True)  # a folder of the user
     assert call(["runs", "rm", str(other), "--yes"]) == 0
-    assert [path.name for path in Path("runs").iterdir()] == []
+    assert [path.name for path in Path("runs").glob("**/*")] == ["other.removed", "kept"]
 
 
 def test_what_is_in_use_or_holds_more_than_a_run_is_not_deleted(
