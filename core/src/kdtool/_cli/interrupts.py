@@ -6,8 +6,11 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from kdtool._text.names import TRACKER_THREAD
 
 INTERRUPTED = 130
 """The exit code of a process that was stopped."""
@@ -30,6 +33,12 @@ def interrupt_on_stop_signals() -> None:
 def exit_with(code: int) -> NoReturn:
     """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
     _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
+    if any(
+        thread.name.startswith(TRACKER_THREAD) for thread in threading.enumerate()
+    ):  # it hangs, and so may its library
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 
