@@ -68,6 +68,8 @@ class TrackerThread:
 
     def finish(self, *, interrupted: bool) -> None:
         """Wait until the tracker has all events, for a limited time."""
+        if os.getpid() != self._process:
+            return
         if interrupted:
             self._patience = min(self._patience, SHORT_PATIENCE)
         seconds = self._patience
