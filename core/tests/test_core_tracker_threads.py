@@ -126,9 +126,9 @@ def test_a_faulty_tracker_costs_one_line_and_no_event(short: dict[str, Any], pla
 def test_trackers_that_must_are_called_where_the_event_happens(
     short: dict[str, Any], change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Path("faulty.py").open("a", encoding="utf-8") as file:
-        for name, declared in (("Caller", "synchronous"), ("Shows", "shows_messages")):
-            file.write(f'\n\nclass {name}(Faulty):\n    "Sees events at once."\n\n    {declared} = True\n')
+    declared = {"Caller": "synchronous", "Shows": "shows_messages"}
+    more = [f'\n\nclass {name}(Faulty):\n    "Sees events."\n\n    {key} = True\n' for name, key in declared.items()]
+    Path("faulty.py").write_text(FAULTY + "".join(more), encoding="utf-8")
     monkeypatch.setenv("FAULT", "kdtool_step_end note")
     monkeypatch.setattr(events, "PATIENCE", events.PATIENCE)  # changed by the tracker's file
     monkeypatch.setattr(events, "SHORT_PATIENCE", events.SHORT_PATIENCE)
@@ -240,7 +240,7 @@ def test_reopened_components_have_threads_of_their_own(short: dict[str, Any]) ->
     from kdtool._assembly.assemble import assemble
     from kdtool._recipe.read import load_recipe
 
-    with assemble(load_recipe({**short, "trackers": {"records": {"use": "./records.py:Records"}}}), print) as first:
-        with first.reopen() as other:
-            assert other.events.threads.keys() == first.events.threads.keys()
-            assert set(other.events.threads.values()).isdisjoint(first.events.threads.values())
+    loaded = load_recipe({**short, "trackers": {"records": {"use": "./records.py:Records"}}})
+    with assemble(loaded, print) as first, first.reopen() as other:
+        assert other.events.threads.keys() == first.events.threads.keys()
+        assert set(other.events.threads.values()).isdisjoint(first.events.threads.values())
