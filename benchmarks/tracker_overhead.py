@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 
 import kdtool
 from kdtool._contract.run_info import Owner
@@ -136,7 +136,7 @@ def _steps(folder: Path, cls: type[kdtool.Tracker] | None, steps: int) -> list[f
         found.append(1e6 * (perf_counter() - start))
     hooks.kdtool_run_end(run, "done", None)
     for thread in threads.values():
-        thread.finish(interrupted=False)
+        thread.finish(monotonic() + 0.1)
         thread.close(lambda: None)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -36,8 +37,8 @@ def exit_with(code: int) -> NoReturn:
     if any(
         thread.name.startswith(TRACKER_THREAD) for thread in threading.enumerate()
     ):  # it hangs, and so may its library
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 

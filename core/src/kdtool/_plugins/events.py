@@ -22,9 +22,9 @@ __all__ = ["Events", "TrackerThread"]
 LONGEST = 10_000
 """Events that may wait for a tracker. Progress is dropped where half as many wait."""
 PATIENCE = 30.0
-"""Seconds that a tracker has from the end of the run until it is closed."""
+"""Seconds that all trackers together have, from the end of the run until they are closed."""
 SHORT_PATIENCE = 5.0
-"""The same, in seconds, if the run was interrupted or the tracker is switched off already."""
+"""The same if the run was interrupted, and for a tracker that was switched off before."""
 
 
 class Log(Protocol):
@@ -50,7 +50,7 @@ class TrackerThread:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
-        self._patience = PATIENCE
+        self._deadline: float | None = None
         self._is_off = False
         self._run: Path | None = None
 
@@ -59,31 +59,33 @@ class TrackerThread:
         if self._is_off or os.getpid() != self._process:  # a forked worker has no thread
             return
         if hook == "kdtool_run_start":
-            self._run = kwargs["run"].folder
+            self._run = (kwargs.get("run") or args[0]).folder
         waiting = self._calls.qsize()
         if waiting < (LONGEST // 2 if hook == "kdtool_progress" else LONGEST):
-            self._put(partial(call, *args, **kwargs))
+            self._put(partial(self._call, call, *args, **kwargs))
         elif hook != "kdtool_progress":
             self._switch_off(f"is {waiting:,} events behind")
+            self._calls = SimpleQueue()  # frees the events while the thread is in a call
 
-    def finish(self, *, interrupted: bool) -> None:
-        """Wait until the tracker has all events, for a limited time."""
-        if os.getpid() != self._process:
+    def finish(self, deadline: float) -> None:
+        """Wait until the tracker has all events, or until `deadline`, a time of `time.monotonic`; close it by then, too."""
+        self._deadline = deadline
+        if self._thread is None or self._is_off or os.getpid() != self._process:
             return
-        if interrupted:
-            self._patience = min(self._patience, SHORT_PATIENCE)
-        seconds = self._patience
-        if self._thread and not self._is_off and not self._wait():
-            self._switch_off(f"did not finish in {seconds:g} s")
+        done = threading.Event()
+        self._put(done.set)
+        if not done.wait(max(0.0, deadline - time.monotonic())):
+            self._switch_off("did not finish in time")
 
     def close(self, close: Callable[[], object]) -> None:
         """Close the tracker in its thread, and end the thread; one that hangs is left behind and ends with the process."""
         if os.getpid() != self._process:
             return
-        thread = self._put(close)
+        thread, now = self._put(close), time.monotonic()
         self._put(None)
-        thread.join(self._patience)
-        if thread.is_alive() and not self._is_off:
+        deadline = now + PATIENCE if self._deadline is None else self._deadline
+        thread.join(max(0.0, (min(deadline, now + SHORT_PATIENCE) if self._is_off else deadline) - now))
+        if thread.is_alive():
             self._switch_off("did not close in time")
 
     def _put(self, call: Callable[[], object] | None) -> threading.Thread:
@@ -93,6 +95,10 @@ class TrackerThread:
         self._calls.put(call)
         return self._thread
 
+    def _call(self, call: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        if not self._is_off:
+            call(*args, **kwargs)
+
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
@@ -100,20 +106,10 @@ class TrackerThread:
             except BaseException as error:  # anything else was reported where it was raised
                 self._switch_off(f"ended its thread: {cause_of(error)}")
 
-    def _wait(self) -> bool:
-        """Return whether all calls are done before the patience ends."""
-        done, start = threading.Event(), time.monotonic()
-        self._put(done.set)
-        try:
-            return done.wait(self._patience)
-        finally:
-            self._patience = max(0.0, self._patience - (time.monotonic() - start))
-
     def _switch_off(self, why: str) -> None:
-        self._is_off = True
-        self._calls = SimpleQueue()  # what waited is freed, also while a call hangs
-        self._patience = min(self._patience, SHORT_PATIENCE)
-        self._complain(f"{self._owner} {why}; disabled for the rest of this run{self._remedy()}")
+        if not self._is_off:
+            self._is_off = True
+            self._complain(f"{self._owner} {why}; disabled for the rest of this run{self._remedy()}")
 
     def _remedy(self) -> str:
         if self._run is None:
@@ -153,5 +149,6 @@ class Events:
 
     def finish(self, *, interrupted: bool = False) -> None:
         """Wait for the trackers at the end of a run."""
+        deadline = time.monotonic() + (SHORT_PATIENCE if interrupted else PATIENCE)
         for thread in self.threads.values():
-            thread.finish(interrupted=interrupted)
+            thread.finish(deadline)
