@@ -34,9 +34,8 @@ def interrupt_on_stop_signals() -> None:
 def exit_with(code: int) -> NoReturn:
     """End the process. A signal no longer interrupts: it ends the process at once, with the same code."""
     _handle(("SIGINT", *_STOPS), lambda *_: os._exit(code))
-    if any(
-        thread.name.startswith(TRACKER_THREAD) for thread in threading.enumerate()
-    ):  # it hangs, and so may its library
+    hanging = [thread for thread in threading.enumerate() if thread.name.startswith(TRACKER_THREAD)]
+    if hanging:  # and so may what their libraries do when Python ends
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(code)
