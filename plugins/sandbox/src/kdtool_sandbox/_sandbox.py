@@ -297,10 +297,10 @@ def missing(languages: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 _OF_FILES = re.compile(r"execvp|Can't (?:find|create|bind|open)|shared librar|No module named|Permission denied")
-"""Errors that bubblewrap, the loader and Python report where a file cannot be shown."""
+"""Errors of bubblewrap, the loader and Python about a file that cannot be opened in the sandbox."""
 _UNREADABLE = """\
-a file that Python needs cannot be shown inside: expected is an installation that every user may read and whose libraries
-are where its loader finds them; install Python in another place, or use engine docker or podman"""
+the sandbox cannot open a file that Python needs; expected an installation that every user may read, with libraries where
+the loader finds them; install Python in another folder, or set engine to docker or podman"""
 _NO_NAMESPACES = """\
 where the kernel refuses user namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), or
 sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 24.04 and newer);
