@@ -1,4 +1,4 @@
-"""What `kdtool check` predicts against what a run takes: peak resident memory of 12 recipes drawn by a seed.
+"""Compare the memory that `kdtool check` predicts with that of a run: peak resident memory of 12 recipes drawn by a seed.
 
     python benchmarks/check_memory.py [--seed 1] [--fit] [--json FILE]
 

@@ -54,7 +54,7 @@ def test_for_machines_it_prints_what_the_function_returns(file: str, capsys: pyt
 
 @pytest.mark.slow
 def test_nothing_is_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the student's tokenizer is not on this machine, its shape is found again for each part."""
+    """If the student's tokenizer is not on this machine, its shape is found again for each part."""
     recipe = Path(__file__).resolve().parent.parent / "recipes" / "smallcoder.yaml"
     assert call(["check", str(recipe)]) == 0
     printed = capsys.readouterr()

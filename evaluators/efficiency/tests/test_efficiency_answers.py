@@ -1,4 +1,4 @@
-"""What only answers is timed by its answers alone: against a clock and a counter that the answering itself moves."""
+"""Models that only answer are timed by their answers alone, against a clock and a counter that answering moves."""
 
 from __future__ import annotations
 

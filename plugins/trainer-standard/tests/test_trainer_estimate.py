@@ -1,4 +1,4 @@
-"""What a phase is said to take, against the tensors themselves."""
+"""Estimates of a phase's memory, against the tensors themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer_models import CE, make_trainer
 
 ROWS, LENGTH = 2, 48
 SIZES: dict[kdtool.SignalKind, tuple[int, int]] = {"hidden": (3, 3), "attentions": (2, 1), "projections": (2, 1)}
-"""How often a student's and a teacher's tensors are counted."""
+"""Number of times that a student's and a teacher's tensors are counted."""
 
 
 @pytest.mark.parametrize("kind", SIZES)

@@ -164,7 +164,7 @@ def test_hidden_states_and_attention_maps(family: str) -> None:
 
 
 GIVEN: dict[int, tuple[torch.Tensor, ...]] = {}
-"""What plain models with the attention "spy" gave to it, by layer."""
+"""Arguments that plain models passed to the attention "spy", by layer."""
 
 
 def _spy(module: Any, query: Any, key: Any, value: Any, mask: Any, softcap: Any = None, **settings: Any) -> Any:

@@ -24,7 +24,7 @@ _COMMENTS = {
     "trainer": "Rows of a step (batch) and peak learning rate. Less memory: a smaller batch with accumulation.",
     "train": "Embeddings stay frozen. Other losses: `kdtool plugins list`. Steps fill the time that you chose.",
     "control": "The same student without the teacher, on as many tokens: it shows whether the teacher helped.",
-    "evaluators": "Measured of teacher, student and control, on text that nobody learned from.",
+    "evaluators": "Measurements of teacher, student and control, on text set aside from training.",
     "exporters": "Format of the saved student.",
     "trackers": "Progress in the terminal, and every event as a JSON line.",
     "reporter": "The report: one HTML page.",

@@ -53,7 +53,7 @@ class Block(NamedTuple):
 
 
 class Documents:
-    """Where each token's document begins: `start` [B, L] int64, the index of its first token in the row.
+    """Starts of the documents in rows: `start` [B, L] int64, the index in the row of the first token of a token's document.
 
     Blocks, masks and lengths are derived once per forward pass and sliding window, and shared by all layers.
     `attentions` collects attention maps of `wanted` layers, [B, heads, L, L], and `projections` the queries, keys and values
@@ -84,7 +84,7 @@ class Documents:
     ) -> Documents:
         """Find the documents of rows from `positions` (restarting at 0 in each) and `document` (-1 on padding).
 
-        A padding token is a document of its own, so that its softmax is finite and nobody else sees it.
+        A padding token is a document of its own, so that its softmax is finite and other tokens do not see it.
         """
         index = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         return cls(torch.where(document < 0, index, index - positions), wanted, projecting)
