@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from kdtool._run.graph import Node
+from kdtool._text.stages import stage_in_words
 
 _LAYERS = ".layers", "recorded layers"
 """Ends of the names of parts that hold the layers for which losses ask."""
@@ -43,7 +44,9 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
         "added": [one.name for role, one in sources.items() if role not in roles],
         "removed": [name for role, name in roles.items() if role not in node.sources],
     }
-    lines += [f"input {what}: {' and '.join(dict.fromkeys(found))}" for what, found in inputs.items() if found]
+    for what, found in inputs.items():
+        if found:
+            lines.append(f"input {what}: {' and '.join(map(stage_in_words, dict.fromkeys(found)))}")
     return tuple(dict.fromkeys(lines))
 
 
