@@ -40,7 +40,8 @@ BUSY = {"cpu": 0.5, "cuda": 0.35}
 """Share of the speed of a bare product of matrices that a step reaches: on CPUs measured (docs/benchmarks.md), on GPUs what
 is published of training on transformers (30 to 45 %); 0.5 on others."""
 _SLACK = 0.1
-"""Of memory that comes and goes, the share that lies unused between blocks of the allocator."""
+"""Of memory that comes and goes, the share that lies unused between blocks of the allocator. Fitted to measured runs on CPUs
+(docs/benchmarks.md), assumed on GPUs."""
 _LOOK_SECONDS = 60
 """Other work is measured once in so long: a measurement takes 0.2 seconds, and each phase of each attempt asks."""
 _FLOAT = 4
