@@ -24,7 +24,8 @@ from kdtool_transformers import (
     open_tokenizer,
     self_check,
 )
-from kdtool_transformers._attention import IMPLEMENTATION, Documents
+from kdtool_transformers._attention import IMPLEMENTATION
+from kdtool_transformers._documents import Documents
 from kdtool_transformers._model import decoder_layers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
