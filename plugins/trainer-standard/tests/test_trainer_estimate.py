@@ -10,7 +10,8 @@ import pytest
 import torch
 from kdtool_testing import make_run
 from kdtool_trainer_standard import _estimate, _machine
-from kdtool_trainer_standard._estimate import _gathered_bytes, _inside, _speed_note
+from kdtool_trainer_standard._estimate import _speed_note
+from kdtool_trainer_standard._estimated_memory import _gathered_bytes, _inside
 from kdtool_transformers import outline_of
 from kdtool_transformers.testing import packed_batch, tiny_model
 from trainer_models import CE, make_trainer
