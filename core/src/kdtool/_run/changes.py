@@ -40,13 +40,11 @@ def changes(node: Node, before: Mapping[str, Any], unknown: Collection[Node] | N
     roles, sources = last["inputs"], {role: one for role, one in node.sources.items() if one not in (unknown or ())}
     kept = [(before[roles[role]]["fingerprint"], one) for role, one in sources.items() if role in roles]
     inputs = {
-        "changed": [one.name for fingerprint, one in kept if one.fingerprint != fingerprint],
-        "added": [one.name for role, one in sources.items() if role not in roles],
-        "removed": [name for role, name in roles.items() if role not in node.sources],
+        "changed": [one.stage.title for fingerprint, one in kept if one.fingerprint != fingerprint],
+        "added": [one.stage.title for role, one in sources.items() if role not in roles],
+        "removed": [stage_in_words(name) for role, name in roles.items() if role not in node.sources],
     }
-    for what, found in inputs.items():
-        if found:
-            lines.append(f"input {what}: {' and '.join(map(stage_in_words, dict.fromkeys(found)))}")
+    lines += [f"input {what}: {' and '.join(dict.fromkeys(found))}" for what, found in inputs.items() if found]
     return tuple(dict.fromkeys(lines))
 
 
