@@ -103,7 +103,7 @@ class StorageError(KdtoolError):
 
 
 class MemoryExceededError(KdtoolError):
-    """Memory is too small; the message names the part that was being built and a change that needs less."""
+    """Not enough memory; the message names the part that was being built and a change that needs less."""
 
     exit_code = 9
 

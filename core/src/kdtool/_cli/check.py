@@ -164,8 +164,12 @@ def _moment(at: str) -> str:
 def _spent(spent: Mapping[str, Any], count: Mapping[str, int]) -> str:
     """Return what is written, with its stage or, where another component writes the same, its component."""
     component, _, phase = spent["of"].partition("/")
-    of = f" of {component}" if count[spent["what"]] > 1 else ""
-    of = f", {stage_in_words(f'phases/{phase}')}" if phase else of
+    if phase:
+        of = f", {stage_in_words(f'phases/{phase}')}"
+    elif count[spent["what"]] > 1:
+        of = f" of {component}"
+    else:
+        of = ""
     times = f" × {spent['times']}" if spent["times"] > 1 else ""
     return f"{spent['what']}{of}{times}{' (' + spent['note'] + ')' if spent['note'] else ''}"
 

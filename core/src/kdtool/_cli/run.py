@@ -38,7 +38,7 @@ def run(
 
     if only_plan:
         stages = plan_recipe(Path(recipe), settings, out=out, store=store)
-        width = max((len(stage.title) for stage in stages), default=0)
+        width = max(len(stage.title) for stage in stages)
         for stage in stages:
             click.echo(f"{stage.action:<8}  {stage.title:<{width}}  {', '.join(stage.why)}".rstrip())
         return

@@ -14,7 +14,7 @@ class ArmValue:
     """One arm on one measurement: the mean over its `seeds` seeds, with its 95 % interval.
 
     The interval covers other items and, with several seeds, other seeds. With one seed it is that of the measurement.
-    `low` and `high` are None if several seeds were not measured item by item, or the measurement is without an interval.
+    `low` and `high` are None if several seeds were not measured item by item, or the evaluator returned no interval.
     Since 0.1.
     """
 

@@ -85,11 +85,12 @@ def _acknowledgement(problem: kdtool.Problem) -> str:
 def _fit_memory(recipe: dict[str, Any], answers: Answers, layers: int) -> dict[str, Any]:
     """Keep the time's share of a teacher's `layers`, with settings that fit; fewer layers where no settings do.
 
-    With 0, of a teacher that does not describe its model, the student stays as it is. Returns the findings of check on the
-    recipe that fits.
+    With 0 layers, for a teacher that does not describe its model, the student stays as it is. Returns the findings of check
+    on the recipe that fits.
     """
     shares = [share for share in _SHARES if share <= TIMES[answers.time].layers]
-    for cut in [{"layers": max(1, round(layers * share))} for share in shares] if layers else [{}]:
+    cuts = [{"layers": max(1, round(layers * share))} for share in shares] if layers else [{}]
+    for cut in cuts:
         recipe["student"].update(cut)
         found = check_recipe(recipe, answers)
         if found["fits"]["memory"] and found["fits"]["gpu"]:

@@ -276,7 +276,7 @@ class Sandbox:
 
 
 def _toolchains(languages: Sequence[Language]) -> list[Path] | None:
-    """Return the folders of toolchains; None where there is no language but Python, which the tester brings."""
+    """Return the folders of toolchains; None if Python is the only language: the tester brings it."""
     others = [spoken for spoken in languages if isinstance(spoken.run(spoken.trial, ""), Program)]
     return [folder for spoken in others for folder in spoken.folders()] if others else None
 
