@@ -129,7 +129,7 @@ def test_measurements_texts_and_settings_are_replaced_as_a_whole(tmp_path: Path)
         told.kdtool_run_end(run, "done", None)
     events = read(tmp_path, "student")
     scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert scalars == {"measurements/bits": [2.5], "intervals/bits/low": [1.0], "intervals/bits/high": [3.0]}
+    assert scalars == {"measurements/bits": [2.5], "measurements/bits/low": [1.0], "measurements/bits/high": [3.0]}
     (text,) = events.Tensors("bits/text_summary")
     assert b"    def f(" in text.tensor_proto.string_val[0]
     start = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)

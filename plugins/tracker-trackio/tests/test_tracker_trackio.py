@@ -118,7 +118,7 @@ def test_measurements_texts_and_settings_are_replaced_as_a_whole(tmp_path: Path)
     first, log = project["student-seed0"]["logs"]
     assert first["step"] == 1
     assert log["measurements/bits"] == 2.5
-    assert (log["intervals/bits/low"], log["intervals/bits/high"]) == (1.0, 3.0)
+    assert (log["measurements/bits/low"], log["measurements/bits/high"]) == (1.0, 3.0)
     assert log["samples/bits"]["_type"] == "trackio.markdown"
     assert "    def f(" in log["samples/bits"]["_value"]
     config = project["student-seed0"]["config"]

@@ -20,25 +20,27 @@ Setting = bool | int | float | str
 def figures(report: kdtool.StepReport) -> dict[str, float]:
     """Return the numbers of a logged step by name; they may be infinite or NaN.
 
-    `loss`, `learning-rate`, `gradient-norm`, `tokens`, and `tokens-per-second` since the phase began. For each term `terms/X`,
-    `weights/X` and, at steps that measured gradients, `gradient-share/X` from 0 to 1. For each validation
-    `validation/EVALUATOR.MEASUREMENT`.
+    `loss`, `learning_rate`, `gradient_norm`, and since the phase began `tokens`, `seconds` and `tokens_per_second`. For each
+    term `terms/X`, `weights/X` and, at steps that measured gradients, `gradient_norms/X` and `gradient_shares/X`, which sum
+    to 1. For each validation `validation/EVALUATOR.MEASUREMENT`.
     """
     found = {
         "loss": report.loss,
-        "learning-rate": report.learning_rate,
-        "gradient-norm": report.gradient_norm,
+        "learning_rate": report.learning_rate,
+        "gradient_norm": report.gradient_norm,
         "tokens": float(report.tokens),
+        "seconds": report.seconds,
     }
     if report.seconds > 0:
-        found["tokens-per-second"] = report.tokens / report.seconds
+        found["tokens_per_second"] = report.tokens / report.seconds
     norms = {name: term.gradient_norm for name, term in report.terms.items() if term.gradient_norm is not None}
     whole = sum(norms.values())
     for name, term in report.terms.items():
-        found[f"terms/{name}"] = term.value
-        found[f"weights/{name}"] = term.weight
-        if name in norms and whole > 0:
-            found[f"gradient-share/{name}"] = norms[name] / whole
+        found |= {f"terms/{name}": term.value, f"weights/{name}": term.weight}
+    for name, norm in norms.items():
+        found[f"gradient_norms/{name}"] = norm
+        if whole > 0:
+            found[f"gradient_shares/{name}"] = norm / whole
     return found | {f"validation/{name}": value for name, value in report.metrics.items()}
 
 

@@ -24,8 +24,8 @@ def results(
     values = {f"measurements/{found.name}": found.value for found in measurements}
     yield from summary.hparams(settings, values)
     yield scalars(values)
-    yield scalars({f"intervals/{found.name}/low": found.low for found in measurements if found.low is not None})
-    yield scalars({f"intervals/{found.name}/high": found.high for found in measurements if found.high is not None})
+    yield scalars({f"measurements/{found.name}/low": found.low for found in measurements if found.low is not None})
+    yield scalars({f"measurements/{found.name}/high": found.high for found in measurements if found.high is not None})
     for found in measurements:
         if text := samples_text(found):
             yield summary.text(found.name, text)

@@ -60,6 +60,6 @@ def _values(measurements: Sequence[kdtool.Measurement]) -> Iterator[tuple[str, A
     for found in measurements:
         yield f"measurements/{found.name}", found.value
         bounds = {"low": found.low, "high": found.high}
-        yield from ((f"intervals/{found.name}/{end}", value) for end, value in bounds.items() if value is not None)
+        yield from ((f"measurements/{found.name}/{end}", value) for end, value in bounds.items() if value is not None)
         if text := samples_text(found):
             yield f"samples/{found.name}", {"_type": "trackio.markdown", "_value": text}
